@@ -1,0 +1,56 @@
+"""Differential analysis of single-cell data in which the donor, not the cell, is the replicate.
+
+Linear mixed models across every gene or score of an AnnData, exact to the last digit of lme4, from
+one pass over the cells:
+
+- :mod:`donorwise.pp` prepares, :mod:`donorwise.tl` fits and tests,
+- :mod:`donorwise.get` returns tidy tables, :mod:`donorwise.pl` draws,
+- :mod:`donorwise.datasets` simulates cohorts with known truth,
+- :func:`donorwise.fit_lmm` fits arrays and a DataFrame, without an AnnData.
+
+Importing the package stays light: everything but the accessor is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from donorwise import _accessor as _accessor  # registers adata.donorwise
+
+if TYPE_CHECKING:
+    from donorwise import datasets, errors, get, pl, pp, tl
+    from donorwise.design.contrasts import cond
+    from donorwise.engine import fit_lmm
+    from donorwise.lmm.result import LMMFit
+
+__all__ = ["LMMFit", "__version__", "cond", "datasets", "errors", "fit_lmm", "get", "pl", "pp", "tl"]
+
+__version__ = metadata.version("donorwise")
+
+# Where each public name lives; None marks a submodule.
+_LAZY: dict[str, str | None] = {
+    "LMMFit": "donorwise.lmm.result",
+    "cond": "donorwise.design.contrasts",
+    "datasets": None,
+    "errors": None,
+    "fit_lmm": "donorwise.engine",
+    "get": None,
+    "pl": None,
+    "pp": None,
+    "tl": None,
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'donorwise' has no attribute {name!r}")
+    home = _LAZY[name]
+    value = import_module(f"donorwise.{name}") if home is None else getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

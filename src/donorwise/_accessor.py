@@ -1,0 +1,207 @@
+"""``adata.donorwise``: the package at the hand of whoever holds an AnnData."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+
+from donorwise import _anndata as slots
+from donorwise.errors import DesignError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from donorwise._typing import BoolArray, Ddf, FloatArray
+    from donorwise.design.audit import Audit
+
+logger = logging.getLogger("donorwise")
+
+
+class DonorwiseAccessor:
+    """Columns, tables and models of one AnnData, as ``adata.donorwise``.
+
+    The accessor holds nothing but the AnnData: it is made anew at every access, and what
+    :meth:`setup` declares is kept in ``adata.uns["donorwise"]``.
+    """
+
+    def __init__(self, adata: ad.AnnData) -> None:
+        self._adata = adata
+
+    def setup(
+        self,
+        *,
+        donor: str | None = None,
+        cell_type: str | None = None,
+        sample: str | None = None,
+        condition: str | None = None,
+        batch: str | None = None,
+    ) -> None:
+        """Declare which columns of obs play which role.
+
+        Parameters
+        ----------
+        donor
+            The donor of each cell: the replicate.
+        cell_type, sample, condition, batch
+            Further columns; all are optional.
+
+        Raises
+        ------
+        DesignError
+            A column is not in obs, or the donor column has one level, or one level per cell.
+
+        Notes
+        -----
+        Roles declared earlier stay unless they are named again. Without any argument the columns with
+        usual names (``donor_id``, ``patient``, ``cell_type``, …) are declared.
+        """
+        given = {"donor": donor, "cell_type": cell_type, "sample": sample, "condition": condition, "batch": batch}
+        named = {role: column for role, column in given.items() if column is not None}
+        settings = slots.read_settings(self._adata) | (named or self.settings)
+        slots.check_setup(self._adata, settings)
+        slots.write_settings(self._adata, settings)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The column of obs for each role, declared or guessed."""
+        return {name: role.column for name, role in slots.find_roles(self._adata).items() if role.column}
+
+    @property
+    def donors(self) -> pd.DataFrame:
+        """One row per donor: cells, samples, mean depth, and every column of obs that is constant within donors."""
+        donor = self._column("donor")
+        obs = slots.obs_frame(self._adata)
+        return slots.donor_table(
+            obs, donor=donor, sample=self.settings.get("sample"), depth=slots.cell_depth(self._adata)
+        )
+
+    @property
+    def cell_types(self) -> pd.DataFrame:
+        """Number of cells, donors x cell types."""
+        donor, cell_type = self._column("donor"), self._column("cell_type")
+        obs = slots.obs_frame(self._adata, [donor, cell_type])
+        return obs.groupby([donor, cell_type], observed=True).size().unstack(fill_value=0)
+
+    def audit(self, formula: str) -> Audit:
+        """Say what the design can answer, before any fit.
+
+        Parameters
+        ----------
+        formula
+            As for :func:`donorwise.tl.lmm`.
+
+        Returns
+        -------
+        A report that prints readably: for every contrast whether it lies between or within donors, the
+        donors per arm, the difference in depth, and what is confounded.
+        """
+        from donorwise.design.audit import audit
+
+        return audit(formula, slots.obs_frame(self._adata), depth=slots.cell_depth(self._adata))
+
+    def lmm(
+        self,
+        formula: str,
+        *,
+        groupby: str | None = None,
+        layer: str | None = None,
+        obsm: str | None = None,
+        obs_keys: str | Sequence[str] | None = None,
+        mask_var: str | BoolArray | Sequence[bool] | None = None,
+        weights: str | FloatArray | None = None,
+        contrasts: Any = None,
+        ddf: Ddf = "kenward-roger",
+        reml: bool = True,
+        key_added: str = "lmm",
+        n_jobs: int | None = None,
+        progress: bool = True,
+        copy: bool = False,
+    ) -> ad.AnnData | None:
+        """Fit and test a linear mixed model for every feature: see :func:`donorwise.tl.lmm`."""
+        from donorwise.tl import lmm
+
+        return lmm(
+            self._adata,
+            formula,
+            groupby=groupby,
+            layer=layer,
+            obsm=obsm,
+            obs_keys=obs_keys,
+            mask_var=mask_var,
+            weights=weights,
+            contrasts=contrasts,
+            ddf=ddf,
+            reml=reml,
+            key_added=key_added,
+            n_jobs=n_jobs,
+            progress=progress,
+            copy=copy,
+        )
+
+    def __repr__(self) -> str:
+        lines = [f"donorwise on {self._adata.n_obs:,} cells x {self._adata.n_vars:,} features"]
+        lines += [f"  {name + ':':<11}{self._describe(role)}" for name, role in slots.find_roles(self._adata).items()]
+        lines += [
+            f"  {'result:':<11}{key!r}, {slots.read_params(self._adata, key)['formula']}"
+            for key in slots.list_results(self._adata)
+        ]
+        if len(lines) == 1:
+            lines.append("  no column declared or recognised: adata.donorwise.setup(donor=...)")
+        return "\n".join(lines)
+
+    def _describe(self, role: slots.Role) -> str:
+        if not role.column:
+            return f"{' or '.join(map(repr, role.candidates))}? Declare it with setup()"
+        if role.column not in self._adata.obs.columns:
+            return f"{role.column!r}, which is no longer in obs"
+        levels = slots.obs_frame(self._adata, [role.column])[role.column].nunique()
+        return f"{role.column!r}{' (guessed)' if role.guessed else ''}, {levels:,} levels"
+
+    def _column(self, name: str) -> str:
+        """Return the column that plays a role.
+
+        Raises
+        ------
+        DesignError
+            None or several could be meant, or the declared one is no longer there.
+        """
+        role = slots.find_roles(self._adata).get(name)
+        remedy = f"Declare it with adata.donorwise.setup({name}=...)."
+        if role is None:
+            raise DesignError(f"No column of obs is known to hold the {name.replace('_', ' ')}. {remedy}")
+        if not role.column:
+            several = " and ".join(map(repr, role.candidates))
+            raise DesignError(f"{several} could hold the {name.replace('_', ' ')}, and they differ. {remedy}")
+        slots.check_obs_columns(self._adata, [role.column])
+        if role.guessed:
+            logger.info("%s: using obs column %r. %s", name, role.column, remedy)
+        return role.column
+
+
+class _Uncached:
+    """Builds the accessor at every access.
+
+    anndata's own descriptor keeps the accessor on the AnnData: a reference cycle, a class inside every
+    pickle, and a copy that speaks for the original.
+    """
+
+    def __get__(self, adata: ad.AnnData | None, owner: type | None = None) -> Any:
+        return DonorwiseAccessor if adata is None else DonorwiseAccessor(adata)
+
+    def __set__(self, adata: ad.AnnData, value: object) -> None:
+        raise AttributeError("adata.donorwise cannot be replaced; use adata.donorwise.setup(...).")
+
+
+def register() -> None:
+    """Make ``adata.donorwise`` available on every AnnData."""
+    if not isinstance(ad.AnnData.__dict__.get("donorwise"), _Uncached):
+        # anndata's decorator checks the name and the signature
+        ad.register_anndata_namespace("donorwise")(DonorwiseAccessor)
+        ad.AnnData.donorwise = _Uncached()
+
+
+register()

@@ -1,0 +1,39 @@
+"""The only code that reads or writes the slots of an AnnData."""
+
+from __future__ import annotations
+
+from donorwise._anndata.depth import cell_depth
+from donorwise._anndata.obs import check_obs_columns, obs_frame, read_colors, suggest
+from donorwise._anndata.read import Results, list_results, read_params, read_results, read_settings
+from donorwise._anndata.response import Response, column_values, looks_like_counts, resolve_response, response_of
+from donorwise._anndata.roles import Role, check_setup, find_roles
+from donorwise._anndata.summary import cell_values, donor_summary, donor_table, summarise
+from donorwise._anndata.write import check_key, write_results, write_settings
+
+__all__ = [
+    "Response",
+    "Results",
+    "Role",
+    "cell_depth",
+    "cell_values",
+    "check_key",
+    "check_obs_columns",
+    "check_setup",
+    "column_values",
+    "donor_summary",
+    "donor_table",
+    "find_roles",
+    "list_results",
+    "looks_like_counts",
+    "obs_frame",
+    "read_colors",
+    "read_params",
+    "read_results",
+    "read_settings",
+    "resolve_response",
+    "response_of",
+    "suggest",
+    "summarise",
+    "write_results",
+    "write_settings",
+]

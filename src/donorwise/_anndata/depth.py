@@ -1,0 +1,38 @@
+"""The sequencing depth of every cell, from wherever the AnnData has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from donorwise._anndata.obs import obs_frame
+from donorwise._anndata.response import looks_like_counts
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+    from donorwise._typing import FloatArray
+
+COLUMNS = ("total_counts", "n_counts", "nCount_RNA", "total_umis", "n_umis", "nUMI", "n_count", "raw_sum")
+LAYERS = ("counts", "raw_counts", "raw", "umi")
+
+
+def cell_depth(adata: ad.AnnData) -> FloatArray | None:
+    """Return total counts per cell, shape (N,), or None where they cannot be told.
+
+    They come from a column of obs with a usual name, else from a layer of counts, else from X where it
+    holds counts.
+    """
+    for column in COLUMNS:
+        if column in adata.obs.columns:
+            values = obs_frame(adata, [column])[column]
+            if pd.api.types.is_numeric_dtype(values):
+                return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    matrices = [adata.layers[name] for name in LAYERS if name in adata.layers] + [adata.X]
+    for matrix in matrices:
+        if (isinstance(matrix, np.ndarray) or sp.issparse(matrix)) and looks_like_counts(matrix):
+            return np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
+    return None

@@ -1,0 +1,55 @@
+"""Every name under which the package keeps something in an AnnData."""
+
+from __future__ import annotations
+
+SETTINGS = "donorwise"
+"""``uns`` key of the column names that ``adata.donorwise.setup`` stores."""
+
+ROLES = ("donor", "cell_type", "sample", "condition", "batch")
+"""What a column of obs can be declared as."""
+
+LMM = "lmm"
+"""Default ``uns`` key of the results of ``dw.tl.lmm``."""
+
+PARAMS = "params"
+RESULTS = "results"
+VARCOMP = "varcomp"
+ICC = "icc"
+VARIANCE_PARTITION = "variance_partition"
+TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)
+"""The long tables of one result."""
+
+RESULT_COLUMNS = (
+    "variable",
+    "group",
+    "contrast",
+    "estimate",
+    "se",
+    "ci_low",
+    "ci_high",
+    "statistic",
+    "df",
+    "p_value",
+    "adj_p_value",
+    "log_fc",
+    "status",
+    "n_donors",
+    "n_obs",
+)
+ALL = "all"
+"""The one group of a result without ``groupby``."""
+
+NO_WEIGHTS = ""
+ARRAY_WEIGHTS = "<array>"
+"""``params["weights"]`` when there were none, or when they came as an array and not as a column of obs."""
+
+RESPONSE_X = "X"
+RESPONSE_OBS = "obs"
+LAYER_PREFIX = "layers/"
+OBSM_PREFIX = "obsm/"
+
+COLORS_SUFFIX = "_colors"
+LOG1P = "log1p"
+"""Where scanpy notes that X was log-transformed, and to which base."""
+
+RANK_GENES_GROUPS = "rank_genes_groups"

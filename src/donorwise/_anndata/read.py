@@ -1,0 +1,119 @@
+"""Taking results and settings out of ``uns``, as they were before any file held them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata import keys
+from donorwise._anndata.obs import suggest
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One result of ``dw.tl.lmm``, restricted to the features that are still in the AnnData.
+
+    Attributes
+    ----------
+    params
+        Formula, options and counts, as plain Python values.
+    results
+        One row per variable x group x contrast.
+    varcomp, icc, variance_partition
+        Long tables: one row per variable x group x component.
+    """
+
+    params: dict[str, Any]
+    results: pd.DataFrame
+    varcomp: pd.DataFrame
+    icc: pd.DataFrame
+    variance_partition: pd.DataFrame
+
+
+def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
+    """Read the result stored as ``adata.uns[key]``.
+
+    Raises
+    ------
+    DataError
+        There is no such result (the message lists those there are), or none of its features
+        is left in the AnnData.
+    """
+    check_result(adata, key)
+    entry = adata.uns[key]
+    params = _params(entry[keys.PARAMS])
+    tables = {name: pd.DataFrame(entry[name]) for name in keys.TABLES}
+    if _aligned_to_var(params):
+        tables = {name: _still_there(table, adata, key) for name, table in tables.items()}
+    return Results(params=params, **{name: table.reset_index(drop=True) for name, table in tables.items()})
+
+
+def read_params(adata: ad.AnnData, key: str = keys.LMM) -> dict[str, Any]:
+    """Read only the params of a result."""
+    check_result(adata, key)
+    return _params(adata.uns[key][keys.PARAMS])
+
+
+def list_results(adata: ad.AnnData) -> list[str]:
+    """Return the keys of ``uns`` that hold a result of this package."""
+    return [key for key, entry in adata.uns.items() if _is_result(entry)]
+
+
+def check_result(adata: ad.AnnData, key: str) -> None:
+    """Raise unless ``adata.uns[key]`` is a result of this package."""
+    if key in adata.uns and _is_result(adata.uns[key]):
+        return
+    present = list_results(adata)
+    there = suggest(key, present) if present else "There are none in this AnnData: run dw.tl.lmm first."
+    raise DataError(f"adata.uns has no donorwise result {key!r}. {there}")
+
+
+def read_settings(adata: ad.AnnData) -> dict[str, str]:
+    """Read the names of the columns that play a role; empty where ``setup`` was not called."""
+    stored = adata.uns.get(keys.SETTINGS, {})
+    return {role: str(stored[role]) for role in keys.ROLES if role in stored}
+
+
+def _is_result(entry: Any) -> bool:
+    return hasattr(entry, "keys") and {keys.PARAMS, *keys.TABLES} <= set(entry.keys())
+
+
+def _aligned_to_var(params: dict[str, Any]) -> bool:
+    return params["response"] == keys.RESPONSE_X or params["response"].startswith(keys.LAYER_PREFIX)
+
+
+def _params(stored: Any) -> dict[str, Any]:
+    return {str(name): _plain(value) for name, value in stored.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Undo what writing did: lists come back as arrays, numbers as numpy scalars, dicts as two lists."""
+    if hasattr(value, "keys"):
+        return dict(zip(_plain(value["names"]), _plain(value["values"]), strict=True))
+    if isinstance(value, np.ndarray):
+        return [str(v) if isinstance(v, str) else v for v in value.tolist()]
+    if isinstance(value, np.generic):
+        return value.item()
+    return list(value) if isinstance(value, list) else value
+
+
+def _still_there(table: pd.DataFrame, adata: ad.AnnData, key: str) -> pd.DataFrame:
+    """Drop the rows of features that are no longer in ``var``; uns does not follow a subset."""
+    variable = table["variable"].cat
+    present = variable.categories.isin(adata.var_names)
+    if present.all():
+        return table
+    if not present.any() and adata.n_vars:
+        raise DataError(
+            f"None of the features of the result {key!r} is in adata.var_names. Were they renamed since the fit?"
+        )
+    kept = table[present[variable.codes]].copy()
+    kept["variable"] = kept["variable"].cat.remove_unused_categories()
+    return kept

@@ -1,0 +1,249 @@
+"""Which matrix of an AnnData is modelled, and what its columns are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from donorwise._anndata import keys
+from donorwise._anndata.obs import obs_frame, suggest
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+
+    from donorwise._typing import BoolArray, FloatArray, IntArray
+
+SAMPLE_SIZE = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The responses of a model: a matrix of cells x columns and the columns to use.
+
+    Attributes
+    ----------
+    matrix
+        Shape (N, M). Dense array or scipy sparse, as the AnnData holds it.
+    variables
+        Names of the G selected columns.
+    features
+        Shape (G,). Selected columns of `matrix`; None for all of them (then G = M).
+    text
+        ``"X"``, ``"layers/counts"``, ``"obsm/scores"`` or ``"obs"``.
+    aligned_to_var
+        Whether `variables` are names of ``adata.var``.
+    log_base
+        Base of the logarithm the values are on; NaN where they are on none.
+    """
+
+    matrix: Any
+    variables: tuple[str, ...]
+    features: IntArray | None
+    text: str
+    aligned_to_var: bool
+    log_base: float
+
+
+def resolve_response(
+    adata: ad.AnnData,
+    *,
+    layer: str | None = None,
+    obsm: str | None = None,
+    obs_keys: str | Sequence[str] | None = None,
+    mask_var: str | BoolArray | Sequence[bool] | None = None,
+) -> Response:
+    """Find the responses in `adata`: X unless one of `layer`, `obsm` and `obs_keys` is given.
+
+    Parameters
+    ----------
+    adata
+        Cells x features, in memory. Nothing in it is changed or copied.
+    layer
+        A layer instead of X.
+    obsm
+        A table of scores per cell, DataFrame or array.
+    obs_keys
+        Numeric columns of obs.
+    mask_var
+        Which features to use: a boolean column of var, or an array of length ``n_vars``.
+
+    Returns
+    -------
+    The handle of the matrix, unread, and the names of its columns.
+
+    Raises
+    ------
+    DataError
+        More than one source, a source that is not there or cannot be read, duplicate names,
+        or nothing selected.
+    """
+    given = [name for name, value in (("layer", layer), ("obsm", obsm), ("obs_keys", obs_keys)) if value is not None]
+    if len(given) > 1:
+        raise DataError(f"Give at most one of layer=, obsm= and obs_keys=, not {' and '.join(given)}.")
+    _check_in_memory(adata)
+    if obsm is None and obs_keys is None:
+        return _from_var(adata, layer=layer, mask_var=mask_var)
+    if mask_var is not None:
+        raise DataError(f"mask_var= selects features of X or of a layer; it has no meaning with {given[0]}=.")
+    return _from_obs(adata, obs_keys) if obsm is None else _from_obsm(adata, obsm)
+
+
+def response_of(adata: ad.AnnData, text: str, variables: Sequence[str]) -> Response:
+    """Resolve the response that ``params["response"]`` names again, for some of its variables."""
+    if text == keys.RESPONSE_OBS:
+        return resolve_response(adata, obs_keys=list(variables))
+    if text.startswith(keys.OBSM_PREFIX):
+        response = resolve_response(adata, obsm=text.removeprefix(keys.OBSM_PREFIX))
+    else:
+        layer = text.removeprefix(keys.LAYER_PREFIX) if text.startswith(keys.LAYER_PREFIX) else None
+        response = resolve_response(adata, layer=layer)
+    columns = {name: i for i, name in enumerate(response.variables)}
+    for variable in variables:
+        if variable not in columns:
+            raise DataError(f"{text} has no variable {variable!r}. {suggest(variable, columns)}")
+    features = np.array([columns[v] for v in variables], dtype=np.int64)
+    return Response(response.matrix, tuple(variables), features, text, response.aligned_to_var, response.log_base)
+
+
+def column_values(response: Response) -> FloatArray:
+    """Return the selected columns as a dense array, shape (N, G), float64."""
+    matrix = response.matrix if response.features is None else response.matrix[:, response.features]
+    return np.asarray(matrix.toarray() if sp.issparse(matrix) else matrix, dtype=np.float64)
+
+
+def looks_like_counts(matrix: Any) -> bool:
+    """Whether a sample of the stored values are all non-negative integers, some above 1 (0/1 is detection)."""
+    values = sample_values(matrix)
+    if values.size == 0 or values.dtype.kind == "b":
+        return False
+    return bool(np.all(np.isfinite(values)) and values.min() >= 0 and values.max() > 1 and np.all(values % 1 == 0))
+
+
+def sample_values(matrix: Any) -> np.ndarray:
+    """Return up to 1e5 stored values, spread evenly over the matrix."""
+    if sp.issparse(matrix):
+        stored = matrix.data if matrix.format in ("csr", "csc", "coo", "bsr") else matrix.tocsr().data
+        return np.asarray(stored[:: max(1, stored.size // SAMPLE_SIZE)])
+    rows = max(1, SAMPLE_SIZE // max(1, matrix.shape[1]))
+    return np.asarray(matrix[:: max(1, matrix.shape[0] // rows)]).ravel()[: 2 * SAMPLE_SIZE]
+
+
+def _from_var(adata: ad.AnnData, *, layer: str | None, mask_var: str | Sequence[bool] | BoolArray | None) -> Response:
+    text = keys.RESPONSE_X if layer is None else f"{keys.LAYER_PREFIX}{layer}"
+    if layer is None:
+        matrix = adata.X
+        if matrix is None:
+            raise DataError(f"adata.X is empty; name a layer. {_layers(adata)}")
+    else:
+        # anndata 0.13 lists X among the layers under None
+        names = [name for name in adata.layers if name is not None]
+        if layer not in names:
+            raise DataError(f"There is no layer {layer!r}. {suggest(layer, names)}")
+        matrix = adata.layers[layer]
+    _check_matrix(matrix, text)
+    _check_unique(adata.var_names, "adata.var_names", "Call adata.var_names_make_unique() first.")
+    mask = _var_mask(adata, mask_var)
+    features = None if mask is None else np.flatnonzero(mask).astype(np.int64)
+    names = adata.var_names if mask is None else adata.var_names[mask]
+    _check_some(adata, len(names))
+    return Response(matrix, tuple(map(str, names)), features, text, True, _log_base(adata, matrix, text))
+
+
+def _from_obsm(adata: ad.AnnData, obsm: str) -> Response:
+    if obsm not in adata.obsm:
+        raise DataError(f"adata.obsm has no {obsm!r}. {suggest(obsm, adata.obsm.keys())}")
+    table = adata.obsm[obsm]
+    if isinstance(table, pd.DataFrame):
+        _check_numeric(table, f"obsm[{obsm!r}]")
+        names = tuple(map(str, table.columns))
+        matrix = table.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        matrix = table
+        _check_matrix(matrix, f"obsm[{obsm!r}]")
+        names = tuple(f"{obsm}_{i + 1}" for i in range(matrix.shape[1]))
+    _check_unique(pd.Index(names), f"the columns of obsm[{obsm!r}]", "Give them different names.")
+    _check_some(adata, len(names))
+    return Response(matrix, names, None, f"{keys.OBSM_PREFIX}{obsm}", False, float("nan"))
+
+
+def _from_obs(adata: ad.AnnData, obs_keys: str | Sequence[str] | None) -> Response:
+    names = [obs_keys] if isinstance(obs_keys, str) else list(obs_keys or ())
+    _check_unique(pd.Index(names), "obs_keys", "Name every column once.")
+    table = obs_frame(adata, names)
+    _check_numeric(table, "obs")
+    _check_some(adata, len(names))
+    matrix = table.to_numpy(dtype=np.float64, na_value=np.nan)
+    return Response(matrix, tuple(names), None, keys.RESPONSE_OBS, False, float("nan"))
+
+
+def _check_in_memory(adata: ad.AnnData) -> None:
+    if adata.isbacked:
+        raise DataError("This AnnData is backed by a file, which is not supported yet: use adata.to_memory() first.")
+
+
+def _check_matrix(matrix: Any, text: str) -> None:
+    if not (isinstance(matrix, np.ndarray) or sp.issparse(matrix)):
+        kind = f"{type(matrix).__module__}.{type(matrix).__qualname__}"
+        raise DataError(
+            f"{text} is a {kind}; only numpy arrays and scipy sparse matrices in memory are supported yet. "
+            "Use adata.to_memory() first."
+        )
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiub":
+        raise DataError(f"{text} must be a matrix of numbers; it has dtype {matrix.dtype} and shape {matrix.shape}.")
+
+
+def _check_numeric(table: pd.DataFrame, where: str) -> None:
+    wrong = [str(c) for c in table.columns if not pd.api.types.is_numeric_dtype(table[c])]
+    if wrong:
+        raise DataError(f"Responses must be numbers; these columns of {where} are not: {', '.join(map(repr, wrong))}.")
+
+
+def _check_unique(names: pd.Index, what: str, remedy: str) -> None:
+    if not names.is_unique:
+        some = ", ".join(repr(n) for n in names[names.duplicated()].unique()[:5])
+        raise DataError(f"Names repeat in {what}: {some}. {remedy}")
+
+
+def _check_some(adata: ad.AnnData, n_features: int) -> None:
+    if n_features == 0:
+        raise DataError("No features are selected.")
+    if adata.n_obs == 0:
+        raise DataError("The AnnData has no cells.")
+
+
+def _var_mask(adata: ad.AnnData, mask_var: str | Sequence[bool] | BoolArray | None) -> BoolArray | None:
+    if mask_var is None:
+        return None
+    if isinstance(mask_var, str) and mask_var not in adata.var.columns:
+        raise DataError(f"mask_var: adata.var has no column {mask_var!r}. {suggest(mask_var, adata.var.columns)}")
+    mask = pd.array(adata.var[mask_var] if isinstance(mask_var, str) else mask_var)
+    if not pd.api.types.is_bool_dtype(mask.dtype) or pd.isna(mask).any():
+        raise DataError(f"mask_var must be boolean without missing values, not {mask.dtype}.")
+    if len(mask) != adata.n_vars:
+        raise DataError(f"mask_var has {len(mask)} entries for {adata.n_vars} features.")
+    return np.asarray(mask, dtype=bool)
+
+
+def _log_base(adata: ad.AnnData, matrix: Any, text: str) -> float:
+    """Return the base of the logarithm that the values are on, or NaN: log1p values are never negative."""
+    noted = adata.uns.get(keys.LOG1P)
+    values = sample_values(matrix)
+    if noted is None or (values.size and values.min() < 0):
+        return float("nan")
+    if text != keys.RESPONSE_X and looks_like_counts(matrix):
+        return float("nan")
+    # a base of None (natural) is lost on the way through some file formats
+    base = noted.get("base") if hasattr(noted, "get") else None
+    return float(np.e) if base is None else float(base)
+
+
+def _layers(adata: ad.AnnData) -> str:
+    names = [repr(name) for name in adata.layers if name is not None]
+    return f"Layers: {', '.join(names)}." if names else "There are no layers."

@@ -1,0 +1,99 @@
+"""Which column of obs is the donor, the cell type, the sample: as declared, or else guessed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata.obs import check_obs_columns, obs_frame
+from donorwise._anndata.read import read_settings
+from donorwise.errors import DesignError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import anndata as ad
+
+# Best name first; letter case and the marks between words do not count.
+# A condition or a batch is the question itself, so they are never guessed.
+USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
+    "donor": (
+        *("donor_id", "donor", "donor_uuid", "patient_id", "patient", "subject_id", "subject"),
+        *("individual_id", "individual", "participant_id", "participant", "mouse_id", "mouse", "animal_id", "animal"),
+    ),
+    "cell_type": ("cell_type", "cell_types", "celltype", "celltypes", "cell_type_ontology_term_id", "cell_label"),
+    "sample": ("sample_id", "sample", "samples", "specimen_id", "specimen", "library_id"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """The column of obs that plays a role.
+
+    Attributes
+    ----------
+    column
+        Its name; ``""`` where several columns could be meant.
+    guessed
+        Whether it was guessed rather than declared by ``setup``.
+    candidates
+        Columns with a usual name that tell the cells apart differently.
+    """
+
+    column: str
+    guessed: bool
+    candidates: tuple[str, ...] = ()
+
+
+def find_roles(adata: ad.AnnData) -> dict[str, Role]:
+    """Return the roles that are declared or can be guessed; never raises for a column that is not there."""
+    roles = {role: Role(column, guessed=False) for role, column in read_settings(adata).items()}
+    for role in USUAL_NAMES:
+        if role not in roles and (candidates := _candidates(adata, role)):
+            ambiguous = len(candidates) > 1
+            roles[role] = Role("" if ambiguous else candidates[0], guessed=True, candidates=candidates)
+    return roles
+
+
+def check_setup(adata: ad.AnnData, settings: Mapping[str, str]) -> None:
+    """Raise unless the columns are there and the donor column can be one.
+
+    Raises
+    ------
+    DesignError
+        A column is not in obs, or the donor column has one level, or one level per cell.
+    """
+    check_obs_columns(adata, settings.values())
+    if "donor" not in settings:
+        return
+    n_levels = obs_frame(adata, [settings["donor"]])[settings["donor"]].nunique()
+    if n_levels < 2:
+        raise DesignError(f"The donor column {settings['donor']!r} has {n_levels} level: nothing is replicated.")
+    if n_levels == adata.n_obs:
+        raise DesignError(f"The donor column {settings['donor']!r} has another level for every cell.")
+
+
+def _candidates(adata: ad.AnnData, role: str) -> tuple[str, ...]:
+    """Columns with a usual name, best first, one of each set that says the same about the cells."""
+    by_name = {_normal(str(column)): str(column) for column in reversed(list(adata.obs.columns))}
+    found = [by_name[_normal(name)] for name in USUAL_NAMES[role] if _normal(name) in by_name]
+    distinct: list[str] = []
+    for column in dict.fromkeys(found):
+        if not any(_same_partition(adata, column, other) for other in distinct):
+            distinct.append(column)
+    return tuple(distinct)
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _same_partition(adata: ad.AnnData, one: str, other: str) -> bool:
+    pairs = obs_frame(adata, [one, other])
+    codes = np.column_stack([pd.factorize(pairs[column])[0] for column in (one, other)])
+    n_pairs = len(np.unique(codes, axis=0))
+    return bool(n_pairs == len(np.unique(codes[:, 0])) == len(np.unique(codes[:, 1])))

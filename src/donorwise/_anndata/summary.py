@@ -1,0 +1,117 @@
+"""Means of cells per donor, recomputed from the AnnData when a plot or a table asks for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata import keys
+from donorwise._anndata.obs import obs_frame
+from donorwise._anndata.response import column_values, response_of
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+    from donorwise._typing import FloatArray
+
+
+def cell_values(
+    adata: ad.AnnData, variable: str, *, columns: list[str], response: str = keys.RESPONSE_X
+) -> pd.DataFrame:
+    """Return one row per cell: `columns` of obs and the ``value`` of one variable.
+
+    Raises
+    ------
+    DataError, DesignError
+        The variable or a column is no longer there.
+    """
+    cells = obs_frame(adata, columns)
+    cells["value"] = column_values(response_of(adata, response, [variable]))[:, 0]
+    return cells
+
+
+def donor_summary(
+    adata: ad.AnnData,
+    variable: str,
+    *,
+    donor: str,
+    condition: str | None = None,
+    groupby: str | None = None,
+    response: str = keys.RESPONSE_X,
+) -> pd.DataFrame:
+    """Summarise one variable per donor, arm and group.
+
+    Parameters
+    ----------
+    adata
+        Cells x features.
+    variable
+        A feature of `response`.
+    donor, condition, groupby
+        Columns of obs.
+    response
+        As in ``params["response"]``.
+
+    Returns
+    -------
+    One row per donor x condition x group that has cells, with the columns donor, condition, group,
+    n_cells, mean, sd and detection (the share of cells above zero). Condition is ``""`` and group
+    ``"all"`` where none was asked for.
+    """
+    columns = [c for c in (donor, condition, groupby) if c]
+    cells = cell_values(adata, variable, columns=columns, response=response)
+    table = pd.DataFrame(
+        {
+            "donor": cells[donor],
+            "condition": cells[condition] if condition else "",
+            "group": cells[groupby] if groupby else keys.ALL,
+            "value": cells["value"],
+        }
+    )
+    return summarise(table)
+
+
+def summarise(cells: pd.DataFrame) -> pd.DataFrame:
+    """Summarise cells with the columns donor, condition, group and value; missing values are left out."""
+    known = cells.dropna().assign(detected=lambda c: (c["value"] > 0).astype(np.float64))
+    grouped = known.groupby(["donor", "condition", "group"], observed=True, sort=True)
+    summary = grouped.agg(
+        n_cells=("value", "size"), mean=("value", "mean"), sd=("value", "std"), detection=("detected", "mean")
+    )
+    return summary.reset_index()
+
+
+def donor_table(
+    obs: pd.DataFrame, *, donor: str, sample: str | None = None, depth: FloatArray | None = None
+) -> pd.DataFrame:
+    """Tabulate donors: one row each, with what obs says about the donor and not about the cell.
+
+    Parameters
+    ----------
+    obs
+        N cells.
+    donor, sample
+        Columns of `obs`.
+    depth
+        Shape (N,). Total counts per cell.
+
+    Returns
+    -------
+    Indexed by donor: n_cells, n_samples (with a `sample`), mean_depth (with a `depth`), and the columns
+    of `obs` that are constant within donors.
+    """
+    by_donor = obs.groupby(donor, observed=True, sort=True)
+    table = pd.DataFrame({"n_cells": by_donor.size()})
+    if sample is not None and sample != donor:
+        table["n_samples"] = by_donor[sample].nunique()
+    if depth is not None:
+        table["mean_depth"] = pd.Series(depth, index=obs.index).groupby(obs[donor], observed=True).mean()
+    for column in obs.columns.drop(donor):
+        if (by_donor[column].nunique(dropna=False) <= 1).all():
+            values = by_donor[column].first()
+            table[column] = (
+                values.cat.remove_unused_categories() if isinstance(values.dtype, pd.CategoricalDtype) else values
+            )
+    return table

@@ -1,0 +1,118 @@
+"""Putting results and settings into ``uns``, in forms that every file format keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata import keys
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import anndata as ad
+
+
+def write_results(
+    adata: ad.AnnData,
+    key: str,
+    *,
+    results: pd.DataFrame,
+    varcomp: pd.DataFrame,
+    icc: pd.DataFrame,
+    variance_partition: pd.DataFrame,
+    params: Mapping[str, Any],
+) -> None:
+    """Store one result as ``adata.uns[key]``, replacing what was there.
+
+    Parameters
+    ----------
+    adata
+        Changed in place, and only once everything is known to be storable.
+    key
+        Entry of ``uns``.
+    results
+        One row per variable x group x contrast, with the columns ``keys.RESULT_COLUMNS``.
+    varcomp, icc, variance_partition
+        Long tables with the columns variable and group first.
+    params
+        Formula, options and counts: text, numbers, booleans, lists of them, or dicts of text or numbers.
+
+    Raises
+    ------
+    DataError
+        `key` or a value cannot be stored.
+    """
+    check_key(key)
+    missing = [c for c in keys.RESULT_COLUMNS if c not in results.columns]
+    if missing:
+        raise DataError(f"The results table lacks the columns {', '.join(missing)}.")
+    tables = {
+        keys.RESULTS: results[list(keys.RESULT_COLUMNS)],
+        keys.VARCOMP: varcomp,
+        keys.ICC: icc,
+        keys.VARIANCE_PARTITION: variance_partition,
+    }
+    entry: dict[str, Any] = {keys.PARAMS: {name: _storable(name, value) for name, value in params.items()}}
+    entry |= {name: _storable_table(table) for name, table in tables.items()}
+    adata.uns[key] = entry
+
+
+def check_key(key: str) -> None:
+    """Raise unless `key` can name an entry of ``uns`` in a file."""
+    if not isinstance(key, str) or not key or "/" in key:
+        raise DataError(f"key_added={key!r} must be a name without '/': files treat '/' as a folder.")
+    if key == keys.SETTINGS:
+        raise DataError(f"key_added={key!r} is where adata.donorwise keeps its settings; choose another name.")
+
+
+def write_settings(adata: ad.AnnData, settings: Mapping[str, str]) -> None:
+    """Store the names of the columns that play a role."""
+    adata.uns[keys.SETTINGS] = dict(settings)
+
+
+def _storable_table(table: pd.DataFrame) -> pd.DataFrame:
+    columns = {str(name): _storable_column(column) for name, column in table.items()}
+    # AnnData wants text labels on an index; nobody looks a row up by its label here
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(table)).astype(str), copy=False)
+
+
+def _storable_column(column: pd.Series) -> Any:
+    """Text becomes categorical with text categories, first seen first; numbers become float64 or int64."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        categories = column.cat.categories
+        texts = categories if pd.api.types.is_string_dtype(categories) else categories.astype(str)
+        return pd.Categorical.from_codes(column.cat.codes.to_numpy(), categories=texts)
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return column.to_numpy(dtype=bool)
+    if pd.api.types.is_integer_dtype(column.dtype) and not column.hasnans:
+        return column.to_numpy(dtype=np.int64)
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    texts = column.astype(str)
+    return pd.Categorical(texts, categories=texts.unique())
+
+
+def _storable(name: str, value: Any) -> Any:
+    """Plain types only; a dict becomes two lists, for its keys may hold '/'."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple, np.ndarray, pd.Index)):
+        return _storable_list(name, list(value))
+    if hasattr(value, "items"):
+        pairs = {str(k): v for k, v in value.items()}
+        return {"names": _storable_list(name, list(pairs)), "values": _storable_list(name, list(pairs.values()))}
+    raise DataError(f"The parameter {name!r} cannot be stored: {type(value).__name__}.")
+
+
+def _storable_list(name: str, values: list[Any]) -> list[Any]:
+    plain = [v.item() if isinstance(v, np.generic) else v for v in values]
+    kinds = {type(v) for v in plain}
+    if not (kinds <= {str} or kinds <= {bool} or kinds <= {int, float}):
+        raise DataError(f"The parameter {name!r} mixes types: {', '.join(sorted(k.__name__ for k in kinds))}.")
+    return plain

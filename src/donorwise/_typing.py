@@ -1,0 +1,28 @@
+"""Array aliases and the options that public functions accept."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from donorwise.errors import DonorwiseError
+
+FloatArray: TypeAlias = NDArray[np.float64]
+IntArray: TypeAlias = NDArray[np.int64]
+BoolArray: TypeAlias = NDArray[np.bool_]
+StrArray: TypeAlias = NDArray[np.str_]
+
+Ddf: TypeAlias = Literal["kenward-roger", "satterthwaite", "between-within", "residual"]
+Status: TypeAlias = Literal["ok", "boundary", "not_estimable", "constant", "too_few_donors", "not_converged"]
+
+DDF: tuple[str, ...] = get_args(Ddf)
+STATUSES: tuple[str, ...] = get_args(Status)
+
+
+def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of `allowed`; the message lists them."""
+    if value not in allowed:
+        options = ", ".join(repr(a) for a in allowed)
+        raise DonorwiseError(f"{name}={value!r} is not an option; choose one of {options}.")

@@ -1,0 +1,87 @@
+"""Checks of what is passed to a collapse, each with an error that says what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from donorwise._typing import FloatArray, IntArray
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+_NAMES_SHOWN = 5
+
+
+def check_codes(codes: ArrayLike, n_patterns: int, n_rows: int) -> NDArray[np.int32]:
+    """Codes as int32, or a DataError."""
+    array = np.asarray(codes)
+    if array.shape != (n_rows,) or array.dtype.kind not in "iu":
+        raise DataError(
+            f"codes must be {n_rows} integers, one for each row of the matrix; got {array.dtype} of shape {array.shape}."
+        )
+    if n_rows and (array.min() < -1 or array.max() >= n_patterns):
+        raise DataError(
+            f"codes must lie between -1 and {n_patterns - 1}; they reach from {array.min()} to {array.max()}."
+        )
+    return array.astype(np.int32)
+
+
+def check_weights(weights: ArrayLike | None, used: IntArray, n_rows: int) -> FloatArray:
+    """Weights as float64 (ones if None), positive and finite where used."""
+    if weights is None:
+        return np.ones(n_rows)
+    array = np.asarray(weights, dtype=np.float64)
+    if array.shape != (n_rows,):
+        raise DataError(f"weights must have shape ({n_rows},), one for each row; got {array.shape}.")
+    bad = ~((array[used] > 0) & np.isfinite(array[used]))
+    if bad.any():
+        raise DataError(f"weights must be positive and finite; {bad.sum()} of the rows in use have others.")
+    return array
+
+
+def check_covariates(covariates: ArrayLike | None, used: IntArray, n_rows: int) -> FloatArray:
+    """Covariates as float64 of shape (N, m), finite where used."""
+    if covariates is None:
+        return np.zeros((n_rows, 0))
+    array = np.asarray(covariates, dtype=np.float64)
+    if array.ndim != 2 or len(array) != n_rows:
+        raise DataError(f"covariates must have shape ({n_rows}, m), one row for each row; got {array.shape}.")
+    bad = ~np.isfinite(array[used]).all(axis=1)
+    if bad.any():
+        raise DataError(f"covariates must be finite; {bad.sum()} of the rows in use hold NaN or infinity.")
+    return array
+
+
+def check_features(features: ArrayLike | None, n_columns: int) -> IntArray:
+    """Columns to use, as int64 (all of them if None), distinct and in range."""
+    if features is None:
+        return np.arange(n_columns)
+    array = np.asarray(features)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise DataError(f"features must be a list of column numbers; got {array.dtype} of shape {array.shape}.")
+    array = array.astype(np.int64)
+    if array.size and (array.min() < 0 or array.max() >= n_columns):
+        raise DataError(f"features must lie between 0 and {n_columns - 1}; got {array.min()} to {array.max()}.")
+    if len(np.unique(array)) < len(array):
+        raise DataError("features must not name a column twice.")
+    return array
+
+
+def check_finite(within_ss: FloatArray, columns: IntArray, names: Sequence[str] | None) -> None:
+    """Raise unless the sums of squares are finite, that is, unless all values were."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        bad = columns[~np.isfinite(within_ss.sum(axis=0))]
+    if not len(bad):
+        return
+    shown = ", ".join(str(j) if names is None else repr(str(names[j])) for j in bad[:_NAMES_SHOWN])
+    more = ", ..." if len(bad) > _NAMES_SHOWN else ""
+    raise DataError(
+        f"{len(bad)} of {len(columns)} features hold NaN, infinite or overflowing values in the rows in use "
+        f"({'columns' if names is None else 'features'} {shown}{more}). Leave these features out, or replace the "
+        "values; a missing value (NaN) can be kept only in a dense matrix, where its rows are dropped per feature."
+    )

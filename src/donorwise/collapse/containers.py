@@ -1,0 +1,175 @@
+"""One handler for each container a matrix of cells x features may come in."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from donorwise.collapse.kernels import SCRATCH, Moments, csc_moments, csr_has_duplicates, csr_moments, dense_moments
+from donorwise.collapse.rows import Rows, read_only
+from donorwise.collapse.threads import run_ranges
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from donorwise._typing import FloatArray, IntArray
+
+Csr: TypeAlias = sparse.csr_matrix | sparse.csr_array
+Csc: TypeAlias = sparse.csc_matrix | sparse.csc_array
+
+# Columns that have to be converted are so in blocks of about this many numbers per thread.
+_BLOCK_NUMBERS = 2**21
+
+
+class Job(NamedTuple):
+    """What to collapse besides the matrix: segments of rows, columns, output, number of threads."""
+
+    rows: Rows
+    columns: IntArray
+    out: Moments
+    n_jobs: int
+
+
+@singledispatch
+def accumulate(matrix: object, job: Job) -> None:
+    """Fill ``job.out`` with the moments of the segments ``job.rows`` of the columns ``job.columns``."""
+    refuse(matrix)
+
+
+def refuse(matrix: object) -> None:
+    """Raise the DataError for a container without a handler."""
+    kind = type(matrix)
+    origins = {base.__module__.partition(".")[0] for base in kind.__mro__}
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if origins & {"h5py", "zarr"} or "sparse_dataset" in kind.__module__:
+        raise DataError(f"{name} is backed by a file, which is not supported yet; load it first with `.to_memory()`.")
+    if "dask" in origins:
+        raise DataError(f"{name} is lazy, which is not supported yet; load it first with `.compute()`.")
+    raise DataError(f"Cannot read a matrix of type {name}; use a scipy sparse matrix, a numpy array or a DataFrame.")
+
+
+def check_matrix(matrix: object) -> tuple[int, int]:
+    """Shape of a matrix that has a handler; a DataError otherwise."""
+    if accumulate.dispatch(type(matrix)) is accumulate.dispatch(object) or isinstance(matrix, np.ma.MaskedArray):
+        refuse(matrix)
+    shape = matrix.shape  # type: ignore[attr-defined]  # every container with a handler has one
+    if len(shape) != 2:
+        raise DataError(f"The matrix must have two dimensions, cells x features; got shape {shape}.")
+    return shape
+
+
+@accumulate.register(sparse.csr_matrix)
+@accumulate.register(sparse.csr_array)
+def _(matrix: Csr, job: Job) -> None:
+    arrays = _sparse_arrays(matrix)
+    if not _csr_pass(arrays, matrix.shape[1], job) and csr_has_duplicates(*arrays[1:], matrix.shape[1]):
+        _csr_pass(_sparse_arrays(_canonical(_plain(matrix))), matrix.shape[1], job)
+
+
+@accumulate.register(sparse.csc_matrix)
+@accumulate.register(sparse.csc_array)
+def _(matrix: Csc, job: Job) -> None:
+    arrays = _sparse_arrays(matrix)
+
+    def task(first: int, last: int) -> None:
+        if not csc_moments(*arrays, job.columns, job.rows, job.out, first, last):
+            # Duplicates, or rows out of order, in which the weights must not be added up.
+            block = _canonical(_plain(matrix)[:, job.columns[first:last]])
+            local = read_only(np.arange(len(job.columns)) - first)
+            csc_moments(*_sparse_arrays(block), local, job.rows, job.out, first, last)
+
+    run_ranges(task, np.diff(matrix.indptr)[job.columns], job.n_jobs)
+
+
+@accumulate.register(sparse.spmatrix)
+@accumulate.register(sparse.sparray)
+def _(matrix: sparse.spmatrix | sparse.sparray, job: Job) -> None:
+    accumulate(matrix.tocsr(), job)
+
+
+@accumulate.register(np.ndarray)
+def _(matrix: NDArray, job: Job) -> None:
+    array = _loadable(np.asarray(matrix), convert=False)
+    if array is not None and (array.strides[1] == array.itemsize or array.shape[1] == 1):
+        _dense_pass(array, job)
+    else:
+        _dense_by_blocks(lambda columns: _loadable(np.asarray(matrix)[:, columns]), job)
+
+
+@accumulate.register(pd.DataFrame)
+def _(matrix: pd.DataFrame, job: Job) -> None:
+    for column in job.columns:
+        dtype = matrix.dtypes.iloc[column]
+        if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
+            raise DataError(f"Column {matrix.columns[column]!r} holds {dtype}, not numbers; leave it out or convert it.")
+
+    def load(columns: IntArray) -> FloatArray:
+        return matrix.iloc[:, columns].to_numpy(dtype=np.float64, na_value=np.nan)
+
+    _dense_by_blocks(load, job)
+
+
+def _csr_pass(arrays: tuple[NDArray, NDArray, NDArray], n_columns: int, job: Job) -> bool:
+    """One pass; whether the indices of every row increase strictly."""
+    position = (len(job.columns) + np.arange(n_columns) % SCRATCH).astype(np.int32)
+    position[job.columns] = np.arange(len(job.columns))
+    args = (*arrays, read_only(position), job.rows, job.out)
+    stored = np.concatenate([[0], np.cumsum(np.diff(arrays[2])[job.rows.order], dtype=np.int64)])
+    cost = np.diff(stored[job.rows.starts])
+    return all(run_ranges(lambda first, last: csr_moments(*args, first, last), cost, job.n_jobs))
+
+
+def _dense_pass(matrix: NDArray, job: Job) -> None:
+    args = (read_only(matrix), job.columns, job.rows, job.out)
+    run_ranges(lambda first, last: dense_moments(*args, first, last), np.diff(job.rows.starts), job.n_jobs)
+
+
+def _dense_by_blocks(load: Callable[[IntArray], NDArray], job: Job) -> None:
+    """Collapse the matrices ``load(columns)`` of a few columns each, in several threads."""
+    n_features = len(job.columns)
+    width = max(8, _BLOCK_NUMBERS // max(1, len(job.rows.segment)))
+
+    def task(first: int, last: int) -> None:
+        for low in range(first * width, min(last * width, n_features), width):
+            part = slice(low, low + width)
+            block = load(job.columns[part])
+            local = read_only(np.arange(block.shape[1]))
+            out = Moments(*(array[..., part] for array in job.out))
+            _dense_pass(block, Job(job.rows, local, out, n_jobs=1))
+
+    run_ranges(task, np.ones(-(-n_features // width), dtype=np.int64), job.n_jobs)
+
+
+def _sparse_arrays(matrix: Csr | Csc) -> tuple[NDArray, NDArray, NDArray]:
+    return tuple(read_only(np.ascontiguousarray(_loadable(a))) for a in (matrix.data, matrix.indices, matrix.indptr))
+
+
+def _plain(matrix: Csr | Csc) -> Csr | Csc:
+    """The same arrays in a new object: the flags of the given one may say "canonical" without being true."""
+    kind = sparse.csr_array if matrix.format == "csr" else sparse.csc_array
+    return kind((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def _canonical(matrix: Csr | Csc) -> Csr | Csc:
+    copy = matrix.copy()
+    copy.sum_duplicates()
+    return copy
+
+
+def _loadable(array: NDArray, *, convert: bool = True) -> NDArray | None:
+    """The array in a dtype that numba can read; None where that takes a copy and `convert` is False."""
+    dtype = array.dtype
+    if dtype.kind not in "biuf":
+        raise DataError(f"The matrix holds {dtype}, not real numbers.")
+    if dtype.kind == "b":
+        return array.view(np.uint8)
+    if dtype.isnative and (dtype.kind != "f" or dtype.itemsize in (4, 8)):
+        return array
+    return array.astype(np.float64 if dtype.kind == "f" else dtype.newbyteorder("=")) if convert else None

@@ -1,0 +1,67 @@
+"""Features of a dense matrix that miss the same rows share the work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from donorwise.collapse.checks import check_features
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from donorwise._typing import BoolArray, IntArray
+
+_BLOCK_NUMBERS = 2**22
+
+
+def missing_patterns(matrix: NDArray, features: ArrayLike | None = None) -> list[tuple[IntArray, BoolArray | None]]:
+    """Group the columns of a dense matrix by the rows in which they are NaN.
+
+    Parameters
+    ----------
+    matrix
+        Shape (N, columns).
+    features
+        Column numbers to look at; all if None.
+
+    Returns
+    -------
+    list of (columns, rows)
+        `columns` are elements of `features`, in their order; `rows` has shape (N,) and is True
+        where these columns have a value. The columns without NaN come first, with None for
+        `rows`; the other groups follow in the order of their first column. Every column is in one group.
+    """
+    array = np.asarray(matrix)
+    if array.ndim != 2:
+        raise DataError(f"The matrix must have two dimensions, cells x features; got shape {array.shape}.")
+    columns = check_features(features, array.shape[1])
+    if array.dtype.kind != "f":
+        return [(columns, None)] if len(columns) else []
+    groups: dict[bytes, list[int]] = {b"": []}
+    for column, key in _missing_rows(array, columns):
+        groups.setdefault(key, []).append(column)
+    return [(np.array(group), _unpack(key, len(array))) for key, group in groups.items() if group]
+
+
+def _missing_rows(array: NDArray, columns: IntArray) -> Iterator[tuple[int, bytes]]:
+    """Each column with the packed bits of its NaN rows, b"" if there are none."""
+    width = max(1, _BLOCK_NUMBERS // max(1, len(array)))
+    for low in range(0, len(columns), width):
+        block = columns[low : low + width]
+        missing = np.isnan(array[:, block])
+        some = missing.any(axis=0)
+        packed = np.packbits(missing[:, some].T, axis=1)
+        keys = iter(packed)
+        for column, has_missing in zip(block.tolist(), some.tolist(), strict=True):
+            yield column, next(keys).tobytes() if has_missing else b""
+
+
+def _unpack(key: bytes, n_rows: int) -> BoolArray | None:
+    if not key:
+        return None
+    return np.unpackbits(np.frombuffer(key, dtype=np.uint8), count=n_rows) == 0

@@ -1,0 +1,7 @@
+"""Data sets to try things on, with known truth."""
+
+from __future__ import annotations
+
+from donorwise.datasets.simulate import simulate_cohort
+
+__all__ = ["simulate_cohort"]

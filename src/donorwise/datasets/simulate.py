@@ -1,0 +1,227 @@
+"""Multi-donor count data with known truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from donorwise._typing import FloatArray, IntArray, check_option
+from donorwise.datasets._counts import SHARED, Genes, draw_counts, draw_genes
+from donorwise.datasets._designs import COHORT_DESIGNS, CohortDesign, Plan, Spread, plan_study
+from donorwise.errors import DonorwiseError
+
+CELL_DEPTH_SD = 0.3
+TARGET_SUM = 1e4
+
+
+def simulate_cohort(
+    design: CohortDesign = "case-control",
+    *,
+    n_donors: int = 12,
+    n_cells: int = 6_000,
+    n_genes: int = 1_500,
+    cell_types: Sequence[str] = ("T cell", "Monocyte", "B cell"),
+    de_fraction: float = 0.1,
+    effect_size: float = 1.0,
+    donor_sd: float = 0.25,
+    slope_sd: float = 0.1,
+    sample_sd: float = 0.15,
+    batch_sd: float = 0.2,
+    depth: float = 1_000.0,
+    depth_sd: float = 0.2,
+    depth_shift: float = 0.0,
+    seed: int = 0,
+) -> ad.AnnData:
+    """Simulate single-cell counts of a study with several donors.
+
+    A cell's counts are negative binomial. Their expected value is the cell's sequencing depth times
+    the gene's share in its cell type, moved on the log scale by the study's effect and by random
+    effects of the donor and, where the design has them, of the donor's response, the sample and the
+    batch. Numbers of cells and proportions of cell types differ between samples.
+
+    Parameters
+    ----------
+    design
+        - ``"case-control"``: `condition` (control, disease) differs between donors; one sample each.
+        - ``"paired"``: each donor gives a control and a stimulated sample.
+        - ``"longitudinal"``: donors of two arms (placebo, drug) at irregular times in [0, 1], some of
+          whom drop out; the effect is a difference of slopes.
+        - ``"stepped-wedge"``: sites switch from control to treated one after the other; every donor is
+          sampled in every period, and periods have effects of their own.
+        - ``"crossed"``: case-control donors, each spread over several batches.
+    n_donors, n_cells, n_genes
+        Size of the study.
+    cell_types
+        Names, the most frequent first.
+    de_fraction
+        Fraction of the genes with an effect, a fifth of them in one cell type only.
+    effect_size
+        Mean absolute log2 fold change of those genes (between 0.5 and 1.5 times this).
+    donor_sd, slope_sd, sample_sd, batch_sd
+        Standard deviations of the random effects, natural log of the mean count, for the average
+        gene: between donors; between donors' responses (or time trends); between samples of a
+        donor; between batches (or sites). Only those that the design has are used.
+    depth
+        Median total count of a cell.
+    depth_sd
+        Standard deviation of log depth between samples.
+    depth_shift
+        Difference in mean log depth of the exposed samples. Not zero: confounded with the effect.
+    seed
+        Seed of :func:`numpy.random.default_rng`; equal arguments give equal data.
+
+    Returns
+    -------
+    Cells × genes, with
+
+    - ``X``: log1p of counts normalised to 10,000 per cell (float32 CSR); ``layers["counts"]``: the counts.
+    - ``obs``: `donor_id`, `sample_id`, `cell_type`, the variables of the design, `sex`, `age` (both
+      without effect), `total_counts`, `n_genes_by_counts`. The first category is the reference.
+    - ``var``: `is_de`, `true_log_fc` (log2, of the expected count), `de_in` ("none", "all" or a cell
+      type), `true_time_log_fc`, `mean` (expected count per 10,000), `dispersion`, `marker_of` and the
+      standard deviation of each random effect (`donor_sd`, ...).
+    - ``varm["true_log_fc"]``: `true_log_fc` by cell type.
+    - ``uns["truth"]``: the arguments, a `formula` that matches the simulation and the `contrast` of
+      interest in it.
+
+    Raises
+    ------
+    DonorwiseError
+        If an argument is out of range.
+
+    Notes
+    -----
+    The scale of log1p shrinks fold changes, most for rare genes: estimates from ``X`` rank like
+    `true_log_fc` and have its signs, but are smaller.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort("paired", n_donors=6, n_cells=900, n_genes=200)
+    >>> adata.shape
+    (900, 200)
+    >>> adata.uns["truth"]["formula"]
+    '~ condition + (1 | donor_id) + (1 | sample_id)'
+    >>> adata.obs.groupby("condition", observed=True)["donor_id"].nunique().to_dict()
+    {'control': 6, 'stimulated': 6}
+    >>> int(adata.var["is_de"].sum())
+    20
+    """
+    arguments: dict[str, Any] = {name: value for name, value in locals().items() if name != "cell_types"}
+    types = _check_cell_types(cell_types)
+    check_option("design", design, COHORT_DESIGNS)
+    _check_numbers(arguments)
+
+    rng = np.random.default_rng(seed)
+    plan = plan_study(design, n_donors, Spread(donor_sd, slope_sd, sample_sd, batch_sd), rng)
+    genes = draw_genes(
+        len(types),
+        n_genes,
+        de_fraction=de_fraction,
+        effect_size=effect_size,
+        has_time=bool(plan.time.any()),
+        rng=rng,
+    )
+    sample_codes, type_codes = _draw_cells(plan, n_cells, len(types), rng)
+    shift = depth_sd * rng.standard_normal(len(plan.samples)) + depth_shift * (plan.exposure > 0)
+    cell_depth = depth * np.exp(shift[sample_codes] + CELL_DEPTH_SD * rng.standard_normal(n_cells))
+    counts = draw_counts(plan, genes, sample_codes, type_codes, cell_depth, rng)
+
+    adata = ad.AnnData(
+        X=_log_normalise(counts),
+        obs=_obs_table(plan, counts, sample_codes, pd.Categorical.from_codes(type_codes, types)),
+        var=_var_table(plan, genes, types),
+        layers={"counts": counts},
+    )
+    adata.varm["true_log_fc"] = pd.DataFrame(genes.log_fc.T, index=adata.var_names, columns=types)
+    adata.uns["log1p"] = {"base": None}
+    adata.uns["truth"] = arguments | {
+        "cell_types": np.array(types, dtype=object),
+        "formula": plan.formula,
+        "contrast": plan.contrast,
+        "shared_between_cell_types": SHARED,
+    }
+    return adata
+
+
+def _check_cell_types(cell_types: Sequence[str]) -> list[str]:
+    types = [cell_types] if isinstance(cell_types, str) else [str(name) for name in cell_types]
+    if not types or len(set(types)) < len(types) or any("/" in name for name in types):
+        raise DonorwiseError(f"cell_types={cell_types!r}: needs one or more distinct names without '/'.")
+    return types
+
+
+def _check_numbers(arguments: dict[str, Any]) -> None:
+    for name, least in {"n_donors": 2, "n_cells": 1, "n_genes": 1}.items():
+        if arguments[name] < least:
+            raise DonorwiseError(f"{name}={arguments[name]!r}: must be at least {least}.")
+    for name in ("effect_size", "donor_sd", "slope_sd", "sample_sd", "batch_sd", "depth_sd"):
+        if not arguments[name] >= 0:
+            raise DonorwiseError(f"{name}={arguments[name]!r}: must not be negative.")
+    if not 0 <= arguments["de_fraction"] <= 1:
+        raise DonorwiseError(f"de_fraction={arguments['de_fraction']!r}: must lie between 0 and 1.")
+    if not arguments["depth"] > 0:
+        raise DonorwiseError(f"depth={arguments['depth']!r}: must be positive.")
+
+
+def _draw_cells(plan: Plan, n_cells: int, n_types: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """Sample and cell type of each cell; samples differ in size and donors in composition."""
+    n_samples = len(plan.samples)
+    if n_cells < n_samples:
+        raise DonorwiseError(f"n_cells={n_cells}: this design has {n_samples} samples, each with at least one cell.")
+    weight = np.exp(0.4 * rng.standard_normal(n_samples))
+    sizes = 1 + rng.multinomial(n_cells - n_samples, weight / weight.sum())
+    sample_codes = np.repeat(np.arange(n_samples), sizes)
+    usual = 0.7 ** np.arange(n_types)
+    donor = plan.samples["donor_id"].cat.codes.to_numpy()
+    proportions = rng.dirichlet(30.0 * usual / usual.sum(), donor.max() + 1)
+    thresholds = proportions.cumsum(axis=1)[donor[sample_codes], :-1]
+    return sample_codes, (rng.uniform(size=(n_cells, 1)) > thresholds).sum(axis=1)
+
+
+def _log_normalise(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Log1p of counts per `TARGET_SUM`, as ``scanpy.pp.normalize_total`` and ``log1p`` do."""
+    scale = TARGET_SUM / np.maximum(_row_sums(counts), 1.0)
+    normalised = counts.copy()
+    normalised.data = np.log1p(counts.data * np.repeat(scale, np.diff(counts.indptr))).astype(np.float32)
+    return normalised
+
+
+def _row_sums(counts: sparse.csr_matrix) -> FloatArray:
+    return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+
+
+def _obs_table(
+    plan: Plan, counts: sparse.csr_matrix, sample_codes: IntArray, cell_type: pd.Categorical
+) -> pd.DataFrame:
+    obs = plan.samples.iloc[sample_codes].reset_index(drop=True)
+    first, last = ["donor_id", "sample_id", "cell_type"], ["sex", "age"]
+    obs = obs.assign(cell_type=cell_type)[[*first, *obs.columns.difference(first + last, sort=False), *last]]
+    width = len(str(len(obs)))
+    obs.index = pd.Index([f"cell_{i + 1:0{width}d}" for i in range(len(obs))])
+    return obs.assign(total_counts=_row_sums(counts).astype(np.int64), n_genes_by_counts=np.diff(counts.indptr))
+
+
+def _var_table(plan: Plan, genes: Genes, types: list[str]) -> pd.DataFrame:
+    n_genes = len(genes.dispersion)
+    width = max(4, len(str(n_genes)))
+    strongest = np.abs(genes.log_fc).argmax(axis=0)
+    # A code of -1 picks the last name.
+    return pd.DataFrame(
+        {
+            "is_de": genes.de_in >= 0,
+            "true_log_fc": genes.log_fc[strongest, np.arange(n_genes)],
+            "de_in": pd.Categorical(np.array([*types, "all", "none"], dtype=object)[genes.de_in]),
+            "true_time_log_fc": genes.time_log_fc,
+            "mean": TARGET_SUM * np.exp(genes.log_mean).mean(axis=0),
+            "dispersion": genes.dispersion,
+            "marker_of": pd.Categorical(np.array([*types, "none"], dtype=object)[genes.marker_of]),
+        }
+        | {f"{v.name}_sd": v.sd * genes.variability for v in plan.variations},
+        index=pd.Index([f"gene_{g + 1:0{width}d}" for g in range(n_genes)]),
+    )

@@ -1,0 +1,148 @@
+"""Fixed effects that the data cannot tell apart, and how to say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from donorwise._typing import FloatArray
+from donorwise.design.wording import linear_combination
+from donorwise.errors import DesignError
+
+# Columns are centred and scaled to length 1 first, so this is the share of a column that the others
+# do not explain: rounding leaves 1e-13 or so of an aliased one, a year beside an intercept keeps all.
+_TOLERANCE = 1e-9
+
+
+def check_full_rank(
+    X: FloatArray,
+    names: Sequence[str],
+    terms: Mapping[str, tuple[int, ...]],
+    variables: Mapping[str, tuple[str, ...]],
+    frame: pd.DataFrame,
+) -> None:
+    """Raise when columns of X are aliased, and say with what.
+
+    Parameters
+    ----------
+    X
+        Shape (n, p), with the row space of the rows in use.
+    names
+        Names of the p columns.
+    terms, variables
+        Columns of each term, and the variables it reads.
+    frame
+        The variables, one row per pattern, for explanations by category.
+    """
+    independent, aliased = split_columns(X, names)
+    if not aliased:
+        return
+    reasons = []
+    for j in aliased:
+        term = next((t for t, columns in terms.items() if j in columns), "")
+        before = [i for i in independent if i < j]
+        reasons.append(_categories(term, terms, variables, frame) or _columns(X, j, before, names))
+    reasons = list(dict.fromkeys(reasons))
+    more = f" And {len(reasons) - 4} more such columns." if len(reasons) > 4 else ""
+    raise DesignError(f"The fixed effects cannot be told apart. {' '.join(reasons[:4])}{more}")
+
+
+def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Split columns, from left to right, into independent ones and ones the columns before them give."""
+    scaled = _scale(X, names.index("Intercept") if "Intercept" in names else None)
+    basis = np.empty_like(scaled)
+    independent: list[int] = []
+    aliased: list[int] = []
+    for j in range(X.shape[1]):
+        q = basis[:, : len(independent)]
+        rest = scaled[:, j] - q @ (q.T @ scaled[:, j])
+        rest -= q @ (q.T @ rest)  # once more: one pass of Gram-Schmidt leaves rounding behind
+        length = float(np.linalg.norm(rest))
+        if length <= _TOLERANCE:
+            aliased.append(j)
+            continue
+        basis[:, len(independent)] = rest / length
+        independent.append(j)
+    return independent, aliased
+
+
+def _scale(X: FloatArray, intercept: int | None) -> FloatArray:
+    """Take the intercept out of the other columns, and scale all to length 1 (to 0 where only rounding is left)."""
+    largest = np.abs(X).max(axis=0, initial=0.0)
+    unit = X / np.where(largest > 0, largest, 1.0)
+    if intercept is not None:
+        one = unit[:, intercept].copy()
+        unit = unit - np.outer(one, one @ unit / (one @ one))
+        unit[:, intercept] = one
+    length = np.linalg.norm(unit, axis=0)
+    return unit / np.where(length > 1e-14 * np.sqrt(len(X)), length, np.inf)
+
+
+def _columns(X: FloatArray, j: int, before: list[int], names: Sequence[str]) -> str:
+    """Say which columns before it give column j."""
+    if not X[:, j].any():
+        return f"`{names[j]}` is zero in every cell: leave it out."
+    weights = {i: w for i, w in zip(before, _solve(X[:, before], X[:, j]), strict=True) if w}
+    others = [i for i in weights if names[i] != "Intercept"]
+    if not others:
+        return f"`{names[j]}` has the same value in every cell: leave it out."
+    indicators = all(set(np.unique(X[:, i])) <= {0.0, 1.0} for i in (j, others[0]))
+    if indicators and list(weights.values()) == [1.0]:
+        return f"`{names[j]}` is the same cells as `{names[others[0]]}`: leave one of the two out."
+    if indicators and len(others) == 1 and len(weights) == 2 and weights[others[0]] == -1.0:
+        return f"`{names[j]}` is exactly the cells outside `{names[others[0]]}`: leave one of the two out."
+    text = linear_combination({"1" if names[i] == "Intercept" else names[i]: w for i, w in weights.items()})
+    return f"`{names[j]}` = {text}: leave one of them out."
+
+
+def _solve(A: FloatArray, b: FloatArray) -> FloatArray:
+    """Weights with A w = b, rounded where they are nearly whole numbers."""
+    scale = np.abs(A).max(axis=0)
+    weights = np.linalg.lstsq(A / scale, b, rcond=None)[0] / scale
+    relative = np.abs(weights) * scale / np.abs(b).max()
+    rounded = np.where(np.abs(weights - np.round(weights)) < 1e-6, np.round(weights), weights)
+    return np.where(relative < 1e-7, 0.0, rounded)
+
+
+def _categories(
+    term: str, terms: Mapping[str, tuple[int, ...]], variables: Mapping[str, tuple[str, ...]], frame: pd.DataFrame
+) -> str:
+    """Explain an aliased term by the categories of its variables, where they are the reason."""
+    factors = [v for v in variables.get(term, ()) if _is_categorical(frame[v])]
+    if len(factors) > 1:
+        return _empty_combinations(term, frame[factors])
+    if len(factors) != len(variables.get(term, ())) or not factors:
+        return ""
+    others = [v[0] for t, v in variables.items() if t != term and len(v) == 1 and _is_categorical(frame[v[0]])]
+    return next(filter(None, (_nested(factors[0], other, frame) for other in others)), "")
+
+
+def _nested(a: str, b: str, frame: pd.DataFrame) -> str:
+    """Say that one factor is constant within the levels of a finer one."""
+    coarse, fine = sorted((a, b), key=lambda v: len(frame[v].cat.categories))
+    pairs = frame[[coarse, fine]].drop_duplicates()
+    if len(frame[coarse].cat.categories) == len(frame[fine].cat.categories) or pairs[fine].duplicated().any():
+        return ""
+    return (
+        f"`{coarse}` never varies within a level of `{fine}`, so `{fine}` already says all that `{coarse}` says: "
+        f"leave one of them out, or make `{fine}` a random effect, `(1 | {fine})`."
+    )
+
+
+def _is_categorical(column: pd.Series) -> bool:
+    return isinstance(column.dtype, pd.CategoricalDtype)
+
+
+def _empty_combinations(term: str, frame: pd.DataFrame) -> str:
+    """Say which combinations of an interaction's categories no cell has."""
+    present = set(frame.drop_duplicates().itertuples(index=False, name=None))
+    every = pd.MultiIndex.from_product([frame[v].cat.categories for v in frame])
+    absent = [
+        " and ".join(f"{v}={x}" for v, x in zip(frame, levels, strict=True)) for levels in every if levels not in present
+    ]
+    if not absent:
+        return ""
+    listed = ", or ".join(absent[:3]) + (f" (and {len(absent) - 3} more combinations)" if len(absent) > 3 else "")
+    return f"No cell has {listed}, which `{term}` needs: leave the interaction or the level out."

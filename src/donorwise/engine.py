@@ -1,0 +1,320 @@
+"""Arrays and a DataFrame in, fitted models out: collapse once, then fit block by block."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from donorwise.collapse import collapse, missing_patterns
+from donorwise.design.build import build_design
+from donorwise.errors import DataError, DesignError
+from donorwise.lmm.fit import Block, Model, build_model, fit_collapsed
+from donorwise.lmm.result import LMMFit, Part, assemble
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from donorwise._typing import BoolArray, FloatArray, IntArray
+    from donorwise.collapse.statistics import Collapsed
+    from donorwise.design.structure import Design
+
+# Doubles of temporary arrays that a block of features may use (32 MB).
+_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One group of rows with its design, or the reason why it has none."""
+
+    name: str
+    design: Design | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Statistics of features that share their rows, over the patterns of all tasks."""
+
+    features: IntArray
+    collapsed: Collapsed
+
+
+def fit_lmm(
+    Y: Any,
+    obs: pd.DataFrame,
+    formula: str,
+    *,
+    reml: bool = True,
+    weights: Any = None,
+    n_jobs: int | None = None,
+    progress: bool = False,
+) -> LMMFit:
+    """Fit a linear mixed model to every column of `Y`.
+
+    The estimates are those of ``lme4::lmer`` (Bates et al. 2015, J Stat Softw 67(1)) for every
+    column; what columns share is computed once.
+
+    Parameters
+    ----------
+    Y
+        Responses, (N, G): array, sparse matrix, DataFrame, or one vector (N,). Missing values
+        (NaN) of a dense `Y` are dropped column by column.
+    obs
+        N rows: the variables of the formula.
+    formula
+        ``"~ fixed + (columns | group)"``; see the package's documentation for random terms.
+    reml
+        REML, or maximum likelihood.
+    weights
+        Precision weights: an array (N,), or the name of a column of `obs`. The residual variance
+        of a row is ``sigma2 / weight``.
+    n_jobs
+        Threads; None takes scanpy's setting, -1 all cores.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    LMMFit
+
+    Raises
+    ------
+    FormulaError
+        If the formula does not parse.
+    DesignError
+        If the rows cannot answer it.
+    DataError
+        If `Y` or `weights` cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, donorwise as dw
+    >>> obs = pd.DataFrame({"donor": np.repeat(list("abcdef"), 5), "arm": np.repeat(["ctrl", "case"], 15)})
+    >>> rng = np.random.default_rng(0)
+    >>> fit = dw.fit_lmm(rng.normal(size=(30, 3)), obs, "~ arm + (1 | donor)")
+    >>> fit.beta.shape
+    (3, 2)
+    >>> list(fit.test("arm[T.ctrl]").columns[:4])
+    ['variable', 'contrast', 'estimate', 'se']
+    """
+    matrix, variables = as_matrix(Y)
+    if matrix.shape[0] != len(obs):
+        raise DataError(f"Y has {matrix.shape[0]:,} rows and obs has {len(obs):,}; they must be the same observations.")
+    w = check_weights(weights, obs)
+    design = build_design(formula, obs)
+    (fit,) = fit_tasks(
+        matrix, variables, [Task("all", design, "")], reml=reml, weights=w, n_jobs=n_jobs, progress=progress
+    )
+    if fit is None:
+        raise DesignError("The fixed part is rank deficient on the rows that have responses.")
+    return fit
+
+
+def fit_tasks(
+    matrix: Any,
+    variables: tuple[str, ...],
+    tasks: Sequence[Task],
+    *,
+    reml: bool,
+    weights: FloatArray | None = None,
+    features: IntArray | None = None,
+    n_jobs: int | None = None,
+    progress: bool = False,
+) -> list[LMMFit | None]:
+    """Fit every task from one pass over the matrix; None for a task without a design."""
+    n_jobs = effective_jobs(n_jobs)
+    designs = [t.design for t in tasks if t.design is not None]
+    if not designs:
+        return [None] * len(tasks)
+    passes = list(_passes(matrix, variables, designs, weights, features, n_jobs))
+    starts = np.cumsum([0] + [d.n_patterns for d in designs])
+    bar = tqdm(total=len(designs) * len(variables), unit="fit", desc="mixed models", disable=not progress)
+    fits: list[LMMFit] = []
+    with bar, Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator") as parallel:
+        for design, start in zip(designs, starts[:-1], strict=True):
+            own = np.arange(start, start + design.n_patterns)
+            m = design.covariates.shape[1]
+            parts = [
+                _fit_part(design, _own(p.collapsed, own, m), p.features, reml, parallel, bar.update) for p in passes
+            ]
+            fits.append(assemble(design, tuple(parts), variables, donor=donor_factor(design), reml=reml))
+    done = iter(fits)
+    return [None if t.design is None else next(done) for t in tasks]
+
+
+def _own(collapsed: Collapsed, patterns: IntArray, m: int) -> Collapsed:
+    """One task's patterns and covariates."""
+    return collapsed.take(patterns).take_covariates(m)
+
+
+def _passes(
+    matrix: Any,
+    variables: tuple[str, ...],
+    designs: Sequence[Design],
+    weights: FloatArray | None,
+    features: IntArray | None,
+    n_jobs: int,
+) -> Iterator[Pass]:
+    codes, covariates = _stack(designs)
+    n_patterns = sum(d.n_patterns for d in designs)
+    columns = np.arange(matrix.shape[1]) if features is None else np.asarray(features)
+    for at, seen in _masks(matrix, columns, codes):
+        used = codes if seen is None else np.where(seen, codes, -1).astype(codes.dtype)
+        whole = at.size == matrix.shape[1]
+        collapsed = collapse(
+            matrix, used, n_patterns, weights=weights, covariates=covariates, features=None if whole else columns[at],
+            names=variables if whole else tuple(variables[i] for i in at), n_jobs=n_jobs,
+        )  # fmt: skip
+        yield Pass(at, collapsed)
+
+
+def _masks(matrix: Any, columns: IntArray, codes: IntArray) -> list[tuple[IntArray, BoolArray | None]]:
+    """Features by the rows in use that they have; positions within `columns`."""
+    if sparse.issparse(matrix):
+        return [(np.arange(columns.size), None)]
+    position = np.full(matrix.shape[1], -1)
+    position[columns] = np.arange(columns.size)
+    groups: dict[bytes, tuple[list[IntArray], BoolArray | None]] = {}
+    for found, seen in missing_patterns(matrix, columns):
+        seen = None if seen is None or seen[codes >= 0].all() else seen | (codes < 0)
+        key = b"" if seen is None else np.packbits(seen).tobytes()
+        groups.setdefault(key, ([], seen))[0].append(position[found])
+    return [(np.sort(np.concatenate(found)), seen) for found, seen in groups.values()]
+
+
+def _stack(designs: Sequence[Design]) -> tuple[IntArray, FloatArray | None]:
+    """Pattern codes and covariates of all tasks (no row belongs to two)."""
+    codes = np.full(designs[0].codes.size, -1, dtype=np.int32)
+    m = max(d.covariates.shape[1] for d in designs)
+    covariates = np.zeros((codes.size, m)) if m else None
+    start = 0
+    for design in designs:
+        used = design.codes >= 0
+        codes[used] = design.codes[used] + start
+        if covariates is not None and design.covariates.shape[1]:
+            covariates[used, : design.covariates.shape[1]] = design.covariates[used]
+        start += design.n_patterns
+    return codes, covariates
+
+
+def _fit_part(
+    design: Design,
+    collapsed: Collapsed,
+    features: IntArray,
+    reml: bool,
+    parallel: Parallel,
+    update: Callable[[int], object],
+) -> Part:
+    present = np.flatnonzero(collapsed.n_obs > 0)
+    n_obs = int(collapsed.n_obs.sum())
+    if present.size < design.n_patterns:
+        collapsed, design = collapsed.take(present), design.take(present)
+    donors = _n_donors(design)
+    try:
+        model = build_model(design, collapsed)
+        if n_obs <= model.p:
+            raise DesignError("No more rows than fixed effects.")
+    except DesignError:
+        update(features.size)
+        return Part(features, None, None, n_obs, donors)
+    blocks = []
+    for block in parallel(delayed(_fit_slice)(model, collapsed, s, reml) for s in _slices(model, collapsed)):
+        blocks.append(block)
+        update(block.status.size)
+    return Part(features, model, Block.concatenate(blocks), n_obs, donors)
+
+
+def _fit_slice(model: Model, collapsed: Collapsed, features: slice, reml: bool) -> Block:
+    return fit_collapsed(model, collapsed.take_features(features), reml=reml)
+
+
+def _slices(model: Model, collapsed: Collapsed) -> list[slice]:
+    """Blocks of features within the memory budget; their number does not depend on the workers."""
+    n_features, m = collapsed.mean.shape[1], collapsed.covariate_mean.shape[1]
+    per_feature = collapsed.n_obs.size * (4 + 3 * m) + 4 * model.blocks.order.size + 4 * model.p**2
+    size = int(np.clip(_BLOCK // per_feature, 1, 2048))
+    return [slice(i, min(i + size, n_features)) for i in range(0, n_features, size)]
+
+
+def donor_factor(design: Design) -> str:
+    """The factor that counts as the replicate: the coarsest that the first grouping factor lies in."""
+    if not design.random_terms:
+        return ""
+    first = design.random_terms[0]
+    nesting = [t for t in design.random_terms if _nests(t.codes, first.codes)]
+    return min(nesting, key=lambda t: len(t.levels)).group
+
+
+def _nests(outer: IntArray, inner: IntArray) -> bool:
+    return np.unique(np.stack([outer, inner]), axis=1).shape[1] == np.unique(inner).size
+
+
+def _n_donors(design: Design) -> int:
+    name = donor_factor(design)
+    return next((np.unique(t.codes).size for t in design.random_terms if t.group == name), 0)
+
+
+def effective_jobs(n_jobs: int | None) -> int:
+    """Number of threads: None takes scanpy's setting where scanpy is in use, else one; -1 all cores."""
+    import sys
+
+    if n_jobs is None:
+        scanpy = sys.modules.get("scanpy")
+        n_jobs = int(scanpy.settings.n_jobs) if scanpy is not None else 1
+    if n_jobs == 0:
+        raise DataError("n_jobs=0 makes no sense; use a positive number, or -1 for all cores.")
+    return n_jobs if n_jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + n_jobs)
+
+
+def as_matrix(Y: Any) -> tuple[Any, tuple[str, ...]]:
+    """A two-dimensional container and the names of its columns."""
+    if isinstance(Y, pd.Series):
+        return _floats(Y.to_numpy())[:, None], (str(Y.name) if Y.name is not None else "y",)
+    if isinstance(Y, pd.DataFrame):
+        return _floats(Y.to_numpy()), tuple(map(str, Y.columns))
+    if sparse.issparse(Y):
+        return Y, tuple(f"y{i + 1}" for i in range(Y.shape[1]))
+    array = np.asarray(Y)
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2:
+        raise DataError(f"Y has {array.ndim} dimensions; it must be a vector or a table (rows x features).")
+    return _floats(array), tuple(f"y{i + 1}" for i in range(array.shape[1]))
+
+
+def _floats(array: np.ndarray) -> np.ndarray:
+    try:
+        return array if array.dtype.kind in "fiub" else array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise DataError("Y must be numeric; it holds values that are not numbers.") from None
+
+
+def check_weights(weights: Any, obs: pd.DataFrame) -> FloatArray | None:
+    """Weights as a float array (N,), or None."""
+    if weights is None:
+        return None
+    if isinstance(weights, str):
+        if weights not in obs.columns:
+            raise DataError(f"weights={weights!r} is not a column of obs; columns are {list(map(str, obs.columns))}.")
+        weights = obs[weights]
+    try:
+        w = np.asarray(weights, dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        raise DataError("weights must be numbers.") from None
+    if w.size != len(obs):
+        raise DataError(f"weights has {w.size:,} values for {len(obs):,} rows.")
+    bad = ~(np.isfinite(w) & (w > 0))
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"weights must be positive and finite; {int(bad.sum()):,} are not (the first is {w[first]!r} at row "
+            f"{first}). Drop those rows before the fit."
+        )
+    return w

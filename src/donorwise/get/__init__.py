@@ -1,0 +1,13 @@
+"""Tidy tables out of an AnnData."""
+
+from __future__ import annotations
+
+from donorwise.get.icc import icc
+from donorwise.get.lmm import lmm
+from donorwise.get.ranef import ranef
+from donorwise.get.rank_genes_groups import to_rank_genes_groups
+from donorwise.get.varcomp import varcomp
+from donorwise.get.variance_partition import variance_partition
+from donorwise.get.varm import to_varm
+
+__all__ = ["icc", "lmm", "ranef", "to_rank_genes_groups", "to_varm", "varcomp", "variance_partition"]

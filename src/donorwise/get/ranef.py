@@ -1,0 +1,112 @@
+"""The effects of single donors."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata import column_values, keys, obs_frame, read_results, response_of
+from donorwise.errors import DataError, DesignError, DonorwiseWarning
+from donorwise.get._select import choose
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+
+    from donorwise._typing import BoolArray, FloatArray
+
+
+def ranef(
+    adata: ad.AnnData,
+    variables: str | Sequence[str],
+    *,
+    key: str = keys.LMM,
+    group: str | Sequence[str] | None = None,
+    term: str | Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Predict the random effects (BLUPs) of a few features: how far each donor lies from its arm.
+
+    They are not kept with the results (there would be one number per feature and donor): the model is
+    fitted again to these features, from the cells and columns that the AnnData holds now.
+
+    Parameters
+    ----------
+    adata
+        AnnData that holds a result of :func:`donorwise.tl.lmm` and the cells it was fitted to.
+    variables
+        One feature or a few.
+    key
+        Entry of ``uns`` that holds the result.
+    group
+        Which groups of ``groupby`` to fit; None for all.
+    term
+        Which grouping factors, for instance ``"donor_id"``; None for all.
+
+    Returns
+    -------
+    One row per variable x group x term x level x column with the columns variable, group, term, level,
+    column, value and cond_sd (the conditional standard deviation).
+
+    Raises
+    ------
+    DataError, DesignError
+        The result, the variable, the response or a column of obs that the model needs is not there.
+    """
+    stored = read_results(adata, key)
+    names = [variables] if isinstance(variables, str) else list(variables)
+    _warn_of_lost_cells(adata, stored.params)
+    chosen = choose(choose(stored.varcomp, "variable", names), "group", group)
+    terms = list(dict.fromkeys(choose(chosen, "term", term)["term"].astype(str)))
+    tables = [
+        _one_group(adata, names, stored.params, group=g, terms=[t for t in terms if t != "Residual"])
+        for g in dict.fromkeys(chosen["group"].astype(str))
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _one_group(
+    adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group: str, terms: list[str]
+) -> pd.DataFrame:
+    from donorwise.engine import fit_lmm
+
+    rows = _rows(adata, params, group)
+    values = column_values(response_of(adata, params["response"], names))[rows]
+    Y = pd.DataFrame(values, columns=names, index=adata.obs_names[rows])
+    obs = obs_frame(adata)[rows]
+    fit = fit_lmm(Y, obs, params["formula"], reml=params["reml"], weights=_weights(adata, params, rows))
+    tables = [fit.ranef(term).assign(group=group, term=term) for term in terms]
+    return pd.concat(tables, ignore_index=True)[["variable", "group", "term", "level", "column", "value", "cond_sd"]]
+
+
+def _rows(adata: ad.AnnData, params: dict[str, Any], group: str) -> BoolArray:
+    if not params["groupby"]:
+        return np.ones(adata.n_obs, dtype=bool)
+    groups = obs_frame(adata, [params["groupby"]])[params["groupby"]]
+    rows = (groups.astype(str) == group).to_numpy(dtype=bool, na_value=False)
+    if not rows.any():
+        raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
+    return rows
+
+
+def _weights(adata: ad.AnnData, params: dict[str, Any], rows: BoolArray) -> FloatArray | None:
+    weights = params.get("weights", keys.NO_WEIGHTS)
+    if weights == keys.NO_WEIGHTS:
+        return None
+    if weights == keys.ARRAY_WEIGHTS:
+        raise DataError("The weights of this fit were an array that is not in the AnnData; use a column of obs.")
+    return obs_frame(adata, [weights])[weights].to_numpy(dtype=np.float64)[rows]
+
+
+def _warn_of_lost_cells(adata: ad.AnnData, params: dict[str, Any]) -> None:
+    then = params["n_cells"] + params["n_dropped"]
+    if adata.n_obs != then:
+        warnings.warn(
+            f"The result was fitted to {then:,} cells and the AnnData now has {adata.n_obs:,}: "
+            "these random effects are from the cells it has now.",
+            DonorwiseWarning,
+            stacklevel=3,
+        )

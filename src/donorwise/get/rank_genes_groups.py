@@ -1,0 +1,106 @@
+"""Results in the form of ``scanpy.tl.rank_genes_groups``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from donorwise._anndata import check_key, keys, read_results
+from donorwise.get._select import choose, only_one
+
+if TYPE_CHECKING:
+    import anndata as ad
+    import pandas as pd
+
+# scanpy's fields, our columns, and what an untested feature gets (as in scanpy's own t-test)
+FIELDS = (
+    ("scores", "statistic", np.float64, 0.0),
+    ("pvals", "p_value", np.float64, 1.0),
+    ("pvals_adj", "adj_p_value", np.float64, 1.0),
+    ("logfoldchanges", "log_fc", np.float64, np.nan),
+)
+
+
+def to_rank_genes_groups(
+    adata: ad.AnnData,
+    *,
+    key: str = keys.LMM,
+    contrast: str | None = None,
+    group: str | None = None,
+    key_added: str = keys.RANK_GENES_GROUPS,
+) -> None:
+    """Write the tests where scanpy looks for marker genes, so that ``sc.get`` and ``sc.pl`` read them.
+
+    The groups of the entry are the groups of ``groupby`` for one contrast; or, with ``group=`` and
+    without ``contrast=``, the contrasts within one group.
+
+    Parameters
+    ----------
+    adata
+        AnnData that holds a result of :func:`donorwise.tl.lmm`. ``uns[key_added]`` is replaced.
+    key
+        Entry of ``uns`` that holds the result.
+    contrast
+        The contrast to show; may be left out where there is only one.
+    group
+        Show the contrasts of this group instead.
+    key_added
+        Entry of ``uns`` to write.
+
+    Raises
+    ------
+    DataError
+        There is no such result, contrast or group, or several contrasts to choose from.
+
+    Notes
+    -----
+    Every feature of the AnnData is listed in every group, sorted by statistic. A feature without a test
+    (constant, not estimable, left out by ``mask_var``) gets score 0 and p-value 1, as in scanpy.
+
+    Examples
+    --------
+    >>> dw.get.to_rank_genes_groups(adata, contrast="disease[T.MS]")
+    >>> sc.pl.rank_genes_groups_dotplot(adata, values_to_plot="logfoldchanges")
+    """
+    check_key(key_added)
+    stored = read_results(adata, key)
+    table, column = _one_family(stored.results, contrast=contrast, group=group)
+    aligned = stored.params["response"] != keys.RESPONSE_OBS and not stored.params["response"].startswith("obsm/")
+    variables = adata.var_names if aligned else stored.results["variable"].cat.categories
+    ranked = {name: _ranked(part, variables) for name, part in table.groupby(column, observed=True, sort=True)}
+    entry: dict[str, Any] = {"params": _scanpy_params(stored.params)}
+    for field in ("names", *(f for f, *_ in FIELDS)):
+        dtype = [(str(name), object if field == "names" else np.float64) for name in ranked]
+        entry[field] = np.rec.fromarrays([part[field].to_numpy() for part in ranked.values()], dtype=dtype)
+    adata.uns[key_added] = entry
+
+
+def _one_family(results: pd.DataFrame, *, contrast: str | None, group: str | None) -> tuple[pd.DataFrame, str]:
+    """Rows to show, and the column that holds scanpy's groups."""
+    if contrast is None and group is not None:
+        return choose(results, "group", group), "contrast"
+    wanted = only_one(results, "contrast", contrast)
+    return choose(choose(results, "contrast", wanted), "group", group), "group"
+
+
+def _ranked(part: pd.DataFrame, variables: pd.Index) -> pd.DataFrame:
+    """One group's features in scanpy's fields, best score first, every feature present."""
+    ours = part.set_index(part["variable"].astype(str)).reindex(variables)
+    fields = {name: ours[column].astype(dtype).fillna(empty) for name, column, dtype, empty in FIELDS}
+    return (
+        ours[[]].assign(names=ours.index.astype(object), **fields).sort_values("scores", ascending=False, kind="stable")
+    )
+
+
+def _scanpy_params(params: dict[str, Any]) -> dict[str, Any]:
+    scanpy = {
+        "groupby": params["groupby"] or params["donor"],
+        "reference": "reference level",
+        "method": f"donorwise lmm {params['formula']}",
+        "use_raw": False,
+        "corr_method": "benjamini-hochberg",
+    }
+    if params["response"].startswith(keys.LAYER_PREFIX):
+        scanpy["layer"] = params["response"].removeprefix(keys.LAYER_PREFIX)
+    return scanpy

@@ -1,0 +1,118 @@
+"""Tidy tables of tests: one row per feature (and contrast), whatever happened to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._typing import STATUSES
+from donorwise.errors import DesignError
+from donorwise.inference.likelihood_ratio import Difference, p_value
+from donorwise.inference.multiplicity import adjust
+from donorwise.inference.wald import ContrastTests, contrast_tests, joint_tests
+
+if TYPE_CHECKING:
+    from donorwise._typing import FloatArray
+    from donorwise.lmm.result import LMMFit
+
+_NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
+
+
+def contrast_table(fit: LMMFit, names: tuple[str, ...], L: FloatArray, ddf: str, level: float) -> pd.DataFrame:
+    """See :meth:`LMMFit.test`."""
+    G, n = len(fit.variables), len(names)
+    numbers = {key: np.full((n, G), np.nan) for key in _NUMBERS}
+    status = np.full((n, G), "not_estimable", dtype="<U16")
+    for part in fit.parts:
+        if part.model is not None and part.block is not None:
+            tests = contrast_tests(part.model, part.block, L, ddf, level)
+            _fill(numbers, status, part.features, tests)
+    table = pd.DataFrame({key: values.ravel() for key, values in numbers.items()})
+    adjusted = np.stack([adjust(p) for p in numbers["p_value"]]) if n else np.zeros((0, G))
+    table.insert(0, "variable", _categorical(np.tile(np.arange(G), n), fit.variables))
+    table.insert(1, "contrast", _categorical(np.repeat(np.arange(n), G), names))
+    table["adj_p_value"] = adjusted.ravel()
+    table["status"] = pd.Categorical(status.ravel(), categories=list(STATUSES))
+    table["n_donors"], table["n_obs"] = np.tile(fit.n_donors, n), np.tile(fit.n_obs, n)
+    return table
+
+
+def _fill(numbers: dict[str, FloatArray], status: np.ndarray, features: np.ndarray, tests: ContrastTests) -> None:
+    for key, values in numbers.items():
+        values[:, features] = getattr(tests, key).T
+    status[:, features] = tests.status.T
+
+
+def _categorical(codes: np.ndarray, names: tuple[str, ...]) -> pd.Categorical:
+    """Names by code; names that occur twice (nothing forbids that in an array) share a category."""
+    unique, first = np.unique(np.array(names, dtype=object), return_inverse=True)
+    if unique.size == len(names):
+        return pd.Categorical.from_codes(codes, categories=list(names))
+    return pd.Categorical.from_codes(first[codes], categories=list(unique))
+
+
+def joint_table(fit: LMMFit, term: str, L: FloatArray, ddf: str) -> pd.DataFrame:
+    """See :meth:`LMMFit.joint_test`."""
+    G = len(fit.variables)
+    columns = {key: np.full(G, np.nan) for key in ("statistic", "den_df", "scaling", "p_value")}
+    status = np.full(G, "not_estimable", dtype="<U16")
+    for part in fit.parts:
+        if part.model is not None and part.block is not None:
+            tests = joint_tests(part.model, part.block, L, ddf)
+            for key, values in columns.items():
+                values[part.features] = getattr(tests, key)
+            status[part.features] = tests.status
+    table = pd.DataFrame({"variable": list(fit.variables), "term": term, "statistic": columns["statistic"]})
+    table["num_df"] = L.shape[0]
+    for key in ("den_df", "scaling", "p_value"):
+        table[key] = columns[key]
+    table["adj_p_value"] = adjust(columns["p_value"])
+    table["status"] = pd.Categorical(status, categories=list(STATUSES))
+    return table
+
+
+def lrt_table(fit: LMMFit, other: LMMFit) -> pd.DataFrame:
+    """See :meth:`LMMFit.lrt`."""
+    larger, smaller = (fit, other) if _size(fit) >= _size(other) else (other, fit)
+    _check_comparable(larger, smaller)
+    difference = _difference(larger, smaller)
+    full, reduced = larger.at_ml(), smaller.at_ml()
+    statistic = np.clip(2 * (full.loglik - reduced.loglik), 0, None)
+    p = p_value(statistic, difference)
+    df = difference.fixed + difference.variances + difference.covariances
+    table = pd.DataFrame({"variable": list(fit.variables), "statistic": statistic, "df": df, "p_value": p})
+    table["adj_p_value"] = adjust(p)
+    table["loglik"], table["loglik_reduced"] = full.loglik, reduced.loglik
+    worst = np.where(np.isin(full.status, ("ok", "boundary")), reduced.status, full.status)
+    bad = ~np.isin(worst, ("ok", "boundary"))
+    status = np.where(bad, worst, full.status)
+    table["status"] = pd.Categorical(status, categories=list(STATUSES))
+    return table
+
+
+def _size(fit: LMMFit) -> int:
+    return fit.beta.shape[1] + fit.theta.shape[1]
+
+
+def _difference(larger: LMMFit, smaller: LMMFit) -> Difference:
+    big = [len(t.columns) for t in larger.design.random_terms]
+    small = [len(t.columns) for t in smaller.design.random_terms]
+    variances = sum(big) - sum(small)
+    covariances = sum(r * (r - 1) // 2 for r in big) - sum(r * (r - 1) // 2 for r in small)
+    fixed = larger.beta.shape[1] - smaller.beta.shape[1]
+    if min(fixed, variances, covariances) < 0 or fixed + variances + covariances == 0:
+        raise DesignError(
+            "A likelihood-ratio test needs nested models: one must have all the terms of the other and more. "
+            f"Got {larger.formula!r} and {smaller.formula!r}."
+        )
+    return Difference(fixed, variances, covariances)
+
+
+def _check_comparable(larger: LMMFit, smaller: LMMFit) -> None:
+    if larger.variables != smaller.variables or not np.array_equal(larger.n_obs, smaller.n_obs):
+        raise DesignError(
+            "The two fits do not have the same features and rows (rows are dropped where a variable of the "
+            "formula is missing); fit both to the same responses and the same rows of obs."
+        )

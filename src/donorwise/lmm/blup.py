@@ -1,0 +1,61 @@
+"""The random effects themselves: conditional modes and their covariances."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from donorwise.lmm import kernels
+from donorwise.lmm.relative import relative_covariance, to_original
+
+if TYPE_CHECKING:
+    from donorwise._typing import FloatArray, IntArray
+    from donorwise.lmm.fit import Block, Model
+
+
+def random_effects(model: Model, block: Block, t: int) -> tuple[FloatArray, FloatArray]:
+    """Conditional modes of term `t` and their conditional covariances given beta, original basis.
+
+    The mode is GZ'Py and its covariance sigma2 (G - G D G), D = Z'V⁻¹Z (lme4's condVar).
+
+    Returns
+    -------
+    (modes (G, levels, r), covariances (G, levels, r, r))
+    """
+    u, D = _posterior(model, block)
+    basis = model.terms[t]
+    T = relative_covariance(basis, t, model.blocks.parameter, block.gamma)
+    at = _columns(model, t)
+    modes = np.einsum("gij,glj->gli", T, u[:, at])
+    T = T[:, None]
+    covariance = block.sigma2[:, None, None, None] * (T - T @ D[:, _diagonal_blocks(model, at)] @ T)
+    back = to_original(basis)
+    return modes @ back.T, back @ covariance @ back.T
+
+
+def _posterior(model: Model, block: Block) -> tuple[FloatArray, FloatArray]:
+    response = block.responses
+    u, D = np.zeros(response.zty.shape), np.zeros((response.rss.size, model.blocks.S.size))
+    nu = float(model.nu(reml=True))
+    kernels.posterior_features(model.kernel_blocks(), block.gamma, response.zty, response.rss, nu, u, D)
+    return u, D
+
+
+def _columns(model: Model, t: int) -> IntArray:
+    """Block-order positions of the columns of term `t`, (levels, r)."""
+    order = model.blocks.order
+    place = np.empty_like(order)
+    place[order] = np.arange(order.size)
+    sizes = [len(m.term.levels) * m.factor.shape[0] for m in model.terms]
+    first = sum(sizes[:t])
+    return place[first : first + sizes[t]].reshape(-1, model.terms[t].factor.shape[0])
+
+
+def _diagonal_blocks(model: Model, at: IntArray) -> IntArray:
+    """Positions in the concatenated blocks of the r x r diagonal block of every level."""
+    b = model.blocks
+    block = np.searchsorted(b.start, at[:, 0], side="right") - 1
+    size = np.diff(b.start)[block][:, None, None]
+    local = at - b.start[block][:, None]
+    return b.S_start[block][:, None, None] + local[:, :, None] * size + local[:, None, :]

@@ -1,0 +1,217 @@
+"""Fit one design to many features: pick the path, then evaluate at the optimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from donorwise.lmm import kernels
+from donorwise.lmm.crossproducts import Responses, column_covariance, fixed_basis, responses, term_basis
+from donorwise.lmm.newton import fit_features
+from donorwise.lmm.relative import smallest_variance
+from donorwise.lmm.spectral import fit_spectral
+from donorwise.lmm.structure import build_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
+    from donorwise.collapse.statistics import Collapsed
+    from donorwise.design.structure import Design
+    from donorwise.lmm.crossproducts import FixedBasis, TermBasis
+    from donorwise.lmm.structure import Blocks
+
+# lme4 calls a fit singular where a relative standard deviation is below 1e-4.
+_SINGULAR = 1e-8
+STATUS_DTYPE = "<U16"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A design with the cross-products that all its features share.
+
+    Attributes
+    ----------
+    design
+        The design, on the patterns.
+    fixed, terms, blocks
+        Orthonormal fixed part, random terms in their internal basis, and their blocks.
+    n_obs
+        Rows with a response, n.
+    log_weight
+        Sum of the logarithms of the weights.
+    spread
+        Shape (p, p). Covariance over the rows of the columns of X̃.
+    """
+
+    design: Design
+    fixed: FixedBasis
+    terms: tuple[TermBasis, ...]
+    blocks: Blocks
+    n_obs: int
+    log_weight: float
+    spread: FloatArray
+
+    @property
+    def p(self) -> int:
+        """Number of fixed effects."""
+        return self.fixed.R.shape[0]
+
+    def nu(self, *, reml: bool) -> int:
+        """Denominator of sigma2: n - p for REML, n for ML."""
+        return self.n_obs - self.p if reml else self.n_obs
+
+    def kernel_blocks(self) -> tuple[np.ndarray, ...]:
+        """The blocks in the order that the kernels expect."""
+        b = self.blocks
+        return b.start, b.S, b.S_start, b.A, b.term, b.component, b.lead, b.partner, b.parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Fitted features of one model (struct of arrays over G features).
+
+    Attributes
+    ----------
+    responses
+        Residual cross-products, ``zty`` in block order: what inference works on.
+    reml
+        Restricted or full maximum likelihood.
+    beta
+        Shape (G, p), in the basis of the formula.
+    Phi
+        Shape (G, p, p). (X̃'V⁻¹X̃)⁻¹ in the orthonormal basis, relative to sigma2.
+    gamma
+        Shape (G, K). Lower triangles of the terms' relative covariances, internal basis.
+    sigma2, loglik
+        Shape (G,). Residual variance; log-likelihood (REML or ML) with lme4's constants.
+    status
+        Shape (G,). ``ok``, ``boundary``, ``constant``, ``not_estimable`` or ``not_converged``.
+    n_iter
+        Shape (G,).
+    """
+
+    responses: Responses
+    reml: bool
+    beta: FloatArray
+    Phi: FloatArray
+    gamma: FloatArray
+    sigma2: FloatArray
+    loglik: FloatArray
+    status: StrArray
+    n_iter: IntArray
+
+    def take(self, features: IntArray | BoolArray) -> Block:
+        """The block of some features."""
+        arrays = (self.beta, self.Phi, self.gamma, self.sigma2, self.loglik, self.status, self.n_iter)
+        return Block(self.responses.take(features), self.reml, *(a[features] for a in arrays))
+
+    @classmethod
+    def concatenate(cls, blocks: Sequence[Block]) -> Block:
+        """One block from several of the same model."""
+        names = ("beta", "Phi", "gamma", "sigma2", "loglik", "status", "n_iter")
+        arrays = (np.concatenate([getattr(b, name) for b in blocks]) for name in names)
+        return cls(Responses.concatenate([b.responses for b in blocks]), blocks[0].reml, *arrays)
+
+
+def build_model(design: Design, collapsed: Collapsed) -> Model:
+    """Everything that features of one design share."""
+    fixed = fixed_basis(design, collapsed)
+    terms = tuple(term_basis(t, collapsed) for t in design.random_terms)
+    n_obs, log_weight = int(collapsed.n_obs.sum()), float(collapsed.log_weight.sum())
+    blocks = build_blocks(fixed, terms, collapsed)
+    return Model(design, fixed, terms, blocks, n_obs, log_weight, column_covariance(fixed.columns, collapsed))
+
+
+def fit_collapsed(model: Model, collapsed: Collapsed, *, reml: bool) -> Block:
+    """Fit all features of `collapsed`."""
+    return fit_responses(model, responses(model.fixed, model.terms, collapsed, model.blocks.order), reml=reml)
+
+
+def fit_responses(model: Model, response: Responses, *, reml: bool) -> Block:
+    """Fit features from their residual cross-products (also to refit by ML, or by REML)."""
+    usable = ~(response.constant | response.explained)
+    used = response.take(usable)
+    gamma, n_iter, converged = _optimise(model, used, reml=reml)
+    return _assemble(model, response, usable, _evaluate(model, used, gamma, n_iter, converged, reml=reml))
+
+
+def _optimise(model: Model, response: Responses, *, reml: bool) -> tuple[FloatArray, IntArray, BoolArray]:
+    n, K = response.rss.size, model.blocks.parameter.shape[0]
+    if K == 0 or n == 0:
+        return np.zeros((n, K)), np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
+    if K == 1:
+        return fit_spectral(model.blocks, response.zty, response.rss, model.nu(reml=reml), reml=reml)
+    return optimise_blocked(model, response, reml=reml)
+
+
+def optimise_blocked(model: Model, response: Responses, *, reml: bool) -> tuple[FloatArray, IntArray, BoolArray]:
+    """Newton's method over all covariance parameters (it works for one ratio, too).
+
+    Returns
+    -------
+    (gamma (G, K), iterations (G,), converged (G,))
+    """
+    parameter = model.blocks.parameter
+    n, K = response.rss.size, parameter.shape[0]
+    gamma, iterations, converged = np.zeros((n, K)), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)
+    widths = [t.factor.shape[0] for t in model.terms]
+    last = np.array([widths[t] - 1 for t in parameter[:, 0]])
+    bounded = (parameter[:, 1] == last) & (parameter[:, 2] == last)
+    n_always = 2 if max(widths) > 1 else 1
+    nu = float(model.nu(reml=reml))
+    fit_features(
+        model.kernel_blocks(), _starts(parameter, bounded), n_always, bounded, response.zty, response.rss, nu, reml,
+        gamma, iterations, converged,
+    )  # fmt: skip
+    return gamma, iterations, converged
+
+
+def _starts(parameter: IntArray, bounded: BoolArray) -> FloatArray:
+    """Starting points: terms about as large as the residual, small ones, and correlations of either sign."""
+    diagonal = parameter[:, 1] == parameter[:, 2]
+    rows = []
+    for scale, correlation in ((0.3, 0.0), (0.03, 0.0), (0.5, 0.9), (0.5, -0.9)):
+        row = np.where(diagonal, 1.0, correlation) * np.sqrt(scale)
+        rows.append(np.where(bounded, scale * (1 - correlation**2), row))
+    return np.array(rows if not diagonal.all() else rows[:2])
+
+
+def _evaluate(
+    model: Model, response: Responses, gamma: FloatArray, n_iter: IntArray, converged: BoolArray, *, reml: bool
+) -> Block:
+    """Likelihood, fixed effects and status of usable features at `gamma`."""
+    n, p, nu = response.rss.size, model.p, model.nu(reml=reml)
+    Phi, delta = np.empty((n, p, p)), np.empty((n, p))
+    R, logdet_V, logdet_X, deviance = (np.empty(n) for _ in range(4))
+    kernels.evaluate_features(
+        model.kernel_blocks(), gamma, response.zty, response.rss, float(nu), reml,
+        Phi, delta, R, logdet_V, logdet_X, deviance,
+    )  # fmt: skip
+    logdet = logdet_V + (logdet_X + 2 * model.fixed.log_det if reml else 0.0)
+    converged = converged & np.isfinite(deviance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        loglik = -0.5 * (nu * (np.log(2 * np.pi * R / nu) + 1) + logdet - model.log_weight)
+    beta = solve_triangular(model.fixed.R, (response.ols + delta).T).T
+    status = np.where(smallest_variance(model.terms, model.blocks.parameter, gamma) < _SINGULAR, "boundary", "ok")
+    status = np.where(converged, status, "not_converged").astype(STATUS_DTYPE)
+    return Block(response, reml, beta, Phi, gamma, R / nu, loglik, status, n_iter)
+
+
+def _assemble(model: Model, response: Responses, usable: BoolArray, fitted: Block) -> Block:
+    """Every feature its row: fitted ones from `fitted`, the others NaN with a status."""
+
+    def spread(values: FloatArray) -> FloatArray:
+        out = np.full((usable.size, *values.shape[1:]), np.nan)
+        out[usable] = values
+        return out
+
+    status = np.where(response.constant, "constant", "not_estimable").astype(STATUS_DTYPE)
+    status[usable] = fitted.status
+    n_iter = np.zeros(usable.size, dtype=np.int64)
+    n_iter[usable] = fitted.n_iter
+    arrays = (fitted.beta, fitted.Phi, fitted.gamma, fitted.sigma2, fitted.loglik)
+    return Block(response, fitted.reml, *(spread(a) for a in arrays), status, n_iter)

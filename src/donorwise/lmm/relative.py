@@ -1,0 +1,58 @@
+"""Relative covariances T = LL' of the random terms, for many features at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from donorwise._typing import FloatArray, IntArray
+    from donorwise.lmm.crossproducts import TermBasis
+
+
+def relative_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: FloatArray) -> FloatArray:
+    """T of term `t` in its internal basis, (G, r, r)."""
+    r = basis.factor.shape[0]
+    T = np.zeros((gamma.shape[0], r, r))
+    for k, (term, i, j) in enumerate(parameter):
+        if term == t:
+            T[:, i, j] = T[:, j, i] = gamma[:, k]
+    return T
+
+
+def original_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: FloatArray) -> FloatArray:
+    """T of term `t` for the columns as the formula has them, (G, r, r)."""
+    back = to_original(basis)
+    return back @ relative_covariance(basis, t, parameter, gamma) @ back.T
+
+
+def to_original(basis: TermBasis) -> FloatArray:
+    """The (r, r) matrix that takes internal effects to effects of the original columns."""
+    return solve_triangular(basis.factor, np.eye(basis.factor.shape[0]), lower=True).T
+
+
+def smallest_variance(terms: Sequence[TermBasis], parameter: IntArray, gamma: FloatArray) -> FloatArray:
+    """Smallest eigenvalue of any term's relative covariance in the internal basis, (G,)."""
+    smallest = np.full(gamma.shape[0], np.inf)
+    for t, basis in enumerate(terms):
+        T = np.nan_to_num(relative_covariance(basis, t, parameter, gamma))
+        smallest = np.minimum(smallest, np.linalg.eigvalsh(T)[:, 0])
+    return smallest
+
+
+def cholesky_psd(T: FloatArray) -> FloatArray:
+    """Lower Cholesky factors of (G, r, r) matrices that may be singular; zero columns where they are."""
+    L = np.zeros_like(T)
+    r = T.shape[1]
+    for c in range(r):
+        pivot = T[:, c, c] - (L[:, c, :c] ** 2).sum(axis=1)
+        root = np.sqrt(np.where(pivot > 1e-14 * T[:, c, c], pivot, 0))
+        L[:, c, c] = root
+        for i in range(c + 1, r):
+            rest = T[:, i, c] - (L[:, i, :c] * L[:, c, :c]).sum(axis=1)
+            L[:, i, c] = np.divide(rest, root, out=np.zeros_like(rest), where=root > 0)
+    return L

@@ -1,0 +1,310 @@
+"""The fitted model of many features, and what can be asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.linalg import solve_triangular
+
+from donorwise._typing import DDF, STATUSES, check_option
+from donorwise.design.contrasts import resolve_contrasts, resolve_term
+from donorwise.errors import DesignError
+from donorwise.lmm import variance
+from donorwise.lmm.blup import random_effects
+from donorwise.lmm.fit import STATUS_DTYPE, Block, Model, fit_responses
+
+if TYPE_CHECKING:
+    from donorwise._typing import Ddf, FloatArray, IntArray, StrArray
+    from donorwise.design.structure import Design
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Features that share their rows, hence a model; `block` is None where it cannot be fitted."""
+
+    features: IntArray
+    model: Model | None
+    block: Block | None
+    n_obs: int
+    n_donors: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LMMFit:
+    """Linear mixed models of G features with one formula.
+
+    Attributes
+    ----------
+    formula
+        The formula.
+    reml
+        Whether the variances are REML estimates (else maximum likelihood).
+    donor
+        The grouping factor that counts as the replicate.
+    variables
+        Names of the G features.
+    fixed_names
+        Names of the p fixed effects.
+    beta
+        Shape (G, p). Fixed effects, in units of the response.
+    vcov_beta
+        Shape (G, p, p). Their covariance, sigma2 (X'V⁻¹X)⁻¹.
+    sigma2
+        Shape (G,). Residual variance (of a row with weight 1).
+    theta
+        Shape (G, n_theta). Relative covariance factors as in lme4 (Bates et al. 2015, eq. 4).
+    theta_names
+        Their names, ``"Subject.(Intercept)"``, ``"Subject.Days.(Intercept)"``, ...
+    loglik
+        Shape (G,). Log-likelihood, restricted if `reml`, with the constants of lme4.
+    status
+        Shape (G,). See the package's list of statuses.
+    n_iter
+        Shape (G,). Iterations of the optimiser.
+    n_obs, n_donors
+        Shape (G,). Rows and levels of `donor` with a response.
+    design
+        The design that all features share.
+    parts
+        Features by the rows that they have (one part unless responses are missing).
+    """
+
+    formula: str
+    reml: bool
+    donor: str
+    variables: tuple[str, ...]
+    fixed_names: tuple[str, ...]
+    beta: FloatArray
+    vcov_beta: FloatArray
+    sigma2: FloatArray
+    theta: FloatArray
+    theta_names: tuple[str, ...]
+    loglik: FloatArray
+    status: StrArray
+    n_iter: IntArray
+    n_obs: IntArray
+    n_donors: IntArray
+    design: Design
+    parts: tuple[Part, ...]
+
+    def test(self, contrasts: Any = None, ddf: Ddf = "kenward-roger", level: float = 0.95) -> pd.DataFrame:
+        """t tests of contrasts of the fixed effects.
+
+        Parameters
+        ----------
+        contrasts
+            A coefficient's name, a dict of weights, ``("disease", "MS", "control")``,
+            a difference of :func:`donorwise.cond`, a matrix, or several of these; every
+            coefficient but the intercept if None.
+        ddf
+            ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
+            ``"between-within"`` (from the design alone) or ``"residual"`` (n - p: takes
+            rows for replicates; for comparison only).
+        level
+            Coverage of the confidence interval.
+
+        Returns
+        -------
+        DataFrame
+            One row per feature and contrast: ``variable, contrast, estimate, se, ci_low, ci_high,
+            statistic, df, p_value, adj_p_value, status, n_donors, n_obs``. Adjusted by
+            Benjamini-Hochberg within a contrast over the features that were tested.
+
+        Raises
+        ------
+        DonorwiseError
+            If `ddf` is not an option, or a contrast does not fit the model.
+        """
+        from donorwise.inference.tables import contrast_table
+
+        check_option("ddf", ddf, DDF)
+        names, L = resolve_contrasts(self.design, contrasts)
+        return contrast_table(self, names, L, ddf, level)
+
+    def joint_test(self, term: str, ddf: Ddf = "kenward-roger") -> pd.DataFrame:
+        """F test that all coefficients of a fixed term are zero.
+
+        Parameters
+        ----------
+        term
+            A fixed term of the formula, ``"disease"`` or ``"disease:sex"``.
+        ddf
+            As in :meth:`test`; Kenward-Roger scales F, Satterthwaite pools the df of
+            orthogonal contrasts as lmerTest does.
+
+        Returns
+        -------
+        DataFrame
+            One row per feature: ``variable, term, statistic, num_df, den_df, scaling, p_value,
+            adj_p_value, status``.
+        """
+        from donorwise.inference.tables import joint_table
+
+        check_option("ddf", ddf, DDF)
+        return joint_table(self, term, resolve_term(self.design, term), ddf)
+
+    def lrt(self, other: LMMFit) -> pd.DataFrame:
+        """Likelihood-ratio test against a nested (or larger) model of the same responses.
+
+        Both are compared at their maximum-likelihood estimates, refitted where needed. One
+        variance more is tested by the equal mixture of two chi-squared laws (Self and Liang 1987).
+
+        Returns
+        -------
+        DataFrame
+            One row per feature: ``variable, statistic, df, p_value, adj_p_value, loglik,
+            loglik_reduced, status``.
+
+        Raises
+        ------
+        DesignError
+            If the two models do not have the same features and rows, or the same parameters.
+        """
+        from donorwise.inference.tables import lrt_table
+
+        return lrt_table(self, other)
+
+    def varcomp(self) -> pd.DataFrame:
+        """Variance components.
+
+        Returns
+        -------
+        DataFrame
+            ``variable, term, column1, column2, variance, sd``: a variance has an empty
+            `column2`; for a covariance `sd` holds the correlation. The residual comes last.
+        """
+        return variance.varcomp_table(self)
+
+    def icc(self) -> pd.DataFrame:
+        """Intraclass correlation: each random term's share of the random and residual variance.
+
+        For a term with slopes the variance is its average over the rows (Johnson 2014).
+
+        Returns
+        -------
+        DataFrame
+            ``variable, term, icc``.
+        """
+        return variance.icc_table(self)
+
+    def variance_partition(self) -> pd.DataFrame:
+        """Fractions of variance: fixed effects, each random term, residual; rows sum to 1.
+
+        The fixed part is the variance of its fitted values over the rows (Nakagawa and
+        Schielzeth 2013), a random term the average over the rows of z'Var(u)z.
+
+        Returns
+        -------
+        DataFrame
+            Indexed by variable; columns ``"fixed"``, one per random term, ``"Residual"``.
+        """
+        return variance.partition_table(self)
+
+    def ranef(self, group: str | None = None) -> pd.DataFrame:
+        """Conditional modes of the random effects (BLUPs) and their conditional sd.
+
+        Parameters
+        ----------
+        group
+            A grouping factor; may be left out where there is one.
+
+        Returns
+        -------
+        DataFrame
+            ``variable, level, column, value, cond_sd``. The conditional variance is given the fixed
+            effects, as lme4's ``condVar``.
+
+        Raises
+        ------
+        DesignError
+            If `group` is not a grouping factor of the model.
+        """
+        groups = list(dict.fromkeys(t.group for t in self.design.random_terms))
+        if group is None and len(groups) == 1:
+            group = groups[0]
+        if group not in groups:
+            raise DesignError(f"group={group!r} is not a grouping factor of this model; choose one of {groups}.")
+        return _ranef_table(self, group)
+
+    def at_ml(self) -> LMMFit:
+        """The same model fitted by maximum likelihood (itself if it is)."""
+        if not self.reml:
+            return self
+        parts = tuple(
+            part
+            if part.block is None or part.model is None
+            else Part(
+                part.features,
+                part.model,
+                fit_responses(part.model, part.block.responses, reml=False),
+                part.n_obs,
+                part.n_donors,
+            )
+            for part in self.parts
+        )
+        return assemble(self.design, parts, self.variables, donor=self.donor, reml=False)
+
+    def __repr__(self) -> str:
+        counts = {s: int((self.status == s).sum()) for s in STATUSES}
+        status = ", ".join(f"{n:,} {s}" for s, n in counts.items() if n)
+        rows = f"{self.n_obs.max(initial=0):,} rows"
+        donors = f" of {self.n_donors.max(initial=0):,} {self.donor}" if self.donor else ""
+        names = ", ".join(self.fixed_names[:6]) + (", ..." if len(self.fixed_names) > 6 else "")
+        return (
+            f"LMMFit of {len(self.variables):,} features by {'REML' if self.reml else 'ML'}\n"
+            f"  formula  {self.formula}\n"
+            f"  data     {rows}{donors}\n"
+            f"  fixed    {names}\n"
+            f"  status   {status}\n"
+            f"  ask      .test() .joint_test() .lrt() .varcomp() .icc() .variance_partition() .ranef()"
+        )
+
+
+def assemble(
+    design: Design, parts: tuple[Part, ...], variables: tuple[str, ...], *, donor: str, reml: bool
+) -> LMMFit:
+    """Put the parts' arrays into one struct over all features."""
+    G, p = len(variables), len(design.fixed_names)
+    names = variance.theta_names(design)
+    beta, vcov = np.full((G, p), np.nan), np.full((G, p, p), np.nan)
+    theta, sigma2, loglik = np.full((G, len(names)), np.nan), np.full(G, np.nan), np.full(G, np.nan)
+    status = np.full(G, "not_estimable", dtype=STATUS_DTYPE)
+    n_iter, n_obs, n_donors = (np.zeros(G, dtype=np.int64) for _ in range(3))
+    for part in parts:
+        at = part.features
+        n_obs[at], n_donors[at] = part.n_obs, part.n_donors
+        if part.model is None or part.block is None:
+            continue
+        block = part.block
+        inverse = solve_triangular(part.model.fixed.R, np.eye(p))
+        beta[at], sigma2[at], loglik[at] = block.beta, block.sigma2, block.loglik
+        vcov[at] = block.sigma2[:, None, None] * (inverse @ block.Phi @ inverse.T)
+        theta[at] = variance.theta(part.model, block)
+        status[at], n_iter[at] = block.status, block.n_iter
+    return LMMFit(
+        design.formula, reml, donor, variables, design.fixed_names, beta, vcov, sigma2, theta, names,
+        loglik, status, n_iter, n_obs, n_donors, design, parts,
+    )  # fmt: skip
+
+
+def _ranef_table(fit: LMMFit, group: str) -> pd.DataFrame:
+    variables = np.array(fit.variables, dtype=object)
+    frames = []
+    for part in fit.parts:
+        if part.model is None or part.block is None:
+            continue
+        for t, basis in enumerate(part.model.terms):
+            if basis.term.group == group:
+                modes, covariance = random_effects(part.model, part.block, t)
+                sd = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
+                index = pd.MultiIndex.from_product(
+                    [variables[part.features], basis.term.levels, basis.term.columns],
+                    names=["variable", "level", "column"],
+                )
+                frames.append(pd.DataFrame({"value": modes.ravel(), "cond_sd": sd.ravel()}, index=index).reset_index())
+    if not frames:
+        return pd.DataFrame(columns=["variable", "level", "column", "value", "cond_sd"])
+    return pd.concat(frames, ignore_index=True)

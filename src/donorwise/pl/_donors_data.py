@@ -1,0 +1,209 @@
+"""What the donor plot shows: cells, donors and the model's answer for one variable in one group."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata import Results, cell_values, read_settings, suggest, summarise
+from donorwise.errors import DataError
+from donorwise.get._select import choose
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+
+    from donorwise._typing import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One estimate with its 95% interval.
+
+    Attributes
+    ----------
+    label
+        What is compared with the reference.
+    estimate, low, high, p, adj_p
+        As in the results table; `adj_p` is NaN where there is none.
+    """
+
+    label: str
+    estimate: float
+    low: float
+    high: float
+    p: float
+    adj_p: float = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel.
+
+    Attributes
+    ----------
+    variable, group
+        What it shows.
+    condition
+        Column of obs on the horizontal axis; ``""`` for none.
+    cells
+        One row per cell: donor, condition, group, value.
+    donors
+        One row per donor and arm: donor, condition, group, n_cells, mean, sd, detection.
+    arms
+        Levels of the condition, the reference first; empty for a numeric one.
+    effects
+        The model's estimates.
+    naive
+        What a t-test would say that takes every cell for a replicate; None where there are not two arms.
+    """
+
+    variable: str
+    group: str
+    condition: str
+    cells: pd.DataFrame
+    donors: pd.DataFrame
+    arms: tuple[str, ...]
+    effects: tuple[Effect, ...]
+    naive: Effect | None
+
+    @property
+    def n_donors(self) -> int:
+        """Number of donors with cells."""
+        return int(self.donors["donor"].nunique())
+
+    @property
+    def paired(self) -> bool:
+        """Whether some donor has cells in several arms."""
+        return bool(self.donors["donor"].duplicated().any())
+
+
+def find_condition(
+    adata: ad.AnnData, stored: Results, *, condition: str | None, contrast: str | None
+) -> tuple[str, tuple[str, ...]]:
+    """Return the column to draw along and the contrasts that compare its levels.
+
+    Raises
+    ------
+    DataError
+        `contrast` is not in the result, or no column can be told from it.
+    """
+    known = [str(c) for c in stored.results["contrast"].cat.categories]
+    if contrast is not None:
+        choose(stored.results, "contrast", contrast)
+    if condition is None:
+        declared = read_settings(adata).get("condition")
+        wanted = known if contrast is None else [contrast]
+        columns = [_column_of(name, adata) for name in wanted]
+        fitting = [c for c in columns if c]
+        condition = declared if contrast is None and declared in fitting else next(iter(fitting), None)
+    if condition is None:
+        raise DataError("Which column of obs are the donors to be compared along? Name it with condition=.")
+    if contrast is not None:
+        return condition, (contrast,)
+    return condition, tuple(name for name in known if _column_of(name, adata) == condition)
+
+
+def collect(
+    adata: ad.AnnData, stored: Results, *, variable: str, group: str, condition: str, contrasts: Sequence[str]
+) -> Panel:
+    """Gather one panel.
+
+    Raises
+    ------
+    DataError, DesignError
+        The variable, the donor column or the condition is no longer there, or the group has no cells.
+    """
+    cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition)
+    results = stored.results
+    rows = results[(results["variable"] == variable) & (results["group"] == group)].set_index("contrast")
+    arms = () if _is_numeric(cells["condition"]) else _arms(cells["condition"], contrasts)
+    return Panel(
+        variable=variable,
+        group=group,
+        condition=condition,
+        cells=cells,
+        donors=summarise(cells),
+        arms=arms,
+        effects=tuple(_effect(rows.loc[name], name, arms) for name in contrasts if name in rows.index),
+        naive=_cell_level_test(cells, arms) if len(arms) == 2 else None,
+    )
+
+
+def _column_of(contrast: str, adata: ad.AnnData) -> str | None:
+    """Column of obs whose levels a contrast compares; None for an interaction or an unknown name."""
+    for column in sorted(map(str, adata.obs.columns), key=len, reverse=True):
+        if contrast == column or re.match(rf"(C\()?{re.escape(column)}\b[^:]*\[[^:]*\]$", contrast):
+            return column
+    return None
+
+
+def _level_of(contrast: str, levels: Sequence[str]) -> str | None:
+    """Return the level that ``disease[T.MS]`` compares with the reference."""
+    found = re.search(r"\[(?:T\.)?(.+)\]$", contrast)
+    return found.group(1) if found and found.group(1) in levels else None
+
+
+def _is_numeric(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values) and values.nunique() > 2
+
+
+def _cells(adata: ad.AnnData, params: dict[str, Any], *, variable: str, group: str, condition: str) -> pd.DataFrame:
+    donor, groupby = params["donor"], params["groupby"]
+    if donor not in adata.obs.columns:
+        raise DataError(f"The donor column {donor!r} of this result is no longer in obs. {suggest(donor, adata.obs)}")
+    columns = list(dict.fromkeys(c for c in (donor, condition, groupby) if c))
+    table = cell_values(adata, variable, columns=columns, response=params["response"])
+    rows = (table[groupby].astype(str) == group).to_numpy() if groupby else np.ones(len(table), dtype=bool)
+    cells = pd.DataFrame(
+        {"donor": table[donor].astype(str), "condition": table[condition], "group": group, "value": table["value"]}
+    )[rows & table[[donor, condition]].notna().all(axis=1).to_numpy()]
+    if cells.empty:
+        raise DataError(f"No cell of {group!r} is left to draw.")
+    return cells.dropna(subset=["value"])
+
+
+def _arms(condition: pd.Series, contrasts: Sequence[str]) -> tuple[str, ...]:
+    """Levels that have cells, the one that the contrasts do not name first: it is the reference."""
+    if isinstance(condition.dtype, pd.CategoricalDtype):
+        levels = [str(level) for level in condition.cat.remove_unused_categories().cat.categories]
+    else:
+        levels = [str(level) for level in sorted(condition.unique())]
+    compared = {_level_of(name, levels) for name in contrasts}
+    reference = [level for level in levels if level not in compared]
+    first = reference[:1] if len(reference) == 1 else []
+    return tuple(first + [level for level in levels if level not in first])
+
+
+def _effect(row: pd.Series, contrast: str, arms: Sequence[str]) -> Effect:
+    return Effect(
+        label=_level_of(contrast, arms) or contrast,
+        estimate=float(row["estimate"]),
+        low=float(row["ci_low"]),
+        high=float(row["ci_high"]),
+        p=float(row["p_value"]),
+        adj_p=float(row["adj_p_value"]),
+    )
+
+
+def _cell_level_test(cells: pd.DataFrame, arms: Sequence[str]) -> Effect | None:
+    """Welch's t-test that takes cells for replicates: the error that this package is there to avoid."""
+    from scipy import stats
+
+    values: list[FloatArray] = [cells["value"][cells["condition"].astype(str) == arm].to_numpy() for arm in arms]
+    if min(len(v) for v in values) < 2 or max(v.var() for v in values) == 0:
+        return None
+    test = stats.ttest_ind(values[1], values[0], equal_var=False)
+    interval = test.confidence_interval(0.95)
+    return Effect(
+        label="cells",
+        estimate=float(values[1].mean() - values[0].mean()),
+        low=float(interval.low),
+        high=float(interval.high),
+        p=float(test.pvalue),
+    )

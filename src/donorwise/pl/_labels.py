@@ -1,0 +1,138 @@
+"""Names beside points, placed so that they hide neither each other nor the points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+    from donorwise._typing import FloatArray
+
+DIRECTIONS = np.deg2rad([25, 155, 335, 205, 90, 270, 0, 180, 55, 125, 305, 235])
+DISTANCES = (4.0, 12.0, 22.0, 34.0, 48.0)
+"""Distance in points of a name from its point; beyond the first a line leads back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a name goes: a box in pixels, and its offset from the point in points."""
+
+    box: FloatArray
+    offset: tuple[float, float]
+    alignment: str
+    leader: bool
+
+
+def place_labels(
+    ax: Axes, names: Sequence[str], xy: FloatArray, *, points: FloatArray, colors: Sequence[str], size: float = 8.0
+) -> list[str]:
+    """Write names beside their points, the most important first, and leave out those without room.
+
+    Parameters
+    ----------
+    ax
+        Axes whose limits and place in the figure are final.
+    names, colors
+        One each for the L points to name.
+    xy
+        Shape (L, 2). Where they are, in data coordinates.
+    points
+        Shape (P, 2). All points of the plot, which names should not cover.
+    size
+        Font size in points.
+
+    Returns
+    -------
+    The names that found room.
+    """
+    pixels_per_point = ax.figure.dpi / 72
+    anchors, others = ax.transData.transform(xy), ax.transData.transform(points)
+    frame = np.array(ax.get_window_extent().extents)
+    taken: list[FloatArray] = []
+    placed = []
+    for name, color, anchor, data in zip(names, colors, anchors, xy, strict=True):
+        extent = np.array([text_width(name, size), size * 1.15]) * pixels_per_point
+        place = _best_place(anchor, extent, taken=taken, others=others, frame=frame, scale=pixels_per_point)
+        if place is None:
+            continue
+        taken.append(place.box)
+        placed.append(name)
+        ax.annotate(
+            name,
+            xy=data,
+            xytext=place.offset,
+            textcoords="offset points",
+            ha=place.alignment,
+            va="center",
+            fontsize=size,
+            color=color,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": color, "shrinkA": 0, "shrinkB": 2}
+            if place.leader
+            else None,
+        )
+    return placed
+
+
+def _best_place(
+    anchor: FloatArray,
+    extent: FloatArray,
+    *,
+    taken: list[FloatArray],
+    others: FloatArray,
+    frame: FloatArray,
+    scale: float,
+) -> _Place | None:
+    """Return the place that covers the fewest points, near before far; None where names collide everywhere."""
+    near = others[np.all(np.abs(others - anchor) < extent + (max(DISTANCES) + 10) * scale, axis=1)]
+    best, least = None, np.inf
+    for i, distance in enumerate(DISTANCES):
+        for angle in DIRECTIONS:
+            place = _place(anchor, extent, angle=angle, distance=distance, scale=scale, leader=i > 0)
+            if _outside(place.box, frame) or any(_overlap(place.box, box) for box in taken):
+                continue
+            cost = _n_inside(near, place.box) + 0.9 * i
+            if cost < least:
+                best, least = place, cost
+        if least <= i + 1:
+            # no farther ring can do better than this
+            return best
+    return best
+
+
+def _place(
+    anchor: FloatArray, extent: FloatArray, *, angle: float, distance: float, scale: float, leader: bool
+) -> _Place:
+    direction = np.array([np.cos(angle), np.sin(angle)])
+    alignment = "left" if direction[0] > 0.3 else "right" if direction[0] < -0.3 else "center"
+    # a name above or below its point must also clear half of its own height
+    offset = direction * distance + np.array([0.0, np.sign(direction[1]) * abs(direction[1]) * extent[1] / scale / 2])
+    x = anchor[0] + offset[0] * scale - {"left": 0.0, "right": extent[0], "center": extent[0] / 2}[alignment]
+    y = anchor[1] + offset[1] * scale - extent[1] / 2
+    box = np.array([x, y, x + extent[0], y + extent[1]])
+    return _Place(box=box, offset=(float(offset[0]), float(offset[1])), alignment=alignment, leader=leader)
+
+
+def text_width(name: str, size: float) -> float:
+    """Width of a text in points, without drawing it."""
+    return float(TextPath((0, 0), name, size=size, prop=FontProperties()).get_extents().width) + 2.0
+
+
+def _outside(box: FloatArray, frame: FloatArray) -> bool:
+    return bool(np.any(box[:2] < frame[:2]) or np.any(box[2:] > frame[2:]))
+
+
+def _overlap(a: FloatArray, b: FloatArray) -> bool:
+    return bool(np.all(a[:2] < b[2:]) and np.all(b[:2] < a[2:]))
+
+
+def _n_inside(points: FloatArray, box: FloatArray) -> int:
+    return int(np.sum(np.all((points > box[:2] - 2) & (points < box[2:] + 2), axis=1)))

@@ -1,0 +1,99 @@
+"""Colours, axes and the last step of every plot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from donorwise._anndata import read_colors
+from donorwise.errors import DonorwiseError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito (2008): told apart with every kind of colour vision
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+BLUE, VERMILION = OKABE_ITO[0], OKABE_ITO[1]
+GREY, LIGHT_GREY, INK = "#8C8C8C", "#D9D9D9", "#333333"
+
+
+def level_colors(adata: ad.AnnData, column: str, levels: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each level of a column of obs: the AnnData's own, else Okabe and Ito's."""
+    own = read_colors(adata, column)
+    return {level: own.get(level, OKABE_ITO[i % len(OKABE_ITO)]) for i, level in enumerate(levels)}
+
+
+def panels(ax: Axes | None, n: int, *, size: tuple[float, float], share: bool = False) -> tuple[Figure, list[Axes]]:
+    """Return n axes: the one that was given, or those of a new figure, few enough in a row to be read.
+
+    Raises
+    ------
+    DonorwiseError
+        One axes was given for several panels.
+    """
+    if ax is not None:
+        if n != 1:
+            raise DonorwiseError(f"ax= holds one panel and this plot has {n}; choose one group and one variable.")
+        return _root(ax), [ax]
+    n_rows = -(-n // (4 if size[0] < 5 else 2))
+    n_columns = -(-n // n_rows)
+    figure, axes = plt.subplots(
+        n_rows,
+        n_columns,
+        figsize=(size[0] * n_columns, size[1] * n_rows),
+        layout="constrained",
+        squeeze=False,
+        sharex=share,
+        sharey=share,
+    )
+    for unused in axes.ravel()[n:]:
+        unused.remove()
+    return figure, list(axes.ravel()[:n])
+
+
+def outer_labels(axes: Sequence[Axes], *, x: str, y: str) -> None:
+    """Name the axes of panels that share them: on the outside only."""
+    n_columns = len({round(panel.get_position().x0, 3) for panel in axes})
+    for i, panel in enumerate(axes):
+        if i % n_columns == 0:
+            panel.set_ylabel(y)
+        if i + n_columns >= len(axes):
+            panel.set_xlabel(x)
+            panel.tick_params(labelbottom=True)
+
+
+def despine(ax: Axes) -> None:
+    """Take away the frame's upper and right side."""
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def finish(
+    figure: Figure, axes: Sequence[Axes], *, show: bool | None, return_fig: bool
+) -> Axes | np.ndarray | Figure | None:
+    """Show the figure or hand back what the caller asked for."""
+    if show:
+        plt.show()
+        return None
+    if return_fig:
+        return figure
+    return axes[0] if len(axes) == 1 else np.array(axes, dtype=object)
+
+
+def format_p(p: float) -> str:
+    """Write a p-value as people do: ``0.013``, ``3e-12``."""
+    if np.isnan(p):
+        return "not tested"
+    return f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}".replace("e-0", "e-")
+
+
+def _root(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise DonorwiseError("ax= belongs to no figure any more.")
+    return figure

@@ -1,0 +1,132 @@
+"""The donors behind a test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from donorwise._anndata import keys, read_results
+from donorwise.errors import DataError
+from donorwise.get._select import choose
+from donorwise.pl._donors_arms import draw_arms
+from donorwise.pl._donors_data import collect, find_condition
+from donorwise.pl._donors_numeric import draw_numeric
+from donorwise.pl._style import finish, format_p, level_colors, panels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from donorwise.pl._donors_data import Panel
+
+
+def donors(
+    adata: ad.AnnData,
+    variables: str | Sequence[str],
+    *,
+    condition: str | None = None,
+    contrast: str | None = None,
+    group: str | Sequence[str] | None = None,
+    key: str = keys.LMM,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Axes | np.ndarray | Figure | None:
+    """Draw every donor behind a test, so that it can be seen how many replicates the cells are.
+
+    Parameters
+    ----------
+    adata
+        AnnData that holds a result of :func:`donorwise.tl.lmm` and the cells it was fitted to.
+    variables
+        Features to draw, one panel each.
+    condition
+        Column of obs to compare the donors along. By default the one of `contrast`, else the declared
+        condition, else the first that the model tests.
+    contrast
+        Contrast whose estimate to draw; None for all those of `condition`.
+    group
+        Groups of ``groupby`` to draw, one panel each; None for all.
+    key
+        Entry of ``uns`` that holds the result.
+    ax
+        Axes to draw in, for one panel.
+    show
+        Show the figure and return nothing.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The Axes of the donors' means, an array of Axes for several panels, the Figure with ``return_fig``, or
+    None with ``show``.
+
+    Raises
+    ------
+    DataError, DesignError
+        The result, the variable, the group or a column of obs is not there.
+
+    Notes
+    -----
+    Above, the cells (at most 200 of each donor). Below, one point per donor and arm: its mean, with an
+    area proportional to its number of cells and a bar for the 95% interval that those cells give; lines
+    join the points of one donor. On the right, on the same scale, the model's estimate of the difference
+    with its 95% interval, and in grey what a t-test would claim that takes the cells for replicates.
+    A numeric covariate is drawn as a scatter plot with the model's slope.
+    """
+    stored = read_results(adata, key)
+    names = [variables] if isinstance(variables, str) else list(variables)
+    table = choose(choose(stored.results, "variable", names), "group", group)
+    if not names:
+        raise DataError("variables= names no feature.")
+    groups = [g for g in table["group"].cat.categories if (table["group"] == g).any()]
+    condition, contrasts = find_condition(adata, stored, condition=condition, contrast=contrast)
+    content = [
+        collect(adata, stored, variable=name, group=g, condition=condition, contrasts=contrasts)
+        for name in names
+        for g in groups
+    ]
+    figure, axes = panels(ax, len(content), size=_size(content))
+    for panel_ax, panel in zip(axes, content, strict=True):
+        _draw(adata, panel_ax, panel, response=stored.params["response"])
+    return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _size(content: list[Panel]) -> tuple[float, float]:
+    if not content[0].arms:
+        return 5.0, 4.0
+    n_places = max(len(panel.donors) for panel in content)
+    return min(max(4.6, 2.6 + 0.17 * n_places), 11.0), 5.0
+
+
+def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, response: str) -> None:
+    unit = "log expression" if response == keys.RESPONSE_X else response
+    if panel.arms:
+        colors = level_colors(adata, panel.condition, panel.arms)
+        draw_arms(ax, panel, colors=colors, unit=unit, title=_title(panel))
+    else:
+        draw_numeric(ax, panel, unit=unit)
+        ax.set_title(_title(panel), fontsize="medium", loc="left")
+
+
+def _title(panel: Panel) -> str:
+    name = panel.variable if panel.group == keys.ALL else f"{panel.variable}, {panel.group}"
+    lines = [name, f"{len(panel.cells):,} cells = {panel.n_donors:,} donors{_split(panel)}"]
+    if len(panel.effects) == 1:
+        effect = panel.effects[0]
+        adjusted = "" if effect.adj_p != effect.adj_p else f", FDR {format_p(effect.adj_p)}"
+        lines.append(f"mixed model: p = {format_p(effect.p)}{adjusted}")
+    return "\n".join(lines)
+
+
+def _split(panel: Panel) -> str:
+    """Say how the donors divide over the arms."""
+    if not panel.arms:
+        return ""
+    per_arm = panel.donors.groupby(panel.donors["condition"].astype(str))["donor"].nunique()
+    if all(per_arm[arm] == panel.n_donors for arm in panel.arms):
+        return ", each in every arm" if len(panel.arms) > 2 else ", each in both arms"
+    return ": " + " against ".join(f"{per_arm[arm]:,}" for arm in panel.arms)

@@ -1,0 +1,105 @@
+"""What holds for the package as a whole: what importing it costs, what it offers, who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import donorwise as dw
+
+ROOT = Path(dw.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# From the ground up; a file belongs to the layer of its first path component.
+LAYERS = (
+    {"errors", "_typing"},
+    {"design"},
+    {"collapse"},
+    {"lmm"},
+    {"inference"},
+    {"engine"},
+    {"_anndata"},
+    {"tl", "pp", "get", "pl", "datasets", "_accessor", "_cli", "__init__"},
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+FACES = LAYERS[-1]
+# A fit offers its tests as methods; inference is above it and imported when they are called.
+LATE_UPWARD = {("lmm/result.py", "inference")}
+ONLY_IN = {"anndata": FACES | {"_anndata"}, "matplotlib": {"pl"}, "scanpy": FACES, "click": {"_cli"}}
+
+
+def _layer(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Dotted names that a file imports, and whether it does so only inside a function."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    late = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((f"{node.module}.{alias.name}", id(node) in late) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_go_downward(path: Path) -> None:
+    own = _layer(path)
+    wrong = []
+    for name, late in _imports(path):
+        package, _, rest = name.partition(".")
+        target = rest.partition(".")[0]
+        if package in ONLY_IN and own not in ONLY_IN[package]:
+            wrong.append(name)
+        if package != "donorwise" or target not in RANK:
+            continue
+        same = target == own or {target, own} <= FACES or {target, own} <= LAYERS[0]
+        excused = late and (path.relative_to(ROOT).as_posix(), target) in LATE_UPWARD
+        if not (RANK[target] < RANK[own] or same or excused):
+            wrong.append(name)
+    assert not wrong, f"{path.relative_to(ROOT)} is in layer {own!r} and must not import {wrong}"
+
+
+def _run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_import_is_light() -> None:
+    """`import donorwise` brings in nothing heavy that anndata has not brought in; the rest comes when it is used."""
+    code = """
+import json, sys
+import anndata
+before = set(sys.modules)
+import donorwise
+new = sorted(set(sys.modules) - before)
+donorwise.fit_lmm, donorwise.tl.lmm, donorwise.pl.volcano
+print(json.dumps([new, "numba" in sys.modules and "matplotlib" in sys.modules]))
+"""
+    new, loaded_on_use = json.loads(_run(code))
+    heavy = {"scanpy", "formulaic", "numba", "matplotlib", "seaborn", "statsmodels", "sklearn", "joblib", "click"}
+    assert not heavy & {name.partition(".")[0] for name in new}
+    assert not {"scipy.stats", "scipy.optimize"} & set(new)
+    assert loaded_on_use
+
+
+@pytest.mark.parametrize("name", sorted(set(dw.__all__) - {"__version__"}))
+def test_public_name(name: str) -> None:
+    """Every public name can be had and is documented; so is everything a public module offers."""
+    value = getattr(dw, name)
+    assert value.__doc__
+    for public in getattr(value, "__all__", ()):
+        assert getattr(value, public).__doc__, f"{name}.{public}"
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'no_such_thing'"):
+        _ = dw.no_such_thing
+    assert set(dw.__all__) == set(dir(dw))
