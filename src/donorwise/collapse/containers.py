@@ -110,7 +110,7 @@ def _(matrix: pd.DataFrame, job: Job) -> None:
         if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
             raise DataError(f"Column {matrix.columns[column]!r} holds {dtype}, not numbers; leave it out or convert it.")
 
-    def load(columns: IntArray) -> FloatArray:
+    def load(columns: IntArray | slice) -> FloatArray:
         return matrix.iloc[:, columns].to_numpy(dtype=np.float64, na_value=np.nan)
 
     _dense_by_blocks(load, job)
@@ -118,20 +118,28 @@ def _(matrix: pd.DataFrame, job: Job) -> None:
 
 def _csr_pass(arrays: tuple[NDArray, NDArray, NDArray], n_columns: int, job: Job) -> bool:
     """One pass; whether the indices of every row increase strictly."""
-    position = (len(job.columns) + np.arange(n_columns) % SCRATCH).astype(np.int32)
-    position[job.columns] = np.arange(len(job.columns))
-    args = (*arrays, read_only(position), job.rows, job.out)
+    args = (*arrays, _positions(job.columns, n_columns), job.rows, job.out)
     stored = np.concatenate([[0], np.cumsum(np.diff(arrays[2])[job.rows.order], dtype=np.int64)])
     cost = np.diff(stored[job.rows.starts])
     return all(run_ranges(lambda first, last: csr_moments(*args, first, last), cost, job.n_jobs))
 
 
+def _positions(columns: IntArray, n_columns: int) -> NDArray[np.int32] | None:
+    """Accumulator of each column (see `csr_moments`); None where each column has its own number."""
+    if np.array_equal(columns, np.arange(n_columns)):
+        return None
+    position = (len(columns) + np.arange(n_columns) % SCRATCH).astype(np.int32)
+    position[columns] = np.arange(len(columns))
+    return read_only(position)
+
+
 def _dense_pass(matrix: NDArray, job: Job) -> None:
-    args = (read_only(matrix), job.columns, job.rows, job.out)
+    columns = None if np.array_equal(job.columns, np.arange(matrix.shape[1])) else job.columns
+    args = (read_only(matrix), columns, job.rows, job.out)
     run_ranges(lambda first, last: dense_moments(*args, first, last), np.diff(job.rows.starts), job.n_jobs)
 
 
-def _dense_by_blocks(load: Callable[[IntArray], NDArray], job: Job) -> None:
+def _dense_by_blocks(load: Callable[[IntArray | slice], NDArray], job: Job) -> None:
     """Collapse the matrices ``load(columns)`` of a few columns each, in several threads."""
     n_features = len(job.columns)
     width = max(8, _BLOCK_NUMBERS // max(1, len(job.rows.segment)))
@@ -139,12 +147,18 @@ def _dense_by_blocks(load: Callable[[IntArray], NDArray], job: Job) -> None:
     def task(first: int, last: int) -> None:
         for low in range(first * width, min(last * width, n_features), width):
             part = slice(low, low + width)
-            block = load(job.columns[part])
+            block = np.ascontiguousarray(load(_slice_if_run(job.columns[part])))
             local = read_only(np.arange(block.shape[1]))
             out = Moments(*(array[..., part] for array in job.out))
             _dense_pass(block, Job(job.rows, local, out, n_jobs=1))
 
     run_ranges(task, np.ones(-(-n_features // width), dtype=np.int64), job.n_jobs)
+
+
+def _slice_if_run(columns: IntArray) -> IntArray | slice:
+    """Consecutive columns as a slice, which numpy and pandas read without a detour."""
+    run = len(columns) and (np.diff(columns) == 1).all()
+    return slice(int(columns[0]), int(columns[-1]) + 1) if run else columns
 
 
 def _sparse_arrays(matrix: Csr | Csc) -> tuple[NDArray, NDArray, NDArray]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
     from donorwise.collapse.rows import Rows
 
-_WIDTH = 4  # n, s1, s2, c: one half of a cache line, updated by one vector instruction
+_WIDTH = 4  # n, s1, s2, c together: half a cache line
 SCRATCH = 64
 _CSC_BLOCK = 8  # columns finished together: their results share cache lines of the C-ordered output
 _DENSE_BLOCK = 512  # features whose three accumulators fit the L1 cache
@@ -95,7 +95,7 @@ def sort_by_segment(segment: NDArray[np.int32], n_segments: int) -> tuple[IntArr
 
 @njit(nogil=True, cache=True)
 def _add(acc: FloatArray, a: np.uint64, v: float, w: float) -> None:
-    """Add one entry; written so that LLVM makes one load, add and store of four doubles of it."""
+    """Add one entry. Without a branch: whether an entry is the first of its kind is hard to predict."""
     n, s1, s2, c = acc[a], acc[a + np.uint64(1)], acc[a + np.uint64(2)], acc[a + np.uint64(3)]
     c = v if n == 0.0 else c
     d = v - c
@@ -124,7 +124,7 @@ def csr_moments(
     data: NDArray,
     indices: NDArray,
     indptr: NDArray,
-    position: NDArray[np.int32],
+    position: NDArray[np.int32] | None,
     rows: Rows,
     out: Moments,
     first: int,
@@ -134,8 +134,9 @@ def csr_moments(
 
     `position` maps a column to its accumulator: its place in the output, or one of the SCRATCH
     places beyond for columns that are not wanted (a branch would be mispredicted too often, and
-    one place shared by all would make each addition wait for the last). Rows come sorted by
-    segment, so one row of accumulators is enough and stays in the cache.
+    one place shared by all would make each addition wait for the last). With None, which numba
+    compiles apart, column j is feature j. Rows come sorted by segment, so one row of
+    accumulators is enough and stays in the cache.
     """
     n_features, m = out.mean.shape[1], rows.moment.shape[1]
     acc = np.empty(_WIDTH * (n_features + SCRATCH))
@@ -156,10 +157,11 @@ def csr_moments(
                 j = indices[p]
                 increasing &= j > previous
                 previous = np.int64(j)
-                _add(acc, np.uint64(_WIDTH) * np.uint64(position[np.uint64(j)]), np.float64(data[p]), w)
+                g = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
+                _add(acc, np.uint64(_WIDTH) * g, np.float64(data[p]), w)
             if m > 0:
                 for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                    g = np.uint64(position[np.uint64(indices[p])])
+                    g = np.uint64(indices[p]) if position is None else np.uint64(position[np.uint64(indices[p])])
                     d = np.float64(data[p]) - acc[np.uint64(_WIDTH) * g + np.uint64(3)]
                     for q in range(m):
                         acc_c[g, q, 0] += rows.moment[row, q]
@@ -232,14 +234,14 @@ def csc_moments(
 @njit(nogil=True, cache=True)
 def dense_moments(
     matrix: NDArray,
-    columns: IntArray,
+    columns: IntArray | None,
     rows: Rows,
     out: Moments,
     first: int,
     last: int,
 ) -> None:
     """Moments of the segments first..last-1 of a row-major matrix: every entry is a stored one."""
-    n_features, m = len(columns), rows.moment.shape[1]
+    n_features, m = out.mean.shape[1], rows.moment.shape[1]
     d = np.empty(_DENSE_BLOCK)
     sums = np.empty((3 + m, _DENSE_BLOCK))  # c, s1, s2, and one sum of moment * (y - c) per covariate
     for s in range(first, last):
@@ -249,12 +251,12 @@ def dense_moments(
             sums[:] = 0.0
             if begin < end:
                 for b in range(width):
-                    sums[0, b] = matrix[rows.order[begin], columns[low + b]]
+                    sums[0, b] = matrix[rows.order[begin], low + b if columns is None else columns[low + b]]
             for r in range(begin, end):
                 row = rows.order[r]
                 w = rows.weights[row]
                 for b in range(width):
-                    d[b] = matrix[row, columns[low + b]] - sums[0, b]
+                    d[b] = matrix[row, low + b if columns is None else columns[low + b]] - sums[0, b]
                 for b in range(width):
                     sums[1, b] += w * d[b]
                     sums[2, b] += w * d[b] * d[b]

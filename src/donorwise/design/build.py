@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from donorwise._typing import BoolArray, FloatArray, IntArray
+from donorwise._typing import BoolArray, FloatArray
 from donorwise.design.columns import check_finite, check_obs, read_column, used_rows
 from donorwise.design.evaluate import Evaluated, Rows, evaluate
 from donorwise.design.formula import Bar, ParsedFormula, parse
-from donorwise.design.patterns import combine, find_patterns, first_rows
-from donorwise.design.rank import check_full_rank, split_columns
-from donorwise.design.structure import Design, RandomTerm
+from donorwise.design.patterns import find_patterns, first_rows
+from donorwise.design.random_terms import Factor, check_random_size, check_replication, random_term, read_factor
+from donorwise.design.rank import check_full_rank
+from donorwise.design.structure import Design
 from donorwise.design.terms import categorical_only, parse_columns, variables
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from formulaic.formula import SimpleFormula
-
-
-@dataclass(frozen=True, slots=True)
-class _Factor:
-    """A grouping column of the rows in use."""
-
-    codes: IntArray
-    levels: tuple[str, ...]
 
 
 def build_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None) -> Design:
@@ -54,24 +46,29 @@ def build_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolA
     DesignError
         When a column is missing or unusable, or when the data cannot answer the formula.
     """
+    design = assemble_design(formula, obs, rows=rows)
+    check_design(design)
+    return design
+
+
+def assemble_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None) -> Design:
+    """Do what :func:`build_design` does, without asking whether the data can answer the formula."""
     parsed = parse(formula) if isinstance(formula, str) else formula
     columns, factors, used, n_dropped = _read(parsed, obs, rows)
     data = _patterns(columns, factors)
     fixed = evaluate(parse_columns(parsed.fixed, parsed.source), data)
+    if not fixed.names:
+        raise DesignError(f"The formula has no fixed effect, not even an intercept: {parsed.source}")
     slopes = [evaluate(_columns_of(bar, parsed.source, columns), data) for bar in parsed.bars]
     covariates, index = _covariates([fixed, *slopes], len(data.codes))
-    X = _check_fixed(fixed, data, parsed)
-    terms = tuple(
-        _random_term(bar, slope, factors, data, index[k + 1]) for k, (bar, slope) in enumerate(zip(parsed.bars, slopes, strict=True))
-    )
-    _check_replication(X, fixed.names, terms)
+    terms = zip(parsed.bars, slopes, index[1:], strict=True)
     return Design(
         formula=parsed.source,
         codes=_scatter(data.codes.astype(np.int32), used, fill=-1),
         X=fixed.values,
         fixed_names=fixed.names,
         terms=fixed.terms,
-        random_terms=terms,
+        random_terms=tuple(random_term(bar, slope, varying, factors, data) for bar, slope, varying in terms),
         covariates=_scatter(covariates, used, fill=0.0),
         varying=index[0],
         frame=_frame(data, factors),
@@ -81,32 +78,48 @@ def build_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolA
     )
 
 
+def check_design(design: Design) -> None:
+    """Raise a DesignError that says why when the data cannot answer the formula."""
+    n, p = int(np.sum(design.codes >= 0)), len(design.fixed_names)
+    for term in design.random_terms:
+        check_random_size(term, n)
+    if p >= n:
+        raise DesignError(
+            f"{p} fixed effects need more than {p} rows, and there are {n}; use a smaller formula or more rows."
+        )
+    X = np.vstack([design.X, _inside_patterns(design)])
+    check_full_rank(X, design)
+    for term in design.random_terms:
+        check_replication(X, design.fixed_names, term)
+
+
 def _read(
     parsed: ParsedFormula, obs: pd.DataFrame, rows: BoolArray | None
-) -> tuple[pd.DataFrame, dict[str, _Factor], BoolArray, int]:
+) -> tuple[pd.DataFrame, dict[str, Factor], BoolArray, int]:
     """Read the columns the formula names, in the rows where none is missing."""
-    fixed = parse_columns(parsed.fixed, parsed.source)
-    parts = [fixed, *(parse_columns(bar.columns, parsed.source) for bar in parsed.bars)]
+    parts = [parse_columns(text, parsed.source) for text in (parsed.fixed, *(bar.columns for bar in parsed.bars))]
     names = list(dict.fromkeys(v for part in parts for v in variables(part)))
     groups = list(dict.fromkeys(g for bar in parsed.bars for g in bar.group))
     check_obs(obs, [*names, *groups], parsed.source)
-    _check_rows(rows, len(obs))
-    labels = set(names).intersection(*(categorical_only(p) | (set(names) - set(variables(p))) for p in parts))
+    if rows is not None and (np.asarray(rows).dtype != bool or np.shape(rows) != (len(obs),)):
+        raise DesignError(f"rows must be a boolean mask of length {len(obs):,}.")
+    labels = _read_as_labels(parts, names)
     columns = {name: read_column(obs[name], name, categorical=name in labels) for name in names}
     factors = {name: read_column(obs[name], name, categorical=True) for name in groups}
     used = used_rows([*columns.values(), *factors.values()], rows, len(obs))
     n_asked = len(obs) if rows is None else int(np.sum(rows))
     if not used.any():
         raise DesignError(_nothing_left([*names, *groups], n_asked))
-    frame = pd.DataFrame({name: _take(column, used) for name, column in columns.items()}, index=range(int(used.sum())))
+    n = int(used.sum())
+    frame = pd.DataFrame({name: _take(column, used) for name, column in columns.items()}, index=range(n))
     for name in names:
         _check_column(frame[name], name)
-    return frame, {name: _factor(_take(f, used), name) for name, f in factors.items()}, used, n_asked - int(used.sum())
+    return frame, {name: read_factor(_take(f, used), name) for name, f in factors.items()}, used, n_asked - n
 
 
-def _check_rows(rows: BoolArray | None, n_rows: int) -> None:
-    if rows is not None and (np.asarray(rows).dtype != bool or np.shape(rows) != (n_rows,)):
-        raise DesignError(f"rows must be a boolean mask of length {n_rows:,}.")
+def _read_as_labels(parts: list[SimpleFormula], names: list[str]) -> set[str]:
+    """Variables that each part of the formula reads through ``C(...)`` or not at all."""
+    return set(names).intersection(*(categorical_only(part) | (set(names) - set(variables(part))) for part in parts))
 
 
 def _nothing_left(names: list[str], n_asked: int) -> str:
@@ -116,7 +129,7 @@ def _nothing_left(names: list[str], n_asked: int) -> str:
     return f"No row is left: each of the {n_asked:,} rows misses a value in at least one of {listed}."
 
 
-def _take(column: pd.Series, used: BoolArray) -> object:
+def _take(column: pd.Series, used: BoolArray) -> pd.Categorical | FloatArray:
     """Return the rows in use as an array; a category that no row has is gone."""
     values = column.array if used.all() else column.array[used]
     return values.remove_unused_categories() if _is_categorical(column) else np.asarray(values, dtype=np.float64)
@@ -131,22 +144,12 @@ def _check_column(column: pd.Series, name: str) -> None:
         check_finite(column.to_numpy(), name)
     elif len(column.cat.categories) == 1:
         raise DesignError(
-            f"`{name}` has one level ({column.cat.categories[0]!r}) in these rows; there is nothing to compare it with. "
-            "Leave it out of the formula, or include rows of another level."
+            f"`{name}` has one level ({str(column.cat.categories[0])!r}) in these rows; there is nothing to compare "
+            "it with. Leave it out of the formula, or include rows of another level."
         )
 
 
-def _factor(values: pd.Categorical, name: str) -> _Factor:
-    levels = tuple(str(level) for level in values.categories)
-    if len(levels) == 1:
-        raise DesignError(
-            f"The grouping factor `{name}` has one level ({levels[0]!r}) in these rows; a random effect needs at least two, "
-            "and a comparison between its levels needs several in each arm."
-        )
-    return _Factor(values.codes.astype(np.int64), levels)
-
-
-def _patterns(columns: pd.DataFrame, factors: dict[str, _Factor]) -> Rows:
+def _patterns(columns: pd.DataFrame, factors: dict[str, Factor]) -> Rows:
     """Find the patterns; key order is grouping factors, categories, then numbers."""
     keys = [(f.codes, len(f.levels)) for f in factors.values()]
     labelled = [n for n in columns if _is_categorical(columns[n])]
@@ -160,9 +163,10 @@ def _columns_of(bar: Bar, source: str, columns: pd.DataFrame) -> SimpleFormula:
     formula = parse_columns(bar.columns, source)
     for name in variables(formula) if bar.uncorrelated else ():
         if _is_categorical(columns[name]):
+            group = ":".join(bar.group)
             raise DesignError(
                 f"`{name}` in `{bar.text}` is categorical; `||` separates numeric columns only. "
-                f"Write `(1 | {':'.join(bar.group)}) + (1 | {':'.join(bar.group)}:{name})`, or one bar."
+                f"Write `(1 | {group}) + (1 | {group}:{name})`, or one bar."
             )
     return formula
 
@@ -182,82 +186,20 @@ def _covariates(parts: list[Evaluated], n: int) -> tuple[FloatArray, list[tuple[
     return np.stack(kept, axis=1) if kept else np.zeros((n, 0)), index
 
 
-def _check_fixed(fixed: Evaluated, data: Rows, parsed: ParsedFormula) -> FloatArray:
-    """Return rows that span the fixed effects (patterns, then what varies inside them), once their rank is full."""
-    n, p = len(data.codes), len(fixed.names)
-    if p == 0:
-        raise DesignError(f"The formula has no fixed effect, not even an intercept: {parsed.source}")
-    if p >= n:
-        raise DesignError(f"{p} fixed effects need more than {p} rows, and there are {n}; use a smaller formula or more rows.")
-    X = np.vstack([fixed.values, _inside_patterns(fixed, data)])
-    check_full_rank(X, fixed.names, fixed.terms, fixed.variables, data.frame.iloc[data.first])
-    return X
-
-
-def _inside_patterns(fixed: Evaluated, data: Rows) -> FloatArray:
+def _inside_patterns(design: Design) -> FloatArray:
     """Rows that stand for the variation inside patterns: the R factor of the deviations, as few rows as columns."""
-    j = sorted(fixed.by_row)
+    j = [i for i, k in enumerate(design.varying) if k >= 0]
     if not j:
-        return np.zeros((0, len(fixed.names)))
-    deviations = np.stack([fixed.by_row[c] - fixed.values[data.codes, c] for c in j], axis=1)
-    triangle = np.linalg.qr(deviations, mode="r")
-    rows = np.zeros((len(triangle), len(fixed.names)))
+        return np.zeros((0, len(design.fixed_names)))
+    used = design.codes >= 0
+    values = design.covariates[used][:, [design.varying[i] for i in j]]
+    triangle = np.linalg.qr(values - design.X[:, j][design.codes[used]], mode="r")
+    rows = np.zeros((len(triangle), len(design.fixed_names)))
     rows[:, j] = triangle
     return rows
 
 
-def _random_term(bar: Bar, slope: Evaluated, factors: dict[str, _Factor], data: Rows, varying: tuple[int, ...]) -> RandomTerm:
-    own = [factors[name] for name in bar.group]
-    codes, n_levels = combine([(f.codes[data.first], len(f.levels)) for f in own], len(data.first))
-    first = first_rows(codes, n_levels)
-    levels = tuple(":".join(f.levels[c] for f, c in zip(own, row, strict=True)) for row in _labels(own, data, first))
-    term = RandomTerm(
-        group=":".join(bar.group),
-        levels=levels,
-        codes=codes,
-        columns=tuple("(Intercept)" if name == "Intercept" else name for name in slope.names),
-        Z=slope.values,
-        varying=varying,
-    )
-    _check_random(term, len(data.codes))
-    return term
-
-
-def _labels(own: list[_Factor], data: Rows, first: IntArray) -> IntArray:
-    return np.stack([f.codes[data.first[first]] for f in own], axis=1)
-
-
-def _check_random(term: RandomTerm, n: int) -> None:
-    n_effects = len(term.levels) * len(term.columns)
-    if len(term.levels) == n:
-        raise DesignError(
-            f"`{term.label}` has one level per row ({n:,} of each), so it cannot be told from the residual. "
-            "A grouping factor has several rows per level: donors or samples, not cells."
-        )
-    if n_effects >= n:
-        raise DesignError(
-            f"`{term.label}` has {n_effects:,} random effects ({len(term.levels):,} levels x {len(term.columns)}) "
-            f"for {n:,} rows: they cannot be told from the residual. Use fewer slopes or a coarser grouping factor."
-        )
-
-
-def _check_replication(X: FloatArray, names: tuple[str, ...], terms: tuple[RandomTerm, ...]) -> None:
-    """Raise when the fixed effects fit every level of a random intercept, so that its variance has no data left."""
-    for term in terms:
-        if term.columns != ("(Intercept)",) or len(term.levels) > len(names):
-            continue
-        indicators = np.zeros((len(X), len(term.levels)))
-        indicators[np.arange(len(term.codes)), term.codes] = 1.0
-        _, aliased = split_columns(np.hstack([X, indicators]), names)
-        if len(aliased) == len(term.levels):
-            raise DesignError(
-                f"The fixed effects already fit each of the {len(term.levels)} levels of `{term.group}` exactly, so nothing is "
-                f"left to estimate `{term.label}` from, and no comparison between levels of `{term.group}` has replicates. "
-                f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
-            )
-
-
-def _frame(data: Rows, factors: dict[str, _Factor]) -> pd.DataFrame:
+def _frame(data: Rows, factors: dict[str, Factor]) -> pd.DataFrame:
     """Variables of the formula, one row per pattern."""
     frame = data.frame.iloc[data.first].reset_index(drop=True)
     for name, factor in factors.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -31,24 +31,24 @@ class Cond:
 
     parts: tuple[tuple[float, tuple[tuple[str, Hashable], ...]], ...]
 
-    def __add__(self, other: Cond) -> Cond:
+    def __add__(self, other: object) -> Cond:
         return Cond((*self.parts, *other.parts)) if isinstance(other, Cond) else NotImplemented
 
-    def __sub__(self, other: Cond) -> Cond:
+    def __sub__(self, other: object) -> Cond:
         return self + -other if isinstance(other, Cond) else NotImplemented
 
     def __neg__(self) -> Cond:
         return self * -1.0
 
-    def __mul__(self, factor: float) -> Cond:
-        if not isinstance(factor, numbers.Real):
+    def __mul__(self, factor: object) -> Cond:
+        if not isinstance(factor, int | float | np.number):
             return NotImplemented
         return Cond(tuple((weight * float(factor), levels) for weight, levels in self.parts))
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: float) -> Cond:
-        return self * (1.0 / divisor) if isinstance(divisor, numbers.Real) else NotImplemented
+    def __truediv__(self, divisor: object) -> Cond:
+        return self * (1.0 / float(divisor)) if isinstance(divisor, int | float | np.number) else NotImplemented
 
     def __repr__(self) -> str:
         weights: dict[str, float] = {}
@@ -112,6 +112,7 @@ def resolve_contrasts(design: Design, contrasts: Contrasts = None) -> tuple[tupl
         raise DesignError(f"Two contrasts are called `{repeated}`; name them with a dict, {{'name': contrast}}.")
     L = np.array([weights for _, weights in rows], dtype=np.float64).reshape(len(rows), len(design.fixed_names))
     _check_weights(names, L)
+    L[np.abs(L) < 1e-14 * np.abs(L).max(axis=1, keepdims=True)] = 0.0  # averages of 1/3 leave rounding behind
     return tuple(names), L
 
 
@@ -146,15 +147,19 @@ def _term_key(term: str) -> frozenset[str]:
     return frozenset("".join(part.split()) for part in split_interaction(term.replace("`", "")))
 
 
-def _items(design: Design, contrasts: Contrasts) -> list[tuple[str | None, Contrast]]:
+def _items(design: Design, contrasts: Any) -> list[tuple[str | None, Any]]:
     """One (name or None, contrast) for each contrast asked for."""
     if contrasts is None:
         names = [n for n in design.fixed_names if n != "Intercept"]
         return [(n, n) for n in names or design.fixed_names]
+    if isinstance(contrasts, list | Mapping) and not contrasts:
+        raise DesignError("No contrast was given; leave contrasts out (None) to test each coefficient.")
     if isinstance(contrasts, Mapping):
         named = {k: v for k, v in contrasts.items() if not _is_number(v)}
         if named and len(named) < len(contrasts):
-            raise DesignError("A dict of contrasts holds either weights by coefficient, or contrasts by name; not both.")
+            raise DesignError(
+                "A dict of contrasts holds either weights by coefficient, or contrasts by name; not both."
+            )
         return list(named.items()) if named else [(None, contrasts)]
     if isinstance(contrasts, list) and not all(_is_number(c) for c in contrasts):
         return [item for c in contrasts for item in _items(design, c)]
@@ -165,14 +170,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real)
 
 
-def _resolve(design: Design, name: str | None, contrast: Contrast) -> list[tuple[str, FloatArray]]:
+def _resolve(design: Design, name: str | None, contrast: Any) -> list[tuple[str, FloatArray]]:
     """Names and weights of one contrast (of several, for a matrix)."""
     if isinstance(contrast, str):
         return [(name or _coefficient(design, contrast), _unit(design, contrast))]
     if isinstance(contrast, Mapping):
-        weights = sum(float(w) * _unit(design, c) for c, w in contrast.items())
-        if not contrast:
-            raise DesignError("A contrast without weights: give {coefficient: weight}.")
+        weights = sum((float(w) * _unit(design, c) for c, w in contrast.items()), np.zeros(len(design.fixed_names)))
         return [(name or linear_combination({k: float(v) for k, v in contrast.items()}), weights)]
     if isinstance(contrast, tuple) and not all(_is_number(c) for c in contrast):
         return [_difference(design, name, contrast)]
@@ -190,7 +193,9 @@ def _coefficient(design: Design, name: str) -> str:
     columns = next((design.terms[t] for t in design.terms if _term_key(t) == _term_key(name)), None)
     if columns is not None:
         own = listing(design.fixed_names[j] for j in columns)
-        raise DesignError(f"`{name}` is a term, not a coefficient; its coefficients are {own}. (A joint test takes the term.)")
+        raise DesignError(
+            f"`{name}` is a term, not a coefficient; its coefficients are {own}. (A joint test takes the term.)"
+        )
     raise DesignError(f"`{name}` is not a coefficient; {suggestion(name, design.fixed_names, 'the coefficients are')}")
 
 
@@ -212,9 +217,13 @@ def _matrix(design: Design, name: str | None, contrast: object) -> list[tuple[st
     try:
         L = np.atleast_2d(np.asarray(contrast, dtype=np.float64))
     except (TypeError, ValueError) as error:
-        raise DesignError(f"{contrast!r} is not a contrast; give a name, a tuple, a dict, cond(...), or an array.") from error
+        raise DesignError(
+            f"{contrast!r} is not a contrast; give a name, a tuple, a dict, cond(...), or an array."
+        ) from error
     if L.ndim != 2 or L.shape[1] != p:
-        raise DesignError(f"A contrast has {p} weights, one for each of {listing(design.fixed_names)}; not {L.shape[-1]}.")
+        raise DesignError(
+            f"A contrast has {p} weights, one for each of {listing(design.fixed_names)}; not {L.shape[-1]}."
+        )
     if name is not None:
         return [(name if len(L) == 1 else f"{name}[{i + 1}]", row) for i, row in enumerate(L)]
     return [(linear_combination({n: w for n, w in zip(design.fixed_names, row, strict=True) if w}), row) for row in L]
@@ -257,7 +266,9 @@ def _check_condition(design: Design, condition: Mapping[str, object], every: Ite
     every = list(every)
     for name in condition:
         if name not in every:
-            raise DesignError(f"`{name}` is not a variable of the fixed effects; {suggestion(name, every, 'these are')}")
+            raise DesignError(
+                f"`{name}` is not a variable of the fixed effects; {suggestion(name, every, 'these are')}"
+            )
     return {name: _level(design, name, value) for name, value in condition.items()}
 
 
@@ -294,7 +305,9 @@ def _grid(
 
 def _levels(design: Design, name: str) -> list[object]:
     column = design.frame[name]
-    return list(column.cat.categories) if isinstance(column.dtype, pd.CategoricalDtype) else [design.numeric_means[name]]
+    return (
+        list(column.cat.categories) if isinstance(column.dtype, pd.CategoricalDtype) else [design.numeric_means[name]]
+    )
 
 
 def _column(design: Design, name: str, values: list[object]) -> object:

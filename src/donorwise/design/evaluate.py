@@ -31,8 +31,8 @@ class Evaluated:
         Shape (K, p). First row of each pattern.
     by_row
         Values (n,) of the columns that vary inside patterns, by column number.
-    terms, variables
-        Columns of each term, and the variables it reads; the intercept left out.
+    terms
+        Columns of each term, the intercept left out.
     spec
         formulaic's model spec.
     """
@@ -41,7 +41,6 @@ class Evaluated:
     values: FloatArray
     by_row: dict[int, FloatArray]
     terms: dict[str, tuple[int, ...]]
-    variables: dict[str, tuple[str, ...]]
     spec: Any
 
 
@@ -71,8 +70,7 @@ def evaluate(formula: SimpleFormula, rows: Rows) -> Evaluated:
     names = tuple(spec.column_names)
     _check_finite(names, values, by_row)
     terms = {str(t): tuple(i) for t, i in spec.term_indices.items() if str(t) != "1"}
-    reads = {str(t): term_variables(t) for t in spec.terms if str(t) != "1"}
-    return Evaluated(names, values, by_row, terms, reads, spec)
+    return Evaluated(names, values, by_row, terms, spec)
 
 
 def evaluate_spec(spec: Any, frame: pd.DataFrame) -> pd.DataFrame:

@@ -154,7 +154,9 @@ def _right_hand_side(items: _Items, source: str) -> _Items:
     if not tildes:
         raise syntax_error(f"A formula starts with `~`: write '~ {source}'.", source, 0)
     if tildes[0] > 0:
-        message = "A formula has no left-hand side here: the responses come from the AnnData (or Y), so start it with `~`."
+        message = (
+            "A formula has no left-hand side here: the responses come from the AnnData (or Y), so start it with `~`."
+        )
         raise syntax_error(message, source, items[0].start, items[tildes[0]].start)
     if len(tildes) > 1:
         raise syntax_error("A formula has one `~`.", source, items[tildes[1]].start)
@@ -226,7 +228,9 @@ def _misplaced(term: _Items, bar: _Token, source: str) -> FormulaError:
             return syntax_error(message, source, bar.start, bar.end)
         if before is not None and not _is_operator(before):
             return syntax_error(f"A `+` is missing before `{text}`.", source, item.start, item.end)
-        message = f"A random term can only be added: write `+ {text}`. (A slope goes on the left of the bar: `(x | group)`.)"
+        message = (
+            f"A random term can only be added: write `+ {text}`. (A slope goes on the left of the bar: `(x | group)`.)"
+        )
         return syntax_error(message, source, term[0].start, term[-1].end)
     return syntax_error("A random term is added: `+ (1 | group)`.", source, bar.start, bar.end)
 
@@ -273,7 +277,9 @@ def _groups(right: _Items, source: str) -> list[tuple[str, ...]]:
         elif _is(item, "/"):
             nested.append(names)
         elif not _is(item, ":"):
-            message = "A grouping factor is a column, `a:b` or `a/b`; several factors are several terms: `(1 | a) + (1 | b)`."
+            message = (
+                "A grouping factor is a column, `a:b` or `a/b`; several factors are several terms: `(1 | a) + (1 | b)`."
+            )
             raise syntax_error(message, source, item.start, item.end)
     if len(right) % 2 == 0:
         raise syntax_error("A column name is missing after this.", source, right[-1].start, right[-1].end)

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._typing import FloatArray
+from donorwise.design.structure import Design
+from donorwise.design.terms import term_variables
 from donorwise.design.wording import linear_combination
 from donorwise.errors import DesignError
 
@@ -16,34 +18,26 @@ from donorwise.errors import DesignError
 _TOLERANCE = 1e-9
 
 
-def check_full_rank(
-    X: FloatArray,
-    names: Sequence[str],
-    terms: Mapping[str, tuple[int, ...]],
-    variables: Mapping[str, tuple[str, ...]],
-    frame: pd.DataFrame,
-) -> None:
-    """Raise when columns of X are aliased, and say with what.
+def check_full_rank(X: FloatArray, design: Design) -> None:
+    """Raise when fixed effects are aliased, and say with what.
 
     Parameters
     ----------
     X
-        Shape (n, p), with the row space of the rows in use.
-    names
-        Names of the p columns.
-    terms, variables
-        Columns of each term, and the variables it reads.
-    frame
-        The variables, one row per pattern, for explanations by category.
+        Shape (n, p), with the row space of the rows in use: the patterns, then what varies inside them.
+    design
+        Names, terms and variables, for the explanation.
     """
+    names = design.fixed_names
     independent, aliased = split_columns(X, names)
     if not aliased:
         return
+    variables = {str(t): term_variables(t) for t in design.spec.terms}
     reasons = []
     for j in aliased:
-        term = next((t for t, columns in terms.items() if j in columns), "")
+        term = next((t for t, columns in design.terms.items() if j in columns), "")
         before = [i for i in independent if i < j]
-        reasons.append(_categories(term, terms, variables, frame) or _columns(X, j, before, names))
+        reasons.append(_categories(term, variables, design.frame) or _columns(X, j, before, names))
     reasons = list(dict.fromkeys(reasons))
     more = f" And {len(reasons) - 4} more such columns." if len(reasons) > 4 else ""
     raise DesignError(f"The fixed effects cannot be told apart. {' '.join(reasons[:4])}{more}")
@@ -106,9 +100,7 @@ def _solve(A: FloatArray, b: FloatArray) -> FloatArray:
     return np.where(relative < 1e-7, 0.0, rounded)
 
 
-def _categories(
-    term: str, terms: Mapping[str, tuple[int, ...]], variables: Mapping[str, tuple[str, ...]], frame: pd.DataFrame
-) -> str:
+def _categories(term: str, variables: Mapping[str, tuple[str, ...]], frame: pd.DataFrame) -> str:
     """Explain an aliased term by the categories of its variables, where they are the reason."""
     factors = [v for v in variables.get(term, ()) if _is_categorical(frame[v])]
     if len(factors) > 1:
@@ -140,7 +132,9 @@ def _empty_combinations(term: str, frame: pd.DataFrame) -> str:
     present = set(frame.drop_duplicates().itertuples(index=False, name=None))
     every = pd.MultiIndex.from_product([frame[v].cat.categories for v in frame])
     absent = [
-        " and ".join(f"{v}={x}" for v, x in zip(frame, levels, strict=True)) for levels in every if levels not in present
+        " and ".join(f"{v}={x}" for v, x in zip(frame, levels, strict=True))
+        for levels in every
+        if levels not in present
     ]
     if not absent:
         return ""

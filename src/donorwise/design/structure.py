@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +99,7 @@ class Design:
     covariates: FloatArray
     varying: tuple[int, ...]
     frame: pd.DataFrame
-    spec: object
+    spec: Any
     n_dropped: int
     numeric_means: dict[str, float] = field(default_factory=dict)
 

@@ -176,13 +176,19 @@ def _attribute_allowed(node: ast.Attribute) -> bool:
 def _at(message: str, text: str, source: str) -> FormulaError:
     """Point at the first place where `text` stands, if it stands there as it is."""
     start = source.find(text)
-    return FormulaError(f"{message}\n    {source}") if start < 0 else syntax_error(message, source, start, start + len(text))
+    return (
+        FormulaError(f"{message}\n    {source}")
+        if start < 0
+        else syntax_error(message, source, start, start + len(text))
+    )
 
 
 def _translate(error: Exception, source: str) -> FormulaError:
     """Keep formulaic's words; turn its coloured mark into carets under the formula."""
     if isinstance(error, SyntaxError):
-        return _at(f"`{(error.text or '').strip()}` is not a valid expression: {error.msg}.", error.text or source, source)
+        return _at(
+            f"`{(error.text or '').strip()}` is not a valid expression: {error.msg}.", error.text or source, source
+        )
     message = str(error)
     if message.startswith("The `.` operator"):
         return FormulaError(f"`.` for all columns is not allowed; name the columns.\n    {source}")

@@ -18,7 +18,7 @@ def suggestion(name: str, available: Iterable[str], otherwise: str) -> str:
     close = difflib.get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(f'`{folded[c]}`' for c in close)}?"
-    return f"{otherwise} {listing(folded.values())}."
+    return f"{otherwise} {listing(folded.values()) or 'none'}."
 
 
 def linear_combination(weights: Mapping[str, float], limit: int = 8) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _GRID = 40
 _MAX_ITERATIONS = 100
-_TOLERANCE = 1e-13
+_STEP = 1e-7  # convergence is quadratic: the step after one this small (in log lam) would be rounding
 _NULL = 1e-11  # eigenvalues below this share of the largest are the null space of P
 
 
@@ -112,7 +112,7 @@ def _newton(energy, s, determinant, rss, nu, grid, start):
         trial = lam * np.exp(step) if abs(step) < 5.0 else -1.0
         if not (lower < trial < upper):
             trial = np.sqrt(lower * upper) if lower > 0.0 else 0.1 * upper
-        if abs(trial - lam) <= _TOLERANCE * lam:
+        if abs(trial - lam) <= _STEP * lam and abs(step) <= _STEP:
             return trial, iteration, True
         lam = trial
         if upper < 1e-300:

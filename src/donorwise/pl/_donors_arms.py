@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mpl_toolkits.axes_grid1 import make_axes_locatable
 
 from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, format_p
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Transform
 
     from donorwise.pl._donors_data import Effect, Panel
 
@@ -51,7 +51,7 @@ def draw_arms(ax: Axes, panel: Panel, *, colors: Mapping[str, str], unit: str, t
     Parameters
     ----------
     ax
-        Its upper third is cut off for the cells.
+        Axes of the donors' means; those of the cells come on top of it.
     panel
         What to draw.
     colors
@@ -62,7 +62,7 @@ def draw_arms(ax: Axes, panel: Panel, *, colors: Mapping[str, str], unit: str, t
         Goes above the cells.
     """
     layout = _layout(panel)
-    cells_ax = make_axes_locatable(ax).append_axes("top", size="42%", pad=0.08, sharex=ax)
+    cells_ax = _axes_above(ax)
     _draw_cells(cells_ax, panel, layout, colors=colors)
     _draw_donors(ax, panel, layout, colors=colors)
     _draw_effects(ax, panel, layout, colors=colors)
@@ -76,7 +76,15 @@ def draw_arms(ax: Axes, panel: Panel, *, colors: Mapping[str, str], unit: str, t
     cells_ax.tick_params(bottom=False, labelbottom=False)
     cells_ax.spines["bottom"].set_visible(False)
     _head(cells_ax, layout, colors=colors)
-    cells_ax.set_title(title, fontsize="medium", loc="left", pad=44)
+    _write_above(cells_ax, title, x=0, coords=cells_ax.transAxes, offset=44, ha="left", fontsize="medium")
+
+
+def _axes_above(ax: Axes) -> Axes:
+    """Add axes on top of `ax`; where no layout engine makes room for them and what surrounds them, `ax` gives it up."""
+    if ax.get_figure(root=True).get_layout_engine() is None:
+        place = ax.get_position()
+        ax.set_position((place.x0, place.y0, 0.85 * place.width, 0.54 * place.height))
+    return ax.inset_axes((0, 1.04, 1, 0.45), sharex=ax)
 
 
 def _layout(panel: Panel) -> _Layout:
@@ -93,9 +101,9 @@ def _layout(panel: Panel) -> _Layout:
         spans[arm] = (start, start + len(part) - 1)
         start += len(part) + gap
     n_effects = len(panel.effects) + (panel.naive is not None and len(panel.effects) > 0)
-    step = max(1.2, 0.09 * start)
-    effects = tuple(start + 0.3 * step + step * i for i in range(n_effects))
-    right = effects[-1] + 0.8 * step if effects else start - gap
+    step = 1.7 + 0.07 * start
+    effects = tuple(start + 0.2 * step + step * i for i in range(n_effects))
+    right = effects[-1] + 0.7 * step if effects else start - gap
     return _Layout(donors=_concat(parts), spans=spans, effects=effects, right=right)
 
 
@@ -125,12 +133,12 @@ def _draw_donors(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str
         for _, pair in donors.groupby("donor", sort=False):
             ax.plot(pair["x"], pair["mean"], color=LIGHT_GREY, lw=0.9, zorder=1)
     half = 1.96 * (donors["sd"] / np.sqrt(donors["n_cells"])).fillna(0.0)
-    ax.vlines(donors["x"], donors["mean"] - half, donors["mean"] + half, color=GREY, lw=0.8, alpha=0.6, zorder=2)
+    ax.vlines(donors["x"], donors["mean"] - half, donors["mean"] + half, color=GREY, lw=0.8, alpha=0.5, zorder=2)
     largest = _largest(len(donors))
     ax.scatter(
         donors["x"],
         donors["mean"],
-        s=np.maximum(largest * donors["n_cells"] / donors["n_cells"].max(), 4),
+        s=np.maximum(largest * donors["n_cells"] / donors["n_cells"].max(), 5),
         color=[colors[arm] for arm in donors["arm"]],
         edgecolors="white",
         linewidths=0.6,
@@ -143,13 +151,13 @@ def _draw_donors(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str
 
 def _largest(n_donors: int) -> float:
     """Area of the largest point, in points squared."""
-    return float(np.interp(n_donors, [8, 60], [190, 60]))
+    return float(np.interp(n_donors, [8, 60], [190, 90]))
 
 
 def size_key(ax: Axes, n_cells: pd.Series, largest: float, *, outside: bool = False) -> None:
     """Explain the areas of the points, in the free corner or beside the axes."""
     sizes = sorted({_round(n_cells.max()), _round(n_cells.median()), _round(n_cells.min())})
-    handles = [ax.scatter([], [], s=max(largest * n / n_cells.max(), 4), color=GREY, label=f"{n:,}") for n in sizes]
+    handles = [ax.scatter([], [], s=max(largest * n / n_cells.max(), 5), color=GREY, label=f"{n:,}") for n in sizes]
     ax.legend(
         handles=handles,
         title="cells",
@@ -179,23 +187,34 @@ def _draw_effects(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[st
     for x, effect in zip(layout.effects, panel.effects, strict=False):
         _draw_effect(ax, x, effect, reference=reference, color=colors.get(effect.label, INK), width=2.6, size=7)
     if panel.naive is not None:
-        _draw_effect(ax, layout.effects[-1], panel.naive, reference=reference, color=GREY, width=1.4, size=4)
+        _draw_effect(
+            ax, layout.effects[-1], panel.naive, reference=reference, color=GREY, width=1.4, size=4, below=True
+        )
     secondary = ax.secondary_yaxis("right", functions=(lambda y: y - reference, lambda d: d + reference))
     secondary.set_ylabel(f"difference from {panel.arms[0]}")
 
 
 def _draw_effect(
-    ax: Axes, x: float, effect: Effect, *, reference: float, color: str, width: float, size: float
+    ax: Axes,
+    x: float,
+    effect: Effect,
+    *,
+    reference: float,
+    color: str,
+    width: float,
+    size: float,
+    below: bool = False,
 ) -> None:
+    """Draw an interval with its p-value above or below it."""
     ax.vlines(x, reference + effect.low, reference + effect.high, color=color, lw=width, zorder=3)
     ax.plot(x, reference + effect.estimate, "D", ms=size, color=color, mec="white", mew=0.6, zorder=4)
     ax.annotate(
         f"p = {format_p(effect.p)}",
-        xy=(x, reference + effect.high),
-        xytext=(0, 3),
+        xy=(x, reference + (effect.low if below else effect.high)),
+        xytext=(0, -3 if below else 3),
         textcoords="offset points",
         ha="center",
-        va="bottom",
+        va="top" if below else "bottom",
         fontsize="x-small",
         color=color,
     )
@@ -203,20 +222,20 @@ def _draw_effect(
 
 def _ticks(ax: Axes, panel: Panel, layout: _Layout) -> None:
     """Name the donors, where there is room for that, and what the estimates are."""
-    donors = layout.donors
-    places, names = list(layout.effects), [_effect_name(panel, i) for i in range(len(layout.effects))]
-    if len(donors) <= NAMED_DONORS:
-        places, names = [*donors["x"], *places], [*donors["donor"], *names]
-    else:
-        ax.set_xlabel("donors")
-    ax.set_xticks(places, names, rotation=90, fontsize="x-small")
+    donors = layout.donors if len(layout.donors) <= NAMED_DONORS else layout.donors[:0]
+    if donors.empty:
+        ax.set_xlabel("donors", loc="left")
+    names = [_effect_name(panel, i) for i in range(len(layout.effects))]
+    labels = ax.set_xticks([*donors["x"], *layout.effects], [*donors["donor"], *names], fontsize="x-small")
+    for tick, upright in zip(labels, [True] * len(donors) + [len(name) > 20 for name in names], strict=True):
+        tick.label1.set_rotation(90 if upright else 0)
     ax.tick_params(axis="x", length=0)
 
 
 def _effect_name(panel: Panel, i: int) -> str:
     if i == len(panel.effects):
-        return "cells taken\nfor replicates"
-    return "mixed model" if len(panel.effects) == 1 else panel.effects[i].label
+        return "cells as\nreplicates"
+    return "mixed\nmodel" if len(panel.effects) == 1 else panel.effects[i].label
 
 
 def _head(ax: Axes, layout: _Layout, *, colors: Mapping[str, str]) -> None:
@@ -224,26 +243,16 @@ def _head(ax: Axes, layout: _Layout, *, colors: Mapping[str, str]) -> None:
     n_cells = layout.donors.groupby("arm")["n_cells"].sum()
     n_donors = layout.donors.groupby("arm")["donor"].nunique()
     for arm, (first, last) in layout.spans.items():
-        ax.annotate(
-            f"{n_donors[arm]:,} donors\n{n_cells[arm]:,} cells",
-            xy=((first + last) / 2, 1),
-            xycoords=ax.get_xaxis_transform(),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize="x-small",
-            color=INK,
-        )
-        ax.annotate(
-            arm,
-            xy=((first + last) / 2, 1),
-            xycoords=ax.get_xaxis_transform(),
-            xytext=(0, 26),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize="small",
-            fontweight="bold",
-            color=colors[arm],
-        )
+        middle, coords = (first + last) / 2, ax.get_xaxis_transform()
+        numbers = f"{n_donors[arm]:,} donors\n{n_cells[arm]:,} cells"
+        _write_above(ax, numbers, x=middle, coords=coords, offset=3, fontsize="x-small", color=INK)
+        _write_above(ax, arm, x=middle, coords=coords, offset=26, fontsize="small", weight="bold", color=colors[arm])
+
+
+def _write_above(
+    ax: Axes, text: str, *, x: float, coords: Transform, offset: float, ha: str = "center", **font: Any
+) -> None:
+    """Write at a distance in points above the axes."""
+    ax.annotate(
+        text, xy=(x, 1), xycoords=coords, xytext=(0, offset), textcoords="offset points", ha=ha, va="bottom", **font
+    )

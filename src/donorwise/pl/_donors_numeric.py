@@ -22,7 +22,7 @@ POINTS_PER_DONOR = 20
 def draw_numeric(ax: Axes, panel: Panel, *, unit: str) -> None:
     """Draw one point per donor and value of the covariate, and the slope with its 95% band."""
     donors = _points(panel)
-    largest = float(np.interp(len(donors), [8, 60], [190, 60]))
+    largest = float(np.interp(len(donors), [8, 60], [190, 90]))
     for _, one in donors.groupby("donor", sort=False):
         ax.plot(one["x"], one["mean"], color=LIGHT_GREY, lw=0.9, zorder=1)
     half = 1.96 * (donors["sd"] / np.sqrt(donors["n_cells"])).fillna(0.0)

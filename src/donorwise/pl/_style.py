@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Okabe & Ito (2008): told apart with every kind of colour vision
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 BLUE, VERMILION = OKABE_ITO[0], OKABE_ITO[1]
+WIDEST = 16.0
+"""Inches across of a figure with many panels."""
 GREY, LIGHT_GREY, INK = "#8C8C8C", "#D9D9D9", "#333333"
 
 
@@ -41,7 +43,7 @@ def panels(ax: Axes | None, n: int, *, size: tuple[float, float], share: bool = 
         if n != 1:
             raise DonorwiseError(f"ax= holds one panel and this plot has {n}; choose one group and one variable.")
         return _root(ax), [ax]
-    n_rows = -(-n // (4 if size[0] < 5 else 2))
+    n_rows = -(-n // max(1, int(WIDEST // size[0])))
     n_columns = -(-n // n_rows)
     figure, axes = plt.subplots(
         n_rows,
@@ -66,6 +68,12 @@ def outer_labels(axes: Sequence[Axes], *, x: str, y: str) -> None:
         if i + n_columns >= len(axes):
             panel.set_xlabel(x)
             panel.tick_params(labelbottom=True)
+
+
+def settle(figure: Figure) -> None:
+    """Let the layout engine find room for axes on top of axes, which takes it a few rounds."""
+    for _ in range(4):
+        figure.draw_without_rendering()
 
 
 def despine(ax: Axes) -> None:

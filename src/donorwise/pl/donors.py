@@ -10,7 +10,7 @@ from donorwise.get._select import choose
 from donorwise.pl._donors_arms import draw_arms
 from donorwise.pl._donors_data import collect, find_condition
 from donorwise.pl._donors_numeric import draw_numeric
-from donorwise.pl._style import finish, format_p, level_colors, panels
+from donorwise.pl._style import finish, format_p, level_colors, panels, settle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,6 +92,8 @@ def donors(
     figure, axes = panels(ax, len(content), size=_size(content))
     for panel_ax, panel in zip(axes, content, strict=True):
         _draw(adata, panel_ax, panel, response=stored.params["response"])
+    if ax is None:
+        settle(figure)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
@@ -99,7 +101,7 @@ def _size(content: list[Panel]) -> tuple[float, float]:
     if not content[0].arms:
         return 5.0, 4.0
     n_places = max(len(panel.donors) for panel in content)
-    return min(max(4.6, 2.6 + 0.17 * n_places), 11.0), 5.0
+    return min(max(5.0, 3.4 + 0.15 * n_places), 11.0), 5.2
 
 
 def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, response: str) -> None:

@@ -1,0 +1,174 @@
+"""Many groups of rows, one table: designs per group, and the long tables of all of them."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._typing import STATUSES
+from donorwise.design.build import build_design
+from donorwise.design.contrasts import resolve_contrasts
+from donorwise.design.formula import parse
+from donorwise.engine.run import Task
+from donorwise.errors import DesignError
+from donorwise.inference.tables import contrast_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from donorwise._typing import FloatArray
+    from donorwise.lmm.result import LMMFit
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Contrasts of one design: their names and their weights (n, p)."""
+
+    names: tuple[str, ...]
+    L: FloatArray
+
+
+def tasks_by_group(formula: str, obs: pd.DataFrame, groupby: str | None) -> list[Task]:
+    """One task per group of `obs`, in the order of the categories.
+
+    Raises
+    ------
+    DesignError
+        If `groupby` is not a column, or no group can be fitted.
+    """
+    if groupby is None:
+        return [Task(ALL, build_design(formula, obs), "")]
+    if groupby not in obs.columns:
+        raise DesignError(f"groupby={groupby!r} is not a column of obs; columns are {list(map(str, obs.columns))}.")
+    parsed = parse(formula)
+    groups = obs[groupby].astype("category").cat.remove_unused_categories()
+    codes = groups.cat.codes.to_numpy()
+    tasks = []
+    for code, name in enumerate(map(str, groups.cat.categories)):
+        try:
+            tasks.append(Task(name, build_design(parsed, obs, rows=codes == code), ""))
+        except DesignError as error:
+            tasks.append(Task(name, None, str(error)))
+    if not any(t.design for t in tasks):
+        reasons = "\n".join(f"  {t.name}: {t.reason}" for t in tasks[:5])
+        raise DesignError(f"None of the {len(tasks)} groups of {groupby!r} can be fitted:\n{reasons}")
+    return tasks
+
+
+def resolve_by_group(tasks: Sequence[Task], contrasts: Any) -> tuple[list[str], list[Rows | None]]:
+    """Contrasts of every task, and the names of all of them.
+
+    A contrast that only some groups can answer (a level is missing elsewhere) is kept; one
+    that none can answer is an error.
+    """
+    items = _items(contrasts)
+    found: list[dict[int, Rows]] = []
+    errors: dict[int, DesignError] = {}
+    for task in tasks:
+        rows: dict[int, Rows] = {}
+        for i, item in enumerate(items):
+            if task.design is None:
+                continue
+            try:
+                rows[i] = Rows(*resolve_contrasts(task.design, item))
+            except DesignError as error:
+                errors[i] = error
+        found.append(rows)
+    for i, error in errors.items():
+        if not any(i in rows for rows in found):
+            raise error
+    names = list(dict.fromkeys(name for i in range(len(items)) for rows in found if i in rows for name in rows[i].names))
+    return names, [_stack(rows) if rows else None for rows in found]
+
+
+def _items(contrasts: Any) -> list[Any]:
+    """Contrasts one by one, each in a form that :func:`resolve_contrasts` names as it would in the list."""
+    if isinstance(contrasts, dict) and not all(isinstance(c, numbers.Number) for c in contrasts.values()):
+        return [{name: contrast} for name, contrast in contrasts.items()]
+    if isinstance(contrasts, list) and not all(isinstance(c, numbers.Number) for c in contrasts):
+        return [[contrast] for contrast in contrasts]
+    return [contrasts]
+
+
+def _stack(rows: dict[int, Rows]) -> Rows:
+    names = tuple(name for r in rows.values() for name in r.names)
+    repeated = next((n for n in names if names.count(n) > 1), None)
+    if repeated is not None:
+        raise DesignError(f"Two contrasts are called `{repeated}`; name them with a dict, {{'name': contrast}}.")
+    return Rows(names, np.concatenate([r.L for r in rows.values()]))
+
+
+def results_table(
+    tasks: Sequence[Task],
+    fits: Sequence[LMMFit | None],
+    rows: Sequence[Rows | None],
+    names: Sequence[str],
+    variables: tuple[str, ...],
+    *,
+    ddf: str,
+    log2_scale: float,
+) -> pd.DataFrame:
+    """The long table of all groups: one row per variable x group x contrast, whatever happened.
+
+    `log2_scale` takes an estimate to log2 units (NaN where the response is no logarithm).
+    """
+    tables = []
+    for task, fit, own in zip(tasks, fits, rows, strict=True):
+        made = () if own is None or fit is None else own.names
+        table = None if own is None or fit is None else contrast_table(fit, own.names, own.L, ddf, 0.95)
+        missing = _not_estimable(variables, [n for n in names if n not in made], task, fit)
+        tables.append(_in_group(pd.concat([t for t in (table, missing) if t is not None and len(t)]), task.name))
+    out = pd.concat(tables, ignore_index=True)
+    out["variable"] = pd.Categorical(out["variable"], categories=list(dict.fromkeys(variables)))
+    out["group"] = pd.Categorical(out["group"], categories=[t.name for t in tasks])
+    out["contrast"] = pd.Categorical(out["contrast"], categories=list(names))
+    out["status"] = pd.Categorical(out["status"], categories=list(STATUSES))
+    out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", out["estimate"] * log2_scale)
+    return out
+
+
+def _in_group(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    table = table.astype({"variable": object, "contrast": object, "status": object})
+    table.insert(1, "group", name)
+    return table
+
+
+def _not_estimable(
+    variables: tuple[str, ...], names: Sequence[str], task: Task, fit: LMMFit | None
+) -> pd.DataFrame | None:
+    if not names:
+        return None
+    n = len(variables) * len(names)
+    table = pd.DataFrame({"variable": list(variables) * len(names), "contrast": np.repeat(list(names), len(variables))})
+    for column in ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value", "adj_p_value"):
+        table[column] = np.nan
+    table["status"] = "not_estimable"
+    table["n_donors"] = np.zeros(n, dtype=np.int64) if fit is None else np.tile(fit.n_donors, len(names))
+    table["n_obs"] = np.zeros(n, dtype=np.int64) if fit is None else np.tile(fit.n_obs, len(names))
+    return table
+
+
+def side_table(
+    tasks: Sequence[Task], fits: Sequence[LMMFit | None], make: Callable[[LMMFit], pd.DataFrame]
+) -> pd.DataFrame:
+    """A table of every group's fit, such as its variance components, one under another."""
+    tables = []
+    for task, fit in zip(tasks, fits, strict=True):
+        if fit is not None:
+            table = make(fit)
+            table.insert(1, "group", task.name)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def partition_rows(fit: LMMFit) -> pd.DataFrame:
+    """The variance partition as a long table: variable, term, fraction."""
+    wide = fit.variance_partition().reset_index()
+    return wide.melt(id_vars="variable", var_name="term", value_name="fraction")
+

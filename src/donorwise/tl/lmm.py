@@ -1,0 +1,189 @@
+"""Linear mixed models across the features of an AnnData."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from donorwise._anndata import check_key, keys, looks_like_counts, obs_frame, resolve_response, write_results
+from donorwise._typing import DDF, check_option
+from donorwise.engine.arrays import check_weights
+from donorwise.engine.groups import partition_rows, resolve_by_group, results_table, side_table, tasks_by_group
+from donorwise.engine.run import fit_tasks
+from donorwise.errors import DesignError, DonorwiseWarning
+from donorwise.inference.multiplicity import UNIVERSE
+from donorwise.lmm.result import LMMFit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+    import pandas as pd
+
+    from donorwise._anndata import Response
+    from donorwise._typing import BoolArray, Ddf, FloatArray
+    from donorwise.engine.run import Task
+
+logger = logging.getLogger("donorwise")
+
+
+def lmm(
+    adata: ad.AnnData,
+    formula: str,
+    *,
+    groupby: str | None = None,
+    layer: str | None = None,
+    obsm: str | None = None,
+    obs_keys: str | Sequence[str] | None = None,
+    mask_var: str | BoolArray | None = None,
+    weights: str | FloatArray | None = None,
+    contrasts: Any = None,
+    ddf: Ddf = "kenward-roger",
+    reml: bool = True,
+    key_added: str = keys.LMM,
+    n_jobs: int | None = None,
+    progress: bool = True,
+    copy: bool = False,
+) -> ad.AnnData | None:
+    """Test every feature with a linear mixed model in which the donor is the replicate.
+
+    The estimates are those of ``lme4::lmer`` for every feature (Bates et al. 2015), computed
+    from one pass over the cells.
+
+    Parameters
+    ----------
+    adata
+        Cells x features, log-normalised.
+    formula
+        ``"~ disease + sex + (1 | donor_id)"``; columns of ``adata.obs``. Random terms as in lme4:
+        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``.
+    groupby
+        Column of obs, for instance the cell type: every group is fitted for itself, from the same pass.
+    layer, obsm, obs_keys
+        Model a layer, a table of scores in ``obsm``, or columns of obs instead of X.
+    mask_var
+        Boolean column of var, or array: which features to fit.
+    weights
+        Precision weights of the cells: a column of obs or an array (n_obs,).
+    contrasts
+        As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.
+    ddf
+        Degrees of freedom: ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
+        ``"between-within"`` or ``"residual"``.
+    reml
+        REML, or maximum likelihood.
+    key_added
+        Entry of ``adata.uns`` for the results.
+    n_jobs
+        Threads; None takes scanpy's setting, -1 all cores.
+    progress
+        Show a progress bar.
+    copy
+        Return a copy with the results instead of writing into `adata`.
+
+    Returns
+    -------
+    None, or the copy. ``adata.uns[key_added]`` holds ``params``, ``results`` (one row per variable x
+    group x contrast, with a status), ``varcomp``, ``icc`` and ``variance_partition``; read them with
+    :func:`donorwise.get.lmm` and its neighbours.
+
+    Raises
+    ------
+    FormulaError
+        If the formula does not parse.
+    DesignError
+        If obs cannot answer it; nothing is computed or changed then.
+    DataError
+        If the responses or weights cannot be used.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_cells=1200, n_genes=50, seed=1)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
+    >>> dw.get.lmm(adata, group=adata.obs["cell_type"].cat.categories[0]).shape[0]
+    50
+    """
+    if copy:
+        adata = adata.copy()
+    check_option("ddf", ddf, DDF)
+    check_key(key_added)
+    response = resolve_response(adata, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var)
+    obs = obs_frame(adata)
+    w = check_weights(weights, obs)
+    tasks = tasks_by_group(formula, obs, groupby)
+    names, rows = resolve_by_group(tasks, contrasts)
+    _check_random(tasks)
+    _warn(tasks, response)
+    fits = fit_tasks(
+        response.matrix, response.variables, tasks, reml=reml, weights=w, features=response.features,
+        n_jobs=n_jobs, progress=progress,
+    )  # fmt: skip
+    scale = np.log(response.log_base) / np.log(2)
+    results = results_table(tasks, fits, rows, names, response.variables, ddf=ddf, log2_scale=scale)
+    params = _params(adata, tasks, fits, results, response, ddf=ddf, reml=reml) | {
+        "formula": formula,
+        "groupby": groupby or "",
+        "weights": weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS,
+        "contrasts": names,
+    }
+    write_results(
+        adata, key_added, results=results, varcomp=side_table(tasks, fits, LMMFit.varcomp),
+        icc=side_table(tasks, fits, LMMFit.icc), variance_partition=side_table(tasks, fits, partition_rows),
+        params=params,
+    )  # fmt: skip
+    return adata if copy else None
+
+
+def _check_random(tasks: Sequence[Task]) -> None:
+    design = next(t.design for t in tasks if t.design is not None)
+    if not design.random_terms:
+        raise DesignError(
+            f"The formula {design.formula!r} has no random term, so it would take every cell for a replicate; "
+            "add one for the donor, for instance (1 | donor_id)."
+        )
+
+
+def _warn(tasks: Sequence[Task], response: Response) -> None:
+    if response.log_base != response.log_base and looks_like_counts(response.matrix):
+        warnings.warn(
+            f"{response.text} looks like raw counts. A linear mixed model needs log-normalised values: run "
+            "sc.pp.normalize_total and sc.pp.log1p first, or name the layer that holds them.",
+            DonorwiseWarning,
+            stacklevel=3,
+        )
+    for task in tasks:
+        if task.design is None:
+            logger.warning("%s cannot be fitted: %s", task.name, task.reason)
+
+
+def _params(
+    adata: ad.AnnData,
+    tasks: Sequence[Task],
+    fits: Sequence[LMMFit | None],
+    results: pd.DataFrame,
+    response: Response,
+    *,
+    ddf: str,
+    reml: bool,
+) -> dict[str, Any]:
+    n_cells = sum(int((t.design.codes >= 0).sum()) for t in tasks if t.design is not None)
+    fit = next(f for f in fits if f is not None)
+    return {
+        "donor": fit.donor,
+        "response": response.text,
+        "ddf": ddf,
+        "reml": reml,
+        "n_cells": n_cells,
+        "n_dropped": adata.n_obs - n_cells,
+        "version": version("donorwise"),
+        "universe": UNIVERSE,
+        "status_counts": dict(Counter(results["status"].astype(str))),
+        "reasons": {t.name: t.reason for t in tasks if t.design is None},
+        "log_base": response.log_base,
+    }
