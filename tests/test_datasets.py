@@ -37,6 +37,7 @@ def test_contents(study: ad.AnnData) -> None:
     assert not np.shares_memory(counts.indices, study.X.indices)
     np.testing.assert_array_equal(study.obs["total_counts"], counts.toarray().sum(axis=1))
     np.testing.assert_array_equal(study.obs["n_genes_by_counts"], (counts.toarray() > 0).sum(axis=1))
+    np.testing.assert_allclose(np.exp(study.obs["log_depth"]), study.obs["total_counts"])
     assert study.obs["sample_id"].nunique() == len(study.obs[["donor_id", "sample_id"]].drop_duplicates())
     assert study.obs["donor_id"].nunique() == 12
     assert study.obs.groupby("sample_id", observed=True).size().std() > 0

@@ -111,7 +111,7 @@ class DonorwiseAccessor:
         layer: str | None = None,
         obsm: str | None = None,
         obs_keys: str | Sequence[str] | None = None,
-        mask_var: str | BoolArray | Sequence[bool] | None = None,
+        mask_var: str | BoolArray | None = None,
         weights: str | FloatArray | None = None,
         contrasts: Any = None,
         ddf: Ddf = "kenward-roger",

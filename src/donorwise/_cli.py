@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-FORMULA = "~ condition + sex + (1 | donor_id)"
+FORMULA = "~ condition + sex + log_depth + (1 | donor_id)"
 CONTRAST = "condition[T.disease]"
 FDR = 0.05
 SHOWN = ["variable", "group", "estimate", "se", "df", "p_value", "adj_p_value", "log_fc", "status"]
@@ -51,7 +51,7 @@ def demo(out: Path, seed: int) -> None:
     click.echo(f"\n{_scores(adata, results, naive)}\n")
 
     out.mkdir(parents=True, exist_ok=True)
-    _write(adata, naive, out)
+    _write(adata, results, naive, out)
     click.echo(f"Wrote results.csv, volcano.png and donors.png to {out.resolve()}")
 
 
@@ -89,12 +89,15 @@ def _scores(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame) -> st
     return "\n".join(lines)
 
 
-def _write(adata: ad.AnnData, naive: pd.DataFrame, out: Path) -> None:
+def _write(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame, out: Path) -> None:
     dw.get.lmm(adata).to_csv(out / "results.csv", index=False)
+    volcano = dw.pl.volcano(adata, contrast=CONTRAST, show=False, return_fig=True)
+    volcano.savefig(out / "volcano.png", dpi=150, bbox_inches="tight")
+
     group = str(adata.obs["cell_type"].cat.categories[0])
-    axes = dw.pl.volcano(adata, contrast=CONTRAST, group=group, show=False)
-    axes.figure.savefig(out / "volcano.png", dpi=150, bbox_inches="tight")
+    found = results[results["group"] == group]["variable"].iloc[0]
     # The null gene of which the t-test is surest: what looks like an effect is a few donors.
     false = naive[(naive["group"] == group) & ~_is_true(adata, naive)].sort_values("p_value", kind="stable")
-    axes = dw.pl.donors(adata, false["variable"].iloc[0], group=group, contrast=CONTRAST, show=False)
-    axes.figure.savefig(out / "donors.png", dpi=150, bbox_inches="tight")
+    genes = [found, false["variable"].iloc[0]]
+    donors = dw.pl.donors(adata, genes, group=group, contrast=CONTRAST, show=False, return_fig=True)
+    donors.savefig(out / "donors.png", dpi=150, bbox_inches="tight")

@@ -30,9 +30,9 @@ def cell_depth(adata: ad.AnnData) -> FloatArray | None:
         if column in adata.obs.columns:
             values = obs_frame(adata, [column])[column]
             if pd.api.types.is_numeric_dtype(values):
-                return values.to_numpy(dtype=np.float64, na_value=np.nan)
+                return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
     matrices = [adata.layers[name] for name in LAYERS if name in adata.layers] + [adata.X]
     for matrix in matrices:
         if (isinstance(matrix, np.ndarray) or sp.issparse(matrix)) and looks_like_counts(matrix):
-            return np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
+            return np.ravel(np.asarray(matrix.sum(axis=1), dtype=np.float64))
     return None

@@ -86,7 +86,8 @@ def _is_result(entry: Any) -> bool:
 
 
 def _aligned_to_var(params: dict[str, Any]) -> bool:
-    return params["response"] == keys.RESPONSE_X or params["response"].startswith(keys.LAYER_PREFIX)
+    response = str(params["response"])
+    return response == keys.RESPONSE_X or response.startswith(keys.LAYER_PREFIX)
 
 
 def _params(stored: Any) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def donor_table(
     Returns
     -------
     Indexed by donor: n_cells, n_samples (with a `sample`), mean_depth (with a `depth`), and the columns
-    of `obs` that are constant within donors.
+    of `obs` that are constant within donors, `sample` left out.
     """
     by_donor = obs.groupby(donor, observed=True, sort=True)
     table = pd.DataFrame({"n_cells": by_donor.size()})
@@ -108,7 +108,7 @@ def donor_table(
         table["n_samples"] = by_donor[sample].nunique()
     if depth is not None:
         table["mean_depth"] = pd.Series(depth, index=obs.index).groupby(obs[donor], observed=True).mean()
-    for column in obs.columns.drop(donor):
+    for column in obs.columns.drop([donor] if sample is None else list({donor, sample})):
         if (by_donor[column].nunique(dropna=False) <= 1).all():
             values = by_donor[column].first()
             table[column] = (

@@ -63,7 +63,7 @@ def write_results(
 
 def check_key(key: str) -> None:
     """Raise unless `key` can name an entry of ``uns`` in a file."""
-    if not isinstance(key, str) or not key or "/" in key:
+    if not key or "/" in key:
         raise DataError(f"key_added={key!r} must be a name without '/': files treat '/' as a folder.")
     if key == keys.SETTINGS:
         raise DataError(f"key_added={key!r} is where adata.donorwise keeps its settings; choose another name.")

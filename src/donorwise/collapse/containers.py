@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import IntArray
 
 Csr: TypeAlias = sparse.csr_matrix | sparse.csr_array
 Csc: TypeAlias = sparse.csc_matrix | sparse.csc_array
@@ -95,28 +95,28 @@ def _(matrix: sparse.spmatrix | sparse.sparray, job: Job) -> None:
 
 
 @accumulate.register(np.ndarray)
-def _(matrix: NDArray, job: Job) -> None:
-    array = _loadable(np.asarray(matrix), convert=False)
-    if array is not None and (array.strides[1] == array.itemsize or array.shape[1] == 1):
+def _(matrix: NDArray[Any], job: Job) -> None:
+    array = np.asarray(matrix)
+    _check_real(array.dtype)
+    if _is_ready(array):
         _dense_pass(array, job)
     else:
-        _dense_by_blocks(lambda columns: _loadable(np.asarray(matrix)[:, columns]), job)
+        _dense_by_blocks(lambda columns: array[:, columns], job)
 
 
 @accumulate.register(pd.DataFrame)
 def _(matrix: pd.DataFrame, job: Job) -> None:
-    for column in job.columns:
-        dtype = matrix.dtypes.iloc[column]
+    dtypes = matrix.dtypes.iloc[job.columns]
+    for name, dtype in dtypes.items():
         if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
-            raise DataError(f"Column {matrix.columns[column]!r} holds {dtype}, not numbers; leave it out or convert it.")
+            raise DataError(f"Column {name!r} holds {dtype}, not real numbers; leave it out or convert it.")
+    # Columns of one numpy dtype are views of the frame; others have to be converted.
+    plain = dtypes.nunique() == 1 and isinstance(dtypes.iloc[0], np.dtype)
+    how = {} if plain else {"dtype": np.float64, "na_value": np.nan}
+    _dense_by_blocks(lambda columns: matrix.iloc[:, columns].to_numpy(**how), job)
 
-    def load(columns: IntArray | slice) -> FloatArray:
-        return matrix.iloc[:, columns].to_numpy(dtype=np.float64, na_value=np.nan)
 
-    _dense_by_blocks(load, job)
-
-
-def _csr_pass(arrays: tuple[NDArray, NDArray, NDArray], n_columns: int, job: Job) -> bool:
+def _csr_pass(arrays: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], n_columns: int, job: Job) -> bool:
     """One pass; whether the indices of every row increase strictly."""
     args = (*arrays, _positions(job.columns, n_columns), job.rows, job.out)
     stored = np.concatenate([[0], np.cumsum(np.diff(arrays[2])[job.rows.order], dtype=np.int64)])
@@ -133,13 +133,13 @@ def _positions(columns: IntArray, n_columns: int) -> NDArray[np.int32] | None:
     return read_only(position)
 
 
-def _dense_pass(matrix: NDArray, job: Job) -> None:
+def _dense_pass(matrix: NDArray[Any], job: Job) -> None:
     columns = None if np.array_equal(job.columns, np.arange(matrix.shape[1])) else job.columns
     args = (read_only(matrix), columns, job.rows, job.out)
     run_ranges(lambda first, last: dense_moments(*args, first, last), np.diff(job.rows.starts), job.n_jobs)
 
 
-def _dense_by_blocks(load: Callable[[IntArray | slice], NDArray], job: Job) -> None:
+def _dense_by_blocks(load: Callable[[IntArray | slice], NDArray[Any]], job: Job) -> None:
     """Collapse the matrices ``load(columns)`` of a few columns each, in several threads."""
     n_features = len(job.columns)
     width = max(8, _BLOCK_NUMBERS // max(1, len(job.rows.segment)))
@@ -147,12 +147,19 @@ def _dense_by_blocks(load: Callable[[IntArray | slice], NDArray], job: Job) -> N
     def task(first: int, last: int) -> None:
         for low in range(first * width, min(last * width, n_features), width):
             part = slice(low, low + width)
-            block = np.ascontiguousarray(load(_slice_if_run(job.columns[part])))
+            block = load(_slice_if_run(job.columns[part]))
+            if not _is_ready(block):
+                block = np.ascontiguousarray(block, dtype=np.float32 if block.dtype == np.float32 else np.float64)
             local = read_only(np.arange(block.shape[1]))
             out = Moments(*(array[..., part] for array in job.out))
             _dense_pass(block, Job(job.rows, local, out, n_jobs=1))
 
     run_ranges(task, np.ones(-(-n_features // width), dtype=np.int64), job.n_jobs)
+
+
+def _is_ready(array: NDArray[Any]) -> bool:
+    """Whether the dense kernel reads the array as it is: compiling it for every dtype would take longer than it saves."""
+    return array.dtype in (np.float32, np.float64) and (array.strides[1] == array.itemsize or array.shape[1] == 1)
 
 
 def _slice_if_run(columns: IntArray) -> IntArray | slice:
@@ -161,14 +168,16 @@ def _slice_if_run(columns: IntArray) -> IntArray | slice:
     return slice(int(columns[0]), int(columns[-1]) + 1) if run else columns
 
 
-def _sparse_arrays(matrix: Csr | Csc) -> tuple[NDArray, NDArray, NDArray]:
-    return tuple(read_only(np.ascontiguousarray(_loadable(a))) for a in (matrix.data, matrix.indices, matrix.indptr))
+def _sparse_arrays(matrix: Csr | Csc) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    data, indices, indptr = (np.ascontiguousarray(_loadable(a)) for a in (matrix.data, matrix.indices, matrix.indptr))
+    return read_only(data), read_only(indices), read_only(indptr)
 
 
 def _plain(matrix: Csr | Csc) -> Csr | Csc:
     """The same arrays in a new object: the flags of the given one may say "canonical" without being true."""
     kind = sparse.csr_array if matrix.format == "csr" else sparse.csc_array
-    return kind((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
+    data = matrix.data if matrix.data.dtype == bool else _loadable(matrix.data)  # as scipy adds: True + True is True
+    return kind((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def _canonical(matrix: Csr | Csc) -> Csr | Csc:
@@ -177,13 +186,17 @@ def _canonical(matrix: Csr | Csc) -> Csr | Csc:
     return copy
 
 
-def _loadable(array: NDArray, *, convert: bool = True) -> NDArray | None:
-    """The array in a dtype that numba can read; None where that takes a copy and `convert` is False."""
-    dtype = array.dtype
+def _check_real(dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "biuf":
         raise DataError(f"The matrix holds {dtype}, not real numbers.")
+
+
+def _loadable(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in a dtype that numba can read, the same array in almost all cases."""
+    dtype = array.dtype
+    _check_real(dtype)
     if dtype.kind == "b":
         return array.view(np.uint8)
-    if dtype.isnative and (dtype.kind != "f" or dtype.itemsize in (4, 8)):
-        return array
-    return array.astype(np.float64 if dtype.kind == "f" else dtype.newbyteorder("=")) if convert else None
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return array.astype(np.float64)
+    return array.astype(dtype.newbyteorder("="), copy=False)

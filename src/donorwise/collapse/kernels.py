@@ -11,10 +11,10 @@ lost. And where all v are equal, s1 and s2 are exactly 0.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 _WIDTH = 4  # n, s1, s2, c together: half a cache line
 SCRATCH = 64
 _CSC_BLOCK = 8  # columns finished together: their results share cache lines of the C-ordered output
-_DENSE_BLOCK = 512  # features whose three accumulators fit the L1 cache
+_DENSE_BLOCK = 2048  # features whose accumulators fit the L2 cache
 
 
 class Moments(NamedTuple):
-    """Where the kernels write; the same arrays as in `Collapsed`, one row per segment."""
+    """Where the kernels write, zero before; the same arrays as in `Collapsed`, one row per segment."""
 
     mean: FloatArray
     within_ss: FloatArray
@@ -40,10 +40,10 @@ class Moments(NamedTuple):
 
 
 @intrinsic
-def _prefetch(typingctx, array, index):  # noqa: ANN001, ANN202 - numba's protocol
+def _prefetch(typingctx, array, index):
     """Ask the processor to fetch ``array[index]``: rows of one pattern lie scattered over memory."""
 
-    def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, args):
         struct = context.make_array(signature.args[0])(context, builder, args[0])
         item = cgutils.get_item_pointer(context, builder, signature.args[0], struct, [args[1]], wraparound=False)
         address = builder.bitcast(item, ir.IntType(8).as_pointer())
@@ -121,9 +121,9 @@ def _finish(acc: FloatArray, a: int, total: float) -> tuple[float, float]:
 
 @njit(nogil=True, cache=True)
 def csr_moments(
-    data: NDArray,
-    indices: NDArray,
-    indptr: NDArray,
+    data: NDArray[Any],
+    indices: NDArray[Any],
+    indptr: NDArray[Any],
     position: NDArray[np.int32] | None,
     rows: Rows,
     out: Moments,
@@ -150,22 +150,23 @@ def csr_moments(
             w = rows.weights[row]
             upcoming = rows.order[min(r + 1, len(rows.order) - 1)]
             for p in range(indptr[upcoming], indptr[upcoming + 1], 16):
-                _prefetch(data, p)
+                _prefetch(data, p)  # type: ignore[call-arg]
                 _prefetch(indices, p)
             previous = np.int64(-1)
             for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
                 j = indices[p]
                 increasing &= j > previous
                 previous = np.int64(j)
-                g = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
-                _add(acc, np.uint64(_WIDTH) * g, np.float64(data[p]), w)
+                place = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
+                _add(acc, np.uint64(_WIDTH) * place, np.float64(data[p]), w)
             if m > 0:
                 for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                    g = np.uint64(indices[p]) if position is None else np.uint64(position[np.uint64(indices[p])])
-                    d = np.float64(data[p]) - acc[np.uint64(_WIDTH) * g + np.uint64(3)]
+                    j = indices[p]
+                    place = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
+                    d = np.float64(data[p]) - acc[np.uint64(_WIDTH) * place + np.uint64(3)]
                     for q in range(m):
-                        acc_c[g, q, 0] += rows.moment[row, q]
-                        acc_c[g, q, 1] += rows.moment[row, q] * d
+                        acc_c[place, q, 0] += rows.moment[row, q]
+                        acc_c[place, q, 1] += rows.moment[row, q] * d
         for g in range(n_features):
             out.mean[s, g], out.within_ss[s, g] = _finish(acc, _WIDTH * g, rows.weight[s])
             for q in range(m):
@@ -175,7 +176,7 @@ def csr_moments(
 
 
 @njit(nogil=True, cache=True)
-def csr_has_duplicates(indices: NDArray, indptr: NDArray, n_columns: int) -> bool:
+def csr_has_duplicates(indices: NDArray[Any], indptr: NDArray[Any], n_columns: int) -> bool:
     """Whether a row stores one column more than once."""
     seen = np.full(n_columns, -1, np.int64)
     for row in range(len(indptr) - 1):
@@ -188,9 +189,9 @@ def csr_has_duplicates(indices: NDArray, indptr: NDArray, n_columns: int) -> boo
 
 @njit(nogil=True, cache=True)
 def csc_moments(
-    data: NDArray,
-    indices: NDArray,
-    indptr: NDArray,
+    data: NDArray[Any],
+    indices: NDArray[Any],
+    indptr: NDArray[Any],
     columns: IntArray,
     rows: Rows,
     out: Moments,
@@ -215,58 +216,80 @@ def csc_moments(
                 previous = np.int64(indices[p])
                 s = rows.segment[row]
                 if s >= 0:
-                    a = base + np.uint64(s)
+                    place = base + np.uint64(s)
                     v = np.float64(data[p])
-                    _add(acc, np.uint64(_WIDTH) * a, v, rows.weights[row])
+                    _add(acc, np.uint64(_WIDTH) * place, v, rows.weights[row])
                     for q in range(m):
-                        acc_c[a, q, 0] += rows.moment[row, q]
-                        acc_c[a, q, 1] += rows.moment[row, q] * (v - acc[np.uint64(_WIDTH) * a + np.uint64(3)])
+                        acc_c[place, q, 0] += rows.moment[row, q]
+                        acc_c[place, q, 1] += rows.moment[row, q] * (v - acc[np.uint64(_WIDTH) * place + np.uint64(3)])
         for s in range(n_segments):
             for g in range(low, high):
-                a = (g - low) * n_segments + s
-                out.mean[s, g], out.within_ss[s, g] = _finish(acc, _WIDTH * a, rows.weight[s])
+                done = (g - low) * n_segments + s
+                out.mean[s, g], out.within_ss[s, g] = _finish(acc, _WIDTH * done, rows.weight[s])
                 for q in range(m):
-                    zeros = rows.moment_sum[s, q] - acc_c[a, q, 0]
-                    out.covariate_y[s, q, g] = acc_c[a, q, 1] - acc[_WIDTH * a + 3] * zeros
+                    zeros = rows.moment_sum[s, q] - acc_c[done, q, 0]
+                    out.covariate_y[s, q, g] = acc_c[done, q, 1] - acc[_WIDTH * done + 3] * zeros
     return increasing
 
 
 @njit(nogil=True, cache=True)
+def _add_row(y: NDArray[Any], w: float, c: FloatArray, s1: FloatArray, s2: FloatArray) -> None:
+    """Add one row of dense entries; one-dimensional arrays, or LLVM finds no vector loop."""
+    for g in range(len(c)):
+        d = y[g] - c[g]
+        wd = w * d
+        s1[g] += wd
+        s2[g] += wd * d
+
+
+@njit(nogil=True, cache=True)
+def _add_moments(y: NDArray[Any], moment: FloatArray, c: FloatArray, sums: FloatArray) -> None:
+    """Add the products of one row of dense entries with each covariate."""
+    for q in range(len(moment)):
+        x, target = moment[q], sums[q]
+        for g in range(len(c)):
+            target[g] += x * (y[g] - c[g])
+
+
+@njit(nogil=True, cache=True)
+def _read(matrix: NDArray[Any], columns: IntArray | None, row: int, low: int, high: int) -> NDArray[Any]:
+    """Entries of one row in the columns ``columns[low:high]``, a view where `columns` is None (all)."""
+    if columns is None:
+        return matrix[row][low:high]
+    entries = np.empty(high - low, matrix.dtype)
+    for g in range(low, high):
+        entries[g - low] = matrix[row, columns[g]]
+    return entries
+
+
+@njit(nogil=True, cache=True)
 def dense_moments(
-    matrix: NDArray,
+    matrix: NDArray[Any],
     columns: IntArray | None,
     rows: Rows,
     out: Moments,
     first: int,
     last: int,
 ) -> None:
-    """Moments of the segments first..last-1 of a row-major matrix: every entry is a stored one."""
+    """Moments of the segments first..last-1 of a row-major matrix, in which every entry is a stored one."""
     n_features, m = out.mean.shape[1], rows.moment.shape[1]
-    d = np.empty(_DENSE_BLOCK)
-    sums = np.empty((3 + m, _DENSE_BLOCK))  # c, s1, s2, and one sum of moment * (y - c) per covariate
-    for s in range(first, last):
-        begin, end = rows.starts[s], rows.starts[s + 1]
-        for low in range(0, n_features, _DENSE_BLOCK):
-            width = min(_DENSE_BLOCK, n_features - low)
-            sums[:] = 0.0
-            if begin < end:
-                for b in range(width):
-                    sums[0, b] = matrix[rows.order[begin], low + b if columns is None else columns[low + b]]
-            for r in range(begin, end):
-                row = rows.order[r]
-                w = rows.weights[row]
-                for b in range(width):
-                    d[b] = matrix[row, low + b if columns is None else columns[low + b]] - sums[0, b]
-                for b in range(width):
-                    sums[1, b] += w * d[b]
-                    sums[2, b] += w * d[b] * d[b]
-                for q in range(m):
-                    for b in range(width):
-                        sums[3 + q, b] += rows.moment[row, q] * d[b]
-            n = rows.weight[s] if end > begin else 1.0
-            for b in range(width):
-                ss = sums[2, b] - sums[1, b] * (sums[1, b] / n)
-                out.mean[s, low + b] = sums[0, b] + sums[1, b] / n
-                out.within_ss[s, low + b] = 0.0 if ss < 0.0 else ss
-                for q in range(m):
-                    out.covariate_y[s, q, low + b] = sums[3 + q, b]
+    for low in range(0, n_features, _DENSE_BLOCK):
+        high = min(low + _DENSE_BLOCK, n_features)
+        c, s1, s2 = np.empty(high - low), np.empty(high - low), np.empty(high - low)
+        products = np.empty((m, high - low))
+        for s in range(first, last):
+            used = rows.order[rows.starts[s] : rows.starts[s + 1]]
+            if len(used) == 0:
+                continue
+            c[:] = _read(matrix, columns, used[0], low, high)
+            s1[:] = 0.0
+            s2[:] = 0.0
+            products[:] = 0.0
+            for row in used:
+                y = _read(matrix, columns, row, low, high)
+                _add_row(y, rows.weights[row], c, s1, s2)
+                _add_moments(y, rows.moment[row], c, products)
+            ss = s2 - s1 * (s1 / rows.weight[s])
+            out.mean[s, low:high] = c + s1 / rows.weight[s]
+            out.within_ss[s, low:high] = np.where(ss < 0.0, 0.0, ss)  # rounding; a NaN has to pass
+            out.covariate_y[s, :, low:high] = products

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _BLOCK_NUMBERS = 2**22
 
 
-def missing_patterns(matrix: NDArray, features: ArrayLike | None = None) -> list[tuple[IntArray, BoolArray | None]]:
+def missing_patterns(
+    matrix: NDArray[Any], features: ArrayLike | None = None
+) -> list[tuple[IntArray, BoolArray | None]]:
     """Group the columns of a dense matrix by the rows in which they are NaN.
 
     Parameters
@@ -48,7 +50,7 @@ def missing_patterns(matrix: NDArray, features: ArrayLike | None = None) -> list
     return [(np.array(group), _unpack(key, len(array))) for key, group in groups.items() if group]
 
 
-def _missing_rows(array: NDArray, columns: IntArray) -> Iterator[tuple[int, bytes]]:
+def _missing_rows(array: NDArray[Any], columns: IntArray) -> Iterator[tuple[int, bytes]]:
     """Each column with the packed bits of its NaN rows, b"" if there are none."""
     width = max(1, _BLOCK_NUMBERS // max(1, len(array)))
     for low in range(0, len(columns), width):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -78,11 +78,9 @@ def prepare_rows(
     by = segment[order]
     weight = _sums(by, w[order, None], n_segments)[:, 0]
     moment, mean, ss = centre(c, w, order=order, by=by, weight=weight)
-    rows = Rows(
-        segment, order, starts, w, weight, moment=moment, moment_sum=_sums(by, moment[order], n_segments)
-    )
-    log_weight = _sums(by, np.log(w[order, None]), n_segments)[:, 0]
-    return Rows(*map(read_only, rows)), RowStatistics(pieces, np.diff(starts), log_weight, mean, ss)
+    rows = Rows(segment, order, starts, w, weight, moment=moment, moment_sum=_sums(by, moment[order], n_segments))
+    log_weight = np.zeros(n_segments) if weights is None else _sums(by, np.log(w[order, None]), n_segments)[:, 0]
+    return Rows(*(read_only(array) for array in rows)), RowStatistics(pieces, np.diff(starts), log_weight, mean, ss)
 
 
 def cut(codes: NDArray[np.int32], n_patterns: int) -> tuple[NDArray[np.int32], IntArray]:
@@ -124,7 +122,7 @@ def centre(
     return moment, origin + offset, ss
 
 
-def read_only(array: NDArray) -> NDArray:
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
     """A read-only view: one numba signature, whether or not the original can be written to."""
     view = array.view(np.ndarray)
     view.flags.writeable = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -132,9 +132,9 @@ def _outer(scale: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray
     return scale[:, None, None] * left[:, :, None] * right[:, None, :]
 
 
-def _take_last(array: NDArray[np.float64], idx: Index) -> FloatArray:
+def _take_last(array: FloatArray, idx: Index) -> FloatArray:
     if isinstance(idx, slice):
         return array[..., idx]
-    idx = np.asarray(idx)
+    positions: NDArray[Any] = np.asarray(idx)
     # np.take keeps C order, which fancy indexing of the last axis does not.
-    return np.take(array, np.flatnonzero(idx) if idx.dtype == bool else idx, axis=-1)
+    return np.take(array, np.flatnonzero(positions) if positions.dtype == bool else positions, axis=-1)

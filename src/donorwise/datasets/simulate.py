@@ -81,7 +81,8 @@ def simulate_cohort(
 
     - ``X``: log1p of counts normalised to 10,000 per cell (float32 CSR); ``layers["counts"]``: the counts.
     - ``obs``: `donor_id`, `sample_id`, `cell_type`, the variables of the design, `sex`, `age` (both
-      without effect), `total_counts`, `n_genes_by_counts`. The first category is the reference.
+      without effect), `total_counts`, `n_genes_by_counts`, `log_depth` (natural log of `total_counts`).
+      The first category is the reference.
     - ``var``: `is_de`, `true_log_fc` (log2, of the expected count), `de_in` ("none", "all" or a cell
       type), `true_time_log_fc`, `mean` (expected count per 10,000), `dispersion`, `marker_of` and the
       standard deviation of each random effect (`donor_sd`, ...).
@@ -204,7 +205,12 @@ def _obs_table(
     obs = obs.assign(cell_type=cell_type)[[*first, *obs.columns.difference(first + last, sort=False), *last]]
     width = len(str(len(obs)))
     obs.index = pd.Index([f"cell_{i + 1:0{width}d}" for i in range(len(obs))])
-    return obs.assign(total_counts=_row_sums(counts).astype(np.int64), n_genes_by_counts=np.diff(counts.indptr))
+    total = _row_sums(counts)
+    return obs.assign(
+        total_counts=total.astype(np.int64),
+        n_genes_by_counts=np.diff(counts.indptr),
+        log_depth=np.log(np.maximum(total, 1.0)),
+    )
 
 
 def _var_table(plan: Plan, genes: Genes, types: list[str]) -> pd.DataFrame:

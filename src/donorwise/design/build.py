@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._typing import BoolArray, FloatArray
-from donorwise.design.columns import check_finite, check_obs, read_column, used_rows
+from donorwise.design.columns import check_finite, check_obs, complete_rows, read_column
 from donorwise.design.evaluate import Evaluated, Rows, evaluate
 from donorwise.design.formula import Bar, ParsedFormula, parse
 from donorwise.design.patterns import find_patterns, first_rows
@@ -103,18 +103,25 @@ def _read(
     check_obs(obs, [*names, *groups], parsed.source)
     if rows is not None and (np.asarray(rows).dtype != bool or np.shape(rows) != (len(obs),)):
         raise DesignError(f"rows must be a boolean mask of length {len(obs):,}.")
+    asked = np.ones(len(obs), dtype=bool) if rows is None else np.asarray(rows)
     labels = _read_as_labels(parts, names)
-    columns = {name: read_column(obs[name], name, categorical=name in labels) for name in names}
-    factors = {name: read_column(obs[name], name, categorical=True) for name in groups}
-    used = used_rows([*columns.values(), *factors.values()], rows, len(obs))
-    n_asked = len(obs) if rows is None else int(np.sum(rows))
-    if not used.any():
+    columns = {name: read_column(_select(obs[name], asked), name, categorical=name in labels) for name in names}
+    factors = {name: read_column(_select(obs[name], asked), name, categorical=True) for name in groups}
+    n_asked = int(asked.sum())
+    complete = complete_rows([*columns.values(), *factors.values()], n_asked)
+    n = int(complete.sum())
+    if n == 0:
         raise DesignError(_nothing_left([*names, *groups], n_asked))
-    n = int(used.sum())
-    frame = pd.DataFrame({name: _take(column, used) for name, column in columns.items()}, index=range(n))
+    frame = pd.DataFrame({name: _take(column, complete) for name, column in columns.items()}, index=range(n))
     for name in names:
         _check_column(frame[name], name)
-    return frame, {name: read_factor(_take(f, used), name) for name, f in factors.items()}, used, n_asked - n
+    used = asked.copy()
+    used[asked] = complete
+    return frame, {name: read_factor(_take(f, complete), name) for name, f in factors.items()}, used, n_asked - n
+
+
+def _select(column: pd.Series, rows: BoolArray) -> pd.Series:
+    return column if rows.all() else column[rows]
 
 
 def _read_as_labels(parts: list[SimpleFormula], names: list[str]) -> set[str]:
@@ -129,9 +136,9 @@ def _nothing_left(names: list[str], n_asked: int) -> str:
     return f"No row is left: each of the {n_asked:,} rows misses a value in at least one of {listed}."
 
 
-def _take(column: pd.Series, used: BoolArray) -> pd.Categorical | FloatArray:
+def _take(column: pd.Series, rows: BoolArray) -> pd.Categorical | FloatArray:
     """Return the rows in use as an array; a category that no row has is gone."""
-    values = column.array if used.all() else column.array[used]
+    values = column.array if rows.all() else column.array[rows]
     return values.remove_unused_categories() if _is_categorical(column) else np.asarray(values, dtype=np.float64)
 
 

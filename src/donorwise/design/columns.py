@@ -48,7 +48,7 @@ def read_column(column: pd.Series, name: str, *, categorical: bool) -> pd.Series
     if isinstance(dtype, pd.CategoricalDtype):
         return column.cat.as_unordered() if dtype.ordered else column
     kind = _kind(column)
-    if kind in ("complex", *_TIMES.values()):
+    if kind in ("complex", *_TIMES.values()) and not categorical:
         advice = "convert it to a number first, such as days since the first visit"
         raise DesignError(f"`{name}` holds {kind} values, which a model cannot use; {advice}.")
     if kind == "boolean":
@@ -71,12 +71,12 @@ def check_finite(values: np.ndarray, name: str) -> None:
         raise DesignError(f"`{name}` is infinite in {n_infinite:,} rows; make these missing (NaN), or repair them.")
 
 
-def used_rows(columns: Sequence[pd.Series], rows: BoolArray | None, n_rows: int) -> BoolArray:
-    """Mark the rows asked for that have no missing value."""
-    used = np.ones(n_rows, dtype=bool) if rows is None else np.array(rows, dtype=bool)
+def complete_rows(columns: Sequence[pd.Series], n_rows: int) -> BoolArray:
+    """Mark the rows in which no column misses a value."""
+    complete = np.ones(n_rows, dtype=bool)
     for column in columns:
-        used &= column.notna().to_numpy()
-    return used
+        complete &= column.notna().to_numpy()
+    return complete
 
 
 def _kind(column: pd.Series) -> str:

@@ -25,8 +25,8 @@ def linear_combination(weights: Mapping[str, float], limit: int = 8) -> str:
     """Write a weighted sum of names as one writes it by hand; the name ``"1"`` stands for a constant."""
     parts = []
     for name, weight in list(weights.items())[:limit]:
-        size = abs(weight)
-        product = f"{size:.4g}" if name == "1" else name if size == 1 else f"{size:.4g}*{name}"
+        size = f"{abs(weight):.4g}"
+        product = size if name == "1" else name if size == "1" else f"{size}*{name}"
         parts.append(f"{'-' if weight < 0 else '+'} {product}")
     text = " ".join(parts).removeprefix("+ ") + (" + ..." if len(weights) > limit else "")
     return "-" + text[2:] if text.startswith("- ") else text

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from donorwise._typing import STATUSES
 from donorwise.design.build import build_design
 from donorwise.design.contrasts import resolve_contrasts
 from donorwise.design.formula import parse
 from donorwise.engine.run import Task
 from donorwise.errors import DesignError
-from donorwise.inference.tables import contrast_table
+from donorwise.inference.tables import NUMBERS, contrast_table, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,39 +118,32 @@ def results_table(
     `log2_scale` takes an estimate to log2 units (NaN where the response is no logarithm).
     """
     tables = []
-    for task, fit, own in zip(tasks, fits, rows, strict=True):
-        made = () if own is None or fit is None else own.names
-        table = None if own is None or fit is None else contrast_table(fit, own.names, own.L, ddf, 0.95)
-        missing = _not_estimable(variables, [n for n in names if n not in made], task, fit)
-        tables.append(_in_group(pd.concat([t for t in (table, missing) if t is not None and len(t)]), task.name))
+    for code, (task, fit, own) in enumerate(zip(tasks, fits, rows, strict=True)):
+        parts = [] if own is None or fit is None else [contrast_table(fit, own.names, own.L, ddf, 0.95)]
+        missing = [n for n in names if own is None or n not in own.names]
+        parts += [_not_estimable(variables, missing, fit)] if missing else []
+        for table in parts:
+            group = np.full(len(table), code)
+            table.insert(1, "group", pd.Categorical.from_codes(group, categories=[t.name for t in tasks]))
+            table["contrast"] = table["contrast"].cat.set_categories(list(names))
+            tables.append(table)
     out = pd.concat(tables, ignore_index=True)
-    out["variable"] = pd.Categorical(out["variable"], categories=list(dict.fromkeys(variables)))
-    out["group"] = pd.Categorical(out["group"], categories=[t.name for t in tasks])
-    out["contrast"] = pd.Categorical(out["contrast"], categories=list(names))
-    out["status"] = pd.Categorical(out["status"], categories=list(STATUSES))
     out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", out["estimate"] * log2_scale)
     return out
 
 
-def _in_group(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    table = table.astype({"variable": object, "contrast": object, "status": object})
-    table.insert(1, "group", name)
-    return table
-
-
-def _not_estimable(
-    variables: tuple[str, ...], names: Sequence[str], task: Task, fit: LMMFit | None
-) -> pd.DataFrame | None:
-    if not names:
-        return None
-    n = len(variables) * len(names)
-    table = pd.DataFrame({"variable": list(variables) * len(names), "contrast": np.repeat(list(names), len(variables))})
-    for column in ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value", "adj_p_value"):
-        table[column] = np.nan
-    table["status"] = "not_estimable"
-    table["n_donors"] = np.zeros(n, dtype=np.int64) if fit is None else np.tile(fit.n_donors, len(names))
-    table["n_obs"] = np.zeros(n, dtype=np.int64) if fit is None else np.tile(fit.n_obs, len(names))
-    return table
+def _not_estimable(variables: tuple[str, ...], names: Sequence[str], fit: LMMFit | None) -> pd.DataFrame:
+    """Rows of contrasts that a group cannot answer."""
+    G, n = len(variables), len(names)
+    counts = np.zeros(G, dtype=np.int64)
+    return tidy(
+        variables,
+        tuple(names),
+        {key: np.full((n, G), np.nan) for key in NUMBERS},
+        np.full((n, G), "not_estimable"),
+        counts if fit is None else fit.n_donors,
+        counts if fit is None else fit.n_obs,
+    )
 
 
 def side_table(

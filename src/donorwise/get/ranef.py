@@ -86,7 +86,7 @@ def _rows(adata: ad.AnnData, params: dict[str, Any], group: str) -> BoolArray:
     if not params["groupby"]:
         return np.ones(adata.n_obs, dtype=bool)
     groups = obs_frame(adata, [params["groupby"]])[params["groupby"]]
-    rows = (groups.astype(str) == group).to_numpy(dtype=bool, na_value=False)
+    rows: BoolArray = np.asarray(groups.astype(str) == group, dtype=bool)
     if not rows.any():
         raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
     return rows
@@ -98,7 +98,7 @@ def _weights(adata: ad.AnnData, params: dict[str, Any], rows: BoolArray) -> Floa
         return None
     if weights == keys.ARRAY_WEIGHTS:
         raise DataError("The weights of this fit were an array that is not in the AnnData; use a column of obs.")
-    return obs_frame(adata, [weights])[weights].to_numpy(dtype=np.float64)[rows]
+    return np.asarray(obs_frame(adata, [weights])[weights], dtype=np.float64)[rows]
 
 
 def _warn_of_lost_cells(adata: ad.AnnData, params: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise.lmm import kernels
+from donorwise.lmm.evaluate import evaluate_block
 
 if TYPE_CHECKING:
     from donorwise._typing import FloatArray
@@ -53,39 +53,17 @@ class Pieces:
 
 def pieces(model: Model, block: Block) -> Pieces:
     """Evaluate the derivative pieces at the estimates of a block of fitted features."""
-    G, K = block.gamma.shape
-    p = model.p
-    P, Q = np.zeros((G, K, p, p)), np.zeros((G, K, K, p, p))
-    tr1, quad1 = np.zeros((G, K)), np.zeros((G, K))
-    tr2, quad2 = np.zeros((G, K, K)), np.zeros((G, K, K))
-    nu, response = float(model.nu(reml=True)), block.responses
-    kernels.derivative_features(
-        model.kernel_blocks(), block.gamma, response.zty, response.rss, nu, P, Q, tr1, tr2, quad1, quad2
-    )
-    return _with_residual(model, block, P, Q, tr1, tr2, quad1, quad2)
-
-
-def _with_residual(
-    model: Model,
-    block: Block,
-    P: FloatArray,
-    Q: FloatArray,
-    tr1: FloatArray,
-    tr2: FloatArray,
-    quad1: FloatArray,
-    quad2: FloatArray,
-) -> Pieces:
-    g = block.gamma
-    XVX = np.linalg.inv(block.Phi)
-    P = _append(P, XVX - _contract(g, P))
-    Q_right = P[:, :-1] - np.einsum("gj,gkj...->gk...", g, Q)  # E_k on the left, the residual on the right
-    Q = _border(Q, Q_right, np.swapaxes(Q_right, -1, -2), P[:, -1] - _contract(g, Q_right))
-    tr1 = _append(tr1, model.n_obs - _contract(g, tr1))
-    tr2 = _bordered_matrix(g, tr1, tr2)
+    at = evaluate_block(model.blocks, block.gamma, block.responses, model.nu(reml=True), pieces=True)
+    g, Phi = block.gamma, block.Phi
+    P = _append(at.P, np.linalg.inv(Phi) - _contract(g, at.P))
+    right = at.P - np.einsum("gj,gkj...->gk...", g, at.Q)  # E_k on the left, the residual on the right
+    corner = P[:, -1] - _contract(g, right)
+    Q = _border(at.Q, right, np.swapaxes(right, -1, -2), corner)
+    tr1 = _append(at.tr1, model.n_obs - _contract(g, at.tr1))
+    tr2 = _bordered_matrix(g, tr1, at.tr2)
     total = block.sigma2 * model.nu(reml=block.reml)  # y'PVPy = y'Py
-    quad1 = _append(quad1, total - _contract(g, quad1))
-    quad2 = _bordered_matrix(g, quad1, quad2)
-    Phi = block.Phi
+    quad1 = _append(at.quad1, total - _contract(g, at.quad1))
+    quad2 = _bordered_matrix(g, quad1, at.quad2)
     if block.reml:
         PhiP = np.einsum("gab,gkbc->gkac", Phi, P)
         tr2 = tr2 - 2 * np.einsum("gab,gjkba->gjk", Phi, Q) + np.einsum("gjab,gkba->gjk", PhiP, PhiP, optimize=True)

@@ -14,28 +14,43 @@ from donorwise.inference.multiplicity import adjust
 from donorwise.inference.wald import ContrastTests, contrast_tests, joint_tests
 
 if TYPE_CHECKING:
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, IntArray, StrArray
     from donorwise.lmm.result import LMMFit
 
-_NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
+NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
+_ORDER = np.argsort(STATUSES)
+_SORTED = np.array(STATUSES)[_ORDER]
 
 
 def contrast_table(fit: LMMFit, names: tuple[str, ...], L: FloatArray, ddf: str, level: float) -> pd.DataFrame:
     """See :meth:`LMMFit.test`."""
     G, n = len(fit.variables), len(names)
-    numbers = {key: np.full((n, G), np.nan) for key in _NUMBERS}
+    numbers = {key: np.full((n, G), np.nan) for key in NUMBERS}
     status = np.full((n, G), "not_estimable", dtype="<U16")
     for part in fit.parts:
         if part.model is not None and part.block is not None:
             tests = contrast_tests(part.model, part.block, L, ddf, level)
             _fill(numbers, status, part.features, tests)
+    return tidy(fit.variables, names, numbers, status, fit.n_donors, fit.n_obs)
+
+
+def tidy(
+    variables: tuple[str, ...],
+    names: tuple[str, ...],
+    numbers: dict[str, FloatArray],
+    status: StrArray,
+    n_donors: IntArray,
+    n_obs: IntArray,
+) -> pd.DataFrame:
+    """The long table of n contrasts x G features from arrays (n, G) and counts (G,)."""
+    n, G = status.shape
     table = pd.DataFrame({key: values.ravel() for key, values in numbers.items()})
-    adjusted = np.stack([adjust(p) for p in numbers["p_value"]]) if n else np.zeros((0, G))
-    table.insert(0, "variable", _categorical(np.tile(np.arange(G), n), fit.variables))
+    table.insert(0, "variable", _categorical(np.tile(np.arange(G), n), variables))
     table.insert(1, "contrast", _categorical(np.repeat(np.arange(n), G), names))
-    table["adj_p_value"] = adjusted.ravel()
-    table["status"] = pd.Categorical(status.ravel(), categories=list(STATUSES))
-    table["n_donors"], table["n_obs"] = np.tile(fit.n_donors, n), np.tile(fit.n_obs, n)
+    table["adj_p_value"] = np.concatenate([adjust(p) for p in numbers["p_value"]] or [np.empty(0)])
+    codes = np.searchsorted(_SORTED, status.ravel())
+    table["status"] = pd.Categorical.from_codes(_ORDER[codes], categories=list(STATUSES))
+    table["n_donors"], table["n_obs"] = np.tile(n_donors, n), np.tile(n_obs, n)
     return table
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise.lmm import kernels
+from donorwise.lmm.evaluate import evaluate_block
 from donorwise.lmm.relative import relative_covariance, to_original
 
 if TYPE_CHECKING:
@@ -23,23 +23,15 @@ def random_effects(model: Model, block: Block, t: int) -> tuple[FloatArray, Floa
     -------
     (modes (G, levels, r), covariances (G, levels, r, r))
     """
-    u, D = _posterior(model, block)
+    at = evaluate_block(model.blocks, block.gamma, block.responses, model.nu(reml=True), posterior=True)
     basis = model.terms[t]
     T = relative_covariance(basis, t, model.blocks.parameter, block.gamma)
-    at = _columns(model, t)
-    modes = np.einsum("gij,glj->gli", T, u[:, at])
+    columns = _columns(model, t)
+    modes = np.einsum("gij,glj->gli", T, at.u[:, columns])
     T = T[:, None]
-    covariance = block.sigma2[:, None, None, None] * (T - T @ D[:, _diagonal_blocks(model, at)] @ T)
+    covariance = block.sigma2[:, None, None, None] * (T - T @ at.D[:, _diagonal_blocks(model, columns)] @ T)
     back = to_original(basis)
     return modes @ back.T, back @ covariance @ back.T
-
-
-def _posterior(model: Model, block: Block) -> tuple[FloatArray, FloatArray]:
-    response = block.responses
-    u, D = np.zeros(response.zty.shape), np.zeros((response.rss.size, model.blocks.S.size))
-    nu = float(model.nu(reml=True))
-    kernels.posterior_features(model.kernel_blocks(), block.gamma, response.zty, response.rss, nu, u, D)
-    return u, D
 
 
 def _columns(model: Model, t: int) -> IntArray:
@@ -52,10 +44,10 @@ def _columns(model: Model, t: int) -> IntArray:
     return place[first : first + sizes[t]].reshape(-1, model.terms[t].factor.shape[0])
 
 
-def _diagonal_blocks(model: Model, at: IntArray) -> IntArray:
+def _diagonal_blocks(model: Model, columns: IntArray) -> IntArray:
     """Positions in the concatenated blocks of the r x r diagonal block of every level."""
     b = model.blocks
-    block = np.searchsorted(b.start, at[:, 0], side="right") - 1
+    block = np.searchsorted(b.start, columns[:, 0], side="right") - 1
     size = np.diff(b.start)[block][:, None, None]
-    local = at - b.start[block][:, None]
+    local = columns - b.start[block][:, None]
     return b.S_start[block][:, None, None] + local[:, :, None] * size + local[:, None, :]

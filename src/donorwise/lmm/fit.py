@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from donorwise.lmm import kernels
 from donorwise.lmm.crossproducts import Responses, column_covariance, fixed_basis, responses, term_basis
+from donorwise.lmm.evaluate import evaluate_block
 from donorwise.lmm.newton import fit_features
 from donorwise.lmm.relative import smallest_variance
-from donorwise.lmm.spectral import fit_spectral
+from donorwise.lmm.spectral import fit_spectral, spectrum
 from donorwise.lmm.structure import build_blocks
 
 if TYPE_CHECKING:
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from donorwise.collapse.statistics import Collapsed
     from donorwise.design.structure import Design
     from donorwise.lmm.crossproducts import FixedBasis, TermBasis
+    from donorwise.lmm.spectral import Spectrum
     from donorwise.lmm.structure import Blocks
 
 # lme4 calls a fit singular where a relative standard deviation is below 1e-4.
 _SINGULAR = 1e-8
 STATUS_DTYPE = "<U16"
+# Beyond this many levels an eigendecomposition costs more than Newton steps on the levels.
+_EIGEN_LIMIT = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Model:
         Sum of the logarithms of the weights.
     spread
         Shape (p, p). Covariance over the rows of the columns of X̃.
+    spectrum
+        Eigenvalues that make a single variance ratio fast; None for other models.
     """
 
     design: Design
@@ -54,6 +59,7 @@ class Model:
     n_obs: int
     log_weight: float
     spread: FloatArray
+    spectrum: Spectrum | None
 
     @property
     def p(self) -> int:
@@ -63,11 +69,6 @@ class Model:
     def nu(self, *, reml: bool) -> int:
         """Denominator of sigma2: n - p for REML, n for ML."""
         return self.n_obs - self.p if reml else self.n_obs
-
-    def kernel_blocks(self) -> tuple[np.ndarray, ...]:
-        """The blocks in the order that the kernels expect."""
-        b = self.blocks
-        return b.start, b.S, b.S_start, b.A, b.term, b.component, b.lead, b.partner, b.parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,11 @@ def build_model(design: Design, collapsed: Collapsed) -> Model:
     terms = tuple(term_basis(t, collapsed) for t in design.random_terms)
     n_obs, log_weight = int(collapsed.n_obs.sum()), float(collapsed.log_weight.sum())
     blocks = build_blocks(fixed, terms, collapsed)
-    return Model(design, fixed, terms, blocks, n_obs, log_weight, column_covariance(fixed.columns, collapsed))
+    single = blocks.parameter.shape[0] == 1 and blocks.order.size <= _EIGEN_LIMIT
+    return Model(
+        design, fixed, terms, blocks, n_obs, log_weight, column_covariance(fixed.columns, collapsed),
+        spectrum(blocks) if single else None,
+    )  # fmt: skip
 
 
 def fit_collapsed(model: Model, collapsed: Collapsed, *, reml: bool) -> Block:
@@ -143,8 +148,8 @@ def _optimise(model: Model, response: Responses, *, reml: bool) -> tuple[FloatAr
     n, K = response.rss.size, model.blocks.parameter.shape[0]
     if K == 0 or n == 0:
         return np.zeros((n, K)), np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
-    if K == 1:
-        return fit_spectral(model.blocks, response.zty, response.rss, model.nu(reml=reml), reml=reml)
+    if model.spectrum is not None:
+        return fit_spectral(model.spectrum, response.zty, response.rss, model.nu(reml=reml), reml=reml)
     return optimise_blocked(model, response, reml=reml)
 
 
@@ -164,7 +169,7 @@ def optimise_blocked(model: Model, response: Responses, *, reml: bool) -> tuple[
     n_always = 2 if max(widths) > 1 else 1
     nu = float(model.nu(reml=reml))
     fit_features(
-        model.kernel_blocks(), _starts(parameter, bounded), n_always, bounded, response.zty, response.rss, nu, reml,
+        model.blocks.arrays(), _starts(parameter, bounded), n_always, bounded, response.zty, response.rss, nu, reml,
         gamma, iterations, converged,
     )  # fmt: skip
     return gamma, iterations, converged
@@ -184,21 +189,16 @@ def _evaluate(
     model: Model, response: Responses, gamma: FloatArray, n_iter: IntArray, converged: BoolArray, *, reml: bool
 ) -> Block:
     """Likelihood, fixed effects and status of usable features at `gamma`."""
-    n, p, nu = response.rss.size, model.p, model.nu(reml=reml)
-    Phi, delta = np.empty((n, p, p)), np.empty((n, p))
-    R, logdet_V, logdet_X, deviance = (np.empty(n) for _ in range(4))
-    kernels.evaluate_features(
-        model.kernel_blocks(), gamma, response.zty, response.rss, float(nu), reml,
-        Phi, delta, R, logdet_V, logdet_X, deviance,
-    )  # fmt: skip
-    logdet = logdet_V + (logdet_X + 2 * model.fixed.log_det if reml else 0.0)
-    converged = converged & np.isfinite(deviance)
+    nu = model.nu(reml=reml)
+    at = evaluate_block(model.blocks, gamma, response, nu, reml=reml)
+    logdet = at.logdet_V + (at.logdet_X + 2 * model.fixed.log_det if reml else 0.0)
+    converged = converged & np.isfinite(at.deviance)
     with np.errstate(divide="ignore", invalid="ignore"):
-        loglik = -0.5 * (nu * (np.log(2 * np.pi * R / nu) + 1) + logdet - model.log_weight)
-    beta = solve_triangular(model.fixed.R, (response.ols + delta).T).T
+        loglik = -0.5 * (nu * (np.log(2 * np.pi * at.R / nu) + 1) + logdet - model.log_weight)
+    beta = solve_triangular(model.fixed.R, (response.ols + at.delta).T).T
     status = np.where(smallest_variance(model.terms, model.blocks.parameter, gamma) < _SINGULAR, "boundary", "ok")
     status = np.where(converged, status, "not_converged").astype(STATUS_DTYPE)
-    return Block(response, reml, beta, Phi, gamma, R / nu, loglik, status, n_iter)
+    return Block(response, reml, beta, at.Phi, gamma, at.R / nu, loglik, status, n_iter)
 
 
 def _assemble(model: Model, response: Responses, usable: BoolArray, fitted: Block) -> Block:

@@ -6,7 +6,7 @@ already residuals of least squares (so X̃'r = 0 and X̃'X̃ = I).  Per block,
 
     (I + SG)⁻¹ [S | A | t] = [D | F | w],   D = Z'V⁻¹Z, F = Z'V⁻¹X̃, w = Z'V⁻¹r,
 
-by one LU with partial pivoting.  No difference of nearly equal numbers is formed
+by one LU with partial pivoting. No difference of nearly equal numbers is formed
 there, also when G is singular or large.
 """
 
@@ -15,14 +15,19 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-# Above this size a block goes to LAPACK; below it, the loops here are faster than the call.
-_LAPACK_FROM = 24
+# Functions that only other kernels call need no wrapper for Python; with tuples of arrays for
+# arguments the wrapper costs more to compile than the function.
+inner = njit(nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True)
+entry = njit(nogil=True, cache=True, error_model="numpy")
 
 
-@njit(nogil=True, cache=True)
-def _lu_solve(M, B):  # numpydoc ignore=GL08
-    """Solve M X = B in place (both overwritten); return log|det M|."""
-    n, m = B.shape
+@inner
+def _lu_solve(M, B, n, m):
+    """Solve M X = B for the leading n rows and m columns in place; return log|det M|.
+
+    Zeros are skipped: with the factor of most levels first, its part of M is diagonal and
+    elimination costs no more than a Schur complement would.
+    """
     logdet = 0.0
     for c in range(n):
         pivot, best = c, abs(M[c, c])
@@ -46,29 +51,19 @@ def _lu_solve(M, B):  # numpydoc ignore=GL08
                 for k in range(m):
                     B[r, k] -= factor * B[c, k]
     for c in range(n - 1, -1, -1):
+        for r in range(c + 1, n):
+            factor = M[c, r]
+            if factor != 0.0:
+                for k in range(m):
+                    B[c, k] -= factor * B[r, k]
         inverse = 1.0 / M[c, c]
         for k in range(m):
-            value = B[c, k]
-            for r in range(c + 1, n):
-                value -= M[c, r] * B[r, k]
-            B[c, k] = value * inverse
+            B[c, k] *= inverse
     return logdet
 
 
-@njit(nogil=True, cache=True)
-def _solve_block(M, B):
-    """As :func:`_lu_solve`, by LAPACK for large blocks."""
-    if M.shape[0] < _LAPACK_FROM:
-        return _lu_solve(M, B)
-    _, logdet = np.linalg.slogdet(M)
-    if not np.isfinite(logdet):
-        return np.inf
-    B[:, :] = np.linalg.solve(M, B)
-    return logdet
-
-
-@njit(nogil=True, cache=True)
-def _cholesky_inverse(M, out):
+@inner
+def cholesky_inverse(M, out):
     """Inverse of a small positive definite matrix into `out`; return log|M|, or inf if not positive."""
     n = M.shape[0]
     L = np.zeros((n, n))
@@ -101,21 +96,16 @@ def _cholesky_inverse(M, out):
     return logdet
 
 
-@njit(nogil=True, cache=True)
-def _relative_covariances(gamma, parameter, n_terms):
-    """T of every term from the K covariance entries, (terms, r, r) padded to the largest r."""
-    r = 1
+@inner
+def _relative_covariances(gamma, parameter, T):
+    """T of every term from the K covariance entries."""
     for k in range(parameter.shape[0]):
-        r = max(r, parameter[k, 1] + 1)
-    T = np.zeros((n_terms, r, r))
-    for k in range(parameter.shape[0]):
-        t, i, j = parameter[k]
+        t, i, j = parameter[k, 0], parameter[k, 1], parameter[k, 2]
         T[t, i, j] = gamma[k]
         T[t, j, i] = gamma[k]
-    return T
 
 
-@njit(nogil=True, cache=True)
+@inner
 def evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
     """Deviance at `gamma` and, for order 1, what gradient, Hessian and tests are made of.
 
@@ -125,57 +115,35 @@ def evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
     P_k = X̃'V⁻¹E_kV⁻¹X̃, Q_jk = X̃'V⁻¹E_jV⁻¹E_kV⁻¹X̃, tr V⁻¹E_k, tr V⁻¹E_jV⁻¹E_k, y'PE_kPy, y'PE_jPE_kPy.
     """
     start, S, S_start, A, term, component, lead, partner, parameter = blocks
-    Phi, delta, P, Q, tr1, tr2, quad1, quad2, XVX, F, w, D = out
-    n_blocks, p, K = start.size - 1, A.shape[1], parameter.shape[0]
-    T = _relative_covariances(gamma, parameter, term.max() + 1 if term.size else 0)
-    logdet_V = 0.0
-    rVr = rss
-    XVX[:] = 0.0
-    XVr = np.zeros(p)
-    for a in range(p):
-        XVX[a, a] = 1.0
-    for block in range(n_blocks):
-        lo, hi = start[block], start[block + 1]
-        b = hi - lo
-        Sb = S[S_start[block] : S_start[block + 1]].reshape(b, b)
-        M = np.eye(b)
-        for c in range(b):
-            t, col, first = term[lo + c], component[lo + c], lead[lo + c] - lo
-            r = 0
-            while first + r < b and lead[lo + first + r] == lead[lo + c]:
-                for a in range(b):
-                    M[a, c] += Sb[a, first + r] * T[t, r, col]
-                r += 1
-        s_columns = b if order > 0 else 0
-        B = np.empty((b, s_columns + p + 1))
-        B[:, :s_columns] = Sb[:, :s_columns]
-        B[:, s_columns : s_columns + p] = A[lo:hi]
-        B[:, s_columns + p] = zty[lo:hi]
-        logdet_V += _solve_block(M, B)
-        for a in range(b):
-            F[lo + a] = B[a, s_columns : s_columns + p]
-            w[lo + a] = B[a, s_columns + p]
-        if order > 0:
-            D[S_start[block] : S_start[block + 1]] = B[:, :b].copy().ravel()
-        for a in range(b):  # one row of GF and Gw at a time
-            t, col, first = term[lo + a], component[lo + a], lead[lo + a]
-            r = 0
-            while first + r < hi and lead[first + r] == first:
-                g = T[t, col, r]
+    Phi, delta, P, Q, tr1, tr2, quad1, quad2, XVX, XVr, F, w, D, M, B, T = out
+    p = A.shape[1]
+    _relative_covariances(gamma, parameter, T)
+    for i in range(p):
+        XVr[i] = 0.0
+        for j in range(p):
+            XVX[i, j] = 1.0 if i == j else 0.0
+    logdet_V, rVr = 0.0, rss
+    for block in range(start.size - 1):
+        logdet_V += _solve_block(block, blocks, zty, order, T, F, w, D, M, B)
+        for a in range(start[block], start[block + 1]):  # one row of GF and Gw at a time
+            first, r = lead[a], 0
+            while first + r < start[block + 1] and lead[first + r] == first:
+                g = T[term[a], component[a], r]
                 if g != 0.0:
                     gw = g * w[first + r]
-                    rVr -= zty[lo + a] * gw
+                    rVr -= zty[a] * gw
                     for i in range(p):
-                        XVr[i] -= A[lo + a, i] * gw
+                        XVr[i] -= A[a, i] * gw
                         for j in range(p):
-                            XVX[i, j] -= A[lo + a, i] * g * F[first + r, j]
+                            XVX[i, j] -= A[a, i] * g * F[first + r, j]
                 r += 1
     if not np.isfinite(logdet_V):
         return np.inf, rVr, logdet_V, np.inf
     for i in range(p):
         for j in range(i):
-            XVX[i, j] = XVX[j, i] = 0.5 * (XVX[i, j] + XVX[j, i])
-    logdet_X = _cholesky_inverse(XVX, Phi)
+            XVX[i, j] = 0.5 * (XVX[i, j] + XVX[j, i])
+            XVX[j, i] = XVX[i, j]
+    logdet_X = cholesky_inverse(XVX, Phi)
     R = rVr
     for i in range(p):
         delta[i] = 0.0
@@ -187,12 +155,41 @@ def evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
     deviance = logdet_V + nu * np.log(R)
     if reml:
         deviance += logdet_X
-    if order > 0 and K > 0:
+    if order > 0 and parameter.shape[0] > 0:
         _accumulate(start, S_start, D, F, w, delta, Phi, partner, P, Q, tr1, tr2, quad1, quad2)
     return deviance, R, logdet_V, logdet_X
 
 
-@njit(nogil=True, cache=True)
+@inner
+def _solve_block(block, blocks, zty, order, T, F, w, D, M, B):
+    """F, w and (order 1) D of one block; return its share of log|V|."""
+    start, S, S_start, A, term, component, lead, _, _ = blocks
+    lo, b, p, at = start[block], start[block + 1] - start[block], A.shape[1], S_start[block]
+    s_columns = b if order > 0 else 0
+    for a in range(b):
+        for c in range(b):
+            value = 1.0 if a == c else 0.0
+            first, r = lead[lo + c], 0
+            while first + r < lo + b and lead[first + r] == first:
+                value += S[at + a * b + first - lo + r] * T[term[lo + c], r, component[lo + c]]
+                r += 1
+            M[a, c] = value
+        for c in range(s_columns):
+            B[a, c] = S[at + a * b + c]
+        for i in range(p):
+            B[a, s_columns + i] = A[lo + a, i]
+        B[a, s_columns + p] = zty[lo + a]
+    logdet = _lu_solve(M, B, b, s_columns + p + 1)
+    for a in range(b):
+        for c in range(s_columns):
+            D[at + a * b + c] = B[a, c]
+        for i in range(p):
+            F[lo + a, i] = B[a, s_columns + i]
+        w[lo + a] = B[a, s_columns + p]
+    return logdet
+
+
+@inner
 def _accumulate(start, S_start, D, F, w, delta, Phi, partner, P, Q, tr1, tr2, quad1, quad2):
     """Sums over blocks of everything that the derivatives need (see :func:`evaluate`)."""
     K, p = partner.shape[0], F.shape[1]
@@ -213,7 +210,7 @@ def _accumulate(start, S_start, D, F, w, delta, Phi, partner, P, Q, tr1, tr2, qu
     for block in range(start.size - 1):
         lo, hi = start[block], start[block + 1]
         b = hi - lo
-        Db = D[S_start[block] : S_start[block + 1]].reshape(b, b)
+        at = S_start[block]
         for k in range(K):
             DBF = np.zeros((b, p))
             DBu = np.zeros(b)
@@ -223,14 +220,14 @@ def _accumulate(start, S_start, D, F, w, delta, Phi, partner, P, Q, tr1, tr2, qu
                 if other < 0:
                     continue
                 touched = True
-                tr1[k] += Db[c, other - lo]
+                tr1[k] += D[at + c * b + other - lo]
                 quad1[k] += u[lo + c] * u[other]
                 for i in range(p):
                     FBu[k, i] += F[lo + c, i] * u[other]
                     for j in range(p):
                         P[k, i, j] += F[lo + c, i] * F[other, j]
                 for a in range(b):
-                    d = Db[a, c]
+                    d = D[at + a * b + c]
                     DBu[a] += d * u[other]
                     for i in range(p):
                         DBF[a, i] += d * F[other, i]
@@ -249,7 +246,7 @@ def _accumulate(start, S_start, D, F, w, delta, Phi, partner, P, Q, tr1, tr2, qu
                     for c in range(b):
                         other = partner[k, lo + c]
                         if other >= 0:
-                            tr2[j, k] += Db[mate - lo, c] * Db[other - lo, a]
+                            tr2[j, k] += D[at + (mate - lo) * b + c] * D[at + (other - lo) * b + a]
     for j in range(K):
         for k in range(K):
             for i in range(p):
@@ -257,26 +254,36 @@ def _accumulate(start, S_start, D, F, w, delta, Phi, partner, P, Q, tr1, tr2, qu
                     quad2[j, k] -= FBu[j, i] * Phi[i, i2] * FBu[k, i2]
 
 
-@njit(nogil=True, cache=True)
-def workspace(q, s_size, p, K):
-    """The arrays that :func:`evaluate` writes."""
+@inner
+def workspace(blocks):
+    """The arrays that :func:`evaluate` writes: results first, then scratch."""
+    start, S, A, parameter = blocks[0], blocks[1], blocks[3], blocks[8]
+    q, p, K, largest, n_terms, r = A.shape[0], A.shape[1], parameter.shape[0], 1, 1, 1
+    for block in range(start.size - 1):
+        largest = max(largest, start[block + 1] - start[block])
+    for k in range(K):
+        n_terms, r = max(n_terms, parameter[k, 0] + 1), max(r, parameter[k, 1] + 1)
     return (
-        np.zeros((p, p)),
-        np.zeros(p),
-        np.zeros((K, p, p)),
-        np.zeros((K, K, p, p)),
-        np.zeros(K),
-        np.zeros((K, K)),
-        np.zeros(K),
-        np.zeros((K, K)),
-        np.zeros((p, p)),
-        np.zeros((q, p)),
-        np.zeros(q),
-        np.zeros(s_size),
+        np.zeros((p, p)),  # Phi
+        np.zeros(p),  # delta
+        np.zeros((K, p, p)),  # P
+        np.zeros((K, K, p, p)),  # Q
+        np.zeros(K),  # tr1
+        np.zeros((K, K)),  # tr2
+        np.zeros(K),  # quad1
+        np.zeros((K, K)),  # quad2
+        np.zeros((p, p)),  # XVX
+        np.zeros(p),  # XVr
+        np.zeros((q, p)),  # F
+        np.zeros(q),  # w
+        np.zeros(S.size),  # D
+        np.zeros((largest, largest)),  # M
+        np.zeros((largest, largest + p + 1)),  # B
+        np.zeros((n_terms, r, r)),  # T
     )
 
 
-@njit(nogil=True, cache=True)
+@inner
 def projected_traces(out, trPE, trPEPE):
     """tr PE_k and tr PE_jPE_k from the unprojected traces."""
     Phi, _, P, Q, tr1, tr2 = out[0], out[1], out[2], out[3], out[4], out[5]
@@ -298,7 +305,7 @@ def projected_traces(out, trPE, trPEPE):
             trPEPE[j, k] = value
 
 
-@njit(nogil=True, cache=True)
+@inner
 def derivatives(out, R, nu, reml, gradient, hessian, expected):
     """Gradient, Hessian and expected Hessian of the profiled deviance in the entries of T."""
     K = gradient.size
@@ -314,35 +321,31 @@ def derivatives(out, R, nu, reml, gradient, hessian, expected):
             expected[j, k] = trPEPE[j, k] - trPE[j] * trPE[k] / nu
 
 
-@njit(nogil=True, cache=True)
-def evaluate_features(blocks, gamma, zty, rss, nu, reml, Phi, delta, R, logdet_V, logdet_X, deviance):
-    """The likelihood and the fixed effects of every feature at its own `gamma` (G, K)."""
-    start, S, S_start, A = blocks[0], blocks[1], blocks[2], blocks[3]
-    out = workspace(A.shape[0], S.size, A.shape[1], gamma.shape[1])
+@entry
+def evaluate_features(blocks, gamma, zty, rss, nu, reml, order, likelihood, Phi, delta, pieces, posterior):
+    """Evaluate every feature at its own `gamma` (G, K), and keep what was asked for.
+
+    One entry point for all uses, since each costs seconds of compilation. `likelihood` (G, 4) takes
+    deviance, R, log|V| and log|X̃'V⁻¹X̃|. `pieces` (P, Q, tr1, tr2, quad1, quad2) and `posterior`
+    (Z'Py (G, q), blocks of Z'V⁻¹Z) have G or no rows; they need order 1.
+    """
+    shared = workspace(blocks)
+    P, Q, tr1, tr2, quad1, quad2 = pieces
+    u, D = posterior
     for g in range(gamma.shape[0]):
-        deviance[g], R[g], logdet_V[g], logdet_X[g] = evaluate(
-            blocks, gamma[g], zty[g], rss[g], nu, reml, 0, out
-        )
-        Phi[g] = out[0]
-        delta[g] = out[1]
-
-
-@njit(nogil=True, cache=True)
-def derivative_features(blocks, gamma, zty, rss, nu, P, Q, tr1, tr2, quad1, quad2):
-    """The pieces of the derivatives (see :func:`evaluate`) of every feature at its own `gamma`."""
-    S, A = blocks[1], blocks[3]
-    out = workspace(A.shape[0], S.size, A.shape[1], gamma.shape[1])
-    for g in range(gamma.shape[0]):
-        evaluate(blocks, gamma[g], zty[g], rss[g], nu, True, 1, out)
-        P[g], Q[g], tr1[g], tr2[g], quad1[g], quad2[g] = out[2], out[3], out[4], out[5], out[6], out[7]
-
-
-@njit(nogil=True, cache=True)
-def posterior_features(blocks, gamma, zty, rss, nu, u, D):
-    """Z'Py (G, q) and the blocks of Z'V⁻¹Z (G, size of S) of every feature."""
-    S, A = blocks[1], blocks[3]
-    out = workspace(A.shape[0], S.size, A.shape[1], gamma.shape[1])
-    for g in range(gamma.shape[0]):
-        evaluate(blocks, gamma[g], zty[g], rss[g], nu, True, 1, out)
-        u[g] = out[10] - out[9] @ out[1]
-        D[g] = out[11]
+        if P.shape[0] > 0:
+            own = (Phi[g], delta[g], P[g], Q[g], tr1[g], tr2[g], quad1[g], quad2[g])
+        else:
+            own = (Phi[g], delta[g], shared[2], shared[3], shared[4], shared[5], shared[6], shared[7])
+        F, w, used = shared[10], shared[11], shared[12]
+        if u.shape[0] > 0:
+            used = D[g]
+        out = own + (shared[8], shared[9], F, w, used, shared[13], shared[14], shared[15])
+        values = evaluate(blocks, gamma[g], zty[g], rss[g], nu, reml, order, out)
+        for i in range(4):
+            likelihood[g, i] = values[i]
+        if u.shape[0] > 0:
+            for a in range(u.shape[1]):
+                u[g, a] = w[a]
+                for i in range(delta.shape[1]):
+                    u[g, a] -= F[a, i] * delta[g, i]

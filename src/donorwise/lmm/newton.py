@@ -10,9 +10,7 @@ their sign is arbitrary.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
-
-from donorwise.lmm.kernels import _cholesky_inverse, derivatives, evaluate, workspace
+from donorwise.lmm.kernels import cholesky_inverse, derivatives, entry, evaluate, inner, workspace
 
 _MAX_ITERATIONS = 200
 _MAX_HALVINGS = 40
@@ -21,7 +19,7 @@ _DECREMENT = 1e-12
 _LIMIT = 1e10  # relative variances beyond this mean that there is no residual variance
 
 
-@njit(nogil=True, cache=True)
+@inner
 def gamma_of(phi, parameter, bounded):
     """Entries of T from the parameters."""
     K = phi.size
@@ -37,7 +35,7 @@ def gamma_of(phi, parameter, bounded):
     return gamma
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _jacobian(phi, parameter, bounded):
     """d gamma / d phi."""
     K = phi.size
@@ -60,7 +58,7 @@ def _jacobian(phi, parameter, bounded):
     return J
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _curvature(gradient, parameter, bounded, hessian):
     """Add the second derivatives of gamma in phi, weighted by the gradient in gamma."""
     K = gradient.size
@@ -76,96 +74,136 @@ def _curvature(gradient, parameter, bounded, hessian):
                     hessian[m, l] += gradient[k] * (2.0 if hi == lo else 1.0)
 
 
-@njit(nogil=True, cache=True)
-def _step(gradient, hessian, expected, free):
-    """Newton step over the free parameters; scoring where the Hessian is not positive definite."""
+@inner
+def _congruence(J, H, out):
+    """J'HJ into `out`."""
+    K = J.shape[0]
+    for i in range(K):
+        for j in range(K):
+            out[i, j] = 0.0
+            for a in range(K):
+                for b in range(K):
+                    out[i, j] += J[a, i] * H[a, b] * J[b, j]
+
+
+@inner
+def _step(gradient, hessian, expected, free, step):
+    """Newton step over the free parameters into `step`; scoring where the Hessian is not positive definite.
+
+    Returns the decrement, the squared length of the step in standard errors.
+    """
     K = gradient.size
-    index = np.nonzero(free)[0]
-    n = index.size
-    step = np.zeros(K)
-    M, inverse = np.empty((n, n)), np.empty((n, n))
+    n = 0
+    index = np.zeros(K, dtype=np.int64)
+    for k in range(K):
+        step[k] = 0.0
+        if free[k]:
+            index[n] = k
+            n += 1
+    M, inverse = np.zeros((n, n)), np.zeros((n, n))
     for attempt in range(60):
+        largest = 1e-300
         for i in range(n):
             for j in range(n):
                 M[i, j] = hessian[index[i], index[j]] if attempt == 0 else expected[index[i], index[j]]
+            largest = max(largest, abs(M[i, i]))
         if attempt > 1:  # a direction without information: damp it, more and more
-            largest = 1e-300
-            for i in range(n):
-                largest = max(largest, abs(M[i, i]))
             for i in range(n):
                 M[i, i] += largest * 10.0 ** (attempt - 14)
-        if np.isfinite(_cholesky_inverse(M, inverse)):
+        if np.isfinite(cholesky_inverse(M, inverse)):
             break
     decrement = 0.0
     for i in range(n):
         for j in range(n):
             step[index[i]] -= inverse[i, j] * gradient[index[j]]
         decrement -= step[index[i]] * gradient[index[i]]
-    return step, decrement
+    return decrement
 
 
-@njit(nogil=True, cache=True)
-def _moved(phi, step, size, bounded):
-    """The parameters after a step, projected on the bounds."""
-    out = phi + size * step
+@inner
+def _moved(phi, step, size, bounded, out):
+    """The parameters after a step, projected on the bounds, into `out`."""
     for k in range(phi.size):
+        out[k] = phi[k] + size * step[k]
         if bounded[k] and out[k] < 0.0:
             out[k] = 0.0
-    return out
 
 
-@njit(nogil=True, cache=True)
+@inner
 def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
-    """Minimise the profiled deviance from `phi`; return (phi, deviance, iterations, converged)."""
+    """Minimise the profiled deviance from `phi`, in place; return (deviance, iterations, converged)."""
     parameter = blocks[8]
     K = phi.size
-    gradient, g = np.zeros(K), np.zeros(K)
-    hessian, expected = np.zeros((K, K)), np.zeros((K, K))
-    f = evaluate(blocks, gamma_of(phi, parameter, bounded), zty, rss, nu, reml, 0, out)[0]
+    gradient, g, step, trial = np.zeros(K), np.zeros(K), np.zeros(K), np.zeros(K)
+    hessian, expected, H, I = np.zeros((K, K)), np.zeros((K, K)), np.zeros((K, K)), np.zeros((K, K))
+    free = np.zeros(K, dtype=np.bool_)
+    f = np.inf
+    # int64, not literals: numba would compile `evaluate` once per value
+    likelihood_only, with_derivatives = np.int64(0), np.int64(1)
     for iteration in range(_MAX_ITERATIONS):
         gamma = gamma_of(phi, parameter, bounded)
-        f, R, _, _ = evaluate(blocks, gamma, zty, rss, nu, reml, 1, out)
-        if not np.isfinite(f) or np.abs(gamma).max() > _LIMIT:
-            return phi, f, iteration, False
+        f, R, _, _ = evaluate(blocks, gamma, zty, rss, nu, reml, with_derivatives, out)
+        largest = 0.0
+        for k in range(K):
+            largest = max(largest, abs(gamma[k]))
+        if not np.isfinite(f) or largest > _LIMIT:
+            return f, iteration, False
         derivatives(out, R, nu, reml, gradient, hessian, expected)
         J = _jacobian(phi, parameter, bounded)
-        g = J.T @ gradient
-        H = J.T @ hessian @ J
+        _congruence(J, hessian, H)
+        _congruence(J, expected, I)
         _curvature(gradient, parameter, bounded, H)
-        free = ~(bounded & (phi <= 0.0) & (g >= 0.0))
-        step, decrement = _step(g, H, J.T @ expected @ J, free)
+        for k in range(K):
+            g[k] = 0.0
+            for m in range(K):
+                g[k] += J[m, k] * gradient[m]
+            free[k] = not (bounded[k] and phi[k] <= 0.0 and g[k] >= 0.0)
+        decrement = _step(g, H, I, free, step)
         if decrement < _DECREMENT:
-            return _moved(phi, step, 1.0, bounded), f, iteration, True
-        size, slack = 1.0, 1e-13 * (1.0 + abs(f))
+            _moved(phi, step, 1.0, bounded, phi)
+            return f, iteration, True
+        size, slack, found = 1.0, 1e-13 * (1.0 + abs(f)), False
         for _ in range(_MAX_HALVINGS):
-            trial = _moved(phi, step, size, bounded)
-            value = evaluate(blocks, gamma_of(trial, parameter, bounded), zty, rss, nu, reml, 0, out)[0]
-            if value <= f + slack - 1e-4 * size * min(decrement, abs(f)) * (decrement > 1e-6):
+            _moved(phi, step, size, bounded, trial)
+            gamma = gamma_of(trial, parameter, bounded)
+            value = evaluate(blocks, gamma, zty, rss, nu, reml, likelihood_only, out)[0]
+            wanted = 1e-4 * size * min(decrement, abs(f)) if decrement > 1e-6 else -slack
+            if value <= f - wanted:
+                found = True
                 break
             size *= 0.5
-        else:
-            return phi, f, iteration, decrement < 1e-8
-        phi = trial
-    return phi, f, _MAX_ITERATIONS, False
+        if not found:
+            return f, iteration, decrement < 1e-8
+        for k in range(K):
+            phi[k] = trial[k]
+    return f, _MAX_ITERATIONS, False
 
 
-@njit(nogil=True, cache=True)
+@entry
 def fit_features(blocks, starts, n_always, bounded, zty, rss, nu, reml, gamma, iterations, converged):
     """Fit every feature: from the first `n_always` starts, and from all when they end on a boundary.
 
     `starts` (n_starts, K) are parameter vectors; `gamma` (G, K) receives the entries of T.
     """
-    S, A, parameter = blocks[1], blocks[3], blocks[8]
+    parameter = blocks[8]
     K = starts.shape[1]
-    out = workspace(A.shape[0], S.size, A.shape[1], K)
+    out = workspace(blocks)
+    phi = np.zeros(K)
     for feature in range(zty.shape[0]):
         best = np.inf
         for s in range(starts.shape[0]):
-            phi, f, n, ok = minimise(blocks, starts[s].copy(), bounded, zty[feature], rss[feature], nu, reml, out)
+            for k in range(K):
+                phi[k] = starts[s, k]
+            f, n, ok = minimise(blocks, phi, bounded, zty[feature], rss[feature], nu, reml, out)
             iterations[feature] += n
             if (ok and not converged[feature]) or (ok == converged[feature] and f < best - 1e-9):
                 best = f
                 converged[feature] = ok
-                gamma[feature] = gamma_of(phi, parameter, bounded)
-            if s + 1 >= n_always and ok and not np.any(bounded & (phi <= 0.0)):
+                found = gamma_of(phi, parameter, bounded)
+                for k in range(K):
+                    gamma[feature, k] = found[k]
+            inside = ok
+            for k in range(K):
+                inside = inside and not (bounded[k] and phi[k] <= 0.0)
+            if s + 1 >= n_always and inside:
                 break

@@ -11,10 +11,12 @@ R is evaluated as R(inf) + sum_i (eta_i²/s_i) / (1 + lam s_i), which does not c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from donorwise.lmm.kernels import entry, inner
 
 if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray, IntArray
@@ -23,18 +25,35 @@ if TYPE_CHECKING:
 _GRID = 40
 _MAX_ITERATIONS = 100
 _STEP = 1e-7  # convergence is quadratic: the step after one this small (in log lam) would be rounding
+_ZERO = 1e-12  # share of the smallest grid point below which a ratio is zero
 _NULL = 1e-11  # eigenvalues below this share of the largest are the null space of P
 
 
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """Nonzero eigenvalues s (r,) and eigenvectors (q, r) of Z'PZ, and the diagonal of Z'Z (q,)."""
+
+    s: FloatArray
+    vectors: FloatArray
+    diagonal: FloatArray
+
+
+def spectrum(blocks: Blocks) -> Spectrum:
+    """Decompose the blocks of a single term with one column (Z'Z is diagonal)."""
+    values, vectors = np.linalg.eigh(np.diag(blocks.S) - blocks.A @ blocks.A.T)
+    kept = values > _NULL * max(blocks.S.max(), 1e-300)
+    return Spectrum(values[kept], vectors[:, kept], blocks.S)
+
+
 def fit_spectral(
-    blocks: Blocks, zty: FloatArray, rss: FloatArray, nu: int, *, reml: bool
+    spectrum: Spectrum, zty: FloatArray, rss: FloatArray, nu: int, *, reml: bool
 ) -> tuple[FloatArray, IntArray, BoolArray]:
     """Relative variance of the one random column of every feature.
 
     Parameters
     ----------
-    blocks
-        Blocks of a single term with one column.
+    spectrum
+        What the features share.
     zty
         Shape (G, q), in block order.
     rss
@@ -46,13 +65,10 @@ def fit_spectral(
     -------
     (lam (G, 1), iterations (G,), converged (G,))
     """
-    diagonal = blocks.S
-    values, vectors = np.linalg.eigh(np.diag(diagonal) - blocks.A @ blocks.A.T)
-    kept = values > _NULL * max(diagonal.max(), 1e-300)
-    s = values[kept]
-    energy = (zty @ vectors[:, kept]) ** 2 / s
-    determinant = s if reml else diagonal
-    grid = np.concatenate([[0.0], np.geomspace(0.01 / diagonal.max(), 1e4 / diagonal[diagonal > 0].min(), _GRID)])
+    s, d = spectrum.s, spectrum.diagonal
+    energy = (zty @ spectrum.vectors) ** 2 / s
+    determinant = s if reml else d
+    grid = np.concatenate([[0.0], np.geomspace(0.01 / d.max(), 1e4 / d[d > 0].min(), _GRID)])
     start = _best_on_grid(energy, s, determinant, rss, nu, grid)
     lam, iterations, converged = _newton_features(energy, s, determinant, rss, float(nu), grid, start)
     return lam[:, None], iterations, converged
@@ -69,7 +85,7 @@ def _best_on_grid(
         return np.argmin(nu * np.log(R) + logdet, axis=1)
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _slope(lam, energy, s, determinant, floor, nu):
     """First and second derivative of the deviance in lam."""
     R, R1, R2, d1, d2 = floor, 0.0, 0.0, 0.0, 0.0
@@ -86,10 +102,13 @@ def _slope(lam, energy, s, determinant, floor, nu):
     return nu * R1 / R + d1, nu * (R2 / R - (R1 / R) ** 2) + d2
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _newton(energy, s, determinant, rss, nu, grid, start):
     """Safeguarded Newton in log lam between the neighbours of the best grid point."""
-    floor = max(rss - energy.sum(), 0.0)
+    floor = rss
+    for value in energy:
+        floor -= value
+    floor = max(floor, 0.0)
     lower = grid[max(start - 1, 0)]
     upper = grid[min(start + 1, grid.size - 1)]
     if start <= 1:
@@ -115,12 +134,12 @@ def _newton(energy, s, determinant, rss, nu, grid, start):
         if abs(trial - lam) <= _STEP * lam and abs(step) <= _STEP:
             return trial, iteration, True
         lam = trial
-        if upper < 1e-300:
+        if upper < _ZERO * grid[1]:
             return 0.0, iteration, True
     return lam, _MAX_ITERATIONS, upper - lower <= 1e-9 * upper
 
 
-@njit(nogil=True, cache=True)
+@entry
 def _newton_features(energy, s, determinant, rss, nu, grid, start):
     n = rss.size
     lam, iterations, converged = np.zeros(n), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)

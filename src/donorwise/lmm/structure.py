@@ -34,7 +34,8 @@ class Blocks:
     Attributes
     ----------
     order
-        Shape (q,). Block order -> position in the order of terms, levels and columns.
+        Shape (q,). Block order -> position in the order of terms, levels and columns. Within a block
+        the term with most levels comes first: its part of Z'WZ is diagonal, which elimination uses.
     start
         Shape (nb + 1,). First column of each block.
     S, S_start
@@ -60,11 +61,19 @@ class Blocks:
     partner: IntArray
     parameter: IntArray
 
+    def arrays(self) -> tuple[FloatArray | IntArray, ...]:
+        """What the kernels take: everything but `order`, in this order."""
+        return (
+            self.start, self.S, self.S_start, self.A, self.term, self.component, self.lead, self.partner,
+            self.parameter,
+        )  # fmt: skip
+
 
 def build_blocks(fixed: FixedBasis, terms: Sequence[TermBasis], collapsed: Collapsed) -> Blocks:
     """Find the blocks and fill in their cross-products."""
     labels = _label_terms(terms)
-    order = np.argsort(labels.block, kind="stable").astype(np.int64)
+    n_levels = np.array([len(t.term.levels) for t in terms], dtype=np.int64)
+    order = np.lexsort([labels.term, -n_levels[labels.term], labels.block]).astype(np.int64)
     place = np.empty_like(order)
     place[order] = np.arange(order.size)
     n_blocks = int(labels.block.max()) + 1 if order.size else 0

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, format_p
+from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, format_p, root
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -69,8 +70,9 @@ def draw_arms(ax: Axes, panel: Panel, *, colors: Mapping[str, str], unit: str, t
     ax.set_xlim(-1, layout.right)
     ax.set_ylabel(f"donor mean\n({unit})")
     cells_ax.set_ylabel("cells")
+    limit_height(ax, [*layout.donors["mean"], *_effect_heights(panel, layout)])
     _ticks(ax, panel, layout)
-    size_key(cells_ax, panel.donors["n_cells"], _largest(len(layout.donors)))
+    size_key(cells_ax, panel.donors["n_cells"], largest_area(len(layout.donors)), outside=not layout.effects)
     for each in (ax, cells_ax):
         despine(each)
     cells_ax.tick_params(bottom=False, labelbottom=False)
@@ -81,14 +83,14 @@ def draw_arms(ax: Axes, panel: Panel, *, colors: Mapping[str, str], unit: str, t
 
 def _axes_above(ax: Axes) -> Axes:
     """Add axes on top of `ax`; where no layout engine makes room for them and what surrounds them, `ax` gives it up."""
-    if ax.get_figure(root=True).get_layout_engine() is None:
+    if root(ax).get_layout_engine() is None:
         place = ax.get_position()
         ax.set_position((place.x0, place.y0, 0.85 * place.width, 0.54 * place.height))
     return ax.inset_axes((0, 1.04, 1, 0.45), sharex=ax)
 
 
 def _layout(panel: Panel) -> _Layout:
-    donors = panel.donors.assign(arm=panel.donors["condition"].astype(str))
+    donors = panel.donors.assign(arm=panel.donors["condition"].astype(str), weight=panel.weights)
     rank = donors.groupby("donor")["mean"].first() if panel.paired else None
     parts, spans, start = [], {}, 0.0
     gap = 1.0 + 0.04 * len(donors)
@@ -131,10 +133,16 @@ def _draw_donors(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str
     donors = layout.donors
     if panel.paired:
         for _, pair in donors.groupby("donor", sort=False):
-            ax.plot(pair["x"], pair["mean"], color=LIGHT_GREY, lw=0.9, zorder=1)
+            ax.plot(
+                pair["x"],
+                pair["mean"],
+                color=LIGHT_GREY,
+                lw=float(np.interp(len(donors), [20, 120], [0.9, 0.4])),
+                zorder=1,
+            )
     half = 1.96 * (donors["sd"] / np.sqrt(donors["n_cells"])).fillna(0.0)
     ax.vlines(donors["x"], donors["mean"] - half, donors["mean"] + half, color=GREY, lw=0.8, alpha=0.5, zorder=2)
-    largest = _largest(len(donors))
+    largest = largest_area(len(donors))
     ax.scatter(
         donors["x"],
         donors["mean"],
@@ -145,11 +153,23 @@ def _draw_donors(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str
         zorder=3,
     )
     for arm, (first, last) in layout.spans.items():
-        mean = donors.loc[donors["arm"] == arm, "mean"].mean()
-        ax.hlines(mean, first - 0.6, last + 0.6, color=colors[arm], lw=1.4, zorder=2)
+        ax.hlines(_arm_mean(donors, arm), first - 0.6, last + 0.6, color=colors[arm], lw=1.4, zorder=2)
 
 
-def _largest(n_donors: int) -> float:
+def _arm_mean(donors: pd.DataFrame, arm: str) -> float:
+    """Mean of an arm's donors, as the model weights them."""
+    chosen = donors[donors["arm"] == arm]
+    return float(np.average(chosen["mean"], weights=chosen["weight"]))
+
+
+def limit_height(ax: Axes, heights: Sequence[float]) -> None:
+    """Let the axes show these heights: intervals of donors with few cells may leave them."""
+    seen = np.array([height for height in heights if np.isfinite(height)])
+    margin = 0.15 * (np.ptp(seen) or 1.0)
+    ax.set_ylim(seen.min() - margin, seen.max() + margin)
+
+
+def largest_area(n_donors: int) -> float:
     """Area of the largest point, in points squared."""
     return float(np.interp(n_donors, [8, 60], [190, 90]))
 
@@ -179,19 +199,27 @@ def _draw_effects(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[st
     """Draw the differences on the same scale, zero level with the mean of the reference arm."""
     if not layout.effects:
         return
-    donors = layout.donors
-    reference = float(donors.loc[donors["arm"] == panel.arms[0], "mean"].mean())
+    reference = _arm_mean(layout.donors, panel.arms[0])
     ax.hlines(
         reference, layout.spans[panel.arms[0]][0] - 0.6, layout.right, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=0
     )
-    for x, effect in zip(layout.effects, panel.effects, strict=False):
-        _draw_effect(ax, x, effect, reference=reference, color=colors.get(effect.label, INK), width=2.6, size=7)
+    for i, (x, effect) in enumerate(zip(layout.effects, panel.effects, strict=False)):
+        color = colors.get(effect.label, INK)
+        # neighbours' p-values would touch side by side
+        _draw_effect(ax, x, effect, reference=reference, color=color, width=2.6, size=7, below=i % 2 == 1)
     if panel.naive is not None:
         _draw_effect(
             ax, layout.effects[-1], panel.naive, reference=reference, color=GREY, width=1.4, size=4, below=True
         )
-    secondary = ax.secondary_yaxis("right", functions=(lambda y: y - reference, lambda d: d + reference))
+    shift: tuple[Any, Any] = (lambda y: y - reference, lambda d: d + reference)
+    secondary = ax.secondary_yaxis("right", functions=shift)
     secondary.set_ylabel(f"difference from {panel.arms[0]}")
+
+
+def _effect_heights(panel: Panel, layout: _Layout) -> list[float]:
+    """Ends of the intervals."""
+    reference = _arm_mean(layout.donors, panel.arms[0])
+    return [reference + end for effect in panel.effects for end in (effect.low, effect.high)]
 
 
 def _draw_effect(
@@ -209,7 +237,7 @@ def _draw_effect(
     ax.vlines(x, reference + effect.low, reference + effect.high, color=color, lw=width, zorder=3)
     ax.plot(x, reference + effect.estimate, "D", ms=size, color=color, mec="white", mew=0.6, zorder=4)
     ax.annotate(
-        f"p = {format_p(effect.p)}",
+        format_p(effect.p),
         xy=(x, reference + (effect.low if below else effect.high)),
         xytext=(0, -3 if below else 3),
         textcoords="offset points",
@@ -227,7 +255,9 @@ def _ticks(ax: Axes, panel: Panel, layout: _Layout) -> None:
         ax.set_xlabel("donors", loc="left")
     names = [_effect_name(panel, i) for i in range(len(layout.effects))]
     labels = ax.set_xticks([*donors["x"], *layout.effects], [*donors["donor"], *names], fontsize="x-small")
-    for tick, upright in zip(labels, [True] * len(donors) + [len(name) > 20 for name in names], strict=True):
+    for tick, upright in zip(
+        labels, [True] * len(donors) + [max(map(len, name.split())) > 12 for name in names], strict=True
+    ):
         tick.label1.set_rotation(90 if upright else 0)
     ax.tick_params(axis="x", length=0)
 
@@ -235,7 +265,7 @@ def _ticks(ax: Axes, panel: Panel, layout: _Layout) -> None:
 def _effect_name(panel: Panel, i: int) -> str:
     if i == len(panel.effects):
         return "cells as\nreplicates"
-    return "mixed\nmodel" if len(panel.effects) == 1 else panel.effects[i].label
+    return "mixed\nmodel" if len(panel.effects) == 1 else fill(panel.effects[i].label, 10)
 
 
 def _head(ax: Axes, layout: _Layout, *, colors: Mapping[str, str]) -> None:

@@ -59,6 +59,9 @@ class Panel:
         Levels of the condition, the reference first; empty for a numeric one.
     effects
         The model's estimates.
+    weights
+        Shape (len(donors),). What each donor's mean counts for in the model: with an intraclass correlation
+        near one every donor counts the same, with one of zero every cell.
     naive
         What a t-test would say that takes every cell for a replicate; None where there are not two arms.
     """
@@ -70,6 +73,7 @@ class Panel:
     donors: pd.DataFrame
     arms: tuple[str, ...]
     effects: tuple[Effect, ...]
+    weights: FloatArray
     naive: Effect | None
 
     @property
@@ -123,14 +127,16 @@ def collect(
     results = stored.results
     rows = results[(results["variable"] == variable) & (results["group"] == group)].set_index("contrast")
     arms = () if _is_numeric(cells["condition"]) else _arms(cells["condition"], contrasts)
+    donors = summarise(cells)
     return Panel(
         variable=variable,
         group=group,
         condition=condition,
         cells=cells,
-        donors=summarise(cells),
+        donors=donors,
         arms=arms,
         effects=tuple(_effect(rows.loc[name], name, arms) for name in contrasts if name in rows.index),
+        weights=_weights(donors, stored, variable=variable, group=group),
         naive=_cell_level_test(cells, arms) if len(arms) == 2 else None,
     )
 
@@ -178,6 +184,15 @@ def _arms(condition: pd.Series, contrasts: Sequence[str]) -> tuple[str, ...]:
     reference = [level for level in levels if level not in compared]
     first = reference[:1] if len(reference) == 1 else []
     return tuple(first + [level for level in levels if level not in first])
+
+
+def _weights(donors: pd.DataFrame, stored: Results, *, variable: str, group: str) -> FloatArray:
+    """Weight the means by n / (1 + (n - 1) icc), the precision that the model gives them."""
+    icc = stored.icc
+    rows = (icc["variable"] == variable) & (icc["group"] == group) & (icc["term"] == stored.params["donor"])
+    rho = float(icc.loc[rows, "icc"].sum(min_count=1))
+    n = donors["n_cells"].to_numpy(dtype=np.float64)
+    return np.ones(len(n)) if np.isnan(rho) else n / (1 + (n - 1) * rho)
 
 
 def _effect(row: pd.Series, contrast: str, arms: Sequence[str]) -> Effect:

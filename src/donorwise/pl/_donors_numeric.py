@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise.pl._donors_arms import size_key
+from donorwise.pl._donors_arms import largest_area, limit_height, size_key
 from donorwise.pl._style import BLUE, GREY, LIGHT_GREY, VERMILION, despine
 
 if TYPE_CHECKING:
@@ -22,13 +22,14 @@ POINTS_PER_DONOR = 20
 def draw_numeric(ax: Axes, panel: Panel, *, unit: str) -> None:
     """Draw one point per donor and value of the covariate, and the slope with its 95% band."""
     donors = _points(panel)
-    largest = float(np.interp(len(donors), [8, 60], [190, 90]))
+    largest = largest_area(len(donors))
     for _, one in donors.groupby("donor", sort=False):
         ax.plot(one["x"], one["mean"], color=LIGHT_GREY, lw=0.9, zorder=1)
     half = 1.96 * (donors["sd"] / np.sqrt(donors["n_cells"])).fillna(0.0)
     ax.vlines(donors["x"], donors["mean"] - half, donors["mean"] + half, color=GREY, lw=0.8, alpha=0.6, zorder=2)
-    area = np.maximum(largest * donors["n_cells"] / donors["n_cells"].max(), 4)
+    area = np.maximum(largest * donors["n_cells"] / donors["n_cells"].max(), 5)
     ax.scatter(donors["x"], donors["mean"], s=area, color=BLUE, edgecolors="white", linewidths=0.6, zorder=3)
+    limit_height(ax, donors["mean"])
     for effect in panel.effects[:1]:
         _draw_slope(ax, effect, donors)
     size_key(ax, donors["n_cells"], largest, outside=True)
@@ -39,18 +40,18 @@ def draw_numeric(ax: Axes, panel: Panel, *, unit: str) -> None:
 
 def _points(panel: Panel) -> pd.DataFrame:
     """One row per donor and value of the covariate, or per donor where it varies from cell to cell."""
-    donors = panel.donors.assign(x=panel.donors["condition"].astype(float))
+    donors = panel.donors.assign(x=panel.donors["condition"].astype(float), weight=panel.weights)
     if len(donors) <= POINTS_PER_DONOR * panel.n_donors:
         return donors.sort_values(["donor", "x"])
     cells = panel.cells.assign(x=panel.cells["condition"].astype(float)).groupby("donor")
     means = cells.agg(x=("x", "mean"), mean=("value", "mean"), sd=("value", "std"), n_cells=("value", "size"))
-    return means.reset_index()
+    return means.reset_index().assign(weight=1.0)
 
 
 def _draw_slope(ax: Axes, effect: Effect, donors: pd.DataFrame) -> None:
-    """Lay the slope through the middle of the donors: the model says how steep it is, not how high."""
-    x = np.array([donors["x"].min(), donors["x"].mean(), donors["x"].max()])
-    run, height = x - x[1], donors["mean"].mean()
+    """Lay the slope through the middle of the donors, as the model weights them."""
+    x = np.array([donors["x"].min(), np.average(donors["x"], weights=donors["weight"]), donors["x"].max()])
+    run, height = x - x[1], np.average(donors["mean"], weights=donors["weight"])
     ax.plot(x, height + effect.estimate * run, color=VERMILION, lw=1.8, zorder=4)
     edges = np.sort([height + effect.low * run, height + effect.high * run], axis=0)
     ax.fill_between(x, edges[0], edges[1], color=VERMILION, alpha=0.15, linewidth=0, zorder=0)

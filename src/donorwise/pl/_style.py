@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Okabe & Ito (2008): told apart with every kind of colour vision
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 BLUE, VERMILION = OKABE_ITO[0], OKABE_ITO[1]
+SMALLEST_P = 1e-300
+"""Below this a p-value is no more than a rounding of zero."""
 WIDEST = 16.0
 """Inches across of a figure with many panels."""
 GREY, LIGHT_GREY, INK = "#8C8C8C", "#D9D9D9", "#333333"
@@ -42,7 +44,7 @@ def panels(ax: Axes | None, n: int, *, size: tuple[float, float], share: bool = 
     if ax is not None:
         if n != 1:
             raise DonorwiseError(f"ax= holds one panel and this plot has {n}; choose one group and one variable.")
-        return _root(ax), [ax]
+        return root(ax), [ax]
     n_rows = -(-n // max(1, int(WIDEST // size[0])))
     n_columns = -(-n // n_rows)
     figure, axes = plt.subplots(
@@ -72,8 +74,10 @@ def outer_labels(axes: Sequence[Axes], *, x: str, y: str) -> None:
 
 def settle(figure: Figure) -> None:
     """Let the layout engine find room for axes on top of axes, which takes it a few rounds."""
-    for _ in range(4):
-        figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        for _ in range(3):
+            engine.execute(figure)
 
 
 def despine(ax: Axes) -> None:
@@ -93,14 +97,17 @@ def finish(
     return axes[0] if len(axes) == 1 else np.array(axes, dtype=object)
 
 
-def format_p(p: float) -> str:
-    """Write a p-value as people do: ``0.013``, ``3e-12``."""
+def format_p(p: float, name: str = "p") -> str:
+    """Write a p-value as people do: ``p = 0.013``, ``p = 3e-12``, ``p < 1e-300``."""
     if np.isnan(p):
-        return "not tested"
-    return f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}".replace("e-0", "e-")
+        return f"{name}: not tested"
+    if p < SMALLEST_P:
+        return f"{name} < {SMALLEST_P:.0e}"
+    return f"{name} = {p:.2g}" if p >= 1e-4 else f"{name} = {p:.0e}".replace("e-0", "e-")
 
 
-def _root(ax: Axes) -> Figure:
+def root(ax: Axes) -> Figure:
+    """Return the figure that holds `ax`."""
     figure = ax.get_figure(root=True)
     if figure is None:
         raise DonorwiseError("ax= belongs to no figure any more.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def draw_violins(ax: Axes, columns: Sequence[FloatArray], *, colors: Sequence[st
 
 
 def _violin(ax: Axes, values: FloatArray, *, place: int, color: str, horizontal: bool) -> None:
-    drawn = ax.violinplot(
+    drawn: dict[str, Any] = ax.violinplot(
         [values],
         [place],
         orientation="horizontal" if horizontal else "vertical",
@@ -52,7 +52,7 @@ def _violin(ax: Axes, values: FloatArray, *, place: int, color: str, horizontal:
         points=200,
     )
     for body in drawn["bodies"]:
-        body.set(facecolor=color, edgecolor="none", alpha=0.55)
+        body.set(facecolor=color, edgecolor=color, linewidth=0.6, alpha=0.55)
 
 
 def _quartiles(ax: Axes, values: FloatArray, *, place: int, horizontal: bool) -> None:
@@ -64,5 +64,5 @@ def _quartiles(ax: Axes, values: FloatArray, *, place: int, horizontal: bool) ->
 
 def _strip(ax: Axes, values: FloatArray, *, place: int, color: str, horizontal: bool) -> None:
     across = place + np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.array([float(place)])
-    xy = (np.sort(values), across) if horizontal else (across, np.sort(values))
-    ax.scatter(*xy, s=26, color=color, edgecolors="white", linewidths=0.6, zorder=3, clip_on=False)
+    x, y = (np.sort(values), across) if horizontal else (across, np.sort(values))
+    ax.scatter(x, y, s=26, color=color, edgecolors="white", linewidths=0.6, zorder=3, clip_on=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from donorwise._anndata import keys, read_results
 from donorwise.errors import DataError
 from donorwise.get._select import choose
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import anndata as ad
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -72,8 +73,9 @@ def donors(
     Notes
     -----
     Above, the cells (at most 200 of each donor). Below, one point per donor and arm: its mean, with an
-    area proportional to its number of cells and a bar for the 95% interval that those cells give; lines
-    join the points of one donor. On the right, on the same scale, the model's estimate of the difference
+    area proportional to its number of cells and a bar for the 95% interval that those cells give (cut off
+    where it leaves the plot); lines join the points of one donor. The line through an arm is the mean of
+    its donors, weighted as the model weights them. On the right, on the same scale, the model's estimate of the difference
     with its 95% interval, and in grey what a t-test would claim that takes the cells for replicates.
     A numeric covariate is drawn as a scatter plot with the model's slope.
     """
@@ -101,7 +103,8 @@ def _size(content: list[Panel]) -> tuple[float, float]:
     if not content[0].arms:
         return 5.0, 4.0
     n_places = max(len(panel.donors) for panel in content)
-    return min(max(5.0, 3.4 + 0.15 * n_places), 11.0), 5.2
+    n_effects = max(len(panel.effects) for panel in content)
+    return min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), 11.0), 5.2
 
 
 def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, response: str) -> None:
@@ -119,8 +122,8 @@ def _title(panel: Panel) -> str:
     lines = [name, f"{len(panel.cells):,} cells = {panel.n_donors:,} donors{_split(panel)}"]
     if len(panel.effects) == 1:
         effect = panel.effects[0]
-        adjusted = "" if effect.adj_p != effect.adj_p else f", FDR {format_p(effect.adj_p)}"
-        lines.append(f"mixed model: p = {format_p(effect.p)}{adjusted}")
+        adjusted = "" if np.isnan(effect.adj_p) else f", {format_p(effect.adj_p, 'FDR')}"
+        lines.append(f"mixed model: {format_p(effect.p)}{adjusted}")
     return "\n".join(lines)
 
 
@@ -129,6 +132,10 @@ def _split(panel: Panel) -> str:
     if not panel.arms:
         return ""
     per_arm = panel.donors.groupby(panel.donors["condition"].astype(str))["donor"].nunique()
+    all_arms = "both arms" if len(panel.arms) == 2 else "every arm"
     if all(per_arm[arm] == panel.n_donors for arm in panel.arms):
-        return ", each in every arm" if len(panel.arms) > 2 else ", each in both arms"
+        return f", each in {all_arms}"
+    if panel.paired:
+        n_complete = (panel.donors["donor"].value_counts() == len(panel.arms)).sum()
+        return f", {n_complete:,} of them in {all_arms}"
     return ": " + " against ".join(f"{per_arm[arm]:,}" for arm in panel.arms)

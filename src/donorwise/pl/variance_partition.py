@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from donorwise._anndata import keys, read_results
 from donorwise.errors import DataError
 from donorwise.get._select import choose
-from donorwise.pl._style import GREY, OKABE_ITO, despine, finish, panels
+from donorwise.pl._style import GREY, OKABE_ITO, despine, finish, outer_labels, panels
 from donorwise.pl._violins import draw_violins
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def variance_partition(
     for panel, name in zip(axes, groups, strict=True):
         _draw(panel, table[table["group"] == name], terms=terms, colors=colors)
         panel.set_title("" if name == keys.ALL else name, fontsize="medium", pad=18)
-    for panel in axes:
-        if panel.get_subplotspec() is None or panel.get_subplotspec().is_first_col():
-            panel.set_ylabel("share of the variance")
+    outer_labels(axes, x="", y="share of the variance")
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 

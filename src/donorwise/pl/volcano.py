@@ -10,7 +10,18 @@ from donorwise._anndata import keys, read_results
 from donorwise.errors import DataError
 from donorwise.get._select import choose, only_one
 from donorwise.pl._labels import place_labels
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, finish, outer_labels, panels
+from donorwise.pl._style import (
+    BLUE,
+    GREY,
+    INK,
+    LIGHT_GREY,
+    SMALLEST_P,
+    VERMILION,
+    despine,
+    finish,
+    outer_labels,
+    panels,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from donorwise._typing import BoolArray, FloatArray
-
-SMALLEST_P = 1e-300
 
 
 class _Points(NamedTuple):

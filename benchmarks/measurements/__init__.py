@@ -1,0 +1,1 @@
+"""One file for each question: a function ``run(quick)`` that returns a Section."""

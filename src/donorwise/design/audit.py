@@ -1,0 +1,167 @@
+"""What a design can and cannot say, told before any fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise.design import audit_checks as checks
+from donorwise.design.build import assemble_design
+from donorwise.design.columns import check_obs
+from donorwise.design.formula import ParsedFormula, parse
+from donorwise.design.replication import Arms, describe, find_donors
+from donorwise.design.terms import parse_columns, variables
+from donorwise.errors import DesignError
+
+if TYPE_CHECKING:
+    from donorwise._typing import FloatArray
+    from donorwise.design.structure import Design
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What :func:`audit` found.
+
+    Attributes
+    ----------
+    formula
+        The formula.
+    donor
+        The grouping factor that counts as the replicate; empty when there is none.
+    n_donors, n_obs, n_dropped
+        Donors and rows in use; rows left out because a variable is missing.
+    arms
+        One entry per coefficient but the intercept.
+    warnings
+        What can make the results wrong, a sentence each.
+    notes
+        What is worth knowing, a sentence each.
+    """
+
+    formula: str
+    donor: str
+    n_donors: int
+    n_obs: int
+    n_dropped: int
+    arms: tuple[Arms, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per contrast: kind, donors and cells per arm, depth ratio, and whether its variation is modelled."""
+        columns = [
+            "contrast", "kind", "donors", "donors_reference", "donors_both", "cells", "cells_reference",
+            "depth_ratio", "values", "covered",
+        ]  # fmt: skip
+        frame = pd.DataFrame([_row(a) for a in self.arms], columns=columns)
+        counts = ["donors", "donors_reference", "donors_both", "cells", "cells_reference", "values"]
+        return frame.astype({**dict.fromkeys(counts, "Int64"), "depth_ratio": float, "covered": bool})
+
+    def __repr__(self) -> str:
+        """Table, notes and warnings as text."""
+        dropped = f" ({self.n_dropped:,} more left out: a variable is missing)" if self.n_dropped else ""
+        donors = f" of {self.n_donors:,} donors (`{self.donor}`)" if self.donor else ""
+        parts = [f"Audit of {self.formula}", f"{self.n_obs:,} cells{donors}{dropped}"]
+        if self.arms:
+            parts += ["", _table(self.arms)]
+        if self.notes:
+            parts += ["", *self.notes]
+        if self.warnings:
+            parts += ["", "Warnings", *(f"{i + 1}. {text}" for i, text in enumerate(self.warnings))]
+        return "\n".join(parts)
+
+
+def audit(formula: str, obs: pd.DataFrame, *, depth: FloatArray | None = None, donor: str | None = None) -> Audit:
+    """Say who is replicated and what is confounded, before any fit.
+
+    Parameters
+    ----------
+    formula
+        Fixed and random effects.
+    obs
+        N rows.
+    depth
+        Shape (N,). Sequencing depth of each cell, such as its total counts.
+    donor
+        Column that is the replicate. By default the grouping factor called donor, patient, subject or the
+        like; else the first one.
+
+    Raises
+    ------
+    FormulaError
+        When the formula does not parse.
+    DesignError
+        When a column is missing. A design that the data cannot answer is a warning, not an error.
+    """
+    parsed = parse(formula)
+    check_obs(obs, _columns(parsed) + ([donor] if donor else []), parsed.source)
+    if depth is not None and np.shape(depth) != (len(obs),):
+        raise DesignError(f"depth needs one value for each of the {len(obs):,} rows, not shape {np.shape(depth)}.")
+    try:
+        design = assemble_design(parsed, obs)
+    except DesignError as error:
+        return Audit(parsed.source, donor or "", 0, len(obs), 0, (), (str(error),), ())
+    return _audit(design, parsed, obs, None if depth is None else np.asarray(depth, dtype=np.float64), donor)
+
+
+def _audit(
+    design: Design, parsed: ParsedFormula, obs: pd.DataFrame, depth: FloatArray | None, donor: str | None
+) -> Audit:
+    used = design.codes >= 0
+    depth = None if depth is None else depth[used]
+    donors = find_donors(design, obs, donor)
+    arms = describe(design, parsed, donors, depth)
+    found = [*checks.impossible(design), *checks.unreplicated(design, donors)]
+    notes: list[str] = []
+    if donors is not None:
+        confined, serious = checks.confined(design, arms, donors)
+        found += [*checks.few_donors(arms), *checks.uncovered(design, arms, donors), *serious]
+        found += [*checks.collinear(design, arms, donors), *checks.depth_differs(design, arms, donors, depth)]
+        notes = [*checks.effective_replicates(arms, len(donors.levels)), *confined, *checks.cell_level(arms)]
+    name, n_donors = (donors.name, len(donors.levels)) if donors else ("", 0)
+    return Audit(parsed.source, name, n_donors, int(used.sum()), design.n_dropped, arms, tuple(found), tuple(notes))
+
+
+def _columns(parsed: ParsedFormula) -> list[str]:
+    texts = [parsed.fixed, *(bar.columns for bar in parsed.bars)]
+    names = [v for text in texts for v in variables(parse_columns(text, parsed.source))]
+    return list(dict.fromkeys([*names, *(g for bar in parsed.bars for g in bar.group)]))
+
+
+def _row(arms: Arms) -> tuple[object, ...]:
+    """One row of the table: missing where a numeric coefficient has no arms."""
+    at_level, at_reference = arms.donors or (pd.NA, pd.NA)
+    cells, cells_reference = arms.cells or (pd.NA, pd.NA)
+    return (
+        arms.contrast, arms.kind, at_level, at_reference, arms.n_both, cells, cells_reference,
+        _ratio(arms), arms.n_values or pd.NA, arms.covered,
+    )  # fmt: skip
+
+
+def _ratio(arms: Arms) -> float:
+    return arms.depth[0] / arms.depth[1] if arms.depth else float("nan")
+
+
+def _table(arms: tuple[Arms, ...]) -> str:
+    """Lay out the contrasts in columns, the first 30 of them."""
+    rows = [("contrast", "kind", "donors", "cells", "depth ratio")]
+    for a in arms[:30]:
+        both = f" ({a.n_both:,} in both)" if a.donors and a.n_both else ""
+        donors = " vs ".join(f"{n:,}" for n in a.donors) + both if a.donors else _spread(a)
+        cells = " vs ".join(f"{n:,}" for n in a.cells)
+        rows.append((a.contrast, a.kind, donors, cells, f"{_ratio(a):.2f}" if a.depth else ""))
+    kept = [i for i in range(5) if any(row[i] for row in rows[1:])]
+    width = {i: max(len(row[i]) for row in rows) for i in kept}
+    lines = ["  ".join(row[i].ljust(width[i]) for i in kept).rstrip() for row in rows]
+    more = [f"... and {len(arms) - 30} more: see to_frame()"] if len(arms) > 30 else []
+    return "\n".join([*lines, *more])
+
+
+def _spread(arms: Arms) -> str:
+    """What a numeric coefficient shows in place of arms."""
+    if arms.kind in ("within-donor", "mixed"):
+        return f"varies in {arms.n_both:,}"
+    return f"{arms.n_values:,} value{'' if arms.n_values == 1 else 's'}"

@@ -1,0 +1,193 @@
+"""The findings of an audit: each yields complete sentences that start with the contrast or the column."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise.design.build import check_design
+from donorwise.design.replication import Arms, Donors, random_levels
+from donorwise.design.terms import quote, term_variables
+from donorwise.design.wording import listing
+from donorwise.errors import DesignError
+
+if TYPE_CHECKING:
+    from donorwise._typing import FloatArray
+    from donorwise.design.structure import Design
+
+_DEPTH = re.compile(r"depth|lib|total_counts|n_?counts?|umi", re.IGNORECASE)
+_DEPTH_SPREAD = 0.1  # standard deviation among donors of log mean depth above which means are seen to drift
+_COLLINEAR = 0.9  # share of a donor-level effect that the others explain
+_FEW = 3  # donors in an arm
+
+
+def impossible(design: Design) -> Iterator[str]:
+    """Why the model cannot be fitted at all."""
+    try:
+        check_design(design)
+    except DesignError as error:
+        yield str(error)
+
+
+def unreplicated(design: Design, donors: Donors | None) -> Iterator[str]:
+    """Cells that would count as replicates."""
+    if donors is None:
+        yield f"`{design.formula}` has no random term, so every cell counts as a replicate; add one such as `(1 | donor)`."
+    elif not random_levels(design, donors):
+        name = quote(donors.name)
+        yield f"`{donors.name}` has no random intercept, so its cells count as replicates; add `(1 | {name})`."
+
+
+def few_donors(arms: Iterable[Arms]) -> Iterator[str]:
+    """Arms that one or two donors make up."""
+    worst: dict[str, Arms] = {}
+    for arm in arms:
+        if _smallest(arm) < _FEW and _smallest(arm) < _smallest(worst.get(arm.term, None)):
+            worst[arm.term] = arm
+    for arm in worst.values():
+        n = _smallest(arm)
+        if arm.kind == "between-donor":
+            text = f"compares {_count(arm.donors[0])} with {arm.donors[1]:,}"
+        else:
+            text = f"is seen within {_count(n)}"
+        verdict = "one donor cannot show how much donors differ" if n == 1 else "the result can hang on a single donor"
+        yield f"{arm.contrast} {text}: {verdict}."
+
+
+def uncovered(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
+    """Contrasts within donors that are taken to be the same in every donor."""
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for arm in arms:
+        if arm.kind in ("within-donor", "mixed") and not arm.covered and not arm.cell_level:
+            grouped.setdefault(arm.within or arm.variables, []).append(arm.contrast)
+    for names, contrasts in grouped.items():
+        group = ":".join(quote(part) for part in donors.name.split(":"))
+        numeric = [v for v in names if v in design.numeric_means]
+        labels = [quote(v) for v in names if v not in numeric]
+        term = f"({' + '.join(map(quote, numeric))} | {group})" if numeric else f"(1 | {':'.join([group, *labels])})"
+        yield (
+            f"{listing(names)} varies within donors ({_few(contrasts)}) and no random term lets its effect differ between "
+            f"donors: in single-cell cohorts the type I error with (1 | {group}) alone is about .17 to .20 at a nominal "
+            f".05, and more donors do not help; add `{term}`."
+        )
+
+
+def depth_differs(design: Design, arms: Iterable[Arms], donors: Donors, depth: FloatArray | None) -> Iterator[str]:
+    """Depth that differs between donors and is not in the formula."""
+    reads = {v for term in design.spec.terms for v in term_variables(term)}
+    if depth is None or any(_DEPTH.search(name) for name in reads):
+        return
+    usable = np.isfinite(depth) & (depth > 0)
+    table = pd.Series(depth[usable]).groupby(donors.codes[usable]).mean()
+    spread = float(np.log(table).std()) if len(table) > 1 else 0.0
+    if spread <= _DEPTH_SPREAD:
+        return
+    ratios = {
+        a.contrast: max(a.depth[0] / a.depth[1], a.depth[1] / a.depth[0])
+        for a in arms
+        if a.kind == "between-donor" and a.depth
+    }
+    worst = max(ratios, key=lambda name: ratios[name], default=None)
+    between = f"; {ratios[worst]:.2f}-fold between the arms of {worst}" if worst and ratios[worst] > 1.05 else ""
+    yield (
+        f"Depth differs between donors (standard deviation of log mean depth {spread:.2f}{between}), and log-normalised "
+        "means depend on depth; add a cell-level covariate such as `log_depth` to the formula."
+    )
+
+
+def collinear(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
+    """Donor-level effects that the other donor-level effects nearly give."""
+    between = [a for a in arms if a.kind == "between-donor"]
+    example = np.zeros(len(donors.levels), dtype=np.int64)
+    example[donors.codes] = design.codes[design.codes >= 0]
+    for arm in between:
+        others = [a for a in between if set(a.variables).isdisjoint(arm.variables)]
+        x = design.X[example, design.fixed_names.index(arm.contrast)]
+        A = design.X[example][:, [design.fixed_names.index(a.contrast) for a in others]]
+        share = _explained(x, A)
+        if _COLLINEAR < share < 1 - 1e-9:
+            names = listing(dict.fromkeys(v for a in others for v in a.variables))
+            amount = "more than 99%" if share > 0.99 else f"{share:.0%}"
+            yield (
+                f"{arm.contrast} is {amount} explained by {names} among the donors, which makes its standard error "
+                f"{1 / np.sqrt(1 - share):.1f} times as large as it would be without them."
+            )
+
+
+def confined(design: Design, arms: Iterable[Arms], donors: Donors) -> tuple[list[str], list[str]]:
+    """Levels of one covariate that occur in one arm of another: notes, and the serious ones."""
+    names = list(dict.fromkeys(a.variables[0] for a in arms if a.kind == "between-donor" and len(a.variables) == 1))
+    example = np.zeros(len(donors.levels), dtype=np.int64)
+    example[donors.codes] = design.codes[design.codes >= 0]
+    table = design.frame.iloc[example][[n for n in names if n not in design.numeric_means]]
+    notes: list[str] = []
+    serious: list[str] = []
+    for arm in table.columns:
+        for other in table.columns.drop(arm):
+            pairs = table[[arm, other]].astype(str)
+            only = pairs.groupby(other)[arm].nunique() == 1
+            alone = pairs[other].isin(only.index[only])
+            if not alone.any() or alone.all():
+                continue
+            left = pairs[arm][~alone].value_counts().reindex(sorted(set(pairs[arm])), fill_value=0)
+            levels = sorted(set(pairs[other][alone]))
+            text = (
+                f"`{other}` {_few(levels)} {'occurs' if len(levels) == 1 else 'occur'} in one level of `{arm}` only, so "
+                f"{_count(int(alone.sum()))} say{'s' if alone.sum() == 1 else ''} nothing about `{arm}`; the comparison "
+                f"rests on {' and '.join(f'{n} of {level}' for level, n in left.items())}."
+            )
+            (serious if left.min() < 2 else notes).append(text)
+    return notes, serious
+
+
+def effective_replicates(arms: Iterable[Arms], n_donors: int) -> Iterator[str]:
+    """How many replicates a between-donor contrast really has."""
+    shown: dict[str, int] = {}
+    for arm in arms:
+        shown[arm.term] = shown.get(arm.term, 0) + 1
+        if arm.kind != "between-donor" or shown[arm.term] > 5:
+            continue
+        if arm.donors:
+            n, m = arm.donors
+            yield f"{arm.contrast}: these {sum(arm.cells):,} cells are {n + m:,} replicates: {n:,} against {m:,}."
+        else:
+            yield f"{arm.contrast}: its replicates are the {n_donors:,} donors, with {arm.n_values:,} different values."
+
+
+def cell_level(arms: Iterable[Arms]) -> Iterator[str]:
+    """Numbers that differ from cell to cell, without a random slope."""
+    names = [a.contrast for a in arms if a.cell_level and not a.covered]
+    if names:
+        verb = "differs" if len(names) == 1 else "differ"
+        yield f"{_few(names)} {verb} from cell to cell; a test of such a slope takes it to be the same in every donor."
+
+
+def _smallest(arm: Arms | None) -> float:
+    """Donors in the smaller arm; those on both sides where each donor is its own control."""
+    if arm is None or not arm.donors:
+        return np.inf
+    return min(arm.donors) if arm.kind == "between-donor" else arm.n_both
+
+
+def _count(n: float) -> str:
+    return f"{n:,.0f} donor{'' if n == 1 else 's'}"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _explained(x: FloatArray, A: FloatArray) -> float:
+    """Share of the variance of x among donors that A explains."""
+    x, A = x - x.mean(), A - A.mean(axis=0)
+    total = float(x @ x)
+    if not A.shape[1] or total == 0:
+        return 0.0
+    scale = np.linalg.norm(A, axis=0)
+    scaled = A / np.where(scale > 0, scale, 1.0)
+    rest = x - scaled @ np.linalg.lstsq(scaled, x, rcond=None)[0]
+    return 1.0 - float(rest @ rest) / total

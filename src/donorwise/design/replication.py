@@ -1,0 +1,272 @@
+"""Who is replicated: the donors and cells on either side of each coefficient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from donorwise.design.columns import read_column
+from donorwise.design.patterns import combine, first_rows
+from donorwise.design.terms import parse_columns, term_variables, variables
+from donorwise.errors import DesignError
+
+if TYPE_CHECKING:
+    from donorwise._typing import BoolArray, FloatArray, IntArray
+    from donorwise.design.formula import ParsedFormula
+    from donorwise.design.structure import Design
+
+Kind: TypeAlias = Literal["between-donor", "within-donor", "mixed", "unknown"]
+
+_REPLICATES = ("donor", "patient", "subject", "individual", "participant", "person", "animal", "mouse")
+# A number with more values than this per donor differs from cell to cell; with fewer it is a visit or a dose.
+_MANY_VALUES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Donors:
+    """The replicates: name of the factor, level of each row in use, names of the levels."""
+
+    name: str
+    codes: IntArray
+    levels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """What one coefficient compares.
+
+    Attributes
+    ----------
+    contrast, term
+        Name of the coefficient and of its term.
+    variables, within
+        The variables of the term, and those of them that vary within donors.
+    kind
+        Whether it compares donors with each other, each donor with itself, or some of both.
+    covered
+        Whether the random terms let it differ from donor to donor (where it varies within donors).
+    donors, cells, depth
+        Donors, cells and mean depth at the level and at the reference; empty for a numeric coefficient.
+    n_both
+        Donors on both sides.
+    n_values
+        Different means of a numeric coefficient among donors; 0 otherwise.
+    cell_level
+        Whether it is a number that differs from cell to cell.
+    """
+
+    contrast: str
+    term: str
+    variables: tuple[str, ...]
+    within: tuple[str, ...]
+    kind: Kind
+    covered: bool
+    donors: tuple[int, ...] = ()
+    cells: tuple[int, ...] = ()
+    depth: tuple[float, ...] = ()
+    n_both: int = 0
+    n_values: int = 0
+    cell_level: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Units:
+    """Rows that agree in pattern and donor, counted once: pattern, donor, rows, and their depth (sum and rows with one)."""
+
+    pattern: IntArray
+    donor: IntArray
+    n: IntArray
+    depth: FloatArray
+    n_depth: IntArray
+
+    def mean_depth(self, side: BoolArray) -> float:
+        """Mean depth of the rows on one side."""
+        n = int(self.n_depth[side].sum())
+        return float(self.depth[side].sum() / n) if n else float("nan")
+
+
+def find_donors(design: Design, obs: pd.DataFrame, donor: str | None) -> Donors | None:
+    """Return the replicates: the column `donor`, or the grouping factor that looks like it, or None."""
+    used = design.codes >= 0
+    terms = {t.group: t for t in design.random_terms}
+    name = donor or _choose(tuple(terms))
+    if name in terms:
+        return Donors(name, terms[name].codes[design.codes[used]], terms[name].levels)
+    if name is None:
+        return None
+    column = read_column(obs[name], name, categorical=True)[used]
+    if column.isna().any():
+        raise DesignError(f"`{name}` is missing in {int(column.isna().sum()):,} of the rows in use.")
+    column = column.cat.remove_unused_categories()
+    return Donors(name, column.cat.codes.to_numpy(dtype=np.int64), tuple(map(str, column.cat.categories)))
+
+
+def describe(
+    design: Design, parsed: ParsedFormula, donors: Donors | None, depth: FloatArray | None
+) -> tuple[Arms, ...]:
+    """Describe each coefficient but the intercept; `depth` has a value per row in use."""
+    rows = _units(design, donors, depth, by_row=True)
+    units = _units(design, donors, depth, by_row=False)
+    reads = {str(t): term_variables(t) for t in design.spec.terms}
+    within = _varying_variables(design, reads, units) if donors else set()
+    arms = []
+    for term, columns in design.terms.items():
+        reference = _reference(design.X[units.pattern][:, list(columns)], interaction=len(reads[term]) > 1)
+        own = tuple(v for v in reads[term] if v in within)
+        for j in columns:
+            seen = units if design.varying[j] < 0 else rows
+            column = _column(design, j, seen)
+            facts = _compare(column, reference, len(reads[term]) > 1, seen, donors, with_depth=depth is not None)
+            free = facts["kind"] == "between-donor" or _is_covered(design, parsed, donors, column, own, seen)
+            arms.append(Arms(design.fixed_names[j], term, reads[term], own, covered=free, **facts))
+    return tuple(arms)
+
+
+def random_levels(design: Design, donors: Donors) -> bool:
+    """Whether some random intercept has the donors as its levels."""
+    rows = design.codes[design.codes >= 0]
+    return any(
+        "(Intercept)" in t.columns
+        and len(t.levels) == len(donors.levels)
+        and _constant(donors.codes, t.codes[rows], len(t.levels))
+        for t in design.random_terms
+    )
+
+
+def _choose(groups: Sequence[str]) -> str | None:
+    """Name the grouping factor that is the replicate.
+
+    A name such as donor or patient decides; else the first factor, or a coarser one made of its columns
+    (donor for donor:sample). A batch that happens to nest the donors is not a donor.
+    """
+    named = [g for g in groups if ":" not in g and any(word in g.lower() for word in _REPLICATES)]
+    if named or not groups:
+        return named[0] if named else None
+    first = set(groups[0].split(":"))
+    return min((g for g in groups if set(g.split(":")) <= first), key=lambda g: len(g.split(":")))
+
+
+def _units(design: Design, donors: Donors | None, depth: FloatArray | None, *, by_row: bool) -> _Units:
+    codes = design.codes[design.codes >= 0].astype(np.int64)
+    donor = donors.codes if donors else np.zeros(len(codes), dtype=np.int64)
+    usable = np.zeros(len(codes), dtype=bool) if depth is None else np.isfinite(depth) & (depth > 0)
+    value = np.zeros(len(codes)) if depth is None else np.where(usable, depth, 0.0)
+    if by_row:
+        return _Units(codes, donor, np.ones_like(codes), value, usable.astype(np.int64))
+    unit, size = combine([(codes, design.n_patterns), (donor, int(donor.max()) + 1)], len(codes))
+    first = first_rows(unit, size)
+    n = np.bincount(unit, minlength=size)
+    n_depth = np.bincount(unit[usable], minlength=size)
+    total = np.bincount(unit, weights=value, minlength=size).astype(np.float64)
+    return _Units(codes[first], donor[first], n, total, n_depth)
+
+
+def _column(design: Design, j: int, units: _Units) -> FloatArray:
+    k = design.varying[j]
+    return design.X[units.pattern, j] if k < 0 else design.covariates[design.codes >= 0, k]
+
+
+def _varying_variables(design: Design, reads: dict[str, tuple[str, ...]], units: _Units) -> set[str]:
+    """Variables that take several values within some donor."""
+    found = set()
+    for name in dict.fromkeys(v for names in reads.values() for v in names):
+        pairs = pd.DataFrame({"donor": units.donor, "value": design.frame[name].array[units.pattern]}).drop_duplicates()
+        if pairs["donor"].duplicated().any():
+            found.add(name)
+    for term, columns in design.terms.items():  # a pattern shows one value of a variable that varies inside it
+        if len(reads[term]) == 1 and any(design.varying[j] >= 0 for j in columns):
+            found.update(reads[term])
+    return found
+
+
+def _reference(term: FloatArray, *, interaction: bool) -> BoolArray | None:
+    """Units at the reference level of a treatment-coded factor; None where a column is compared with the rest."""
+    if interaction or not np.all((term == 0) | (term == 1)):
+        return None
+    reference = ~np.any(term == 1, axis=1)
+    return reference if reference.any() else None  # without an intercept no unit is at a reference
+
+
+def _compare(
+    column: FloatArray,
+    reference: BoolArray | None,
+    interaction: bool,
+    units: _Units,
+    donors: Donors | None,
+    *,
+    with_depth: bool,
+) -> dict[str, Any]:
+    """Facts about one coefficient, as fields of :class:`Arms`."""
+    if not np.all((column == 0) | (column == 1)):
+        return _spread(column, interaction, units, donors)
+    level = column == 1
+    rest = ~level if reference is None or len(reference) != len(level) else reference
+    facts: dict[str, Any] = {"kind": "unknown", "cells": (int(units.n[level].sum()), int(units.n[rest].sum()))}
+    if with_depth:
+        facts["depth"] = (units.mean_depth(level), units.mean_depth(rest))
+    if donors is None:
+        return facts
+    at_level, at_rest = (np.bincount(units.donor[side], minlength=len(donors.levels)) > 0 for side in (level, rest))
+    both = at_level & at_rest
+    facts["kind"] = _kind(both, at_level if interaction else at_level | at_rest)
+    if interaction and not at_level.all():  # the donors that could not have the level are what it is compared with
+        at_rest = ~at_level
+    return {**facts, "n_both": int(both.sum()), "donors": (int(at_level.sum()), int(at_rest.sum()))}
+
+
+def _spread(column: FloatArray, interaction: bool, units: _Units, donors: Donors | None) -> dict[str, Any]:
+    """Facts about a numeric coefficient: it has values, not arms."""
+    if donors is None:
+        return {"kind": "unknown", "n_values": len(np.unique(column))}
+    n, donor = len(donors.levels), units.donor
+    example = np.zeros(n)
+    example[donor] = column
+    changing = np.bincount(donor[column != example[donor]], minlength=n) > 0
+    could = np.bincount(donor[column != 0], minlength=n) > 0 if interaction else np.ones(n, dtype=bool)
+    means = np.bincount(donor, weights=units.n * column, minlength=n) / np.bincount(donor, weights=units.n, minlength=n)
+    n_pairs = len(pd.unique(pd.factorize(column)[0] * n + donor))
+    return {
+        "kind": _kind(changing, could),
+        "n_both": int(changing.sum()),
+        "n_values": len(np.unique(np.round(means, 10))),
+        "cell_level": n_pairs / n > _MANY_VALUES,
+    }
+
+
+def _kind(varies: BoolArray, could: BoolArray) -> Kind:
+    """Sort a coefficient by the donors in which it varies, among those in which it could."""
+    if not varies.any():
+        return "between-donor"
+    return "within-donor" if varies[could].all() else "mixed"
+
+
+def _is_covered(
+    design: Design,
+    parsed: ParsedFormula,
+    donors: Donors | None,
+    column: FloatArray,
+    within: tuple[str, ...],
+    units: _Units,
+) -> bool:
+    """Whether a slope, or a grouping factor inside donors, takes up how a coefficient differs between donors."""
+    if donors is None:
+        return False
+    for bar, term in zip(parsed.bars, design.random_terms, strict=True):
+        codes, n_levels = term.codes[units.pattern], len(term.levels)
+        if not _constant(units.donor, codes, n_levels):
+            continue
+        slopes = set(variables(parse_columns(bar.columns, parsed.source)))
+        if (within and slopes.issuperset(within)) or (term.group != donors.name and _constant(column, codes, n_levels)):
+            return True
+    return False
+
+
+def _constant(values: FloatArray | IntArray, codes: IntArray, n_levels: int) -> bool:
+    """Whether values are the same in all units of a level, for every level."""
+    example = np.zeros(n_levels, dtype=values.dtype)
+    example[codes] = values
+    return bool(np.all(values == example[codes]))

@@ -1,0 +1,159 @@
+"""``adata.donorwise``: what it says, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import logging
+import pickle
+import subprocess
+import sys
+import weakref
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import donorwise as dw
+from donorwise.errors import DesignError
+
+
+def test_setup_is_kept(cohort: ad.AnnData, tmp_path) -> None:
+    cohort.donorwise.setup(donor="donor_id", condition="condition")
+    cohort.donorwise.setup(sample="sample_id")
+    assert cohort.uns["donorwise"] == {"donor": "donor_id", "sample": "sample_id", "condition": "condition"}
+    cohort.write_h5ad(tmp_path / "a.h5ad")
+    again = ad.read_h5ad(tmp_path / "a.h5ad")
+    assert again.donorwise.settings == cohort.donorwise.settings
+    assert again.donorwise.settings["cell_type"] == "cell_type", "guessed beside what was declared"
+    view = cohort[::2]
+    view.donorwise.setup(donor="sex")
+    assert cohort.donorwise.settings["donor"] == "donor_id"
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        ({"donor": "donor"}, "no column 'donor'. Did you mean 'donor_id'"),
+        ({"donor": "donor_id", "batch": "lane"}, "no column 'lane'"),
+        ({"donor": "one"}, "'one' has 1 level"),
+        ({"donor": "barcode"}, "another level for every cell"),
+    ],
+)
+def test_refused_setup(cohort: ad.AnnData, roles: dict[str, str], message: str) -> None:
+    cohort.obs["one"], cohort.obs["barcode"] = "a", cohort.obs_names.to_numpy()
+    with pytest.raises(DesignError, match=message):
+        cohort.donorwise.setup(**roles)
+    assert "donorwise" not in cohort.uns
+
+
+@pytest.mark.parametrize(
+    "column", ["donor", "patient_id", "Subject", "individual", "orig.Donor ID".removeprefix("orig.")]
+)
+def test_donor_is_guessed(cohort: ad.AnnData, column: str, caplog: pytest.LogCaptureFixture) -> None:
+    cohort.obs = cohort.obs.rename(columns={"donor_id": column})
+    assert cohort.donorwise.settings["donor"] == column
+    assert f"{column!r} (guessed), 8 levels" in repr(cohort.donorwise)
+    with caplog.at_level(logging.INFO, logger="donorwise"):
+        assert cohort.donorwise.donors.index.name == column
+    assert f"using obs column {column!r}" in caplog.text
+    cohort.donorwise.setup()
+    assert cohort.uns["donorwise"]["donor"] == column
+
+
+def test_ambiguous_and_absent(cohort: ad.AnnData) -> None:
+    cohort.obs["patient"] = cohort.obs["donor_id"].cat.rename_categories(lambda name: f"p{name}")
+    assert cohort.donorwise.settings["donor"] == "donor_id", "the same donors under two names"
+    cohort.obs["patient"] = np.tile(["p1", "p2"], cohort.n_obs // 2)
+    with pytest.raises(DesignError, match=r"'donor_id' and 'patient' could hold the donor.*setup\(donor="):
+        _ = cohort.donorwise.donors
+    assert "'donor_id' or 'patient'? Declare it" in repr(cohort.donorwise)
+    del cohort.obs["cell_type"]
+    cohort.donorwise.setup(donor="donor_id")
+    with pytest.raises(DesignError, match=r"hold the cell type. Declare it with adata.donorwise.setup\(cell_type="):
+        _ = cohort.donorwise.cell_types
+    del cohort.obs["donor_id"]
+    with pytest.raises(DesignError, match="no column 'donor_id'"):
+        _ = cohort.donorwise.donors
+    assert "no longer in obs" in repr(cohort.donorwise)
+    assert "no column declared" in repr(ad.AnnData(np.zeros((2, 2))).donorwise)
+
+
+@pytest.mark.parametrize("source", ["obs", "layer", "X", "none"])
+def test_donors(cohort: ad.AnnData, source: str) -> None:
+    totals = cohort.obs["total_counts"].to_numpy(dtype=float)
+    if source != "obs":
+        del cohort.obs["total_counts"]
+        totals = np.asarray(cohort.layers["counts"].sum(axis=1)).ravel()
+    if source == "X":
+        cohort.X = cohort.layers["counts"]
+    if source in ("X", "none"):
+        del cohort.layers["counts"]
+    cohort.obs.loc[cohort.obs_names[:3], "donor_id"] = np.nan
+    cohort.obs["half"] = np.where(np.arange(cohort.n_obs) < 3, "x", cohort.obs["sex"].astype(str))
+    cohort.obs["noise"] = np.arange(cohort.n_obs)
+    table = cohort.donorwise.donors
+    assert list(table.columns) == [
+        *["n_cells", "n_samples", *(["mean_depth"] if source != "none" else [])],
+        *["condition", "sex", "age", "half"],
+    ]
+    assert table["n_cells"].sum() == cohort.n_obs - 3
+    first = (cohort.obs["donor_id"] == table.index[0]).to_numpy()
+    assert table["n_cells"].iloc[0] == first.sum()
+    assert table["sex"].iloc[0] == cohort.obs["sex"][first].iloc[0]
+    if source != "none":
+        assert table["mean_depth"].iloc[0] == pytest.approx(totals[first].mean())
+
+
+def test_cell_types(cohort: ad.AnnData) -> None:
+    cohort.obs["cell_type"] = cohort.obs["cell_type"].cat.add_categories("never seen")
+    table = cohort.donorwise.cell_types
+    pd.testing.assert_frame_equal(
+        table, pd.crosstab(cohort.obs["donor_id"], cohort.obs["cell_type"]), check_dtype=False
+    )
+    assert table.to_numpy().sum() == cohort.n_obs
+
+
+def test_doors_are_those_of_the_package(cohort: ad.AnnData) -> None:
+    formula = "~ condition + (1 | donor_id)"
+    theirs, ours = (inspect.signature(f).parameters for f in (dw.tl.lmm, type(cohort.donorwise).lmm))
+    assert [(p.name, p.kind, p.default) for p in list(theirs.values())[1:]] == [
+        (p.name, p.kind, p.default) for p in list(ours.values())[1:]
+    ]
+    other = cohort.copy()
+    cohort.donorwise.lmm(formula, groupby="cell_type", progress=False)
+    dw.tl.lmm(other, formula, groupby="cell_type", progress=False)
+    pd.testing.assert_frame_equal(dw.get.lmm(cohort), dw.get.lmm(other))
+    assert f"'lmm', {formula}" in repr(cohort.donorwise)
+
+
+def test_no_trace(cohort: ad.AnnData, tmp_path) -> None:
+    """No reference cycle, no class in pickles, no cached accessor that speaks for another AnnData."""
+    cohort.donorwise.setup(donor="donor_id")
+    pickled = pickle.dumps(cohort)
+    (tmp_path / "a.pickle").write_bytes(pickled)
+    assert b"_accessor" not in pickled
+    code = "import pickle, sys; a = pickle.load(open(sys.argv[1], 'rb')); print(a.n_obs, 'donorwise' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.pickle"], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == [str(cohort.n_obs), "False"]
+
+    twin = copy.copy(cohort)
+    twin.obs = twin.obs[["donor_id"]]
+    assert "cell_type" not in twin.donorwise.settings
+    with pytest.raises(AttributeError, match="cannot be replaced"):
+        cohort.donorwise = 3
+    assert ad.AnnData.donorwise is type(cohort.donorwise)
+
+    gone = cohort.copy()
+    _ = gone.donorwise.donors
+    watch = weakref.ref(gone)
+    gc.disable()
+    try:
+        del gone
+        assert watch() is None
+    finally:
+        gc.enable()

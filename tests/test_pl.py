@@ -1,0 +1,249 @@
+"""What the plots show is what the tables say, and nothing overlaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import anndata as ad
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+
+import donorwise as dw
+from donorwise.errors import DonorwiseError
+from donorwise.pl._labels import place_labels
+
+PLOTS = {
+    "volcano": lambda adata, **options: dw.pl.volcano(adata, contrast="condition[T.disease]", **options),
+    "donors": lambda adata, **options: dw.pl.donors(adata, "gene_0001", **options),
+    "variance_partition": dw.pl.variance_partition,
+    "icc": dw.pl.icc,
+}
+
+
+@pytest.fixture(scope="module")
+def _fitted() -> ad.AnnData:
+    adata = dw.datasets.simulate_cohort(n_donors=10, n_cells=900, n_genes=60, de_fraction=0.3, effect_size=2.5, seed=2)
+    dw.tl.lmm(adata, "~ condition + age + (1 | donor_id)", groupby="cell_type", progress=False)
+    return adata
+
+
+@pytest.fixture
+def fitted(_fitted: ad.AnnData) -> ad.AnnData:
+    return _fitted.copy()
+
+
+@pytest.fixture(scope="module")
+def paired() -> ad.AnnData:
+    adata = dw.datasets.simulate_cohort("paired", n_donors=5, n_cells=500, n_genes=12, cell_types=("T cell",), seed=2)
+    dw.tl.lmm(adata, "~ condition + (1 | donor_id/sample_id)", progress=False)
+    return adata
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    before = dict(mpl.rcParams)
+    yield
+    plt.close("all")
+    assert dict(mpl.rcParams) == before, "a plot changed the user's settings"
+
+
+def _texts(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_what_comes_back(fitted: ad.AnnData, plot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = PLOTS[plot]
+    figure, ax = plt.subplots()
+    assert draw(fitted, group="B cell", ax=ax) is ax
+    assert isinstance(draw(fitted, group="B cell"), Axes)
+    assert isinstance(draw(fitted, return_fig=True), Figure)
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(True))
+    assert draw(fitted, show=True) is None
+    assert shown
+    if plot != "icc":
+        assert len(draw(fitted)) == 3
+        with pytest.raises(DonorwiseError, match="ax= holds one panel and this plot has 3"):
+            draw(fitted, ax=ax)
+    with pytest.raises(DonorwiseError, match="no group 'B'"):
+        draw(fitted, group="B")
+    with pytest.raises(DonorwiseError, match="no donorwise result 'other'"):
+        draw(fitted, key="other")
+
+
+def test_volcano_shows_the_table(fitted: ad.AnnData) -> None:
+    ax = dw.pl.volcano(fitted, contrast="condition[T.disease]", group="T cell", n_labels=4, labels=["gene_0060"])
+    table = dw.get.lmm(fitted, contrast="condition[T.disease]", group="T cell").dropna(subset=["p_value"])
+    called = table["adj_p_value"] <= 0.05
+    points = np.vstack([c.get_offsets() for c in ax.collections if len(c.get_offsets()) > 1])
+    expected = np.column_stack([table["log_fc"], -np.log10(table["p_value"])])
+    np.testing.assert_allclose(points[np.lexsort(points.T)], expected[np.lexsort(expected.T)])
+    up, down = ((called & (sign * table["log_fc"] > 0)).sum() for sign in (1, -1))
+    assert up and down
+    assert {f"{up} up", f"{down} down"} <= set(_texts(ax))
+    assert {"gene_0060", *table["variable"][called].head(3)} <= set(_texts(ax))
+
+
+def test_volcano_of_scores_has_estimates(fitted: ad.AnnData) -> None:
+    rng = np.random.default_rng(0)
+    fitted.obsm["scores"] = pd.DataFrame(
+        rng.normal(size=(fitted.n_obs, 3)), index=fitted.obs_names, columns=list("abc")
+    )
+    dw.tl.lmm(fitted, "~ condition + (1 | donor_id)", obsm="scores", key_added="scores", progress=False)
+    ax = dw.pl.volcano(fitted, key="scores", n_labels=0)
+    assert ax.get_xlabel() == "estimate"
+    assert ax.get_title() == "condition[T.disease]"
+    with pytest.raises(DonorwiseError, match="2 contrasts; choose one with contrast="):
+        dw.pl.volcano(fitted)
+
+
+@pytest.mark.parametrize(("n_points", "spread"), [(12, 1.0), (12, 0.02), (3000, 1.0)])
+def test_labels_do_not_overlap(n_points: int, spread: float) -> None:
+    points = np.random.default_rng(1).normal(scale=spread, size=(n_points, 2))
+    figure, ax = plt.subplots(figsize=(5, 4), dpi=120)
+    ax.scatter(*points.T, s=4)
+    ax.set(xlim=(-4, 4), ylim=(-4, 4))
+    names = [f"GENE-{i}" for i in range(12)]
+    placed = place_labels(ax, names, points[:12], points=points, colors=["black"] * 12)
+    figure.draw_without_rendering()
+    labels = [text for text in ax.texts if isinstance(text, Annotation)]
+    boxes = [plt.Text.get_window_extent(text) for text in labels]
+    assert [text.get_text() for text in labels] == placed == names
+    for a, b in combinations(boxes, 2):
+        overlap = np.minimum(a.max, b.max) - np.maximum(a.min, b.min)
+        # a pixel of a descender is no collision
+        assert overlap.min() < 1.5
+    frame = ax.get_window_extent()
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+
+
+def _donor_points(ax: Axes) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Positions, areas and colours of the donors."""
+    drawn = next(c for c in ax.collections if len(c.get_offsets()) > 1)
+    return drawn.get_offsets().data, drawn.get_sizes(), [to_hex(c) for c in drawn.get_facecolors()]
+
+
+def test_donors_shows_donors(fitted: ad.AnnData) -> None:
+    fitted.uns["condition_colors"] = ["#009e73", "#cc79a7"]
+    ax = dw.pl.donors(fitted, "gene_0002", group="T cell")
+    cells = fitted[fitted.obs["cell_type"] == "T cell"]
+    values = pd.Series(np.asarray(cells[:, "gene_0002"].X.todense()).ravel(), index=cells.obs_names)
+    expected = values.groupby(cells.obs["donor_id"], observed=True).agg(["mean", "size"])
+    xy, areas, colors = _donor_points(ax)
+    order, by_height = np.argsort(expected["mean"].to_numpy()), np.argsort(xy[:, 1])
+    np.testing.assert_allclose(xy[by_height, 1], expected["mean"].to_numpy()[order])
+    np.testing.assert_allclose(
+        areas[by_height] / areas.max(), expected["size"].to_numpy()[order] / expected["size"].max(), atol=0.05
+    )
+    assert len(set(xy[:, 0])) == 10, "every donor has a place of its own"
+    assert set(colors) == {"#009e73", "#cc79a7"}
+    assert colors[int(np.argmin(xy[:, 0]))] == "#009e73", "the reference arm comes first"
+    title = _texts(ax.child_axes[0])[-1]
+    assert f"{len(cells):,} cells = 10 donors: 5 against 5" in title
+
+
+def test_donors_shows_the_estimate(fitted: ad.AnnData) -> None:
+    ax = dw.pl.donors(fitted, "gene_0002", group="T cell")
+    row = dw.get.lmm(fitted, contrast="condition[T.disease]", group="T cell", variables="gene_0002").iloc[0]
+    xy, areas, colors = _donor_points(ax)
+    first = colors[int(np.argmin(xy[:, 0]))]
+    icc = dw.get.icc(fitted, group="T cell", variables="gene_0002")["icc"].iloc[0]
+    n = areas / areas.max() * fitted.obs.loc[fitted.obs["cell_type"] == "T cell", "donor_id"].value_counts().max()
+    in_first = np.array([c == first for c in colors])
+    reference = np.average(xy[in_first, 1], weights=(n / (1 + (n - 1) * icc))[in_first])
+    model, naive = (line.get_ydata()[0] for line in ax.lines if line.get_marker() == "D")
+    assert model == pytest.approx(reference + row["estimate"])
+    cells = fitted[fitted.obs["cell_type"] == "T cell", "gene_0002"]
+    means = pd.Series(cells.X.toarray().ravel()).groupby(cells.obs["condition"].to_numpy()).mean()
+    assert naive == pytest.approx(reference + means["disease"] - means["control"])
+    difference = next(a for a in ax.child_axes if a.get_ylabel().startswith("difference"))
+    assert difference.get_ylabel() == "difference from control"
+    ticks = [label.get_text() for label in ax.get_xticklabels()]
+    assert ticks[-2:] == ["mixed\nmodel", "cells as\nreplicates"]
+    assert sorted(ticks[:-2]) == sorted(fitted.obs["donor_id"].cat.categories)
+
+
+def test_donors_joins_pairs(paired: ad.AnnData) -> None:
+    ax = dw.pl.donors(paired, "gene_0003")
+    joined = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 2]
+    assert len(joined) == 5
+    assert len({float(np.diff(x)[0]) for x in joined}) == 1, "the same order in both arms"
+    assert "5 donors, each in both arms" in _texts(ax.child_axes[0])[-1]
+
+
+def test_donors_along_a_number(fitted: ad.AnnData) -> None:
+    ax = dw.pl.donors(fitted, "gene_0002", group="T cell", contrast="age")
+    row = dw.get.lmm(fitted, contrast="age", group="T cell", variables="gene_0002").iloc[0]
+    slope = ax.lines[-1].get_xydata()
+    assert np.diff(slope[[0, -1]], axis=0)[0] @ [-row["estimate"], 1] == pytest.approx(0, abs=1e-9)
+    ages = fitted.obs.drop_duplicates("donor_id")["age"]
+    assert sorted(_donor_points(ax)[0][:, 0]) == sorted(ages)
+    assert ax.get_xlabel() == "age"
+    fitted.obs["noise"] = np.random.default_rng(0).normal(size=fitted.n_obs)
+    ax = dw.pl.donors(fitted, "gene_0002", group="T cell", condition="noise")
+    assert len(_donor_points(ax)[0]) == 10, "a covariate of the cells is drawn as its mean per donor"
+
+
+def test_donors_many_panels_and_arms(fitted: ad.AnnData) -> None:
+    axes = dw.pl.donors(fitted, ["gene_0002", "gene_0003"], group=["T cell", "B cell"])
+    assert len(axes) == 4
+    arms = dict(zip(fitted.obs["donor_id"].cat.categories, ["low", "high", "none"] * 4, strict=False))
+    fitted.obs["dose"] = fitted.obs["donor_id"].map(arms).astype(str)
+    dw.tl.lmm(fitted, "~ C(dose, Treatment('none')) + (1 | donor_id)", progress=False)
+    ax = dw.pl.donors(fitted, "gene_0002")
+    assert _texts(ax.child_axes[0])[1:6:2] == ["none", "high", "low"]
+    assert len([line for line in ax.lines if line.get_marker() == "D"]) == 2
+    ax = dw.pl.donors(fitted, "gene_0002", condition="sex")
+    assert not [line for line in ax.lines if line.get_marker() == "D"], "sex is not in this model"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variables": "gene_1"}, "no variable 'gene_1'"),
+        ({"variables": []}, "names no feature"),
+        ({"condition": "disease"}, "no column 'disease'"),
+        ({"contrast": "sex[T.male]"}, r"no contrast 'sex\[T.male\]'"),
+    ],
+)
+def test_donors_refusals(fitted: ad.AnnData, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DonorwiseError, match=message):
+        dw.pl.donors(fitted, **{"variables": "gene_0002", "group": "T cell"} | options)
+
+
+def test_donors_without_its_columns(fitted: ad.AnnData) -> None:
+    fitted.obs = fitted.obs.rename(columns={"donor_id": "person"})
+    with pytest.raises(DonorwiseError, match="donor column 'donor_id' of this result is no longer in obs"):
+        dw.pl.donors(fitted, "gene_0002")
+
+
+def test_variance_partition_shows_medians(fitted: ad.AnnData) -> None:
+    ax = dw.pl.variance_partition(fitted, group="T cell")
+    medians = dw.get.variance_partition(fitted, group="T cell").groupby("term", observed=True)["fraction"].median()
+    names = [label.get_text() for label in ax.get_xticklabels()]
+    assert names[-1] == "residual"
+    assert _texts(ax) == [f"{m:.1%}" for m in medians.drop("Residual").sort_values()[::-1]] + [
+        f"{medians['Residual']:.1%}"
+    ]
+    few = dw.pl.variance_partition(fitted[:, :5], group="T cell")
+    assert [len(c.get_offsets()) for c in few.collections] == [5, 5, 5], "a few features are drawn one by one"
+
+
+def test_icc_orders_groups(fitted: ad.AnnData, paired: ad.AnnData) -> None:
+    ax = dw.pl.icc(fitted)
+    medians = dw.get.icc(fitted).groupby("group", observed=True)["icc"].median().sort_values(ascending=False)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(medians.index)
+    assert _texts(ax)[0].startswith(f"{medians.iloc[0]:.3f}")
+    assert "donor_id:sample_id" in dw.pl.icc(paired, term="donor_id:sample_id").get_xlabel()
+    with pytest.raises(DonorwiseError, match="no term 'sample'"):
+        dw.pl.icc(paired, term="sample")
