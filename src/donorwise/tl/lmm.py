@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata import check_key, keys, looks_like_counts, obs_frame, resolve_response, write_results
+from donorwise._anndata import cell_depth, check_key, keys, looks_like_counts, obs_frame, resolve_response, write_results
 from donorwise._typing import DDF, check_option
+from donorwise.design.audit import audit
 from donorwise.engine.arrays import check_weights
 from donorwise.engine.groups import partition_rows, resolve_by_group, results_table, side_table, tasks_by_group
 from donorwise.engine.run import fit_tasks
@@ -119,7 +120,7 @@ def lmm(
     tasks = tasks_by_group(formula, obs, groupby)
     names, rows = resolve_by_group(tasks, contrasts)
     _check_random(tasks)
-    _warn(tasks, response)
+    _warn(tasks, response, _audit_warnings(adata, formula, obs, response))
     fits = fit_tasks(
         response.matrix, response.variables, tasks, reml=reml, weights=w, features=response.features,
         n_jobs=n_jobs, progress=progress,
@@ -149,14 +150,21 @@ def _check_random(tasks: Sequence[Task]) -> None:
         )
 
 
-def _warn(tasks: Sequence[Task], response: Response) -> None:
-    if response.log_base != response.log_base and looks_like_counts(response.matrix):
-        warnings.warn(
+def _audit_warnings(adata: ad.AnnData, formula: str, obs: pd.DataFrame, response: Response) -> tuple[str, ...]:
+    """The serious findings of the audit; none where only single groups, not all cells together, have a design."""
+    found = audit(formula, obs, depth=cell_depth(adata) if response.aligned_to_var else None)
+    return found.warnings if found.n_donors else ()
+
+
+def _warn(tasks: Sequence[Task], response: Response, found: Sequence[str]) -> None:
+    if np.isnan(response.log_base) and looks_like_counts(response.matrix):
+        found = [
             f"{response.text} looks like raw counts. A linear mixed model needs log-normalised values: run "
             "sc.pp.normalize_total and sc.pp.log1p first, or name the layer that holds them.",
-            DonorwiseWarning,
-            stacklevel=3,
-        )
+            *found,
+        ]
+    for text in found:
+        warnings.warn(text, DonorwiseWarning, stacklevel=3)
     for task in tasks:
         if task.design is None:
             logger.warning("%s cannot be fitted: %s", task.name, task.reason)
