@@ -79,6 +79,8 @@ class Responses:
         Shape (G, q). Z'W(y - X̃ ols), in the column order that :func:`responses` was given.
     rss
         Shape (G,). Weighted residual sum of squares of least squares.
+    mean
+        Shape (G,). Weighted mean of the responses.
     constant, explained
         Shape (G,). No spread at all; no spread left after the fixed part.
     """
@@ -86,18 +88,19 @@ class Responses:
     ols: FloatArray
     zty: FloatArray
     rss: FloatArray
+    mean: FloatArray
     constant: BoolArray
     explained: BoolArray
 
     def take(self, features: IntArray | BoolArray) -> Responses:
         """The responses of some features."""
-        arrays = (self.ols, self.zty, self.rss, self.constant, self.explained)
+        arrays = (self.ols, self.zty, self.rss, self.mean, self.constant, self.explained)
         return Responses(*(a[features] for a in arrays))
 
     @classmethod
     def concatenate(cls, several: Sequence[Responses]) -> Responses:
         """The responses of several blocks of features."""
-        names = ("ols", "zty", "rss", "constant", "explained")
+        names = ("ols", "zty", "rss", "mean", "constant", "explained")
         return cls(*(np.concatenate([getattr(r, name) for r in several]) for name in names))
 
 
@@ -198,8 +201,8 @@ def responses(
     rss = (w * residual**2).sum(axis=0) + np.clip(within, 0, None)
     blocks = [_level_sums(basis, w * residual, cov_residual) for basis in terms]
     zty = np.concatenate(blocks, axis=1)[:, order] if blocks else np.zeros((rss.size, 0))
-    constant, explained = _degenerate(collapsed, rss)
-    return Responses(pulled, np.ascontiguousarray(zty), rss, constant, explained)
+    centre, constant, explained = _degenerate(collapsed, rss)
+    return Responses(pulled, np.ascontiguousarray(zty), rss, centre, constant, explained)
 
 
 def _level_sums(basis: TermBasis, weighted: FloatArray, cov_residual: FloatArray) -> FloatArray:
@@ -214,11 +217,11 @@ def _level_sums(basis: TermBasis, weighted: FloatArray, cov_residual: FloatArray
     return out.reshape(n_levels * r, n_features).T
 
 
-def _degenerate(collapsed: Collapsed, rss: FloatArray) -> tuple[BoolArray, BoolArray]:
-    """Which features have no spread, and which have none left after the fixed part."""
+def _degenerate(collapsed: Collapsed, rss: FloatArray) -> tuple[FloatArray, BoolArray, BoolArray]:
+    """Means of the features, which have no spread, and which have none left after the fixed part."""
     w = collapsed.weight[:, None]
     total = w.sum()
     centre = (w * collapsed.mean).sum(axis=0) / total
     spread = (w * (collapsed.mean - centre) ** 2).sum(axis=0) + collapsed.within_ss.sum(axis=0)
     constant = spread <= total * (_CONSTANT * centre) ** 2
-    return constant, ~constant & (rss <= _EXPLAINED**2 * spread + total * (_CONSTANT * centre) ** 2)
+    return centre, constant, ~constant & (rss <= _EXPLAINED**2 * spread + total * (_CONSTANT * centre) ** 2)

@@ -1,0 +1,111 @@
+"""The likelihood of many features on a shared grid of variance ratios.
+
+Given the ratios everything that depends on the design is shared, so a grid point costs one
+product with the block-diagonal matrix W = G(I + SG)⁻¹ for all features: with t = Z'r,
+
+    y'V⁻¹y = r'r - t'Wt,   X̃'V⁻¹r = -A'Wt,   X̃'V⁻¹X̃ = I - A'WA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from donorwise._typing import FloatArray
+    from donorwise.lmm.crossproducts import Responses
+    from donorwise.lmm.fit import Model
+    from donorwise.lmm.structure import Blocks
+
+_POINTS_ONE = 64
+_POINTS_TWO = 24
+_LOWEST, _HIGHEST = 0.02, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class GridPoint:
+    """One grid point for G features.
+
+    Attributes
+    ----------
+    loglik
+        Shape (G,). REML log-likelihood profiled over sigma2, up to a constant of the feature.
+    R
+        Shape (G,). y'Py.
+    delta
+        Shape (G, p). Step from least squares to the fixed effects, orthonormal basis.
+    Phi
+        Shape (p, p). (X̃'V⁻¹X̃)⁻¹.
+    """
+
+    loglik: FloatArray
+    R: FloatArray
+    delta: FloatArray
+    Phi: FloatArray
+
+
+def ratio_axes(model: Model) -> list[FloatArray]:
+    """Grid of every term's variance ratio: zero, then geometric from 0.02 / (largest level) to 30."""
+    n_terms = len(model.terms)
+    points = _POINTS_ONE if n_terms == 1 else _POINTS_TWO
+    largest = _largest_levels(model)
+    return [np.concatenate([[0.0], np.geomspace(_LOWEST / n, _HIGHEST, points - 1)]) for n in largest]
+
+
+def _largest_levels(model: Model) -> list[float]:
+    """Largest diagonal entry of Z'WZ of every term."""
+    blocks = model.blocks
+    diagonal = _block_matrix(blocks, blocks.S).diagonal()
+    return [float(diagonal[blocks.term == t].max()) for t in range(len(model.terms))]
+
+
+def tensor(axes: list[FloatArray]) -> FloatArray:
+    """All combinations of the axes, (points, terms), the last axis fastest."""
+    return np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
+
+
+def evaluate_grid(model: Model, response: Responses, ratios: FloatArray) -> Iterator[GridPoint]:
+    """Evaluate G features at each row of `ratios` (points, K); only scalar terms."""
+    blocks, nu = model.blocks, model.nu(reml=True)
+    S = _block_matrix(blocks, blocks.S)
+    t = np.ascontiguousarray(response.zty.T)
+    for gamma in ratios:
+        W, logdet_V = _shrinkage(blocks, S, gamma[blocks.term])
+        Wt = W @ t
+        XVX = np.eye(model.p) - blocks.A.T @ (W @ blocks.A)
+        sign, logdet_X = np.linalg.slogdet(XVX)
+        Phi = np.linalg.inv(XVX)
+        XVr = -(blocks.A.T @ Wt).T
+        delta = XVr @ Phi
+        R = response.rss - np.einsum("qg,qg->g", t, Wt) - np.einsum("gp,gp->g", XVr, delta)
+        R = np.maximum(R, np.finfo(float).tiny)
+        loglik = -0.5 * (logdet_V + logdet_X + nu * np.log(R)) if sign > 0 else np.full(R.size, -np.inf)
+        yield GridPoint(loglik, R, delta, Phi)
+
+
+def _block_matrix(blocks: Blocks, values: FloatArray) -> sparse.csr_array:
+    """The (q, q) block-diagonal matrix whose blocks lie one after another in `values`."""
+    sizes = np.diff(blocks.start)
+    size = np.repeat(sizes, sizes)  # of each row's block
+    first = np.repeat(blocks.start[:-1], sizes)
+    indptr = np.concatenate([[0], np.cumsum(size)])
+    columns = np.arange(indptr[-1]) - np.repeat(indptr[:-1], size) + np.repeat(first, size)
+    q = int(blocks.start[-1])
+    return sparse.csr_array((values, columns, indptr), shape=(q, q))
+
+
+def _shrinkage(blocks: Blocks, S: sparse.csr_array, g: FloatArray) -> tuple[sparse.csr_array, float]:
+    """W = G(I + SG)⁻¹ and log|I + SG| for G = diag(g), block by block."""
+    values, logdet = np.empty_like(blocks.S), 0.0
+    for b in range(blocks.start.size - 1):
+        lo, hi = blocks.start[b], blocks.start[b + 1]
+        block = blocks.S[blocks.S_start[b] : blocks.S_start[b + 1]].reshape(hi - lo, hi - lo)
+        M = np.eye(hi - lo) + block * g[lo:hi]
+        logdet += float(np.linalg.slogdet(M)[1])
+        values[blocks.S_start[b] : blocks.S_start[b + 1]] = (g[lo:hi, None] * np.linalg.inv(M)).ravel()
+    return _block_matrix(blocks, values), logdet
