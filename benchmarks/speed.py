@@ -18,12 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from measurements import collapse_pass, end_to_end, first_call, fit_alone, growth, memory, models
+from measurements import collapse_cost, end_to_end, first_call, fit_alone, growth, memory, models
 from report import Section
 
 MEASUREMENTS = {
     "a": end_to_end,
-    "b": collapse_pass,
+    "b": collapse_cost,
     "c": fit_alone,
     "d": memory,
     "e": growth,

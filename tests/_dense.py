@@ -179,11 +179,21 @@ class Derivatives:
         E = (df / (df - 2)).sum()
         return float(squared_t.mean()), float(2 * E / (E - len(L))) if (df > 2).all() else 2.0
 
-    def W(self) -> np.ndarray:
-        """Inverse of the expected information (their equation for I_E)."""
+    def information(self) -> np.ndarray:
+        """Expected information of the components (their I_E)."""
         PhiP = np.array([self.Phi @ D for D in self.first])
         cross = np.einsum("ab,jkba->jk", self.Phi, self.second)
-        return np.linalg.inv(0.5 * (self.trace - 2 * cross + np.einsum("jab,kba->jk", PhiP, PhiP)))
+        return 0.5 * (self.trace - 2 * cross + np.einsum("jab,kba->jk", PhiP, PhiP))
+
+    @property
+    def identified(self) -> bool:
+        """Whether the data tell the components apart (in a random design they need not)."""
+        information = self.information()
+        unit = 1 / np.sqrt(np.diag(information))
+        return bool(np.linalg.eigvalsh(information * np.outer(unit, unit)).min() > 1e-6)
+
+    def W(self) -> np.ndarray:
+        return np.linalg.inv(self.information())
 
     def adjusted(self) -> np.ndarray:
         """Phi_A = Phi + 2 Phi (sum_ij W_ij (Q_ij - P_i Phi P_j)) Phi."""

@@ -17,7 +17,11 @@ import pandas as pd
 import pytest
 
 import donorwise as dw
+from donorwise.design.audit import audit
 from donorwise.errors import DesignError
+
+# the audit's advice about these small simulations is tested elsewhere
+pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
 
 
 def test_setup_is_kept(cohort: ad.AnnData, tmp_path) -> None:
@@ -127,6 +131,16 @@ def test_doors_are_those_of_the_package(cohort: ad.AnnData) -> None:
     dw.tl.lmm(other, formula, groupby="cell_type", progress=False)
     pd.testing.assert_frame_equal(dw.get.lmm(cohort), dw.get.lmm(other))
     assert f"'lmm', {formula}" in repr(cohort.donorwise)
+
+
+def test_audit(cohort: ad.AnnData) -> None:
+    report = str(cohort.donorwise.audit("~ condition + (1 | donor_id)"))
+    assert "these 800 cells are 8 replicates: 4 against 4" in report
+    depth = cohort.obs["total_counts"].to_numpy(dtype=float)
+    assert report == str(audit("~ condition + (1 | donor_id)", cohort.obs, depth=depth))
+    cohort.obs["person"] = cohort.obs["donor_id"].to_numpy()
+    cohort.donorwise.setup(donor="person")
+    assert "(`person`)" in str(cohort.donorwise.audit("~ condition + (1 | person) + (1 | donor_id:cell_type)"))
 
 
 def test_no_trace(cohort: ad.AnnData, tmp_path) -> None:

@@ -15,6 +15,9 @@ import donorwise as dw
 from donorwise._anndata import keys
 from donorwise.errors import DataError, DesignError, DonorwiseError, DonorwiseWarning
 
+# the audit's advice about these small simulations is tested elsewhere
+pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+
 FORMULA = "~ condition + age + (1 | donor_id)"
 
 

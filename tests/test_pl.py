@@ -21,6 +21,9 @@ import donorwise as dw
 from donorwise.errors import DonorwiseError
 from donorwise.pl._labels import place_labels
 
+# the audit's advice about these small simulations is tested elsewhere
+pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+
 PLOTS = {
     "volcano": lambda adata, **options: dw.pl.volcano(adata, contrast="condition[T.disease]", **options),
     "donors": lambda adata, **options: dw.pl.donors(adata, "gene_0001", **options),
@@ -203,6 +206,15 @@ def test_donors_many_panels_and_arms(fitted: ad.AnnData) -> None:
     ax = dw.pl.donors(fitted, "gene_0002")
     assert _texts(ax.child_axes[0])[1:6:2] == ["none", "high", "low"]
     assert len([line for line in ax.lines if line.get_marker() == "D"]) == 2
+    dw.tl.lmm(
+        fitted, "~ dose + (1 | donor_id)", contrasts=[("dose", "high", "low"), ("dose", "none", "low")], progress=False
+    )
+    ax = dw.pl.donors(fitted, "gene_0002", contrast="dose: none vs low")
+    assert _texts(ax.child_axes[0])[1] == "low", "what the contrast compares with comes first"
+    assert len([line for line in ax.lines if line.get_marker() == "D"]) == 1
+    fitted.obs["stage"] = fitted.obs["dose"].map({"none": 1, "low": 2, "high": 3})
+    dw.tl.lmm(fitted, "~ C(stage) + (1 | donor_id)", progress=False)
+    assert _texts(dw.pl.donors(fitted, "gene_0002").child_axes[0])[1:6:2] == ["1", "2", "3"]
     ax = dw.pl.donors(fitted, "gene_0002", condition="sex")
     assert not [line for line in ax.lines if line.get_marker() == "D"], "sex is not in this model"
 

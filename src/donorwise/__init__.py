@@ -1,9 +1,9 @@
 """Differential analysis of single-cell data in which the donor, not the cell, is the replicate.
 
-Linear mixed models across every gene or score of an AnnData, exact to the last digit of lme4, from
-one pass over the cells:
+Linear mixed models across every gene or score of an AnnData, with the numbers that lme4 gives on the
+same cells, from one pass over them:
 
-- :mod:`donorwise.pp` prepares, :mod:`donorwise.tl` fits and tests,
+- :mod:`donorwise.tl` fits and tests,
 - :mod:`donorwise.get` returns tidy tables, :mod:`donorwise.pl` draws,
 - :mod:`donorwise.datasets` simulates cohorts with known truth,
 - :func:`donorwise.fit_lmm` fits arrays and a DataFrame, without an AnnData.
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from donorwise import _accessor as _accessor  # registers adata.donorwise
 
 if TYPE_CHECKING:
-    from donorwise import datasets, errors, get, pl, pp, tl
+    from donorwise import datasets, errors, get, pl, tl
     from donorwise.design.contrasts import cond
     from donorwise.engine import fit_lmm
     from donorwise.lmm.result import LMMFit
 
-__all__ = ["LMMFit", "__version__", "cond", "datasets", "errors", "fit_lmm", "get", "pl", "pp", "tl"]
+__all__ = ["LMMFit", "__version__", "cond", "datasets", "errors", "fit_lmm", "get", "pl", "tl"]
 
 __version__ = metadata.version("donorwise")
 
@@ -37,7 +37,6 @@ _LAZY: dict[str, str | None] = {
     "fit_lmm": "donorwise.engine",
     "get": None,
     "pl": None,
-    "pp": None,
     "tl": None,
 }
 

@@ -92,7 +92,8 @@ class DonorwiseAccessor:
         Parameters
         ----------
         formula
-            As for :func:`donorwise.tl.lmm`.
+            As for :func:`donorwise.tl.lmm`. The replicate is the donor declared by :meth:`setup`, else the
+            grouping factor with the name of one.
 
         Returns
         -------
@@ -101,7 +102,8 @@ class DonorwiseAccessor:
         """
         from donorwise.design.audit import audit
 
-        return audit(formula, slots.obs_frame(self._adata), depth=slots.cell_depth(self._adata))
+        donor = slots.read_settings(self._adata).get("donor")
+        return audit(formula, slots.obs_frame(self._adata), depth=slots.cell_depth(self._adata), donor=donor)
 
     def lmm(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,6 +39,7 @@ def main() -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the simulated cohort.")
 def demo(out: Path, seed: int) -> None:
     """Simulate a cohort of 12 donors, find its disease genes, and see what a t-test on cells would report."""
+    out.mkdir(parents=True, exist_ok=True)
     adata = dw.datasets.simulate_cohort("case-control", seed=seed)
     click.echo(f"Simulated {adata.n_obs:,} cells x {adata.n_vars:,} genes of 12 donors in 3 cell types.\n")
     click.echo(f"{adata.donorwise.audit(FORMULA)}\n")
@@ -50,7 +51,6 @@ def demo(out: Path, seed: int) -> None:
     click.echo(results[SHOWN].head(10).to_string(index=False, float_format="{:.3g}".format))
     click.echo(f"\n{_scores(adata, results, naive)}\n")
 
-    out.mkdir(parents=True, exist_ok=True)
     _write(adata, results, naive, out)
     click.echo(f"Wrote results.csv, volcano.png and donors.png to {out.resolve()}")
 
@@ -91,7 +91,7 @@ def _scores(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame) -> st
 
 def _write(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame, out: Path) -> None:
     dw.get.lmm(adata).to_csv(out / "results.csv", index=False)
-    volcano = dw.pl.volcano(adata, contrast=CONTRAST, show=False, return_fig=True)
+    volcano: Any = dw.pl.volcano(adata, contrast=CONTRAST, show=False, return_fig=True)
     volcano.savefig(out / "volcano.png", dpi=150, bbox_inches="tight")
 
     group = str(adata.obs["cell_type"].cat.categories[0])
@@ -99,5 +99,5 @@ def _write(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame, out: P
     # The null gene of which the t-test is surest: what looks like an effect is a few donors.
     false = naive[(naive["group"] == group) & ~_is_true(adata, naive)].sort_values("p_value", kind="stable")
     genes = [found, false["variable"].iloc[0]]
-    donors = dw.pl.donors(adata, genes, group=group, contrast=CONTRAST, show=False, return_fig=True)
+    donors: Any = dw.pl.donors(adata, genes, group=group, contrast=CONTRAST, show=False, return_fig=True)
     donors.savefig(out / "donors.png", dpi=150, bbox_inches="tight")

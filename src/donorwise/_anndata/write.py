@@ -75,9 +75,7 @@ def write_settings(adata: ad.AnnData, settings: Mapping[str, str]) -> None:
 
 
 def _storable_table(table: pd.DataFrame) -> pd.DataFrame:
-    columns = {str(name): _storable_column(column) for name, column in table.items()}
-    # AnnData wants text labels on an index; nobody looks a row up by its label here
-    return pd.DataFrame(columns, index=pd.RangeIndex(len(table)).astype(str), copy=False)
+    return pd.DataFrame({str(name): _storable_column(column) for name, column in table.items()}, copy=False)
 
 
 def _storable_column(column: pd.Series) -> Any:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from donorwise.collapse.kernels import SCRATCH, Moments, csc_moments, csr_has_duplicates, csr_moments, dense_moments
-from donorwise.collapse.rows import Rows, read_only
+from donorwise.collapse.kernels import (
+    SCRATCH,
+    Moments,
+    Rows,
+    csc_moments,
+    csr_has_duplicates,
+    csr_moments,
+    dense_moments,
+)
+from donorwise.collapse.rows import read_only
 from donorwise.collapse.threads import run_ranges
 from donorwise.errors import DataError
 
@@ -43,7 +51,7 @@ def accumulate(matrix: object, job: Job) -> None:
     refuse(matrix)
 
 
-def refuse(matrix: object) -> None:
+def refuse(matrix: object) -> NoReturn:
     """Raise the DataError for a container without a handler."""
     kind = type(matrix)
     origins = {base.__module__.partition(".")[0] for base in kind.__mro__}
@@ -98,7 +106,7 @@ def _(matrix: sparse.spmatrix | sparse.sparray, job: Job) -> None:
 def _(matrix: NDArray[Any], job: Job) -> None:
     array = np.asarray(matrix)
     _check_real(array.dtype)
-    if _is_ready(array):
+    if _is_ready(array) and _all_in_order(job.columns, array.shape[1]):
         _dense_pass(array, job)
     else:
         _dense_by_blocks(lambda columns: array[:, columns], job)
@@ -126,7 +134,7 @@ def _csr_pass(arrays: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], n_columns
 
 def _positions(columns: IntArray, n_columns: int) -> NDArray[np.int32] | None:
     """Accumulator of each column (see `csr_moments`); None where each column has its own number."""
-    if np.array_equal(columns, np.arange(n_columns)):
+    if _all_in_order(columns, n_columns):
         return None
     position = (len(columns) + np.arange(n_columns) % SCRATCH).astype(np.int32)
     position[columns] = np.arange(len(columns))
@@ -134,8 +142,7 @@ def _positions(columns: IntArray, n_columns: int) -> NDArray[np.int32] | None:
 
 
 def _dense_pass(matrix: NDArray[Any], job: Job) -> None:
-    columns = None if np.array_equal(job.columns, np.arange(matrix.shape[1])) else job.columns
-    args = (read_only(matrix), columns, job.rows, job.out)
+    args = (read_only(matrix), job.rows, job.out)
     run_ranges(lambda first, last: dense_moments(*args, first, last), np.diff(job.rows.starts), job.n_jobs)
 
 
@@ -150,16 +157,19 @@ def _dense_by_blocks(load: Callable[[IntArray | slice], NDArray[Any]], job: Job)
             block = load(_slice_if_run(job.columns[part]))
             if not _is_ready(block):
                 block = np.ascontiguousarray(block, dtype=np.float32 if block.dtype == np.float32 else np.float64)
-            local = read_only(np.arange(block.shape[1]))
             out = Moments(*(array[..., part] for array in job.out))
-            _dense_pass(block, Job(job.rows, local, out, n_jobs=1))
+            _dense_pass(block, Job(job.rows, job.columns[part], out, n_jobs=1))
 
     run_ranges(task, np.ones(-(-n_features // width), dtype=np.int64), job.n_jobs)
 
 
 def _is_ready(array: NDArray[Any]) -> bool:
-    """Whether the dense kernel reads the array as it is: compiling it for every dtype would take longer than it saves."""
-    return array.dtype in (np.float32, np.float64) and (array.strides[1] == array.itemsize or array.shape[1] == 1)
+    """Whether the dense kernel reads the array as it is; compiling it for more kinds would take longer than it saves."""
+    return array.dtype in (np.float32, np.float64) and array.flags.c_contiguous
+
+
+def _all_in_order(columns: IntArray, n_columns: int) -> bool:
+    return np.array_equal(columns, np.arange(n_columns))
 
 
 def _slice_if_run(columns: IntArray) -> IntArray | slice:

@@ -23,12 +23,43 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from donorwise._typing import FloatArray, IntArray
-    from donorwise.collapse.rows import Rows
 
 _WIDTH = 4  # n, s1, s2, c together: half a cache line
 SCRATCH = 64
 _CSC_BLOCK = 8  # columns finished together: their results share cache lines of the C-ordered output
 _DENSE_BLOCK = 2048  # features whose accumulators fit the L2 cache
+
+
+class Rows(NamedTuple):
+    """Rows by segment, as the kernels read them (read-only arrays).
+
+    A segment is a pattern, or a part of one: segments 0..K-1 are the first parts of the
+    patterns, later ones are further parts of large patterns.
+
+    Attributes
+    ----------
+    segment
+        Shape (N,), int32. Segment of each row, -1 for unused rows.
+    order, starts
+        Used rows sorted by segment (ascending inside one), and where each segment begins, shape (S + 1,).
+    weights
+        Shape (N,). Weight w of each row.
+    weight
+        Shape (S,). Sum of w, added up in the order of the rows: a sum over the nonzeros of a
+        feature in the same order equals it exactly if the feature has no zeros.
+    moment
+        Shape (N, m). w times the covariates, centred in each segment.
+    moment_sum
+        Shape (S, m). Sum of `moment`, about 0, added up in the order of the rows.
+    """
+
+    segment: NDArray[np.int32]
+    order: IntArray
+    starts: IntArray
+    weights: FloatArray
+    weight: FloatArray
+    moment: FloatArray
+    moment_sum: FloatArray
 
 
 class Moments(NamedTuple):
@@ -140,7 +171,7 @@ def csr_moments(
     """
     n_features, m = out.mean.shape[1], rows.moment.shape[1]
     acc = np.empty(_WIDTH * (n_features + SCRATCH))
-    acc_c = np.empty((n_features + SCRATCH, m, 2))
+    acc_c = np.empty((m, n_features + SCRATCH, 2))
     increasing = True
     for s in range(first, last):
         acc[:] = 0.0
@@ -159,19 +190,19 @@ def csr_moments(
                 previous = np.int64(j)
                 place = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
                 _add(acc, np.uint64(_WIDTH) * place, np.float64(data[p]), w)
-            if m > 0:
+            for q in range(m):
+                x = rows.moment[row, q]
                 for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
                     j = indices[p]
                     place = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
                     d = np.float64(data[p]) - acc[np.uint64(_WIDTH) * place + np.uint64(3)]
-                    for q in range(m):
-                        acc_c[place, q, 0] += rows.moment[row, q]
-                        acc_c[place, q, 1] += rows.moment[row, q] * d
+                    acc_c[q, place, 0] += x
+                    acc_c[q, place, 1] += x * d
         for g in range(n_features):
             out.mean[s, g], out.within_ss[s, g] = _finish(acc, _WIDTH * g, rows.weight[s])
             for q in range(m):
-                zeros = rows.moment_sum[s, q] - acc_c[g, q, 0]
-                out.covariate_y[s, q, g] = acc_c[g, q, 1] - acc[_WIDTH * g + 3] * zeros
+                zeros = rows.moment_sum[s, q] - acc_c[q, g, 0]
+                out.covariate_y[s, q, g] = acc_c[q, g, 1] - acc[_WIDTH * g + 3] * zeros
     return increasing
 
 
@@ -252,44 +283,29 @@ def _add_moments(y: NDArray[Any], moment: FloatArray, c: FloatArray, sums: Float
 
 
 @njit(nogil=True, cache=True)
-def _read(matrix: NDArray[Any], columns: IntArray | None, row: int, low: int, high: int) -> NDArray[Any]:
-    """Entries of one row in the columns ``columns[low:high]``, a view where `columns` is None (all)."""
-    if columns is None:
-        return matrix[row][low:high]
-    entries = np.empty(high - low, matrix.dtype)
-    for g in range(low, high):
-        entries[g - low] = matrix[row, columns[g]]
-    return entries
-
-
-@njit(nogil=True, cache=True)
-def dense_moments(
-    matrix: NDArray[Any],
-    columns: IntArray | None,
-    rows: Rows,
-    out: Moments,
-    first: int,
-    last: int,
-) -> None:
-    """Moments of the segments first..last-1 of a row-major matrix, in which every entry is a stored one."""
+def dense_moments(matrix: NDArray[Any], rows: Rows, out: Moments, first: int, last: int) -> None:
+    """Moments of the segments first..last-1 of a C-ordered matrix, in which every entry is a stored one."""
     n_features, m = out.mean.shape[1], rows.moment.shape[1]
     for low in range(0, n_features, _DENSE_BLOCK):
-        high = min(low + _DENSE_BLOCK, n_features)
-        c, s1, s2 = np.empty(high - low), np.empty(high - low), np.empty(high - low)
-        products = np.empty((m, high - low))
+        width = min(_DENSE_BLOCK, n_features - low)
+        c, s1, s2, products = np.empty(width), np.empty(width), np.empty(width), np.empty((m, width))
         for s in range(first, last):
-            used = rows.order[rows.starts[s] : rows.starts[s + 1]]
-            if len(used) == 0:
+            begin, end = rows.starts[s], rows.starts[s + 1]
+            if begin == end:
                 continue
-            c[:] = _read(matrix, columns, used[0], low, high)
-            s1[:] = 0.0
-            s2[:] = 0.0
-            products[:] = 0.0
-            for row in used:
-                y = _read(matrix, columns, row, low, high)
+            for b in range(width):
+                c[b], s1[b], s2[b] = matrix[rows.order[begin], low + b], 0.0, 0.0
+                for q in range(m):
+                    products[q, b] = 0.0
+            for r in range(begin, end):
+                row = rows.order[r]
+                y = matrix[row][low : low + width]
                 _add_row(y, rows.weights[row], c, s1, s2)
                 _add_moments(y, rows.moment[row], c, products)
-            ss = s2 - s1 * (s1 / rows.weight[s])
-            out.mean[s, low:high] = c + s1 / rows.weight[s]
-            out.within_ss[s, low:high] = np.where(ss < 0.0, 0.0, ss)  # rounding; a NaN has to pass
-            out.covariate_y[s, :, low:high] = products
+            for b in range(width):
+                excess = s1[b] / rows.weight[s]
+                ss = s2[b] - s1[b] * excess
+                out.mean[s, low + b] = c[b] + excess
+                out.within_ss[s, low + b] = 0.0 if ss < 0.0 else ss  # rounding; a NaN has to pass
+                for q in range(m):
+                    out.covariate_y[s, q, low + b] = products[q, b]

@@ -8,7 +8,7 @@ import numpy as np
 
 from donorwise._typing import FloatArray, IntArray
 from donorwise.collapse.checks import check_codes, check_covariates, check_weights
-from donorwise.collapse.kernels import label_segments, sort_by_segment
+from donorwise.collapse.kernels import Rows, label_segments, sort_by_segment
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -17,38 +17,6 @@ if TYPE_CHECKING:
 # depend on the data only: results must not change with the number of threads.
 MIN_SEGMENT_ROWS = 16_384
 MAX_EXTRA_SEGMENTS = 64
-
-
-class Rows(NamedTuple):
-    """Rows by segment, as the kernels read them (read-only arrays).
-
-    A segment is a pattern, or a part of one: segments 0..K-1 are the first parts of the
-    patterns, later ones are further parts of large patterns.
-
-    Attributes
-    ----------
-    segment
-        Shape (N,), int32. Segment of each row, -1 for unused rows.
-    order, starts
-        Used rows sorted by segment (ascending inside one), and where each segment begins, shape (S + 1,).
-    weights
-        Shape (N,). Weight w of each row.
-    weight
-        Shape (S,). Sum of w, added up in the order of the rows: a sum over the nonzeros of a
-        feature in the same order equals it exactly if the feature has no zeros.
-    moment
-        Shape (N, m). w times the covariates, centred in each segment.
-    moment_sum
-        Shape (S, m). Sum of `moment`, about 0, added up in the order of the rows.
-    """
-
-    segment: NDArray[np.int32]
-    order: IntArray
-    starts: IntArray
-    weights: FloatArray
-    weight: FloatArray
-    moment: FloatArray
-    moment_sum: FloatArray
 
 
 class RowStatistics(NamedTuple):

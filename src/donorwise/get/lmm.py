@@ -57,7 +57,12 @@ def lmm(
 
     Examples
     --------
-    >>> dw.get.lmm(adata, contrast="disease[T.MS]", group="T cell").head()
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
+    >>> table = dw.get.lmm(adata, contrast="condition[T.disease]", group="T cell")
+    >>> table["p_value"].is_monotonic_increasing
+    True
     """
     for name in [status] if isinstance(status, str) else status or ():
         check_option("status", name, STATUSES)

@@ -60,8 +60,12 @@ def to_rank_genes_groups(
 
     Examples
     --------
-    >>> dw.get.to_rank_genes_groups(adata, contrast="disease[T.MS]")
-    >>> sc.pl.rank_genes_groups_dotplot(adata, values_to_plot="logfoldchanges")
+    >>> import donorwise as dw, scanpy as sc
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
+    >>> dw.get.to_rank_genes_groups(adata, contrast="condition[T.disease]")
+    >>> list(sc.get.rank_genes_groups_df(adata, group="T cell"))
+    ['names', 'scores', 'logfoldchanges', 'pvals', 'pvals_adj']
     """
     check_key(key_added)
     stored = read_results(adata, key)

@@ -50,8 +50,12 @@ def to_varm(
 
     Examples
     --------
-    >>> dw.get.to_varm(adata, contrast="disease[T.MS]")
-    >>> adata.varm["lmm_disease[T.MS]"].nsmallest(10, "p_value")
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
+    >>> dw.get.to_varm(adata, contrast="condition[T.disease]", group="T cell")
+    >>> adata.varm["lmm_condition[T.disease]_T cell"].shape
+    (20, 8)
     """
     stored = read_results(adata, key)
     if not set(stored.results["variable"].cat.categories) <= set(adata.var_names):

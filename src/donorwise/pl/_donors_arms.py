@@ -140,8 +140,7 @@ def _draw_donors(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str
                 lw=float(np.interp(len(donors), [20, 120], [0.9, 0.4])),
                 zorder=1,
             )
-    half = 1.96 * (donors["sd"] / np.sqrt(donors["n_cells"])).fillna(0.0)
-    ax.vlines(donors["x"], donors["mean"] - half, donors["mean"] + half, color=GREY, lw=0.8, alpha=0.5, zorder=2)
+    draw_intervals(ax, donors)
     largest = largest_area(len(donors))
     ax.scatter(
         donors["x"],
@@ -160,6 +159,14 @@ def _arm_mean(donors: pd.DataFrame, arm: str) -> float:
     """Mean of an arm's donors, as the model weights them."""
     chosen = donors[donors["arm"] == arm]
     return float(np.average(chosen["mean"], weights=chosen["weight"]))
+
+
+def draw_intervals(ax: Axes, donors: pd.DataFrame) -> None:
+    """Draw the 95% interval that a donor's cells give for its mean, the paler the fewer they are."""
+    half = 1.96 * (donors["sd"] / np.sqrt(donors["n_cells"])).fillna(0.0)
+    opacity = 0.15 + 0.5 * np.sqrt(donors["n_cells"] / donors["n_cells"].max())
+    ends = donors["mean"] - half, donors["mean"] + half
+    ax.vlines(donors["x"], *ends, color=GREY, lw=0.9, alpha=opacity.to_numpy(), zorder=2)
 
 
 def limit_height(ax: Axes, heights: Sequence[float]) -> None:

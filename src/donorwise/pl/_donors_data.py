@@ -126,7 +126,11 @@ def collect(
     cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition)
     results = stored.results
     rows = results[(results["variable"] == variable) & (results["group"] == group)].set_index("contrast")
-    arms = () if _is_numeric(cells["condition"]) else _arms(cells["condition"], contrasts)
+    numeric = _is_numeric(cells["condition"], contrasts)
+    known = [str(name) for name in results["contrast"].cat.categories]
+    arms = () if numeric else _arms(cells["condition"], contrasts, known)
+    # an estimate against another level has no place on an axis of differences from the first arm
+    drawn = [name for name in contrasts if name in rows.index and _sides(name, arms)[1] in ("", *arms[:1])]
     donors = summarise(cells)
     return Panel(
         variable=variable,
@@ -135,7 +139,7 @@ def collect(
         cells=cells,
         donors=donors,
         arms=arms,
-        effects=tuple(_effect(rows.loc[name], name, arms) for name in contrasts if name in rows.index),
+        effects=tuple(_effect(rows.loc[name], name, arms) for name in drawn),
         weights=_weights(donors, stored, variable=variable, group=group),
         naive=_cell_level_test(cells, arms) if len(arms) == 2 else None,
     )
@@ -144,19 +148,27 @@ def collect(
 def _column_of(contrast: str, adata: ad.AnnData) -> str | None:
     """Column of obs whose levels a contrast compares; None for an interaction or an unknown name."""
     for column in sorted(map(str, adata.obs.columns), key=len, reverse=True):
-        if contrast == column or re.match(rf"(C\()?{re.escape(column)}\b[^:]*\[[^:]*\]$", contrast):
+        if contrast == column or re.match(rf"(C\()?{re.escape(column)}\b([^:]*\[[^:]*\]|: .+ vs .+)$", contrast):
             return column
     return None
 
 
-def _level_of(contrast: str, levels: Sequence[str]) -> str | None:
-    """Return the level that ``disease[T.MS]`` compares with the reference."""
-    found = re.search(r"\[(?:T\.)?(.+)\]$", contrast)
-    return found.group(1) if found and found.group(1) in levels else None
+def _sides(contrast: str, levels: Sequence[str]) -> tuple[str, str]:
+    """Levels that ``disease[T.MS]`` or ``disease: MS vs HC`` compares; ``""`` for what it does not name."""
+    coefficient = re.search(r"\[(?:T\.)?(.+)\]$", contrast)
+    if coefficient and coefficient.group(1) in levels:
+        return coefficient.group(1), ""
+    difference = re.fullmatch(r"[^:]+: (.+) vs (.+)", contrast)
+    if difference and set(difference.groups()) <= set(levels):
+        return difference.group(1), difference.group(2)
+    return "", ""
 
 
-def _is_numeric(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values) and values.nunique() > 2
+def _is_numeric(values: pd.Series, contrasts: Sequence[str]) -> bool:
+    """Whether the condition is a number to the model: 0 and 1 are arms, and so are the levels of ``C(stage)[T.2]``."""
+    if not pd.api.types.is_numeric_dtype(values) or any(re.search(r"\]$| vs ", name) for name in contrasts):
+        return False
+    return not values.isin([0, 1]).all()
 
 
 def _cells(adata: ad.AnnData, params: dict[str, Any], *, variable: str, group: str, condition: str) -> pd.DataFrame:
@@ -174,15 +186,16 @@ def _cells(adata: ad.AnnData, params: dict[str, Any], *, variable: str, group: s
     return cells.dropna(subset=["value"])
 
 
-def _arms(condition: pd.Series, contrasts: Sequence[str]) -> tuple[str, ...]:
-    """Levels that have cells, the one that the contrasts do not name first: it is the reference."""
+def _arms(condition: pd.Series, contrasts: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Levels that have cells, the reference first: what the contrasts name as such, or no known one compares."""
     if isinstance(condition.dtype, pd.CategoricalDtype):
         levels = [str(level) for level in condition.cat.remove_unused_categories().cat.categories]
     else:
         levels = [str(level) for level in sorted(condition.unique())]
-    compared = {_level_of(name, levels) for name in contrasts}
-    reference = [level for level in levels if level not in compared]
-    first = reference[:1] if len(reference) == 1 else []
+    named = [_sides(name, levels)[1] for name in contrasts]
+    compared = {_sides(name, levels)[0] for name in known}
+    left = [level for level in levels if level not in compared]
+    first = [name for name in named if name][:1] or (left if len(left) == 1 else [])
     return tuple(first + [level for level in levels if level not in first])
 
 
@@ -197,7 +210,7 @@ def _weights(donors: pd.DataFrame, stored: Results, *, variable: str, group: str
 
 def _effect(row: pd.Series, contrast: str, arms: Sequence[str]) -> Effect:
     return Effect(
-        label=_level_of(contrast, arms) or contrast,
+        label=_sides(contrast, arms)[0] or contrast,
         estimate=float(row["estimate"]),
         low=float(row["ci_low"]),
         high=float(row["ci_high"]),

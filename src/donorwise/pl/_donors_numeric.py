@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise.pl._donors_arms import largest_area, limit_height, size_key
-from donorwise.pl._style import BLUE, GREY, LIGHT_GREY, VERMILION, despine
+from donorwise.pl._donors_arms import draw_intervals, largest_area, limit_height, size_key
+from donorwise.pl._style import BLUE, LIGHT_GREY, VERMILION, despine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +25,7 @@ def draw_numeric(ax: Axes, panel: Panel, *, unit: str) -> None:
     largest = largest_area(len(donors))
     for _, one in donors.groupby("donor", sort=False):
         ax.plot(one["x"], one["mean"], color=LIGHT_GREY, lw=0.9, zorder=1)
-    half = 1.96 * (donors["sd"] / np.sqrt(donors["n_cells"])).fillna(0.0)
-    ax.vlines(donors["x"], donors["mean"] - half, donors["mean"] + half, color=GREY, lw=0.8, alpha=0.6, zorder=2)
+    draw_intervals(ax, donors)
     area = np.maximum(largest * donors["n_cells"] / donors["n_cells"].max(), 5)
     ax.scatter(donors["x"], donors["mean"], s=area, color=BLUE, edgecolors="white", linewidths=0.6, zorder=3)
     limit_height(ax, donors["mean"])

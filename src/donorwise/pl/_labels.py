@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.font_manager import FontProperties
+from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 
 if TYPE_CHECKING:
@@ -19,16 +20,30 @@ if TYPE_CHECKING:
 DIRECTIONS = np.deg2rad([25, 155, 335, 205, 90, 270, 0, 180, 55, 125, 305, 235])
 DISTANCES = (4.0, 12.0, 22.0, 34.0, 48.0)
 """Distance in points of a name from its point; beyond the first a line leads back."""
+RING_COST = 1.5
+"""How many points a name may cover before it moves one distance farther."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a name goes: a box in pixels, and its offset from the point in points."""
+    """Where a name goes.
+
+    Attributes
+    ----------
+    box
+        Shape (4,). Left, bottom, right, top in pixels.
+    offset
+        From the point, in points.
+    alignment
+        Of the text.
+    leader
+        Shape (S, 2). Pixels along the line back to the point; S = 0 where the name is next to it.
+    """
 
     box: FloatArray
     offset: tuple[float, float]
     alignment: str
-    leader: bool
+    leader: FloatArray
 
 
 def place_labels(
@@ -56,14 +71,14 @@ def place_labels(
     pixels_per_point = ax.figure.dpi / 72
     anchors, others = ax.transData.transform(xy), ax.transData.transform(points)
     frame = np.array(ax.get_window_extent().extents)
-    taken: list[FloatArray] = []
+    taken: list[_Place] = []
     placed = []
     for name, color, anchor, data in zip(names, colors, anchors, xy, strict=True):
-        extent = np.array([text_width(name, size), size * 1.15]) * pixels_per_point
+        extent = np.array([_width(name, size), size * 1.15]) * pixels_per_point
         place = _best_place(anchor, extent, taken=taken, others=others, frame=frame, scale=pixels_per_point)
         if place is None:
             continue
-        taken.append(place.box)
+        taken.append(place)
         placed.append(name)
         ax.annotate(
             name,
@@ -74,10 +89,9 @@ def place_labels(
             va="center",
             fontsize=size,
             color=color,
+            path_effects=[withStroke(linewidth=1.8, foreground="white")],
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": color, "shrinkA": 0, "shrinkB": 2}
-            if place.leader
-            else None,
+            arrowprops=_line(place, color) if len(place.leader) else None,
         )
     return placed
 
@@ -86,23 +100,25 @@ def _best_place(
     anchor: FloatArray,
     extent: FloatArray,
     *,
-    taken: list[FloatArray],
+    taken: list[_Place],
     others: FloatArray,
     frame: FloatArray,
     scale: float,
 ) -> _Place | None:
-    """Return the place that covers the fewest points, near before far; None where names collide everywhere."""
+    """Return the place that covers the least, near before far; None where names collide everywhere."""
     near = others[np.all(np.abs(others - anchor) < extent + (max(DISTANCES) + 10) * scale, axis=1)]
+    lines = np.concatenate([np.empty((0, 2)), *(place.leader for place in taken)])
     best, least = None, np.inf
     for i, distance in enumerate(DISTANCES):
         for angle in DIRECTIONS:
             place = _place(anchor, extent, angle=angle, distance=distance, scale=scale, leader=i > 0)
-            if _outside(place.box, frame) or any(_overlap(place.box, box) for box in taken):
+            if _outside(place.box, frame) or any(_overlap(place.box, other.box) for other in taken):
                 continue
-            cost = _n_inside(near, place.box) + 0.9 * i
+            crossed = sum(_n_inside(place.leader, other.box) > 0 for other in taken)
+            cost = _n_inside(near, place.box) + 2.0 * (_n_inside(lines, place.box) > 0) + 3.0 * crossed + RING_COST * i
             if cost < least:
                 best, least = place, cost
-        if least <= i + 1:
+        if least <= RING_COST * (i + 1):
             # no farther ring can do better than this
             return best
     return best
@@ -111,6 +127,7 @@ def _best_place(
 def _place(
     anchor: FloatArray, extent: FloatArray, *, angle: float, distance: float, scale: float, leader: bool
 ) -> _Place:
+    """Work out the box of a name at an angle and distance (points) from its anchor (pixels)."""
     direction = np.array([np.cos(angle), np.sin(angle)])
     alignment = "left" if direction[0] > 0.3 else "right" if direction[0] < -0.3 else "center"
     # a name above or below its point must also clear half of its own height
@@ -118,10 +135,18 @@ def _place(
     x = anchor[0] + offset[0] * scale - {"left": 0.0, "right": extent[0], "center": extent[0] / 2}[alignment]
     y = anchor[1] + offset[1] * scale - extent[1] / 2
     box = np.array([x, y, x + extent[0], y + extent[1]])
-    return _Place(box=box, offset=(float(offset[0]), float(offset[1])), alignment=alignment, leader=leader)
+    end = anchor + offset * scale
+    line = np.linspace(anchor, end, 12) if leader else np.empty((0, 2))
+    return _Place(box=box, offset=(float(offset[0]), float(offset[1])), alignment=alignment, leader=line)
 
 
-def text_width(name: str, size: float) -> float:
+def _line(place: _Place, color: str) -> dict[str, Any]:
+    """Style of the line from the near edge of a name to its point."""
+    edge = {"left": (0, 0.5), "right": (1, 0.5), "center": (0.5, 0 if place.offset[1] > 0 else 1)}[place.alignment]
+    return {"arrowstyle": "-", "lw": 0.5, "color": color, "shrinkA": 0, "shrinkB": 2, "relpos": edge}
+
+
+def _width(name: str, size: float) -> float:
     """Width of a text in points, without drawing it."""
     return float(TextPath((0, 0), name, size=size, prop=FontProperties()).get_extents().width) + 2.0
 
