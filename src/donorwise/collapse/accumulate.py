@@ -56,7 +56,7 @@ def collapse(
     n_jobs
         Number of threads; -1 for one per processor.
     names
-        Names of all columns, for error messages; those of a DataFrame if None.
+        Names of the G features, for error messages; column numbers if None.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def collapse(
     n_segments, m = rows.moment_sum.shape
     out = Moments(*(np.zeros(shape + (len(columns),)) for shape in ((n_segments,), (n_segments,), (n_segments, m))))
     accumulate(matrix, Job(rows, read_only(columns), out, n_jobs))
-    check_finite(out.within_ss, columns, getattr(matrix, "columns", None) if names is None else names)
+    check_finite(out.within_ss, columns, names)
     parts = Collapsed(
         n_obs=known.n_obs,
         weight=rows.weight.copy(),

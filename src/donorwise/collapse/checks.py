@@ -75,10 +75,10 @@ def check_features(features: ArrayLike | None, n_columns: int) -> IntArray:
 def check_finite(within_ss: FloatArray, columns: IntArray, names: Sequence[str] | None) -> None:
     """Raise unless the sums of squares are finite, that is, unless all values were."""
     with np.errstate(invalid="ignore", over="ignore"):
-        bad = columns[~np.isfinite(within_ss.sum(axis=0))]
+        bad = np.flatnonzero(~np.isfinite(within_ss.sum(axis=0)))
     if not len(bad):
         return
-    shown = ", ".join(str(j) if names is None else repr(str(names[j])) for j in bad[:_NAMES_SHOWN])
+    shown = ", ".join(repr(str(names[i])) if names is not None else str(columns[i]) for i in bad[:_NAMES_SHOWN])
     more = ", ..." if len(bad) > _NAMES_SHOWN else ""
     raise DataError(
         f"{len(bad)} of {len(columns)} features hold NaN, infinite or overflowing values in the rows in use "

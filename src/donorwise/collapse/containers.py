@@ -105,23 +105,31 @@ def _(matrix: sparse.spmatrix | sparse.sparray, job: Job) -> None:
 @accumulate.register(np.ndarray)
 def _(matrix: NDArray[Any], job: Job) -> None:
     array = np.asarray(matrix)
-    _check_real(array.dtype)
     if _is_ready(array) and _all_in_order(job.columns, array.shape[1]):
         _dense_pass(array, job)
     else:
-        _dense_by_blocks(lambda columns: array[:, columns], job)
+        _dense_by_blocks(column_reader(array, job.columns), job)
 
 
 @accumulate.register(pd.DataFrame)
 def _(matrix: pd.DataFrame, job: Job) -> None:
-    dtypes = matrix.dtypes.iloc[job.columns]
+    _dense_by_blocks(column_reader(matrix, job.columns), job)
+
+
+def column_reader(matrix: NDArray[Any] | pd.DataFrame, columns: IntArray) -> Callable[[IntArray | slice], NDArray[Any]]:
+    """A function that reads some of `columns` as real numbers, NaN where a value is missing."""
+    if not isinstance(matrix, pd.DataFrame):
+        array = np.asarray(matrix)
+        _check_real(array.dtype)
+        return lambda some: array[:, some]
+    dtypes = matrix.dtypes.iloc[columns]
     for name, dtype in dtypes.items():
         if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
             raise DataError(f"Column {name!r} holds {dtype}, not real numbers; leave it out or convert it.")
     # Columns of one numpy dtype are views of the frame; others have to be converted.
     plain = dtypes.nunique() == 1 and isinstance(dtypes.iloc[0], np.dtype)
     how = {} if plain else {"dtype": np.float64, "na_value": np.nan}
-    _dense_by_blocks(lambda columns: matrix.iloc[:, columns].to_numpy(**how), job)
+    return lambda some: matrix.iloc[:, some].to_numpy(**how)
 
 
 def _csr_pass(arrays: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], n_columns: int, job: Job) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from donorwise.collapse.checks import check_features
+from donorwise.collapse.containers import check_matrix, column_reader
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -19,15 +21,13 @@ if TYPE_CHECKING:
 _BLOCK_NUMBERS = 2**22
 
 
-def missing_patterns(
-    matrix: NDArray[Any], features: ArrayLike | None = None
-) -> list[tuple[IntArray, BoolArray | None]]:
+def missing_patterns(matrix: object, features: ArrayLike | None = None) -> list[tuple[IntArray, BoolArray | None]]:
     """Group the columns of a dense matrix by the rows in which they are NaN.
 
     Parameters
     ----------
     matrix
-        Shape (N, columns).
+        Shape (N, columns). Numpy array or DataFrame.
     features
         Column numbers to look at; all if None.
 
@@ -37,25 +37,30 @@ def missing_patterns(
         `columns` are elements of `features`, in their order; `rows` has shape (N,) and is True
         where these columns have a value. The columns without NaN come first, with None for
         `rows`; the other groups follow in the order of their first column. Every column is in one group.
+
+    Raises
+    ------
+    DataError
+        If the matrix is not dense or does not hold numbers.
     """
-    array = np.asarray(matrix)
-    if array.ndim != 2:
-        raise DataError(f"The matrix must have two dimensions, cells x features; got shape {array.shape}.")
-    columns = check_features(features, array.shape[1])
-    if array.dtype.kind != "f":
-        return [(columns, None)] if len(columns) else []
+    n_rows, n_columns = check_matrix(matrix)
+    if not isinstance(matrix, np.ndarray | pd.DataFrame):
+        raise DataError("Missing values can be kept only in a dense matrix, a numpy array or a DataFrame.")
+    columns = check_features(features, n_columns)
     groups: dict[bytes, list[int]] = {b"": []}
-    for column, key in _missing_rows(array, columns):
+    for column, key in _missing_rows(column_reader(matrix, columns), columns, n_rows):
         groups.setdefault(key, []).append(column)
-    return [(np.array(group), _unpack(key, len(array))) for key, group in groups.items() if group]
+    return [(np.array(group), _unpack(key, n_rows)) for key, group in groups.items() if group]
 
 
-def _missing_rows(array: NDArray[Any], columns: IntArray) -> Iterator[tuple[int, bytes]]:
+def _missing_rows(
+    read: Callable[[IntArray], NDArray[Any]], columns: IntArray, n_rows: int
+) -> Iterator[tuple[int, bytes]]:
     """Each column with the packed bits of its NaN rows, b"" if there are none."""
-    width = max(1, _BLOCK_NUMBERS // max(1, len(array)))
+    width = max(1, _BLOCK_NUMBERS // max(1, n_rows))
     for low in range(0, len(columns), width):
         block = columns[low : low + width]
-        missing = np.isnan(array[:, block])
+        missing = np.isnan(read(block))
         some = missing.any(axis=0)
         packed = np.packbits(missing[:, some].T, axis=1)
         keys = iter(packed)

@@ -15,6 +15,9 @@ CohortDesign: TypeAlias = Literal["case-control", "paired", "longitudinal", "ste
 COHORT_DESIGNS: tuple[str, ...] = get_args(CohortDesign)
 
 N_VISITS = 5
+VISIT_INTERVAL = 0.5
+"""Planned time between visits; they take place up to 0.4 intervals earlier or later."""
+
 N_BATCHES = 4
 DROPOUT = 0.12
 """Probability that a donor leaves a longitudinal study before a visit (from the third on)."""
@@ -51,7 +54,7 @@ class Plan:
     exposure
         Shape (S,). Multiplies the effect of interest.
     time
-        Shape (S,). Multiplies a trend that everybody shares, in [0, 1].
+        Shape (S,). Multiplies a trend that everybody shares.
     variations
         The random effects.
     formula, contrast
@@ -104,7 +107,7 @@ def _longitudinal(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator
     donors = donors.assign(arm=_alternate(len(donors), "placebo", "drug"))
     samples = donors.merge(pd.DataFrame({"visit": np.arange(N_VISITS)}), how="cross")
     late = rng.uniform(-0.4, 0.4, len(samples)) * (samples["visit"] > 0)
-    samples["time"] = np.round((samples["visit"] + late) / N_VISITS, 3)
+    samples["time"] = np.round((samples["visit"] + late) * VISIT_INTERVAL, 3)
     leaves = (rng.uniform(size=len(samples)) < DROPOUT) & (samples["visit"] >= 2)
     samples = samples[~leaves.groupby(samples["donor_id"], observed=True).cummax()].reset_index(drop=True)
     samples["sample_id"] = _join(samples["donor_id"], "v" + samples["visit"].astype(str))

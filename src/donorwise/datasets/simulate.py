@@ -49,8 +49,8 @@ def simulate_cohort(
     design
         - ``"case-control"``: `condition` (control, disease) differs between donors; one sample each.
         - ``"paired"``: each donor gives a control and a stimulated sample.
-        - ``"longitudinal"``: donors of two arms (placebo, drug) at irregular times in [0, 1], some of
-          whom drop out; the effect is a difference of slopes.
+        - ``"longitudinal"``: donors of two arms (placebo, drug), seen at about 0, 0.5, 1, 1.5 and 2
+          years, some of whom drop out; the effect is the difference of slopes, per year.
         - ``"stepped-wedge"``: sites switch from control to treated one after the other; every donor is
           sampled in every period, and periods have effects of their own.
         - ``"crossed"``: case-control donors, each spread over several batches.
