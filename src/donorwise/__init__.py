@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from donorwise import _accessor as _accessor  # registers adata.donorwise
 
 if TYPE_CHECKING:
-    from donorwise import datasets, errors, get, pl, tl
+    from donorwise import datasets, errors, get, pl, pp, tl
     from donorwise.design.contrasts import cond
     from donorwise.engine import fit_lmm
     from donorwise.lmm.result import LMMFit
 
-__all__ = ["LMMFit", "__version__", "cond", "datasets", "errors", "fit_lmm", "get", "pl", "tl"]
+__all__ = ["LMMFit", "__version__", "cond", "datasets", "errors", "fit_lmm", "get", "pl", "pp", "tl"]
 
 __version__ = metadata.version("donorwise")
 
@@ -37,6 +37,7 @@ _LAZY: dict[str, str | None] = {
     "fit_lmm": "donorwise.engine",
     "get": None,
     "pl": None,
+    "pp": None,
     "tl": None,
 }
 

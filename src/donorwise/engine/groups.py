@@ -79,10 +79,12 @@ def resolve_by_group(tasks: Sequence[Task], contrasts: Any) -> tuple[list[str], 
             except DesignError as error:
                 errors[i] = error
         found.append(rows)
-    for i, error in errors.items():
-        if not any(i in rows for rows in found):
-            raise error
-    names = list(dict.fromkeys(name for i in range(len(items)) for rows in found if i in rows for name in rows[i].names))
+    unanswered = [i for i in errors if not any(i in rows for rows in found)]
+    if unanswered:
+        raise errors[unanswered[0]]
+    names = list(
+        dict.fromkeys(name for i in range(len(items)) for rows in found if i in rows for name in rows[i].names)
+    )
     return names, [_stack(rows) if rows else None for rows in found]
 
 
@@ -118,7 +120,7 @@ def results_table(
     `log2_scale` takes an estimate to log2 units (NaN where the response is no logarithm).
     """
     tables = []
-    for code, (task, fit, own) in enumerate(zip(tasks, fits, rows, strict=True)):
+    for code, (fit, own) in enumerate(zip(fits, rows, strict=True)):
         parts = [] if own is None or fit is None else [contrast_table(fit, own.names, own.L, ddf, 0.95)]
         missing = [n for n in names if own is None or n not in own.names]
         parts += [_not_estimable(variables, missing, fit)] if missing else []
@@ -163,4 +165,3 @@ def partition_rows(fit: LMMFit) -> pd.DataFrame:
     """The variance partition as a long table: variable, term, fraction."""
     wide = fit.variance_partition().reset_index()
     return wide.melt(id_vars="variable", var_name="term", value_name="fraction")
-

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
+    from numpy.typing import NDArray
 
     from donorwise._typing import BoolArray, FloatArray, IntArray
     from donorwise.collapse.statistics import Collapsed
@@ -176,7 +177,7 @@ def _passes(
         yield Pass(at, collapsed)
 
 
-def _masks(matrix: Any, columns: IntArray, codes: IntArray) -> list[tuple[IntArray, BoolArray | None]]:
+def _masks(matrix: Any, columns: IntArray, codes: NDArray[np.int32]) -> list[tuple[IntArray, BoolArray | None]]:
     """Features by the rows in use that they have; positions within `columns`."""
     if sparse.issparse(matrix):
         return [(np.arange(columns.size), None)]
@@ -190,7 +191,7 @@ def _masks(matrix: Any, columns: IntArray, codes: IntArray) -> list[tuple[IntArr
     return [(np.sort(np.concatenate(found)), seen) for found, seen in groups.values()]
 
 
-def _stack(designs: Sequence[Design]) -> tuple[IntArray, FloatArray | None]:
+def _stack(designs: Sequence[Design]) -> tuple[NDArray[np.int32], FloatArray | None]:
     """Pattern codes and covariates of all tasks (no row belongs to two)."""
     codes = np.full(designs[0].codes.size, -1, dtype=np.int32)
     m = max(d.covariates.shape[1] for d in designs)

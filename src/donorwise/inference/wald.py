@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,9 +104,7 @@ def _chunks(model: Model, features: np.ndarray) -> list[np.ndarray]:
     return [features[i : i + size] for i in range(0, features.size, size)]
 
 
-def _se_and_df(
-    model: Model, block: Block, rows: FloatArray, L: FloatArray, ddf: str
-) -> tuple[FloatArray, FloatArray]:
+def _se_and_df(model: Model, block: Block, rows: FloatArray, L: FloatArray, ddf: str) -> tuple[FloatArray, FloatArray]:
     if ddf == "kenward-roger":
         parts = pieces(model, block)
         adjustment = kenward_roger.adjust(parts)
@@ -153,8 +151,5 @@ def _status(model: Model, block: Block, L: FloatArray) -> StrArray:
 def _without_too_few(tests: ContrastTests) -> ContrastTests:
     """Blank the inference (not the estimate) where there are too few donors to judge it."""
     few = tests.status == "too_few_donors"
-    blank = (np.where(few, np.nan, a) for a in (tests.se, tests.df, tests.statistic, tests.p_value))
-    low, high = (np.where(few, np.nan, a) for a in (tests.ci_low, tests.ci_high))
-    return ContrastTests(tests.estimate, *blank, low, high, tests.status)
-
-
+    names = ("se", "df", "statistic", "p_value", "ci_low", "ci_high")
+    return replace(tests, **{name: np.where(few, np.nan, getattr(tests, name)) for name in names})

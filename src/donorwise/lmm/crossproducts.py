@@ -7,7 +7,7 @@ the scale of a covariate or on the level of a response.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -94,14 +94,12 @@ class Responses:
 
     def take(self, features: IntArray | BoolArray) -> Responses:
         """The responses of some features."""
-        arrays = (self.ols, self.zty, self.rss, self.mean, self.constant, self.explained)
-        return Responses(*(a[features] for a in arrays))
+        return Responses(**{f.name: getattr(self, f.name)[features] for f in fields(self)})
 
     @classmethod
     def concatenate(cls, several: Sequence[Responses]) -> Responses:
         """The responses of several blocks of features."""
-        names = ("ols", "zty", "rss", "mean", "constant", "explained")
-        return cls(*(np.concatenate([getattr(r, name) for r in several]) for name in names))
+        return cls(**{f.name: np.concatenate([getattr(r, f.name) for r in several]) for f in fields(cls)})
 
 
 def column_means(values: FloatArray, varying: Sequence[int], collapsed: Collapsed) -> Columns:
@@ -159,17 +157,16 @@ def term_basis(term: RandomTerm, collapsed: Collapsed) -> TermBasis:
     """Columns of a random term in the internal basis (see :class:`TermBasis`)."""
     columns = column_means(term.Z, term.varying, collapsed)
     stacked = _stacked(columns, collapsed) / np.sqrt(collapsed.weight.sum())
-    factor = np.linalg.qr(stacked, mode="r").T if stacked.shape[0] >= stacked.shape[1] else np.zeros((1, 1))
-    if np.abs(np.diag(factor)).min() <= _RANK * max(np.abs(factor).max(), 1e-300):
+    factor: FloatArray = np.asarray(np.linalg.qr(stacked, mode="r")).T
+    square = factor.shape[0] == factor.shape[1]  # not so with fewer rows than columns
+    if not square or np.abs(np.diag(factor)).min() <= _RANK * max(np.abs(factor).max(), 1e-300):
         raise DesignError(f"The columns of the random term {term.label} are constant or collinear; drop one of them.")
     factor = factor * np.sign(np.diag(factor))
     inverse = solve_triangular(factor, np.eye(factor.shape[0]), lower=True)
     return TermBasis(term, columns.transformed(inverse.T), factor)
 
 
-def cross(
-    left: Columns, right: Columns, left_codes: IntArray, n_left: int, collapsed: Collapsed
-) -> FloatArray:
+def cross(left: Columns, right: Columns, left_codes: IntArray, n_left: int, collapsed: Collapsed) -> FloatArray:
     """Per level of `left_codes`, the weighted cross-product of two sets of columns, (levels, r, s)."""
     product = np.einsum("k,kr,ks->krs", collapsed.weight, left.mean, right.mean, optimize=True)
     if left.deviation.shape[0]:
@@ -179,9 +176,7 @@ def cross(
     return out
 
 
-def responses(
-    fixed: FixedBasis, terms: Sequence[TermBasis], collapsed: Collapsed, order: IntArray
-) -> Responses:
+def responses(fixed: FixedBasis, terms: Sequence[TermBasis], collapsed: Collapsed, order: IntArray) -> Responses:
     """Residual cross-products of every feature with the random columns.
 
     `order` (q,) rearranges the columns from terms, levels, columns to blocks. The projection is done twice: the second pass removes what rounding leaves of a

@@ -71,4 +71,5 @@ def evaluate_block(
         blocks.arrays(), gamma, response.zty, response.rss, float(nu), reml, int(pieces or posterior),
         likelihood, Phi, delta, derived, modes,
     )  # fmt: skip
-    return Evaluation(*likelihood.T, Phi, delta, *derived, *modes)
+    deviance, R, logdet_V, logdet_X = likelihood.T
+    return Evaluation(deviance, R, logdet_V, logdet_X, Phi, delta, *derived, *modes)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # lme4 calls a fit singular where a relative standard deviation is below 1e-4.
 _SINGULAR = 1e-8
 STATUS_DTYPE = "<U16"
+_ARRAYS = ("beta", "Phi", "gamma", "sigma2", "loglik", "status", "n_iter")
 # Beyond this many levels an eigendecomposition costs more than Newton steps on the levels.
 _EIGEN_LIMIT = 2000
 
@@ -107,15 +108,15 @@ class Block:
 
     def take(self, features: IntArray | BoolArray) -> Block:
         """The block of some features."""
-        arrays = (self.beta, self.Phi, self.gamma, self.sigma2, self.loglik, self.status, self.n_iter)
-        return Block(self.responses.take(features), self.reml, *(a[features] for a in arrays))
+        arrays = {name: getattr(self, name)[features] for name in _ARRAYS}
+        return Block(responses=self.responses.take(features), reml=self.reml, **arrays)
 
     @classmethod
     def concatenate(cls, blocks: Sequence[Block]) -> Block:
         """One block from several of the same model."""
-        names = ("beta", "Phi", "gamma", "sigma2", "loglik", "status", "n_iter")
-        arrays = (np.concatenate([getattr(b, name) for b in blocks]) for name in names)
-        return cls(Responses.concatenate([b.responses for b in blocks]), blocks[0].reml, *arrays)
+        arrays = {name: np.concatenate([getattr(b, name) for b in blocks]) for name in _ARRAYS}
+        together = Responses.concatenate([b.responses for b in blocks])
+        return cls(responses=together, reml=blocks[0].reml, **arrays)
 
 
 def build_model(design: Design, collapsed: Collapsed) -> Model:
@@ -213,5 +214,5 @@ def _assemble(model: Model, response: Responses, usable: BoolArray, fitted: Bloc
     status[usable] = fitted.status
     n_iter = np.zeros(usable.size, dtype=np.int64)
     n_iter[usable] = fitted.n_iter
-    arrays = (fitted.beta, fitted.Phi, fitted.gamma, fitted.sigma2, fitted.loglik)
-    return Block(response, fitted.reml, *(spread(a) for a in arrays), status, n_iter)
+    floats = {name: spread(getattr(fitted, name)) for name in ("beta", "Phi", "gamma", "sigma2", "loglik")}
+    return Block(responses=response, reml=fitted.reml, status=status, n_iter=n_iter, **floats)

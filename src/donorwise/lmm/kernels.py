@@ -17,7 +17,7 @@ from numba import njit
 
 # Functions that only other kernels call need no wrapper for Python; with tuples of arrays for
 # arguments the wrapper costs more to compile than the function.
-inner = njit(nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True)
+inner = njit(nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True)  # type: ignore[call-overload]
 entry = njit(nogil=True, cache=True, error_model="numpy")
 
 

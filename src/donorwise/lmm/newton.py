@@ -10,6 +10,7 @@ their sign is arbitrary.
 from __future__ import annotations
 
 import numpy as np
+
 from donorwise.lmm.kernels import cholesky_inverse, derivatives, entry, evaluate, inner, workspace
 
 _MAX_ITERATIONS = 200

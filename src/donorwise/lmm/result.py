@@ -263,9 +263,7 @@ class LMMFit:
         )
 
 
-def assemble(
-    design: Design, parts: tuple[Part, ...], variables: tuple[str, ...], *, donor: str, reml: bool
-) -> LMMFit:
+def assemble(design: Design, parts: tuple[Part, ...], variables: tuple[str, ...], *, donor: str, reml: bool) -> LMMFit:
     """Put the parts' arrays into one struct over all features."""
     G, p = len(variables), len(design.fixed_names)
     names = variance.theta_names(design)

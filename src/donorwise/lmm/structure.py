@@ -108,21 +108,22 @@ def _label_terms(terms: Sequence[TermBasis]) -> _Labels:
     offset = np.concatenate([[0], np.cumsum([levels * r for levels, r in widths])]).astype(np.int64)
     nodes = np.concatenate([[0], np.cumsum([levels for levels, _ in widths])]).astype(np.int64)
     component_of = _components(terms, nodes)
-    term = np.concatenate([np.full(levels * r, i) for i, (levels, r) in enumerate(widths)] or [[]])
-    component = np.concatenate([np.tile(np.arange(r), levels) for levels, r in widths] or [[]])
-    block = np.concatenate(
-        [np.repeat(component_of[nodes[i] : nodes[i + 1]], r) for i, (_, r) in enumerate(widths)] or [[]]
-    )
-    lead = np.arange(term.size) - component
-    return _Labels(*(a.astype(np.int64) for a in (term, component, lead, block)), offset)
+    term = _joined([np.full(levels * r, i) for i, (levels, r) in enumerate(widths)])
+    component = _joined([np.tile(np.arange(r), levels) for levels, r in widths])
+    block = _joined([np.repeat(component_of[nodes[i] : nodes[i + 1]], r) for i, (_, r) in enumerate(widths)])
+    return _Labels(term, component, np.arange(term.size) - component, block, offset)
+
+
+def _joined(arrays: Sequence[IntArray]) -> IntArray:
+    """Concatenation that is empty for no arrays."""
+    return np.concatenate([np.zeros(0, dtype=np.int64), *arrays])
 
 
 def _components(terms: Sequence[TermBasis], nodes: IntArray) -> IntArray:
     """Connected component of every level of every term."""
     n = int(nodes[-1])
-    edges = [(terms[0].term.codes, nodes[i] + t.term.codes) for i, t in enumerate(terms)]
-    rows = np.concatenate([e[0] for e in edges] or [[]]).astype(np.int64)
-    columns = np.concatenate([e[1] for e in edges] or [[]]).astype(np.int64)
+    rows = _joined([terms[0].term.codes for _ in terms])
+    columns = _joined([nodes[i] + t.term.codes for i, t in enumerate(terms)])
     graph = coo_matrix((np.ones(rows.size), (rows, columns)), shape=(n, n))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 

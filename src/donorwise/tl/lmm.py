@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata import cell_depth, check_key, keys, looks_like_counts, obs_frame, resolve_response, write_results
+from donorwise._anndata import (
+    cell_depth,
+    check_key,
+    keys,
+    looks_like_counts,
+    obs_frame,
+    resolve_response,
+    write_results,
+)
 from donorwise._typing import DDF, check_option
 from donorwise.design.audit import audit
 from donorwise.engine.arrays import check_weights

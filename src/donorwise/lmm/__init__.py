@@ -1,0 +1,1 @@
+"""Linear mixed models: cross-products, optimisers, fitted models."""
