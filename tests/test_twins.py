@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
@@ -151,6 +152,12 @@ def numbers_inside_patterns(categorical, numeric, n_rows):
     return codes, size, tuple(sorted(name for name, values in numeric.items() if varies(values, codes, first)))
 
 
+def numbers_as_patterns(categorical, numeric, n_rows):
+    """The opposite: every combination of values is a pattern."""
+    keys = [(codes, len(labels)) for labels, codes in (np.unique(v, return_inverse=True) for v in numeric.values())]
+    return (*combine([*categorical, *keys], n_rows), ())
+
+
 def fit(recipe: Recipe, *, reml: bool) -> tuple[Example, dw.LMMFit]:
     """An example and its fit; skipped when the data cannot answer the formula."""
     data = recipe.example()
@@ -289,3 +296,76 @@ def test_spectral_and_blocked_paths_meet(recipe: Recipe, reml: bool) -> None:
         assert converged.all()
         check("gamma", gamma, part.block.gamma, 1e-3 + part.block.gamma)
         assert ((gamma == 0) == (part.block.gamma == 0)).all()
+
+
+@pytest.mark.parametrize(
+    "formula", ["~ x + (1 | donor)", "~ x * arm + (x | donor)", "~ arm + (1 | donor) + (0 + x | donor)"]
+)
+def test_numbers_with_many_values_are_accumulated(formula: str) -> None:
+    rng = np.random.default_rng(0)
+    n, donor = 2200, rng.integers(0, 8, 2200)
+    obs = pd.DataFrame({"donor": donor.astype(str), "arm": np.where(donor % 2, "a", "b"), "x": 5 + rng.normal(size=n)})
+    Y = rng.normal(size=(n, 2)) + (obs["x"].to_numpy() - 5)[:, None] * rng.normal(size=(8, 2))[donor]
+    fast = dw.fit_lmm(Y, obs, formula)
+    with patch.object(build, "find_patterns", numbers_as_patterns):
+        plain = dw.fit_lmm(Y, obs, formula)
+    assert fast.design.covariates.shape[1] > 0 and fast.design.n_patterns == 8
+    assert plain.design.covariates.shape[1] == 0 and plain.design.n_patterns == n
+    se = np.sqrt(np.einsum("gii->gi", plain.vcov_beta))
+    check("beta", fast.beta, plain.beta, se)
+    check("vcov", fast.vcov_beta, plain.vcov_beta, se[:, :, None] * se[:, None, :])
+    check("theta", fast.theta, plain.theta, 1.0)
+    check("loglik", fast.loglik, plain.loglik, 1.0)
+    for ddf in ("kenward-roger", "satterthwaite", "between-within"):
+        check(ddf, fast.test(None, ddf)["df"], plain.test(None, ddf)["df"], plain.test(None, ddf)["df"])
+
+
+# A factor with several columns left at zero, once among many others.
+VANISHING = [
+    Recipe(0, "(time + x | donor)", "arm * time", (0.0, 0.0, 0.0), weighted=True),
+    Recipe(65, "(time + x | donor)", "arm + cond", (0.0, 0.0, 0.1), weighted=True),
+    Recipe(5, "(time | donor) + (1 | batch)", "cond + time + x", (1.0, 1.0, 0.0), weighted=True),
+]
+
+
+@pytest.mark.parametrize("reml", [True, False], ids=["reml", "ml"])
+@pytest.mark.parametrize("recipe", VANISHING, ids=str)
+def test_singular_fits_converge(recipe: Recipe, reml: bool) -> None:
+    data, own = fit(recipe, reml=reml)
+    assert set(own.status) <= {"ok", "boundary"}
+    for g in range(G):
+        twin = data.twin(g)
+        assert max(twin.optimality(twin.gamma(own.theta[g]), reml=reml)) < SLOPE
+
+
+def test_flat_likelihood() -> None:
+    """One donor of five has both conditions: a ridge of equal likelihood, on which the fit must stay."""
+    rng = np.random.default_rng(0)
+    donor, cond = np.repeat([0, 1, 2, 3, 4, 4], [2, 3, 10, 4, 8, 5]), np.repeat([0, 1, 0, 1, 0, 1], [2, 3, 10, 4, 8, 5])
+    columns = np.column_stack([np.ones(32), cond])
+    X = np.column_stack([np.ones(32), donor % 2, cond])
+    Y = rng.normal(size=(32, 20)) + 1.5 * rng.normal(size=(5, 20))[donor]
+    obs = pd.DataFrame({"donor": donor.astype(str), "cond": cond.astype(str), "arm": (donor % 2).astype(str)})
+    own = dw.fit_lmm(Y, obs, "~ arm + cond + (1 + cond | donor)")
+    for g in range(20):
+        twin = Dense(Y[:, g], X, [Term(donor, columns)])
+        assert abs(own.loglik[g] - twin.at(twin.gamma(own.theta[g]), reml=True).loglik) < LOGLIK
+        assert twin.minimise(own.theta[g], reml=True) < own.loglik[g] + 1e-6
+
+
+# Small samples whose likelihood has two peaks: one in the interior, the higher one at the edge.
+TWO_PEAKS = [
+    (Recipe(1, "(1 + cond | donor)", "arm + x", (1.0, 10.0, 10.0)), True),
+    (Recipe(76, "(1 + cond | donor)", "arm + x", (10.0, 0.1, 10.0)), True),
+    (Recipe(191, "(1 + cond | donor)", "1", (10.0, 0.0, 10.0)), False),
+    (Recipe(566, "(1 + cond | donor)", "phase + arm", (10.0, 1.0, 10.0)), False),
+]
+
+
+@pytest.mark.parametrize(("recipe", "reml"), TWO_PEAKS)
+def test_the_higher_of_two_peaks(recipe: Recipe, reml: bool) -> None:
+    data, own = fit(recipe, reml=reml)
+    rng = np.random.default_rng(0)
+    for g in range(G):
+        starts = rng.normal(size=(10, own.theta.shape[1]))
+        assert max(data.twin(g).minimise(start, reml=reml) for start in starts) < own.loglik[g] + 1e-6

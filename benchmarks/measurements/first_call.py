@@ -10,6 +10,8 @@ from pathlib import Path
 
 from report import Aim, Section
 
+import donorwise
+
 CALL = """
 import time
 start = time.perf_counter()
@@ -22,7 +24,7 @@ print(imported - start, time.perf_counter() - imported)
 
 
 def run(quick: bool) -> Section:
-    source = str(Path(__file__).resolve().parents[2] / "src")
+    source = str(Path(donorwise.__file__).parents[1])
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"NUMBA_CACHE_DIR": cache, "PYTHONPATH": source}

@@ -104,14 +104,15 @@ def audit(formula: str, obs: pd.DataFrame, *, depth: FloatArray | None = None, d
         design = assemble_design(parsed, obs)
     except DesignError as error:
         return Audit(parsed.source, donor or "", 0, len(obs), 0, (), (str(error),), ())
-    return _audit(design, parsed, obs, None if depth is None else np.asarray(depth, dtype=np.float64), donor)
+    return audit_design(design, obs, depth=depth, donor=donor)
 
 
-def _audit(
-    design: Design, parsed: ParsedFormula, obs: pd.DataFrame, depth: FloatArray | None, donor: str | None
+def audit_design(
+    design: Design, obs: pd.DataFrame, *, depth: FloatArray | None = None, donor: str | None = None
 ) -> Audit:
-    used = design.codes >= 0
-    depth = None if depth is None else depth[used]
+    """As :func:`audit`, for a design that is there already."""
+    parsed, used = parse(design.formula), design.codes >= 0
+    depth = None if depth is None else np.asarray(depth, dtype=np.float64)[used]
     donors = find_donors(design, obs, donor)
     arms = describe(design, parsed, donors, depth)
     found = [*checks.impossible(design), *checks.unreplicated(design, donors)]

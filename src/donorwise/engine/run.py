@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Doubles of temporary arrays that a block of features may use (32 MB).
 _BLOCK = 4_000_000
+# Features times levels that keep one worker busy for long enough.
+_WORKER = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +139,10 @@ def fit_tasks(
         return [None] * len(tasks)
     passes = list(_passes(matrix, variables, designs, weights, features, n_jobs))
     starts = np.cumsum([0] + [d.n_patterns for d in designs])
+    workers = min(n_jobs, _useful_workers(designs, len(variables)))
     bar = tqdm(total=len(designs) * len(variables), unit="fit", desc="mixed models", disable=not progress)
     fits: list[LMMFit] = []
-    with bar, Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator") as parallel:
+    with bar, Parallel(n_jobs=workers, prefer="threads", return_as="generator") as parallel:
         for design, start in zip(designs, starts[:-1], strict=True):
             own = np.arange(start, start + design.n_patterns)
             m = design.covariates.shape[1]
@@ -149,6 +152,13 @@ def fit_tasks(
             fits.append(assemble(design, tuple(parts), variables, donor=donor_factor(design), reml=reml))
     done = iter(fits)
     return [None if t.design is None else next(done) for t in tasks]
+
+
+def _useful_workers(designs: Sequence[Design], n_features: int) -> int:
+    """Workers that a job of this size can keep busy: handing out work costs some 10 ms."""
+    levels = max(sum(t.codes.max() + 1 for t in d.random_terms) if d.random_terms else 1 for d in designs)
+    iterative = any(sum(len(t.columns) for t in d.random_terms) > 1 for d in designs)
+    return 1 + int(n_features * levels * (50 if iterative else 1)) // _WORKER
 
 
 def _own(collapsed: Collapsed, patterns: IntArray, m: int) -> Collapsed:
@@ -241,7 +251,7 @@ def _slices(model: Model, collapsed: Collapsed) -> list[slice]:
     """Blocks of features within the memory budget; their number does not depend on the workers."""
     n_features, m = collapsed.mean.shape[1], collapsed.covariate_mean.shape[1]
     per_feature = collapsed.n_obs.size * (4 + 3 * m) + 4 * model.blocks.order.size + 4 * model.p**2
-    size = int(np.clip(_BLOCK // per_feature, 1, 2048))
+    size = int(np.clip(_BLOCK // per_feature, 1, 1024))
     return [slice(i, min(i + size, n_features)) for i in range(0, n_features, size)]
 
 

@@ -115,7 +115,7 @@ def evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
     P_k = X̃'V⁻¹E_kV⁻¹X̃, Q_jk = X̃'V⁻¹E_jV⁻¹E_kV⁻¹X̃, tr V⁻¹E_k, tr V⁻¹E_jV⁻¹E_k, y'PE_kPy, y'PE_jPE_kPy.
     """
     start, S, S_start, A, term, component, lead, partner, parameter = blocks
-    Phi, delta, P, Q, tr1, tr2, quad1, quad2, XVX, XVr, F, w, D, M, B, T = out
+    Phi, delta, P, Q, tr1, tr2, quad1, quad2, XVX, XVr, F, w, D, M, B, T, u, FBu, DBF, DBu = out
     p = A.shape[1]
     _relative_covariances(gamma, parameter, T)
     for i in range(p):
@@ -156,7 +156,7 @@ def evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
     if reml:
         deviance += logdet_X
     if order > 0 and parameter.shape[0] > 0:
-        _accumulate(start, S_start, D, F, w, delta, Phi, partner, P, Q, tr1, tr2, quad1, quad2)
+        _accumulate(blocks, out)
     return deviance, R, logdet_V, logdet_X
 
 
@@ -165,6 +165,12 @@ def _solve_block(block, blocks, zty, order, T, F, w, D, M, B):
     """F, w and (order 1) D of one block; return its share of log|V|."""
     start, S, S_start, A, term, component, lead, _, _ = blocks
     lo, b, p, at = start[block], start[block + 1] - start[block], A.shape[1], S_start[block]
+    if b == 1:  # a plain intercept
+        m = 1.0 + S[at] * T[term[lo], 0, 0]
+        for i in range(p):
+            F[lo, i] = A[lo, i] / m
+        w[lo], D[at] = zty[lo] / m, S[at] / m
+        return np.log(m)
     s_columns = b if order > 0 else 0
     for a in range(b):
         for c in range(b):
@@ -190,30 +196,35 @@ def _solve_block(block, blocks, zty, order, T, F, w, D, M, B):
 
 
 @inner
-def _accumulate(start, S_start, D, F, w, delta, Phi, partner, P, Q, tr1, tr2, quad1, quad2):
+def _accumulate(blocks, out):
     """Sums over blocks of everything that the derivatives need (see :func:`evaluate`)."""
-    K, p = partner.shape[0], F.shape[1]
-    q = F.shape[0]
-    P[:] = 0.0
-    Q[:] = 0.0
-    tr1[:] = 0.0
-    tr2[:] = 0.0
-    quad1[:] = 0.0
-    quad2[:] = 0.0
-    u = np.empty(q)  # Z'Py
-    FBu = np.zeros((K, p))
-    for a in range(q):
-        s = w[a]
+    start, S_start, partner = blocks[0], blocks[2], blocks[7]
+    Phi, delta, P, Q, tr1, tr2, quad1, quad2, _, _, F, w, D, _, _, _, u, FBu, DBF, DBu = out
+    K, q, p = partner.shape[0], F.shape[0], F.shape[1]
+    for k in range(K):
+        tr1[k], quad1[k] = 0.0, 0.0
         for i in range(p):
-            s -= F[a, i] * delta[i]
-        u[a] = s
+            FBu[k, i] = 0.0
+            for j in range(p):
+                P[k, i, j] = 0.0
+        for j in range(K):
+            tr2[j, k], quad2[j, k] = 0.0, 0.0
+            for i in range(p):
+                for i2 in range(p):
+                    Q[j, k, i, i2] = 0.0
+    for a in range(q):  # u = Z'Py
+        u[a] = w[a]
+        for i in range(p):
+            u[a] -= F[a, i] * delta[i]
     for block in range(start.size - 1):
         lo, hi = start[block], start[block + 1]
         b = hi - lo
         at = S_start[block]
         for k in range(K):
-            DBF = np.zeros((b, p))
-            DBu = np.zeros(b)
+            for a in range(b):
+                DBu[a] = 0.0
+                for i in range(p):
+                    DBF[a, i] = 0.0
             touched = False
             for c in range(b):
                 other = partner[k, lo + c]
@@ -280,6 +291,10 @@ def workspace(blocks):
         np.zeros((largest, largest)),  # M
         np.zeros((largest, largest + p + 1)),  # B
         np.zeros((n_terms, r, r)),  # T
+        np.zeros(q),  # u
+        np.zeros((K, p)),  # FBu
+        np.zeros((largest, p)),  # DBF
+        np.zeros(largest),  # DBu
     )
 
 
@@ -337,15 +352,13 @@ def evaluate_features(blocks, gamma, zty, rss, nu, reml, order, likelihood, Phi,
             own = (Phi[g], delta[g], P[g], Q[g], tr1[g], tr2[g], quad1[g], quad2[g])
         else:
             own = (Phi[g], delta[g], shared[2], shared[3], shared[4], shared[5], shared[6], shared[7])
-        F, w, used = shared[10], shared[11], shared[12]
+        used = shared[12]
         if u.shape[0] > 0:
             used = D[g]
-        out = own + (shared[8], shared[9], F, w, used, shared[13], shared[14], shared[15])
+        out = own + shared[8:12] + (used,) + shared[13:]
         values = evaluate(blocks, gamma[g], zty[g], rss[g], nu, reml, order, out)
         for i in range(4):
             likelihood[g, i] = values[i]
         if u.shape[0] > 0:
             for a in range(u.shape[1]):
-                u[g, a] = w[a]
-                for i in range(delta.shape[1]):
-                    u[g, a] -= F[a, i] * delta[g, i]
+                u[g, a] = shared[16][a]

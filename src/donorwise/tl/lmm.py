@@ -20,7 +20,7 @@ from donorwise._anndata import (
     write_results,
 )
 from donorwise._typing import DDF, check_option
-from donorwise.design.audit import audit
+from donorwise.design.audit import audit, audit_design
 from donorwise.engine.arrays import check_weights
 from donorwise.engine.groups import partition_rows, resolve_by_group, results_table, side_table, tasks_by_group
 from donorwise.engine.run import fit_tasks
@@ -128,7 +128,7 @@ def lmm(
     tasks = tasks_by_group(formula, obs, groupby)
     names, rows = resolve_by_group(tasks, contrasts)
     _check_random(tasks)
-    _warn(tasks, response, _audit_warnings(adata, formula, obs, response))
+    _warn(tasks, response, _audit_warnings(adata, formula, obs, response, tasks))
     fits = fit_tasks(
         response.matrix, response.variables, tasks, reml=reml, weights=w, features=response.features,
         n_jobs=n_jobs, progress=progress,
@@ -158,9 +158,14 @@ def _check_random(tasks: Sequence[Task]) -> None:
         )
 
 
-def _audit_warnings(adata: ad.AnnData, formula: str, obs: pd.DataFrame, response: Response) -> tuple[str, ...]:
+def _audit_warnings(
+    adata: ad.AnnData, formula: str, obs: pd.DataFrame, response: Response, tasks: Sequence[Task]
+) -> tuple[str, ...]:
     """The serious findings of the audit; none where only single groups, not all cells together, have a design."""
-    found = audit(formula, obs, depth=cell_depth(adata) if response.aligned_to_var else None)
+    depth = cell_depth(adata) if response.aligned_to_var else None
+    if len(tasks) == 1 and tasks[0].design is not None:
+        return audit_design(tasks[0].design, obs, depth=depth).warnings
+    found = audit(formula, obs, depth=depth)
     return found.warnings if found.n_donors else ()
 
 
