@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 from scipy import stats
 from tests._dense import Dense, Term
+from tests._patterns import numbers_as_patterns, numbers_inside_patterns
 
 import donorwise as dw
 from donorwise.design import build
-from donorwise.design.patterns import combine, first_rows, varies
 from donorwise.errors import DesignError
 from donorwise.lmm.fit import optimise_blocked
 
@@ -145,19 +145,6 @@ def _obs(values: dict[str, np.ndarray]) -> pd.DataFrame:
     return obs.assign(sample=values["donor:sample"], time=values["time"], x=values["x"])
 
 
-def numbers_inside_patterns(categorical, numeric, n_rows):
-    """What find_patterns decides for many rows: numbers that vary within the categories are accumulated row by row."""
-    codes, size = combine(categorical, n_rows)
-    first = first_rows(codes, size)
-    return codes, size, tuple(sorted(name for name, values in numeric.items() if varies(values, codes, first)))
-
-
-def numbers_as_patterns(categorical, numeric, n_rows):
-    """The opposite: every combination of values is a pattern."""
-    keys = [(codes, len(labels)) for labels, codes in (np.unique(v, return_inverse=True) for v in numeric.values())]
-    return (*combine([*categorical, *keys], n_rows), ())
-
-
 def fit(recipe: Recipe, *, reml: bool) -> tuple[Example, dw.LMMFit]:
     """An example and its fit; skipped when the data cannot answer the formula."""
     data = recipe.example()
@@ -171,7 +158,7 @@ def fit(recipe: Recipe, *, reml: bool) -> tuple[Example, dw.LMMFit]:
 
 def check(what: str, own: ArrayLike, twin: ArrayLike, scale: ArrayLike) -> None:
     """Equal up to RELATIVE times a scale."""
-    deviation = np.max(np.abs(np.asarray(own) - np.asarray(twin)) / np.abs(scale), initial=0.0)
+    deviation = np.max(np.abs(np.asarray(own) - np.asarray(twin)) / np.abs(np.asarray(scale)), initial=0.0)
     assert deviation <= RELATIVE, f"{what}: {own} instead of {twin}, {deviation:.2g} of {scale}"
 
 

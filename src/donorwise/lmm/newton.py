@@ -5,6 +5,9 @@ save that the last diagonal entry is replaced by its square: that one is bounded
 zero and the deviance is smooth in it across the boundary, so that a variance at zero is
 found exactly, by the sign of a derivative. The other columns of L need no bound, since
 their sign is arbitrary.
+
+numba's cache on disk does not follow imports from one file to another: whoever edits
+``kernels.py`` must touch this file, too, or clear ``__pycache__``.
 """
 
 from __future__ import annotations
