@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
-from scipy.linalg import solve_triangular
 
 from donorwise.inference import between_within, kenward_roger, satterthwaite
 from donorwise.inference.covariance import pieces
@@ -89,7 +88,7 @@ def fitted(block: Block) -> np.ndarray:
 
 def orthonormal_rows(model: Model, L: FloatArray) -> FloatArray:
     """The rows of L for the coefficients of the orthonormal basis."""
-    return solve_triangular(model.fixed.R, L.T, trans="T").T
+    return L @ model.fixed.inverse
 
 
 def _at_reml(model: Model, block: Block, ddf: str) -> Block:

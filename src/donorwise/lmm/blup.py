@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise.lmm.evaluate import evaluate_block
-from donorwise.lmm.relative import relative_covariance, to_original
+from donorwise.lmm.relative import relative_covariance
 
 if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
@@ -30,8 +30,7 @@ def random_effects(model: Model, block: Block, t: int) -> tuple[FloatArray, Floa
     modes = np.einsum("gij,glj->gli", T, at.u[:, columns])
     T = T[:, None]
     covariance = block.sigma2[:, None, None, None] * (T - T @ at.D[:, _diagonal_blocks(model, columns)] @ T)
-    back = to_original(basis)
-    return modes @ back.T, back @ covariance @ back.T
+    return modes @ basis.back.T, basis.back @ covariance @ basis.back.T
 
 
 def _columns(model: Model, t: int) -> IntArray:

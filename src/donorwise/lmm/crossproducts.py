@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from donorwise.errors import DesignError
 
@@ -43,23 +42,25 @@ class Columns:
 class TermBasis:
     """A random term in its internal basis.
 
-    ``columns = original @ inv(factor).T``, with ``factor`` the Cholesky factor of the mean
+    ``columns = original @ back``, ``back = inv(factor).T``, with ``factor`` the Cholesky factor of the mean
     cross-product of the original columns, so that the internal columns are orthonormal on
     average and a relative covariance near 1 means a term as large as the residual.
-    A covariance T of the internal effects is ``inv(factor).T @ T @ inv(factor)`` of the original.
+    Effects of the original columns are ``back`` times the internal ones.
     """
 
     term: RandomTerm
     columns: Columns
     factor: FloatArray
+    back: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
 class FixedBasis:
-    """Orthonormal fixed part: X̃ (as columns), the triangular R of X = X̃R, and log|R|."""
+    """Orthonormal fixed part: X̃ (as columns), the triangular R of X = X̃R, and its inverse."""
 
     columns: Columns
     R: FloatArray
+    inverse: FloatArray
 
     @property
     def log_det(self) -> float:
@@ -132,8 +133,8 @@ def fixed_basis(design: Design, collapsed: Collapsed) -> FixedBasis:
     if p and np.abs(np.diag(R)).min() < _RANK:
         raise DesignError("The fixed part is rank deficient on the rows in use.")
     R = R * norms
-    inverse = solve_triangular(R, np.eye(p))
-    return FixedBasis(columns.transformed(inverse), R)
+    inverse = np.linalg.inv(R / norms) / norms[:, None]
+    return FixedBasis(columns.transformed(inverse), R, inverse)
 
 
 def _stacked(columns: Columns, collapsed: Collapsed) -> FloatArray:
@@ -162,8 +163,8 @@ def term_basis(term: RandomTerm, collapsed: Collapsed) -> TermBasis:
     if not square or np.abs(np.diag(factor)).min() <= _RANK * max(np.abs(factor).max(), 1e-300):
         raise DesignError(f"The columns of the random term {term.label} are constant or collinear; drop one of them.")
     factor = factor * np.sign(np.diag(factor))
-    inverse = solve_triangular(factor, np.eye(factor.shape[0]), lower=True)
-    return TermBasis(term, columns.transformed(inverse.T), factor)
+    back: FloatArray = np.linalg.inv(factor).T
+    return TermBasis(term, columns.transformed(back), factor, back)
 
 
 def cross(left: Columns, right: Columns, left_codes: IntArray, n_left: int, collapsed: Collapsed) -> FloatArray:

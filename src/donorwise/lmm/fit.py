@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from donorwise.lmm.crossproducts import Responses, column_covariance, fixed_basis, responses, term_basis
 from donorwise.lmm.evaluate import evaluate_block
@@ -196,7 +195,7 @@ def _evaluate(
     converged = converged & np.isfinite(at.deviance)
     with np.errstate(divide="ignore", invalid="ignore"):
         loglik = -0.5 * (nu * (np.log(2 * np.pi * at.R / nu) + 1) + logdet - model.log_weight)
-    beta = (response.ols + at.delta) @ solve_triangular(model.fixed.R, np.eye(model.p)).T
+    beta = (response.ols + at.delta) @ model.fixed.inverse.T
     status = np.where(smallest_variance(model.terms, model.blocks.parameter, gamma) < _SINGULAR, "boundary", "ok")
     status = np.where(converged, status, "not_converged").astype(STATUS_DTYPE)
     return Block(response, reml, beta, at.Phi, gamma, at.R / nu, loglik, status, n_iter)

@@ -124,7 +124,15 @@ def evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
             XVX[i, j] = 1.0 if i == j else 0.0
     logdet_V, rVr = 0.0, rss
     for block in range(start.size - 1):
-        logdet_V += _solve_block(block, blocks, zty, order, T, F, w, D, M, B)
+        if start[block + 1] - start[block] == 1:  # one random column: a call would cost more than the work
+            a, at = start[block], S_start[block]
+            m = 1.0 + S[at] * T[term[a], 0, 0]
+            for i in range(p):
+                F[a, i] = A[a, i] / m
+            w[a], D[at] = zty[a] / m, S[at] / m
+            logdet_V += np.log(m)
+        else:
+            logdet_V += _solve_block(block, blocks, zty, order, T, F, w, D, M, B)
         for a in range(start[block], start[block + 1]):  # one row of GF and Gw at a time
             first, r = lead[a], 0
             while first + r < start[block + 1] and lead[first + r] == first:
@@ -165,12 +173,6 @@ def _solve_block(block, blocks, zty, order, T, F, w, D, M, B):
     """F, w and (order 1) D of one block; return its share of log|V|."""
     start, S, S_start, A, term, component, lead, _, _ = blocks
     lo, b, p, at = start[block], start[block + 1] - start[block], A.shape[1], S_start[block]
-    if b == 1:  # a plain intercept
-        m = 1.0 + S[at] * T[term[lo], 0, 0]
-        for i in range(p):
-            F[lo, i] = A[lo, i] / m
-        w[lo], D[at] = zty[lo] / m, S[at] / m
-        return np.log(m)
     s_columns = b if order > 0 else 0
     for a in range(b):
         for c in range(b):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,13 +25,7 @@ def relative_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: Fl
 
 def original_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: FloatArray) -> FloatArray:
     """T of term `t` for the columns as the formula has them, (G, r, r)."""
-    back = to_original(basis)
-    return back @ relative_covariance(basis, t, parameter, gamma) @ back.T
-
-
-def to_original(basis: TermBasis) -> FloatArray:
-    """The (r, r) matrix that takes internal effects to effects of the original columns."""
-    return solve_triangular(basis.factor, np.eye(basis.factor.shape[0]), lower=True).T
+    return basis.back @ relative_covariance(basis, t, parameter, gamma) @ basis.back.T
 
 
 def smallest_variance(terms: Sequence[TermBasis], parameter: IntArray, gamma: FloatArray) -> FloatArray:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.linalg import solve_triangular
 
 from donorwise._typing import DDF, STATUSES, check_option
 from donorwise.design.contrasts import resolve_contrasts, resolve_term
@@ -277,7 +276,7 @@ def assemble(design: Design, parts: tuple[Part, ...], variables: tuple[str, ...]
         if part.model is None or part.block is None:
             continue
         block = part.block
-        inverse = solve_triangular(part.model.fixed.R, np.eye(p))
+        inverse = part.model.fixed.inverse
         beta[at], sigma2[at], loglik[at] = block.beta, block.sigma2, block.loglik
         vcov[at] = block.sigma2[:, None, None] * (inverse @ block.Phi @ inverse.T)
         theta[at] = variance.theta(part.model, block)
