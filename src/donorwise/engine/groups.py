@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise.design.build import build_design
-from donorwise.design.contrasts import resolve_contrasts
+from donorwise.design.contrasts import resolve_contrasts, split_interaction
 from donorwise.design.formula import parse
 from donorwise.engine.run import Task
 from donorwise.errors import DesignError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from donorwise._typing import FloatArray
+    from donorwise.design.structure import Design
     from donorwise.lmm.result import LMMFit
 
 ALL = "all"
@@ -51,13 +52,35 @@ def tasks_by_group(formula: str, obs: pd.DataFrame, groupby: str | None) -> list
     tasks = []
     for code, name in enumerate(map(str, groups.cat.categories)):
         try:
-            tasks.append(Task(name, build_design(parsed, obs, rows=codes == code), ""))
+            design = build_design(parsed, obs, rows=codes == code)
         except DesignError as error:
             tasks.append(Task(name, None, str(error)))
+            continue
+        lost = _lost_reference(design, obs)
+        tasks.append(Task(name, None if lost else design, lost))
     if not any(t.design for t in tasks):
         reasons = "\n".join(f"  {t.name}: {t.reason}" for t in tasks[:5])
         raise DesignError(f"None of the {len(tasks)} groups of {groupby!r} can be fitted:\n{reasons}")
     return tasks
+
+
+def _lost_reference(design: Design, obs: pd.DataFrame) -> str:
+    """Why the coefficients of a group do not mean what they mean elsewhere; empty where they do.
+
+    In a group without cells of the reference level, ``disease[T.MS]`` would silently compare
+    with another level.
+    """
+    for column in design.frame.columns:
+        coded = any(part.startswith(f"{column}[T.") for name in design.fixed_names for part in split_interaction(name))
+        if not coded:
+            continue
+        reference = obs[column].astype("category").cat.remove_unused_categories().cat.categories[0]
+        if str(design.frame[column].cat.categories[0]) != str(reference):
+            return (
+                f"No cell here has the reference level {reference!r} of `{column}`, so its coefficients would compare "
+                "with another level."
+            )
+    return ""
 
 
 def resolve_by_group(tasks: Sequence[Task], contrasts: Any) -> tuple[list[str], list[Rows | None]]:

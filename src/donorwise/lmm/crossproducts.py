@@ -163,7 +163,7 @@ def term_basis(term: RandomTerm, collapsed: Collapsed) -> TermBasis:
     if not square or np.abs(np.diag(factor)).min() <= _RANK * max(np.abs(factor).max(), 1e-300):
         raise DesignError(f"The columns of the random term {term.label} are constant or collinear; drop one of them.")
     factor = factor * np.sign(np.diag(factor))
-    back: FloatArray = np.linalg.inv(factor).T
+    back: FloatArray = np.asarray(np.linalg.inv(factor).T, dtype=np.float64)
     return TermBasis(term, columns.transformed(back), factor, back)
 
 
