@@ -325,6 +325,20 @@ def test_a_bad_gene_leaves_the_others_alone(Y: np.ndarray, obs: pd.DataFrame) ->
             assert f"y{g + 1}" in set(own["variable"])
 
 
+def test_slope_of_what_does_not_vary(obs: pd.DataFrame) -> None:
+    """A slope on the arm of a donor cannot be told from the intercept; factors and components still agree."""
+    rng = np.random.default_rng(7)
+    Y = rng.normal(size=(N, 60)) + np.repeat(rng.normal(size=(8, 60)), 20, axis=0)
+    fit = dw.fit_lmm(Y, obs, "~ arm + (1 + arm | donor)")
+    assert set(fit.status) <= {"ok", "boundary"}
+    table = fit.varcomp()
+    for g, (a, b, c) in enumerate(fit.theta):
+        rows = table[table["variable"] == fit.variables[g]]
+        covariance = fit.sigma2[g] * np.array([a * a, b * b + c * c, a * b])
+        np.testing.assert_allclose(rows["variance"][:3], covariance, rtol=1e-6, atol=1e-6 * covariance[:2].max())
+        assert np.nan_to_num(rows["sd"].iloc[2]) ** 2 <= 1 + 1e-6
+
+
 # ---------------------------------------------------------------- what a fit answers
 
 

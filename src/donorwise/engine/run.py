@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import Parallel, delayed
 from scipy import sparse
+from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
 
 from donorwise.collapse import collapse, missing_patterns
@@ -142,7 +144,8 @@ def fit_tasks(
     workers = min(n_jobs, _useful_workers(designs, len(variables)))
     bar = tqdm(total=len(designs) * len(variables), unit="fit", desc="mixed models", disable=not progress)
     fits: list[LMMFit] = []
-    with bar, Parallel(n_jobs=workers, prefer="threads", return_as="generator") as parallel:
+    # BLAS would start threads of its own for every small product, and they would fight over the cores.
+    with bar, blas().limit(limits=1), Parallel(workers, prefer="threads", return_as="generator") as parallel:
         for design, start in zip(designs, starts[:-1], strict=True):
             own = np.arange(start, start + design.n_patterns)
             m = design.covariates.shape[1]
@@ -152,6 +155,12 @@ def fit_tasks(
             fits.append(assemble(design, tuple(parts), variables, donor=donor_factor(design), reml=reml))
     done = iter(fits)
     return [None if t.design is None else next(done) for t in tasks]
+
+
+@cache
+def blas() -> ThreadpoolController:
+    """The BLAS libraries of the process (finding them takes milliseconds)."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _useful_workers(designs: Sequence[Design], n_features: int) -> int:

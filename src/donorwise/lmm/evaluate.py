@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise.lmm import kernels
+from donorwise.lmm.single import evaluate_single
 
 if TYPE_CHECKING:
     from donorwise._typing import FloatArray
@@ -67,9 +68,15 @@ def evaluate_block(
         np.zeros((g, K)), np.zeros((g, K, K)),
     )  # fmt: skip
     modes = (np.zeros((h, q)), np.zeros((h, blocks.S.size)))
-    kernels.evaluate_features(
-        blocks.arrays(), gamma, response.zty, response.rss, float(nu), reml, int(pieces or posterior),
-        likelihood, Phi, delta, derived, modes,
-    )  # fmt: skip
+    if K == 1:
+        results = (likelihood, Phi, delta)
+        evaluate_single(
+            blocks.S, blocks.A, gamma[:, 0], response.zty, response.rss, float(nu), reml, results, derived, modes
+        )
+    else:
+        kernels.evaluate_features(
+            blocks.arrays(), gamma, response.zty, response.rss, float(nu), reml, int(pieces or posterior),
+            likelihood, Phi, delta, derived, modes,
+        )  # fmt: skip
     deviance, R, logdet_V, logdet_X = likelihood.T
     return Evaluation(deviance, R, logdet_V, logdet_X, Phi, delta, *derived, *modes)

@@ -246,7 +246,7 @@ def _accumulate(blocks, out):
                         DBF[a, i] += d * F[other, i]
             if not touched:
                 continue
-            for j in range(K):
+            for j in range(k + 1):
                 for a in range(b):
                     mate = partner[j, lo + a]
                     if mate < 0:
@@ -260,11 +260,14 @@ def _accumulate(blocks, out):
                         other = partner[k, lo + c]
                         if other >= 0:
                             tr2[j, k] += D[at + (mate - lo) * b + c] * D[at + (other - lo) * b + a]
-    for j in range(K):
-        for k in range(K):
+    for k in range(K):
+        for j in range(k + 1):
             for i in range(p):
                 for i2 in range(p):
                     quad2[j, k] -= FBu[j, i] * Phi[i, i2] * FBu[k, i2]
+                    if j < k:
+                        Q[k, j, i, i2] = Q[j, k, i2, i]
+            tr2[k, j], quad2[k, j] = tr2[j, k], quad2[j, k]
 
 
 @inner

@@ -17,7 +17,7 @@ import numpy as np
 from donorwise.lmm.kernels import cholesky_inverse, derivatives, entry, evaluate, inner, workspace
 
 _MAX_ITERATIONS = 200
-_MAX_HALVINGS = 40
+_SMALLEST_STEP = 1e-12
 # A Newton decrement is the squared step in standard errors; the step after it is accurate to its square.
 _DECREMENT = 1e-12
 _LIMIT = 1e10  # relative variances beyond this mean that there is no residual variance
@@ -135,20 +135,34 @@ def _moved(phi, step, size, bounded, out):
 
 @inner
 def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
-    """Minimise the profiled deviance from `phi`, in place; return (deviance, iterations, converged)."""
+    """Minimise the profiled deviance from `phi`, in place; return (deviance, iterations, converged).
+
+    Derivatives are evaluated at every trial, since nearly all are accepted; and there is one call of
+    `evaluate`, since each is compiled anew.
+    """
     parameter = blocks[8]
     K = phi.size
     gradient, g, step, trial = np.zeros(K), np.zeros(K), np.zeros(K), np.zeros(K)
     hessian, expected, H, I = np.zeros((K, K)), np.zeros((K, K)), np.zeros((K, K)), np.zeros((K, K))
     free = np.zeros(K, dtype=np.bool_)
-    f = np.inf
-    # int64, not literals: numba would compile `evaluate` once per value
-    likelihood_only, with_derivatives = np.int64(0), np.int64(1)
-    for iteration in range(_MAX_ITERATIONS):
-        gamma = gamma_of(phi, parameter, bounded)
-        f, R, _, _ = evaluate(blocks, gamma, zty, rss, nu, reml, with_derivatives, out)
+    f, decrement, size, iteration = np.inf, 0.0, 1.0, 0
+    for k in range(K):
+        trial[k] = phi[k]
+    while iteration < _MAX_ITERATIONS:
+        gamma = gamma_of(trial, parameter, bounded)
+        value, R, _, _ = evaluate(blocks, gamma, zty, rss, nu, reml, np.int64(1), out)
+        if iteration > 0:
+            wanted = 1e-4 * size * min(decrement, abs(f)) if decrement > 1e-6 else -1e-13 * (1.0 + abs(f))
+            if not value <= f - wanted:
+                size *= 0.5
+                if size < _SMALLEST_STEP:
+                    return f, iteration, decrement < 1e-8
+                _moved(phi, step, size, bounded, trial)
+                continue
+        f, size = value, 1.0
         largest = 0.0
         for k in range(K):
+            phi[k] = trial[k]
             largest = max(largest, abs(gamma[k]))
         if not np.isfinite(f) or largest > _LIMIT:
             return f, iteration, False
@@ -166,20 +180,8 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
         if decrement < _DECREMENT:
             _moved(phi, step, 1.0, bounded, phi)
             return f, iteration, True
-        size, slack, found = 1.0, 1e-13 * (1.0 + abs(f)), False
-        for _ in range(_MAX_HALVINGS):
-            _moved(phi, step, size, bounded, trial)
-            gamma = gamma_of(trial, parameter, bounded)
-            value = evaluate(blocks, gamma, zty, rss, nu, reml, likelihood_only, out)[0]
-            wanted = 1e-4 * size * min(decrement, abs(f)) if decrement > 1e-6 else -slack
-            if value <= f - wanted:
-                found = True
-                break
-            size *= 0.5
-        if not found:
-            return f, iteration, decrement < 1e-8
-        for k in range(K):
-            phi[k] = trial[k]
+        iteration += 1
+        _moved(phi, step, 1.0, bounded, trial)
     return f, _MAX_ITERATIONS, False
 
 
