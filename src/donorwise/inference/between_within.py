@@ -31,7 +31,8 @@ def column_df(design: Design, n_obs: int) -> FloatArray:
     factors = _factors(design.random_terms)
     varying = np.array(design.varying, dtype=np.int64) >= 0
     finest = max(factors, key=lambda f: f.max(initial=0), default=None)
-    out = np.full(design.X.shape[1], float(n_obs - _used(design.X, finest)))
+    used = _used(design.X[:, ~varying], finest) + int(varying.sum())  # what varies inside patterns is no one's sum
+    out = np.full(design.X.shape[1], float(n_obs - used))
     for codes in factors:
         constant = ~varying & constant_within(design.X, codes)
         coarser = [f for f in factors if f is not codes and _nested(codes, f)]

@@ -18,6 +18,8 @@ from donorwise.lmm.kernels import cholesky_inverse, derivatives, entry, evaluate
 
 _MAX_ITERATIONS = 200
 _SMALLEST_STEP = 1e-12
+_RIDGE = 0.01
+_KICK, _MAX_KICKS = 0.05, 2
 # A Newton decrement is the squared step in standard errors; the step after it is accurate to its square.
 _DECREMENT = 1e-12
 _LIMIT = 1e10  # relative variances beyond this mean that there is no residual variance
@@ -91,10 +93,12 @@ def _congruence(J, H, out):
 
 
 @inner
-def _step(gradient, hessian, expected, free, step):
+def _step(gradient, hessian, expected, free, bounded, step):
     """Newton step over the free parameters into `step`; scoring where the Hessian is not positive definite.
 
-    Returns the decrement, the squared length of the step in standard errors.
+    Scoring knows nothing of a column of L at zero, where T does not change to first order: a ridge
+    keeps its step in bounds. Returns the decrement (the squared length of the step in standard
+    errors), and whether the Hessian was positive definite.
     """
     K = gradient.size
     n = 0
@@ -105,23 +109,35 @@ def _step(gradient, hessian, expected, free, step):
             index[n] = k
             n += 1
     M, inverse = np.zeros((n, n)), np.zeros((n, n))
+    definite = True
     for attempt in range(60):
         largest = 1e-300
         for i in range(n):
             for j in range(n):
                 M[i, j] = hessian[index[i], index[j]] if attempt == 0 else expected[index[i], index[j]]
             largest = max(largest, abs(M[i, i]))
-        if attempt > 1:  # a direction without information: damp it, more and more
-            for i in range(n):
+        for i in range(n):
+            if attempt > 0 and not bounded[index[i]]:
+                M[i, i] += _RIDGE * largest
+            if attempt > 1:  # a direction without information: damp it, more and more
                 M[i, i] += largest * 10.0 ** (attempt - 14)
         if np.isfinite(cholesky_inverse(M, inverse)):
+            definite = attempt == 0
             break
     decrement = 0.0
     for i in range(n):
         for j in range(n):
             step[index[i]] -= inverse[i, j] * gradient[index[j]]
         decrement -= step[index[i]] * gradient[index[i]]
-    return decrement
+    return decrement, definite
+
+
+@inner
+def _kick(phi, bounded):
+    """Move columns of L off zero: a stationary point there may be a saddle."""
+    for k in range(phi.size):
+        if not bounded[k] and abs(phi[k]) < _KICK:
+            phi[k] = _KICK if phi[k] >= 0.0 else -_KICK
 
 
 @inner
@@ -144,28 +160,28 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
     K = phi.size
     gradient, g, step, trial = np.zeros(K), np.zeros(K), np.zeros(K), np.zeros(K)
     hessian, expected, H, I = np.zeros((K, K)), np.zeros((K, K)), np.zeros((K, K)), np.zeros((K, K))
-    free = np.zeros(K, dtype=np.bool_)
-    f, decrement, size, iteration = np.inf, 0.0, 1.0, 0
+    free, best = np.zeros(K, dtype=np.bool_), np.zeros(K)
+    f, best_f, decrement, size, iteration, kicks, fresh = np.inf, np.inf, 0.0, 1.0, 0, 0, True
+    converged = False
     for k in range(K):
         trial[k] = phi[k]
     while iteration < _MAX_ITERATIONS:
         gamma = gamma_of(trial, parameter, bounded)
         value, R, _, _ = evaluate(blocks, gamma, zty, rss, nu, reml, np.int64(1), out)
-        if iteration > 0:
-            wanted = 1e-4 * size * min(decrement, abs(f)) if decrement > 1e-6 else -1e-13 * (1.0 + abs(f))
-            if not value <= f - wanted:
-                size *= 0.5
-                if size < _SMALLEST_STEP:
-                    return f, iteration, decrement < 1e-8
-                _moved(phi, step, size, bounded, trial)
-                continue
-        f, size = value, 1.0
-        largest = 0.0
+        wanted = 1e-4 * size * min(decrement, abs(f)) if decrement > 1e-6 else -1e-13 * (1.0 + abs(f))
+        if not fresh and not value <= f - wanted:
+            size *= 0.5
+            if size < _SMALLEST_STEP:
+                converged = decrement < 1e-8
+                break
+            _moved(phi, step, size, bounded, trial)
+            continue
+        f, size, fresh, largest = value, 1.0, False, 0.0
         for k in range(K):
             phi[k] = trial[k]
             largest = max(largest, abs(gamma[k]))
         if not np.isfinite(f) or largest > _LIMIT:
-            return f, iteration, False
+            break
         derivatives(out, R, nu, reml, gradient, hessian, expected)
         J = _jacobian(phi, parameter, bounded)
         _congruence(J, hessian, H)
@@ -176,13 +192,30 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
             for m in range(K):
                 g[k] += J[m, k] * gradient[m]
             free[k] = not (bounded[k] and phi[k] <= 0.0 and g[k] >= 0.0)
-        decrement = _step(g, H, I, free, step)
-        if decrement < _DECREMENT:
-            _moved(phi, step, 1.0, bounded, phi)
-            return f, iteration, True
+        decrement, definite = _step(g, H, I, free, bounded, step)
         iteration += 1
+        if decrement < _DECREMENT:
+            converged = True
+            if definite:
+                _moved(phi, step, 1.0, bounded, phi)
+            if definite or kicks == _MAX_KICKS:
+                break
+            if f < best_f:
+                best_f = f
+                for k in range(K):
+                    best[k] = phi[k]
+            for k in range(K):
+                trial[k] = phi[k]
+            _kick(trial, bounded)
+            converged, fresh, decrement = False, True, 0.0
+            kicks += 1
+            continue
         _moved(phi, step, 1.0, bounded, trial)
-    return f, _MAX_ITERATIONS, False
+    if best_f <= f + 1e-9 or (np.isfinite(best_f) and not converged):
+        f, converged = best_f, True
+        for k in range(K):
+            phi[k] = best[k]
+    return f, iteration, converged
 
 
 @entry
