@@ -354,5 +354,9 @@ def test_constant_responses_have_no_numbers() -> None:
     case = load("a06_single_cell")
     table = case.reml.test(None).set_index("variable").loc[case.spec["constant_responses"]]
     assert (table["status"] == "constant").all()
-    assert table[["estimate", "se", "statistic", "df", "p_value", "adj_p_value", "ci_low", "ci_high"]].isna().all(None)
+    assert (
+        table[["estimate", "se", "statistic", "df", "p_value", "adj_p_value", "ci_low", "ci_high"]]
+        .isna()
+        .all(axis=None)
+    )
     assert len(table) == 3 * 5

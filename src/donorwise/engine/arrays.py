@@ -21,8 +21,9 @@ def effective_jobs(n_jobs: int | None) -> int:
     if n_jobs is None:
         scanpy = sys.modules.get("scanpy")
         n_jobs = int(scanpy.settings.n_jobs) if scanpy is not None else 1
-    if n_jobs == 0:
-        raise DataError("n_jobs=0 makes no sense; use a positive number, or -1 for all cores.")
+    if isinstance(n_jobs, bool) or n_jobs != int(n_jobs) or n_jobs == 0:
+        raise DataError(f"n_jobs={n_jobs!r} makes no sense; use a positive whole number, or -1 for all cores.")
+    n_jobs = int(n_jobs)
     return n_jobs if n_jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + n_jobs)
 
 
@@ -44,9 +45,11 @@ def as_matrix(Y: Any) -> tuple[Any, tuple[str, ...]]:
 
 def _floats(array: np.ndarray) -> np.ndarray:
     try:
+        if array.dtype.kind == "c":
+            raise TypeError
         return array if array.dtype.kind in "fiub" else array.astype(np.float64)
     except (TypeError, ValueError):
-        raise DataError("Y must be numeric; it holds values that are not numbers.") from None
+        raise DataError("Y must be numeric; it holds values that are not real numbers.") from None
 
 
 def check_weights(weights: Any, obs: pd.DataFrame) -> FloatArray | None:

@@ -32,14 +32,14 @@ def column_df(design: Design, n_obs: int) -> FloatArray:
     varying = np.array(design.varying, dtype=np.int64) >= 0
     finest = max(factors, key=lambda f: f.max(initial=0), default=None)
     used = _used(design.X[:, ~varying], finest) + int(varying.sum())  # what varies inside patterns is no one's sum
-    out = np.full(design.X.shape[1], float(n_obs - used))
+    levels = np.full(design.X.shape[1], np.inf)
     for codes in factors:
         constant = ~varying & constant_within(design.X, codes)
         coarser = [f for f in factors if f is not codes and _nested(codes, f)]
         parent = max(coarser, key=lambda f: f.max(initial=0), default=None)
         df = np.unique(codes).size - _used(design.X[:, constant], parent)
-        out[constant] = np.minimum(out[constant], df)
-    return out
+        levels[constant] = np.minimum(levels[constant], df)
+    return np.where(np.isfinite(levels), levels, n_obs - used)
 
 
 def _factors(terms: tuple[RandomTerm, ...]) -> list[IntArray]:

@@ -15,9 +15,13 @@ from donorwise.inference.wald import ContrastTests, contrast_tests, joint_tests
 
 if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray, StrArray
+    from donorwise.design.structure import Design
     from donorwise.lmm.result import LMMFit
 
 NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
+_NOT_NESTED = (
+    "A likelihood-ratio test needs nested models: one must have all the terms of the other and more. Got {!r} and {!r}."
+)
 _ORDER = np.argsort(STATUSES)
 _SORTED = np.array(STATUSES)[_ORDER]
 
@@ -118,16 +122,54 @@ def _difference(larger: LMMFit, smaller: LMMFit) -> Difference:
     covariances = sum(r * (r - 1) // 2 for r in big) - sum(r * (r - 1) // 2 for r in small)
     fixed = larger.beta.shape[1] - smaller.beta.shape[1]
     if min(fixed, variances, covariances) < 0 or fixed + variances + covariances == 0:
-        raise DesignError(
-            "A likelihood-ratio test needs nested models: one must have all the terms of the other and more. "
-            f"Got {larger.formula!r} and {smaller.formula!r}."
-        )
+        raise DesignError(_NOT_NESTED.format(larger.formula, smaller.formula))
     return Difference(fixed, variances, covariances)
 
 
-def _check_comparable(larger: LMMFit, smaller: LMMFit) -> None:
+def _check_nested(larger: LMMFit, smaller: LMMFit) -> None:
+    big, small = larger.design, smaller.design
+    random = all(
+        any(own.group == other.group and set(own.columns) <= set(other.columns) for other in big.random_terms)
+        for own in small.random_terms
+    )
+    if not random or not _spanned(big, small):
+        raise DesignError(_NOT_NESTED.format(larger.formula, smaller.formula))
+
+
+def _spanned(big: Design, small: Design) -> bool:
+    """Whether the fixed columns of one design are combinations of those of another, on the same rows."""
+    extra = [i for i, name in enumerate(small.fixed_names) if name not in big.fixed_names]
+    if not extra:
+        return True
+    if any(small.varying[i] >= 0 for i in extra):
+        return False
+    used = (big.codes >= 0) & (small.codes >= 0)
+    pairs = np.unique(np.stack([big.codes[used], small.codes[used]]), axis=1)
+    X, x = big.X[pairs[0]], small.X[pairs[1]][:, extra]
+    rest = x - X @ np.linalg.lstsq(X, x, rcond=None)[0]
+    return bool((np.abs(rest).max(axis=0) <= 1e-8 * np.abs(x).max(axis=0)).all())
+
+
+def _same_data(larger: LMMFit, smaller: LMMFit) -> bool:
+    """Whether two fits have the same features, rows, responses and weights."""
     if larger.variables != smaller.variables or not np.array_equal(larger.n_obs, smaller.n_obs):
+        return False
+    return np.allclose(_fingerprint(larger), _fingerprint(smaller), rtol=1e-9, atol=0, equal_nan=True)
+
+
+def _fingerprint(fit: LMMFit) -> FloatArray:
+    """Mean response of every feature and the weights of its rows, (2, G)."""
+    out = np.full((2, len(fit.variables)), np.nan)
+    for part in fit.parts:
+        if part.model is not None and part.block is not None:
+            out[:, part.features] = part.block.responses.mean, np.full(part.features.size, part.model.log_weight)
+    return out
+
+
+def _check_comparable(larger: LMMFit, smaller: LMMFit) -> None:
+    if not _same_data(larger, smaller):
         raise DesignError(
-            "The two fits do not have the same features and rows (rows are dropped where a variable of the "
-            "formula is missing); fit both to the same responses and the same rows of obs."
+            "The two fits do not have the same features, rows, responses and weights (rows are dropped where a "
+            "variable of the formula is missing); fit both to the same data."
         )
+    _check_nested(larger, smaller)

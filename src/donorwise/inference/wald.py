@@ -78,6 +78,8 @@ def joint_tests(model: Model, block: Block, L: FloatArray, ddf: str) -> JointTes
     p_value = stats.f.sf(statistic, L.shape[0], den_df)
     status = _status(model, block, L)
     worst = np.where((status == "too_few_donors").any(axis=1), "too_few_donors", block.status).astype(STATUS_DTYPE)
+    few = worst == "too_few_donors"
+    statistic, den_df, scaling, p_value = (np.where(few, np.nan, a) for a in (statistic, den_df, scaling, p_value))
     return JointTests(statistic, L.shape[0], den_df, scaling, p_value, worst)
 
 
@@ -121,7 +123,8 @@ def _design_df(model: Model, L: FloatArray, ddf: str) -> FloatArray:
 
 
 def _se(vcov: FloatArray, rows: FloatArray) -> FloatArray:
-    return np.sqrt(((rows @ vcov) * rows).sum(axis=-1))
+    with np.errstate(invalid="ignore"):  # an adjusted variance can be negative where replicates are used up
+        return np.asarray(np.sqrt(((rows @ vcov) * rows).sum(axis=-1)))
 
 
 def _joint(model: Model, block: Block, rows: FloatArray, L: FloatArray, ddf: str) -> tuple[FloatArray, ...]:

@@ -166,10 +166,11 @@ def optimise_blocked(model: Model, response: Responses, *, reml: bool) -> tuple[
     widths = [t.factor.shape[0] for t in model.terms]
     last = np.array([widths[t] - 1 for t in parameter[:, 0]])
     bounded = (parameter[:, 1] == last) & (parameter[:, 2] == last)
-    n_always = 2 if max(widths) > 1 else 1
+    starts = _starts(parameter, bounded)
+    n_always = len(starts) if max(widths) > 1 else 1  # correlated terms have several optima
     nu = float(model.nu(reml=reml))
     fit_features(
-        model.blocks.arrays(), _starts(parameter, bounded), n_always, bounded, response.zty, response.rss, nu, reml,
+        model.blocks.arrays(), starts, n_always, bounded, response.zty, response.rss, nu, reml,
         gamma, iterations, converged,
     )  # fmt: skip
     return gamma, iterations, converged

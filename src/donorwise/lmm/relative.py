@@ -43,9 +43,9 @@ def cholesky_psd(T: FloatArray) -> FloatArray:
     r = T.shape[1]
     for c in range(r):
         pivot = T[:, c, c] - (L[:, c, :c] ** 2).sum(axis=1)
-        root = np.sqrt(np.where(pivot > 1e-14 * T[:, c, c], pivot, 0))
+        root = np.sqrt(np.where((pivot > 1e-14 * T[:, c, c]) | np.isnan(pivot), pivot, 0))
         L[:, c, c] = root
         for i in range(c + 1, r):
             rest = T[:, i, c] - (L[:, i, :c] * L[:, c, :c]).sum(axis=1)
-            L[:, i, c] = np.divide(rest, root, out=np.zeros_like(rest), where=root > 0)
+            L[:, i, c] = np.divide(rest, root, out=np.zeros_like(rest), where=root != 0)
     return L

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray, IntArray
     from donorwise.lmm.structure import Blocks
 
-_GRID = 40
+_GRID = 80
+_LARGEST = 1e11  # ratio, in units of the smallest level, beyond which there is no residual variance
 _MAX_ITERATIONS = 100
 _STEP = 1e-7  # convergence is quadratic: the step after one this small (in log lam) would be rounding
 _ZERO = 1e-12  # share of the smallest grid point below which a ratio is zero
@@ -68,7 +69,7 @@ def fit_spectral(
     s, d = spectrum.s, spectrum.diagonal
     energy = (zty @ spectrum.vectors) ** 2 / s
     determinant = s if reml else d
-    grid = np.concatenate([[0.0], np.geomspace(0.01 / d.max(), 1e4 / d[d > 0].min(), _GRID)])
+    grid = np.concatenate([[0.0], np.geomspace(0.01 / d.max(), _LARGEST / d[d > 0].min(), _GRID)])
     start = _best_on_grid(energy, s, determinant, rss, nu, grid)
     lam, iterations, converged = _newton_features(energy, s, determinant, rss, float(nu), grid, start)
     return lam[:, None], iterations, converged
