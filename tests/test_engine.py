@@ -76,7 +76,7 @@ def assert_unfitted(fit: dw.LMMFit, g: int, status: str) -> None:
         (lambda Y: Y[:, 0], ["y1"]),
         (lambda Y: Y[:, 0].tolist(), ["y1"]),
         (lambda Y: Y[:, 0].astype(object), ["y1"]),
-        (lambda Y: pd.Series(Y[:, 0], name="IL2", index=np.arange(N)[::-1]), ["IL2"]),
+        (lambda Y: pd.Series(Y[:, 0], name="IL2"), ["IL2"]),
         (lambda Y: pd.Series(Y[:, 0]), ["y"]),
         (lambda Y: Y, ["y1", "y2", "y3", "y4"]),
         (lambda Y: pd.DataFrame(Y, columns=["a", "b", "a", 7]), ["a", "b", "a", "7"]),
@@ -90,6 +90,15 @@ def test_forms_of_response(Y: np.ndarray, obs: pd.DataFrame, make: Any, names: l
     assert list(fit.variables) == names
     np.testing.assert_allclose(fit.beta, dw.fit_lmm(Y, obs, FORMULA).beta[: len(names)], rtol=1e-10)
     assert len(fit.test(None)) == 2 * len(names)
+
+
+def test_rows_in_another_order(Y: np.ndarray, obs: pd.DataFrame) -> None:
+    """Read by position, the rows of shuffled pandas data would be others than those of obs."""
+    reverse = Y[:, 0], np.asarray(obs.index)[::-1]
+    with pytest.raises(DataError, match="another order"):
+        dw.fit_lmm(pd.Series(reverse[0], index=reverse[1]), obs, FORMULA)
+    with pytest.raises(DataError, match="another order"):
+        dw.fit_lmm(Y, obs, FORMULA, weights=pd.Series(1.0, index=reverse[1]))
 
 
 def test_no_features(obs: pd.DataFrame) -> None:
@@ -109,6 +118,7 @@ def test_no_features(obs: pd.DataFrame) -> None:
         (pd.Series(np.where(np.arange(N) == 3, -np.inf, 1.0), name="IL2"), "'IL2'"),
         (sparse.csr_matrix(np.where(np.arange(N) == 3, np.nan, 1.0)[:, None]), "NaN"),
         (np.zeros(N, dtype=complex), "numeric|real"),
+        (pd.Series(np.zeros(N), index=np.arange(N)[::-1]), "another order"),
     ],
 )
 def test_bad_responses(obs: pd.DataFrame, response: Any, message: str) -> None:
@@ -119,14 +129,14 @@ def test_bad_responses(obs: pd.DataFrame, response: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.ones(3), "3 values for 160"),
+        (np.ones(3), "3.*160"),
         (np.r_[0.0, np.ones(N - 1)], "positive.*row 0"),
         (np.r_[np.ones(N - 1), -2.0], "positive.*row 159"),
         (np.r_[np.nan, np.ones(N - 1)], "positive.*nan"),
         (np.r_[np.inf, np.ones(N - 1)], "positive.*inf"),
         ("nothing", "'nothing' is not a column"),
         ("donor", "must be numbers"),
-        (1.0, "1 values for 160"),
+        (1.0, "weights.*160"),
     ],
 )
 def test_bad_weights(Y: np.ndarray, obs: pd.DataFrame, weights: Any, message: str) -> None:

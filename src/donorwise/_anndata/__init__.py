@@ -8,7 +8,7 @@ from donorwise._anndata.read import Results, list_results, read_params, read_res
 from donorwise._anndata.response import Response, column_values, looks_like_counts, resolve_response, response_of
 from donorwise._anndata.roles import Role, check_setup, find_roles
 from donorwise._anndata.summary import cell_values, donor_summary, donor_table, summarise
-from donorwise._anndata.write import check_key, write_results, write_settings
+from donorwise._anndata.write import check_is_anndata, check_key, write_results, write_settings
 
 __all__ = [
     "Response",
@@ -16,6 +16,7 @@ __all__ = [
     "Role",
     "cell_depth",
     "cell_values",
+    "check_is_anndata",
     "check_key",
     "check_obs_columns",
     "check_setup",

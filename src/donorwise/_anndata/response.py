@@ -213,7 +213,7 @@ def _check_unique(names: pd.Index, what: str, remedy: str) -> None:
 
 def _check_some(adata: ad.AnnData, n_features: int) -> None:
     if n_features == 0:
-        raise DataError("No features are selected.")
+        raise DataError("No features are selected: the table is empty, or mask_var is False everywhere.")
     if adata.n_obs == 0:
         raise DataError("The AnnData has no cells.")
 
@@ -223,6 +223,8 @@ def _var_mask(adata: ad.AnnData, mask_var: str | Sequence[bool] | BoolArray | No
         return None
     if isinstance(mask_var, str) and mask_var not in adata.var.columns:
         raise DataError(f"mask_var: adata.var has no column {mask_var!r}. {suggest(mask_var, adata.var.columns)}")
+    if isinstance(mask_var, pd.Series) and not mask_var.index.equals(adata.var_names):
+        raise DataError("The index of mask_var is not that of adata.var; use mask_var.loc[adata.var_names].")
     mask = pd.array(adata.var[mask_var] if isinstance(mask_var, str) else mask_var)
     if not pd.api.types.is_bool_dtype(mask.dtype) or pd.isna(mask).any():
         raise DataError(f"mask_var must be boolean without missing values, not {mask.dtype}.")
@@ -237,7 +239,7 @@ def _log_base(adata: ad.AnnData, matrix: Any, text: str) -> float:
     values = sample_values(matrix)
     if noted is None or (values.size and values.min() < 0):
         return float("nan")
-    if text != keys.RESPONSE_X and looks_like_counts(matrix):
+    if looks_like_counts(matrix):
         return float("nan")
     # a base of None (natural) is lost on the way through some file formats
     base = noted.get("base") if hasattr(noted, "get") else None

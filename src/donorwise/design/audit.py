@@ -126,6 +126,12 @@ def audit_design(
     return Audit(parsed.source, name, n_donors, int(used.sum()), design.n_dropped, arms, tuple(found), tuple(notes))
 
 
+def few_donors(design: Design, obs: pd.DataFrame, donor: str | None = None) -> list[str]:
+    """Contrasts of a design that one or two donors make up, a sentence each."""
+    donors = find_donors(design, obs, donor)
+    return [] if donors is None else list(checks.few_donors(describe(design, parse(design.formula), donors, None)))
+
+
 def _columns(parsed: ParsedFormula) -> list[str]:
     texts = [parsed.fixed, *(bar.columns for bar in parsed.bars)]
     names = [v for text in texts for v in variables(parse_columns(text, parsed.source))]

@@ -53,7 +53,7 @@ def build_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolA
 
 def assemble_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None) -> Design:
     """Do what :func:`build_design` does, without asking whether the data can answer the formula."""
-    parsed = parse(formula) if isinstance(formula, str) else formula
+    parsed = formula if isinstance(formula, ParsedFormula) else parse(formula)
     columns, factors, used, n_dropped = _read(parsed, obs, rows)
     data = _patterns(columns, factors)
     fixed = evaluate(parse_columns(parsed.fixed, parsed.source), data)

@@ -93,7 +93,7 @@ def find_donors(design: Design, obs: pd.DataFrame, donor: str | None) -> Donors 
     """Return the replicates: the column `donor`, or the grouping factor that looks like it, or None."""
     used = design.codes >= 0
     terms = {t.group: t for t in design.random_terms}
-    name = donor or _choose(tuple(terms))
+    name = donor or replicate(tuple(terms))
     if name in terms:
         return Donors(name, terms[name].codes[design.codes[used]], terms[name].levels)
     if name is None:
@@ -137,15 +137,18 @@ def random_levels(design: Design, donors: Donors) -> bool:
     )
 
 
-def _choose(groups: Sequence[str]) -> str | None:
+def replicate(groups: Sequence[str], donor: str = "") -> str | None:
     """Name the grouping factor that is the replicate.
 
-    A name such as donor or patient decides; else the first factor, or a coarser one made of its columns
-    (donor for donor:sample). A batch that happens to nest the donors is not a donor.
+    The declared `donor` decides, or else a name such as donor or patient, alone or as the last part of a
+    nested factor (site:donor); else the first factor, or a coarser one made of its columns (batch for
+    batch:cask). A batch that happens to nest the donors is not a donor.
     """
-    named = [g for g in groups if ":" not in g and any(word in g.lower() for word in _REPLICATES)]
-    if named or not groups:
-        return named[0] if named else None
+    ordered = sorted(groups, key=lambda g: g.count(":"))
+    declared = [g for g in ordered if donor and g.split(":")[-1] == donor]
+    named = [g for g in ordered if any(word in g.split(":")[-1].lower() for word in _REPLICATES)]
+    if declared or named or not groups:
+        return next(iter([*declared, *named]), None)
     first = set(groups[0].split(":"))
     return min((g for g in groups if set(g.split(":")) <= first), key=lambda g: len(g.split(":")))
 

@@ -21,10 +21,10 @@ def effective_jobs(n_jobs: int | None) -> int:
     if n_jobs is None:
         scanpy = sys.modules.get("scanpy")
         n_jobs = int(scanpy.settings.n_jobs) if scanpy is not None else 1
-    if isinstance(n_jobs, bool) or n_jobs != int(n_jobs) or n_jobs == 0:
+    asked: Any = n_jobs
+    if not isinstance(asked, int | np.integer) or isinstance(asked, bool) or asked == 0:
         raise DataError(f"n_jobs={n_jobs!r} makes no sense; use a positive whole number, or -1 for all cores.")
-    n_jobs = int(n_jobs)
-    return n_jobs if n_jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + n_jobs)
+    return int(asked) if asked > 0 else max(1, (os.cpu_count() or 1) + 1 + int(asked))
 
 
 def as_matrix(Y: Any) -> tuple[Any, tuple[str, ...]]:
@@ -52,6 +52,14 @@ def _floats(array: np.ndarray) -> np.ndarray:
         raise DataError("Y must be numeric; it holds values that are not real numbers.") from None
 
 
+def check_aligned(values: Any, obs: pd.DataFrame, what: str) -> None:
+    """Raise where pandas data has the rows of `obs` in another order: it would be read by position."""
+    if not isinstance(values, (pd.Series, pd.DataFrame)) or values.index.equals(obs.index):
+        return
+    if len(values) == len(obs) and values.index.sort_values().equals(obs.index.sort_values()):
+        raise DataError(f"The index of {what} holds the rows of obs in another order; use {what}.loc[obs.index].")
+
+
 def check_weights(weights: Any, obs: pd.DataFrame) -> FloatArray | None:
     """Weights as a float array (N,), or None."""
     if weights is None:
@@ -60,17 +68,19 @@ def check_weights(weights: Any, obs: pd.DataFrame) -> FloatArray | None:
         if weights not in obs.columns:
             raise DataError(f"weights={weights!r} is not a column of obs; columns are {list(map(str, obs.columns))}.")
         weights = obs[weights]
+    check_aligned(weights, obs, "weights")
     try:
-        w = np.asarray(weights, dtype=np.float64).ravel()
+        w = np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError):
         raise DataError("weights must be numbers.") from None
-    if w.size != len(obs):
-        raise DataError(f"weights has {w.size:,} values for {len(obs):,} rows.")
+    if w.shape != (len(obs),):
+        count = f"{w.size:,} values" if w.ndim < 2 else f"shape {w.shape}"
+        raise DataError(f"weights has {count} for {len(obs):,} rows; it needs one value for each row.")
     bad = ~(np.isfinite(w) & (w > 0))
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         raise DataError(
-            f"weights must be positive and finite; {int(bad.sum()):,} are not (the first is {w[first]!r} at row "
+            f"weights must be positive and finite; {int(bad.sum()):,} are not (the first is {w[first]:g} at row "
             f"{first}). Drop those rows before the fit."
         )
     return w

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise.design.build import build_design
-from donorwise.design.contrasts import resolve_contrasts, split_interaction
+from donorwise.design.contrasts import Cond, resolve_contrasts, split_interaction
 from donorwise.design.formula import parse
 from donorwise.engine.run import Task
 from donorwise.errors import DesignError
@@ -44,11 +44,17 @@ def tasks_by_group(formula: str, obs: pd.DataFrame, groupby: str | None) -> list
     """
     if groupby is None:
         return [Task(ALL, build_design(formula, obs), "")]
+    if not isinstance(groupby, str):
+        raise DesignError(f"groupby must be the name of one column of obs, not {groupby!r}.")
     if groupby not in obs.columns:
         raise DesignError(f"groupby={groupby!r} is not a column of obs; columns are {list(map(str, obs.columns))}.")
     parsed = parse(formula)
     groups = obs[groupby].astype("category").cat.remove_unused_categories()
     codes = groups.cat.codes.to_numpy()
+    if len(set(map(str, groups.cat.categories))) < len(groups.cat.categories):
+        raise DesignError(f"Levels of groupby={groupby!r} have the same name as text, such as 1 and '1'; rename them.")
+    if len(groups.cat.categories) == 0:
+        raise DesignError(f"Every value of groupby={groupby!r} is missing.")
     tasks = []
     for code, name in enumerate(map(str, groups.cat.categories)):
         try:
@@ -56,31 +62,42 @@ def tasks_by_group(formula: str, obs: pd.DataFrame, groupby: str | None) -> list
         except DesignError as error:
             tasks.append(Task(name, None, str(error)))
             continue
-        lost = _lost_reference(design, obs)
-        tasks.append(Task(name, None if lost else design, lost))
+        changed, reason = _lost_reference(design, obs)
+        tasks.append(Task(name, design, reason, changed))
     if not any(t.design for t in tasks):
         reasons = "\n".join(f"  {t.name}: {t.reason}" for t in tasks[:5])
         raise DesignError(f"None of the {len(tasks)} groups of {groupby!r} can be fitted:\n{reasons}")
     return tasks
 
 
-def _lost_reference(design: Design, obs: pd.DataFrame) -> str:
-    """Why the coefficients of a group do not mean what they mean elsewhere; empty where they do.
+def _lost_reference(design: Design, obs: pd.DataFrame) -> tuple[tuple[str, ...], str]:
+    """Coefficients of a group that do not mean what they mean elsewhere, and why.
 
     In a group without cells of the reference level, ``disease[T.MS]`` would silently compare
     with another level.
     """
+    changed: dict[str, None] = {}
+    reasons = []
     for column in design.frame.columns:
-        coded = any(part.startswith(f"{column}[T.") for name in design.fixed_names for part in split_interaction(name))
-        if not coded:
+        own = [name for name in design.fixed_names if any(_codes(part, column) for part in split_interaction(name))]
+        if not own:
             continue
         reference = obs[column].astype("category").cat.remove_unused_categories().cat.categories[0]
         if str(design.frame[column].cat.categories[0]) != str(reference):
-            return (
-                f"No cell here has the reference level {reference!r} of `{column}`, so its coefficients would compare "
-                "with another level."
-            )
-    return ""
+            changed |= dict.fromkeys(own)
+            reasons.append(f"no cell here has the reference level {reference!r} of `{column}`")
+    if not changed:
+        return (), ""
+    text = f"{'; '.join(reasons)}: its coefficients would compare with another level than elsewhere"
+    return tuple(changed), text[0].upper() + text[1:] + "."
+
+
+def _codes(part: str, column: str) -> bool:
+    """Whether a factor of a coefficient's name is a level of `column`, coded against its first level."""
+    expression = part.split("[", 1)[0]
+    plain = expression in (column, f"C({column})")
+    contrast_coded = expression.startswith((f"C({column},", f"C({column} ,")) and "reatment(" not in expression
+    return "[" in part and (plain or contrast_coded)
 
 
 def resolve_by_group(tasks: Sequence[Task], contrasts: Any) -> tuple[list[str], list[Rows | None]]:
@@ -98,17 +115,33 @@ def resolve_by_group(tasks: Sequence[Task], contrasts: Any) -> tuple[list[str], 
             if task.design is None:
                 continue
             try:
-                rows[i] = Rows(*resolve_contrasts(task.design, item))
+                found_rows = _answerable(task, item, Rows(*resolve_contrasts(task.design, item)))
             except DesignError as error:
                 errors[i] = error
+                continue
+            if found_rows.names:
+                rows[i] = found_rows
         found.append(rows)
     unanswered = [i for i in errors if not any(i in rows for rows in found)]
     if unanswered:
         raise errors[unanswered[0]]
+    if not any(found):
+        raise DesignError("None of the contrasts can be answered: " + " ".join(t.reason for t in tasks if t.reason))
     names = list(
         dict.fromkeys(name for i in range(len(items)) for rows in found if i in rows for name in rows[i].names)
     )
     return names, [_stack(rows) if rows else None for rows in found]
+
+
+def _answerable(task: Task, item: Any, rows: Rows) -> Rows:
+    """Leave out rows on coefficients that mean something else here; contrasts of levels name their own."""
+    inner = item[0] if isinstance(item, list) and len(item) == 1 else item
+    inner = next(iter(inner.values())) if isinstance(inner, dict) and len(inner) == 1 else inner
+    if not task.changed or task.design is None or isinstance(inner, (tuple, Cond)):
+        return rows
+    at = [i for i, name in enumerate(task.design.fixed_names) if name in task.changed]
+    kept = ~(rows.L[:, at] != 0).any(axis=1)
+    return Rows(tuple(n for n, keep in zip(rows.names, kept, strict=True) if keep), rows.L[kept])
 
 
 def _items(contrasts: Any) -> list[Any]:

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from donorwise.collapse import collapse, missing_patterns
 from donorwise.design.build import build_design
-from donorwise.engine.arrays import as_matrix, check_weights, effective_jobs
+from donorwise.design.replication import replicate
+from donorwise.engine.arrays import as_matrix, check_aligned, check_weights, effective_jobs
 from donorwise.errors import DataError, DesignError
 from donorwise.lmm.fit import Block, Model, build_model, fit_collapsed
 from donorwise.lmm.result import LMMFit, Part, assemble
@@ -37,11 +38,15 @@ _WORKER = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One group of rows with its design, or the reason why it has none."""
+    """One group of rows with its design, or the reason why it has none.
+
+    `changed` names coefficients that do not mean here what they mean in other groups.
+    """
 
     name: str
     design: Design | None
     reason: str
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,7 @@ def fit_lmm(
     ['variable', 'contrast', 'estimate', 'se']
     """
     matrix, variables = as_matrix(Y)
+    check_aligned(Y, obs, "Y")
     if matrix.shape[0] != len(obs):
         raise DataError(f"Y has {matrix.shape[0]:,} rows and obs has {len(obs):,}; they must be the same observations.")
     w = check_weights(weights, obs)
@@ -131,10 +137,14 @@ def fit_tasks(
     reml: bool,
     weights: FloatArray | None = None,
     features: IntArray | None = None,
+    donor: str = "",
     n_jobs: int | None = None,
     progress: bool = False,
 ) -> list[LMMFit | None]:
-    """Fit every task from one pass over the matrix; None for a task without a design."""
+    """Fit every task from one pass over the matrix; None for a task without a design.
+
+    `donor` is the column that counts as the replicate, where that is declared.
+    """
     n_jobs = effective_jobs(n_jobs)
     designs = [t.design for t in tasks if t.design is not None]
     if not designs:
@@ -149,10 +159,12 @@ def fit_tasks(
         for design, start in zip(designs, starts[:-1], strict=True):
             own = np.arange(start, start + design.n_patterns)
             m = design.covariates.shape[1]
+            replicates = replicate([t.group for t in design.random_terms], donor) or ""
             parts = [
-                _fit_part(design, _own(p.collapsed, own, m), p.features, reml, parallel, bar.update) for p in passes
+                _fit_part(design, _own(p.collapsed, own, m), p.features, replicates, reml, parallel, bar.update)
+                for p in passes
             ]
-            fits.append(assemble(design, tuple(parts), variables, donor=donor_factor(design), reml=reml))
+            fits.append(assemble(design, tuple(parts), variables, donor=replicates, reml=reml))
     done = iter(fits)
     return [None if t.design is None else next(done) for t in tasks]
 
@@ -229,6 +241,7 @@ def _fit_part(
     design: Design,
     collapsed: Collapsed,
     features: IntArray,
+    donor: str,
     reml: bool,
     parallel: Parallel,
     update: Callable[[int], object],
@@ -237,7 +250,7 @@ def _fit_part(
     n_obs = int(collapsed.n_obs.sum())
     if present.size < design.n_patterns:
         collapsed, design = collapsed.take(present), design.take(present)
-    donors = _n_donors(design)
+    donors = _n_donors(design, donor)
     try:
         model = build_model(design, collapsed)
         if n_obs <= model.p:
@@ -264,19 +277,5 @@ def _slices(model: Model, collapsed: Collapsed) -> list[slice]:
     return [slice(i, min(i + size, n_features)) for i in range(0, n_features, size)]
 
 
-def donor_factor(design: Design) -> str:
-    """The factor that counts as the replicate: the coarsest that the first grouping factor lies in."""
-    if not design.random_terms:
-        return ""
-    first = design.random_terms[0]
-    nesting = [t for t in design.random_terms if _nests(t.codes, first.codes)]
-    return min(nesting, key=lambda t: len(t.levels)).group
-
-
-def _nests(outer: IntArray, inner: IntArray) -> bool:
-    return np.unique(np.stack([outer, inner]), axis=1).shape[1] == np.unique(inner).size
-
-
-def _n_donors(design: Design) -> int:
-    name = donor_factor(design)
-    return next((np.unique(t.codes).size for t in design.random_terms if t.group == name), 0)
+def _n_donors(design: Design, donor: str) -> int:
+    return next((np.unique(t.codes).size for t in design.random_terms if t.group == donor), 0)

@@ -22,6 +22,7 @@ NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
 _NOT_NESTED = (
     "A likelihood-ratio test needs nested models: one must have all the terms of the other and more. Got {!r} and {!r}."
 )
+_NO_DIFFERENCE = 1e-6  # accuracy of a difference of log-likelihoods
 _ORDER = np.argsort(STATUSES)
 _SORTED = np.array(STATUSES)[_ORDER]
 
@@ -98,7 +99,8 @@ def lrt_table(fit: LMMFit, other: LMMFit) -> pd.DataFrame:
     _check_comparable(larger, smaller)
     difference = _difference(larger, smaller)
     full, reduced = larger.at_ml(), smaller.at_ml()
-    statistic = np.clip(2 * (full.loglik - reduced.loglik), 0, None)
+    statistic = 2 * (full.loglik - reduced.loglik)
+    statistic[statistic < _NO_DIFFERENCE] = 0.0  # NaN stays NaN
     p = p_value(statistic, difference)
     df = difference.fixed + difference.variances + difference.covariances
     table = pd.DataFrame({"variable": list(fit.variables), "statistic": statistic, "df": df, "p_value": p})

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 _SINGULAR = 1e-8
 STATUS_DTYPE = "<U16"
 _ARRAYS = ("beta", "Phi", "gamma", "sigma2", "loglik", "status", "n_iter")
+# Relative variance of the first column and of the others, and correlation.
+_STARTS = (
+    (0.3, 0.3, 0.0),
+    (0.03, 0.03, 0.0),
+    (16.0, 2.0, 0.95),
+    (16.0, 2.0, -0.95),
+    (30.0, 0.03, 0.0),
+    (0.03, 30.0, 0.0),
+)
 # Beyond this many levels an eigendecomposition costs more than Newton steps on the levels.
 _EIGEN_LIMIT = 2000
 
@@ -177,10 +186,15 @@ def optimise_blocked(model: Model, response: Responses, *, reml: bool) -> tuple[
 
 
 def _starts(parameter: IntArray, bounded: BoolArray) -> FloatArray:
-    """Starting points: terms about as large as the residual, small ones, and correlations of either sign."""
-    diagonal = parameter[:, 1] == parameter[:, 2]
+    """Starting points: terms about as large as the residual, and small ones.
+
+    Correlated terms get more, since their likelihood can have several peaks: correlations of either
+    sign, and one column much more variable than the others.
+    """
+    diagonal, first = parameter[:, 1] == parameter[:, 2], parameter[:, 1] == 0
     rows = []
-    for scale, correlation in ((0.3, 0.0), (0.03, 0.0), (0.5, 0.9), (0.5, -0.9)):
+    for leading, rest, correlation in _STARTS:
+        scale = np.where(first, leading, rest)
         row = np.where(diagonal, 1.0, correlation) * np.sqrt(scale)
         rows.append(np.where(bounded, scale * (1 - correlation**2), row))
     return np.array(rows if not diagonal.all() else rows[:2])
@@ -194,12 +208,14 @@ def _evaluate(
     at = evaluate_block(model.blocks, gamma, response, nu, reml=reml)
     logdet = at.logdet_V + (at.logdet_X + 2 * model.fixed.log_det if reml else 0.0)
     converged = converged & np.isfinite(at.deviance)
+    lost = np.where(converged, 0.0, np.nan)  # no numbers where the optimum was not found
     with np.errstate(divide="ignore", invalid="ignore"):
         loglik = -0.5 * (nu * (np.log(2 * np.pi * at.R / nu) + 1) + logdet - model.log_weight)
     beta = (response.ols + at.delta) @ model.fixed.inverse.T
     status = np.where(smallest_variance(model.terms, model.blocks.parameter, gamma) < _SINGULAR, "boundary", "ok")
     status = np.where(converged, status, "not_converged").astype(STATUS_DTYPE)
-    return Block(response, reml, beta, at.Phi, gamma, at.R / nu, loglik, status, n_iter)
+    Phi, column = at.Phi + lost[:, None, None], lost[:, None]
+    return Block(response, reml, beta + column, Phi, gamma + column, at.R / nu + lost, loglik + lost, status, n_iter)
 
 
 def _assemble(model: Model, response: Responses, usable: BoolArray, fitted: Block) -> Block:

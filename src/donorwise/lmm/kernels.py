@@ -63,8 +63,11 @@ def _lu_solve(M, B, n, m):
 
 
 @inner
-def cholesky_inverse(M, out):
-    """Inverse of a small positive definite matrix into `out`; return log|M|, or inf if not positive."""
+def cholesky_inverse(M, out, tolerance):
+    """Inverse of a small positive definite matrix into `out`; return log|M|, or inf if it is not.
+
+    A pivot below `tolerance` times its diagonal entry is rounding: the matrix is singular.
+    """
     n = M.shape[0]
     L = np.zeros((n, n))
     logdet = 0.0
@@ -72,7 +75,7 @@ def cholesky_inverse(M, out):
         d = M[j, j]
         for k in range(j):
             d -= L[j, k] * L[j, k]
-        if not d > 0.0:
+        if not d > tolerance * M[j, j]:
             return np.inf
         logdet += np.log(d)
         d = np.sqrt(d)
@@ -151,7 +154,7 @@ def evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
         for j in range(i):
             XVX[i, j] = 0.5 * (XVX[i, j] + XVX[j, i])
             XVX[j, i] = XVX[i, j]
-    logdet_X = cholesky_inverse(XVX, Phi)
+    logdet_X = cholesky_inverse(XVX, Phi, 0.0)
     R = rVr
     for i in range(p):
         delta[i] = 0.0

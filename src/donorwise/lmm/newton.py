@@ -18,7 +18,7 @@ from donorwise.lmm.kernels import cholesky_inverse, derivatives, entry, evaluate
 
 _MAX_ITERATIONS = 200
 _SMALLEST_STEP = 1e-12
-_RIDGE = 0.01
+_RIDGE, _SINGULAR, _SCORING = 0.01, 1e-9, 10
 _KICK, _MAX_KICKS = 0.05, 2
 # A Newton decrement is the squared step in standard errors; the step after it is accurate to its square.
 _DECREMENT = 1e-12
@@ -93,11 +93,12 @@ def _congruence(J, H, out):
 
 
 @inner
-def _step(gradient, hessian, expected, free, bounded, step):
-    """Newton step over the free parameters into `step`; scoring where the Hessian is not positive definite.
+def _step(gradient, hessian, expected, free, bounded, scoring, step):
+    """Newton step over the free parameters into `step`.
 
-    Scoring knows nothing of a column of L at zero, where T does not change to first order: a ridge
-    keeps its step in bounds. Returns the decrement (the squared length of the step in standard
+    Where the Hessian is not positive definite: Fisher scoring, which is good far from the optimum, or
+    (not `scoring`) the Hessian with a diagonal added, which leaves a saddle. Scoring knows nothing of a
+    column of L at zero, where T does not change to first order: a ridge keeps its step in bounds. Returns the decrement (the squared length of the step in standard
     errors), and whether the Hessian was positive definite.
     """
     K = gradient.size
@@ -114,14 +115,15 @@ def _step(gradient, hessian, expected, free, bounded, step):
         largest = 1e-300
         for i in range(n):
             for j in range(n):
-                M[i, j] = hessian[index[i], index[j]] if attempt == 0 else expected[index[i], index[j]]
+                exact = attempt == 0 or not scoring
+                M[i, j] = hessian[index[i], index[j]] if exact else expected[index[i], index[j]]
             largest = max(largest, abs(M[i, i]))
         for i in range(n):
-            if attempt > 0 and not bounded[index[i]]:
+            if attempt > 0 and scoring and not bounded[index[i]]:
                 M[i, i] += _RIDGE * largest
-            if attempt > 1:  # a direction without information: damp it, more and more
-                M[i, i] += largest * 10.0 ** (attempt - 14)
-        if np.isfinite(cholesky_inverse(M, inverse)):
+            if attempt > 1 or (attempt > 0 and not scoring):  # damp directions without information, more and more
+                M[i, i] += largest * 10.0 ** (attempt - 10 if scoring else 0.5 * attempt - 4)
+        if np.isfinite(cholesky_inverse(M, inverse, _SINGULAR)):
             definite = attempt == 0
             break
     decrement = 0.0
@@ -192,7 +194,7 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
             for m in range(K):
                 g[k] += J[m, k] * gradient[m]
             free[k] = not (bounded[k] and phi[k] <= 0.0 and g[k] >= 0.0)
-        decrement, definite = _step(g, H, I, free, bounded, step)
+        decrement, definite = _step(g, H, I, free, bounded, iteration < _SCORING, step)
         iteration += 1
         if decrement < _DECREMENT:
             converged = True

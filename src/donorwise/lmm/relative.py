@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
     from donorwise.lmm.crossproducts import TermBasis
 
+_ROUNDING = 1e-24  # variance relative to the largest of its term below which it is zero
+
 
 def relative_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: FloatArray) -> FloatArray:
     """T of term `t` in its internal basis, (G, r, r)."""
@@ -25,7 +27,11 @@ def relative_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: Fl
 
 def original_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: FloatArray) -> FloatArray:
     """T of term `t` for the columns as the formula has them, (G, r, r)."""
-    return basis.back @ relative_covariance(basis, t, parameter, gamma) @ basis.back.T
+    T = basis.back @ relative_covariance(basis, t, parameter, gamma) @ basis.back.T
+    variances = np.einsum("gii->gi", T)
+    rounding = variances < _ROUNDING * variances.max(axis=1, keepdims=True)
+    T[rounding[:, :, None] | rounding[:, None, :]] = 0.0
+    return T
 
 
 def smallest_variance(terms: Sequence[TermBasis], parameter: IntArray, gamma: FloatArray) -> FloatArray:
@@ -41,9 +47,10 @@ def cholesky_psd(T: FloatArray) -> FloatArray:
     """Lower Cholesky factors of (G, r, r) matrices that may be singular; zero columns where they are."""
     L = np.zeros_like(T)
     r = T.shape[1]
+    rounding = _ROUNDING * np.einsum("gii->gi", T).max(axis=1)
     for c in range(r):
         pivot = T[:, c, c] - (L[:, c, :c] ** 2).sum(axis=1)
-        root = np.sqrt(np.where((pivot > 1e-14 * T[:, c, c]) | np.isnan(pivot), pivot, 0))
+        root = np.sqrt(np.where((pivot > np.maximum(1e-14 * T[:, c, c], rounding)) | np.isnan(pivot), pivot, 0))
         L[:, c, c] = root
         for i in range(c + 1, r):
             rest = T[:, i, c] - (L[:, i, :c] * L[:, c, :c]).sum(axis=1)

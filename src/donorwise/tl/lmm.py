@@ -12,7 +12,9 @@ import numpy as np
 
 from donorwise._anndata import (
     cell_depth,
+    check_is_anndata,
     check_key,
+    find_roles,
     keys,
     looks_like_counts,
     obs_frame,
@@ -20,7 +22,7 @@ from donorwise._anndata import (
     write_results,
 )
 from donorwise._typing import DDF, check_option
-from donorwise.design.audit import audit, audit_design
+from donorwise.design.audit import audit, audit_design, few_donors
 from donorwise.engine.arrays import check_weights
 from donorwise.engine.groups import partition_rows, resolve_by_group, results_table, side_table, tasks_by_group
 from donorwise.engine.run import fit_tasks
@@ -118,6 +120,7 @@ def lmm(
     >>> dw.get.lmm(adata, group=adata.obs["cell_type"].cat.categories[0]).shape[0]
     50
     """
+    check_is_anndata(adata)
     if copy:
         adata = adata.copy()
     check_option("ddf", ddf, DDF)
@@ -128,10 +131,11 @@ def lmm(
     tasks = tasks_by_group(formula, obs, groupby)
     names, rows = resolve_by_group(tasks, contrasts)
     _check_random(tasks)
-    _warn(tasks, response, _audit_warnings(adata, formula, obs, response, tasks))
+    donor = _donor(adata, tasks)
+    _warn(tasks, response, _audit_warnings(adata, formula, obs, response, tasks, donor))
     fits = fit_tasks(
         response.matrix, response.variables, tasks, reml=reml, weights=w, features=response.features,
-        n_jobs=n_jobs, progress=progress,
+        donor=donor, n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
     scale = np.log(response.log_base) / np.log(2)
     results = results_table(tasks, fits, rows, names, response.variables, ddf=ddf, log2_scale=scale)
@@ -149,6 +153,15 @@ def lmm(
     return adata if copy else None
 
 
+def _donor(adata: ad.AnnData, tasks: Sequence[Task]) -> str:
+    """The column declared as the donor, or the one guessed where the formula uses it; empty for neither."""
+    role = find_roles(adata).get("donor")
+    terms = [term for t in tasks if t.design is not None for term in t.design.random_terms]
+    if role is None or (role.guessed and not any(role.column in term.group.split(":") for term in terms)):
+        return ""
+    return role.column
+
+
 def _check_random(tasks: Sequence[Task]) -> None:
     design = next(t.design for t in tasks if t.design is not None)
     if not design.random_terms:
@@ -159,14 +172,25 @@ def _check_random(tasks: Sequence[Task]) -> None:
 
 
 def _audit_warnings(
-    adata: ad.AnnData, formula: str, obs: pd.DataFrame, response: Response, tasks: Sequence[Task]
-) -> tuple[str, ...]:
-    """The serious findings of the audit; none where only single groups, not all cells together, have a design."""
+    adata: ad.AnnData, formula: str, obs: pd.DataFrame, response: Response, tasks: Sequence[Task], donor: str
+) -> list[str]:
+    """The serious findings of the audit, rows left out, and single groups with few donors."""
     depth = cell_depth(adata) if response.aligned_to_var else None
-    if len(tasks) == 1 and tasks[0].design is not None:
-        return audit_design(tasks[0].design, obs, depth=depth).warnings
-    found = audit(formula, obs, depth=depth)
-    return found.warnings if found.n_donors else ()
+    designs = {t.name: t.design for t in tasks if t.design is not None}
+    if len(tasks) == 1:
+        found = [text for d in designs.values() for text in audit_design(d, obs, depth=depth, donor=donor).warnings]
+    else:
+        whole = audit(formula, obs, depth=depth, donor=donor)  # without donors all cells together have no design
+        few = {name: few_donors(d, obs, donor) for name, d in designs.items()}
+        found = [*(whole.warnings if whole.n_donors else ()), *(f"{n}: {t}" for n, texts in few.items() for t in texts)]
+    n_used = sum(int((d.codes >= 0).sum()) for d in designs.values())
+    n_unfitted = adata.n_obs - n_used - sum(d.n_dropped for d in designs.values())
+    n_dropped = adata.n_obs - n_used - (n_unfitted if len(designs) < len(tasks) else 0)
+    if n_dropped:
+        found.append(
+            f"{n_dropped:,} of {adata.n_obs:,} cells are left out: a variable of the formula or the group is missing."
+        )
+    return found
 
 
 def _warn(tasks: Sequence[Task], response: Response, found: Sequence[str]) -> None:
@@ -179,8 +203,8 @@ def _warn(tasks: Sequence[Task], response: Response, found: Sequence[str]) -> No
     for text in found:
         warnings.warn(text, DonorwiseWarning, stacklevel=3)
     for task in tasks:
-        if task.design is None:
-            logger.warning("%s cannot be fitted: %s", task.name, task.reason)
+        if task.reason:
+            logger.warning("%s: %s", task.name, task.reason)
 
 
 def _params(
@@ -205,6 +229,6 @@ def _params(
         "version": version("donorwise"),
         "universe": UNIVERSE,
         "status_counts": dict(Counter(results["status"].astype(str))),
-        "reasons": {t.name: t.reason for t in tasks if t.design is None},
+        "reasons": {t.name: t.reason for t in tasks if t.reason},
         "log_base": response.log_base,
     }
