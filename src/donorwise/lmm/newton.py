@@ -170,7 +170,7 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
     while iteration < _MAX_ITERATIONS:
         gamma = gamma_of(trial, parameter, bounded)
         value, R, _, _ = evaluate(blocks, gamma, zty, rss, nu, reml, np.int64(1), out)
-        wanted = 1e-4 * size * min(decrement, abs(f)) if decrement > 1e-6 else -1e-13 * (1.0 + abs(f))
+        wanted = 1e-4 * size * min(decrement, abs(f)) if decrement > 1e-6 else -1e-10 * (1.0 + abs(f))
         if not fresh and not value <= f - wanted:
             size *= 0.5
             if size < _SMALLEST_STEP:
@@ -213,6 +213,7 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
             kicks += 1
             continue
         _moved(phi, step, 1.0, bounded, trial)
+    converged = converged or (iteration == _MAX_ITERATIONS and decrement < 1e-8)
     if best_f <= f + 1e-9 or (np.isfinite(best_f) and not converged):
         f, converged = best_f, True
         for k in range(K):

@@ -129,11 +129,11 @@ def _newton(energy, s, determinant, rss, nu, grid, start):
             lower = lam
         curvature = d1 * lam + d2 * lam * lam  # in log lam
         step = -d1 * lam / curvature if curvature > 0.0 else np.inf
+        if abs(step) <= _STEP:  # also where the next value is the same to the last bit
+            return lam * np.exp(step), iteration, True
         trial = lam * np.exp(step) if abs(step) < 5.0 else -1.0
         if not (lower < trial < upper):
             trial = np.sqrt(lower * upper) if lower > 0.0 else 0.1 * upper
-        if abs(trial - lam) <= _STEP * lam and abs(step) <= _STEP:
-            return trial, iteration, True
         lam = trial
         if upper < _ZERO * grid[1]:
             return 0.0, iteration, True

@@ -179,7 +179,7 @@ def _threshold(ax: Axes, points: _Points, *, alpha: float) -> None:
         f"FDR {alpha:.0%} ",
         transform=ax.get_yaxis_transform(),
         ha="right",
-        va="bottom",
+        va="top",
         fontsize="x-small",
     )
 
