@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from donorwise.engine.run import Task, fit_lmm, fit_tasks
+from donorwise.engine.run import fit_lmm, fit_statistics, fit_tasks
+from donorwise.engine.statistics import Statistics, Task, collapse_tasks
 
-__all__ = ["Task", "fit_lmm", "fit_tasks"]
+__all__ = ["Statistics", "Task", "collapse_tasks", "fit_lmm", "fit_statistics", "fit_tasks"]

@@ -12,7 +12,7 @@ import pandas as pd
 from donorwise.design.build import build_design
 from donorwise.design.contrasts import Cond, resolve_contrasts, split_interaction
 from donorwise.design.formula import parse
-from donorwise.engine.run import Task
+from donorwise.engine.statistics import Task
 from donorwise.errors import DesignError
 from donorwise.inference.tables import NUMBERS, contrast_table, tidy
 

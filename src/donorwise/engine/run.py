@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from scipy import sparse
 from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
 
-from donorwise.collapse import collapse, missing_patterns
 from donorwise.design.build import build_design
 from donorwise.design.replication import replicate
 from donorwise.engine.arrays import as_matrix, check_aligned, check_weights, effective_jobs
+from donorwise.engine.statistics import Statistics, Task, collapse_tasks
 from donorwise.errors import DataError, DesignError
 from donorwise.lmm.fit import Block, Model, build_model, fit_collapsed
 from donorwise.lmm.result import LMMFit, Part, assemble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
-    from numpy.typing import NDArray
 
-    from donorwise._typing import BoolArray, FloatArray, IntArray
+    from donorwise._typing import FloatArray, IntArray
     from donorwise.collapse.statistics import Collapsed
     from donorwise.design.structure import Design
 
@@ -34,27 +31,6 @@ if TYPE_CHECKING:
 _BLOCK = 4_000_000
 # Features times levels that keep one worker busy for long enough.
 _WORKER = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One group of rows with its design, or the reason why it has none.
-
-    `changed` names coefficients that do not mean here what they mean in other groups.
-    """
-
-    name: str
-    design: Design | None
-    reason: str
-    changed: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """Statistics of features that share their rows, over the patterns of all tasks."""
-
-    features: IntArray
-    collapsed: Collapsed
 
 
 def fit_lmm(
@@ -146,27 +122,36 @@ def fit_tasks(
     `donor` is the column that counts as the replicate, where that is declared.
     """
     n_jobs = effective_jobs(n_jobs)
-    designs = [t.design for t in tasks if t.design is not None]
-    if not designs:
-        return [None] * len(tasks)
-    passes = list(_passes(matrix, variables, designs, weights, features, n_jobs))
-    starts = np.cumsum([0] + [d.n_patterns for d in designs])
-    workers = min(n_jobs, _useful_workers(designs, len(variables)))
-    bar = tqdm(total=len(designs) * len(variables), unit="fit", desc="mixed models", disable=not progress)
-    fits: list[LMMFit] = []
+    statistics = collapse_tasks(matrix, variables, tasks, weights=weights, features=features, n_jobs=n_jobs)
+    n_fits = sum(s is not None for s in statistics) * len(variables)
+    with tqdm(total=n_fits, unit="fit", desc="mixed models", disable=not progress) as bar:
+        return [
+            None
+            if own is None
+            else fit_statistics(own, variables, reml=reml, donor=donor, n_jobs=n_jobs, update=bar.update)
+            for own in statistics
+        ]
+
+
+def fit_statistics(
+    statistics: Statistics,
+    variables: tuple[str, ...],
+    *,
+    reml: bool = True,
+    donor: str = "",
+    n_jobs: int = 1,
+    update: Callable[[int], object] = lambda n: None,
+) -> LMMFit:
+    """Fit all features of one task from its statistics; `update` is told how many are done."""
+    design = statistics.design
+    replicates = replicate([t.group for t in design.random_terms], donor) or ""
+    workers = min(n_jobs, _useful_workers(design, len(variables)))
     # BLAS would start threads of its own for every small product, and they would fight over the cores.
-    with bar, blas().limit(limits=1), Parallel(workers, prefer="threads", return_as="generator") as parallel:
-        for design, start in zip(designs, starts[:-1], strict=True):
-            own = np.arange(start, start + design.n_patterns)
-            m = design.covariates.shape[1]
-            replicates = replicate([t.group for t in design.random_terms], donor) or ""
-            parts = [
-                _fit_part(design, _own(p.collapsed, own, m), p.features, replicates, reml, parallel, bar.update)
-                for p in passes
-            ]
-            fits.append(assemble(design, tuple(parts), variables, donor=replicates, reml=reml))
-    done = iter(fits)
-    return [None if t.design is None else next(done) for t in tasks]
+    with blas().limit(limits=1), Parallel(workers, prefer="threads", return_as="generator") as parallel:
+        parts = [
+            _fit_part(design, p.collapsed, p.features, replicates, reml, parallel, update) for p in statistics.passes
+        ]
+    return assemble(design, tuple(parts), variables, donor=replicates, reml=reml)
 
 
 @cache
@@ -175,66 +160,11 @@ def blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-def _useful_workers(designs: Sequence[Design], n_features: int) -> int:
+def _useful_workers(design: Design, n_features: int) -> int:
     """Workers that a job of this size can keep busy: handing out work costs some 10 ms."""
-    levels = max(sum(t.codes.max() + 1 for t in d.random_terms) if d.random_terms else 1 for d in designs)
-    iterative = any(sum(len(t.columns) for t in d.random_terms) > 1 for d in designs)
+    levels = sum(t.codes.max() + 1 for t in design.random_terms) if design.random_terms else 1
+    iterative = sum(len(t.columns) for t in design.random_terms) > 1
     return 1 + int(n_features * levels * (50 if iterative else 1)) // _WORKER
-
-
-def _own(collapsed: Collapsed, patterns: IntArray, m: int) -> Collapsed:
-    """One task's patterns and covariates."""
-    return collapsed.take(patterns).take_covariates(m)
-
-
-def _passes(
-    matrix: Any,
-    variables: tuple[str, ...],
-    designs: Sequence[Design],
-    weights: FloatArray | None,
-    features: IntArray | None,
-    n_jobs: int,
-) -> Iterator[Pass]:
-    codes, covariates = _stack(designs)
-    n_patterns = sum(d.n_patterns for d in designs)
-    columns = np.arange(matrix.shape[1]) if features is None else np.asarray(features)
-    for at, seen in _masks(matrix, columns, codes):
-        used = codes if seen is None else np.where(seen, codes, -1).astype(codes.dtype)
-        whole = at.size == matrix.shape[1]
-        collapsed = collapse(
-            matrix, used, n_patterns, weights=weights, covariates=covariates, features=None if whole else columns[at],
-            names=variables if whole else tuple(variables[i] for i in at), n_jobs=n_jobs,
-        )  # fmt: skip
-        yield Pass(at, collapsed)
-
-
-def _masks(matrix: Any, columns: IntArray, codes: NDArray[np.int32]) -> list[tuple[IntArray, BoolArray | None]]:
-    """Features by the rows in use that they have; positions within `columns`."""
-    if sparse.issparse(matrix):
-        return [(np.arange(columns.size), None)]
-    position = np.full(matrix.shape[1], -1)
-    position[columns] = np.arange(columns.size)
-    groups: dict[bytes, tuple[list[IntArray], BoolArray | None]] = {}
-    for found, seen in missing_patterns(matrix, columns):
-        seen = None if seen is None or seen[codes >= 0].all() else seen | (codes < 0)
-        key = b"" if seen is None else np.packbits(seen).tobytes()
-        groups.setdefault(key, ([], seen))[0].append(position[found])
-    return [(np.sort(np.concatenate(found)), seen) for found, seen in groups.values()]
-
-
-def _stack(designs: Sequence[Design]) -> tuple[NDArray[np.int32], FloatArray | None]:
-    """Pattern codes and covariates of all tasks (no row belongs to two)."""
-    codes = np.full(designs[0].codes.size, -1, dtype=np.int32)
-    m = max(d.covariates.shape[1] for d in designs)
-    covariates = np.zeros((codes.size, m)) if m else None
-    start = 0
-    for design in designs:
-        used = design.codes >= 0
-        codes[used] = design.codes[used] + start
-        if covariates is not None and design.covariates.shape[1]:
-            covariates[used, : design.covariates.shape[1]] = design.covariates[used]
-        start += design.n_patterns
-    return codes, covariates
 
 
 def _fit_part(

@@ -14,21 +14,18 @@ from donorwise._anndata import (
     cell_depth,
     check_is_anndata,
     check_key,
-    find_roles,
     keys,
     looks_like_counts,
-    obs_frame,
-    resolve_response,
     write_results,
 )
 from donorwise._typing import DDF, check_option
 from donorwise.design.audit import audit, audit_design, few_donors
-from donorwise.engine.arrays import check_weights
-from donorwise.engine.groups import partition_rows, resolve_by_group, results_table, side_table, tasks_by_group
+from donorwise.engine.groups import partition_rows, resolve_by_group, results_table, side_table
 from donorwise.engine.run import fit_tasks
-from donorwise.errors import DesignError, DonorwiseWarning
+from donorwise.errors import DonorwiseWarning
 from donorwise.inference.multiplicity import UNIVERSE
 from donorwise.lmm.result import LMMFit
+from donorwise.tl._prepare import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +35,8 @@ if TYPE_CHECKING:
 
     from donorwise._anndata import Response
     from donorwise._typing import BoolArray, Ddf, FloatArray
-    from donorwise.engine.run import Task
+    from donorwise.engine.statistics import Task
+    from donorwise.tl._prepare import Prepared
 
 logger = logging.getLogger("donorwise")
 
@@ -125,17 +123,15 @@ def lmm(
         adata = adata.copy()
     check_option("ddf", ddf, DDF)
     check_key(key_added)
-    response = resolve_response(adata, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var)
-    obs = obs_frame(adata)
-    w = check_weights(weights, obs)
-    tasks = tasks_by_group(formula, obs, groupby)
+    ready = prepare(
+        adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights
+    )
+    response, tasks = ready.response, ready.tasks
     names, rows = resolve_by_group(tasks, contrasts)
-    _check_random(tasks)
-    donor = _donor(adata, tasks)
-    _warn(tasks, response, _audit_warnings(adata, formula, obs, response, tasks, donor))
+    _warn(tasks, response, _audit_warnings(adata, ready))
     fits = fit_tasks(
-        response.matrix, response.variables, tasks, reml=reml, weights=w, features=response.features,
-        donor=donor, n_jobs=n_jobs, progress=progress,
+        response.matrix, response.variables, tasks, reml=reml, weights=ready.weights, features=response.features,
+        donor=ready.donor, n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
     scale = np.log(response.log_base) / np.log(2)
     results = results_table(tasks, fits, rows, names, response.variables, ddf=ddf, log2_scale=scale)
@@ -153,34 +149,15 @@ def lmm(
     return adata if copy else None
 
 
-def _donor(adata: ad.AnnData, tasks: Sequence[Task]) -> str:
-    """The column declared as the donor, or the one guessed where the formula uses it; empty for neither."""
-    role = find_roles(adata).get("donor")
-    terms = [term for t in tasks if t.design is not None for term in t.design.random_terms]
-    if role is None or (role.guessed and not any(role.column in term.group.split(":") for term in terms)):
-        return ""
-    return role.column
-
-
-def _check_random(tasks: Sequence[Task]) -> None:
-    design = next(t.design for t in tasks if t.design is not None)
-    if not design.random_terms:
-        raise DesignError(
-            f"The formula {design.formula!r} has no random term, so it would take every cell for a replicate; "
-            "add one for the donor, for instance (1 | donor_id)."
-        )
-
-
-def _audit_warnings(
-    adata: ad.AnnData, formula: str, obs: pd.DataFrame, response: Response, tasks: Sequence[Task], donor: str
-) -> list[str]:
+def _audit_warnings(adata: ad.AnnData, ready: Prepared) -> list[str]:
     """The serious findings of the audit, rows left out, and single groups with few donors."""
-    depth = cell_depth(adata) if response.aligned_to_var else None
+    obs, donor, tasks = ready.obs, ready.donor, ready.tasks
+    depth = cell_depth(adata) if ready.response.aligned_to_var else None
     designs = {t.name: t.design for t in tasks if t.design is not None}
     if len(tasks) == 1:
         found = [text for d in designs.values() for text in audit_design(d, obs, depth=depth, donor=donor).warnings]
     else:
-        whole = audit(formula, obs, depth=depth, donor=donor)  # without donors all cells together have no design
+        whole = audit(ready.formula, obs, depth=depth, donor=donor)  # without donors all cells together have no design
         few = {name: few_donors(d, obs, donor) for name, d in designs.items()}
         found = [*(whole.warnings if whole.n_donors else ()), *(f"{n}: {t}" for n, texts in few.items() for t in texts)]
     n_used = sum(int((d.codes >= 0).sum()) for d in designs.values())
