@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 import donorwise as dw
 from donorwise.inference.grid import ratio_axes, tensor
-from donorwise.inference.moderation import grid_loglik, learn_prior, moderated_tests, refusal
+from donorwise.inference.mixture import summarise_mixture
+from donorwise.inference.moderation import grid_loglik, moderated_tests, refusal
 from donorwise.inference.prior import Prior
 from donorwise.inference.wald import orthonormal_rows
 from donorwise.lmm.evaluate import evaluate_block
@@ -41,8 +42,7 @@ def test_grid_likelihood_is_that_of_the_fits(formula: str) -> None:
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_em_never_falls_and_gives_probabilities(formula: str) -> None:
-    part = fitted(formula).parts[0]
-    prior, _ = learn_prior(part.model, part.block.responses)
+    prior = fitted(formula).prior
     assert np.diff(prior.objective).min() > -1e-9 * abs(prior.objective[0])
     np.testing.assert_allclose(prior.weights.sum(axis=1), 1)
     assert "share at zero" in repr(prior)
@@ -54,9 +54,9 @@ def test_a_prior_on_one_point_gives_the_t_of_known_variances() -> None:
     axes, at = ratio_axes(part.model), 20
     weights = np.full((6, 64), 1e-300)
     weights[:, at] = 1
-    prior = Prior(tuple(axes), ("donor",), weights, np.linspace(0, 1, 6), np.zeros(1), 5)
+    prior = Prior(tuple(axes), ("donor",), (1.0,), weights, np.linspace(0, 1, 6), np.zeros(1), 5)
     rows = orthonormal_rows(part.model, np.array([[0.0, 1.0]]))
-    own = moderated_tests(part.model, part.block.responses, prior, np.linspace(0, 1, 5), rows, 0.95)
+    own = moderated_tests(part.model, part.block, np.array([[0.0, 1.0]]), prior, np.linspace(0, 1, 5), 0.95)
     known = evaluate_block(part.model.blocks, np.full((5, 1), axes[0][at]), part.block.responses, 142)
     estimate = (part.block.responses.ols + known.delta) @ rows[0]
     se = np.sqrt(known.R / 142 * np.einsum("p,gpr,r->g", rows[0], known.Phi, rows[0]))
@@ -67,15 +67,135 @@ def test_a_prior_on_one_point_gives_the_t_of_known_variances() -> None:
 
 
 def test_three_against_three_holds_its_level() -> None:
-    part = fitted(FORMULAS[0], 6000).parts[0]
-    prior, rank = learn_prior(part.model, part.block.responses)
-    rows = orthonormal_rows(part.model, np.array([[0.0, 1.0]]))
-    own = moderated_tests(part.model, part.block.responses, prior, rank, rows, 0.95)
+    own = fitted(FORMULAS[0], 6000).test("arm[T.b]")
     assert 0.042 < (own.p_value < 0.05).mean() < 0.058
     assert 0.942 < ((own.ci_low < 0) & (own.ci_high > 0)).mean() < 0.958
 
 
-def test_models_it_does_not_cover() -> None:
-    assert refusal(fitted(FORMULAS[0], 5).parts[0].model, 400) == ""
-    assert "too few" in refusal(fitted(FORMULAS[0], 5).parts[0].model, 50)
-    assert "slopes" in refusal(fitted("~ arm + (sample | donor)", 5).parts[0].model, 400)
+def test_models_it_does_not_cover(caplog: pytest.LogCaptureFixture) -> None:
+    assert refusal(fitted(FORMULAS[0], 120).parts) == ""
+    for formula, n_features, reason in [(FORMULAS[0], 50, "too few"), ("~ arm + (sample | donor)", 120, "slopes")]:
+        fit = fitted(formula, n_features)
+        assert reason in refusal(fit.parts)
+        with caplog.at_level("INFO", "donorwise"):
+            pd.testing.assert_frame_equal(fit.test("arm[T.b]"), fit.test("arm[T.b]", "kenward-roger"))
+        assert reason in caplog.text
+        with pytest.raises(dw.errors.DesignError, match=reason):
+            fit.prior  # noqa: B018
+
+
+def cells(n_features: int, seed: int = 0) -> tuple[np.ndarray, pd.DataFrame]:
+    """Cells of 3 + 3 donors with a covariate of their own and weights."""
+    rng = np.random.default_rng(seed)
+    donor = np.repeat(np.arange(6), 20)
+    obs = pd.DataFrame({"donor": donor, "arm": np.where(donor < 3, "a", "b"), "depth": rng.normal(size=120)})
+    obs["w"] = rng.uniform(0.5, 2, 120)
+    level = 0.3 * rng.normal(size=(6, n_features)) * (rng.random(n_features) < 0.7)
+    return rng.normal(size=(120, n_features)) + level[donor] + obs[["depth"]].to_numpy(), obs
+
+
+TESTED = ["estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value"]
+
+
+@pytest.mark.parametrize(
+    "formula", ["~ arm + (1 | donor)", "~ arm + depth + (1 | donor)", "~ arm + (0 + depth | donor)"]
+)
+def test_scale_and_location_of_the_responses_do_not_matter(formula: str) -> None:
+    Y, obs = cells(120)
+    means = np.arange(120.0) * 50  # keeps the order of the features' means, which the prior knows
+    own, other = (
+        dw.fit_lmm(y, obs, formula, weights="w").test("arm[T.b]")
+        for y in (Y + means, 7 * (Y + means) + 3 * (obs["arm"] == "b").to_numpy()[:, None] + 1000)
+    )
+    np.testing.assert_allclose(other["estimate"], 7 * own["estimate"] + 3, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(other[["se", "df"]], own[["se", "df"]] * [7, 1], rtol=1e-6)
+
+
+def test_order_of_donors_and_features_does_not_matter() -> None:
+    Y, obs = cells(150)
+    own = dw.fit_lmm(Y, obs, "~ arm + (1 | donor)").test("arm[T.b]").set_index("variable")
+    rng = np.random.default_rng(1)
+    rows, columns = rng.permutation(120), rng.permutation(150)
+    renamed = obs.assign(donor=obs["donor"].map(dict(enumerate("fbdace"))))
+    named = pd.DataFrame(Y, index=obs.index, columns=[f"y{i + 1}" for i in range(150)])
+    other = dw.fit_lmm(named.iloc[rows, columns], renamed.iloc[rows], "~ arm + (1 | donor)").test("arm[T.b]")
+    other = other.set_index("variable").loc[own.index]
+    np.testing.assert_allclose(other[TESTED].to_numpy(), own[TESTED].to_numpy(), rtol=1e-8)
+
+
+def test_blocks_and_workers_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    Y, obs = cells(150)
+    own = dw.fit_lmm(Y, obs, "~ arm + (1 | donor)").test()
+    monkeypatch.setattr("donorwise.inference.moderation._CHUNK", 64 * 7)
+    monkeypatch.setattr("donorwise.engine.run._BLOCK", 2000)
+    other = dw.fit_lmm(Y, obs, "~ arm + (1 | donor)", n_jobs=2).test()
+    np.testing.assert_allclose(other[TESTED].to_numpy(), own[TESTED].to_numpy(), rtol=1e-10)
+
+
+def test_every_contrast_uses_the_same_prior_and_agrees_with_itself_alone() -> None:
+    Y, obs = cells(120)
+    fit = dw.fit_lmm(Y, obs, "~ arm + depth + (1 | donor)", weights="w")
+    together = fit.test()
+    assert fit.prior is fit.prior
+    for name in ("arm[T.b]", "depth"):
+        alone = dw.fit_lmm(Y, obs, "~ arm + depth + (1 | donor)", weights="w").test(name)
+        rows = together[together["contrast"] == name]
+        np.testing.assert_allclose(alone[TESTED].to_numpy(), rows[TESTED].to_numpy(), rtol=1e-10)
+
+
+def test_features_with_missing_cells_share_the_prior() -> None:
+    """Leaving out a few cells hardly moves a feature; alone, those features would be too few."""
+    Y, obs = cells(160)
+    holed = Y.copy()
+    holed[0, :80] = np.nan
+    whole, fit = (dw.fit_lmm(y, obs, "~ arm + (1 | donor)") for y in (Y, holed))
+    assert len(fit.parts) == 2
+    assert fit.prior.n_features == 160
+    own, other = whole.test()["p_value"], fit.test()["p_value"]
+    assert np.abs(np.log(own / other)).max() < 0.5
+    assert np.abs(np.log(own / other))[:80].min() > 0
+
+
+def test_a_bad_feature_keeps_its_row_and_disturbs_no_other() -> None:
+    Y, obs = cells(130)
+    spoiled = np.column_stack([Y, np.ones(120), obs["arm"] == "b", np.full(120, np.nan)])
+    own, table = (dw.fit_lmm(y, obs, "~ arm + (1 | donor)").test() for y in (Y, spoiled))
+    assert list(table["status"].iloc[130:]) == ["constant", "not_estimable", "not_estimable"]
+    np.testing.assert_allclose(table["p_value"].iloc[:130], own["p_value"], rtol=1e-10)
+    assert table["p_value"].iloc[130:].isna().all()
+
+
+def test_p_is_continuous_where_the_variance_estimate_becomes_zero() -> None:
+    """One feature's donor means shrink through the point where its estimate reaches the boundary."""
+    Y, obs = cells(300, seed=3)
+    within = Y - obs.assign(**{"y": Y[:, 0]}).groupby("donor")["y"].transform("mean").to_numpy()[:, None]
+    donors = np.array([0.5, -0.9, 0.4, 1.3, 0.2, 0.9])[obs["donor"]]
+    Y[:, :40] = within[:, :1] + np.linspace(0.1, 1, 40) * donors[:, None] * 0.6
+    fit = dw.fit_lmm(Y, obs, "~ arm + (1 | donor)")
+    at_zero = fit.status[:40] == "boundary"
+    assert at_zero.any()
+    assert not at_zero.all()
+    steps = np.abs(np.diff(np.log(fit.test()["p_value"].to_numpy()[:40])))
+    smooth = np.abs(np.diff(np.log(fit.test(ddf="satterthwaite")["p_value"].to_numpy()[:40])))
+    last = int(np.flatnonzero(at_zero).max())
+    assert steps[last] < 2 * max(steps[last - 1], steps[last + 1])
+    assert smooth[last] > 2 * steps[last]
+
+
+@pytest.mark.parametrize("nu", [3.0, 19.0, 25.0, 400.0, np.inf])
+def test_mixtures_against_quadrature_free_twins(nu: float) -> None:
+    rng = np.random.default_rng(0)
+    q = rng.dirichlet(np.ones(12), size=30)
+    m, s = 2 + 0.3 * rng.normal(size=(30, 12)), np.exp(rng.normal(size=(30, 12)) * 0.7)
+    own = summarise_mixture(q, m, s, nu, 0.9)
+    law = stats.norm if np.isinf(nu) else stats.t(nu)
+    for g in range(30):
+
+        def cdf(x: float, g: int = g) -> float:
+            return float((q[g] * law.cdf((x - m[g]) / s[g])).sum())
+
+        low = optimize.brentq(lambda x: cdf(x) - 0.05, -500, 500, xtol=1e-12)
+        assert own.ci_low[g] == pytest.approx(low, rel=1e-6, abs=1e-6)
+        assert cdf(own.ci_high[g]) == pytest.approx(0.95, abs=1e-7)
+        assert own.p_value[g] == pytest.approx(2 * min(cdf(0), 1 - cdf(0)), rel=1e-9)
+    np.testing.assert_allclose(own.estimate, (q * m).sum(axis=1))

@@ -21,7 +21,7 @@ LAYERS = (
     {"errors", "_typing"},
     {"design"},
     {"collapse"},
-    {"lmm"},
+    {"lmm", "lograte"},
     {"inference"},
     {"engine"},
     {"_anndata"},
@@ -39,10 +39,11 @@ def _layer(path: Path) -> str:
 
 
 def _imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Dotted names that a file imports, and whether it does so only inside a function."""
+    """Dotted names that a file imports, and whether it does so only inside a function or for types."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    late = {id(node) for function in functions for node in ast.walk(function)}
+    typing = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    late = {id(node) for part in functions + typing for node in ast.walk(part)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, id(node) in late) for alias in node.names)

@@ -116,7 +116,7 @@ class DonorwiseAccessor:
         mask_var: str | BoolArray | None = None,
         weights: str | FloatArray | None = None,
         contrasts: Any = None,
-        ddf: Ddf = "kenward-roger",
+        ddf: Ddf = "moderated",
         reml: bool = True,
         key_added: str = "lmm",
         n_jobs: int | None = None,

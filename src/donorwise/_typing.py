@@ -14,7 +14,7 @@ IntArray: TypeAlias = NDArray[np.int64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 StrArray: TypeAlias = NDArray[np.str_]
 
-Ddf: TypeAlias = Literal["kenward-roger", "satterthwaite", "between-within", "residual"]
+Ddf: TypeAlias = Literal["moderated", "kenward-roger", "satterthwaite", "between-within", "residual"]
 Status: TypeAlias = Literal["ok", "boundary", "not_estimable", "constant", "too_few_donors", "not_converged"]
 
 DDF: tuple[str, ...] = get_args(Ddf)

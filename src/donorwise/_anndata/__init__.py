@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from donorwise._anndata.depth import cell_depth
+from donorwise._anndata.derived import (
+    InfluenceTables,
+    read_every_test,
+    read_influence,
+    read_power,
+    write_influence,
+    write_power,
+)
 from donorwise._anndata.obs import check_obs_columns, obs_frame, read_colors, suggest
-from donorwise._anndata.read import Results, list_results, read_params, read_results, read_settings
+from donorwise._anndata.read import (
+    Results,
+    holds_tables,
+    list_results,
+    read_params,
+    read_results,
+    read_settings,
+    read_tables,
+)
 from donorwise._anndata.response import Response, column_values, looks_like_counts, resolve_response, response_of
 from donorwise._anndata.roles import Role, check_setup, find_roles
 from donorwise._anndata.summary import cell_values, donor_summary, donor_table, summarise
-from donorwise._anndata.write import check_is_anndata, check_key, write_results, write_settings
+from donorwise._anndata.write import check_is_anndata, check_key, write_results, write_settings, write_tables
 
 __all__ = [
+    "InfluenceTables",
     "Response",
     "Results",
     "Role",
@@ -24,17 +41,25 @@ __all__ = [
     "donor_summary",
     "donor_table",
     "find_roles",
+    "holds_tables",
     "list_results",
     "looks_like_counts",
     "obs_frame",
     "read_colors",
+    "read_every_test",
+    "read_influence",
     "read_params",
+    "read_power",
     "read_results",
     "read_settings",
+    "read_tables",
     "resolve_response",
     "response_of",
     "suggest",
     "summarise",
+    "write_influence",
+    "write_power",
     "write_results",
     "write_settings",
+    "write_tables",
 ]

@@ -11,13 +11,22 @@ ROLES = ("donor", "cell_type", "sample", "condition", "batch")
 LMM = "lmm"
 """Default ``uns`` key of the results of ``dw.tl.lmm``."""
 
+CALIBRATION = "calibration"
+"""Default ``uns`` key of the results of ``dw.tl.calibrate``."""
+
 PARAMS = "params"
 RESULTS = "results"
 VARCOMP = "varcomp"
 ICC = "icc"
 VARIANCE_PARTITION = "variance_partition"
+PRIOR = "prior"
+"""The prior on the variance ratios; only beside moderated tests."""
+
 TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)
 """The long tables of one result."""
+
+CALIBRATION_TABLES = ("groups", "levels", "permutations", "curves", "histogram", "variables")
+"""The tables of one calibration."""
 
 RESULT_COLUMNS = (
     "variable",
@@ -53,3 +62,12 @@ LOG1P = "log1p"
 """Where scanpy notes that X was log-transformed, and to which base."""
 
 RANK_GENES_GROUPS = "rank_genes_groups"
+
+INFLUENCE_SUFFIX = "_influence"
+"""Behind the key of a result: what its tests say without each donor."""
+
+POWER_SUFFIX = "_power"
+"""Behind the key of a result: the power of studies like it."""
+
+MAX_P_LOO = "max_p_loo"
+"""Column that ``dw.tl.influence`` adds to the results."""

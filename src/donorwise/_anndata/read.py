@@ -13,6 +13,8 @@ from donorwise._anndata.obs import suggest
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import anndata as ad
 
 
@@ -28,6 +30,9 @@ class Results:
         One row per variable x group x contrast.
     varcomp, icc, variance_partition
         Long tables: one row per variable x group x component.
+    prior
+        The prior on the variance ratios, one row per group x term x knot x ratio; None where the tests
+        are not moderated.
     """
 
     params: dict[str, Any]
@@ -35,6 +40,7 @@ class Results:
     varcomp: pd.DataFrame
     icc: pd.DataFrame
     variance_partition: pd.DataFrame
+    prior: pd.DataFrame | None = None
 
 
 def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
@@ -52,7 +58,33 @@ def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
     tables = {name: pd.DataFrame(entry[name]) for name in keys.TABLES}
     if _aligned_to_var(params):
         tables = {name: _still_there(table, adata, key) for name, table in tables.items()}
-    return Results(params=params, **{name: table.reset_index(drop=True) for name, table in tables.items()})
+    prior = pd.DataFrame(entry[keys.PRIOR]) if keys.PRIOR in entry else None
+    return Results(params=params, prior=prior, **{name: table.reset_index(drop=True) for name, table in tables.items()})
+
+
+def read_tables(adata: ad.AnnData, key: str, names: Sequence[str], *, made_by: str) -> dict[str, pd.DataFrame]:
+    """Read tables stored as ``adata.uns[key]`` by the tool `made_by`; features no longer in ``var`` are left out.
+
+    Raises
+    ------
+    DataError
+        There is no such entry; the message names those there are.
+    """
+    present = [str(k) for k, entry in adata.uns.items() if _holds(entry, names)]
+    if key not in present:
+        there = suggest(key, present) if present else f"There are none in this AnnData: run {made_by} first."
+        raise DataError(f"adata.uns has no result {key!r} of {made_by}. {there}")
+    params = _params(adata.uns[key][keys.PARAMS])
+    tables = {name: pd.DataFrame(adata.uns[key][name]) for name in names}
+    for name, table in tables.items():
+        if "variable" in table and _aligned_to_var(params):
+            tables[name] = _still_there(table, adata, key)
+    return {name: table.reset_index(drop=True) for name, table in tables.items()}
+
+
+def holds_tables(adata: ad.AnnData, key: str, names: Sequence[str]) -> bool:
+    """Whether ``adata.uns[key]`` is an entry with these tables."""
+    return key in adata.uns and _holds(adata.uns[key], names)
 
 
 def read_params(adata: ad.AnnData, key: str = keys.LMM) -> dict[str, Any]:
@@ -82,7 +114,11 @@ def read_settings(adata: ad.AnnData) -> dict[str, str]:
 
 
 def _is_result(entry: Any) -> bool:
-    return hasattr(entry, "keys") and {keys.PARAMS, *keys.TABLES} <= set(entry.keys())
+    return _holds(entry, keys.TABLES)
+
+
+def _holds(entry: Any, names: Sequence[str]) -> bool:
+    return hasattr(entry, "keys") and {keys.PARAMS, *names} <= set(entry.keys())
 
 
 def _aligned_to_var(params: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ def write_results(
     icc: pd.DataFrame,
     variance_partition: pd.DataFrame,
     params: Mapping[str, Any],
+    prior: pd.DataFrame | None = None,
 ) -> None:
     """Store one result as ``adata.uns[key]``, replacing what was there.
 
@@ -40,13 +41,14 @@ def write_results(
         Long tables with the columns variable and group first.
     params
         Formula, options and counts: text, numbers, booleans, lists of them, or dicts of text or numbers.
+    prior
+        Long table of the shared prior, group first; None where there is none.
 
     Raises
     ------
     DataError
         `key` or a value cannot be stored.
     """
-    check_key(key)
     missing = [c for c in keys.RESULT_COLUMNS if c not in results.columns]
     if missing:
         raise DataError(f"The results table lacks the columns {', '.join(missing)}.")
@@ -56,6 +58,18 @@ def write_results(
         keys.ICC: icc,
         keys.VARIANCE_PARTITION: variance_partition,
     }
+    write_tables(adata, key, tables=tables if prior is None else tables | {keys.PRIOR: prior}, params=params)
+
+
+def write_tables(adata: ad.AnnData, key: str, *, tables: Mapping[str, pd.DataFrame], params: Mapping[str, Any]) -> None:
+    """Store tables and params as ``adata.uns[key]``, replacing what was there.
+
+    Raises
+    ------
+    DataError
+        `key` or a value cannot be stored; `adata` is as it was then.
+    """
+    check_key(key)
     entry: dict[str, Any] = {keys.PARAMS: {name: _storable(name, value) for name, value in params.items()}}
     entry |= {name: _storable_table(table) for name, table in tables.items()}
     adata.uns[key] = entry

@@ -10,47 +10,89 @@ one-sided tail is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import gammaln, ndtri, stdtr, stdtrit
+from scipy.stats import rankdata
 
 from donorwise.inference.grid import evaluate_grid, ratio_axes, tensor
+from donorwise.inference.mixture import Summary, summarise_mixture
 from donorwise.inference.prior import Prior, fit_prior
+from donorwise.inference.wald import ContrastTests, contrast_status, orthonormal_rows, without_too_few
 
 if TYPE_CHECKING:
-    from donorwise._typing import FloatArray
+    from collections.abc import Iterator, Sequence
+
+    from donorwise._typing import FloatArray, IntArray
     from donorwise.lmm.crossproducts import Responses
-    from donorwise.lmm.fit import Model
+    from donorwise.lmm.fit import Block, Model
+    from donorwise.lmm.result import Part
 
 MIN_FEATURES = 100
-_TAILS = (0.05, 0.001)  # two-sided levels at which (se, df) match the mixture
-_NEWTON = 30
-_SCORE = 1e-9  # accuracy of a quantile in normal scores
+# Doubles of one array (features x grid points) of a block of features (16 MB).
+_CHUNK = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Moderated:
-    """Moderated inference for n contrasts of G features, every array (G, n)."""
+class Posterior:
+    """The grid as G features see it.
 
-    estimate: FloatArray
-    se: FloatArray
-    df: FloatArray
-    p_value: FloatArray
-    ci_low: FloatArray
-    ci_high: FloatArray
+    Attributes
+    ----------
+    weight
+        Shape (G, points). Posterior probabilities.
+    centre, scale
+        Shape (n, G, points). Estimate and standard error of n contrasts given the ratios.
+    """
+
+    weight: FloatArray
+    centre: FloatArray
+    scale: FloatArray
 
 
-def refusal(model: Model, n_features: int) -> str:
-    """Why moderation does not apply to a model and number of features; empty where it does."""
-    if not 1 <= len(model.terms) <= 2:
-        return f"the model has {len(model.terms)} random terms; moderation covers one or two"
-    if any(len(t.term.columns) > 1 for t in model.terms):
-        return "the model has correlated random slopes"
+def refusal(parts: Sequence[Part]) -> str:
+    """Why moderation does not apply to a fit; empty where it does."""
+    models = [p.model for p in parts if p.model is not None]
+    if not models:
+        return "no feature could be fitted"
+    terms = models[0].terms
+    if not 1 <= len(terms) <= 2:
+        return f"moderation covers one or two random terms and the model has {len(terms)}"
+    if any(len(t.term.columns) > 1 for t in terms):
+        return "moderation does not cover correlated random slopes"
+    n_features = sum(int(_usable(p.block).size) for p in parts if p.block is not None)
     if n_features < MIN_FEATURES:
         return f"{n_features} features are too few to learn a prior from ({MIN_FEATURES} are needed)"
     return ""
+
+
+def learn_prior(parts: Sequence[Part]) -> Prior:
+    """The prior shared by all features of a fit, whatever rows they have."""
+    used = [(p, p.model, p.block) for p in parts if p.model is not None and p.block is not None]
+    axes = [np.array(a) for a in _widest([ratio_axes(model) for _, model, _ in used])]
+    loglik, at = [], []
+    for part, model, block in used:
+        usable = _usable(block)
+        for features in _chunks(usable, axes):
+            loglik.append(grid_loglik(model, block.responses.take(features), axes))
+        at.append(part.features[usable])
+    rank = mean_rank(parts)[np.concatenate(at)]
+    terms = used[0][1].terms
+    names, scale = tuple(t.term.label for t in terms), tuple(float(t.back[0, 0]) ** 2 for t in terms)
+    return fit_prior(np.concatenate(loglik), rank, axes, names, scale)
+
+
+def mean_rank(parts: Sequence[Part]) -> FloatArray:
+    """Rank of every feature's mean response among those that have a likelihood, 0 to 1; NaN for the others."""
+    out = np.full(sum(p.features.size for p in parts), np.nan)
+    for part in parts:
+        if part.block is not None:
+            usable = _usable(part.block)
+            out[part.features[usable]] = part.block.responses.mean[usable]
+    known = np.isfinite(out)
+    out[known] = (rankdata(out[known]) - 1) / max(int(known.sum()) - 1, 1)
+    return out
 
 
 def grid_loglik(model: Model, response: Responses, axes: list[FloatArray]) -> FloatArray:
@@ -58,82 +100,69 @@ def grid_loglik(model: Model, response: Responses, axes: list[FloatArray]) -> Fl
     return np.stack([point.loglik for point in evaluate_grid(model, response, tensor(axes))], axis=1)
 
 
-def learn_prior(model: Model, response: Responses) -> tuple[Prior, FloatArray]:
-    """The prior shared by the features, and the rank of each one's mean response."""
-    axes = ratio_axes(model)
-    rank = np.argsort(np.argsort(response.mean, kind="stable"), kind="stable") / max(response.mean.size - 1, 1)
-    names = tuple(t.term.group for t in model.terms)
-    return fit_prior(grid_loglik(model, response, axes), rank, axes, names), rank
-
-
 def moderated_tests(
-    model: Model, response: Responses, prior: Prior, rank: FloatArray, rows: FloatArray, level: float
-) -> Moderated:
-    """Test one-row contrasts `rows` (n, p) in the orthonormal basis, for features of one model."""
+    model: Model, block: Block, L: FloatArray, prior: Prior, rank: FloatArray, level: float
+) -> ContrastTests:
+    """Test the rows of L (n, p), given in the basis of the formula, for features of one model.
+
+    `rank` (G,) is the rank of each feature's mean response, as in :func:`mean_rank`.
+    """
+    rows, nu = orthonormal_rows(model, L), float(model.nu(reml=True))
+    numbers = {f.name: np.full((block.status.size, len(L)), np.nan) for f in fields(Summary)}
+    for features in _chunks(_usable(block), list(prior.axes)):
+        at = posterior(model, block.responses.take(features), prior, rank[features], rows)
+        for i in range(len(L)):
+            summary = summarise_mixture(at.weight, at.centre[i], at.scale[i], nu, level)
+            for name, values in numbers.items():
+                values[features, i] = getattr(summary, name)
+    with np.errstate(invalid="ignore"):
+        statistic = numbers["estimate"] / numbers["se"]
+    tests = ContrastTests(**numbers, statistic=statistic, status=contrast_status(model, block, L))
+    return without_too_few(tests)
+
+
+def posterior(model: Model, response: Responses, prior: Prior, rank: FloatArray, rows: FloatArray) -> Posterior:
+    """Weights of the grid's points for G features, and contrasts `rows` (n, p, orthonormal basis) at each."""
     nu = float(model.nu(reml=True))
     centre, scale, loglik = [], [], []
     for point in evaluate_grid(model, response, tensor(list(prior.axes))):
         variance = np.einsum("np,pr,nr->n", rows, point.Phi, rows)
-        centre.append((response.ols + point.delta) @ rows.T)
-        scale.append(np.sqrt(np.outer(point.R / nu, variance)))
+        centre.append(rows @ (response.ols + point.delta).T)
+        scale.append(np.sqrt(np.outer(variance, point.R / nu)))
         loglik.append(point.loglik)
     log_posterior = np.stack(loglik, axis=1) + np.log(prior.at(rank))
-    posterior = np.exp(log_posterior - log_posterior.max(axis=1, keepdims=True))
-    posterior /= posterior.sum(axis=1, keepdims=True)
-    out = [
-        _mixture(posterior, np.stack([c[:, i] for c in centre], 1), np.stack([s[:, i] for s in scale], 1), nu, level)
-        for i in range(rows.shape[0])
-    ]
-    return Moderated(*(np.stack(column, axis=1) for column in zip(*out, strict=True)))
+    weight = np.exp(log_posterior - log_posterior.max(axis=1, keepdims=True))
+    weight /= weight.sum(axis=1, keepdims=True)
+    return Posterior(weight, np.stack(centre, axis=-1), np.stack(scale, axis=-1))
 
 
-def _mixture(q: FloatArray, m: FloatArray, s: FloatArray, nu: float, level: float) -> tuple[FloatArray, ...]:
-    """Summaries of the mixtures of t_nu at centres m with scales s and weights q, all (G, points)."""
-    estimate = (q * m).sum(axis=1)
-    lower, upper = _cdf(np.zeros(len(q)), q, m, s, nu), (q * stdtr(nu, m / s)).sum(axis=1)
-    p_value = np.minimum(1.0, 2 * np.minimum(lower, upper))
-    half = {alpha: _half_width(q, m, s, nu, alpha) for alpha in _TAILS}
-    low, high = _quantile(q, m, s, nu, 0.5 - level / 2), _quantile(q, m, s, nu, 0.5 + level / 2)
-    df = _df_of_ratio(half[_TAILS[1]] / half[_TAILS[0]])
-    se = half[_TAILS[0]] / stdtrit(df, 1 - _TAILS[0] / 2)
-    return estimate, se, df, p_value, low, high
+def posterior_ratios(parts: Sequence[Part], prior: Prior) -> FloatArray:
+    """Posterior means of every feature's variance ratios, (G, terms), relative to the residual variance."""
+    rank = mean_rank(parts)
+    out = np.full((rank.size, len(prior.axes)), np.nan)
+    grid = tensor(list(prior.axes))
+    for part in parts:
+        if part.model is None or part.block is None:
+            continue
+        for features in _chunks(_usable(part.block), list(prior.axes)):
+            at = part.features[features]
+            rows = np.zeros((0, part.model.p))
+            weight = posterior(part.model, part.block.responses.take(features), prior, rank[at], rows).weight
+            out[at] = weight @ grid * prior.scale
+    return out
 
 
-def _cdf(x: FloatArray, q: FloatArray, m: FloatArray, s: FloatArray, nu: float) -> FloatArray:
-    return np.asarray((q * stdtr(nu, (x[:, None] - m) / s)).sum(axis=1))
+def _usable(block: Block) -> IntArray:
+    """Features that have a likelihood."""
+    return np.flatnonzero(~(block.responses.constant | block.responses.explained))
 
 
-def _half_width(q: FloatArray, m: FloatArray, s: FloatArray, nu: float, alpha: float) -> FloatArray:
-    return 0.5 * (_quantile(q, m, s, nu, 1 - alpha / 2) - _quantile(q, m, s, nu, alpha / 2))
+def _chunks(features: IntArray, axes: Sequence[FloatArray]) -> Iterator[IntArray]:
+    size = max(1, _CHUNK // int(np.prod([a.size for a in axes])))
+    for start in range(0, features.size, size):
+        yield features[start : start + size]
 
 
-def _quantile(q: FloatArray, m: FloatArray, s: FloatArray, nu: float, p: float) -> FloatArray:
-    """Quantile of each mixture: Newton's method on normal scores, where a mixture of t is nearly straight."""
-    target = ndtri(p)
-    mean = (q * m).sum(axis=1)
-    sd = np.sqrt((q * (s**2 + (m - mean[:, None]) ** 2)).sum(axis=1))
-    x = mean + target * sd
-    active = np.arange(x.size)
-    for _ in range(_NEWTON):
-        w, u = q[active], (x[active, None] - m[active]) / s[active]
-        score = ndtri(np.clip((w * stdtr(nu, u)).sum(axis=1), 1e-300, 1 - 1e-16))
-        density = (w * _t_density(u, nu) / s[active]).sum(axis=1)
-        with np.errstate(divide="ignore"):
-            step = (score - target) * np.exp(-0.5 * score**2) / (np.sqrt(2 * np.pi) * density)
-        x[active] -= np.clip(step, -3 * sd[active], 3 * sd[active])
-        active = active[np.abs(score - target) > _SCORE]
-        if active.size == 0:
-            break
-    return x
-
-
-def _t_density(u: FloatArray, nu: float) -> FloatArray:
-    constant = gammaln((nu + 1) / 2) - gammaln(nu / 2) - 0.5 * np.log(nu * np.pi)
-    return np.asarray(np.exp(constant - (nu + 1) / 2 * np.log1p(u**2 / nu)))
-
-
-def _df_of_ratio(ratio: FloatArray) -> FloatArray:
-    """Degrees of freedom of the t whose half-widths at the two levels have this ratio."""
-    df = np.geomspace(1.0, 1e7, 400)
-    table = stdtrit(df, 1 - _TAILS[1] / 2) / stdtrit(df, 1 - _TAILS[0] / 2)
-    return np.asarray(np.exp(np.interp(-ratio, -table, np.log(df))))
+def _widest(axes: list[list[FloatArray]]) -> list[FloatArray]:
+    """Of every term, the axis that reaches closest to zero, which is that of the most rows."""
+    return [min(own, key=lambda axis: axis[1]) for own in zip(*axes, strict=True)]

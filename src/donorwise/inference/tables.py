@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +11,18 @@ import pandas as pd
 from donorwise._typing import STATUSES
 from donorwise.errors import DesignError
 from donorwise.inference.likelihood_ratio import Difference, p_value
+from donorwise.inference.moderation import mean_rank, moderated_tests, refusal
 from donorwise.inference.multiplicity import adjust
 from donorwise.inference.wald import ContrastTests, contrast_tests, joint_tests
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from donorwise._typing import FloatArray, IntArray, StrArray
     from donorwise.design.structure import Design
     from donorwise.lmm.result import LMMFit
+
+logger = logging.getLogger("donorwise")
 
 NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
 _NOT_NESTED = (
@@ -32,11 +38,28 @@ def contrast_table(fit: LMMFit, names: tuple[str, ...], L: FloatArray, ddf: str,
     G, n = len(fit.variables), len(names)
     numbers = {key: np.full((n, G), np.nan) for key in NUMBERS}
     status = np.full((n, G), "not_estimable", dtype="<U16")
+    test = _method(fit, ddf)
     for part in fit.parts:
         if part.model is not None and part.block is not None:
-            tests = contrast_tests(part.model, part.block, L, ddf, level)
-            _fill(numbers, status, part.features, tests)
+            _fill(numbers, status, part.features, test(part, part.model, part.block, L, level))
     return tidy(fit.variables, names, numbers, status, fit.n_donors, fit.n_obs)
+
+
+def ddf_used(fit: LMMFit, ddf: str) -> tuple[str, str]:
+    """The degrees of freedom that a fit's tests use where `ddf` is asked for, and why they are others."""
+    reason = refusal(fit.parts) if ddf == "moderated" else ""
+    return ("kenward-roger", reason) if reason else (ddf, "")
+
+
+def _method(fit: LMMFit, ddf: str) -> Callable[..., ContrastTests]:
+    """The function (part, model, block, L, level) that tests contrasts."""
+    used, reason = ddf_used(fit, ddf)
+    if reason:
+        logger.info("Kenward-Roger degrees of freedom are used: %s.", reason)
+    if used != "moderated":
+        return lambda part, model, block, L, level: contrast_tests(model, block, L, used, level)
+    prior, rank = fit.prior, mean_rank(fit.parts)
+    return lambda part, model, block, L, level: moderated_tests(model, block, L, prior, rank[part.features], level)
 
 
 def tidy(
@@ -73,6 +96,16 @@ def _categorical(codes: np.ndarray, names: tuple[str, ...]) -> pd.Categorical:
     return pd.Categorical.from_codes(first[codes], categories=list(unique))
 
 
+def prior_table(fit: LMMFit) -> pd.DataFrame:
+    """The shared prior as a long table, every term's margin: term, knot, ratio, weight."""
+    prior, frames = fit.prior, []
+    for t, (axis, scale) in enumerate(zip(prior.axes, prior.scale, strict=True)):
+        weight = prior.marginal(t)
+        knot, ratio = np.repeat(prior.knots, axis.size), np.tile(axis * scale, prior.knots.size)
+        frames.append(pd.DataFrame({"term": prior.terms[t], "knot": knot, "ratio": ratio, "weight": weight.ravel()}))
+    return pd.concat(frames, ignore_index=True)
+
+
 def joint_table(fit: LMMFit, term: str, L: FloatArray, ddf: str) -> pd.DataFrame:
     """See :meth:`LMMFit.joint_test`."""
     G = len(fit.variables)
@@ -80,7 +113,7 @@ def joint_table(fit: LMMFit, term: str, L: FloatArray, ddf: str) -> pd.DataFrame
     status = np.full(G, "not_estimable", dtype="<U16")
     for part in fit.parts:
         if part.model is not None and part.block is not None:
-            tests = joint_tests(part.model, part.block, L, ddf)
+            tests = joint_tests(part.model, part.block, L, "kenward-roger" if ddf == "moderated" else ddf)
             for key, values in columns.items():
                 values[part.features] = getattr(tests, key)
             status[part.features] = tests.status

@@ -62,9 +62,9 @@ def contrast_tests(model: Model, block: Block, L: FloatArray, ddf: str, level: f
         p_value = 2 * stats.t.sf(np.abs(statistic), df)
         half = stats.t.ppf(0.5 + level / 2, df) * se
     tests = ContrastTests(
-        estimate, se, df, statistic, p_value, estimate - half, estimate + half, _status(model, block, L)
+        estimate, se, df, statistic, p_value, estimate - half, estimate + half, contrast_status(model, block, L)
     )
-    return _without_too_few(tests)
+    return without_too_few(tests)
 
 
 def joint_tests(model: Model, block: Block, L: FloatArray, ddf: str) -> JointTests:
@@ -76,7 +76,7 @@ def joint_tests(model: Model, block: Block, L: FloatArray, ddf: str) -> JointTes
         taken = block.take(features)
         statistic[features], den_df[features], scaling[features] = _joint(model, taken, rows, L, ddf)
     p_value = stats.f.sf(statistic, L.shape[0], den_df)
-    status = _status(model, block, L)
+    status = contrast_status(model, block, L)
     worst = np.where((status == "too_few_donors").any(axis=1), "too_few_donors", block.status).astype(STATUS_DTYPE)
     few = worst == "too_few_donors"
     statistic, den_df, scaling, p_value = (np.where(few, np.nan, a) for a in (statistic, den_df, scaling, p_value))
@@ -143,14 +143,14 @@ def _joint(model: Model, block: Block, rows: FloatArray, L: FloatArray, ddf: str
     return squared_t.mean(axis=1), satterthwaite.pooled_df(df), scaling
 
 
-def _status(model: Model, block: Block, L: FloatArray) -> StrArray:
+def contrast_status(model: Model, block: Block, L: FloatArray) -> StrArray:
     """Status of every feature and contrast: a contrast whose replicates are used up says so."""
     few = between_within.contrast_df(model.design, model.n_obs, L) < 1
     status = np.repeat(block.status[:, None], L.shape[0], axis=1)
     return np.where(few & np.isin(status, ("ok", "boundary")), "too_few_donors", status).astype(STATUS_DTYPE)
 
 
-def _without_too_few(tests: ContrastTests) -> ContrastTests:
+def without_too_few(tests: ContrastTests) -> ContrastTests:
     """Blank the inference (not the estimate) where there are too few donors to judge it."""
     few = tests.status == "too_few_donors"
     names = ("se", "df", "statistic", "p_value", "ci_low", "ci_high")

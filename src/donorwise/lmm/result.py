@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 
 from donorwise._typing import DDF, STATUSES, check_option
 from donorwise.design.contrasts import resolve_contrasts, resolve_term
-from donorwise.errors import DesignError
+from donorwise.errors import DesignError, DonorwiseError
 from donorwise.lmm import variance
 from donorwise.lmm.blup import random_effects
 from donorwise.lmm.fit import STATUS_DTYPE, Block, Model, fit_responses
@@ -18,6 +19,7 @@ from donorwise.lmm.fit import STATUS_DTYPE, Block, Model, fit_responses
 if TYPE_CHECKING:
     from donorwise._typing import Ddf, FloatArray, IntArray, StrArray
     from donorwise.design.structure import Design
+    from donorwise.inference.prior import Prior
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Part:
     n_donors: int
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class LMMFit:
     """Linear mixed models of G features with one formula.
 
@@ -89,7 +91,27 @@ class LMMFit:
     design: Design
     parts: tuple[Part, ...]
 
-    def test(self, contrasts: Any = None, ddf: Ddf = "kenward-roger", level: float = 0.95) -> pd.DataFrame:
+    @cached_property
+    def prior(self) -> Prior:
+        """The prior on the variance ratios that the features share, learned at the first call.
+
+        Empirical Bayes by EM on a grid of ratios, at knots of the rank of the mean response; see
+        :meth:`test`. Its ``axes``, ``weights`` (knots x grid points) and ``knots`` can be looked at,
+        and :func:`donorwise.pl.prior` draws it.
+
+        Raises
+        ------
+        DesignError
+            If moderation does not cover the model: more than two random terms, correlated random
+            slopes, or fewer than 100 features.
+        """
+        from donorwise.inference.moderation import learn_prior, refusal
+
+        if reason := refusal(self.parts):
+            raise DesignError(f"There is no shared prior: {reason}.")
+        return learn_prior(self.parts)
+
+    def test(self, contrasts: Any = None, ddf: Ddf = "moderated", level: float = 0.95) -> pd.DataFrame:
         """t tests of contrasts of the fixed effects.
 
         Parameters
@@ -99,9 +121,12 @@ class LMMFit:
             a difference of :func:`donorwise.cond`, a matrix, or several of these; every
             coefficient but the intercept if None.
         ddf
-            ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
-            ``"between-within"`` (from the design alone) or ``"residual"`` (n - p: takes
-            rows for replicates; for comparison only).
+            ``"moderated"`` averages the test over the variance ratios that the data and a prior
+            shared by all features leave possible (see Notes); ``"kenward-roger"`` (Kenward and
+            Roger 1997), ``"satterthwaite"``, ``"between-within"`` (from the design alone) and
+            ``"residual"`` (n - p: takes rows for replicates; for comparison only) judge every
+            feature by itself, which is what to use for one feature named in advance. Where
+            moderation does not apply (see :attr:`prior`) Kenward-Roger takes its place.
         level
             Coverage of the confidence interval.
 
@@ -115,11 +140,23 @@ class LMMFit:
         Raises
         ------
         DonorwiseError
-            If `ddf` is not an option, or a contrast does not fit the model.
+            If `ddf` or `level` is not an option, or a contrast does not fit the model.
+
+        Notes
+        -----
+        Moderated: with ratios lambda of the random to the residual variance, a prior on them
+        learned from all features by EM, and flat beta and log sigma, the posterior of c'beta is a
+        mixture of t distributions with n - p degrees of freedom, F its distribution function at
+        zero, and ``p = 2 min(F, 1 - F)``. `estimate` is the mixture's mean, the interval lies
+        between its quantiles, and (`se`, `df`) are those of the t with the same quantiles at the
+        two-sided levels .05 and .001. It is calibrated on average over features, as moderated t
+        tests are (Smyth 2004).
         """
         from donorwise.inference.tables import contrast_table
 
         check_option("ddf", ddf, DDF)
+        if not 0 < level < 1:
+            raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
         names, L = resolve_contrasts(self.design, contrasts)
         return contrast_table(self, names, L, ddf, level)
 
@@ -132,7 +169,8 @@ class LMMFit:
             A fixed term of the formula, ``"disease"`` or ``"disease:sex"``.
         ddf
             As in :meth:`test`; Kenward-Roger scales F, Satterthwaite pools the df of
-            orthogonal contrasts as lmerTest does.
+            orthogonal contrasts as lmerTest does. Joint tests are not moderated: ``"moderated"``
+            means Kenward-Roger here.
 
         Returns
         -------

@@ -1,1 +1,1 @@
-"""Log-rate models of counts: units' sums, sampling variances, likelihood on a grid."""
+"""Log rates of counts: sums of the cells of a unit, their sampling variances, likelihoods on a grid."""

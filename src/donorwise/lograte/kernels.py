@@ -1,4 +1,4 @@
-"""Loops over genes and grid points: restricted likelihood and weighted least squares.
+"""Loops over genes and grid points: expected counts, restricted likelihood, weighted least squares.
 
 Per gene V = diag(v + tau2) + group2 ZZ', with Z the indicators of contiguous blocks of units.
 With D = diag(v + tau2), s = Z'D⁻¹1 and g = group2 / (1 + group2 s) per block,
@@ -15,6 +15,12 @@ from numba import njit
 
 inner = njit(nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True)  # type: ignore[call-overload]
 entry = njit(nogil=True, cache=True, error_model="numpy")
+
+_BETWEEN = 0.1
+_SCORING_STEPS = 60
+_LONGEST_STEP = 2.0
+_SMALLEST_MEAN = 0.01  # of a unit in an arm without counts, whose rate has no finite estimate
+_CONVERGED = 1e-10
 
 
 @inner
@@ -93,6 +99,16 @@ def _forward(A, b):
     return total
 
 
+@inner
+def _backward(A, b):
+    """Solve with the transpose of the Cholesky factor in A, in place."""
+    for j in range(b.size - 1, -1, -1):
+        s = b[j]
+        for k in range(j + 1, b.size):
+            s -= A[k, j] * b[k]
+        b[j] = s / A[j, j]
+
+
 @entry
 def evaluate(r, v, X, starts, points, rows, loglik, centre, scale):
     """Restricted log-likelihood of every gene at every grid point, and the normal law of contrasts there.
@@ -129,3 +145,54 @@ def evaluate(r, v, X, starts, points, rows, loglik, centre, scale):
                 for j in range(p):
                     total += c[j] * b[j]
                 centre[g, k, n] = total
+
+
+@entry
+def fit_means(C, depth, dispersion, share, X, mu):
+    """Expected counts under the fixed effects: a log-linear quasi-likelihood fit, gene by gene.
+
+    Parameters
+    ----------
+    C
+        Shape (G, S). Counts; every gene has some.
+    depth, share
+        Shape (S,). Sum of the depths l of the unit's cells; sum(l^2) / sum(l)^2.
+    dispersion
+        Shape (G,).
+    X
+        Shape (S, p). Orthonormal columns.
+    mu
+        Shape (G, S). Filled.
+    """
+    S, p = X.shape
+    A, b, eta = np.empty((p, p)), np.empty(p), np.empty(S)
+    for g in range(C.shape[0]):
+        start = np.log(C[g].sum() / depth.sum())
+        for i in range(S):
+            mu[g, i] = depth[i] * np.exp(start)
+        for _ in range(_SCORING_STEPS):
+            A[:] = 0.0
+            b[:] = 0.0
+            for i in range(S):
+                # the constant stands for variance between units, so that deep ones do not decide alone
+                w = 1.0 / (1.0 / mu[g, i] + dispersion[g] * share[i] + _BETWEEN)
+                eta[i] = np.log(mu[g, i] / depth[i])
+                z = w * (eta[i] - start + C[g, i] / mu[g, i] - 1.0)
+                for j in range(p):
+                    b[j] += z * X[i, j]
+                    for k in range(j + 1):
+                        A[j, k] += w * X[i, j] * X[i, k]
+            if np.isinf(_cholesky(A)):
+                break
+            _forward(A, b)
+            _backward(A, b)
+            change = 0.0
+            for i in range(S):
+                step = start - eta[i]
+                for j in range(p):
+                    step += X[i, j] * b[j]
+                step = min(max(step, -_LONGEST_STEP), _LONGEST_STEP)
+                mu[g, i] = max(mu[g, i] * np.exp(step), _SMALLEST_MEAN)
+                change = max(change, abs(step))
+            if change < _CONVERGED:
+                break

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from donorwise.pl.donors import donors
 from donorwise.pl.icc import icc
+from donorwise.pl.influence import influence
+from donorwise.pl.power import power
+from donorwise.pl.prior import prior
+from donorwise.pl.pvalues import pvalues
+from donorwise.pl.qq import qq
 from donorwise.pl.variance_partition import variance_partition
 from donorwise.pl.volcano import volcano
 
-__all__ = ["donors", "icc", "variance_partition", "volcano"]
+__all__ = ["donors", "icc", "influence", "power", "prior", "pvalues", "qq", "variance_partition", "volcano"]

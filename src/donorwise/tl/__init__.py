@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from donorwise.tl.calibrate import calibrate
+from donorwise.tl.influence import influence
 from donorwise.tl.lmm import lmm
+from donorwise.tl.power import power
+from donorwise.tl.pseudobulk import pseudobulk
 
-__all__ = ["lmm"]
+__all__ = ["calibrate", "influence", "lmm", "power", "pseudobulk"]

@@ -24,6 +24,7 @@ from donorwise.engine.groups import partition_rows, resolve_by_group, results_ta
 from donorwise.engine.run import fit_tasks
 from donorwise.errors import DonorwiseWarning
 from donorwise.inference.multiplicity import UNIVERSE
+from donorwise.inference.tables import ddf_used, prior_table
 from donorwise.lmm.result import LMMFit
 from donorwise.tl._prepare import prepare
 
@@ -52,7 +53,7 @@ def lmm(
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
     contrasts: Any = None,
-    ddf: Ddf = "kenward-roger",
+    ddf: Ddf = "moderated",
     reml: bool = True,
     key_added: str = keys.LMM,
     n_jobs: int | None = None,
@@ -82,7 +83,11 @@ def lmm(
     contrasts
         As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.
     ddf
-        Degrees of freedom: ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
+        How a test allows for what is unknown about the variances. ``"moderated"``: averaged over the
+        variance ratios that the data leave possible, with a prior that the features of a group share
+        (see :meth:`donorwise.LMMFit.test`); calibrated on average over features, it needs 100 of them and
+        one or two random terms, else Kenward-Roger takes its place, which the params and the log say. Every
+        feature by itself: ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
         ``"between-within"`` or ``"residual"``.
     reml
         REML, or maximum likelihood.
@@ -98,8 +103,8 @@ def lmm(
     Returns
     -------
     None, or the copy. ``adata.uns[key_added]`` holds ``params``, ``results`` (one row per variable x
-    group x contrast, with a status), ``varcomp``, ``icc`` and ``variance_partition``; read them with
-    :func:`donorwise.get.lmm` and its neighbours.
+    group x contrast, with a status), ``varcomp``, ``icc``, ``variance_partition`` and, for moderated tests,
+    ``prior``; read them with :func:`donorwise.get.lmm` and its neighbours.
 
     Raises
     ------
@@ -134,17 +139,23 @@ def lmm(
         donor=ready.donor, n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
     scale = np.log(response.log_base) / np.log(2)
+    used = _ddf_used(tasks, fits, ddf)
     results = results_table(tasks, fits, rows, names, response.variables, ddf=ddf, log2_scale=scale)
     params = _params(adata, tasks, fits, results, response, ddf=ddf, reml=reml) | {
         "formula": formula,
         "groupby": groupby or "",
         "weights": weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS,
         "contrasts": names,
+        "ddf_used": {name: method for name, (method, _) in used.items()},
+        "ddf_reasons": {name: reason for name, (_, reason) in used.items() if reason},
     }
+    moderated = [
+        f if f is not None and used[t.name][0] == "moderated" else None for t, f in zip(tasks, fits, strict=True)
+    ]
     write_results(
         adata, key_added, results=results, varcomp=side_table(tasks, fits, LMMFit.varcomp),
         icc=side_table(tasks, fits, LMMFit.icc), variance_partition=side_table(tasks, fits, partition_rows),
-        params=params,
+        params=params, prior=side_table(tasks, moderated, prior_table) if any(moderated) else None,
     )  # fmt: skip
     return adata if copy else None
 
@@ -182,6 +193,16 @@ def _warn(tasks: Sequence[Task], response: Response, found: Sequence[str]) -> No
     for task in tasks:
         if task.reason:
             logger.warning("%s: %s", task.name, task.reason)
+
+
+def _ddf_used(tasks: Sequence[Task], fits: Sequence[LMMFit | None], ddf: str) -> dict[str, tuple[str, str]]:
+    """By group, the degrees of freedom in use and why they are not those asked for; said once per reason."""
+    used = {t.name: ddf_used(f, ddf) for t, f in zip(tasks, fits, strict=True) if f is not None}
+    for reason in dict.fromkeys(reason for _, reason in used.values() if reason):
+        names = [name for name, (_, own) in used.items() if own == reason]
+        where = "" if len(names) == len(used) else f" in {', '.join(names)}"
+        logger.warning("Kenward-Roger degrees of freedom are used%s: %s.", where, reason)
+    return used
 
 
 def _params(

@@ -1,0 +1,53 @@
+"""Mixed models of the cells by donorwise: one fit, and the tests that can be made of it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from benchmarks.calibration.data import CONTRAST
+from benchmarks.calibration.methods import Method
+from scipy.special import ndtr
+
+from donorwise._typing import DDF
+
+if TYPE_CHECKING:
+    from benchmarks.calibration.data import CountData, GaussianData
+
+    Data = CountData | GaussianData
+
+
+def _test(data: Data, ddf: str) -> np.ndarray:
+    return data.fit(data.formula).test(CONTRAST, ddf=ddf)["p_value"].to_numpy()
+
+
+def _careless(data: Data, ddf: str) -> np.ndarray:
+    return data.fit(data.careless).test(CONTRAST, ddf=ddf)["p_value"].to_numpy()
+
+
+def _z(data: Data) -> np.ndarray:
+    """The Wald test of a mixed model: as if the variances were known."""
+    table = data.fit(data.formula).test(CONTRAST, ddf="satterthwaite")
+    return np.asarray(2 * ndtr(-np.abs(table["estimate"] / table["se"])))
+
+
+def _always(data: Any) -> bool:
+    return True
+
+
+def _missing(ddf: str) -> str:
+    return "" if ddf in DDF else f"a donorwise with ddf={ddf!r}"
+
+
+METHODS = (
+    Method("LMM z", _z, _always),
+    *(
+        Method(f"LMM {ddf}", partial(_test, ddf=ddf), _always, _missing(ddf))
+        for ddf in ("satterthwaite", "kenward-roger", "between-within", "moderated")
+    ),
+    Method(
+        "LMM moderated, careless", partial(_careless, ddf="moderated"), lambda data: bool(data.careless),
+        _missing("moderated"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,217 @@
+"""Which findings hang on one donor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from donorwise._anndata import keys, read_influence
+from donorwise.errors import DataError
+from donorwise.get._select import choose, only_one, tidy
+from donorwise.pl._labels import place_labels
+from donorwise.pl._style import (
+    BLUE,
+    GREY,
+    INK,
+    LIGHT_GREY,
+    SMALLEST_P,
+    VERMILION,
+    despine,
+    finish,
+    format_p,
+    outer_labels,
+    panels,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from donorwise._anndata import InfluenceTables
+
+
+def influence(
+    adata: ad.AnnData,
+    variable: str | None = None,
+    *,
+    contrast: str | None = None,
+    group: str | Sequence[str] | None = None,
+    key: str = keys.LMM,
+    n_donors: int = 40,
+    n_labels: int = 10,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Axes | np.ndarray | Figure | None:
+    """Draw what the tests say without each donor.
+
+    Parameters
+    ----------
+    adata
+        AnnData for which :func:`donorwise.tl.influence` was run.
+    variable
+        A feature: its estimate and confidence interval without each donor, sorted, the one with all
+        donors as a line. None: the largest p-value without any one donor against the p-value with all,
+        for every hit.
+    contrast
+        The contrast to draw; may be left out where there is only one.
+    group
+        Groups of ``groupby`` to draw, one panel each; None for all that have the feature (or hits).
+    key
+        Entry of ``uns`` that holds the result of :func:`donorwise.tl.lmm`.
+    n_donors
+        How many donors to draw, those that change the estimate most.
+    n_labels
+        How many hits to name in each panel with the donor that is left out, those that hang on one donor first.
+    ax
+        Axes to draw in, for one panel.
+    show
+        Show the figure and return nothing.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+
+    Raises
+    ------
+    DataError
+        Nothing was computed yet, or not for this feature, contrast or group; or there were no hits.
+
+    Notes
+    -----
+    In orange what is not a hit any more without the donor.
+    """
+    tables = read_influence(adata, key)
+    hits = tables.hits
+    if hits.empty:
+        raise DataError(f"There were no hits at alpha={tables.params['alpha']:g}; name variables= in dw.tl.influence.")
+    hits = tidy(choose(choose(hits, "variable", variable), "group", group))
+    contrast = only_one(hits, "contrast", contrast)
+    hits = hits[hits["contrast"] == contrast]
+    parts = {str(name): part for name, part in hits.groupby("group", observed=True)}
+    if variable is None:
+        return _finish_scatter(parts, contrast, n_labels, ax, show=show, return_fig=return_fig)
+    return _finish_forest(tables, parts, variable, contrast, n_donors, ax, show=show, return_fig=return_fig)
+
+
+def _title(name: str, *rest: str) -> str:
+    return ", ".join([*rest] if name == keys.ALL else [name, *rest])
+
+
+def _finish_forest(
+    tables: InfluenceTables,
+    parts: dict[str, pd.DataFrame],
+    variable: str,
+    contrast: str,
+    n_donors: int,
+    ax: Axes | None,
+    *,
+    show: bool | None,
+    return_fig: bool,
+) -> Axes | np.ndarray | Figure | None:
+    own = tables.donors[(tables.donors["variable"] == variable) & (tables.donors["contrast"] == contrast)]
+    rows = {name: own[own["group"] == name] for name in parts}
+    tallest = max(min(len(table), n_donors) for table in rows.values())
+    figure, axes = panels(ax, len(parts), size=(5.4, 1.3 + 0.21 * tallest))
+    for panel, (name, hit) in zip(axes, parts.items(), strict=True):
+        _forest(panel, rows[name], hit.iloc[0], n_donors)
+        panel.set_title(_title(name, variable, contrast), fontsize="medium", pad=16)
+    outer_labels(axes, x="estimate without the donor", y="")
+    return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _forest(ax: Axes, rows: pd.DataFrame, hit: pd.Series, n_donors: int) -> None:
+    change = (rows["estimate"] - hit["estimate"]).abs().fillna(np.inf)
+    shown = rows.loc[change.sort_values(ascending=False, kind="stable").index[:n_donors]]
+    shown = shown.sort_values("estimate", na_position="last")
+    place = np.arange(float(len(shown)))
+    lost = ~(shown["p_value"] <= hit["threshold"]).to_numpy()
+    colors = np.where(lost, VERMILION, BLUE)
+    ax.hlines(place, shown["ci_low"], shown["ci_high"], color=colors, lw=1.2)
+    ax.scatter(shown["estimate"], place, c=colors, s=18, lw=0, zorder=3)
+    ax.axvline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
+    ax.axvline(hit["estimate"], color=INK, lw=0.8, ls=(0, (4, 3)), zorder=0)
+    ax.text(
+        hit["estimate"], 1.0, "all donors", transform=ax.get_xaxis_transform(), ha="center", va="bottom",
+        fontsize="x-small", color=INK,
+    )  # fmt: skip
+    tests = zip(shown["status"].astype(str), shown["p_value"], strict=True)
+    texts = [status.replace("_", " ") if np.isnan(p) else format_p(p) for status, p in tests]
+    for y, text, color in zip(place, texts, colors, strict=True):
+        ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="x-small", color=color)
+    ax.text(1.02, 1.0, format_p(hit["p_value"]), transform=ax.transAxes, va="bottom", fontsize="x-small", color=INK)
+    ax.set_yticks(place, shown["donor"].astype(str), fontsize="x-small")
+    ax.set_ylim(len(shown) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    if len(shown) < len(rows):
+        ax.set_ylabel(f"{len(shown)} of {len(rows)} donors", fontsize="small")
+    despine(ax)
+
+
+def _finish_scatter(
+    parts: dict[str, pd.DataFrame],
+    contrast: str,
+    n_labels: int,
+    ax: Axes | None,
+    *,
+    show: bool | None,
+    return_fig: bool,
+) -> Axes | np.ndarray | Figure | None:
+    figure, axes = panels(ax, len(parts), size=(4.8, 4.4) if len(parts) == 1 else (3.8, 3.6))
+    for panel, (name, hits) in zip(axes, parts.items(), strict=True):
+        _scatter(panel, hits)
+        panel.set_title(_title(name, contrast), fontsize="medium", pad=16)
+    outer_labels(axes, x="p with all donors", y="largest p without one donor")
+    figure.draw_without_rendering()
+    for panel, hits in zip(axes, parts.values(), strict=True):
+        _name(panel, hits, n_labels)
+    return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _points(hits: pd.DataFrame) -> np.ndarray:
+    return hits[["p_value", keys.MAX_P_LOO]].clip(lower=SMALLEST_P).to_numpy()
+
+
+def _colors(hits: pd.DataFrame) -> np.ndarray:
+    return np.where(hits["n_lost"] == 1, VERMILION, np.where(hits["n_lost"] > 1, GREY, BLUE))
+
+
+def _scatter(ax: Axes, hits: pd.DataFrame) -> None:
+    points, lost = _points(hits), hits["n_lost"].to_numpy()
+    ax.scatter(points[:, 0], points[:, 1], c=_colors(hits), s=16, lw=0, alpha=0.85, zorder=3)
+    low, high = points.min(), max(points.max(), float(hits["threshold"].iloc[0]))
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlim(low / 2, points[:, 0].max() * 2)
+    ax.set_ylim(low / 2, high * 3)
+    ax.axline((low, low), (high, high), color=LIGHT_GREY, lw=0.8, zorder=0)
+    threshold = float(hits["threshold"].iloc[0])
+    ax.axhline(threshold, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
+    ax.text(
+        0.0, threshold, " no hit above", transform=ax.get_yaxis_transform(), ha="left", va="bottom",
+        fontsize="x-small", color=INK,
+    )  # fmt: skip
+    for x, ha, color, text in (
+        (0.0, "left", VERMILION, f"{(lost == 1).sum():,} hang on one donor"),
+        (1.0, "right", GREY, f"{(lost > 1).sum():,} on any of several"),
+    ):
+        ax.text(x, 1.0, text, transform=ax.transAxes, ha=ha, va="bottom", color=color, fontsize="small")
+    despine(ax)
+
+
+def _name(ax: Axes, hits: pd.DataFrame, n_labels: int) -> None:
+    """Name the hits that hang on one donor, and then those that lose most evidence."""
+    points = _points(hits)
+    loss = np.log(points[:, 1] / points[:, 0])
+    order = np.lexsort([-loss, hits["n_lost"].to_numpy() != 1])[:n_labels]
+    named = hits.iloc[order]
+    names = [f"{v}, {d}" for v, d in zip(named["variable"], named["donor"], strict=True)]
+    if names:
+        place_labels(ax, names, points[order], points=points, colors=list(_colors(named)))

@@ -1,0 +1,137 @@
+"""Power against the number of donors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata import keys, read_power
+from donorwise._typing import check_option
+from donorwise.errors import DataError
+from donorwise.get._select import choose, only_one
+from donorwise.pl._style import INK, LIGHT_GREY, OKABE_ITO, despine, finish, outer_labels, panels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LINES = {"n_cells": "{:,} cells", "effect": "effect {:.3g}", "log_fc": "log2 FC {:.3g}", "alpha": "alpha {:g}"}
+_BY = (*_LINES, "expression")
+
+
+def power(
+    adata: ad.AnnData | pd.DataFrame,
+    *,
+    by: str = "n_cells",
+    contrast: str | None = None,
+    group: str | Sequence[str] | None = None,
+    n_cells: int | None = None,
+    effect: float | None = None,
+    alpha: float | None = None,
+    expression: str = "all",
+    key: str = keys.LMM,
+    target: float = 0.8,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Axes | np.ndarray | Figure | None:
+    """Draw the power of planned studies against their number of donors.
+
+    Parameters
+    ----------
+    adata
+        AnnData for which :func:`donorwise.tl.power` was run, or the table that it returns for an LMMFit.
+    by
+        What the lines differ in: ``"n_cells"`` of each donor, ``"effect"``, ``"log_fc"``, ``"alpha"`` or
+        ``"expression"`` (thirds of the features).
+    contrast
+        The contrast to draw; may be left out where there is only one.
+    group
+        Groups of ``groupby`` to draw, one panel each; None for all.
+    n_cells, effect, alpha
+        Which of the planned values to draw; None for all that the lines differ in, and of the others the
+        largest number of cells, the middle effect and the largest alpha.
+    expression
+        Which features: ``"all"``, or a third of them, ``"low"``, ``"middle"`` or ``"high"``.
+    key
+        Entry of ``uns`` that holds the result of :func:`donorwise.tl.lmm`.
+    target
+        Power at which to draw a line across.
+    ax
+        Axes to draw in, for one panel.
+    show
+        Show the figure and return nothing.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+
+    Raises
+    ------
+    DataError
+        Nothing was computed yet, or not for this contrast, group or number.
+
+    Notes
+    -----
+    Lines are the mean over features, bands reach from their 10 to their 90% quantile (drawn for up to
+    three lines).
+    """
+    check_option("by", by, _BY)
+    table = adata if isinstance(adata, pd.DataFrame) else read_power(adata, key)
+    contrast = only_one(table, "contrast", contrast)
+    table = choose(table[table["contrast"] == contrast], "group", group)
+    table, held = _held(table, by, {"n_cells": n_cells, "effect": effect, "alpha": alpha, "expression": expression})
+    parts = {str(name): part for name, part in table.groupby("group", observed=True)}
+    if not table["power"].notna().any():
+        raise DataError("No planned study has enough donors for a test; plan more in dw.tl.power.")
+    figure, axes = panels(ax, len(parts), size=(5.2, 3.8) if len(parts) == 1 else (3.6, 3.2), share=len(parts) > 1)
+    for panel, (name, part) in zip(axes, parts.items(), strict=True):
+        _draw(panel, part, by, target)
+        panel.set_title(contrast if name == keys.ALL else f"{name}, {contrast}", fontsize="medium")
+    axes[-1].legend(frameon=False, fontsize="small", title=held, title_fontsize="x-small", loc="lower right")
+    outer_labels(axes, x="donors, all arms", y="power")
+    return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _held(table: pd.DataFrame, by: str, asked: dict[str, float | str | None]) -> tuple[pd.DataFrame, str]:
+    """Keep one value of what the lines do not show, and say which."""
+    texts = []
+    for column, wanted in asked.items():
+        if wanted is None and (column == by or (column == "effect" and by == "log_fc")):
+            continue
+        values = table[column].unique() if column == "expression" else np.sort(table[column].unique())
+        if column == by == "expression":
+            continue
+        if wanted is None:
+            wanted = values[len(values) // 2] if column == "effect" else values[-1]
+        keep = table[column] == wanted if column in ("expression", "n_cells") else np.isclose(table[column], wanted)
+        if not keep.any():
+            raise DataError(f"{column}={wanted!r} was not planned; there are {', '.join(map(str, values))}.")
+        table = table[keep]
+        shown = "log_fc" if column == "effect" and table["log_fc"].notna().all() else column
+        texts.append(f"{wanted} expression" if column == "expression" else _LINES[shown].format(table[shown].iloc[0]))
+    return table, ", ".join(t for t in texts if t != "all expression")
+
+
+def _draw(ax: Axes, table: pd.DataFrame, by: str, target: float) -> None:
+    values = [v for v in table[by].unique() if not (by == "expression" and v == "all")]
+    for i, value in enumerate(values):
+        line = table[table[by] == value].sort_values("n_donors")
+        color = OKABE_ITO[i % len(OKABE_ITO)]
+        label = f"{value} expression" if by == "expression" else _LINES[by].format(value)
+        ax.plot(line["n_donors"], line["power"], color=color, lw=1.6, marker="o", ms=3.5, label=label, zorder=3)
+        if len(values) <= 3:
+            ax.fill_between(line["n_donors"], line["q10"], line["q90"], color=color, alpha=0.1, lw=0)
+    ax.axhline(target, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
+    ax.set_ylim(0, 1.02)
+    ax.set_xlim(left=0)
+    ax.grid(axis="y", color=LIGHT_GREY, lw=0.5)
+    ax.set_axisbelow(True)
+    despine(ax)

@@ -1,0 +1,266 @@
+"""Counts summed per donor, across the features of an AnnData."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata import (
+    check_is_anndata,
+    check_key,
+    find_roles,
+    keys,
+    obs_frame,
+    resolve_response,
+    write_results,
+)
+from donorwise.engine.arrays import effective_jobs
+from donorwise.engine.groups import resolve_by_group, tasks_by_group
+from donorwise.engine.pseudobulk import check_counts, fit_pseudobulk
+from donorwise.engine.pseudobulk_tables import icc_table, partition_table, results_table, varcomp_table
+from donorwise.engine.units import find_units, has_donor_term, repeated_donors
+from donorwise.errors import DataError, DesignError, DonorwiseWarning
+from donorwise.inference.multiplicity import UNIVERSE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import anndata as ad
+
+    from donorwise._anndata import Response
+    from donorwise._typing import BoolArray, FloatArray
+    from donorwise.engine.pseudobulk import LogRateFit
+    from donorwise.engine.statistics import Task
+    from donorwise.engine.units import Units
+
+logger = logging.getLogger("donorwise")
+PSEUDOBULK = "pseudobulk"
+
+
+def pseudobulk(
+    adata: ad.AnnData,
+    formula: str,
+    *,
+    layer: str | None = "counts",
+    donor: str | None = None,
+    sample: str | None = None,
+    groupby: str | None = None,
+    mask_var: str | BoolArray | None = None,
+    depth: str | None = None,
+    contrasts: Any = None,
+    key_added: str = PSEUDOBULK,
+    n_jobs: int | None = None,
+    progress: bool = True,
+    copy: bool = False,
+) -> ad.AnnData | None:
+    r"""Test every gene on raw counts summed per donor, with the noise of counting accounted for.
+
+    For every unit (a donor, or a sample of one) the log rate
+
+    .. math:: y = \log\frac{C + 1/2}{L}, \qquad C = \sum x, \quad L = \sum \ell,
+
+    of counts x in cells of depth :math:`\ell` has the sampling variance
+    :math:`v = 1/(\hat\mu + 1/2) + \hat\varphi \sum \ell^2 / L^2`, with :math:`\hat\mu` the count that the
+    fixed effects predict and :math:`\hat\varphi` the negative-binomial dispersion of the gene, by moments
+    from the cells within units. Then :math:`y \sim N(X\beta, \tau^2 I + \mathrm{diag}(v))`, the model of
+    Fay and Herriot (1979, JASA 74:269-277). The variance :math:`\tau^2` between units is integrated over
+    its posterior, under a prior that the genes share (by expression) and that is learned from them.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes.
+    formula
+        ``"~ disease + sex"``; columns of ``adata.obs`` that describe donors or samples. Variables that
+        vary within donors split them into several units; then add a term for the donor: the donor as a fixed
+        effect where every donor has all conditions, or ``(1 | donor)``. Of random terms, one intercept is possible.
+    layer
+        Layer of raw counts; None for X.
+    donor, sample
+        Columns of obs; taken from ``adata.donorwise.setup`` or known by their usual names if None. Samples
+        are units where ``sample`` is given, or where the formula has a term for the donor.
+    groupby
+        Column of obs, for instance the cell type: every group is fitted for itself, from the same pass.
+    mask_var
+        Boolean column of var, or array: which genes to test. Depth is that of all genes anyway.
+    depth
+        Column of obs with the depth of every cell, such as its total counts; the sum of the layer if None.
+    contrasts
+        As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.
+    key_added
+        Entry of ``adata.uns`` for the results.
+    n_jobs
+        Threads; None takes scanpy's setting, -1 all cores.
+    progress
+        Show a progress bar.
+    copy
+        Return a copy with the results instead of writing into `adata`.
+
+    Returns
+    -------
+    None, or the copy. ``adata.uns[key_added]`` has the tables of :func:`donorwise.tl.lmm`; read them with
+    ``dw.get.lmm(adata, key="pseudobulk")`` and its neighbours. `estimate` is a difference of natural
+    logarithms of rates, `log_fc` the same in log2. ``varcomp`` has the posterior mean of :math:`\tau^2`, the
+    mean sampling variance as ``"Residual"``, and :math:`\hat\varphi` as ``"dispersion"``.
+
+    Raises
+    ------
+    FormulaError
+        If the formula does not parse.
+    DesignError
+        If obs cannot answer it, or a number in it differs from cell to cell.
+    DataError
+        If the layer does not hold raw counts, or depths cannot be used.
+
+    Notes
+    -----
+    With fewer than 100 genes that have counts in a group no prior is learned: :math:`\tau^2` is estimated by
+    REML and contrasts are tested with t, on the degrees of freedom that the design leaves.
+    ``params["reasons"]`` says so.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_cells=1200, n_genes=200, seed=1)
+    >>> dw.tl.pseudobulk(adata, "~ condition", groupby="cell_type", progress=False)
+    >>> dw.get.lmm(adata, key="pseudobulk", group="T cell").shape[0]
+    200
+    """
+    check_is_anndata(adata)
+    if copy:
+        adata = adata.copy()
+    check_key(key_added)
+    jobs = effective_jobs(n_jobs)
+    response = resolve_response(adata, layer=layer, mask_var=mask_var)
+    units = _units(adata, formula, donor=donor, sample=sample, groupby=groupby)
+    tasks = tasks_by_group(units.formula, units.table, groupby)
+    names, rows = resolve_by_group(tasks, contrasts)
+    check_counts(response.matrix, response.text)
+    cell_depth = _depth(adata, response, depth)
+    for text in _warnings(adata, formula, units, groupby):
+        warnings.warn(text, DonorwiseWarning, stacklevel=2)
+    for task in tasks:
+        if task.reason:
+            logger.warning("%s: %s", task.name, task.reason)
+    fits = fit_pseudobulk(
+        response.matrix, response.variables, cell_depth, units, tasks, rows, features=response.features, n_jobs=jobs,
+        progress=progress,
+    )  # fmt: skip
+    results = results_table(tasks, fits, names, response.variables)
+    params = _params(adata, response, units, tasks, fits, results) | {
+        "formula": formula,
+        "groupby": groupby or "",
+        "depth": depth or "",
+        "contrasts": names,
+    }
+    side = [_side_table(tasks, fits, response.variables, make) for make in (varcomp_table, icc_table, partition_table)]
+    write_results(
+        adata, key_added, results=results, varcomp=side[0], icc=side[1], variance_partition=side[2], params=params
+    )
+    return adata if copy else None
+
+
+def _units(adata: ad.AnnData, formula: str, *, donor: str | None, sample: str | None, groupby: str | None) -> Units:
+    """The units, with the donor and the sample as given, declared, or known by their names."""
+    roles = find_roles(adata)
+    if donor is None:
+        role = roles.get("donor")
+        if role is None or not role.column:
+            several = f" (it could be one of {', '.join(role.candidates)})" if role is not None else ""
+            raise DesignError(
+                f"Which column of obs is the donor is not known{several}: give donor=, or declare it once with "
+                "adata.donorwise.setup(donor=...)."
+            )
+        donor = role.column
+    known = roles.get("sample")
+    column = sample if sample is not None else known.column if known is not None and known.column else None
+    column = None if column == donor else column
+    obs = obs_frame(adata)
+    return find_units(formula, obs, donor=donor, sample=column, groupby=groupby, explicit=sample is not None)
+
+
+def _depth(adata: ad.AnnData, response: Response, column: str | None) -> FloatArray:
+    """Depth of every cell, shape (N,)."""
+    if column is None:
+        return np.ravel(np.asarray(response.matrix.sum(axis=1, dtype=np.float64)))
+    values = obs_frame(adata, [column])[column]
+    if not pd.api.types.is_numeric_dtype(values):
+        raise DataError(f"depth={column!r} is not a numeric column of obs.")
+    depth = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = ~(np.isfinite(depth) & (depth >= 0))
+    if bad.any():
+        raise DataError(
+            f"depth={column!r} must be finite and not negative; {int(bad.sum()):,} cells have other values (the first "
+            f"is {adata.obs_names[int(np.flatnonzero(bad)[0])]!r})."
+        )
+    return np.asarray(depth)
+
+
+def _warnings(adata: ad.AnnData, formula: str, units: Units, groupby: str | None) -> list[str]:
+    found = []
+    repeated = repeated_donors(units, groupby)
+    if repeated and not has_donor_term(formula, units.donor):
+        found.append(
+            f"{repeated} donors have several units ({units.name}), and the formula takes them for replicates: a "
+            "comparison between donors is then too sure of itself, and one within donors not sure enough. Add "
+            f"(1 | {units.donor})."
+        )
+    n_dropped = int((units.codes < 0).sum())
+    if n_dropped:
+        found.append(
+            f"{n_dropped:,} of {adata.n_obs:,} cells are left out: the donor, or a variable of the formula or the "
+            "group, is missing."
+        )
+    return found
+
+
+def _params(
+    adata: ad.AnnData,
+    response: Response,
+    units: Units,
+    tasks: Sequence[Task],
+    fits: Sequence[LogRateFit | None],
+    results: pd.DataFrame,
+) -> dict[str, Any]:
+    n_cells = sum(fit.n_obs for fit in fits if fit is not None)
+    own = {t.name: f for t, f in zip(tasks, fits, strict=True) if f is not None}
+    reasons = {t.name: t.reason for t in tasks if t.reason}
+    few = {n: "Too few genes with counts for a shared prior: REML and t." for n, f in own.items() if f.prior is None}
+    return {
+        "method": PSEUDOBULK,
+        "donor": units.donor,
+        "units": units.name,
+        "response": response.text,
+        "ddf": "shared prior" if any(f.prior is not None for f in own.values()) else "between-within",
+        "reml": True,
+        "weights": keys.NO_WEIGHTS,
+        "n_cells": n_cells,
+        "n_dropped": adata.n_obs - n_cells,
+        "version": version("donorwise"),
+        "universe": UNIVERSE,
+        "status_counts": dict(Counter(results["status"].astype(str))),
+        "reasons": few | reasons,
+        "log_base": float(np.e),
+    }
+
+
+def _side_table(
+    tasks: Sequence[Task],
+    fits: Sequence[LogRateFit | None],
+    variables: tuple[str, ...],
+    make: Callable[[LogRateFit, tuple[str, ...]], pd.DataFrame],
+) -> pd.DataFrame:
+    """A table of every group's fit, one under another."""
+    tables = []
+    for task, fit in zip(tasks, fits, strict=True):
+        if fit is not None:
+            table = make(fit, variables)
+            table.insert(1, "group", task.name)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
