@@ -137,7 +137,7 @@ def test_audit(cohort: ad.AnnData) -> None:
     report = str(cohort.donorwise.audit("~ condition + (1 | donor_id)"))
     assert "these 800 cells are 8 replicates: 4 against 4" in report
     depth = cohort.obs["total_counts"].to_numpy(dtype=float)
-    assert report == str(audit("~ condition + (1 | donor_id)", cohort.obs, depth=depth))
+    assert report == str(audit("~ condition + (1 | donor_id)", cohort.obs, depth=depth, counts="counts"))
     cohort.obs["person"] = cohort.obs["donor_id"].to_numpy()
     cohort.donorwise.setup(donor="person")
     assert "(`person`)" in str(cohort.donorwise.audit("~ condition + (1 | person) + (1 | donor_id:cell_type)"))

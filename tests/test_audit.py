@@ -119,6 +119,14 @@ def test_depth(obs):
     assert not audit("~ disease + (1 | donor)", obs, depth=depth / np.exp(0.1 * obs["age"] / 3)).warnings
 
 
+def test_counts(obs):
+    """The model of counts is recommended where all contrasts lie between donors."""
+    (note,) = (n for n in audit("~ disease + log_depth + (1 | donor)", obs, counts="raw").notes if "pseudobulk" in n)
+    assert 'layer="raw"' in note
+    assert not any("pseudobulk" in n for n in audit("~ disease + (1 | donor)", obs).notes)
+    assert not any("pseudobulk" in n for n in audit("~ disease + treated + (1 | donor)", obs, counts="").notes)
+
+
 @pytest.mark.parametrize(
     ("formula", "donor", "found"),
     [

@@ -103,7 +103,8 @@ class DonorwiseAccessor:
         from donorwise.design.audit import audit
 
         donor = slots.read_settings(self._adata).get("donor")
-        return audit(formula, slots.obs_frame(self._adata), depth=slots.cell_depth(self._adata), donor=donor)
+        depth, counts = slots.cell_depth(self._adata), slots.counts_layer(self._adata)
+        return audit(formula, slots.obs_frame(self._adata), depth=depth, donor=donor, counts=counts)
 
     def lmm(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from donorwise._anndata.depth import cell_depth
+from donorwise._anndata.depth import cell_depth, counts_layer
 from donorwise._anndata.derived import (
     InfluenceTables,
     read_every_test,
@@ -38,6 +38,7 @@ __all__ = [
     "check_obs_columns",
     "check_setup",
     "column_values",
+    "counts_layer",
     "donor_summary",
     "donor_table",
     "find_roles",

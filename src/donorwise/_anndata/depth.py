@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -31,8 +31,17 @@ def cell_depth(adata: ad.AnnData) -> FloatArray | None:
             values = obs_frame(adata, [column])[column]
             if pd.api.types.is_numeric_dtype(values):
                 return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
-    matrices = [adata.layers[name] for name in LAYERS if name in adata.layers] + [adata.X]
-    for matrix in matrices:
+    layer = counts_layer(adata)
+    if layer is None:
+        return None
+    matrix: Any = adata.layers[layer] if layer else adata.X
+    return np.ravel(np.asarray(matrix.sum(axis=1), dtype=np.float64))
+
+
+def counts_layer(adata: ad.AnnData) -> str | None:
+    """Return the layer that holds raw counts, ``""`` where X does, or None."""
+    matrices = {name: adata.layers[name] for name in LAYERS if name in adata.layers} | {"": adata.X}
+    for name, matrix in matrices.items():
         if (isinstance(matrix, np.ndarray) or sp.issparse(matrix)) and looks_like_counts(matrix):
-            return np.ravel(np.asarray(matrix.sum(axis=1), dtype=np.float64))
+            return name
     return None

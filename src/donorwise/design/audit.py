@@ -74,7 +74,14 @@ class Audit:
         return "\n".join(parts)
 
 
-def audit(formula: str, obs: pd.DataFrame, *, depth: FloatArray | None = None, donor: str | None = None) -> Audit:
+def audit(
+    formula: str,
+    obs: pd.DataFrame,
+    *,
+    depth: FloatArray | None = None,
+    donor: str | None = None,
+    counts: str | None = None,
+) -> Audit:
     """Say who is replicated and what is confounded, before any fit.
 
     Parameters
@@ -88,6 +95,8 @@ def audit(formula: str, obs: pd.DataFrame, *, depth: FloatArray | None = None, d
     donor
         Column that is the replicate. By default the grouping factor called donor, patient, subject or the
         like; else the first one.
+    counts
+        Layer that holds raw counts (``""`` for X), if there are any: a note then says what they are good for.
 
     Raises
     ------
@@ -104,11 +113,16 @@ def audit(formula: str, obs: pd.DataFrame, *, depth: FloatArray | None = None, d
         design = assemble_design(parsed, obs)
     except DesignError as error:
         return Audit(parsed.source, donor or "", 0, len(obs), 0, (), (str(error),), ())
-    return audit_design(design, obs, depth=depth, donor=donor)
+    return audit_design(design, obs, depth=depth, donor=donor, counts=counts)
 
 
 def audit_design(
-    design: Design, obs: pd.DataFrame, *, depth: FloatArray | None = None, donor: str | None = None
+    design: Design,
+    obs: pd.DataFrame,
+    *,
+    depth: FloatArray | None = None,
+    donor: str | None = None,
+    counts: str | None = None,
 ) -> Audit:
     """As :func:`audit`, for a design that is there already."""
     parsed, used = parse(design.formula), design.codes >= 0
@@ -122,6 +136,7 @@ def audit_design(
         found += [*checks.few_donors(arms), *checks.uncovered(design, arms, donors), *serious]
         found += [*checks.collinear(design, arms, donors), *checks.depth_differs(design, arms, donors, depth)]
         notes = [*checks.effective_replicates(arms, len(donors.levels)), *confined, *checks.cell_level(arms)]
+        notes += [] if counts is None else checks.count_scale(arms, counts)
     name, n_donors = (donors.name, len(donors.levels)) if donors else ("", 0)
     return Audit(parsed.source, name, n_donors, int(used.sum()), design.n_dropped, arms, tuple(found), tuple(notes))
 

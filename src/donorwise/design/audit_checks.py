@@ -95,7 +95,7 @@ def depth_differs(design: Design, arms: Iterable[Arms], donors: Donors, depth: F
     between = f"; {ratios[worst]:.2f}-fold between the arms of {worst}" if worst and ratios[worst] > 1.05 else ""
     yield (
         f"Depth differs between donors (standard deviation of log mean depth {spread:.2f}{between}), and log-normalised "
-        "means depend on depth; add a cell-level covariate such as `log_depth` to the formula."
+        "means depend on depth; add a cell-level covariate such as `log_depth` (made by `dw.pp.log_depth`) to the formula."
     )
 
 
@@ -156,6 +156,17 @@ def effective_replicates(arms: Iterable[Arms], n_donors: int) -> Iterator[str]:
             yield f"{arm.contrast}: these {sum(arm.cells):,} cells are {n + m:,} replicates: {n:,} against {m:,}."
         else:
             yield f"{arm.contrast}: its replicates are the {n_donors:,} donors, with {arm.n_values:,} different values."
+
+
+def count_scale(arms: Iterable[Arms], layer: str) -> Iterator[str]:
+    """The model of counts, where all that is asked compares donors with each other."""
+    asked = [a for a in arms if not a.cell_level]
+    if asked and all(a.kind == "between-donor" for a in asked):
+        where = f'layer="{layer}"' if layer else "layer=None"
+        yield (
+            "Every contrast compares donors with each other and raw counts are at hand: `dw.tl.pseudobulk` "
+            f"({where}) tests them on the scale of the counts, with depth accounted for."
+        )
 
 
 def cell_level(arms: Iterable[Arms]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from donorwise.collapse import collapse
 from donorwise.engine.run import blas
 from donorwise.errors import DataError
 from donorwise.inference.grid import tensor
-from donorwise.inference.lograte import contrast_df, expression_rank, grid, learn_prior, log_rate_tests, prior_genes
+from donorwise.inference.lograte import expression_rank, grid, learn_prior, log_rate_tests, prior_genes
 from donorwise.inference.tables import NUMBERS
 from donorwise.lograte.model import build_model, grid_law
 from donorwise.lograte.units import depths_of_units, log_rates
@@ -37,7 +37,6 @@ logger = logging.getLogger("donorwise")
 # Doubles of temporary arrays that a block of genes may use (32 MB), and values checked at a time.
 _BLOCK = 4_000_000
 _CHUNK = 10_000_000
-_INFERENCE = ("se", "ci_low", "ci_high", "statistic", "df", "p_value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +155,18 @@ def fit_pseudobulk(
         Threads.
     progress
         Show a progress bar.
+
+    Raises
+    ------
+    DataError
+        If a unit has no counts, or a value is not finite.
     """
+    depths = depths_of_units(depth, units.codes, len(units.table))
+    _check_depths(depths, units)
     collapsed = collapse(
         matrix, units.codes, len(units.table), covariates=depth[:, None], features=features, n_jobs=n_jobs,
         names=variables,
     )  # fmt: skip
-    depths = depths_of_units(depth, units.codes, len(units.table))
-    _check_depths(depths, units)
     answerable = [task.design is not None and own is not None for task, own in zip(tasks, rows, strict=True)]
     bar = tqdm(total=sum(answerable) * len(variables), unit="fit", desc="log-rate models", disable=not progress)
     fits: list[LogRateFit | None] = []
@@ -206,7 +210,7 @@ def _fit(
         _fill(fit, work.present[at], numbers)
         bar.update(at.size)
     bar.update(n_genes - work.present.size)
-    return _without_too_few(fit, contrast_df(work.model, rows.L) < 1)
+    return fit
 
 
 def _learn(work: _Work, axes: list[FloatArray], rank: FloatArray, parallel: Parallel) -> Prior | None:
@@ -273,12 +277,3 @@ def _fill(fit: LogRateFit, genes: IntArray, block: _Numbers) -> None:
         fit.numbers[key][:, genes] = values
     for field in fields(_Numbers)[1:]:
         getattr(fit, field.name)[genes] = getattr(block, field.name)
-
-
-def _without_too_few(fit: LogRateFit, few: np.ndarray) -> LogRateFit:
-    """Blank the inference, not the estimate, of contrasts whose replicates are used up."""
-    blank = few[:, None] & (fit.status == "ok")
-    numbers = {
-        key: np.where(blank, np.nan, values) if key in _INFERENCE else values for key, values in fit.numbers.items()
-    }
-    return replace(fit, numbers=numbers, status=np.where(blank, "too_few_donors", fit.status))

@@ -104,7 +104,7 @@ def log_rate_tests(
     law = grid_law(model, rates, points, model.rows(L))
     df = np.full(len(L), np.inf)
     if log_prior is None:
-        df = np.maximum(contrast_df(model, L), 1.0)
+        df = between_within.contrast_df(model.design, model.order.size, L)
         q = np.zeros_like(law.loglik)
         q[np.arange(len(q)), law.loglik.argmax(axis=1)] = 1.0
     else:
@@ -116,8 +116,3 @@ def log_rate_tests(
         for i, nu in enumerate(df)
     ]
     return LogRateTests(tuple(found), q @ points)
-
-
-def contrast_df(model: LogRateModel, L: FloatArray) -> FloatArray:
-    """Degrees of freedom (n,) that the design leaves for contrasts; below 1 the replicates are used up."""
-    return between_within.contrast_df(model.design, model.order.size, L)

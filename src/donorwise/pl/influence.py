@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
 
 from donorwise._anndata import keys, read_influence
 from donorwise.errors import DataError
@@ -86,7 +87,16 @@ def influence(
 
     Notes
     -----
-    In orange what is not a hit any more without the donor.
+    In orange what is not a hit any more without the donor; in grey the hits that would be lost without
+    any of several.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=400, n_genes=30, effect_size=2, seed=1)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> dw.tl.influence(adata, variables="gene_0001", progress=False)
+    >>> ax = dw.pl.influence(adata, "gene_0001")
     """
     tables = read_influence(adata, key)
     hits = tables.hits
@@ -189,6 +199,9 @@ def _scatter(ax: Axes, hits: pd.DataFrame) -> None:
     low, high = points.min(), max(points.max(), float(hits["threshold"].iloc[0]))
     ax.set_xscale("log")
     ax.set_yscale("log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(numticks=7))
+        axis.set_minor_locator(NullLocator())
     ax.set_xlim(low / 2, points[:, 0].max() * 2)
     ax.set_ylim(low / 2, high * 3)
     ax.axline((low, low), (high, high), color=LIGHT_GREY, lw=0.8, zorder=0)

@@ -82,6 +82,14 @@ def power(
     -----
     Lines are the mean over features, bands reach from their 10 to their 90% quantile (drawn for up to
     three lines).
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=400, n_genes=30, seed=1)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> dw.tl.power(adata, n_donors=(6, 12, 24), log_fc=0.5, progress=False)
+    >>> ax = dw.pl.power(adata)
     """
     check_option("by", by, _BY)
     table = adata if isinstance(adata, pd.DataFrame) else read_power(adata, key)
