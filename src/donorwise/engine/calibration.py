@@ -13,11 +13,10 @@ from donorwise.design.exchange import estimable, find_exchange, relabel
 from donorwise.design.permutations import arrange
 from donorwise.engine.run import blas, fit_statistics
 from donorwise.engine.statistics import Statistics
-from donorwise.inference.mixture import two_sided
-from donorwise.inference.moderation import mean_rank, posterior
+from donorwise.inference.moderation import learn_prior, moderated_p_values
 from donorwise.inference.multiplicity import adjust
 from donorwise.inference.tables import contrast_table, ddf_used
-from donorwise.inference.wald import contrast_status, orthonormal_rows
+from donorwise.inference.wald import contrast_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,13 +27,13 @@ if TYPE_CHECKING:
     from donorwise.design.exchange import Exchange
     from donorwise.design.permutations import Arrangements
     from donorwise.design.structure import Design
+    from donorwise.inference.prior import Prior
     from donorwise.lmm.result import LMMFit
 
 ALPHAS = (0.05, 0.01, 0.001, 1e-4)
 BINS = np.linspace(0, 1, 21)
 FDR = 0.05
 _RANKS = 200
-_POINTS = 500_000  # features times grid points that are evaluated at once
 _TIE = 1e-9  # relative difference below which two |t| of equivalent fits are the same
 
 
@@ -153,12 +152,14 @@ def calibrate_statistics(
     """Test under every arrangement of the labels; `update` is told how many refits are done."""
 
     def test(labelled: Statistics) -> Tests:
-        return refit(labelled, variables, plan.weights, ddf=used, donor=donor)
+        return refit(labelled, variables, plan.weights, ddf=used, donor=donor, start=prior)
 
     # The limit on BLAS threads is the process's own, so it is set once around all workers.
     with blas().limit(limits=1):
-        used, reason = ddf_used(fit_statistics(statistics, variables, donor=donor), ddf)
-        observed = test(statistics)
+        fit = fit_statistics(statistics, variables, donor=donor)
+        used, reason = ddf_used(fit, ddf)
+        prior = fit.prior if used == "moderated" else None
+        observed = _tests(fit, plan.weights, used, prior)
         shapes = [shape_of(observed.p_value)]
         enough = observed.evidence * (1 - _TIE)
         n_as_large, n_compared = (np.zeros(len(variables), dtype=np.int64) for _ in range(2))
@@ -179,34 +180,34 @@ def permuted(statistics: Statistics, plan: Plan, labels: IntArray) -> Statistics
 
 
 def refit(
-    statistics: Statistics, variables: tuple[str, ...], weights: FloatArray, *, ddf: str, donor: str = ""
+    statistics: Statistics,
+    variables: tuple[str, ...],
+    weights: FloatArray,
+    *,
+    ddf: str,
+    donor: str = "",
+    start: Prior | None = None,
 ) -> Tests:
-    """Fit all features and test the contrast `weights` (p,)."""
+    """Fit all features and test the contrast `weights` (p,); EM starts from the prior `start`."""
     fit = fit_statistics(statistics, variables, donor=donor)
-    if ddf == "moderated" and not ddf_used(fit, ddf)[1]:
-        return _moderated(fit, weights)
+    moderated = ddf == "moderated" and not ddf_used(fit, ddf)[1]
+    return _tests(fit, weights, ddf, learn_prior(fit.parts, start) if moderated else None)
+
+
+def _tests(fit: LMMFit, weights: FloatArray, ddf: str, prior: Prior | None) -> Tests:
+    if prior is not None:
+        return _moderated(fit, weights, prior)
     table = contrast_table(fit, ("",), weights[None], ddf, 0.95)
     estimate, t, p = (table[name].to_numpy(dtype=np.float64) for name in ("estimate", "statistic", "p_value"))
     return Tests(estimate, np.where(np.isfinite(p), np.abs(t), -np.inf), p, table["status"].astype(str).to_numpy())
 
 
-def _moderated(fit: LMMFit, weights: FloatArray) -> Tests:
-    """The p-values of the moderated test without its interval, whose quantiles cost most of it."""
-    estimate, p = (np.full(len(fit.variables), np.nan) for _ in range(2))
-    status, rank = fit.status.copy(), mean_rank(fit.parts)
-    size = _POINTS // fit.prior.weights.shape[1] + 1
+def _moderated(fit: LMMFit, weights: FloatArray, prior: Prior) -> Tests:
+    estimate, p = moderated_p_values(fit.parts, weights, prior)
+    status = fit.status.copy()
     for part in fit.parts:
-        if part.model is None or part.block is None:
-            continue
-        rows, response = orthonormal_rows(part.model, weights[None]), part.block.responses
-        usable = np.flatnonzero(~(response.constant | response.explained))
-        for own in (usable[i : i + size] for i in range(0, usable.size, size)):
-            at = part.features[own]
-            grid = posterior(part.model, response.take(own), fit.prior, rank[at], rows)
-            estimate[at] = (grid.weight * grid.centre[0]).sum(axis=1)
-            p[at] = two_sided(grid.weight, grid.centre[0], grid.scale[0], float(part.model.nu(reml=True)))
-        status[part.features] = contrast_status(part.model, part.block, weights[None])[:, 0]
-    p[status == "too_few_donors"] = np.nan
+        if part.model is not None and part.block is not None:
+            status[part.features] = contrast_status(part.model, part.block, weights[None])[:, 0]
     with np.errstate(divide="ignore"):
         return Tests(estimate, np.where(np.isfinite(p), -np.log(p), -np.inf), p, status)
 

@@ -100,12 +100,14 @@ def _block_matrix(blocks: Blocks, values: FloatArray) -> sparse.csr_array:
 
 
 def _shrinkage(blocks: Blocks, S: sparse.csr_array, g: FloatArray) -> tuple[sparse.csr_array, float]:
-    """W = G(I + SG)⁻¹ and log|I + SG| for G = diag(g), block by block."""
+    """W = G(I + SG)⁻¹ and log|I + SG| for G = diag(g), all blocks of a size at once."""
     values, logdet = np.empty_like(blocks.S), 0.0
-    for b in range(blocks.start.size - 1):
-        lo, hi = blocks.start[b], blocks.start[b + 1]
-        block = blocks.S[blocks.S_start[b] : blocks.S_start[b + 1]].reshape(hi - lo, hi - lo)
-        M = np.eye(hi - lo) + block * g[lo:hi]
-        logdet += float(np.linalg.slogdet(M)[1])
-        values[blocks.S_start[b] : blocks.S_start[b + 1]] = (g[lo:hi, None] * np.linalg.inv(M)).ravel()
+    sizes = np.diff(blocks.start)
+    for size in np.unique(sizes):
+        own = np.flatnonzero(sizes == size)
+        at = blocks.S_start[own, None] + np.arange(size**2)
+        g_own = g[blocks.start[own, None] + np.arange(size)]
+        M = np.eye(size) + blocks.S[at].reshape(-1, size, size) * g_own[:, None, :]
+        logdet += float(np.linalg.slogdet(M)[1].sum())
+        values[at] = (g_own[:, :, None] * np.linalg.inv(M)).reshape(at.shape)
     return _block_matrix(blocks, values), logdet

@@ -77,11 +77,15 @@ def fit_prior(
     axes: list[FloatArray],
     terms: tuple[str, ...],
     scale: tuple[float, ...] | None = None,
+    start: FloatArray | None = None,
 ) -> Prior:
-    """Learn the prior from the grid log-likelihoods (G, points) of features with mean-response ranks (G,)."""
+    """Learn the prior from the grid log-likelihoods (G, points) of features with mean-response ranks (G,).
+
+    `start` are weights (knots, points) to begin with, where a similar prior is known.
+    """
     likelihood = np.exp(loglik - loglik.max(axis=1, keepdims=True))
     knots = np.linspace(0, 1, _KNOTS)
-    weights, objective = _em(likelihood, triangular(rank, knots))
+    weights, objective = _em(likelihood, triangular(rank, knots), start)
     smooth = _smoothed(weights, [a.size for a in axes], passes=1 if rank.size >= _SMOOTH_MORE else 4)
     mixed = (1 - _UNIFORM) * smooth + _UNIFORM / smooth.shape[1]
     return Prior(tuple(axes), terms, scale or (1.0,) * len(axes), mixed, knots, objective, rank.size)
@@ -93,21 +97,21 @@ def triangular(rank: FloatArray, knots: FloatArray) -> FloatArray:
     return np.clip(1 - np.abs(rank[:, None] - knots) / step, 0, None)
 
 
-def _em(likelihood: FloatArray, share: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _em(likelihood: FloatArray, share: FloatArray, start: FloatArray | None) -> tuple[FloatArray, FloatArray]:
     """Weights at the knots by EM: a feature's prior mixes those of the knots by its `share` (G, knots).
 
     Pairs of steps are extrapolated (Varadhan and Roland 2008, scheme S3) where that raises the
     objective, which is kept per step and never falls.
     """
-    weights = np.full((share.shape[1], likelihood.shape[1]), 1 / likelihood.shape[1])
+    weights = np.full((share.shape[1], likelihood.shape[1]), 1 / likelihood.shape[1]) if start is None else start
     objective: list[float] = []
     for _ in range(_MAX_ROUNDS):
-        once, start = _em_step(weights, likelihood, share)
+        once, before = _em_step(weights, likelihood, share)
         twice, middle = _em_step(once, likelihood, share)
         leap, reached = _em_step(_extrapolated(weights, once, twice), likelihood, share)
-        objective += [start, middle]
+        objective += [before, middle]
         weights = leap if reached > middle else twice
-        if max(reached, middle) - start < _TOLERANCE:
+        if max(reached, middle) - before < _TOLERANCE:
             break
     return weights, np.array(objective)
 

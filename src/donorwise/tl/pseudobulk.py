@@ -214,8 +214,8 @@ def _warnings(adata: ad.AnnData, formula: str, units: Units, groupby: str | None
     n_dropped = int((units.codes < 0).sum())
     if n_dropped:
         found.append(
-            f"{n_dropped:,} of {adata.n_obs:,} cells are left out: the donor, or a variable of the formula or the "
-            "group, is missing."
+            f"{n_dropped:,} of {adata.n_obs:,} cells are left out: the donor, the sample, the group or a variable of the "
+            "formula is missing."
         )
     return found
 
