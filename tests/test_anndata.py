@@ -213,10 +213,7 @@ def test_refused_response(adata: ad.AnnData, options: dict[str, Any], message: s
         slots.resolve_response(adata, **options)
 
 
-def test_refused_matrices(adata: ad.AnnData, tmp_path: Path) -> None:
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(DataError, match=r"adata\.to_memory\(\)"):
-        slots.resolve_response(ad.read_h5ad(tmp_path / "a.h5ad", backed="r"))
+def test_refused_matrices(adata: ad.AnnData) -> None:
     with pytest.raises(DataError, match="adata.X is empty.*Layers: 'counts'"):
         slots.resolve_response(ad.AnnData(obs=adata.obs, var=adata.var, layers={"counts": adata.layers["counts"]}))
     with pytest.raises(DataError, match="no cells"):

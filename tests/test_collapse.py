@@ -340,15 +340,11 @@ class Stub:
     shape = (N, G)
 
 
-LAZY = type("Array", (Stub,), {"__module__": "dask.array.core"})()
-
-
 @pytest.mark.parametrize(
     ("matrix", "changes", "message"),
     [
         ([[1.0]], {}, "builtins.list"),
         (Stub(), {}, "Stub"),
-        (LAZY, {}, "compute"),
         (np.ma.masked_invalid(np.ones((N, G))), {}, "MaskedArray"),
         (np.ones(N), {}, "two dimensions"),
         (np.ones((N, G), dtype=complex), {}, "complex128"),
@@ -376,15 +372,6 @@ def test_bad_input_is_refused_with_a_reason(matrix, changes, message):
     arguments = {"codes": np.zeros(N, dtype=int), "n_patterns": K} | changes
     with pytest.raises(DonorwiseError, match=message):
         collapse(np.ones((N, G)) if matrix is None else matrix, **arguments)
-
-
-@pytest.mark.parametrize("kind", KINDS[:3])
-def test_backed_data_are_refused_with_the_way_out(tmp_path, kind):
-    ad.AnnData(kind(np.ones((N, G), dtype=np.float32))).write_h5ad(tmp_path / "x.h5ad")
-    backed = ad.read_h5ad(tmp_path / "x.h5ad", backed="r")
-    with pytest.raises(DataError, match="to_memory"):
-        collapse(backed.X, np.zeros(N, dtype=int), K)
-    backed.file.close()
 
 
 def test_unused_rows_are_never_read():
@@ -446,6 +433,6 @@ def test_missing_patterns_do_not_depend_on_blocks(monkeypatch):
         np.testing.assert_array_equal(rows_a, rows_b)
     assert [group.tolist() for group, _ in missing_patterns(np.ones((3, 2), dtype=int))] == [[0, 1]]
     assert missing_patterns(np.ones((3, 0))) == []
-    for other in (sparse.csr_matrix(dense), dense[0], dense.astype(object), LAZY):
+    for other in (sparse.csr_matrix(dense), dense[0], dense.astype(object)):
         with pytest.raises(DataError):
             missing_patterns(other)

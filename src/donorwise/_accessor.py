@@ -74,7 +74,7 @@ class DonorwiseAccessor:
     def donors(self) -> pd.DataFrame:
         """One row per donor: cells, samples, mean depth, and every column of obs that is constant within donors."""
         donor = self._column("donor")
-        obs = slots.obs_frame(self._adata)
+        obs = slots.cell_frame(self._adata)
         return slots.donor_table(
             obs, donor=donor, sample=self.settings.get("sample"), depth=slots.cell_depth(self._adata)
         )
@@ -83,7 +83,7 @@ class DonorwiseAccessor:
     def cell_types(self) -> pd.DataFrame:
         """Number of cells, donors x cell types."""
         donor, cell_type = self._column("donor"), self._column("cell_type")
-        obs = slots.obs_frame(self._adata, [donor, cell_type])
+        obs = slots.cell_frame(self._adata, [donor, cell_type])
         return obs.groupby([donor, cell_type], observed=True).size().unstack(fill_value=0)
 
     def audit(self, formula: str) -> Audit:
@@ -104,7 +104,8 @@ class DonorwiseAccessor:
 
         donor = slots.read_settings(self._adata).get("donor")
         depth, counts = slots.cell_depth(self._adata), slots.counts_layer(self._adata)
-        return audit(formula, slots.obs_frame(self._adata), depth=depth, donor=donor, counts=counts)
+        obs = slots.cell_frame(self._adata, slots.columns_read(self._adata, formula, [donor] if donor else []))
+        return audit(formula, obs, depth=depth, donor=donor, counts=counts)
 
     def lmm(
         self,
@@ -146,7 +147,9 @@ class DonorwiseAccessor:
         )
 
     def __repr__(self) -> str:
-        lines = [f"donorwise on {self._adata.n_obs:,} cells x {self._adata.n_vars:,} features"]
+        n_cells = slots.cell_count(self._adata)
+        rows = f" (collapsed to {self._adata.n_obs:,} rows)" if slots.is_collapsed(self._adata) else ""
+        lines = [f"donorwise on {n_cells:,} cells{rows} x {self._adata.n_vars:,} features"]
         lines += [f"  {name + ':':<11}{self._describe(role)}" for name, role in slots.find_roles(self._adata).items()]
         lines += [
             f"  {'result:':<11}{key!r}, {slots.read_params(self._adata, key)['formula']}"

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from donorwise._anndata.collapsed import (
+    cell_count,
+    cell_frame,
+    columns_read,
+    is_collapsed,
+    read_cells,
+    read_counts,
+    read_origin,
+    read_rows,
+)
+from donorwise._anndata.counts import count_depth
 from donorwise._anndata.depth import cell_depth, counts_layer
 from donorwise._anndata.derived import (
     InfluenceTables,
@@ -23,6 +34,7 @@ from donorwise._anndata.read import (
 )
 from donorwise._anndata.response import Response, column_values, looks_like_counts, resolve_response, response_of
 from donorwise._anndata.roles import Role, check_setup, find_roles
+from donorwise._anndata.sources import open_source
 from donorwise._anndata.summary import cell_values, donor_summary, donor_table, summarise
 from donorwise._anndata.write import check_is_anndata, check_key, write_results, write_settings, write_tables
 
@@ -31,27 +43,37 @@ __all__ = [
     "Response",
     "Results",
     "Role",
+    "cell_count",
     "cell_depth",
+    "cell_frame",
     "cell_values",
     "check_is_anndata",
     "check_key",
     "check_obs_columns",
     "check_setup",
     "column_values",
+    "columns_read",
+    "count_depth",
     "counts_layer",
     "donor_summary",
     "donor_table",
     "find_roles",
     "holds_tables",
+    "is_collapsed",
     "list_results",
     "looks_like_counts",
     "obs_frame",
+    "open_source",
     "read_colors",
+    "read_cells",
+    "read_counts",
     "read_every_test",
     "read_influence",
+    "read_origin",
     "read_params",
     "read_power",
     "read_results",
+    "read_rows",
     "read_settings",
     "read_tables",
     "resolve_response",

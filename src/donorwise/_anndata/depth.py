@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from donorwise._anndata.collapsed import collapsed_depth, is_collapsed
 from donorwise._anndata.obs import obs_frame
 from donorwise._anndata.response import looks_like_counts
+from donorwise._anndata.sources import matrix_of
+from donorwise.collapse.stored import Stored
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -24,8 +27,11 @@ def cell_depth(adata: ad.AnnData) -> FloatArray | None:
     """Return total counts per cell, shape (N,), or None where they cannot be told.
 
     They come from a column of obs with a usual name, else from a layer of counts, else from X where it
-    holds counts.
+    holds counts. Of a matrix that is not in memory the counts of some cells are read, the others are NaN; None for one
+    that is stored by columns.
     """
+    if is_collapsed(adata):
+        return collapsed_depth(adata)  # of the N cells behind the rows
     for column in COLUMNS:
         if column in adata.obs.columns:
             values = obs_frame(adata, [column])[column]
@@ -34,14 +40,18 @@ def cell_depth(adata: ad.AnnData) -> FloatArray | None:
     layer = counts_layer(adata)
     if layer is None:
         return None
-    matrix: Any = adata.layers[layer] if layer else adata.X
+    matrix = matrix_of(adata, layer or None)
+    if isinstance(matrix, Stored):
+        from donorwise.collapse.passes import sample_row_sums  # brings in the kernels
+
+        return sample_row_sums(matrix)
     return np.ravel(np.asarray(matrix.sum(axis=1), dtype=np.float64))
 
 
 def counts_layer(adata: ad.AnnData) -> str | None:
     """Return the layer that holds raw counts, ``""`` where X does, or None."""
-    matrices = {name: adata.layers[name] for name in LAYERS if name in adata.layers} | {"": adata.X}
-    for name, matrix in matrices.items():
-        if (isinstance(matrix, np.ndarray) or sp.issparse(matrix)) and looks_like_counts(matrix):
+    for name in (*(name for name in LAYERS if name in adata.layers), ""):
+        matrix = matrix_of(adata, name or None)
+        if (isinstance(matrix, np.ndarray | Stored) or sp.issparse(matrix)) and looks_like_counts(matrix):
             return name
     return None

@@ -10,6 +10,7 @@ import pandas as pd
 
 from donorwise._anndata import keys
 from donorwise._anndata.read import check_result, read_results
+from donorwise._anndata.sources import put_uns
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def write_influence(
     largest = hits.set_index(pd.MultiIndex.from_frame(hits[ROW].astype(str)))[keys.MAX_P_LOO]
     at = pd.MultiIndex.from_frame(results[ROW].astype(str))
     entry[keys.RESULTS] = results.assign(**{keys.MAX_P_LOO: largest.reindex(at).to_numpy(dtype=np.float64)})
-    adata.uns[key] = entry
-    adata.uns[f"{key}{keys.INFLUENCE_SUFFIX}"] = {keys.PARAMS: dict(params), _HITS: hits, _DONORS: donors}
+    put_uns(adata, key, entry)
+    put_uns(adata, f"{key}{keys.INFLUENCE_SUFFIX}", {keys.PARAMS: dict(params), _HITS: hits, _DONORS: donors})
 
 
 def read_influence(adata: ad.AnnData, key: str) -> InfluenceTables:
@@ -72,7 +73,7 @@ def read_influence(adata: ad.AnnData, key: str) -> InfluenceTables:
 
 def write_power(adata: ad.AnnData, key: str, table: pd.DataFrame) -> None:
     """Store a table of power beside the result `key`."""
-    adata.uns[f"{key}{keys.POWER_SUFFIX}"] = {_TABLE: table}
+    put_uns(adata, f"{key}{keys.POWER_SUFFIX}", {_TABLE: table})
 
 
 def read_power(adata: ad.AnnData, key: str) -> pd.DataFrame:

@@ -11,6 +11,8 @@ import scipy.sparse as sp
 
 from donorwise._anndata import keys
 from donorwise._anndata.obs import obs_frame, suggest
+from donorwise._anndata.sources import as_stored, matrix_of
+from donorwise.collapse.stored import Stored
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Response:
     Attributes
     ----------
     matrix
-        Shape (N, M). Dense array or scipy sparse, as the AnnData holds it.
+        Shape (N, M). Dense array or scipy sparse, as the AnnData holds it; a `Stored` if it is not in memory.
     variables
         Names of the G selected columns.
     features
@@ -64,7 +66,7 @@ def resolve_response(
     Parameters
     ----------
     adata
-        Cells x features, in memory. Nothing in it is changed or copied.
+        Cells x features, in memory, backed or lazy. Nothing in it is changed, copied or read.
     layer
         A layer instead of X.
     obsm
@@ -87,7 +89,6 @@ def resolve_response(
     given = [name for name, value in (("layer", layer), ("obsm", obsm), ("obs_keys", obs_keys)) if value is not None]
     if len(given) > 1:
         raise DataError(f"Give at most one of layer=, obsm= and obs_keys=, not {' and '.join(given)}.")
-    _check_in_memory(adata)
     if obsm is None and obs_keys is None:
         return _from_var(adata, layer=layer, mask_var=mask_var)
     if mask_var is not None:
@@ -114,20 +115,30 @@ def response_of(adata: ad.AnnData, text: str, variables: Sequence[str]) -> Respo
 
 def column_values(response: Response) -> FloatArray:
     """Return the selected columns as a dense array, shape (N, G), float64."""
+    if isinstance(response.matrix, Stored):
+        return response.matrix[:, slice(None) if response.features is None else response.features]
     matrix = response.matrix if response.features is None else response.matrix[:, response.features]
     return np.asarray(matrix.toarray() if sp.issparse(matrix) else matrix, dtype=np.float64)
 
 
 def looks_like_counts(matrix: Any) -> bool:
     """Whether a sample of the stored values are all non-negative integers, some above 1 (0/1 is detection)."""
-    values = sample_values(matrix)
+    return are_counts(sample_values(matrix))
+
+
+def are_counts(values: np.ndarray) -> bool:
+    """Whether values are all non-negative integers, some above 1."""
     if values.size == 0 or values.dtype.kind == "b":
         return False
     return bool(np.all(np.isfinite(values)) and values.min() >= 0 and values.max() > 1 and np.all(values % 1 == 0))
 
 
 def sample_values(matrix: Any) -> np.ndarray:
-    """Return up to 1e5 stored values, spread evenly over the matrix."""
+    """Return about 1e5 stored values, spread evenly over the matrix; of one in a file a few places are read."""
+    if isinstance(matrix, Stored):
+        from donorwise.collapse.passes import sample_stored  # brings in the kernels
+
+        return sample_stored(matrix, SAMPLE_SIZE)
     if sp.issparse(matrix):
         stored = matrix.data if matrix.format in ("csr", "csc", "coo", "bsr") else matrix.tocsr().data
         return np.asarray(stored[:: max(1, stored.size // SAMPLE_SIZE)])
@@ -138,7 +149,7 @@ def sample_values(matrix: Any) -> np.ndarray:
 def _from_var(adata: ad.AnnData, *, layer: str | None, mask_var: str | Sequence[bool] | BoolArray | None) -> Response:
     text = keys.RESPONSE_X if layer is None else f"{keys.LAYER_PREFIX}{layer}"
     if layer is None:
-        matrix = adata.X
+        matrix = matrix_of(adata)
         if matrix is None:
             raise DataError(f"adata.X is empty; name a layer. {_layers(adata)}")
     else:
@@ -146,7 +157,7 @@ def _from_var(adata: ad.AnnData, *, layer: str | None, mask_var: str | Sequence[
         names = [name for name in adata.layers if name is not None]
         if layer not in names:
             raise DataError(f"There is no layer {layer!r}. {suggest(layer, names)}")
-        matrix = adata.layers[layer]
+        matrix = matrix_of(adata, layer)
     _check_matrix(matrix, text)
     _check_unique(adata.var_names, "adata.var_names", "Call adata.var_names_make_unique() first.")
     mask = _var_mask(adata, mask_var)
@@ -165,7 +176,7 @@ def _from_obsm(adata: ad.AnnData, obsm: str) -> Response:
         names = tuple(map(str, table.columns))
         matrix = table.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
-        matrix = table
+        matrix = as_stored(table)
         _check_matrix(matrix, f"obsm[{obsm!r}]")
         names = tuple(f"{obsm}_{i + 1}" for i in range(matrix.shape[1]))
     _check_unique(pd.Index(names), f"the columns of obsm[{obsm!r}]", "Give them different names.")
@@ -183,18 +194,10 @@ def _from_obs(adata: ad.AnnData, obs_keys: str | Sequence[str] | None) -> Respon
     return Response(matrix, tuple(names), None, keys.RESPONSE_OBS, False, float("nan"))
 
 
-def _check_in_memory(adata: ad.AnnData) -> None:
-    if adata.isbacked:
-        raise DataError("This AnnData is backed by a file, which is not supported yet: use adata.to_memory() first.")
-
-
 def _check_matrix(matrix: Any, text: str) -> None:
-    if not (isinstance(matrix, np.ndarray) or sp.issparse(matrix)):
+    if not (isinstance(matrix, np.ndarray | Stored) or sp.issparse(matrix)):
         kind = f"{type(matrix).__module__}.{type(matrix).__qualname__}"
-        raise DataError(
-            f"{text} is a {kind}; only numpy arrays and scipy sparse matrices in memory are supported yet. "
-            "Use adata.to_memory() first."
-        )
+        raise DataError(f"{text} is a {kind}, which cannot be read in chunks: use adata.to_memory() first.")
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiub":
         raise DataError(f"{text} must be a matrix of numbers; it has dtype {matrix.dtype} and shape {matrix.shape}.")
 
@@ -225,12 +228,18 @@ def _var_mask(adata: ad.AnnData, mask_var: str | Sequence[bool] | BoolArray | No
         raise DataError(f"mask_var: adata.var has no column {mask_var!r}. {suggest(mask_var, adata.var.columns)}")
     if isinstance(mask_var, pd.Series) and not mask_var.index.equals(adata.var_names):
         raise DataError("The index of mask_var is not that of adata.var; use mask_var.loc[adata.var_names].")
-    mask = pd.array(adata.var[mask_var] if isinstance(mask_var, str) else mask_var)
+    mask = pd.array(_var_column(adata, mask_var) if isinstance(mask_var, str) else mask_var)
     if not pd.api.types.is_bool_dtype(mask.dtype) or pd.isna(mask).any():
         raise DataError(f"mask_var must be boolean without missing values, not {mask.dtype}.")
     if len(mask) != adata.n_vars:
         raise DataError(f"mask_var has {len(mask)} entries for {adata.n_vars} features.")
     return np.asarray(mask, dtype=bool)
+
+
+def _var_column(adata: ad.AnnData, column: str) -> pd.Series:
+    """Return a column of var, which a lazy AnnData keeps outside pandas."""
+    table = adata.var[[column]]
+    return (table if isinstance(table, pd.DataFrame) else table.to_memory())[column]
 
 
 def _log_base(adata: ad.AnnData, matrix: Any, text: str) -> float:
@@ -239,7 +248,7 @@ def _log_base(adata: ad.AnnData, matrix: Any, text: str) -> float:
     values = sample_values(matrix)
     if noted is None or (values.size and values.min() < 0):
         return float("nan")
-    if looks_like_counts(matrix):
+    if are_counts(values):
         return float("nan")
     # a base of None (natural) is lost on the way through some file formats
     base = noted.get("base") if hasattr(noted, "get") else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from donorwise._anndata.collapsed import cell_count
 from donorwise._anndata.obs import check_obs_columns, obs_frame
 from donorwise._anndata.read import read_settings
 from donorwise.errors import DesignError
@@ -73,7 +74,7 @@ def check_setup(adata: ad.AnnData, settings: Mapping[str, str]) -> None:
     n_levels = obs_frame(adata, [settings["donor"]])[settings["donor"]].nunique()
     if n_levels < 2:
         raise DesignError(f"The donor column {settings['donor']!r} has {n_levels} level: nothing is replicated.")
-    if n_levels == adata.n_obs:
+    if n_levels == cell_count(adata):
         raise DesignError(f"The donor column {settings['donor']!r} has another level for every cell.")
 
 

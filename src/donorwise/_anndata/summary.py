@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys
+from donorwise._anndata.collapsed import is_collapsed
 from donorwise._anndata.obs import obs_frame
 from donorwise._anndata.response import column_values, response_of
+from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -25,8 +27,12 @@ def cell_values(
     Raises
     ------
     DataError, DesignError
-        The variable or a column is no longer there.
+        The variable or a column is no longer there, or single cells are not.
     """
+    if is_collapsed(adata):
+        raise DataError(
+            "Single cells are needed, and this AnnData has collapsed rows of them: use the AnnData of the cells."
+        )
     cells = obs_frame(adata, columns)
     cells["value"] = column_values(response_of(adata, response, [variable]))[:, 0]
     return cells

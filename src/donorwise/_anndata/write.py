@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys
+from donorwise._anndata.sources import put_uns
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def write_tables(adata: ad.AnnData, key: str, *, tables: Mapping[str, pd.DataFra
     check_key(key)
     entry: dict[str, Any] = {keys.PARAMS: {name: _storable(name, value) for name, value in params.items()}}
     entry |= {name: _storable_table(table) for name, table in tables.items()}
-    adata.uns[key] = entry
+    put_uns(adata, key, entry)
 
 
 def check_is_anndata(adata: Any) -> None:
@@ -91,7 +92,7 @@ def check_key(key: str) -> None:
 
 def write_settings(adata: ad.AnnData, settings: Mapping[str, str]) -> None:
     """Store the names of the columns that play a role."""
-    adata.uns[keys.SETTINGS] = dict(settings)
+    put_uns(adata, keys.SETTINGS, dict(settings))
 
 
 def _storable_table(table: pd.DataFrame) -> pd.DataFrame:

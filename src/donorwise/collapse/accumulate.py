@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise.collapse.checks import check_features, check_finite
-from donorwise.collapse.containers import Job, accumulate, check_matrix
+from donorwise.collapse.checks import check_chunk_size, check_features, check_finite
+from donorwise.collapse.containers import Job, accumulate, check_matrix, in_memory
 from donorwise.collapse.kernels import Moments
+from donorwise.collapse.readers import open_reader
 from donorwise.collapse.rows import extra_starts, prepare_rows, read_only
 from donorwise.collapse.statistics import Collapsed
+from donorwise.collapse.stored import Stored
+from donorwise.collapse.stream import stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,18 +34,25 @@ def collapse(
     features: ArrayLike | None = None,
     n_jobs: int = 1,
     names: Sequence[str] | None = None,
+    chunk_size: int | None = None,
+    progress: bool = False,
 ) -> Collapsed:
     """Exact sufficient statistics of a matrix for each pattern of its rows, in one pass.
 
     Zeros of a sparse matrix are never visited, the matrix is never copied, and everything is
-    added up in float64. The result does not depend on `n_jobs` at all, and on the order of the
-    rows and the container only by rounding.
+    added up in float64. The result does not depend on `n_jobs` and `chunk_size` at all, and on the
+    order of the rows and the container only by rounding.
+
+    A matrix that is not in memory is read in chunks, once; no more than ``n_jobs + 3`` of them are held at a time,
+    and while it is read the running sums take 32 bytes per pattern and feature. CSC files are read by columns.
 
     Parameters
     ----------
     matrix
         Shape (N, columns), cells x features: scipy sparse (CSR and CSC as they are, others
-        through CSR), numpy array or pandas DataFrame of real numbers or bools.
+        through CSR), numpy array or pandas DataFrame of real numbers or bools. Or not in memory: a sparse dataset
+        of anndata in HDF5 or zarr, a two-dimensional HDF5 dataset or zarr array, a dask array of sparse or dense
+        blocks, or rows and columns of one of these (`Stored`). NaN are refused there.
     codes
         Shape (N,), integer. Pattern of each row, from 0 to ``n_patterns - 1``; -1 for rows to leave out.
     n_patterns
@@ -54,9 +64,14 @@ def collapse(
     features
         Column numbers of the G features to use, in the order of the result; all if None.
     n_jobs
-        Number of threads; -1 for one per processor.
+        Number of threads; -1 for one per processor. Large HDF5 files are read by as many processes.
     names
         Names of the G features, for error messages; column numbers if None.
+    chunk_size
+        Rows (of a CSC file: columns) to read at a time; about 32 MB of decompressed values if None. Blocks of a
+        dask array are computed whole.
+    progress
+        Show a progress bar while a matrix is read that is not in memory.
 
     Returns
     -------
@@ -68,12 +83,24 @@ def collapse(
     DataError
         If the container cannot be read, shapes do not agree, or a value in use is not finite.
     """
+    check_chunk_size(chunk_size)
     n_rows, n_columns = check_matrix(matrix)
+    if isinstance(matrix, Stored):
+        codes, weights, covariates = matrix.spread(codes, weights, covariates)
+        return collapse(
+            matrix.matrix, codes, n_patterns, weights=weights, covariates=covariates,
+            features=matrix.column_numbers(features), n_jobs=n_jobs, names=names, chunk_size=chunk_size,
+            progress=progress,
+        )  # fmt: skip
     columns = check_features(features, n_columns)
     rows, known = prepare_rows(codes, n_patterns, weights, covariates, n_rows)
     n_segments, m = rows.moment_sum.shape
     out = Moments(*(np.zeros(shape + (len(columns),)) for shape in ((n_segments,), (n_segments,), (n_segments, m))))
-    accumulate(matrix, Job(rows, read_only(columns), out, n_jobs))
+    job = Job(rows, read_only(columns), out, n_jobs)
+    if in_memory(matrix):
+        accumulate(matrix, job)
+    else:
+        stream(open_reader(matrix), job, chunk_size=chunk_size, progress=progress)
     check_finite(out.within_ss, columns, names)
     parts = Collapsed(
         n_obs=known.n_obs,

@@ -83,5 +83,11 @@ def check_finite(within_ss: FloatArray, columns: IntArray, names: Sequence[str] 
     raise DataError(
         f"{len(bad)} of {len(columns)} features hold NaN, infinite or overflowing values in the rows in use "
         f"({'columns' if names is None else 'features'} {shown}{more}). Leave these features out, or replace the "
-        "values; a missing value (NaN) can be kept only in a dense matrix, where its rows are dropped per feature."
+        "values; a missing value (NaN) can be kept only in a dense matrix in memory, where its rows are dropped per feature."
     )
+
+
+def check_chunk_size(chunk_size: int | None) -> None:
+    """Raise unless a chunk can have this many rows or columns."""
+    if chunk_size is not None and chunk_size < 1:
+        raise DataError(f"chunk_size={chunk_size} must be a positive number of rows, or None for about 32 MB.")

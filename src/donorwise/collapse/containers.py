@@ -18,7 +18,9 @@ from donorwise.collapse.kernels import (
     csr_moments,
     dense_moments,
 )
+from donorwise.collapse.readers import has_reader
 from donorwise.collapse.rows import read_only
+from donorwise.collapse.stored import Stored
 from donorwise.collapse.threads import run_ranges
 from donorwise.errors import DataError
 
@@ -54,19 +56,25 @@ def accumulate(matrix: object, job: Job) -> None:
 def refuse(matrix: object) -> NoReturn:
     """Raise the DataError for a container without a handler."""
     kind = type(matrix)
-    origins = {base.__module__.partition(".")[0] for base in kind.__mro__}
     name = f"{kind.__module__}.{kind.__qualname__}"
-    if origins & {"h5py", "zarr"} or "sparse_dataset" in kind.__module__:
-        raise DataError(f"{name} is backed by a file, which is not supported yet; load it first with `.to_memory()`.")
-    if "dask" in origins:
-        raise DataError(f"{name} is lazy, which is not supported yet; load it first with `.compute()`.")
-    raise DataError(f"Cannot read a matrix of type {name}; use a scipy sparse matrix, a numpy array or a DataFrame.")
+    raise DataError(
+        f"Cannot read a matrix of type {name}; use a scipy sparse matrix, a numpy array or a DataFrame in memory, a "
+        "backed h5ad, a zarr array, or a dask array of sparse or dense blocks."
+    )
+
+
+def in_memory(matrix: object) -> bool:
+    """Whether the matrix can be passed to `accumulate`."""
+    return accumulate.dispatch(type(matrix)) is not accumulate.dispatch(object)
 
 
 def check_matrix(matrix: object) -> tuple[int, int]:
     """Shape of a matrix that has a handler; a DataError otherwise."""
-    if accumulate.dispatch(type(matrix)) is accumulate.dispatch(object) or isinstance(matrix, np.ma.MaskedArray):
+    known = in_memory(matrix) or isinstance(matrix, Stored) or has_reader(type(matrix))
+    if not known or isinstance(matrix, np.ma.MaskedArray):
         refuse(matrix)
+    if not in_memory(matrix):
+        _check_real(matrix.dtype)  # type: ignore[attr-defined]
     shape = matrix.shape  # type: ignore[attr-defined]  # every container with a handler has one
     if len(shape) != 2:
         raise DataError(f"The matrix must have two dimensions, cells x features; got shape {shape}.")
@@ -76,22 +84,22 @@ def check_matrix(matrix: object) -> tuple[int, int]:
 @accumulate.register(sparse.csr_matrix)
 @accumulate.register(sparse.csr_array)
 def _(matrix: Csr, job: Job) -> None:
-    arrays = _sparse_arrays(matrix)
+    arrays = sparse_arrays(matrix)
     if not _csr_pass(arrays, matrix.shape[1], job) and csr_has_duplicates(*arrays[1:], matrix.shape[1]):
-        _csr_pass(_sparse_arrays(_canonical(_plain(matrix))), matrix.shape[1], job)
+        _csr_pass(sparse_arrays(canonical(matrix)), matrix.shape[1], job)
 
 
 @accumulate.register(sparse.csc_matrix)
 @accumulate.register(sparse.csc_array)
 def _(matrix: Csc, job: Job) -> None:
-    arrays = _sparse_arrays(matrix)
+    arrays = sparse_arrays(matrix)
 
     def task(first: int, last: int) -> None:
         if not csc_moments(*arrays, job.columns, job.rows, job.out, first, last):
             # Duplicates, or rows out of order, in which the weights must not be added up.
-            block = _canonical(_plain(matrix)[:, job.columns[first:last]])
+            block = canonical(matrix, job.columns[first:last])
             local = read_only(np.arange(len(job.columns)) - first)
-            csc_moments(*_sparse_arrays(block), local, job.rows, job.out, first, last)
+            csc_moments(*sparse_arrays(block), local, job.rows, job.out, first, last)
 
     run_ranges(task, np.diff(matrix.indptr)[job.columns], job.n_jobs)
 
@@ -105,7 +113,7 @@ def _(matrix: sparse.spmatrix | sparse.sparray, job: Job) -> None:
 @accumulate.register(np.ndarray)
 def _(matrix: NDArray[Any], job: Job) -> None:
     array = np.asarray(matrix)
-    if _is_ready(array) and _all_in_order(job.columns, array.shape[1]):
+    if is_ready(array) and all_in_order(job.columns, array.shape[1]):
         _dense_pass(array, job)
     else:
         _dense_by_blocks(column_reader(array, job.columns), job)
@@ -134,15 +142,15 @@ def column_reader(matrix: NDArray[Any] | pd.DataFrame, columns: IntArray) -> Cal
 
 def _csr_pass(arrays: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], n_columns: int, job: Job) -> bool:
     """One pass; whether the indices of every row increase strictly."""
-    args = (*arrays, _positions(job.columns, n_columns), job.rows, job.out)
+    args = (*arrays, positions(job.columns, n_columns), job.rows, job.out)
     stored = np.concatenate([[0], np.cumsum(np.diff(arrays[2])[job.rows.order], dtype=np.int64)])
     cost = np.diff(stored[job.rows.starts])
     return all(run_ranges(lambda first, last: csr_moments(*args, first, last), cost, job.n_jobs))
 
 
-def _positions(columns: IntArray, n_columns: int) -> NDArray[np.int32] | None:
+def positions(columns: IntArray, n_columns: int) -> NDArray[np.int32] | None:
     """Accumulator of each column (see `csr_moments`); None where each column has its own number."""
-    if _all_in_order(columns, n_columns):
+    if all_in_order(columns, n_columns):
         return None
     position = (len(columns) + np.arange(n_columns) % SCRATCH).astype(np.int32)
     position[columns] = np.arange(len(columns))
@@ -162,8 +170,8 @@ def _dense_by_blocks(load: Callable[[IntArray | slice], NDArray[Any]], job: Job)
     def task(first: int, last: int) -> None:
         for low in range(first * width, min(last * width, n_features), width):
             part = slice(low, low + width)
-            block = load(_slice_if_run(job.columns[part]))
-            if not _is_ready(block):
+            block = load(slice_if_run(job.columns[part]))
+            if not is_ready(block):
                 block = np.ascontiguousarray(block, dtype=np.float32 if block.dtype == np.float32 else np.float64)
             out = Moments(*(array[..., part] for array in job.out))
             _dense_pass(block, Job(job.rows, job.columns[part], out, n_jobs=1))
@@ -171,22 +179,24 @@ def _dense_by_blocks(load: Callable[[IntArray | slice], NDArray[Any]], job: Job)
     run_ranges(task, np.ones(-(-n_features // width), dtype=np.int64), job.n_jobs)
 
 
-def _is_ready(array: NDArray[Any]) -> bool:
+def is_ready(array: NDArray[Any]) -> bool:
     """Whether the dense kernel reads the array as it is; compiling it for more kinds would take longer than it saves."""
     return array.dtype in (np.float32, np.float64) and array.flags.c_contiguous
 
 
-def _all_in_order(columns: IntArray, n_columns: int) -> bool:
+def all_in_order(columns: IntArray, n_columns: int) -> bool:
+    """Whether these are all columns, in order."""
     return np.array_equal(columns, np.arange(n_columns))
 
 
-def _slice_if_run(columns: IntArray) -> IntArray | slice:
+def slice_if_run(columns: IntArray) -> IntArray | slice:
     """Consecutive columns as a slice, which numpy and pandas read without a detour."""
     run = len(columns) and (np.diff(columns) == 1).all()
     return slice(int(columns[0]), int(columns[-1]) + 1) if run else columns
 
 
-def _sparse_arrays(matrix: Csr | Csc) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def sparse_arrays(matrix: Csr | Csc) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Data, indices and indptr, as the kernels read them."""
     data, indices, indptr = (np.ascontiguousarray(_loadable(a)) for a in (matrix.data, matrix.indices, matrix.indptr))
     return read_only(data), read_only(indices), read_only(indptr)
 
@@ -198,8 +208,10 @@ def _plain(matrix: Csr | Csc) -> Csr | Csc:
     return kind((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
-def _canonical(matrix: Csr | Csc) -> Csr | Csc:
-    copy = matrix.copy()
+def canonical(matrix: Csr | Csc, columns: IntArray | None = None) -> Csr | Csc:
+    """A copy (of some columns) with sorted indices and duplicates added up."""
+    plain = _plain(matrix)
+    copy = plain.copy() if columns is None else plain[:, columns]
     copy.sum_duplicates()
     return copy
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from donorwise._typing import FloatArray, IntArray
 
-_WIDTH = 4  # n, s1, s2, c together: half a cache line
+WIDTH = 4  # n, s1, s2, c together: half a cache line
 SCRATCH = 64
 _CSC_BLOCK = 8  # columns finished together: their results share cache lines of the C-ordered output
 _DENSE_BLOCK = 2048  # features whose accumulators fit the L2 cache
@@ -170,40 +170,128 @@ def csr_moments(
     accumulators is enough and stays in the cache.
     """
     n_features, m = out.mean.shape[1], rows.moment.shape[1]
-    acc = np.empty(_WIDTH * (n_features + SCRATCH))
+    acc = np.empty(WIDTH * (n_features + SCRATCH))
     acc_c = np.empty((m, n_features + SCRATCH, 2))
     increasing = True
     for s in range(first, last):
         acc[:] = 0.0
         acc_c[:] = 0.0
-        for r in range(rows.starts[s], rows.starts[s + 1]):
-            row = rows.order[r]
-            w = rows.weights[row]
-            upcoming = rows.order[min(r + 1, len(rows.order) - 1)]
-            for p in range(indptr[upcoming], indptr[upcoming + 1], 16):
-                _prefetch(data, p)  # type: ignore[call-arg]
-                _prefetch(indices, p)
-            previous = np.int64(-1)
+        increasing &= _add_csr_rows(data, indices, indptr, position, rows, s, acc, acc_c)
+        _finish_segment(acc, acc_c, rows, out, s)
+    return increasing
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _add_csr_rows(
+    data: NDArray[Any],
+    indices: NDArray[Any],
+    indptr: NDArray[Any],
+    position: NDArray[np.int32] | None,
+    rows: Rows,
+    s: int,
+    acc: FloatArray,
+    acc_c: FloatArray,
+) -> bool:
+    """Add the rows of segment s to its accumulators; whether the indices of every row increase strictly."""
+    increasing = True
+    for r in range(rows.starts[s], rows.starts[s + 1]):
+        row = rows.order[r]
+        w = rows.weights[row]
+        upcoming = rows.order[min(r + 1, len(rows.order) - 1)]
+        for p in range(indptr[upcoming], indptr[upcoming + 1], 16):
+            _prefetch(data, p)  # type: ignore[call-arg]
+            _prefetch(indices, p)
+        previous = np.int64(-1)
+        for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+            j = indices[p]
+            increasing &= j > previous
+            previous = np.int64(j)
+            place = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
+            _add(acc, np.uint64(WIDTH) * place, np.float64(data[p]), w)
+        for q in range(rows.moment.shape[1]):
+            x = rows.moment[row, q]
             for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
                 j = indices[p]
-                increasing &= j > previous
-                previous = np.int64(j)
                 place = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
-                _add(acc, np.uint64(_WIDTH) * place, np.float64(data[p]), w)
-            for q in range(m):
-                x = rows.moment[row, q]
-                for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                    j = indices[p]
-                    place = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
-                    d = np.float64(data[p]) - acc[np.uint64(_WIDTH) * place + np.uint64(3)]
-                    acc_c[q, place, 0] += x
-                    acc_c[q, place, 1] += x * d
-        for g in range(n_features):
-            out.mean[s, g], out.within_ss[s, g] = _finish(acc, _WIDTH * g, rows.weight[s])
-            for q in range(m):
-                zeros = rows.moment_sum[s, q] - acc_c[q, g, 0]
-                out.covariate_y[s, q, g] = acc_c[q, g, 1] - acc[_WIDTH * g + 3] * zeros
+                d = np.float64(data[p]) - acc[np.uint64(WIDTH) * place + np.uint64(3)]
+                acc_c[q, place, 0] += x
+                acc_c[q, place, 1] += x * d
     return increasing
+
+
+@njit(nogil=True, cache=True)
+def _finish_segment(acc: FloatArray, acc_c: FloatArray, rows: Rows, out: Moments, s: int) -> None:
+    for g in range(out.mean.shape[1]):
+        out.mean[s, g], out.within_ss[s, g] = _finish(acc, WIDTH * g, rows.weight[s])
+        for q in range(rows.moment_sum.shape[1]):
+            zeros = rows.moment_sum[s, q] - acc_c[q, g, 0]
+            out.covariate_y[s, q, g] = acc_c[q, g, 1] - acc[WIDTH * g + 3] * zeros
+
+
+@njit(nogil=True, cache=True)
+def add_csr(
+    data: NDArray[Any],
+    indices: NDArray[Any],
+    indptr: NDArray[Any],
+    position: NDArray[np.int32] | None,
+    rows: Rows,
+    sums: FloatArray,
+    products: FloatArray,
+    segments: IntArray,
+) -> None:
+    """Add a chunk of rows to the running sums, (S, WIDTH (G + SCRATCH)) and (S, m, G + SCRATCH, 2), of some segments.
+
+    Row after row as in `csr_moments`, so the sums do not depend on where the chunks end.
+    """
+    for s in segments:
+        _add_csr_rows(data, indices, indptr, position, rows, s, sums[s], products[s])
+
+
+@njit(nogil=True, cache=True)
+def add_dense(
+    matrix: NDArray[Any], start: int, rows: Rows, sums: FloatArray, products: FloatArray, segments: IntArray
+) -> None:
+    """Add a chunk of C-ordered rows, whose columns are the features from `start` on, as `add_csr` does."""
+    for s in segments:
+        acc, acc_c = sums[s], products[s]
+        for r in range(rows.starts[s], rows.starts[s + 1]):
+            row = rows.order[r]
+            y, w = matrix[row], rows.weights[row]
+            for j in range(len(y)):
+                _add(acc, np.uint64(WIDTH) * np.uint64(start + j), np.float64(y[j]), w)
+            for q in range(rows.moment.shape[1]):
+                x = rows.moment[row, q]
+                for j in range(len(y)):
+                    acc_c[q, start + j, 0] += x
+                    acc_c[q, start + j, 1] += x * (np.float64(y[j]) - acc[WIDTH * (start + j) + 3])
+
+
+@njit(nogil=True, cache=True)
+def finish_sums(sums: FloatArray, products: FloatArray, rows: Rows, out: Moments, first: int, last: int) -> None:
+    """Moments of the segments first..last-1 from their running sums."""
+    for s in range(first, last):
+        _finish_segment(sums[s], products[s], rows, out, s)
+
+
+@njit(nogil=True, cache=True)
+def index_state(indices: NDArray[Any], indptr: NDArray[Any], limit: np.integer[Any]) -> int:
+    """2 if an index is not below `limit` (of the same dtype), else 1 if those of a row do not increase strictly, else 0.
+
+    One loop over all rows, 32-bit sums and one dtype: LLVM makes vector instructions of that.
+    """
+    if len(indices) == 0:
+        return 0
+    outside = np.uint32((indices[0] < 0) | (indices[0] >= limit))
+    falls = np.uint32(0)
+    own, before = indices[1:], indices[:-1]
+    for p in range(len(own)):
+        falls += np.uint32(own[p] <= before[p])
+        outside |= np.uint32((own[p] < 0) | (own[p] >= limit))
+    for row in range(1, len(indptr) - 1):  # from one row to the next the indices may fall
+        p = indptr[row]
+        if 0 < p < indptr[row + 1]:
+            falls -= np.uint32(indices[p] <= indices[p - 1])
+    return 2 if outside else int(falls > 0)
 
 
 @njit(nogil=True, cache=True)
@@ -231,7 +319,7 @@ def csc_moments(
 ) -> bool:
     """Moments of the columns ``columns[first:last]``; whether the rows of every column increase strictly."""
     n_segments, m = rows.moment_sum.shape
-    acc = np.empty(_CSC_BLOCK * n_segments * _WIDTH)
+    acc = np.empty(_CSC_BLOCK * n_segments * WIDTH)
     acc_c = np.empty((_CSC_BLOCK * n_segments, m, 2))
     increasing = True
     for low in range(first, last, _CSC_BLOCK):
@@ -249,17 +337,17 @@ def csc_moments(
                 if s >= 0:
                     place = base + np.uint64(s)
                     v = np.float64(data[p])
-                    _add(acc, np.uint64(_WIDTH) * place, v, rows.weights[row])
+                    _add(acc, np.uint64(WIDTH) * place, v, rows.weights[row])
                     for q in range(m):
                         acc_c[place, q, 0] += rows.moment[row, q]
-                        acc_c[place, q, 1] += rows.moment[row, q] * (v - acc[np.uint64(_WIDTH) * place + np.uint64(3)])
+                        acc_c[place, q, 1] += rows.moment[row, q] * (v - acc[np.uint64(WIDTH) * place + np.uint64(3)])
         for s in range(n_segments):
             for g in range(low, high):
                 done = (g - low) * n_segments + s
-                out.mean[s, g], out.within_ss[s, g] = _finish(acc, _WIDTH * done, rows.weight[s])
+                out.mean[s, g], out.within_ss[s, g] = _finish(acc, WIDTH * done, rows.weight[s])
                 for q in range(m):
                     zeros = rows.moment_sum[s, q] - acc_c[done, q, 0]
-                    out.covariate_y[s, q, g] = acc_c[done, q, 1] - acc[_WIDTH * done + 3] * zeros
+                    out.covariate_y[s, q, g] = acc_c[done, q, 1] - acc[WIDTH * done + 3] * zeros
     return increasing
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise.collapse.checks import check_features
-from donorwise.collapse.containers import check_matrix, column_reader
+from donorwise.collapse.containers import check_matrix, column_reader, in_memory
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def missing_patterns(matrix: object, features: ArrayLike | None = None) -> list[
     Parameters
     ----------
     matrix
-        Shape (N, columns). Numpy array or DataFrame.
+        Shape (N, columns). Numpy array or DataFrame. A matrix that is not in memory is one group of columns
+        without NaN: looking for them would read it twice (`collapse` refuses them).
     features
         Column numbers to look at; all if None.
 
@@ -44,9 +45,11 @@ def missing_patterns(matrix: object, features: ArrayLike | None = None) -> list[
         If the matrix is not dense or does not hold numbers.
     """
     n_rows, n_columns = check_matrix(matrix)
+    columns = check_features(features, n_columns)
+    if not in_memory(matrix):
+        return [(columns, None)] if len(columns) else []
     if not isinstance(matrix, np.ndarray | pd.DataFrame):
         raise DataError("Missing values can be kept only in a dense matrix, a numpy array or a DataFrame.")
-    columns = check_features(features, n_columns)
     groups: dict[bytes, list[int]] = {b"": []}
     for column, key in _missing_rows(column_reader(matrix, columns), columns, n_rows):
         groups.setdefault(key, []).append(column)

@@ -225,7 +225,7 @@ def _strata(design: Design, obs: pd.DataFrame, unit: IntArray, strata: Sequence[
             raise DesignError(
                 f"strata: `{name}` is not a column of obs; {suggestion(name, map(str, obs), 'these are')}"
             )
-        codes = pd.factorize(obs[name][used])[0].astype(np.int64)
+        codes = pd.factorize(obs[name][used], sort=True)[0].astype(np.int64)
         if (codes < 0).any():
             raise DesignError(f"strata: `{name}` is missing in {int((codes < 0).sum()):,} of the rows in use.")
         own = codes[first_rows(rows, n_units)]

@@ -100,6 +100,7 @@ def power_table(
     *,
     moderated: bool = True,
     weights: FloatArray | None = None,
+    observed: Collapsed | None = None,
     update: Callable[[int], object] = lambda n: None,
 ) -> pd.DataFrame:
     """Power of contrasts L (n, p) for every plan, over the features of a fit.
@@ -119,6 +120,8 @@ def power_table(
         Whether the tests will be moderated; they have more degrees of freedom, see :func:`prior_df`.
     weights
         Of the cells, where the fit had them.
+    observed
+        Statistics of the patterns, where they are at hand; counted from the cells otherwise.
     update
         Told 1 after each contrast and number of cells.
 
@@ -127,7 +130,7 @@ def power_table(
     One row per contrast x tertile of expression x n_donors x n_cells x effect x alpha: mean power and
     its 10, 50 and 90% quantiles over the features.
     """
-    observed = _observed(fit, weights)
+    observed = _observed(fit, weights) if observed is None else observed
     models = {m: build_model(fit.design, _with_cells(fit, observed, m)) for m in plan.n_cells}
     used = _representative(fit)
     tertile = np.minimum((3 * mean_rank(fit.parts)[used]).astype(int), 2) + 1

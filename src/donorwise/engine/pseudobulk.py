@@ -11,7 +11,8 @@ from joblib import Parallel, delayed
 from scipy import sparse
 from tqdm.auto import tqdm
 
-from donorwise.collapse import collapse
+from donorwise.collapse import Stored, collapse
+from donorwise.collapse.passes import stored_values
 from donorwise.engine.run import blas
 from donorwise.errors import DataError
 from donorwise.inference.grid import tensor
@@ -21,7 +22,9 @@ from donorwise.lograte.model import build_model, grid_law
 from donorwise.lograte.units import depths_of_units, log_rates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from donorwise._typing import FloatArray, IntArray, StrArray
     from donorwise.collapse.statistics import Collapsed
@@ -107,10 +110,7 @@ def check_counts(matrix: Any, text: str) -> None:
     DataError
         Says what was found, and where counts usually are.
     """
-    values = matrix.data if sparse.issparse(matrix) else matrix
-    step = max(1, _CHUNK // max(1, int(np.prod(values.shape[1:]))))
-    for start in range(0, len(values), step):
-        chunk = values[start : start + step]
+    for chunk in _chunks(matrix):
         bad = ~((chunk >= 0) & (chunk == np.floor(chunk))) if chunk.dtype.kind in "fiu" else np.zeros(1, dtype=bool)
         if bad.any():
             raise DataError(
@@ -118,6 +118,17 @@ def check_counts(matrix: Any, text: str) -> None:
                 "whole numbers, zero or more; name the layer that holds them with layer=, or fit these values with "
                 "dw.tl.lmm."
             )
+
+
+def _chunks(matrix: Any) -> Iterator[NDArray[Any]]:
+    """The stored values, some at a time."""
+    if isinstance(matrix, Stored):
+        yield from stored_values(matrix)
+        return
+    values = matrix.data if sparse.issparse(matrix) else matrix
+    step = max(1, _CHUNK // max(1, int(np.prod(values.shape[1:]))))
+    for start in range(0, len(values), step):
+        yield values[start : start + step]
 
 
 def fit_pseudobulk(
@@ -162,13 +173,31 @@ def fit_pseudobulk(
         If a unit has no counts, or a value is not finite.
     """
     depths = depths_of_units(depth, units.codes, len(units.table))
-    _check_depths(depths, units)
+    check_depths(depths, units)
     collapsed = collapse(
         matrix, units.codes, len(units.table), covariates=depth[:, None], features=features, n_jobs=n_jobs,
         names=variables,
     )  # fmt: skip
+    return fit_units(
+        collapsed, depths, units, tasks, rows, n_genes=len(variables), level=level, n_jobs=n_jobs, progress=progress
+    )
+
+
+def fit_units(
+    collapsed: Collapsed,
+    depths: Depths,
+    units: Units,
+    tasks: Sequence[Task],
+    rows: Sequence[Rows | None],
+    *,
+    n_genes: int,
+    level: float = 0.95,
+    n_jobs: int = 1,
+    progress: bool = False,
+) -> list[LogRateFit | None]:
+    """Fit every group from the statistics of the units, which have the depth as their only covariate."""
     answerable = [task.design is not None and own is not None for task, own in zip(tasks, rows, strict=True)]
-    bar = tqdm(total=sum(answerable) * len(variables), unit="fit", desc="log-rate models", disable=not progress)
+    bar = tqdm(total=sum(answerable) * n_genes, unit="fit", desc="log-rate models", disable=not progress)
     fits: list[LogRateFit | None] = []
     with bar, blas().limit(limits=1), Parallel(n_jobs, prefer="threads", return_as="generator") as parallel:
         for task, own in zip(tasks, rows, strict=True):
@@ -178,11 +207,12 @@ def fit_pseudobulk(
             model = build_model(task.design)
             taken = collapsed.take(model.order)
             work = _Work(model, taken, depths.take(model.order), np.flatnonzero((taken.mean > 0).any(axis=0)))
-            fits.append(_fit(task.name, work, own, units, len(variables), level, parallel, bar))
+            fits.append(_fit(task.name, work, own, units, n_genes, level, parallel, bar))
     return fits
 
 
-def _check_depths(depths: Depths, units: Units) -> None:
+def check_depths(depths: Depths, units: Units) -> None:
+    """Raise where a unit has no counts."""
     empty = np.flatnonzero(depths.total <= 0)
     if empty.size:
         name = ", ".join(f"{k}={v}" for k, v in units.table.iloc[empty[0]].items())

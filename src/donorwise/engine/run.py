@@ -123,6 +123,19 @@ def fit_tasks(
     """
     n_jobs = effective_jobs(n_jobs)
     statistics = collapse_tasks(matrix, variables, tasks, weights=weights, features=features, n_jobs=n_jobs)
+    return fit_each(statistics, variables, reml=reml, donor=donor, n_jobs=n_jobs, progress=progress)
+
+
+def fit_each(
+    statistics: Sequence[Statistics | None],
+    variables: tuple[str, ...],
+    *,
+    reml: bool,
+    donor: str = "",
+    n_jobs: int = 1,
+    progress: bool = False,
+) -> list[LMMFit | None]:
+    """Fit every task from its statistics; None for a task without any."""
     n_fits = sum(s is not None for s in statistics) * len(variables)
     with tqdm(total=n_fits, unit="fit", desc="mixed models", disable=not progress) as bar:
         return [

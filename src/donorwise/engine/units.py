@@ -12,11 +12,14 @@ import pandas as pd
 from donorwise.design.columns import check_obs, read_column
 from donorwise.design.formula import Bar, ParsedFormula, parse
 from donorwise.design.patterns import combine, first_rows
-from donorwise.design.terms import parse_columns, quote, variables
+from donorwise.design.terms import quote
+from donorwise.engine.collapsed import formula_variables, merge_rows
 from donorwise.errors import DesignError
+from donorwise.lograte.units import Depths
 
 if TYPE_CHECKING:
-    from donorwise._typing import IntArray
+    from donorwise._typing import FloatArray, IntArray
+    from donorwise.collapse.statistics import Collapsed
 
 logger = logging.getLogger("donorwise")
 
@@ -81,7 +84,7 @@ def find_units(
         The formula does not parse, a column is missing, or a number in the formula differs from cell to cell.
     """
     parsed = parse(formula)
-    read = _variables(parsed)
+    read = formula_variables(parsed)
     grouping = [g for bar in parsed.bars for g in bar.group]
     by_donor = donor in (*read, *grouping)
     outer = [donor, *([groupby] if groupby is not None else [])]
@@ -107,12 +110,30 @@ def repeated_donors(units: Units, groupby: str | None) -> int:
 def has_donor_term(formula: str, donor: str) -> bool:
     """Whether the donor is in the formula, as a fixed or a random effect."""
     parsed = parse(formula)
-    return donor in _variables(parsed) or any(donor in bar.group for bar in parsed.bars)
+    return donor in formula_variables(parsed) or any(donor in bar.group for bar in parsed.bars)
 
 
-def _variables(parsed: ParsedFormula) -> list[str]:
-    texts = [parsed.fixed, *(bar.columns for bar in parsed.bars)]
-    return list(dict.fromkeys(v for text in texts for v in variables(parse_columns(text, parsed.source))))
+def merge_units(values: Collapsed, cubes: FloatArray, starts: IntArray, units: Units) -> tuple[Collapsed, Depths]:
+    """Statistics of counts and depths of U units, from those of K collapsed rows that lie in one unit each.
+
+    Parameters
+    ----------
+    values
+        Of the rows; their covariate is the depth.
+    cubes
+        Shape (K,). Sums of the depths' cubes.
+    starts
+        Shape (K,). First cell of each row.
+    units
+        Units of the cells.
+    """
+    codes = units.codes[starts]
+    used, n = np.flatnonzero(codes >= 0), len(units.table)
+    merged = merge_rows(values.take(used), codes[used], n)
+    total = merged.n_obs * merged.covariate_mean[:, 0]
+    squares = merged.covariate_ss[:, 0, 0] + total * merged.covariate_mean[:, 0]
+    third = np.asarray(np.bincount(codes[used], weights=cubes[used], minlength=n), dtype=np.float64)
+    return merged, Depths(merged.n_obs, total, squares, third)
 
 
 def _split(columns: dict[str, pd.Series], outer: list[str]) -> tuple[IntArray, pd.DataFrame, list[str]]:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import column_values, keys, obs_frame, read_results, response_of
+from donorwise._anndata import (
+    cell_count,
+    column_values,
+    is_collapsed,
+    keys,
+    obs_frame,
+    read_results,
+    response_of,
+)
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 from donorwise.get._select import choose
 
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._typing import BoolArray, FloatArray
+    from donorwise.lmm.result import LMMFit
 
 
 def ranef(
@@ -73,11 +82,32 @@ def _one_group(
 ) -> pd.DataFrame:
     from donorwise.engine import fit_lmm
 
+    if is_collapsed(adata):
+        return _one_group_of_rows(adata, names, params, group=group, terms=terms)
     rows = _rows(adata, params, group)
     values = column_values(response_of(adata, params["response"], names))[rows]
     Y = pd.DataFrame(values, columns=names, index=adata.obs_names[rows])
     obs = obs_frame(adata)[rows]
     fit = fit_lmm(Y, obs, params["formula"], reml=params["reml"], weights=_weights(adata, params, rows))
+    return _effects(fit, group, terms)
+
+
+def _one_group_of_rows(
+    adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group: str, terms: list[str]
+) -> pd.DataFrame:
+    """As :func:`_one_group`, from collapsed rows."""
+    from donorwise.engine import fit_statistics
+    from donorwise.tl._prepare import assemble
+
+    response = response_of(adata, params["response"], names)
+    ready = assemble(adata, params["formula"], response, groupby=params["groupby"] or None, weights=None)
+    found = [own for task, own in zip(ready.tasks, ready.collapse(1), strict=True) if task.name == group and own]
+    if not found:
+        raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
+    return _effects(fit_statistics(found[0], tuple(names), reml=params["reml"]), group, terms)
+
+
+def _effects(fit: LMMFit, group: str, terms: list[str]) -> pd.DataFrame:
     tables = [fit.ranef(term).assign(group=group, term=term) for term in terms]
     return pd.concat(tables, ignore_index=True)[["variable", "group", "term", "level", "column", "value", "cond_sd"]]
 
@@ -103,9 +133,10 @@ def _weights(adata: ad.AnnData, params: dict[str, Any], rows: BoolArray) -> Floa
 
 def _warn_of_lost_cells(adata: ad.AnnData, params: dict[str, Any]) -> None:
     then = params["n_cells"] + params["n_dropped"]
-    if adata.n_obs != then:
+    now = cell_count(adata)
+    if now != then:
         warnings.warn(
-            f"The result was fitted to {then:,} cells and the AnnData now has {adata.n_obs:,}: "
+            f"The result was fitted to {then:,} cells and the AnnData now has {now:,}: "
             "these random effects are from the cells it has now.",
             DonorwiseWarning,
             stacklevel=3,

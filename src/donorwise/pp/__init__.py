@@ -1,7 +1,9 @@
-"""Preparation: covariates that the models need."""
+"""Preparation: covariates that the models need, and cells collapsed to rows."""
 
 from __future__ import annotations
 
+from donorwise.pp.collapse import collapse
 from donorwise.pp.log_depth import log_depth
+from donorwise.pp.merge_collapsed import merge_collapsed
 
-__all__ = ["log_depth"]
+__all__ = ["collapse", "log_depth", "merge_collapsed"]

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from donorwise._anndata import check_is_anndata, find_roles, obs_frame, resolve_response
+import numpy as np
+
+from donorwise._anndata import (
+    cell_frame,
+    check_is_anndata,
+    columns_read,
+    find_roles,
+    is_collapsed,
+    keys,
+    looks_like_counts,
+    read_origin,
+    read_rows,
+    resolve_response,
+)
+from donorwise._anndata.response import Response
 from donorwise.engine.arrays import check_weights
+from donorwise.engine.collapsed import coarsen, regroup
 from donorwise.engine.groups import tasks_by_group
 from donorwise.engine.statistics import collapse_tasks
-from donorwise.errors import DesignError
+from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,14 +32,14 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-    from donorwise._anndata import Response
     from donorwise._typing import BoolArray, FloatArray
+    from donorwise.engine.collapsed import CollapsedRows
     from donorwise.engine.statistics import Statistics, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Checked input of a tool; nothing of the matrix has been read yet.
+    """Checked input of a tool; nothing of a matrix of cells has been read yet.
 
     Attributes
     ----------
@@ -33,24 +48,41 @@ class Prepared:
     response
         The matrix and the names of its features.
     obs
-        The cells' columns.
+        The cells' columns (of a collapsed AnnData those that are read).
     weights
         Shape (N,), or None.
+    weights_text
+        What results say of the weights: a column, ``"<array>"``, or empty for none.
     tasks
         One per group.
     donor
         The column that is declared (or known by its name) to be the donor; empty for neither.
+    rows
+        Statistics of the rows of a collapsed AnnData; None for cells.
+    raw_counts
+        Whether the response looks like raw counts.
     """
 
     formula: str
     response: Response
     obs: pd.DataFrame
     weights: FloatArray | None
+    weights_text: str
     tasks: list[Task]
     donor: str
+    rows: CollapsedRows | None
+    raw_counts: bool
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells, N."""
+        return len(self.obs)
 
     def collapse(self, n_jobs: int) -> list[Statistics | None]:
-        """The statistics of every task, from one pass over the matrix."""
+        """The statistics of every task, from one pass over the matrix or from the collapsed rows."""
+        if self.rows is not None:
+            designs = (task.design for task in self.tasks)
+            return [None if d is None else regroup(d, self.rows, self.response.features) for d in designs]
         return collapse_tasks(
             self.response.matrix, self.response.variables, self.tasks, weights=self.weights,
             features=self.response.features, n_jobs=n_jobs,
@@ -67,8 +99,9 @@ def prepare(
     obs_keys: str | Sequence[str] | None,
     mask_var: str | BoolArray | None,
     weights: str | FloatArray | None,
+    columns: Sequence[str] = (),
 ) -> Prepared:
-    """Check the input and build the designs.
+    """Check the input and build the designs; `columns` are further columns of obs that will be read.
 
     Raises
     ------
@@ -76,12 +109,82 @@ def prepare(
         See :func:`donorwise.tl.lmm`.
     """
     check_is_anndata(adata)
-    response = resolve_response(adata, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var)
-    obs = obs_frame(adata)
-    w = check_weights(weights, obs)
-    tasks = tasks_by_group(formula, obs, groupby)
-    _check_random(tasks)
-    return Prepared(formula, response, obs, w, tasks, _donor(adata, tasks))
+    if is_collapsed(adata):
+        response = collapsed_response(adata, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var)
+    else:
+        response = resolve_response(adata, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var)
+    ready = assemble(adata, formula, response, groupby=groupby, weights=weights, columns=columns)
+    _check_random(ready.tasks)
+    return ready
+
+
+def assemble(
+    adata: ad.AnnData,
+    formula: str,
+    response: Response,
+    *,
+    groupby: str | None,
+    weights: str | FloatArray | None,
+    columns: Sequence[str] = (),
+) -> Prepared:
+    """Build the designs for a response, on cells or on collapsed rows."""
+    if not is_collapsed(adata):
+        obs = cell_frame(adata)
+        w = check_weights(weights, obs)
+        text = weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS
+        tasks, rows = tasks_by_group(formula, obs, groupby), None
+        raw = np.isnan(response.log_base) and looks_like_counts(response.matrix)
+    else:
+        origin = read_origin(adata)
+        _check_no_weights(weights, origin.weights)
+        w, text, raw = None, origin.weights, origin.looks_like_counts
+        obs = cell_frame(adata, read_columns(adata, formula, groupby, columns))
+        used = [name for name in origin.covariates if name in obs.columns]
+        rows = read_rows(adata, used)
+        tasks = [
+            t if t.design is None else replace(t, design=coarsen(t.design, used))
+            for t in tasks_by_group(formula, obs, groupby)
+        ]
+    return Prepared(formula, response, obs, w, text, tasks, _donor(adata, tasks), rows, bool(raw))
+
+
+def read_columns(adata: ad.AnnData, formula: str, groupby: str | None, columns: Sequence[str] = ()) -> list[str]:
+    """Columns of a collapsed AnnData that a tool reads: the formula's, the group, the donor, and others."""
+    labels = [*([] if groupby is None else [groupby]), *columns]
+    names = columns_read(adata, formula, labels) or []
+    role = find_roles(adata).get("donor")
+    return list(dict.fromkeys([*names, *([role.column] if role is not None and role.column else [])]))
+
+
+def collapsed_response(
+    adata: ad.AnnData,
+    *,
+    layer: str | None = None,
+    obsm: str | None = None,
+    obs_keys: str | Sequence[str] | None = None,
+    mask_var: str | BoolArray | None = None,
+) -> Response:
+    """The means of a collapsed AnnData as responses, on the scale of the cells' values.
+
+    Raises
+    ------
+    DataError
+        Another matrix is asked for than the one that was collapsed.
+    """
+    origin = read_origin(adata)
+    asked = keys.RESPONSE_X if layer is None else f"{keys.LAYER_PREFIX}{layer}"
+    if obsm is not None or obs_keys is not None or (layer is not None and asked != origin.source):
+        wanted = asked if layer is not None else "obsm=" if obsm is not None else "obs_keys="
+        raise DataError(
+            f"{wanted} is not what was collapsed: these rows have the means of {origin.source}. Leave layer= out, or "
+            "collapse the cells again."
+        )
+    return replace(resolve_response(adata, mask_var=mask_var), log_base=origin.log_base)
+
+
+def _check_no_weights(weights: object, stored: str) -> None:
+    if weights is not None and not (isinstance(weights, str) and weights == stored):
+        raise DataError("Weights belong to cells: give weights= to dw.pp.collapse, from where the tools take them.")
 
 
 def _donor(adata: ad.AnnData, tasks: Sequence[Task]) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata import keys, obs_frame, read_params, read_results, response_of
-from donorwise.engine.arrays import check_weights
-from donorwise.engine.groups import resolve_by_group, tasks_by_group
+from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
+from donorwise.engine.groups import resolve_by_group
 from donorwise.errors import DataError
-from donorwise.tl._prepare import Prepared
+from donorwise.tl._prepare import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray
     from donorwise.engine.groups import Rows
     from donorwise.engine.statistics import Task
+    from donorwise.tl._prepare import Prepared
 
 # "variable: level vs other", as contrasts of two levels are called
 _LEVELS = re.compile(r"(?P<variable>.+?): (?P<level>.+) vs (?P<other>.+)")
@@ -75,20 +75,22 @@ def recover(
     params = read_params(adata, key)
     if params.get("method", keys.LMM) != keys.LMM:
         raise DataError(f"{key!r} is a result of dw.tl.{params['method']}; this needs one of dw.tl.lmm.")
-    if params["n_cells"] + params["n_dropped"] != adata.n_obs:
-        had = params["n_cells"] + params["n_dropped"]
-        raise _changed(key, f"it has {adata.n_obs:,} cells and had {had:,}")
+    n_now, n_then = cell_count(adata), params["n_cells"] + params["n_dropped"]
+    if n_now != n_then:
+        raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}")
     if variables is None:
         variables = list(read_results(adata, key).results["variable"].cat.categories)
-    obs = obs_frame(adata)
-    tasks = tasks_by_group(params["formula"], obs, params["groupby"] or None)
-    n_cells = sum(int((t.design.codes >= 0).sum()) for t in tasks if t.design is not None)
+    response = response_of(adata, params["response"], variables)
+    if is_collapsed(adata):
+        response, w = replace(response, log_base=read_origin(adata).log_base), weights
+    else:
+        w = _weights(params, weights, key)
+    ready = assemble(adata, params["formula"], response, groupby=params["groupby"] or None, weights=w)
+    ready = replace(ready, donor=params["donor"])
+    n_cells = sum(int((t.design.codes >= 0).sum()) for t in ready.tasks if t.design is not None)
     if n_cells != params["n_cells"]:
         raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could")
-    response = response_of(adata, params["response"], variables)
-    w = check_weights(_weights(params, weights, key), obs)
-    rows = _rows(tasks, params, contrasts, key)
-    return Recovered(Prepared(params["formula"], response, obs, w, tasks, params["donor"]), params, rows)
+    return Recovered(ready, params, _rows(ready.tasks, params, contrasts, key))
 
 
 def _changed(key: str, how: str) -> DataError:

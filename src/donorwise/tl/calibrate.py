@@ -60,7 +60,7 @@ def calibrate(
     Parameters
     ----------
     adata
-        Cells x features, log-normalised.
+        Cells x features, log-normalised; or cells collapsed by :func:`donorwise.pp.collapse`.
     formula
         As in :func:`donorwise.tl.lmm`; the donor must be a grouping factor.
     contrast
@@ -144,8 +144,9 @@ def calibrate(
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
     ready = prepare(
-        adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights
-    )
+        adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights,
+        columns=strata,
+    )  # fmt: skip
     names, rows = resolve_by_group(ready.tasks, contrast)
     if len(names) != 1:
         raise DesignError(f"calibrate takes one contrast, not {len(names)} ({', '.join(names)}).")
@@ -163,7 +164,7 @@ def calibrate(
             "n_permutations": n_permutations,
             "random_state": random_state,
             "response": ready.response.text,
-            "weights": weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS,
+            "weights": ready.weights_text,
             "donor": ready.donor,
             "reasons": reasons,
             "version": version("donorwise"),

@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata import (
-    cell_depth,
-    check_is_anndata,
-    check_key,
-    keys,
-    looks_like_counts,
-    write_results,
-)
+from donorwise._anndata import cell_depth, check_is_anndata, check_key, keys, write_results
 from donorwise._typing import DDF, check_option
 from donorwise.design.audit import audit, audit_design, few_donors
+from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.groups import partition_rows, resolve_by_group, results_table, side_table
-from donorwise.engine.run import fit_tasks
+from donorwise.engine.run import fit_each
 from donorwise.errors import DonorwiseWarning
 from donorwise.inference.multiplicity import UNIVERSE
 from donorwise.inference.tables import ddf_used, prior_table
@@ -34,7 +28,6 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-    from donorwise._anndata import Response
     from donorwise._typing import BoolArray, Ddf, FloatArray
     from donorwise.engine.statistics import Task
     from donorwise.tl._prepare import Prepared
@@ -68,7 +61,8 @@ def lmm(
     Parameters
     ----------
     adata
-        Cells x features, log-normalised.
+        Cells x features, log-normalised; or cells collapsed by :func:`donorwise.pp.collapse`, whose weights
+        then apply.
     formula
         ``"~ disease + sex + (1 | donor_id)"``; columns of ``adata.obs``. Random terms as in lme4:
         ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``.
@@ -133,18 +127,17 @@ def lmm(
     )
     response, tasks = ready.response, ready.tasks
     names, rows = resolve_by_group(tasks, contrasts)
-    _warn(tasks, response, _audit_warnings(adata, ready))
-    fits = fit_tasks(
-        response.matrix, response.variables, tasks, reml=reml, weights=ready.weights, features=response.features,
-        donor=ready.donor, n_jobs=n_jobs, progress=progress,
-    )  # fmt: skip
+    _warn(ready, _audit_warnings(adata, ready))
+    jobs = effective_jobs(n_jobs)
+    fits = fit_each(
+        ready.collapse(jobs), response.variables, reml=reml, donor=ready.donor, n_jobs=jobs, progress=progress
+    )
     scale = np.log(response.log_base) / np.log(2)
     used = _ddf_used(tasks, fits, ddf)
     results = results_table(tasks, fits, rows, names, response.variables, ddf=ddf, log2_scale=scale)
-    params = _params(adata, tasks, fits, results, response, ddf=ddf, reml=reml) | {
+    params = _params(ready, fits, results, ddf=ddf, reml=reml) | {
         "formula": formula,
         "groupby": groupby or "",
-        "weights": weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS,
         "contrasts": names,
         "ddf_used": {name: method for name, (method, _) in used.items()},
         "ddf_reasons": {name: reason for name, (_, reason) in used.items() if reason},
@@ -172,25 +165,25 @@ def _audit_warnings(adata: ad.AnnData, ready: Prepared) -> list[str]:
         few = {name: few_donors(d, obs, donor) for name, d in designs.items()}
         found = [*(whole.warnings if whole.n_donors else ()), *(f"{n}: {t}" for n, texts in few.items() for t in texts)]
     n_used = sum(int((d.codes >= 0).sum()) for d in designs.values())
-    n_unfitted = adata.n_obs - n_used - sum(d.n_dropped for d in designs.values())
-    n_dropped = adata.n_obs - n_used - (n_unfitted if len(designs) < len(tasks) else 0)
+    n_unfitted = ready.n_cells - n_used - sum(d.n_dropped for d in designs.values())
+    n_dropped = ready.n_cells - n_used - (n_unfitted if len(designs) < len(tasks) else 0)
     if n_dropped:
         found.append(
-            f"{n_dropped:,} of {adata.n_obs:,} cells are left out: a variable of the formula or the group is missing."
+            f"{n_dropped:,} of {ready.n_cells:,} cells are left out: a variable of the formula or the group is missing."
         )
     return found
 
 
-def _warn(tasks: Sequence[Task], response: Response, found: Sequence[str]) -> None:
-    if np.isnan(response.log_base) and looks_like_counts(response.matrix):
+def _warn(ready: Prepared, found: Sequence[str]) -> None:
+    if ready.raw_counts:
         found = [
-            f"{response.text} looks like raw counts. A linear mixed model needs log-normalised values: run "
+            f"{ready.response.text} looks like raw counts. A linear mixed model needs log-normalised values: run "
             "sc.pp.normalize_total and sc.pp.log1p first, or name the layer that holds them.",
             *found,
         ]
     for text in found:
         warnings.warn(text, DonorwiseWarning, stacklevel=3)
-    for task in tasks:
+    for task in ready.tasks:
         if task.reason:
             logger.warning("%s: %s", task.name, task.reason)
 
@@ -206,27 +199,21 @@ def _ddf_used(tasks: Sequence[Task], fits: Sequence[LMMFit | None], ddf: str) ->
 
 
 def _params(
-    adata: ad.AnnData,
-    tasks: Sequence[Task],
-    fits: Sequence[LMMFit | None],
-    results: pd.DataFrame,
-    response: Response,
-    *,
-    ddf: str,
-    reml: bool,
+    ready: Prepared, fits: Sequence[LMMFit | None], results: pd.DataFrame, *, ddf: str, reml: bool
 ) -> dict[str, Any]:
-    n_cells = sum(int((t.design.codes >= 0).sum()) for t in tasks if t.design is not None)
+    n_cells = sum(int((t.design.codes >= 0).sum()) for t in ready.tasks if t.design is not None)
     fit = next(f for f in fits if f is not None)
     return {
         "donor": fit.donor,
-        "response": response.text,
+        "response": ready.response.text,
         "ddf": ddf,
         "reml": reml,
         "n_cells": n_cells,
-        "n_dropped": adata.n_obs - n_cells,
+        "n_dropped": ready.n_cells - n_cells,
+        "weights": ready.weights_text,
         "version": version("donorwise"),
         "universe": UNIVERSE,
         "status_counts": dict(Counter(results["status"].astype(str))),
-        "reasons": {t.name: t.reason for t in tasks if t.reason},
-        "log_base": response.log_base,
+        "reasons": {t.name: t.reason for t in ready.tasks if t.reason},
+        "log_base": ready.response.log_base,
     }

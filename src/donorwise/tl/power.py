@@ -175,7 +175,11 @@ def _by_group(
             donor = found.params["donor"].split(":")[-1]
             fit = fit_statistics(own, ready.response.variables, reml=found.params["reml"], donor=donor, n_jobs=workers)
             _check_donor(fit)
-            table = power_table(fit, names, L, plan, moderated=moderated, weights=ready.weights, update=bar.update)
+            # without cells there are no weights of single cells to take the patterns' from
+            observed = None if ready.rows is None else own.passes[0].collapsed
+            table = power_table(
+                fit, names, L, plan, moderated=moderated, weights=ready.weights, observed=observed, update=bar.update
+            )
             tables.append(table.assign(group=group))
     return pd.concat(tables, ignore_index=True)
 

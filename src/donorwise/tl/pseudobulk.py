@@ -12,19 +12,26 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import (
+    cell_frame,
     check_is_anndata,
     check_key,
+    columns_read,
+    count_depth,
     find_roles,
+    is_collapsed,
     keys,
-    obs_frame,
+    read_cells,
+    read_counts,
+    read_origin,
     resolve_response,
     write_results,
 )
+from donorwise._anndata.collapsed import COUNTS
 from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.groups import resolve_by_group, tasks_by_group
-from donorwise.engine.pseudobulk import check_counts, fit_pseudobulk
+from donorwise.engine.pseudobulk import check_counts, check_depths, fit_pseudobulk, fit_units
 from donorwise.engine.pseudobulk_tables import icc_table, partition_table, results_table, varcomp_table
-from donorwise.engine.units import find_units, has_donor_term, repeated_donors
+from donorwise.engine.units import find_units, has_donor_term, merge_units, repeated_donors
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 from donorwise.inference.multiplicity import UNIVERSE
 
@@ -34,7 +41,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._anndata import Response
-    from donorwise._typing import BoolArray, FloatArray
+    from donorwise._typing import BoolArray
     from donorwise.engine.pseudobulk import LogRateFit
     from donorwise.engine.statistics import Task
     from donorwise.engine.units import Units
@@ -75,7 +82,7 @@ def pseudobulk(
     Parameters
     ----------
     adata
-        Cells x genes.
+        Cells x genes; or cells collapsed by :func:`donorwise.pp.collapse` with ``counts_layer=``.
     formula
         ``"~ disease + sex"``; columns of ``adata.obs`` that describe donors or samples. Variables that
         vary within donors split them into several units; then add a term for the donor: the donor as a fixed
@@ -137,26 +144,35 @@ def pseudobulk(
         adata = adata.copy()
     check_key(key_added)
     jobs = effective_jobs(n_jobs)
-    response = resolve_response(adata, layer=layer, mask_var=mask_var)
+    collapsed = is_collapsed(adata)
+    response = (
+        _collapsed_counts(adata, layer, depth, mask_var)
+        if collapsed
+        else resolve_response(adata, layer=layer, mask_var=mask_var)
+    )
     units = _units(adata, formula, donor=donor, sample=sample, groupby=groupby)
     tasks = tasks_by_group(units.formula, units.table, groupby)
     names, rows = resolve_by_group(tasks, contrasts)
-    check_counts(response.matrix, response.text)
-    cell_depth = _depth(adata, response, depth)
-    for text in _warnings(adata, formula, units, groupby):
+    if not collapsed:
+        check_counts(response.matrix, response.text)
+        cell_depth = count_depth(adata, response, depth)
+    for text in _warnings(formula, units, groupby):
         warnings.warn(text, DonorwiseWarning, stacklevel=2)
     for task in tasks:
         if task.reason:
             logger.warning("%s: %s", task.name, task.reason)
-    fits = fit_pseudobulk(
-        response.matrix, response.variables, cell_depth, units, tasks, rows, features=response.features, n_jobs=jobs,
-        progress=progress,
-    )  # fmt: skip
+    if collapsed:
+        fits = _fit_collapsed(adata, response, units, tasks, rows, n_jobs=jobs, progress=progress)
+    else:
+        fits = fit_pseudobulk(
+            response.matrix, response.variables, cell_depth, units, tasks, rows, features=response.features,
+            n_jobs=jobs, progress=progress,
+        )  # fmt: skip
     results = results_table(tasks, fits, names, response.variables)
-    params = _params(adata, response, units, tasks, fits, results) | {
+    params = _params(response, units, tasks, fits, results) | {
         "formula": formula,
         "groupby": groupby or "",
-        "depth": depth or "",
+        "depth": depth or (read_origin(adata).depth if collapsed else "") or "",
         "contrasts": names,
     }
     side = [_side_table(tasks, fits, response.variables, make) for make in (varcomp_table, icc_table, partition_table)]
@@ -181,28 +197,51 @@ def _units(adata: ad.AnnData, formula: str, *, donor: str | None, sample: str | 
     known = roles.get("sample")
     column = sample if sample is not None else known.column if known is not None and known.column else None
     column = None if column == donor else column
-    obs = obs_frame(adata)
+    labels = [name for name in (donor, column, groupby) if name is not None]
+    obs = cell_frame(adata, columns_read(adata, formula, labels))
     return find_units(formula, obs, donor=donor, sample=column, groupby=groupby, explicit=sample is not None)
 
 
-def _depth(adata: ad.AnnData, response: Response, column: str | None) -> FloatArray:
-    """Depth of every cell, shape (N,)."""
-    if column is None:
-        return np.ravel(np.asarray(response.matrix.sum(axis=1, dtype=np.float64)))
-    values = obs_frame(adata, [column])[column]
-    if not pd.api.types.is_numeric_dtype(values):
-        raise DataError(f"depth={column!r} is not a numeric column of obs.")
-    depth = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    bad = ~(np.isfinite(depth) & (depth >= 0))
-    if bad.any():
+def _collapsed_counts(
+    adata: ad.AnnData, layer: str | None, depth: str | None, mask_var: str | BoolArray | None
+) -> Response:
+    """The counts of a collapsed AnnData, if they are those that are asked for."""
+    origin = read_origin(adata)
+    if origin.counts_layer is None:
+        raise DataError("These rows were collapsed without counts: give counts_layer= to dw.pp.collapse.")
+    if layer not in (COUNTS, origin.counts_layer):
         raise DataError(
-            f"depth={column!r} must be finite and not negative; {int(bad.sum()):,} cells have other values (the first "
-            f"is {adata.obs_names[int(np.flatnonzero(bad)[0])]!r})."
+            f"layer={layer!r} is not what was collapsed: these rows have the counts of {origin.counts_layer!r}. Leave "
+            "layer= out, or collapse the cells again."
         )
-    return np.asarray(depth)
+    if depth is not None and depth != origin.depth:
+        used = f"the column {origin.depth!r}" if origin.depth else "the sum of the counts"
+        raise DataError(f"depth={depth!r}: these rows were collapsed with {used} for the depth; give depth= there.")
+    return resolve_response(adata, layer=COUNTS, mask_var=mask_var)
 
 
-def _warnings(adata: ad.AnnData, formula: str, units: Units, groupby: str | None) -> list[str]:
+def _fit_collapsed(
+    adata: ad.AnnData,
+    response: Response,
+    units: Units,
+    tasks: Sequence[Task],
+    rows: Any,
+    *,
+    n_jobs: int,
+    progress: bool,
+) -> list[LogRateFit | None]:
+    counts = read_counts(adata)
+    if counts is None:
+        raise DataError("These rows were collapsed without counts: give counts_layer= to dw.pp.collapse.")
+    values = counts.values if response.features is None else counts.values.take_features(response.features)
+    merged, depths = merge_units(values, counts.cubes, read_cells(adata).starts, units)
+    check_depths(depths, units)
+    return fit_units(
+        merged, depths, units, tasks, rows, n_genes=len(response.variables), n_jobs=n_jobs, progress=progress
+    )
+
+
+def _warnings(formula: str, units: Units, groupby: str | None) -> list[str]:
     found = []
     repeated = repeated_donors(units, groupby)
     if repeated and not has_donor_term(formula, units.donor):
@@ -214,14 +253,13 @@ def _warnings(adata: ad.AnnData, formula: str, units: Units, groupby: str | None
     n_dropped = int((units.codes < 0).sum())
     if n_dropped:
         found.append(
-            f"{n_dropped:,} of {adata.n_obs:,} cells are left out: the donor, the sample, the group or a variable of the "
+            f"{n_dropped:,} of {units.codes.size:,} cells are left out: the donor, the sample, the group or a variable of the "
             "formula is missing."
         )
     return found
 
 
 def _params(
-    adata: ad.AnnData,
     response: Response,
     units: Units,
     tasks: Sequence[Task],
@@ -241,7 +279,7 @@ def _params(
         "reml": True,
         "weights": keys.NO_WEIGHTS,
         "n_cells": n_cells,
-        "n_dropped": adata.n_obs - n_cells,
+        "n_dropped": units.codes.size - n_cells,
         "version": version("donorwise"),
         "universe": UNIVERSE,
         "status_counts": dict(Counter(results["status"].astype(str))),

@@ -1,0 +1,390 @@
+"""Cells collapsed to an AnnData of one row per combination of columns: its slots, and the cells behind its rows.
+
+``X`` has the means; layers hold ``within_ss``, ``n_detected``, for every covariate ``cov_y:<name>``, and of
+the counts their sums ``counts``, ``counts_ss`` and ``counts_depth``. ``obsm`` has the moments of the covariates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata import keys
+from donorwise._anndata.obs import check_obs_columns, obs_frame
+from donorwise._anndata.read import read_settings
+from donorwise.errors import DataError, DesignError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+
+    from donorwise._typing import FloatArray, IntArray
+    from donorwise.collapse.statistics import Collapsed
+    from donorwise.engine.collapsed import CollapsedRows, RowCells
+
+COLLAPSED = "donorwise_collapsed"
+"""``uns`` key that makes an AnnData a collapsed one."""
+
+N_CELLS, WEIGHT, LOG_WEIGHT = "n_cells", "sum_weights", "sum_log_weights"
+DEPTH, N_DEPTH = "mean_depth", "n_depth"
+COUNT_DEPTH, COUNT_DEPTH_SS, COUNT_DEPTH_CUBES = "count_depth", "count_depth_ss", "count_depth_cubes"
+OWN_COLUMNS = (N_CELLS, WEIGHT, LOG_WEIGHT, DEPTH, N_DEPTH, COUNT_DEPTH, COUNT_DEPTH_SS, COUNT_DEPTH_CUBES)
+"""Columns of obs that a collapse adds."""
+
+WITHIN_SS, DETECTED, COVARIATE_Y = "within_ss", "n_detected", "cov_y:"
+COUNTS, COUNTS_SS, COUNTS_DEPTH = "counts", "counts_ss", "counts_depth"
+MEAN, SS, CELLS_MEAN, CELLS_SS = "covariate_mean", "covariate_ss", "covariate_mean_cells", "covariate_ss_cells"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the rows are a collapse of.
+
+    Attributes
+    ----------
+    by, covariates
+        Columns of the cells' obs.
+    source
+        The matrix, as ``"X"`` or ``"layers/lognorm"``.
+    log_base
+        Base of its logarithm; NaN for none.
+    looks_like_counts
+        Whether it held raw counts.
+    weights
+        Column of the weights, ``"<array>"``, or empty for none.
+    counts_layer, depth
+        Layer of the counts, ``""`` for X, and the column of the depth, ``""`` for their sum; None without counts.
+    dropped
+        Features that some of the merged cohorts lacked.
+    """
+
+    by: tuple[str, ...]
+    covariates: tuple[str, ...] = ()
+    source: str = keys.RESPONSE_X
+    log_base: float = float("nan")
+    looks_like_counts: bool = False
+    weights: str = keys.NO_WEIGHTS
+    counts_layer: str | None = None
+    depth: str | None = None
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """Sequencing depth of the cells of K rows: mean over those that have one, and their number."""
+
+    mean: FloatArray
+    n: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counts of the cells of K rows.
+
+    Attributes
+    ----------
+    values
+        Their statistics, unweighted, with the depth of the cells as the only covariate.
+    cubes
+        Shape (K,). Sum of the depths' cubes.
+    """
+
+    values: Collapsed
+    cubes: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that an AnnData of K rows and G features holds.
+
+    Attributes
+    ----------
+    obs, var
+        Columns of `by`; the features.
+    rows
+        Statistics with weights, and the cells' unweighted moments of the covariates.
+    detected
+        Shape (K, G). Cells with a value above zero.
+    counts, depths
+        None where they are not known.
+    """
+
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    rows: CollapsedRows
+    detected: FloatArray
+    counts: Counts | None
+    depths: Depths | None
+
+
+def is_collapsed(adata: ad.AnnData) -> bool:
+    """Whether rows stand for many cells, as :func:`donorwise.pp.collapse` made them.
+
+    Raises
+    ------
+    DataError
+        They do, and what says so is gone: they would pass for cells.
+    """
+    if COLLAPSED in adata.uns:
+        return True
+    if {N_CELLS, WEIGHT, LOG_WEIGHT}.issubset(adata.obs.columns) and WITHIN_SS in adata.layers:
+        raise DataError(
+            f"These are collapsed rows without their uns[{COLLAPSED!r}], which anndata.concat leaves out: put cohorts "
+            "together with dw.pp.merge_collapsed."
+        )
+    return False
+
+
+def read_origin(adata: ad.AnnData) -> Origin:
+    """Read what the rows are a collapse of."""
+    entry = adata.uns[COLLAPSED]
+    _check_slots(adata)
+    has_counts = bool(entry["has_counts"])
+    return Origin(
+        by=_names(entry["by"]),
+        covariates=_names(entry["covariates"]),
+        source=str(entry["source"]),
+        log_base=float(entry["log_base"]),
+        looks_like_counts=bool(entry["looks_like_counts"]),
+        weights=str(entry["weights"]),
+        counts_layer=str(entry["counts_layer"]) if has_counts else None,
+        depth=str(entry["depth"]) if has_counts else None,
+        dropped=_names(entry["dropped"]),
+    )
+
+
+def read_rows(adata: ad.AnnData, covariates: Sequence[str]) -> CollapsedRows:
+    """Read the statistics with some of the covariates."""
+    from donorwise.collapse.statistics import Collapsed
+    from donorwise.engine.collapsed import CollapsedRows
+
+    origin, n = read_origin(adata), adata.n_obs
+    at = [origin.covariates.index(name) for name in covariates]
+    mean, ss = _moments(adata, origin, MEAN, SS)
+    crossed = [_matrix(adata.layers[f"{COVARIATE_Y}{name}"]) for name in covariates]
+    values = Collapsed(
+        n_obs=_column(adata, N_CELLS).astype(np.int64),
+        weight=_column(adata, WEIGHT),
+        log_weight=_column(adata, LOG_WEIGHT),
+        mean=_matrix(adata.X),
+        within_ss=_matrix(adata.layers[WITHIN_SS]),
+        covariate_mean=mean[:, at],
+        covariate_ss=ss[:, at][:, :, at],
+        covariate_y=np.stack(crossed, axis=1) if crossed else np.zeros((n, 0, adata.n_vars)),
+    )
+    return CollapsedRows(read_cells(adata).take_covariates(covariates), values)
+
+
+def read_cells(adata: ad.AnnData) -> RowCells:
+    """Read how many cells every row stands for, and the unweighted moments of their covariates."""
+    from donorwise.engine.collapsed import RowCells
+
+    origin = read_origin(adata)
+    names = (CELLS_MEAN, CELLS_SS) if CELLS_MEAN in adata.obsm else (MEAN, SS)
+    return RowCells(_column(adata, N_CELLS).astype(np.int64), origin.covariates, *_moments(adata, origin, *names))
+
+
+def read_counts(adata: ad.AnnData) -> Counts | None:
+    """Read the statistics of the counts, if there are any."""
+    from donorwise.collapse.statistics import Collapsed
+
+    if read_origin(adata).counts_layer is None:
+        return None
+    n = _column(adata, N_CELLS)
+    values = Collapsed(
+        n_obs=n.astype(np.int64),
+        weight=n,
+        log_weight=np.zeros(n.size),
+        mean=_matrix(adata.layers[COUNTS]) / n[:, None],
+        within_ss=_matrix(adata.layers[COUNTS_SS]),
+        covariate_mean=(_column(adata, COUNT_DEPTH) / n)[:, None],
+        covariate_ss=_column(adata, COUNT_DEPTH_SS)[:, None, None],
+        covariate_y=_matrix(adata.layers[COUNTS_DEPTH])[:, None],
+    )
+    return Counts(values, _column(adata, COUNT_DEPTH_CUBES))
+
+
+def read_parts(adata: ad.AnnData) -> Parts:
+    """Read everything."""
+    origin = read_origin(adata)
+    depths = None
+    if DEPTH in adata.obs.columns:
+        depths = Depths(_column(adata, DEPTH), _column(adata, N_DEPTH).astype(np.int64))
+    return Parts(
+        obs=obs_frame(adata, list(origin.by)),
+        var=pd.DataFrame(adata.var),
+        rows=read_rows(adata, origin.covariates),
+        detected=_matrix(adata.layers[DETECTED]),
+        counts=read_counts(adata),
+        depths=depths,
+    )
+
+
+def make_collapsed(parts: Parts, origin: Origin, uns: dict[str, Any]) -> ad.AnnData:
+    """Lay out statistics as an AnnData; `uns` is what the cells' AnnData said about them."""
+    import anndata as ad
+
+    values, cells = parts.rows.values, parts.rows.cells
+    obs = parts.obs.assign(**{N_CELLS: cells.n_cells, WEIGHT: values.weight, LOG_WEIGHT: values.log_weight})
+    layers = {WITHIN_SS: values.within_ss, DETECTED: parts.detected}
+    layers |= {f"{COVARIATE_Y}{name}": values.covariate_y[:, q] for q, name in enumerate(origin.covariates)}
+    obsm = {}
+    if origin.covariates:
+        obsm = {MEAN: values.covariate_mean, SS: _flat(values.covariate_ss)}
+        if origin.weights != keys.NO_WEIGHTS:
+            obsm |= {CELLS_MEAN: cells.mean, CELLS_SS: _flat(cells.ss)}
+    if parts.depths is not None:
+        obs = obs.assign(**{DEPTH: parts.depths.mean, N_DEPTH: parts.depths.n})
+    if parts.counts is not None:
+        own = parts.counts.values
+        n = own.n_obs[:, None]
+        layers |= {COUNTS: np.rint(own.mean * n), COUNTS_SS: own.within_ss, COUNTS_DEPTH: own.covariate_y[:, 0]}
+        obs = obs.assign(
+            **{
+                COUNT_DEPTH: own.covariate_mean[:, 0] * own.n_obs,
+                COUNT_DEPTH_SS: own.covariate_ss[:, 0, 0],
+                COUNT_DEPTH_CUBES: parts.counts.cubes,
+            }
+        )
+    obs.index = _row_names(parts.obs)
+    made = ad.AnnData(X=values.mean, obs=obs, var=parts.var, layers=layers, obsm=obsm, uns=dict(uns))
+    made.uns[COLLAPSED] = _entry(origin)
+    return made
+
+
+def cell_count(adata: ad.AnnData) -> int:
+    """Number of cells: the rows, or those that the rows stand for."""
+    return int(_column(adata, N_CELLS).sum()) if is_collapsed(adata) else int(adata.n_obs)
+
+
+def cell_frame(adata: ad.AnnData, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Columns of obs (all for None) with one row per cell.
+
+    Cells behind collapsed rows have the columns of their row, and of a covariate numbers with its mean and
+    cross-products within the row: enough for whatever is linear in it.
+    """
+    if not is_collapsed(adata):
+        return obs_frame(adata, columns)
+    origin, cells = read_origin(adata), read_cells(adata)
+    names = list(origin.by if columns is None else columns)
+    covariates = [name for name in origin.covariates if name in names]
+    check_obs_columns(adata, [name for name in names if name not in covariates])
+    frame = obs_frame(adata, [name for name in names if name not in covariates])
+    frame = frame.iloc[cells.rows()].reset_index(drop=True)
+    if covariates:
+        frame[covariates] = cells.take_covariates(covariates).values()
+    return frame[names]
+
+
+def columns_read(adata: ad.AnnData, formula: str, labels: Sequence[str]) -> list[str] | None:
+    """Columns that a formula and `labels` read, checked against a collapse; None (all) for an AnnData of cells.
+
+    Raises
+    ------
+    FormulaError
+        The formula does not parse.
+    DesignError
+        A column was collapsed away, or a covariate is not linear in the formula.
+    """
+    from donorwise.engine.collapsed import check_formula
+
+    if not is_collapsed(adata):
+        return None
+    origin = read_origin(adata)
+    return check_formula(formula, labels, origin.by, origin.covariates)
+
+
+def collapsed_depth(adata: ad.AnnData) -> FloatArray | None:
+    """Depth of the cells behind the rows, (N,): the row's mean; 0 for as many cells as had none."""
+    if DEPTH not in adata.obs.columns:
+        return None
+    cells = read_cells(adata)
+    place = np.arange(int(cells.n_cells.sum())) - cells.starts[cells.rows()]
+    mean, n = _column(adata, DEPTH), _column(adata, N_DEPTH)
+    return np.where(place < n[cells.rows()], mean[cells.rows()], 0.0)
+
+
+def kept_uns(adata: ad.AnnData, by: Sequence[str]) -> dict[str, Any]:
+    """What ``uns`` says about the columns that rows keep: declared roles, and colours of levels."""
+    roles = {role: column for role, column in read_settings(adata).items() if column in by}
+    colors = [f"{column}{keys.COLORS_SUFFIX}" for column in by]
+    return ({keys.SETTINGS: roles} if roles else {}) | {name: adata.uns[name] for name in colors if name in adata.uns}
+
+
+def check_names(by: Sequence[str], covariates: Sequence[str]) -> None:
+    """Raise unless these columns can be those of a collapsed AnnData that is written to a file."""
+    names = [*by, *covariates]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if not by:
+        raise DesignError("by= names no column: name those that the formulas will need, the donor among them.")
+    if repeated is not None:
+        raise DesignError(f"{repeated!r} is named twice in by= and covariates=.")
+    for name in names:
+        if name in OWN_COLUMNS:
+            raise DesignError(f"{name!r} is the name of a column that the result has of its own: rename it in obs.")
+        if "/" in name:
+            raise DesignError(f"{name!r} has a '/', which files treat as a folder: rename the column in obs.")
+
+
+def with_counts_dropped(parts: Parts, origin: Origin) -> tuple[Parts, Origin]:
+    """The same without statistics of counts."""
+    return replace(parts, counts=None), replace(origin, counts_layer=None, depth=None)
+
+
+def _entry(origin: Origin) -> dict[str, Any]:
+    texts = {name: np.array(getattr(origin, name), dtype=object) for name in ("by", "covariates", "dropped")}
+    return texts | {
+        "version": version("donorwise"),
+        "source": origin.source,
+        "log_base": origin.log_base,
+        "looks_like_counts": origin.looks_like_counts,
+        "weights": origin.weights,
+        "has_counts": origin.counts_layer is not None,
+        "counts_layer": origin.counts_layer or "",
+        "depth": origin.depth or "",
+    }
+
+
+def _check_slots(adata: ad.AnnData) -> None:
+    """Raise where a part that a collapse made is not there any more."""
+    missing = [f"obs[{name!r}]" for name in (N_CELLS, WEIGHT, LOG_WEIGHT) if name not in adata.obs.columns]
+    missing += [] if WITHIN_SS in adata.layers else [f"layers[{WITHIN_SS!r}]"]
+    if missing or adata.X is None:
+        raise DataError(f"This collapsed AnnData is not whole: it has no {', '.join(missing or ['X'])}.")
+
+
+def _column(adata: ad.AnnData, name: str) -> FloatArray:
+    return np.asarray(obs_frame(adata, [name])[name], dtype=np.float64)
+
+
+def _matrix(matrix: Any) -> FloatArray:
+    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
+
+
+def _moments(adata: ad.AnnData, origin: Origin, mean: str, ss: str) -> tuple[FloatArray, FloatArray]:
+    n, m = adata.n_obs, len(origin.covariates)
+    if m == 0:
+        return np.zeros((n, 0)), np.zeros((n, 0, 0))
+    return np.array(adata.obsm[mean], dtype=np.float64), np.array(adata.obsm[ss], dtype=np.float64).reshape(n, m, m)
+
+
+def _flat(ss: FloatArray) -> FloatArray:
+    return np.ascontiguousarray(ss).reshape(ss.shape[0], -1)
+
+
+def _names(values: Any) -> tuple[str, ...]:
+    return tuple(map(str, np.atleast_1d(values))) if np.size(values) else ()
+
+
+def _row_names(obs: pd.DataFrame) -> pd.Index:
+    """Values of the columns, joined; numbered where texts are the same (1 and '1')."""
+    texts = pd.Series([""] * len(obs), dtype=object)
+    for i, name in enumerate(obs.columns):
+        texts = texts + ("|" if i else "") + pd.Series(obs[name].astype(object).map(str).to_numpy(), dtype=object)
+    repeat = texts.groupby(texts).cumcount()
+    return pd.Index(np.where(repeat > 0, texts + "|" + repeat.astype(str), texts).astype(str))

@@ -1,0 +1,196 @@
+"""The pass over a matrix that is not in memory, chunk by chunk."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from donorwise.collapse.containers import (
+    Job,
+    accumulate,
+    all_in_order,
+    canonical,
+    is_ready,
+    positions,
+    slice_if_run,
+    sparse_arrays,
+)
+from donorwise.collapse.fetch import fetch
+from donorwise.collapse.kernels import (
+    SCRATCH,
+    WIDTH,
+    Moments,
+    Rows,
+    add_csr,
+    add_dense,
+    csr_has_duplicates,
+    finish_sums,
+    sort_by_segment,
+)
+from donorwise.collapse.rows import read_only
+from donorwise.collapse.threads import run_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from donorwise._typing import BoolArray, FloatArray, IntArray
+    from donorwise.collapse.fetch import Range
+    from donorwise.collapse.readers import Part, Reader
+
+CHUNK_BYTES = 2**25
+_FINISH_BYTES = 2**26
+
+
+def stream(reader: Reader, job: Job, *, chunk_size: int | None = None, progress: bool = False) -> None:
+    """Fill ``job.out`` from a matrix that is read in chunks.
+
+    A chunk of rows is added to running sums about each feature's first value in the segment, row after row, as the
+    kernels in memory do: the result does not depend on the chunks, and the work for a chunk is that of its values.
+    A chunk of columns has all that there is to know about them.
+    """
+    if reader.by_columns:
+        wanted = np.zeros(reader.shape[1], dtype=bool)
+        wanted[job.columns] = True
+        _stream_columns(chunks(reader, wanted, job.n_jobs, chunk_size, progress), job)
+    else:
+        wanted = job.rows.segment >= 0
+        _stream_rows(chunks(reader, wanted, job.n_jobs, chunk_size, progress), job, reader.shape[1])
+
+
+def chunks(
+    reader: Reader, wanted: BoolArray, n_jobs: int, chunk_size: int | None, progress: bool
+) -> Iterator[tuple[Range, list[Part]]]:
+    """Chunks that hold all wanted rows (or columns), with the range of each."""
+    cost = reader.cost()
+    cuts = reader.cuts if chunk_size is None or reader.whole_blocks else None
+    ranges = plan(cost, wanted, chunk_size, cuts)
+    n_bytes = int(sum(cost[low:high].sum() for low, high in ranges))
+    unit = "feature" if reader.by_columns else "cell"
+    total = sum(high - low for low, high in ranges)
+    with tqdm(total=total, unit=unit, unit_scale=True, desc="collapse", disable=not progress) as bar:
+        for asked, parts in fetch(reader, ranges, n_jobs=n_jobs, n_bytes=n_bytes):
+            yield asked, parts
+            bar.update(asked[1] - asked[0])
+
+
+def plan(cost: IntArray, wanted: BoolArray, chunk_size: int | None, cuts: IntArray | None) -> list[Range]:
+    """Ranges of `chunk_size` items, or of about CHUNK_BYTES, that begin and end at `cuts`; none without a wanted item."""
+    n = len(cost)
+    if chunk_size is not None:
+        edges = np.arange(0, n, chunk_size)
+    else:
+        reached = np.cumsum(cost)
+        targets = np.arange(CHUNK_BYTES, reached[-1] if n else 0, CHUNK_BYTES)
+        edges = np.append(0, np.searchsorted(reached, targets, side="right"))
+    if cuts is not None:
+        edges = cuts[np.searchsorted(cuts, edges, side="right") - 1]
+    edges = np.unique(np.append(edges, n))
+    seen = np.concatenate([[0], np.cumsum(wanted)])
+    pairs = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+    return [(low, high) for low, high in pairs if seen[high] > seen[low]]
+
+
+def _stream_columns(found: Iterator[tuple[Range, list[Part]]], job: Job) -> None:
+    order = np.argsort(job.columns)
+    ordered = job.columns[order]
+    for _, parts in found:
+        for start, block in parts:
+            first, last = np.searchsorted(ordered, [start, start + block.shape[1]])
+            local = read_only(ordered[first:last] - start)
+            out = Moments(*(np.zeros((*a.shape[:-1], last - first)) for a in job.out))
+            accumulate(block, Job(job.rows, local, out, job.n_jobs))
+            for whole, part in zip(job.out, out, strict=True):
+                whole[..., order[first:last]] = part
+
+
+def _stream_rows(found: Iterator[tuple[Range, list[Part]]], job: Job, n_columns: int) -> None:
+    (n_segments, m), n_places = job.rows.moment_sum.shape, len(job.columns) + SCRATCH
+    sums, products = np.zeros((n_segments, WIDTH * n_places)), np.zeros((n_segments, m, n_places, 2))
+    position = positions(job.columns, n_columns)
+    for (low, high), parts in found:
+        rows = _cut_rows(job.rows, low, high)
+        for start, block in parts:
+            if sparse.issparse(block):
+                _add_csr(block, start, n_columns, position, Job(rows, *job[1:]), sums, products)
+            else:
+                _add_dense(np.asarray(block), start, Job(rows, *job[1:]), sums, products)
+    _finish(sums, products, job)
+
+
+def _cut_rows(rows: Rows, low: int, high: int) -> Rows:
+    """The rows of a chunk, numbered from 0."""
+    segment = rows.segment[low:high]
+    order, starts = sort_by_segment(segment, len(rows.weight))
+    part = rows._replace(
+        segment=segment, order=order, starts=starts, weights=rows.weights[low:high], moment=rows.moment[low:high]
+    )
+    return Rows(*(read_only(array) for array in part))
+
+
+def _add_csr(
+    block: Any, start: int, n_columns: int, position: Any, job: Job, sums: FloatArray, products: FloatArray
+) -> None:
+    block = block.tocsr()
+    arrays = sparse_arrays(block)
+    if not block.has_canonical_format and csr_has_duplicates(*arrays[1:], block.shape[1]):
+        arrays = sparse_arrays(canonical(block))
+    if block.shape[1] < n_columns:
+        every = np.arange(n_columns, dtype=np.int32) if position is None else position
+        position = read_only(every[start : start + block.shape[1]])
+    present, cost = _present(job.rows)
+    run_ranges(
+        lambda first, last: add_csr(*arrays, position, job.rows, sums, products, present[first:last]), cost, job.n_jobs
+    )
+
+
+def _add_dense(block: Any, start: int, job: Job, sums: FloatArray, products: FloatArray) -> None:
+    """Columns that are features one after another go as they are; others are taken out."""
+    inside = np.flatnonzero((job.columns >= start) & (job.columns < start + block.shape[1]))
+    if not len(inside):
+        return
+    present, cost = _present(job.rows)
+    for run in np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1):
+        local = job.columns[run] - start
+        some = block if all_in_order(local, block.shape[1]) else block[:, slice_if_run(local)]
+        if not is_ready(some):
+            some = np.ascontiguousarray(some, dtype=np.float32 if some.dtype == np.float32 else np.float64)
+        run_ranges(
+            partial(_add_dense_range, read_only(some), int(run[0]), job.rows, sums, products, present), cost, job.n_jobs
+        )
+
+
+def _add_dense_range(
+    values: Any,
+    place: int,
+    rows: Rows,
+    sums: FloatArray,
+    products: FloatArray,
+    present: IntArray,
+    first: int,
+    last: int,
+) -> None:
+    add_dense(values, place, rows, sums, products, present[first:last])
+
+
+def _present(rows: Rows) -> tuple[IntArray, IntArray]:
+    """Segments that have rows, and how many."""
+    size = np.diff(rows.starts)
+    present = np.flatnonzero(size)
+    return present, size[present]
+
+
+def _finish(sums: FloatArray, products: FloatArray, job: Job) -> None:
+    """Write the moments, last segments first, giving back the sums that have been used."""
+    step = max(1, _FINISH_BYTES // max(1, sums[:1].nbytes))
+    for high in range(len(sums), 0, -step):
+        low = max(0, high - step)
+        out = Moments(*(array[low:high] for array in job.out))
+        rows = job.rows._replace(weight=job.rows.weight[low:high], moment_sum=job.rows.moment_sum[low:high])
+        args = (sums[low:high], products[low:high], rows, out)
+        run_ranges(partial(finish_sums, *args), np.ones(high - low, dtype=np.int64), job.n_jobs)
+        del args
+        sums.resize((low, sums.shape[1]), refcheck=False)

@@ -1,0 +1,308 @@
+"""An atlas in one small AnnData: exact sufficient statistics per combination of columns."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from donorwise._anndata import (
+    cell_depth,
+    check_is_anndata,
+    count_depth,
+    is_collapsed,
+    keys,
+    looks_like_counts,
+    obs_frame,
+    resolve_response,
+)
+from donorwise._anndata.collapsed import Counts, Depths, Origin, Parts, check_names, kept_uns, make_collapsed
+from donorwise.collapse import collapse as collapse_matrix
+from donorwise.collapse import missing_patterns
+from donorwise.design.columns import read_column
+from donorwise.design.patterns import combine, first_rows
+from donorwise.engine.arrays import check_weights, effective_jobs
+from donorwise.engine.collapsed import CollapsedRows, RowCells, label_codes
+from donorwise.engine.detected import detected_cells
+from donorwise.engine.pseudobulk import check_counts
+from donorwise.errors import DataError, DesignError, DonorwiseWarning
+from donorwise.pp.merge_collapsed import merge_collapsed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+    from numpy.typing import NDArray
+
+    from donorwise._anndata import Response
+    from donorwise._typing import BoolArray, FloatArray, IntArray
+    from donorwise.collapse.statistics import Collapsed
+
+
+def collapse(
+    source: ad.AnnData | str | os.PathLike[str] | Sequence[Any],
+    by: str | Sequence[str],
+    *,
+    layer: str | None = None,
+    covariates: str | Sequence[str] = (),
+    counts_layer: str | None = None,
+    depth: str | None = None,
+    weights: str | FloatArray | None = None,
+    mask_var: str | BoolArray | None = None,
+    chunk_size: int | None = None,
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> ad.AnnData:
+    """Collapse cells to one row per combination of columns, from which models are fitted exactly.
+
+    A mixed model needs of the cells no more than their number, mean and sum of squares wherever the
+    variables of the formula are the same (and cross-products with covariates that differ from cell to
+    cell). The result, an ordinary AnnData of a few thousand rows, takes the place of the cells in
+    :func:`donorwise.tl.lmm`, :func:`donorwise.tl.pseudobulk`, :func:`donorwise.tl.calibrate`,
+    :func:`donorwise.tl.influence` and :func:`donorwise.tl.power`, which give the same numbers.
+
+    Parameters
+    ----------
+    source
+        Cells x features: an AnnData, the path of an ``.h5ad`` or ``.zarr``, or several of them, which are
+        collapsed one after another and merged.
+    by
+        Columns of obs: all that formulas will read, grouping factors and ``groupby`` included. A missing
+        value is a value of its own here; the tools leave its cells out where they read the column.
+    layer
+        Layer to model; None for X.
+    covariates
+        Numeric columns of obs that differ from cell to cell, such as ``log_depth``. Formulas can use
+        them linearly, alone or in interaction with columns of `by`.
+    counts_layer
+        Layer of raw counts, for :func:`donorwise.tl.pseudobulk`; None for none.
+    depth
+        Column of obs with the depth of every cell, for the counts; the sum of the counts if None.
+    weights
+        Precision weights of the cells: a column of obs or an array (n_obs,).
+    mask_var
+        Boolean column of var, or array: which features to keep. Depth is that of all genes anyway.
+    chunk_size
+        Rows read at a time from a file; chosen by size if None.
+    n_jobs
+        Threads; None takes scanpy's setting, -1 all cores.
+    progress
+        Show a progress bar while a file is read.
+
+    Returns
+    -------
+    AnnData of K rows x features. ``X``: mean; ``layers``: ``within_ss`` (sum of squares about the mean),
+    ``n_detected`` (cells above zero), ``cov_y:<covariate>`` (cross-products about the means), and with
+    counts ``counts`` (sums), ``counts_ss`` and ``counts_depth`` (about the means). ``obs``: the columns of
+    `by`, ``n_cells``, sums of weights, of their logarithms and of depth. ``obsm``: means and cross-products
+    of the covariates. ``uns["donorwise_collapsed"]`` says what it was made from. Rows and features can be
+    selected as always.
+
+    Raises
+    ------
+    DesignError
+        A column is not there, is named twice, or has a name that a file cannot hold.
+    DataError
+        Values are missing or not finite, a covariate or weight is not a number, or counts are none.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_cells=1200, n_genes=50, seed=1)
+    >>> rows = dw.pp.collapse(adata, by=["donor_id", "condition", "cell_type"])
+    >>> rows.shape, int(rows.obs["n_cells"].sum())
+    ((36, 50), 1200)
+    >>> dw.tl.lmm(rows, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
+    >>> dw.get.lmm(rows).shape[0]
+    150
+    """
+    by, covariates = (_listed(names) for names in (by, covariates))
+    check_names(by, covariates)
+    if isinstance(source, list | tuple):
+        if weights is not None and not isinstance(weights, str):
+            raise DataError("With several sources weights= names a column of obs: an array cannot be shared out.")
+        options: dict[str, Any] = {
+            "layer": layer, "covariates": covariates, "counts_layer": counts_layer, "depth": depth, "weights": weights,
+            "mask_var": mask_var, "chunk_size": chunk_size, "n_jobs": n_jobs, "progress": progress,
+        }  # fmt: skip
+        return merge_collapsed([collapse(part, by, **options) for part in source])
+    adata: Any = _open(source) if isinstance(source, str | os.PathLike) else source
+    check_is_anndata(adata)
+    if is_collapsed(adata):
+        raise DataError("This AnnData is collapsed already; merge several with dw.pp.merge_collapsed.")
+    response = resolve_response(adata, layer=layer, mask_var=mask_var)
+    obs, codes, n_rows = _rows(adata, by)
+    chunks = {"chunk_size": chunk_size, "progress": progress}
+    cells = _Cells(codes, n_rows, response, chunks, effective_jobs(n_jobs))
+    w = None if weights is None else check_weights(weights, obs_frame(adata))
+    rows = cells.rows(response.matrix, covariates, _covariates(adata, covariates), w)
+    counts, cell_depths = _counts(adata, counts_layer, depth, cells)
+    var, detected = _var(adata, response.features), cells.detected(response.matrix)
+    origin = Origin(
+        by=tuple(by),
+        covariates=tuple(covariates),
+        source=response.text,
+        log_base=response.log_base,
+        looks_like_counts=looks_like_counts(response.matrix),
+        weights=weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS,
+        counts_layer=counts_layer,
+        depth=None if counts_layer is None else depth or "",
+    )
+    return make_collapsed(
+        Parts(obs, var, rows, detected, counts, cells.depths(cell_depths)), origin, kept_uns(adata, by)
+    )
+
+
+class _Cells:
+    """The row of every cell, and passes over matrices of these cells."""
+
+    def __init__(
+        self, codes: NDArray[np.int32], n_rows: int, response: Response, chunks: dict[str, Any], n_jobs: int
+    ) -> None:
+        self.codes, self.n_rows, self.n_jobs = codes, n_rows, n_jobs
+        self.features, self.names, self._chunks = response.features, response.variables, chunks
+
+    def rows(
+        self, matrix: Any, names: Sequence[str], covariates: FloatArray | None, weights: FloatArray | None
+    ) -> CollapsedRows:
+        """Statistics with weights, and the unweighted moments of the covariates."""
+        values = self.read(matrix, weights=weights, covariates=covariates)
+        own = values
+        if weights is not None and names:
+            own = collapse_matrix(np.zeros((len(self.codes), 1)), self.codes, self.n_rows, covariates=covariates)
+        return CollapsedRows(RowCells(own.n_obs, tuple(names), own.covariate_mean, own.covariate_ss), values)
+
+    def depths(self, depth: FloatArray | None) -> Depths | None:
+        """Mean depth over the cells that have one."""
+        if depth is None:
+            return None
+        usable = np.isfinite(depth) & (depth > 0)
+        n = np.bincount(self.codes[usable], minlength=self.n_rows)
+        total = np.bincount(self.codes[usable], weights=depth[usable], minlength=self.n_rows)
+        return Depths(total / np.maximum(n, 1), n.astype(np.int64))
+
+    def read(
+        self, matrix: Any, *, weights: FloatArray | None = None, covariates: FloatArray | None = None
+    ) -> Collapsed:
+        """Statistics of the features in use."""
+        _check_complete(matrix, self.features, self.names)
+        return collapse_matrix(
+            matrix, self.codes, self.n_rows, weights=weights, covariates=covariates, features=self.features,
+            names=self.names, n_jobs=self.n_jobs, **self._options(matrix),
+        )  # fmt: skip
+
+    def detected(self, matrix: Any) -> FloatArray:
+        """Number of cells above zero, (K, G)."""
+        return detected_cells(
+            matrix, self.codes, self.n_rows, features=self.features, n_jobs=self.n_jobs, **self._options(matrix)
+        )
+
+    def _options(self, matrix: Any) -> dict[str, Any]:
+        return {} if isinstance(matrix, np.ndarray) or sparse.issparse(matrix) else self._chunks
+
+
+def _open(path: str | os.PathLike[str]) -> ad.AnnData:
+    from donorwise._anndata.sources import open_source
+
+    return open_source(path)
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _var(adata: ad.AnnData, features: IntArray | None) -> pd.DataFrame:
+    # ad.experimental.read_lazy keeps var as an xarray-backed table until it is asked for
+    var = pd.DataFrame(adata.var if isinstance(adata.var, pd.DataFrame) else adata.var.to_memory())
+    return var if features is None else var.iloc[features]
+
+
+def _rows(adata: ad.AnnData, by: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.int32], int]:
+    """Columns of the rows, the row of every cell, and the number of rows."""
+    obs = obs_frame(adata, by)
+    columns = {name: _storable(obs[name], name) for name in by}
+    codes, n_rows = combine([label_codes(column) for column in columns.values()], len(obs))
+    if 2 * n_rows > len(obs):
+        warnings.warn(
+            f"by={list(by)} leaves {n_rows:,} rows of {len(obs):,} cells: a column that differs from cell to cell "
+            "belongs in covariates=.", DonorwiseWarning, stacklevel=3,
+        )  # fmt: skip
+    first = first_rows(codes, n_rows)
+    frame = pd.DataFrame({name: column.array[first] for name, column in columns.items()})
+    return frame, codes.astype(np.int32), n_rows
+
+
+def _storable(column: pd.Series, name: str) -> pd.Series:
+    """A column in a form that files keep and that formulas read as they would read it here."""
+    dtype = column.dtype
+    if pd.api.types.is_bool_dtype(dtype) or pd.api.types.is_integer_dtype(dtype):
+        return column
+    if pd.api.types.is_numeric_dtype(dtype):
+        return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
+    if not isinstance(dtype, pd.CategoricalDtype):
+        try:
+            column = read_column(column, name, categorical=False)
+        except DesignError:  # dates and mixed values: formulas can take them for labels only
+            column = read_column(column, name, categorical=True)
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return column
+    levels = column.cat.categories
+    plain = pd.api.types.is_numeric_dtype(levels) or pd.api.types.infer_dtype(levels) in ("string", "empty")
+    return column if plain else column.cat.rename_categories([str(level) for level in levels])
+
+
+def _covariates(adata: ad.AnnData, names: Sequence[str]) -> FloatArray | None:
+    """Covariates (N, m), or None."""
+    if not names:
+        return None
+    obs = obs_frame(adata, names)
+    out = np.empty((len(obs), len(names)))
+    for q, name in enumerate(names):
+        column = read_column(obs[name], name, categorical=False)
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            raise DataError(f"The covariate {name!r} is not numeric; name it in by=.")
+        out[:, q] = column.to_numpy()
+        n_bad = int((~np.isfinite(out[:, q])).sum())
+        if n_bad:
+            raise DataError(
+                f"The covariate {name!r} is missing or infinite in {n_bad:,} cells: leave these out "
+                f"(adata[adata.obs[{name!r}].notna()]), or give them a value."
+            )
+    return out
+
+
+def _counts(
+    adata: ad.AnnData, layer: str | None, column: str | None, cells: _Cells
+) -> tuple[Counts | None, FloatArray | None]:
+    """Statistics of the counts, and the depth of every cell as far as it is known."""
+    known = cell_depth(adata)
+    if layer is None:
+        return None, known
+    response = resolve_response(adata, layer=layer)
+    check_counts(response.matrix, response.text)
+    depth = count_depth(adata, response, column)
+    values = cells.read(response.matrix, covariates=depth[:, None])
+    cubes = np.asarray(np.bincount(cells.codes, weights=depth**3, minlength=cells.n_rows), dtype=np.float64)
+    # of counts in a file a sample of the depths is read, and here are all
+    sampled = known is None or not np.isfinite(known).all()
+    return Counts(values, cubes), depth if sampled else known
+
+
+def _check_complete(matrix: Any, features: IntArray | None, names: Sequence[str]) -> None:
+    """Raise where a dense matrix misses values: one number of cells per row would not do for all features."""
+    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind != "f":
+        return
+    columns = np.arange(matrix.shape[1]) if features is None else features
+    missing = np.concatenate(
+        [np.zeros(0, dtype=np.int64), *(at for at, seen in missing_patterns(matrix, columns) if seen is not None)]
+    )
+    if missing.size:
+        name = names[int(np.flatnonzero(columns == missing.min())[0])]
+        raise DataError(
+            f"{missing.size} features miss values (NaN) in some cells (the first is {name!r}), which collapsed rows "
+            "cannot keep: leave these features out with mask_var=, or fit the cells."
+        )
