@@ -259,3 +259,26 @@ def test_icc_orders_groups(fitted: ad.AnnData, paired: ad.AnnData) -> None:
     assert "donor_id:sample_id" in dw.pl.icc(paired, term="donor_id:sample_id").get_xlabel()
     with pytest.raises(DonorwiseError, match="no term 'sample'"):
         dw.pl.icc(paired, term="sample")
+
+
+def test_prior(cohort: ad.AnnData) -> None:
+    """A line per knot and term, bars of the features' own ratios, a panel per group."""
+    many = dw.datasets.simulate_cohort(n_donors=6, n_cells=900, n_genes=150, seed=4)
+    dw.tl.lmm(many, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
+    axes = dw.pl.prior(many)
+    groups = list(many.obs["cell_type"].cat.categories)
+    assert [a.get_title() for a in axes] == groups
+    lines = [line for line in axes[0].lines if len(line.get_xdata()) > 1]
+    table = many.uns["lmm"]["prior"]
+    own = table[(table["group"] == groups[0]) & (table["knot"] == 0)].sort_values("ratio")
+    np.testing.assert_allclose(lines[0].get_ydata(), own["weight"].to_numpy()[1:])
+    assert len(lines) == table["knot"].nunique()
+    assert sum(bar.get_height() for bar in axes[0].patches) == pytest.approx(1)
+    variances = many.uns["lmm"]["varcomp"]
+    zero = variances[(variances["group"] == groups[0]) & (variances["term"] == "donor_id")]["variance"] == 0
+    assert axes[0].patches[0].get_height() == pytest.approx(zero.mean())
+    dw.tl.pseudobulk(many, "~ condition", progress=False)
+    assert not dw.pl.prior(many, key="pseudobulk").patches
+    dw.tl.lmm(cohort, "~ condition + (1 | donor_id)", progress=False)
+    with pytest.raises(DonorwiseError, match="not moderated"):
+        dw.pl.prior(cohort)

@@ -39,7 +39,7 @@ def draw(summary: pd.DataFrame, methods: list[str], out: Path) -> None:
             for ax, scenario in zip(axes[i], scenarios, strict=True):
                 own = summary[(summary["measure"] == measure) & (summary["scenario"] == scenario)]
                 _panel(ax, own, methods, nominal, _interval(scenario, measure))
-            axes[i, 0].set_xlabel(label, loc="left")
+            axes[i, 0].set_ylabel(label, fontweight="bold")
             axes[i, 0].set_yticks(range(len(methods)), methods)
         for ax, scenario in zip(axes[0], scenarios, strict=True):
             ax.set_title(f"{scenario}. {TITLES[scenario]}")
@@ -54,7 +54,9 @@ def _panel(
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_ylim(len(methods) - 0.4, -0.6)
     if own.empty:
-        ax.set_axis_off() if not ax.get_subplotspec().is_first_col() else ax.set_xticks([])
+        ax.spines["bottom"].set_visible(False)
+        ax.set_xticks([])
+        ax.text(0.5, 0.5, "no true effects", transform=ax.transAxes, ha="center", color="#8C8C8C")
         return
     ax.grid(axis="y", color="#EEEEEE", lw=0.6)
     floor = 0.1 * nominal if nominal else 0.0

@@ -22,8 +22,8 @@ def _test(data: Data, ddf: str) -> np.ndarray:
     return data.fit(data.formula).test(CONTRAST, ddf=ddf)["p_value"].to_numpy()
 
 
-def _careless(data: Data, ddf: str) -> np.ndarray:
-    return data.fit(data.careless).test(CONTRAST, ddf=ddf)["p_value"].to_numpy()
+def _reduced(data: Data, ddf: str) -> np.ndarray:
+    return data.fit(data.reduced).test(CONTRAST, ddf=ddf)["p_value"].to_numpy()
 
 
 def _z(data: Data) -> np.ndarray:
@@ -47,7 +47,7 @@ METHODS = (
         for ddf in ("satterthwaite", "kenward-roger", "between-within", "moderated")
     ),
     Method(
-        "LMM moderated, careless", partial(_careless, ddf="moderated"), lambda data: bool(data.careless),
+        "LMM moderated, term left out", partial(_reduced, ddf="moderated"), lambda data: bool(data.reduced),
         _missing("moderated"),
     ),
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from donorwise.lmm.result import LMMFit
 
 ALL = "all"
+Fit = TypeVar("Fit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +205,7 @@ def _not_estimable(variables: tuple[str, ...], names: Sequence[str], fit: LMMFit
     )
 
 
-def side_table(
-    tasks: Sequence[Task], fits: Sequence[LMMFit | None], make: Callable[[LMMFit], pd.DataFrame]
-) -> pd.DataFrame:
+def side_table(tasks: Sequence[Task], fits: Sequence[Fit | None], make: Callable[[Fit], pd.DataFrame]) -> pd.DataFrame:
     """A table of every group's fit, such as its variance components, one under another."""
     tables = []
     for task, fit in zip(tasks, fits, strict=True):

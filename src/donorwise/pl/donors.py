@@ -85,6 +85,11 @@ def donors(
     if not names:
         raise DataError("variables= names no feature.")
     groups = [g for g in table["group"].cat.categories if (table["group"] == g).any()]
+    if stored.params.get("method") == keys.PSEUDOBULK:
+        raise DataError(
+            f"{key!r} is a result of dw.tl.pseudobulk, which tests rates of counts; this plot shows means of cells beside "
+            "the estimate of a mixed model: name a result of dw.tl.lmm with key=."
+        )
     condition, contrasts = find_condition(adata, stored, condition=condition, contrast=contrast)
     content = [
         collect(adata, stored, variable=name, group=g, condition=condition, contrasts=contrasts)

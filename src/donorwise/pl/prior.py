@@ -45,7 +45,7 @@ def prior(
     Parameters
     ----------
     adata
-        AnnData that holds a moderated result of :func:`donorwise.tl.lmm`.
+        AnnData that holds a moderated result of :func:`donorwise.tl.lmm`, or one of :func:`donorwise.tl.pseudobulk`.
     term
         Which random term, ``"(1 | donor_id)"``; None for the first of the model.
     group
@@ -73,7 +73,8 @@ def prior(
     Lines: the share of features that the prior gives each ratio of the term's to the residual variance, from
     features with a low to those with a high mean response. Bars: the same for the features' own estimates,
     which spread more than the truth, since each is estimated from few donors. The leftmost place is a
-    variance of zero.
+    variance of zero. For pseudobulk the axis is the variance of log rates between units itself, and features have
+    no estimates of their own.
     """
     stored = read_results(adata, key)
     if stored.prior is None:
@@ -82,13 +83,15 @@ def prior(
     table = choose(choose(_categorical(stored.prior), "term", term), "group", group)
     groups = [str(g) for g in table["group"].cat.categories if (table["group"] == g).any()]
     figure, axes = panels(ax, len(groups), size=(4.6, 3.4), share=True)
-    own = _own_ratios(stored.varcomp, term)
+    on_rates = stored.params.get("method") == keys.PSEUDOBULK
+    own = _own_ratios(stored.varcomp, "" if on_rates else term)
     for panel, name in zip(axes, groups, strict=True):
         _draw(panel, table[table["group"] == name], own[own["group"].astype(str) == name]["ratio"].to_numpy())
         _name_ratios(panel, np.unique(table[table["group"] == name]["ratio"].to_numpy()))
         panel.set_title("" if name == keys.ALL else name, fontsize="medium")
-    outer_labels(axes, x=f"variance of {term} / residual variance", y="share of features")
-    _legend(axes[0])
+    x = f"variance of log rates between {term}s" if on_rates else f"variance of {term} / residual variance"
+    outer_labels(axes, x=x, y="share of features")
+    _legend(axes[0], own=not on_rates)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
@@ -111,9 +114,9 @@ def _draw(ax: Axes, table: pd.DataFrame, own: FloatArray) -> None:
     """Bars of the features' own ratios and a line per knot, over the places of the grid."""
     ratios = np.unique(table["ratio"].to_numpy())
     places = _places(ratios.size)
-    nearest = _nearest(own, ratios)
-    share = np.bincount(nearest, minlength=ratios.size) / max(own.size, 1)
-    ax.bar(places, share, width=1.0, color=LIGHT_GREY, zorder=1)
+    if own.size:
+        share = np.bincount(_nearest(own, ratios), minlength=ratios.size) / own.size
+        ax.bar(places, share, width=1.0, color=LIGHT_GREY, zorder=1)
     for knot in np.unique(table["knot"].to_numpy()):
         weight = table[table["knot"] == knot].sort_values("ratio")["weight"].to_numpy()
         color = colormaps[_CMAP](_BRIGHTEST * knot)
@@ -141,8 +144,8 @@ def _nearest(values: FloatArray, ratios: FloatArray) -> np.ndarray:
     return np.where(values > 0, 1 + np.searchsorted(steps, values), 0)
 
 
-def _legend(ax: Axes) -> None:
-    handles: list[Artist] = [Patch(color=LIGHT_GREY, label="features' own estimates")]
+def _legend(ax: Axes, *, own: bool) -> None:
+    handles: list[Artist] = [Patch(color=LIGHT_GREY, label="features' own estimates")] if own else []
     for knot, text in ((0.0, "prior, lowest mean"), (1.0, "prior, highest mean")):
         handles.append(Line2D([], [], color=colormaps[_CMAP](_BRIGHTEST * knot), lw=1.6, label=text))
     ax.legend(handles=handles, frameon=False, fontsize="small", labelcolor=INK, loc="upper right")

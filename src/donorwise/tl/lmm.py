@@ -155,7 +155,7 @@ def lmm(
     write_results(
         adata, key_added, results=results, varcomp=side_table(tasks, fits, LMMFit.varcomp),
         icc=side_table(tasks, fits, LMMFit.icc), variance_partition=side_table(tasks, fits, partition_rows),
-        params=params, prior=side_table(tasks, moderated, prior_table) if any(moderated) else None,
+        params=params, prior=side_table(tasks, moderated, lambda f: prior_table(f.prior)) if any(moderated) else None,
     )  # fmt: skip
     return adata if copy else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +22,16 @@ from donorwise._anndata import (
     write_results,
 )
 from donorwise.engine.arrays import effective_jobs
-from donorwise.engine.groups import resolve_by_group, tasks_by_group
+from donorwise.engine.groups import resolve_by_group, side_table, tasks_by_group
 from donorwise.engine.pseudobulk import check_counts, fit_pseudobulk
 from donorwise.engine.pseudobulk_tables import icc_table, partition_table, results_table, varcomp_table
 from donorwise.engine.units import find_units, has_donor_term, repeated_donors
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 from donorwise.inference.multiplicity import UNIVERSE
+from donorwise.inference.tables import prior_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import anndata as ad
 
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from donorwise.engine.units import Units
 
 logger = logging.getLogger("donorwise")
-PSEUDOBULK = "pseudobulk"
 
 
 def pseudobulk(
@@ -54,7 +55,7 @@ def pseudobulk(
     mask_var: str | BoolArray | None = None,
     depth: str | None = None,
     contrasts: Any = None,
-    key_added: str = PSEUDOBULK,
+    key_added: str = keys.PSEUDOBULK,
     n_jobs: int | None = None,
     progress: bool = True,
     copy: bool = False,
@@ -159,10 +160,15 @@ def pseudobulk(
         "depth": depth or "",
         "contrasts": names,
     }
-    side = [_side_table(tasks, fits, response.variables, make) for make in (varcomp_table, icc_table, partition_table)]
+    side = [
+        side_table(tasks, fits, partial(make, variables=response.variables))
+        for make in (varcomp_table, icc_table, partition_table)
+    ]
+    priors = [None if fit is None else fit.prior for fit in fits]
     write_results(
-        adata, key_added, results=results, varcomp=side[0], icc=side[1], variance_partition=side[2], params=params
-    )
+        adata, key_added, results=results, varcomp=side[0], icc=side[1], variance_partition=side[2], params=params,
+        prior=side_table(tasks, priors, prior_table) if any(priors) else None,
+    )  # fmt: skip
     return adata if copy else None
 
 
@@ -233,7 +239,7 @@ def _params(
     reasons = {t.name: t.reason for t in tasks if t.reason}
     few = {n: "Too few genes with counts for a shared prior: REML and t." for n, f in own.items() if f.prior is None}
     return {
-        "method": PSEUDOBULK,
+        "method": keys.PSEUDOBULK,
         "donor": units.donor,
         "units": units.name,
         "response": response.text,
@@ -248,19 +254,3 @@ def _params(
         "reasons": few | reasons,
         "log_base": float(np.e),
     }
-
-
-def _side_table(
-    tasks: Sequence[Task],
-    fits: Sequence[LogRateFit | None],
-    variables: tuple[str, ...],
-    make: Callable[[LogRateFit, tuple[str, ...]], pd.DataFrame],
-) -> pd.DataFrame:
-    """A table of every group's fit, one under another."""
-    tables = []
-    for task, fit in zip(tasks, fits, strict=True):
-        if fit is not None:
-            table = make(fit, variables)
-            table.insert(1, "group", task.name)
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True)
