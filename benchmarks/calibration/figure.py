@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from benchmarks.calibration.aims import AIMS
 from benchmarks.calibration.scenarios import TITLES
+from matplotlib.lines import Line2D
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,14 +78,14 @@ def _interval(scenario: str, measure: str) -> tuple[float, float] | None:
     return next(((a.low, a.high) for a in AIMS if (a.scenario, a.measure) == (scenario, measure)), None)
 
 
-def _colors(sizes: pd.Series) -> dict[int, tuple[float, ...]]:
+def _colors(sizes: pd.Series) -> dict[int, tuple[float, float, float, float]]:
     every = (2, 3, 5, 10, 15, 20)
     return {n: mpl.colormaps["viridis"](0.92 * every.index(n) / (len(every) - 1)) for n in sizes.unique()}
 
 
 def _legend(figure: Figure, summary: pd.DataFrame) -> None:
     colors = _colors(summary["size"])
-    handles = [plt.Line2D([], [], marker="o", ls="", ms=4, color=colors[n], label=str(n)) for n in sorted(colors)]
+    handles = [Line2D([], [], marker="o", ls="", ms=4, color=colors[n], label=str(n)) for n in sorted(colors)]
     figure.legend(
         handles=handles, title="donors per arm (pairs in E)", loc="outside lower center", ncols=8, frameon=False
     )
