@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from donorwise._anndata.obs import obs_frame
-from donorwise._anndata.response import looks_like_counts
+from donorwise._anndata.response import counts_layer
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray
 
 COLUMNS = ("total_counts", "n_counts", "nCount_RNA", "total_umis", "n_umis", "nUMI", "n_count", "raw_sum")
-LAYERS = ("counts", "raw_counts", "raw", "umi")
 
 
 def cell_depth(adata: ad.AnnData) -> FloatArray | None:
@@ -36,12 +34,3 @@ def cell_depth(adata: ad.AnnData) -> FloatArray | None:
         return None
     matrix: Any = adata.layers[layer] if layer else adata.X
     return np.ravel(np.asarray(matrix.sum(axis=1), dtype=np.float64))
-
-
-def counts_layer(adata: ad.AnnData) -> str | None:
-    """Return the layer that holds raw counts, ``""`` where X does, or None."""
-    matrices = {name: adata.layers[name] for name in LAYERS if name in adata.layers} | {"": adata.X}
-    for name, matrix in matrices.items():
-        if (isinstance(matrix, np.ndarray) or sp.issparse(matrix)) and looks_like_counts(matrix):
-            return name
-    return None

@@ -111,7 +111,7 @@ def check_counts(matrix: Any, text: str) -> None:
     step = max(1, _CHUNK // max(1, int(np.prod(values.shape[1:]))))
     for start in range(0, len(values), step):
         chunk = values[start : start + step]
-        bad = ~((chunk >= 0) & (chunk == np.floor(chunk))) if chunk.dtype.kind in "fiu" else np.zeros(1, dtype=bool)
+        bad = ~((chunk >= 0) & np.isfinite(chunk) & (chunk == np.floor(chunk)))
         if bad.any():
             raise DataError(
                 f"{text} does not hold raw counts: it has the value {chunk[bad].flat[0]:g}. A model of counts needs "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._anndata import keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
 from donorwise.get._select import choose
 from donorwise.pl._donors_arms import draw_arms
@@ -79,6 +79,7 @@ def donors(
     with its 95% interval, and in grey what a t-test would claim that takes the cells for replicates.
     A numeric covariate is drawn as a scatter plot with the model's slope.
     """
+    check_is_anndata(adata)
     stored = read_results(adata, key)
     names = [variables] if isinstance(variables, str) else list(variables)
     table = choose(choose(stored.results, "variable", names), "group", group)

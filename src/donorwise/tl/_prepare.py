@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from donorwise._anndata import check_is_anndata, find_roles, obs_frame, resolve_response
+from donorwise._anndata import check_is_anndata, check_obs_columns, find_roles, obs_frame, resolve_response
+from donorwise.design.columns import check_obs
+from donorwise.design.formula import parse
+from donorwise.design.replication import leaves_out
 from donorwise.engine.arrays import check_weights
 from donorwise.engine.groups import tasks_by_group
 from donorwise.engine.statistics import collapse_tasks
@@ -39,7 +42,7 @@ class Prepared:
     tasks
         One per group.
     donor
-        The column that is declared (or known by its name) to be the donor; empty for neither.
+        The column that is declared (or known by its name) to be the donor; empty for neither. See :func:`known_donor`.
     """
 
     formula: str
@@ -81,16 +84,32 @@ def prepare(
     w = check_weights(weights, obs)
     tasks = tasks_by_group(formula, obs, groupby)
     _check_random(tasks)
-    return Prepared(formula, response, obs, w, tasks, _donor(adata, tasks))
+    return Prepared(formula, response, obs, w, tasks, known_donor(adata, formula))
 
 
-def _donor(adata: ad.AnnData, tasks: Sequence[Task]) -> str:
-    """The column declared as the donor, or the one guessed where the formula uses it; empty for neither."""
+def known_donor(adata: ad.AnnData, formula: str) -> str:
+    """The column that is the donor: as declared, or guessed where the formula uses it or misses it; empty for neither.
+
+    A guess does not count where the formula has the same donors, or units inside them, under another name.
+
+    Raises
+    ------
+    FormulaError, DesignError
+        The formula does not parse, or its grouping factors or the declared donor are not in obs.
+    """
     role = find_roles(adata).get("donor")
-    terms = [term for t in tasks if t.design is not None for term in t.design.random_terms]
-    if role is None or (role.guessed and not any(role.column in term.group.split(":") for term in terms)):
+    if role is None or not role.column:
         return ""
-    return role.column
+    if not role.guessed:
+        check_obs_columns(adata, [role.column])
+        return role.column
+    parsed = parse(formula)
+    groups = [bar.group for bar in parsed.bars]
+    columns = list(dict.fromkeys(column for group in groups for column in group))
+    obs = obs_frame(adata)
+    check_obs(obs, columns, parsed.source)
+    used = role.column in columns
+    return role.column if used or leaves_out(groups, obs, role.column) else ""
 
 
 def _check_random(tasks: Sequence[Task]) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 
 from donorwise._anndata import (
     cell_depth,
+    check_free,
     check_is_anndata,
-    check_key,
     keys,
     looks_like_counts,
     write_results,
@@ -127,7 +127,7 @@ def lmm(
     if copy:
         adata = adata.copy()
     check_option("ddf", ddf, DDF)
-    check_key(key_added)
+    check_free(adata, key_added)
     ready = prepare(
         adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights
     )

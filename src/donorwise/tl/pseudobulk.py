@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import (
+    check_free,
     check_is_anndata,
-    check_key,
     find_roles,
     keys,
     obs_frame,
     resolve_response,
     write_results,
 )
+from donorwise.design.audit import confounded, few_donors
 from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.groups import resolve_by_group, side_table, tasks_by_group
 from donorwise.engine.pseudobulk import check_counts, fit_pseudobulk
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from donorwise.engine.units import Units
 
 logger = logging.getLogger("donorwise")
+
+_SINGLE_CELLS = (
+    "Most units are a single cell, so the noise between cells cannot be told from the differences between units."
+)
 
 
 def pseudobulk(
@@ -117,13 +122,23 @@ def pseudobulk(
     DesignError
         If obs cannot answer it, or a number in it differs from cell to cell.
     DataError
-        If the layer does not hold raw counts, or depths cannot be used.
+        If the layer does not hold raw counts, depths cannot be used, or `key_added` names an entry of others.
 
     Notes
     -----
     With fewer than 100 genes that have counts in a group no prior is learned: :math:`\tau^2` is estimated by
     REML and contrasts are tested with t, on the degrees of freedom that the design leaves.
     ``params["reasons"]`` says so.
+
+    All genes of `mask_var` are tested, those with a handful of counts as well, and all of them are in the
+    multiple-testing correction of a group and contrast. Which genes are worth a test is for the user to say,
+    without a look at the groups compared; for instance those detected in 5% of the cells::
+
+        adata.var["detected"] = np.ravel((adata.layers["counts"] > 0).mean(axis=0)) >= 0.05
+        dw.tl.pseudobulk(adata, formula, mask_var="detected")
+
+    The tests are calibrated on average over genes. By expression they are not quite: with few donors those of
+    genes with few counts (below some 20 in all) are conservative, and those with many slightly the other way.
 
     Examples
     --------
@@ -136,7 +151,7 @@ def pseudobulk(
     check_is_anndata(adata)
     if copy:
         adata = adata.copy()
-    check_key(key_added)
+    check_free(adata, key_added)
     jobs = effective_jobs(n_jobs)
     response = resolve_response(adata, layer=layer, mask_var=mask_var)
     units = _units(adata, formula, donor=donor, sample=sample, groupby=groupby)
@@ -144,7 +159,7 @@ def pseudobulk(
     names, rows = resolve_by_group(tasks, contrasts)
     check_counts(response.matrix, response.text)
     cell_depth = _depth(adata, response, depth)
-    for text in _warnings(adata, formula, units, groupby):
+    for text in _warnings(adata, formula, units, tasks, groupby):
         warnings.warn(text, DonorwiseWarning, stacklevel=2)
     for task in tasks:
         if task.reason:
@@ -153,7 +168,7 @@ def pseudobulk(
         response.matrix, response.variables, cell_depth, units, tasks, rows, features=response.features, n_jobs=jobs,
         progress=progress,
     )  # fmt: skip
-    results = results_table(tasks, fits, names, response.variables)
+    results = results_table(tasks, fits, rows, names, response.variables)
     params = _params(adata, response, units, tasks, fits, results) | {
         "formula": formula,
         "groupby": groupby or "",
@@ -208,8 +223,8 @@ def _depth(adata: ad.AnnData, response: Response, column: str | None) -> FloatAr
     return np.asarray(depth)
 
 
-def _warnings(adata: ad.AnnData, formula: str, units: Units, groupby: str | None) -> list[str]:
-    found = []
+def _warnings(adata: ad.AnnData, formula: str, units: Units, tasks: Sequence[Task], groupby: str | None) -> list[str]:
+    found = [*confounded(units.formula, units.table, units.donor), *_thin(units, tasks)]
     repeated = repeated_donors(units, groupby)
     if repeated and not has_donor_term(formula, units.donor):
         found.append(
@@ -224,6 +239,20 @@ def _warnings(adata: ad.AnnData, formula: str, units: Units, groupby: str | None
             "formula is missing."
         )
     return found
+
+
+def _thin(units: Units, tasks: Sequence[Task]) -> list[str]:
+    """What few donors, or one cell a unit, mean for the contrasts of each group: a sentence, and the groups it is true of."""
+    groups: dict[str, list[str]] = {}
+    sizes = np.bincount(units.codes[units.codes >= 0], minlength=len(units.table))
+    for task in tasks:
+        if task.design is not None:
+            texts = few_donors(task.design, units.table, units.donor)
+            if np.median(sizes[task.design.codes >= 0]) < 2:
+                texts.append(_SINGLE_CELLS)
+            for text in texts:
+                groups.setdefault(text, []).append(task.name)
+    return [text if len(tasks) == 1 else f"{', '.join(names)}: {text}" for text, names in groups.items()]
 
 
 def _params(
