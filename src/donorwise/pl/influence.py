@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from donorwise._anndata import InfluenceTables
 
 _BELOW = " no hit above"
+_HEADROOM = 0.08  # above the largest p, of the height in logarithms: for the words on the dashed line
 _MOST_COVERED = 7.0  # points under a name; a hit that can only be named so stays without
 
 
@@ -208,7 +209,10 @@ def _scatter(ax: Axes, hits: pd.DataFrame) -> None:
         axis.set_major_locator(LogLocator(numticks=7))
         axis.set_minor_locator(NullLocator())
     ax.set_xlim(low / 2, points[:, 0].max() * 2)
-    ax.set_ylim(low / 2, high * 3)
+    top = high * max(3.0, (high / low) ** _HEADROOM)
+    ax.set_ylim(low / 2, top)
+    if top > 1:
+        ax.set_yticks([p for p in ax.get_yticks() if low / 2 <= p <= 1])
     ax.axline((low, low), (high, high), color=LIGHT_GREY, lw=0.8, zorder=0)
     threshold = float(hits["threshold"].iloc[0])
     ax.axhline(threshold, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
