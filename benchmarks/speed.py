@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from measurements import collapse_cost, end_to_end, first_call, fit_alone, growth, memory, models
+from measurements import collapse_cost, end_to_end, first_call, fit_alone, growth, memory, models, shared_prior, stored
 from report import Section
 
 MEASUREMENTS = {
@@ -30,6 +30,8 @@ MEASUREMENTS = {
     "e": growth,
     "f": models,
     "g": first_call,
+    "h": shared_prior,
+    "i": stored,
 }
 RESULTS = Path(__file__).parent / "results"
 

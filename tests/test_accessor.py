@@ -7,6 +7,7 @@ import gc
 import inspect
 import logging
 import pickle
+import re
 import subprocess
 import sys
 import weakref
@@ -18,7 +19,7 @@ import pytest
 
 import donorwise as dw
 from donorwise.design.audit import audit
-from donorwise.errors import DesignError
+from donorwise.errors import DesignError, DonorwiseWarning
 
 # the audit's advice about these small simulations is tested elsewhere
 pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
@@ -141,6 +142,25 @@ def test_audit(cohort: ad.AnnData) -> None:
     cohort.obs["person"] = cohort.obs["donor_id"].to_numpy()
     cohort.donorwise.setup(donor="person")
     assert "(`person`)" in str(cohort.donorwise.audit("~ condition + (1 | person) + (1 | donor_id:cell_type)"))
+
+
+def test_a_guessed_donor_that_the_formula_misses(cohort: ad.AnnData) -> None:
+    """The audit and tl.lmm say the same: cells of a donor would be replicates. The same donors elsewhere named are fine."""
+    cohort.obs["batch"] = pd.Categorical((cohort.obs["donor_id"].cat.codes % 3).astype(str))
+    cohort.obs["who"] = cohort.obs["donor_id"].cat.rename_categories(lambda name: f"p{name}")
+    missed = "`donor_id` has no random intercept.*add `\\(1 | donor_id\\)`"
+    (warning,) = (w for w in cohort.donorwise.audit("~ condition + (1 | batch)").warnings if "intercept" in w)
+    assert re.match(missed, warning)
+    with pytest.warns(DonorwiseWarning, match=missed):
+        dw.tl.lmm(cohort, "~ condition + (1 | batch)", progress=False)
+    report = cohort.donorwise.audit("~ condition + (1 | who)")
+    assert report.donor == "who" and not any("intercept" in w for w in report.warnings)
+    cohort.donorwise.setup(donor="donor_id")
+    del cohort.obs["donor_id"]
+    with pytest.raises(DesignError, match="no column 'donor_id'"):
+        dw.tl.lmm(cohort, "~ condition + (1 | who)", progress=False)
+    with pytest.raises(DesignError, match="no column 'donor_id'"):
+        cohort.donorwise.audit("~ condition + (1 | who)")
 
 
 def test_no_trace(cohort: ad.AnnData, tmp_path) -> None:

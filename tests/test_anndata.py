@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+import donorwise as dw
 from donorwise import _anndata as slots
-from donorwise.errors import DataError, DesignError
+from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 GROUPS = ("T/NK cell", "B cell")
 CONTRASTS = ("disease[T.MS]", "age")
@@ -137,6 +139,41 @@ def test_refused_writes_change_nothing(adata: ad.AnnData, key: str, changed: dic
     assert list(adata.uns) == ["log1p"]
 
 
+def test_a_new_result_removes_what_came_of_the_old_one(adata: ad.AnnData) -> None:
+    _write(adata)
+    hits = slots.read_results(adata).results[["variable", "group", "contrast"]].assign(max_p_loo=0.5)
+    slots.write_influence(adata, "lmm", hits=hits, donors=hits, params={"alpha": 0.05})
+    slots.write_power(adata, "lmm", hits)
+    adata.uns["other_power"] = adata.uns["lmm_power"]
+    _write(adata)
+    assert sorted(adata.uns) == ["lmm", "log1p", "other_power"]
+    adata.uns["lmm_power"] = {"mine": 1}
+    _write(adata)
+    assert adata.uns["lmm_power"] == {"mine": 1}
+
+
+@pytest.mark.parametrize("entry", [{"params": {}, "mine": 1}, "text", np.arange(3)])
+def test_entries_of_others_are_not_overwritten(adata: ad.AnnData, entry: Any) -> None:
+    adata.uns["lmm"] = entry
+    with pytest.raises(DataError, match=r"uns\['lmm'\] holds something that this package did not write.*key_added"):
+        _write(adata)
+    assert adata.uns["lmm"] is entry
+
+
+@pytest.mark.parametrize("name", ["lmm", "pseudobulk", "calibrate"])
+def test_tools_refuse_taken_keys_before_any_work(cohort: ad.AnnData, name: str) -> None:
+    cohort.uns["taken"] = {"mine": 1}
+    formula = "~ condition" if name == "pseudobulk" else "~ condition + (1 | donor_id)"
+    rest = ("condition[T.disease]",) if name == "calibrate" else ()
+    tool = getattr(dw.tl, name)
+    with pytest.raises(DataError, match="choose another key_added"):
+        tool(cohort, "~ nonsense +", *rest, key_added="taken", progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DonorwiseWarning)
+        for _ in range(2):  # its own result may be replaced
+            tool(cohort, formula, *rest, key_added="mine", progress=False)
+
+
 def test_missing_result(adata: ad.AnnData) -> None:
     with pytest.raises(DataError, match=r"run dw\.tl\.lmm first"):
         slots.read_results(adata)
@@ -195,7 +232,8 @@ def test_log_base(adata: ad.AnnData, noted: dict[str, Any] | None, log_base: flo
     ("options", "message"),
     [
         ({"layer": "counts", "obsm": "X_pca"}, "at most one of layer=, obsm= and obs_keys=, not layer and obsm"),
-        ({"layer": "count"}, "no layer 'count'. Did you mean 'counts'"),
+        ({"layer": "count"}, "no layer 'count'. Did you mean 'counts'\\? layer=None takes X"),
+        ({"layer": "raw_counts"}, "no layer 'raw_counts'.*Raw counts are in layer='counts'; layer=None takes X"),
         ({"obsm": "scores"}, "no 'scores'. There are: 'X_pca', 'paths'"),
         ({"obs_keys": ["score", "donor_id", "name"]}, "of obs are not: 'donor_id', 'name'"),
         ({"obs_keys": ["scor"]}, "no column 'scor'. Did you mean 'score'"),
@@ -211,6 +249,23 @@ def test_log_base(adata: ad.AnnData, noted: dict[str, Any] | None, log_base: flo
 def test_refused_response(adata: ad.AnnData, options: dict[str, Any], message: str) -> None:
     with pytest.raises((DataError, DesignError), match=message):
         slots.resolve_response(adata, **options)
+
+
+def test_a_missing_layer_of_counts(adata: ad.AnnData) -> None:
+    """Where the counts are is said; adata.raw is never used unasked."""
+    counts = adata.layers.pop("counts")
+    log_values, expected = adata.X, "The AnnData has no layers. layer=None takes X"
+    with pytest.raises(DataError, match=f"{expected}, which does not hold raw counts\\.$"):
+        slots.resolve_response(adata, layer="counts")
+    adata.X = counts
+    with pytest.raises(DataError, match="X holds raw counts: layer=None takes it"):
+        slots.resolve_response(adata, layer="counts")
+    adata.raw = adata.copy()
+    adata.X = log_values
+    with pytest.raises(DataError, match=r"adata\.raw does: (.*) makes them a layer") as error:
+        slots.resolve_response(adata, layer="counts")
+    exec(str(error.value).split("does: ")[1].removesuffix(" makes them a layer."))
+    assert (slots.resolve_response(adata, layer="counts").matrix != counts).nnz == 0
 
 
 def test_refused_matrices(adata: ad.AnnData) -> None:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from donorwise.design.audit import audit
+from donorwise.design.replication import leaves_out
 from donorwise.errors import DesignError, FormulaError
 
 
@@ -79,7 +80,10 @@ def test_a_donor_without_one_side_makes_a_contrast_mixed(obs):
         ("~ treated + (treated | donor)", None),
         ("~ treated + (1 | donor) + (1 | batch)", "`treated` varies within donors"),
         ("~ ct + (1 | donor) + (1 | donor:sample)", "add `(1 | donor:ct)`"),
-        ("~ visit + (1 | donor)", "add `(visit | donor)`"),
+        ("~ visit + (1 | donor)", "add `(0 + visit | donor)`, which with `(1 | donor)` is `(visit || donor)`"),
+        ("~ visit + (1 | donor/ct)", "add `(0 + visit | donor)`"),
+        ("~ visit + (1 | donor) + (0 + visit | donor)", None),
+        ("~ visit + dose + (1 | donor)", "add `(0 + visit | donor)`"),
         ("~ visit + (visit || donor)", None),
         ("~ visit * disease + (visit | donor)", None),
         ("~ disease + (1 | donor)", None),
@@ -105,6 +109,7 @@ def test_warnings(obs, formula, warning):
         nearly=(donor < 4) * 10 + 0.1 * donor,
         split=np.where(donor < 3, "p", np.where(donor > 4, "q", "r")),
         one="x",
+        dose=donor % 3,
     )
     found = audit(formula, obs).warnings
     assert any(warning in text for text in found) if warning else not found
@@ -119,10 +124,43 @@ def test_depth(obs):
     assert not audit("~ disease + (1 | donor)", obs, depth=depth / np.exp(0.1 * obs["age"] / 3)).warnings
 
 
+@pytest.mark.parametrize("n_cells", [3, 20, 60])
+def test_numbers_of_single_cells_are_told_from_visits(n_cells):
+    """However few the cells of a donor: what is new in every cell is no visit, and what repeats in them is one."""
+    rng = np.random.default_rng(1)
+    donor = np.repeat(np.arange(8), n_cells)
+    obs = pd.DataFrame({"donor": donor, "arm": np.where(donor < 4, "a", "b"), "x": rng.normal(size=len(donor))})
+    obs["visit"] = np.arange(len(donor)) % 3
+    report = audit("~ arm * x + (1 | donor)", obs)
+    assert not report.warnings
+    assert any(note.startswith("x, arm[T.b]:x differ from cell to cell") for note in report.notes)
+    (warning,) = audit("~ arm * visit + (1 | donor)", obs).warnings
+    assert "`visit` varies within donors" in warning
+
+
+def test_donors_as_a_fixed_effect_are_no_comparison(obs):
+    report = audit("~ ct + donor + (1 | donor:ct)", obs, donor="donor")
+    assert not report.warnings and not any("donor[" in text for text in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("group", "missed"),
+    [("batch", True), ("donor", False), ("who", False), ("sample", False), ("donor:ct", False), ("batch:ct", True)],
+)
+def test_formulas_that_leave_out_the_donor(obs, group, missed):
+    """The donors under another name, or units inside them, are not left out; a batch of several donors is."""
+    obs = obs.assign(who=obs["donor"].str.lower(), sample=obs["donor"] + obs["sample"])
+    assert leaves_out([group.split(":")], obs, "donor") is missed
+    assert not leaves_out([["batch"]], obs.assign(donor=np.arange(len(obs))), "donor")
+    assert not leaves_out([["batch"]], obs.assign(donor=obs["donor"].mask(obs.index == 3)), "donor")
+
+
 def test_counts(obs):
     """The model of counts is recommended where all contrasts lie between donors."""
     (note,) = (n for n in audit("~ disease + log_depth + (1 | donor)", obs, counts="raw").notes if "pseudobulk" in n)
-    assert 'layer="raw"' in note
+    assert '(layer="raw"), without `log_depth`, tests' in note
+    (note,) = (n for n in audit("~ disease + (1 | donor)", obs, counts="").notes if "pseudobulk" in n)
+    assert "(layer=None) tests" in note
     assert not any("pseudobulk" in n for n in audit("~ disease + (1 | donor)", obs).notes)
     assert not any("pseudobulk" in n for n in audit("~ disease + treated + (1 | donor)", obs, counts="").notes)
 

@@ -292,6 +292,16 @@ def test_every_feature_has_a_row_and_a_bad_group_a_reason(null: ad.AnnData, capl
     assert dw.get.calibration(adata)["group"].unique().tolist() == ["common"]
 
 
+@pytest.mark.parametrize(("n_donors", "says"), [(10, "of 511 "), (50, "of 5.6e+14 "), (1100, "of inf ")])
+def test_numbers_of_permutations_are_short(n_donors: int, says: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Two to the power of 1099 flips are more than a float can hold."""
+    obs = paired_obs(n_donors=n_donors, n_cells=1)
+    adata = ad.AnnData(responses(obs, 2), obs=obs.set_axis([f"c{i}" for i in range(len(obs))]))
+    with caplog.at_level(logging.INFO, logger="donorwise"):
+        calibrated(adata, "~ stim + (1 | donor)", "stim[T.yes]", ddf="residual", n_permutations=2)
+    assert f"all: 2 {says}within-donor permutations of `stim`" in caplog.text
+
+
 def test_says_when_it_calibrates_another_ddf(null: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="donorwise"):
         adata = calibrated(null[:, :50].copy(), ddf="moderated", n_permutations=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,26 @@ def test_files_subsets_and_threads(planted: ad.AnnData, tmp_path: Path, suffix: 
     assert list(influence(read[:, 1:].copy(), n_jobs=2)[0]["max_p_loo"]) == list(hits["max_p_loo"][1:])
 
 
+def test_covariates_of_cells_are_left_out_unless_named() -> None:
+    adata = simulate(n_cells=2400, de_fraction=0.5)
+    fit(adata, "~ condition * log_depth + (1 | donor_id)", ddf="kenward-roger")
+    options = {"variables": ["gene_0001", "gene_0002"]}
+    hits, _ = influence(adata, **options)
+    assert set(hits["contrast"]) == {"condition[T.disease]", "condition[T.disease]:log_depth"}
+    assert set(influence(adata, contrast="log_depth", **options)[0]["contrast"]) == {"log_depth"}
+    fit(adata, "~ log_depth + (1 | donor_id)", ddf="kenward-roger")
+    assert set(influence(adata, **options)[0]["contrast"]) == {"log_depth"}
+
+
+def test_pseudobulk_is_refused(cohort: ad.AnnData) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DonorwiseWarning)
+        dw.tl.pseudobulk(cohort, "~ condition", progress=False)
+    for tool in (dw.tl.influence, dw.tl.power):
+        with pytest.raises(DataError, match=r"result of dw\.tl\.pseudobulk"):
+            tool(cohort, key="pseudobulk", progress=False)
+
+
 def test_no_hits_is_an_answer(planted: ad.AnnData) -> None:
     hits, donors = influence(planted, alpha=1e-80)
     assert hits.empty and donors.empty and dw.get.lmm(planted)["max_p_loo"].isna().all()
@@ -241,5 +262,27 @@ def test_plots_show_the_table(planted: ad.AnnData) -> None:
     assert ax.get_yticklabels()[0].get_text() == "D03"  # the estimate is smallest without D03
     scatter = dw.pl.influence(planted)
     np.testing.assert_allclose(scatter.collections[0].get_offsets(), hits[["p_value", "max_p_loo"]])
-    assert any(t.get_text() == "one, D03" for t in scatter.texts)
+    texts = [t.get_text() for t in scatter.texts]
+    assert {"one, D03", "1 hang on one donor", "0 more lost without any one of several donors"} <= set(texts)
+    plt.close("all")
+
+
+def test_names_hide_nothing() -> None:
+    """Names of a scatter with many hits stay inside, off each other, the dashed line and its words."""
+    adata = simulate(n_genes=150, n_donors=8, effect_size=1.5, de_fraction=0.9)
+    fit(adata, "~ condition + (1 | donor_id)", ddf="kenward-roger")
+    hits, _ = influence(adata)
+    ax = dw.pl.influence(adata)
+    ax.figure.draw_without_rendering()
+    names = [t for t in ax.texts if ", D" in t.get_text()]
+    boxes = [plt.Text.get_window_extent(t) for t in names]
+    words = next(t for t in ax.texts if "no hit above" in t.get_text()).get_window_extent()
+    line = ax.transData.transform((1e-3, hits["threshold"].iloc[0]))[1]
+    frame = ax.get_window_extent()
+    assert len(hits) > 40 and len(boxes) >= 3
+    for a, b in combinations([*boxes, words], 2):
+        assert (np.minimum(a.max, b.max) - np.maximum(a.min, b.min)).min() < 1.5
+    for box in boxes:
+        assert box.y1 < line + 2 or box.y0 > line - 2
+        assert frame.x0 <= box.x0 + 1 and box.x1 - 1 <= frame.x1 and box.y1 <= frame.y1 + 1
     plt.close("all")

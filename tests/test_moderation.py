@@ -31,7 +31,7 @@ def fitted(formula: str, n_features: int = 400, seed: int = 0) -> dw.LMMFit:
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_grid_likelihood_is_that_of_the_fits(formula: str) -> None:
     part = fitted(formula, 5).parts[0]
-    axes = ratio_axes(part.model)
+    axes = ratio_axes(part.model, np.zeros(len(part.model.terms)))
     grid = tensor(axes)
     on_grid = grid_loglik(part.model, part.block.responses, axes)
     for k in (0, 7, len(grid) - 1):
@@ -51,7 +51,7 @@ def test_em_never_falls_and_gives_probabilities(formula: str) -> None:
 def test_a_prior_on_one_point_gives_the_t_of_known_variances() -> None:
     fit = fitted(FORMULAS[0], 5)
     part = fit.parts[0]
-    axes, at = ratio_axes(part.model), 20
+    axes, at = ratio_axes(part.model, np.zeros(len(part.model.terms))), 20
     weights = np.full((6, 64), 1e-300)
     weights[:, at] = 1
     prior = Prior(tuple(axes), ("donor",), (1.0,), weights, np.linspace(0, 1, 6), np.zeros(1), 5)
@@ -70,6 +70,33 @@ def test_three_against_three_holds_its_level() -> None:
     own = fitted(FORMULAS[0], 6000).test("arm[T.b]")
     assert 0.042 < (own.p_value < 0.05).mean() < 0.058
     assert 0.942 < ((own.ci_low < 0) & (own.ci_high > 0)).mean() < 0.958
+
+
+@pytest.mark.parametrize(
+    ("formula", "ratio", "weight"),
+    [
+        (FORMULAS[0], 0.1, 1e-6),
+        (FORMULAS[0], 0.1, 1e6),
+        (FORMULAS[0], 30.0, 1.0),
+        (FORMULAS[0], 1e4, 1.0),
+        (FORMULAS[1], 300.0, 1.0),
+    ],
+)
+def test_large_ratios_and_units_of_weights(formula: str, ratio: float, weight: float) -> None:
+    """Scores that hardly vary within donors, and weights on any scale, stay on the grid."""
+    rng = np.random.default_rng(5)
+    donor = np.repeat(np.arange(6), 10)
+    sample = 2 * donor + np.tile([0, 1], 30)
+    obs = pd.DataFrame({"donor": donor, "sample": sample, "arm": np.where(donor < 3, "a", "b")})
+    Y = rng.normal(size=(60, 2000)) + np.sqrt(ratio) * (rng.normal(size=(6, 2000))[donor])
+    Y += np.sqrt(ratio / 10) * rng.normal(size=(12, 2000))[sample] * (formula == FORMULAS[1])
+    fit = dw.fit_lmm(Y, obs, formula, weights=np.full(60, weight))
+    p = fit.test("arm[T.b]")["p_value"]
+    assert 0.035 < (p < 0.05).mean() < 0.065
+    assert (p < 0.001).mean() < 0.004
+    if weight != 1.0:
+        usual = dw.fit_lmm(Y, obs, formula).test("arm[T.b]")["p_value"]
+        np.testing.assert_allclose(p, usual, rtol=1e-6)
 
 
 def test_models_it_does_not_cover(caplog: pytest.LogCaptureFixture) -> None:
@@ -158,9 +185,9 @@ def test_features_with_missing_cells_share_the_prior() -> None:
 
 def test_a_bad_feature_keeps_its_row_and_disturbs_no_other() -> None:
     Y, obs = cells(130)
-    spoiled = np.column_stack([Y, np.ones(120), obs["arm"] == "b", np.full(120, np.nan)])
+    spoiled = np.column_stack([Y, np.ones(120), obs["arm"] == "b", np.full(120, np.nan), obs["donor"]])
     own, table = (dw.fit_lmm(y, obs, "~ arm + (1 | donor)").test() for y in (Y, spoiled))
-    assert list(table["status"].iloc[130:]) == ["constant", "not_estimable", "not_estimable"]
+    assert list(table["status"].iloc[130:]) == ["constant", "not_estimable", "not_estimable", "not_converged"]
     np.testing.assert_allclose(table["p_value"].iloc[:130], own["p_value"], rtol=1e-10)
     assert table["p_value"].iloc[130:].isna().all()
 

@@ -259,3 +259,56 @@ def test_icc_orders_groups(fitted: ad.AnnData, paired: ad.AnnData) -> None:
     assert "donor_id:sample_id" in dw.pl.icc(paired, term="donor_id:sample_id").get_xlabel()
     with pytest.raises(DonorwiseError, match="no term 'sample'"):
         dw.pl.icc(paired, term="sample")
+
+
+def test_prior(cohort: ad.AnnData) -> None:
+    """A line per knot and term, bars of the features' own ratios, a panel per group."""
+    many = dw.datasets.simulate_cohort(n_donors=6, n_cells=900, n_genes=150, seed=4)
+    dw.tl.lmm(many, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
+    axes = dw.pl.prior(many)
+    groups = list(many.obs["cell_type"].cat.categories)
+    assert [a.get_title() for a in axes] == groups
+    lines = [line for line in axes[0].lines if len(line.get_xdata()) > 1]
+    table = many.uns["lmm"]["prior"]
+    own = table[(table["group"] == groups[0]) & (table["knot"] == 0)].sort_values("ratio")
+    np.testing.assert_allclose(lines[0].get_ydata(), own["weight"].to_numpy()[1:])
+    assert len(lines) == table["knot"].nunique()
+    key = next(a for a in axes[0].figure.axes if a.get_ylabel() == "mean response, rank")
+    assert len(key.get_yticks()) == len(lines)
+    assert sum(bar.get_height() for bar in axes[0].patches) == pytest.approx(1)
+    variances = many.uns["lmm"]["varcomp"]
+    zero = variances[(variances["group"] == groups[0]) & (variances["term"] == "donor_id")]["variance"] == 0
+    assert axes[0].patches[0].get_height() == pytest.approx(zero.mean())
+    dw.tl.pseudobulk(many, "~ condition", progress=False)
+    assert not dw.pl.prior(many, key="pseudobulk").patches
+    dw.tl.lmm(cohort, "~ condition + (1 | donor_id)", progress=False)
+    with pytest.raises(DonorwiseError, match="not moderated"):
+        dw.pl.prior(cohort)
+
+
+def test_prior_of_a_fit_with_two_terms(paired: ad.AnnData) -> None:
+    """A panel per term, the legend clear of the peaks; one term alone on demand."""
+    many = dw.datasets.simulate_cohort("paired", n_donors=4, n_cells=300, n_genes=110, seed=4)
+    fit = dw.fit_lmm(many.X, many.obs, "~ condition + (1 | donor_id/sample_id)")
+    axes = dw.pl.prior(fit)
+    terms = ["(1 | donor_id)", "(1 | donor_id:sample_id)"]
+    assert [a.get_title() for a in axes] == terms
+    for t, ax in enumerate(axes):
+        drawn = [line.get_ydata() for line in ax.lines if len(line.get_xdata()) > 1]
+        np.testing.assert_allclose(drawn, fit.prior.marginal(t)[:, 1:])
+    axes[0].figure.draw_without_rendering()
+    legend = axes[0].get_legend().get_window_extent()
+    assert axes[0].transData.transform((0, axes[0].dataLim.y1))[1] < legend.y0
+    one = dw.pl.prior(fit, term=terms[1])
+    np.testing.assert_allclose(one.lines[0].get_ydata(), axes[1].lines[0].get_ydata())
+    assert terms[1] in one.get_xlabel()
+    with pytest.raises(DonorwiseError, match="no shared prior"):
+        dw.pl.prior(dw.fit_lmm(paired.X, paired.obs, "~ condition + (1 | donor_id)"))
+
+
+@pytest.mark.parametrize("name", dw.pl.__all__)
+def test_first_argument(name: str) -> None:
+    arguments = {"donors": ["gene_0001"]}.get(name, [])
+    for wrong in (np.zeros((3, 2)), "cohort.h5ad", None):
+        with pytest.raises(DonorwiseError, match="must be an AnnData"):
+            getattr(dw.pl, name)(wrong, *arguments)

@@ -152,17 +152,20 @@ def fitted(_fitted: ad.AnnData) -> ad.AnnData:
 
 def test_table_of_an_anndata(fitted: ad.AnnData, tmp_path: Path) -> None:
     options = {"n_donors": (3, 8, 30), "n_cells": (20, 200), "log_fc": (0.5, 1.0), "contrast": CONTRAST}
-    assert dw.tl.power(fitted, progress=False, moderated=True, **options) is None
+    with pytest.warns(DonorwiseWarning, match="n_donors of 3: too few"):
+        assert dw.tl.power(fitted, progress=False, moderated=True, **options) is None
     table = dw.get.power(fitted)
     assert len(table) == 2 * 4 * 3 * 2 * 2
     np.testing.assert_allclose(table["effect"], table["log_fc"] * np.log(2))
     assert (table.loc[table["n_donors"] == 3, ["df", "power"]].isna()).all(axis=None)  # intercept, condition and sex
+    assert ((table["status"] == "too_few_donors") == (table["n_donors"] == 3)).all()
+    assert set(table["kind"]) == {"between-donor"} and set(table["unit"]) == {"log_fc"}
     tested = table[table["n_donors"] > 3]
     assert (tested["q10"] <= tested["median"]).all() and (tested["median"] <= tested["q90"]).all()
     for smaller, larger in ((("n_donors", 8), ("n_donors", 30)), (("n_cells", 20), ("n_cells", 200))):
         low, high = (tested[tested[c] == v]["power"].to_numpy() for c, v in (smaller, larger))
         assert (low < high).all()
-    dw.tl.power(fitted, progress=False, moderated=False, group="T cell", **options)
+    dw.tl.power(fitted, progress=False, moderated=False, group="T cell", **(options | {"n_donors": (8, 30)}))
     plain = dw.get.power(fitted).dropna()
     both = plain.merge(tested, on=["group", "expression", "n_donors", "n_cells", "log_fc"], suffixes=("", "_moderated"))
     assert len(both) == len(plain) and (both["df"] < both["df_moderated"]).all()
@@ -179,12 +182,45 @@ def test_plot(fitted: ad.AnnData) -> None:
     table = dw.get.power(fitted, group=axes[0].get_title().split(",")[0], expression="all")
     expected = table[(table["n_cells"] == 20) & (table["effect"] == 0.5)].sort_values("n_donors")["power"]
     np.testing.assert_allclose(line, expected)
-    for by, n in (("effect", 2), ("expression", 3), ("log_fc", 2), ("alpha", 1)):
+    assert axes[0].get_xlabel() == "donors, all arms"
+    for by, texts in (
+        ("n_cells", [f"{n} cells per donor" for n in (20, 100, 500)]),
+        ("effect", ["effect 0.2", "effect 0.5", "10 to 90% of features"]),
+        ("expression", [f"{third} expression" for third in ("low", "middle", "high")]),
+        ("log_fc", ["log2 FC 0.289", "log2 FC 0.721", "10 to 90% of features"]),
+        ("alpha", ["alpha 0.05", "10 to 90% of features"]),
+    ):
         ax = dw.pl.power(fitted, by=by, group="T cell")
-        assert len(ax.get_legend().get_texts()) == n
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == texts
+        # bands where the legend explains them
+        assert (len(ax.collections) > 0) == (texts[-1] == "10 to 90% of features")
+    assert ax.get_legend().get_title().get_text() == "100 cells per donor, effect 0.5"
     with pytest.raises(DonorwiseError, match="was not planned"):
         dw.pl.power(fitted, n_cells=7)
+    with pytest.raises(DonorwiseError, match=r"not one of dw\.tl\.power"):
+        dw.pl.power(dw.get.lmm(fitted))
     plt.close("all")
+
+
+def test_pairs(pilots: dict[str, dw.LMMFit]) -> None:
+    """Donors of a paired study are each in both arms; without a term for that the prediction warns."""
+    table = dw.tl.power(pilots[PAIRED], n_donors=(6, 9), n_cells=20, progress=False)
+    assert set(table["kind"]) == {"within-donor"}
+    assert dw.pl.power(table).get_xlabel() == "donors, each in both arms"
+    plt.close("all")
+    Y, obs = study(PAIRED, 6, 8, 0.0, G=5)
+    with pytest.warns(DonorwiseWarning, match=r"add `\(1 \| donor:arm\)`") as found:
+        dw.tl.power(dw.fit_lmm(Y, obs, BETWEEN), n_donors=6, progress=False)
+    assert len(found) == 1
+
+
+def test_replacing_the_result_takes_its_power_away(fitted: ad.AnnData) -> None:
+    dw.tl.power(fitted, n_donors=12, n_cells=50, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DonorwiseWarning)
+        dw.tl.lmm(fitted, "~ condition + (1 | donor_id)", progress=False)
+    with pytest.raises(DonorwiseError, match="run dw.tl.power first"):
+        dw.get.power(fitted)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +229,11 @@ def test_plot(fitted: ad.AnnData) -> None:
         ({"n_donors": 1}, "at least 2"),
         ({"n_cells": 2.5}, "whole numbers"),
         ({"alpha": 0}, "between 0 and 1"),
-        ({"effect": 0}, "not zero"),
+        ({"effect": 0}, "must not be zero"),
+        ({"effect": "a"}, "effect='a': give a number"),
+        ({"log_fc": [1, "a"]}, "log_fc=.*: give a number"),
+        ({"n_donors": "a"}, "n_donors='a': give a number"),
+        ({"alpha": None}, "alpha=None: give a number"),
         ({"effect": 1, "log_fc": 1}, "one of"),
         ({"contrast": "nonsense"}, "no contrast"),
         ({"group": "nonsense"}, "no group"),

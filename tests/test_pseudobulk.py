@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ KEY = "pseudobulk"
 NUMBERS = ["estimate", "se", "df", "p_value", "ci_low", "ci_high", "adj_p_value", "log_fc"]
 # Sums in another order differ by rounding, which the iterations that learn the prior enlarge.
 RTOL, ATOL = 1e-5, 1e-7
+_INTERCEPT = {"Intercept": 1}
 
 
 def _units(random: bool) -> pd.DataFrame:
@@ -261,6 +263,77 @@ def test_errors_come_before_any_change(formula: str, options: dict[str, str], er
     with pytest.raises(error, match=match):
         _table(adata, formula, **options)
     assert KEY not in adata.uns
+
+
+@pytest.mark.parametrize(
+    ("case", "groupby", "says"),
+    [
+        ("2 v 2", None, r"^condition.* compares 2 donors with 2: the result can hang on a single donor"),
+        ("2 v 2", "cell_type", r"^T, B: condition.* compares 2 donors with 2"),
+        ("4 v 1", None, r"compares 1 donor with 4: one donor cannot show"),
+        ("4 v 1 in T", "cell_type", r"^T: condition.* compares 1 donor with 4"),
+        ("1 cell", None, "Most units are a single cell"),
+        ("nearly", None, "more than 99% explained by `nearly`"),
+        ("nearly", "cell_type", "more than 99% explained by `nearly`"),
+        ("split", None, "`split` p, q occur in one level of `condition` only"),
+        ("4 v 4", "cell_type", None),
+        ("4 v 4", None, None),
+    ],
+)
+def test_few_donors_and_confounding_are_told(case: str, groupby: str | None, says: str | None) -> None:
+    adata = _cohort(de_fraction=0.0)
+    arm = adata.obs["condition"].cat.codes.to_numpy()
+    place = adata.obs.groupby("condition", observed=True)["donor_id"].transform(
+        lambda donors: donors.cat.remove_unused_categories().cat.codes
+    )
+    place = place.to_numpy(dtype=int)
+    last = (arm == 1) & (place > 0)
+    kept = {
+        "2 v 2": place < 2,
+        "4 v 1": ~last,
+        "4 v 1 in T": ~(last & (adata.obs["cell_type"] == "T").to_numpy()),
+        "1 cell": ~adata.obs["donor_id"].duplicated().to_numpy(),
+    }
+    adata.obs["nearly"] = 10.0 * arm + 0.1 * (place % 3)
+    adata.obs["split"] = np.where(arm * 4 + place < 3, "p", np.where(arm * 4 + place > 4, "q", "r"))
+    formula = f"~ condition + {case}" if case in ("nearly", "split") else "~ condition"
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        _table(adata[kept.get(case, slice(None))].copy(), formula, groupby=groupby)
+    texts = [str(w.message) for w in found if issubclass(w.category, DonorwiseWarning)]
+    assert sum(re.search(says, text) is not None for text in texts) == 1 if says else not texts
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_counts_that_are_not_finite_are_one_clear_error(value: float) -> None:
+    adata = _cohort()
+    adata.layers["counts"] = adata.layers["counts"].astype(np.float64)
+    adata.layers["counts"].data[7] = value
+    with warnings.catch_warnings(), pytest.raises(DataError, match=f"raw counts: it has the value {value:g}"):
+        warnings.simplefilter("error")
+        _table(adata)
+
+
+@pytest.mark.parametrize(
+    ("formula", "contrasts", "is_level"),
+    [
+        ("~ 1", None, [True]),
+        ("~ condition", [_INTERCEPT, ("condition", "disease", "control")], [True, False]),
+        ("~ 0 + condition", [{"condition[control]": 1}, ("condition", "disease", "control")], [True, False]),
+    ],
+)
+@pytest.mark.parametrize("tool", ["pseudobulk", "lmm"])
+def test_a_level_has_no_fold_change(tool: str, formula: str, contrasts: list[object], is_level: list[bool]) -> None:
+    adata = _cohort()
+    if tool == "lmm":
+        dw.tl.lmm(adata, f"{formula} + log_depth + (1 | donor_id)", contrasts=contrasts or _INTERCEPT, progress=False)
+        table = dw.get.lmm(adata, sort_by=None)
+    else:
+        table = _table(adata, formula, contrasts=contrasts)
+    missing = table.groupby("contrast", observed=True, sort=False)["log_fc"].apply(lambda own: own.isna().all())
+    assert list(missing) == is_level
+    rest = table[~table["contrast"].isin(missing.index[missing])]
+    np.testing.assert_allclose(rest["log_fc"], rest["estimate"] / np.log(2))
 
 
 def test_donor_must_be_known() -> None:

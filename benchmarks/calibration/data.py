@@ -36,7 +36,7 @@ class CountData:
         Shape (n_vars,). True effect of the condition; 0 for a true null.
     formula
         Mixed model that the audit asks for.
-    careless
+    reduced
         The same without the term that the audit asks for; empty where it asks for none.
     paired
         Whether every donor has both conditions.
@@ -46,7 +46,7 @@ class CountData:
     tested: np.ndarray
     effect: np.ndarray
     formula: str
-    careless: str = ""
+    reduced: str = ""
     paired: bool = False
     _fits: dict[str, LMMFit] = field(default_factory=dict)
 
@@ -97,7 +97,7 @@ class GaussianData:
     collapsed: Collapsed
     truth: np.ndarray
     formula: str
-    careless: str = ""
+    reduced: str = ""
     _fits: dict[str, LMMFit] = field(default_factory=dict)
 
     def fit(self, formula: str) -> LMMFit:

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from benchmarks.calibration.aims import AIMS
 from benchmarks.calibration.scenarios import TITLES
+from matplotlib.lines import Line2D
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,7 @@ def draw(summary: pd.DataFrame, methods: list[str], out: Path) -> None:
             for ax, scenario in zip(axes[i], scenarios, strict=True):
                 own = summary[(summary["measure"] == measure) & (summary["scenario"] == scenario)]
                 _panel(ax, own, methods, nominal, _interval(scenario, measure))
-            axes[i, 0].set_xlabel(label, loc="left")
+            axes[i, 0].set_ylabel(label, fontweight="bold")
             axes[i, 0].set_yticks(range(len(methods)), methods)
         for ax, scenario in zip(axes[0], scenarios, strict=True):
             ax.set_title(f"{scenario}. {TITLES[scenario]}")
@@ -54,7 +55,9 @@ def _panel(
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_ylim(len(methods) - 0.4, -0.6)
     if own.empty:
-        ax.set_axis_off() if not ax.get_subplotspec().is_first_col() else ax.set_xticks([])
+        ax.spines["bottom"].set_visible(False)
+        ax.set_xticks([])
+        ax.text(0.5, 0.5, "no true effects", transform=ax.transAxes, ha="center", color="#8C8C8C")
         return
     ax.grid(axis="y", color="#EEEEEE", lw=0.6)
     floor = 0.1 * nominal if nominal else 0.0
@@ -75,14 +78,14 @@ def _interval(scenario: str, measure: str) -> tuple[float, float] | None:
     return next(((a.low, a.high) for a in AIMS if (a.scenario, a.measure) == (scenario, measure)), None)
 
 
-def _colors(sizes: pd.Series) -> dict[int, tuple[float, ...]]:
+def _colors(sizes: pd.Series) -> dict[int, tuple[float, float, float, float]]:
     every = (2, 3, 5, 10, 15, 20)
     return {n: mpl.colormaps["viridis"](0.92 * every.index(n) / (len(every) - 1)) for n in sizes.unique()}
 
 
 def _legend(figure: Figure, summary: pd.DataFrame) -> None:
     colors = _colors(summary["size"])
-    handles = [plt.Line2D([], [], marker="o", ls="", ms=4, color=colors[n], label=str(n)) for n in sorted(colors)]
+    handles = [Line2D([], [], marker="o", ls="", ms=4, color=colors[n], label=str(n)) for n in sorted(colors)]
     figure.legend(
         handles=handles, title="donors per arm (pairs in E)", loc="outside lower center", ncols=8, frameon=False
     )

@@ -40,4 +40,4 @@ def relabelled(rng: np.random.Generator, n_per_arm: int, file: Path) -> CountDat
     adata.obs["sample"] = adata.obs["donor"] = pd.Categorical(adata.obs["donor"])
     formula = "~ condition + log_depth + (1 | donor)"
     tested = adata.var["tested"].to_numpy()
-    return CountData(adata, tested, np.zeros(adata.n_vars), formula, careless="~ condition + (1 | donor)")
+    return CountData(adata, tested, np.zeros(adata.n_vars), formula, reduced="~ condition + (1 | donor)")

@@ -53,7 +53,7 @@ def _one(data_set: DataSet, methods: Sequence[Method], folder: Path, file: Path 
                 start = time.perf_counter()
                 p = method.p_values(data) if method.applies(data) else np.empty(0)
                 seconds = time.perf_counter() - start
-                np.savez_compressed(_file(folder, method), p=p, truth=data.truth, seconds=seconds)
+                _write(_file(folder, method), p, data.truth, seconds)
     rows = []
     for method in methods:
         with np.load(_file(folder, method)) as found:
@@ -62,6 +62,13 @@ def _one(data_set: DataSet, methods: Sequence[Method], folder: Path, file: Path 
             about = {k: getattr(data_set, k) for k in ("scenario", "variant", "size", "replicate")}
             rows.append(about | {"method": method.name, "seconds": seconds} | measure(p, truth))
     return rows
+
+
+def _write(file: Path, p: np.ndarray, truth: np.ndarray, seconds: float) -> None:
+    """Write all or nothing: a run that is stopped leaves no half of a file behind."""
+    part = file.with_suffix(".part.npz")
+    np.savez_compressed(part, p=p, truth=truth, seconds=seconds)
+    part.rename(file)
 
 
 def _file(folder: Path, method: Method) -> Path:

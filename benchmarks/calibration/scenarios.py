@@ -46,7 +46,7 @@ _VARIANTS: dict[str, dict[str, Recipe]] = {
 # Donors per arm (donors, where paired) and data sets of that size: all of them, and in a quick run.
 _SIZES: dict[str, dict[int, tuple[int, int]]] = {
     "A": {2: (15, 3), 3: (15, 3), 5: (15, 3)},
-    "B": {3: (20, 4), 5: (16, 3), 10: (10, 2), 20: (6, 1)},
+    "B": {3: (30, 4), 5: (16, 3), 10: (10, 2), 20: (6, 1)},
     "C": {3: (12, 3), 5: (12, 3), 10: (8, 1)},
     "D": {5: (12, 2)},
     "E": {3: (12, 2), 5: (10, 2), 10: (6, 1)},

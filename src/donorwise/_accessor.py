@@ -93,7 +93,7 @@ class DonorwiseAccessor:
         ----------
         formula
             As for :func:`donorwise.tl.lmm`. The replicate is the donor declared by :meth:`setup`, else the
-            grouping factor with the name of one.
+            column of obs or the grouping factor with the name of one.
 
         Returns
         -------
@@ -101,8 +101,9 @@ class DonorwiseAccessor:
         donors per arm, the difference in depth, and what is confounded.
         """
         from donorwise.design.audit import audit
+        from donorwise.tl._prepare import known_donor
 
-        donor = slots.read_settings(self._adata).get("donor")
+        donor = known_donor(self._adata, formula) or None
         depth, counts = slots.cell_depth(self._adata), slots.counts_layer(self._adata)
         obs = slots.cell_frame(self._adata, slots.columns_read(self._adata, formula, [donor] if donor else []))
         return audit(formula, obs, depth=depth, donor=donor, counts=counts)

@@ -13,7 +13,7 @@ from donorwise._anndata.collapsed import (
     read_rows,
 )
 from donorwise._anndata.counts import count_depth
-from donorwise._anndata.depth import cell_depth, counts_layer
+from donorwise._anndata.depth import cell_depth
 from donorwise._anndata.derived import (
     InfluenceTables,
     read_every_test,
@@ -32,11 +32,25 @@ from donorwise._anndata.read import (
     read_settings,
     read_tables,
 )
-from donorwise._anndata.response import Response, column_values, looks_like_counts, resolve_response, response_of
+from donorwise._anndata.response import (
+    Response,
+    column_values,
+    counts_layer,
+    looks_like_counts,
+    resolve_response,
+    response_of,
+)
 from donorwise._anndata.roles import Role, check_setup, find_roles
 from donorwise._anndata.sources import open_source
 from donorwise._anndata.summary import cell_values, donor_summary, donor_table, summarise
-from donorwise._anndata.write import check_is_anndata, check_key, write_results, write_settings, write_tables
+from donorwise._anndata.write import (
+    check_free,
+    check_is_anndata,
+    check_key,
+    write_results,
+    write_settings,
+    write_tables,
+)
 
 __all__ = [
     "InfluenceTables",
@@ -47,6 +61,7 @@ __all__ = [
     "cell_depth",
     "cell_frame",
     "cell_values",
+    "check_free",
     "check_is_anndata",
     "check_key",
     "check_obs_columns",

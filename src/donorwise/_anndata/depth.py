@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from donorwise._anndata.collapsed import collapsed_depth, is_collapsed
 from donorwise._anndata.obs import obs_frame
-from donorwise._anndata.response import looks_like_counts
+from donorwise._anndata.response import counts_layer
 from donorwise._anndata.sources import matrix_of
 from donorwise.collapse.stored import Stored
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray
 
 COLUMNS = ("total_counts", "n_counts", "nCount_RNA", "total_umis", "n_umis", "nUMI", "n_count", "raw_sum")
-LAYERS = ("counts", "raw_counts", "raw", "umi")
 
 
 def cell_depth(adata: ad.AnnData) -> FloatArray | None:
@@ -46,12 +44,3 @@ def cell_depth(adata: ad.AnnData) -> FloatArray | None:
 
         return sample_row_sums(matrix)
     return np.ravel(np.asarray(matrix.sum(axis=1), dtype=np.float64))
-
-
-def counts_layer(adata: ad.AnnData) -> str | None:
-    """Return the layer that holds raw counts, ``""`` where X does, or None."""
-    for name in (*(name for name in LAYERS if name in adata.layers), ""):
-        matrix = matrix_of(adata, name or None)
-        if (isinstance(matrix, np.ndarray | Stored) or sp.issparse(matrix)) and looks_like_counts(matrix):
-            return name
-    return None

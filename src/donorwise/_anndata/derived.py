@@ -31,6 +31,19 @@ class InfluenceTables:
     donors: pd.DataFrame
 
 
+def holds_derived(adata: ad.AnnData, name: str) -> bool:
+    """Whether ``adata.uns[name]`` is a table worked out from a result."""
+    entry = adata.uns.get(name)
+    return hasattr(entry, "keys") and set(entry.keys()) in ({keys.PARAMS, _HITS, _DONORS}, {_TABLE})
+
+
+def drop_derived(adata: ad.AnnData, key: str) -> None:
+    """Remove what was worked out from the result `key`, which no longer holds for another."""
+    for name in (f"{key}{keys.INFLUENCE_SUFFIX}", f"{key}{keys.POWER_SUFFIX}"):
+        if holds_derived(adata, name):
+            del adata.uns[name]
+
+
 def read_every_test(adata: ad.AnnData, key: str) -> pd.DataFrame:
     """The results table of `key` with the features that have left the AnnData since."""
     check_result(adata, key)

@@ -11,6 +11,9 @@ ROLES = ("donor", "cell_type", "sample", "condition", "batch")
 LMM = "lmm"
 """Default ``uns`` key of the results of ``dw.tl.lmm``."""
 
+PSEUDOBULK = "pseudobulk"
+"""Default ``uns`` key of the results of ``dw.tl.pseudobulk``, and what its params call the method."""
+
 CALIBRATION = "calibration"
 """Default ``uns`` key of the results of ``dw.tl.calibrate``."""
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 SAMPLE_SIZE = 100_000
 
+COUNT_LAYERS = ("counts", "raw_counts", "raw", "umi")
+"""Usual names of a layer of raw counts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -156,7 +159,8 @@ def _from_var(adata: ad.AnnData, *, layer: str | None, mask_var: str | Sequence[
         # anndata 0.13 lists X among the layers under None
         names = [name for name in adata.layers if name is not None]
         if layer not in names:
-            raise DataError(f"There is no layer {layer!r}. {suggest(layer, names)}")
+            there = suggest(layer, names) if names else "The AnnData has no layers."
+            raise DataError(f"There is no layer {layer!r}. {there} {_instead(adata, layer)}")
         matrix = matrix_of(adata, layer)
     _check_matrix(matrix, text)
     _check_unique(adata.var_names, "adata.var_names", "Call adata.var_names_make_unique() first.")
@@ -194,8 +198,12 @@ def _from_obs(adata: ad.AnnData, obs_keys: str | Sequence[str] | None) -> Respon
     return Response(matrix, tuple(names), None, keys.RESPONSE_OBS, False, float("nan"))
 
 
+def _is_readable(matrix: Any) -> bool:
+    return isinstance(matrix, np.ndarray | Stored) or sp.issparse(matrix)
+
+
 def _check_matrix(matrix: Any, text: str) -> None:
-    if not (isinstance(matrix, np.ndarray | Stored) or sp.issparse(matrix)):
+    if not _is_readable(matrix):
         kind = f"{type(matrix).__module__}.{type(matrix).__qualname__}"
         raise DataError(f"{text} is a {kind}, which cannot be read in chunks: use adata.to_memory() first.")
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiub":
@@ -253,6 +261,32 @@ def _log_base(adata: ad.AnnData, matrix: Any, text: str) -> float:
     # a base of None (natural) is lost on the way through some file formats
     base = noted.get("base") if hasattr(noted, "get") else None
     return float(np.e) if base is None else float(base)
+
+
+def counts_layer(adata: ad.AnnData) -> str | None:
+    """Return the layer that holds raw counts, ``""`` where X does, or None."""
+    for name in (*(name for name in COUNT_LAYERS if name in adata.layers), ""):
+        matrix = matrix_of(adata, name or None)
+        if _is_readable(matrix) and looks_like_counts(matrix):
+            return name
+    return None
+
+
+def _instead(adata: ad.AnnData, layer: str) -> str:
+    """What to do about a layer that is not there; for one of counts, where the counts are."""
+    if layer not in COUNT_LAYERS:
+        return "layer=None takes X."
+    matrices = {str(name): matrix_of(adata, name) for name in adata.layers if name is not None}
+    found = [name for name, matrix in matrices.items() if _is_readable(matrix) and looks_like_counts(matrix)]
+    if found:
+        return f"Raw counts are in layer={found[0]!r}; layer=None takes X."
+    own = matrix_of(adata, None)
+    if _is_readable(own) and looks_like_counts(own):
+        return "X holds raw counts: layer=None takes it."
+    raw = "layer=None takes X, which does not hold raw counts"
+    if adata.raw is None or not looks_like_counts(adata.raw.X):
+        return f"{raw}."
+    return f"{raw}; adata.raw does: adata.layers[{layer!r}] = adata.raw[:, adata.var_names].X makes them a layer."
 
 
 def _layers(adata: ad.AnnData) -> str:

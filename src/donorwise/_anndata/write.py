@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys
+from donorwise._anndata.derived import drop_derived, holds_derived
+from donorwise._anndata.read import holds_tables
 from donorwise._anndata.sources import put_uns
 from donorwise.errors import DataError
 
@@ -63,17 +65,18 @@ def write_results(
 
 
 def write_tables(adata: ad.AnnData, key: str, *, tables: Mapping[str, pd.DataFrame], params: Mapping[str, Any]) -> None:
-    """Store tables and params as ``adata.uns[key]``, replacing what was there.
+    """Store tables and params as ``adata.uns[key]``, replacing what was there and all that was worked out from it.
 
     Raises
     ------
     DataError
-        `key` or a value cannot be stored; `adata` is as it was then.
+        `key` is not free or a value cannot be stored; `adata` is as it was then.
     """
-    check_key(key)
+    check_free(adata, key)
     entry: dict[str, Any] = {keys.PARAMS: {name: _storable(name, value) for name, value in params.items()}}
     entry |= {name: _storable_table(table) for name, table in tables.items()}
     put_uns(adata, key, entry)
+    drop_derived(adata, key)
 
 
 def check_is_anndata(adata: Any) -> None:
@@ -88,6 +91,16 @@ def check_key(key: str) -> None:
         raise DataError(f"key_added={key!r} must be a name without '/': files treat '/' as a folder.")
     if key == keys.SETTINGS:
         raise DataError(f"key_added={key!r} is where adata.donorwise keeps its settings; choose another name.")
+
+
+def check_free(adata: ad.AnnData, key: str) -> None:
+    """Raise unless `key` can name a result: it is new, or what it names is from this package and may be replaced."""
+    check_key(key)
+    ours = any(holds_tables(adata, key, names) for names in (keys.TABLES, keys.CALIBRATION_TABLES))
+    if key in adata.uns and not (ours or holds_derived(adata, key)):
+        raise DataError(
+            f"adata.uns[{key!r}] holds something that this package did not write; choose another key_added."
+        )
 
 
 def write_settings(adata: ad.AnnData, settings: Mapping[str, str]) -> None:

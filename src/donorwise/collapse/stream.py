@@ -65,10 +65,11 @@ def chunks(
     reader: Reader, wanted: BoolArray, n_jobs: int, chunk_size: int | None, progress: bool
 ) -> Iterator[tuple[Range, list[Part]]]:
     """Chunks that hold all wanted rows (or columns), with the range of each."""
-    cost = reader.cost()
     cuts = reader.cuts if chunk_size is None or reader.whole_blocks else None
+    cost = reader.cost()
     ranges = plan(cost, wanted, chunk_size, cuts)
     n_bytes = int(sum(cost[low:high].sum() for low, high in ranges))
+    del cost, wanted  # an entry per cell, while the chunks are read
     unit = "feature" if reader.by_columns else "cell"
     total = sum(high - low for low, high in ranges)
     with tqdm(total=total, unit=unit, unit_scale=True, desc="collapse", disable=not progress) as bar:

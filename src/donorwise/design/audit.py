@@ -12,7 +12,7 @@ from donorwise.design import audit_checks as checks
 from donorwise.design.build import assemble_design
 from donorwise.design.columns import check_obs
 from donorwise.design.formula import ParsedFormula, parse
-from donorwise.design.replication import Arms, describe, find_donors
+from donorwise.design.replication import Arms, Donors, describe, find_donors
 from donorwise.design.terms import parse_columns, variables
 from donorwise.errors import DesignError
 
@@ -133,9 +133,10 @@ def audit_design(
     notes: list[str] = []
     if donors is not None:
         confined, serious = checks.confined(design, arms, donors)
-        found += [*checks.few_donors(arms), *checks.uncovered(design, arms, donors), *serious]
+        asked = _asked(arms, donors)
+        found += [*checks.few_donors(asked), *checks.uncovered(design, arms, donors), *serious]
         found += [*checks.collinear(design, arms, donors), *checks.depth_differs(design, arms, donors, depth)]
-        notes = [*checks.effective_replicates(arms, len(donors.levels)), *confined, *checks.cell_level(arms)]
+        notes = [*checks.effective_replicates(asked, len(donors.levels)), *confined, *checks.cell_level(arms)]
         notes += [] if counts is None else checks.count_scale(arms, counts)
     name, n_donors = (donors.name, len(donors.levels)) if donors else ("", 0)
     return Audit(parsed.source, name, n_donors, int(used.sum()), design.n_dropped, arms, tuple(found), tuple(notes))
@@ -144,7 +145,27 @@ def audit_design(
 def few_donors(design: Design, obs: pd.DataFrame, donor: str | None = None) -> list[str]:
     """Contrasts of a design that one or two donors make up, a sentence each."""
     donors = find_donors(design, obs, donor)
-    return [] if donors is None else list(checks.few_donors(describe(design, parse(design.formula), donors, None)))
+    if donors is None:
+        return []
+    return list(checks.few_donors(_asked(describe(design, parse(design.formula), donors, None), donors)))
+
+
+def confounded(formula: str, obs: pd.DataFrame, donor: str) -> list[str]:
+    """Effects on donors that the data can hardly tell apart, a sentence each; none where there is no design."""
+    try:
+        design = assemble_design(parse(formula), obs)
+    except DesignError:
+        return []
+    donors = find_donors(design, obs, donor)
+    if donors is None:
+        return []
+    arms = describe(design, parse(formula), donors, None)
+    return [*checks.confined(design, arms, donors)[1], *checks.collinear(design, arms, donors)]
+
+
+def _asked(arms: tuple[Arms, ...], donors: Donors) -> tuple[Arms, ...]:
+    """All but the coefficients of the donors themselves, where they are a fixed effect."""
+    return tuple(a for a in arms if a.variables != (donors.name,))
 
 
 def _columns(parsed: ParsedFormula) -> list[str]:

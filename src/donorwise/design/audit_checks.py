@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from donorwise.design.build import check_design
-from donorwise.design.replication import Arms, Donors, random_levels
+from donorwise.design.replication import Arms, Donors, is_fixed, random_levels
 from donorwise.design.terms import quote, term_variables
 from donorwise.design.wording import listing
 from donorwise.errors import DesignError
@@ -37,7 +37,7 @@ def unreplicated(design: Design, donors: Donors | None) -> Iterator[str]:
     """Cells that would count as replicates."""
     if donors is None:
         yield f"`{design.formula}` has no random term, so every cell counts as a replicate; add one such as `(1 | donor)`."
-    elif not random_levels(design, donors):
+    elif not (random_levels(design, donors) or is_fixed(design, donors)):
         name = quote(donors.name)
         yield f"`{donors.name}` has no random intercept, so its cells count as replicates; add `(1 | {name})`."
 
@@ -68,12 +68,22 @@ def uncovered(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[
         group = ":".join(quote(part) for part in donors.name.split(":"))
         numeric = [v for v in names if v in design.numeric_means]
         labels = [quote(v) for v in names if v not in numeric]
-        term = f"({' + '.join(map(quote, numeric))} | {group})" if numeric else f"(1 | {':'.join([group, *labels])})"
+        inside = f"`(1 | {':'.join([group, *labels])})`"
+        advice = _slopes(numeric, group, random_levels(design, donors)) if numeric else inside
         yield (
             f"{listing(names)} varies within donors ({_few(contrasts)}) and no random term lets its effect differ between "
             f"donors: in single-cell cohorts the type I error with (1 | {group}) alone is about .17 to .20 at a nominal "
-            f".05, and more donors do not help; add `{term}`."
+            f".05, and more donors do not help; add {advice}."
         )
+
+
+def _slopes(names: list[str], group: str, has_intercept: bool) -> str:
+    """Random slopes without correlations, which moderated tests can take, in words."""
+    together = f"`({' + '.join(map(quote, names))} || {group})`"
+    if not has_intercept:
+        return together
+    alone = " + ".join(f"(0 + {quote(name)} | {group})" for name in names)
+    return f"`{alone}`, which with `(1 | {group})` is {together}"
 
 
 def depth_differs(design: Design, arms: Iterable[Arms], donors: Donors, depth: FloatArray | None) -> Iterator[str]:
@@ -158,14 +168,16 @@ def effective_replicates(arms: Iterable[Arms], n_donors: int) -> Iterator[str]:
             yield f"{arm.contrast}: its replicates are the {n_donors:,} donors, with {arm.n_values:,} different values."
 
 
-def count_scale(arms: Iterable[Arms], layer: str) -> Iterator[str]:
+def count_scale(arms: Sequence[Arms], layer: str) -> Iterator[str]:
     """The model of counts, where all that is asked compares donors with each other."""
     asked = [a for a in arms if not a.cell_level]
     if asked and all(a.kind == "between-donor" for a in asked):
         where = f'layer="{layer}"' if layer else "layer=None"
+        by_cell = dict.fromkeys(v for a in arms if a.cell_level for v in a.within)
         yield (
             "Every contrast compares donors with each other and raw counts are at hand: `dw.tl.pseudobulk` "
-            f"({where}) tests them on the scale of the counts, with depth accounted for."
+            f"({where}){f', without {listing(by_cell)},' if by_cell else ''} tests them on the scale of the counts, with "
+            "depth accounted for."
         )
 
 

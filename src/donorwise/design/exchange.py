@@ -126,7 +126,8 @@ def donor_codes(design: Design, donor: str = "") -> IntArray:
     if not groups or (donor and not any(donor in group for group in groups)):
         raise DesignError(
             f"The formula {design.formula!r} has no random term for the donor{f' `{donor}`' if donor else ''}: its "
-            f"cells fall together with those of other donors, so no donor's labels can move. Add (1 | {donor or 'donor'})."
+            f"cells fall together with those of other donors, so no donor's labels can move. Add (1 | {donor or 'donor'})"
+            f"{', or declare the donor with adata.donorwise.setup(donor=...)' if donor else ''}."
         )
     name = replicate([":".join(group) for group in groups], donor)
     columns = next(group for group in groups if ":".join(group) == name)

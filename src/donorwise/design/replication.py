@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["between-donor", "within-donor", "mixed", "unknown"]
 
 _REPLICATES = ("donor", "patient", "subject", "individual", "participant", "person", "animal", "mouse")
-# A number with more values than this per donor differs from cell to cell; with fewer it is a visit or a dose.
+# A number with more values than this per donor differs from cell to cell, and so does one with which more than half
+# of the cells are alone; else it is a visit or a dose.
 _MANY_VALUES = 20
 
 
@@ -137,6 +138,22 @@ def random_levels(design: Design, donors: Donors) -> bool:
     )
 
 
+def is_fixed(design: Design, donors: Donors) -> bool:
+    """Whether the donors are a fixed effect of their own."""
+    return any(term_variables(term) == (donors.name,) for term in design.spec.terms)
+
+
+def leaves_out(groups: Sequence[Sequence[str]], obs: pd.DataFrame, donor: str) -> bool:
+    """Whether no grouping factor holds the column `donor`, or has levels that all lie inside one donor."""
+    if obs[donor].isna().any() or obs[donor].nunique() == len(obs) or any(donor in group for group in groups):
+        return False
+    for group in groups:
+        pairs = obs[[*group, donor]].dropna().drop_duplicates()
+        if not pairs.duplicated(list(group)).any():
+            return False
+    return True
+
+
 def replicate(groups: Sequence[str], donor: str = "") -> str | None:
     """Name the grouping factor that is the replicate.
 
@@ -231,13 +248,20 @@ def _spread(column: FloatArray, interaction: bool, units: _Units, donors: Donors
     changing = np.bincount(donor[column != example[donor]], minlength=n) > 0
     could = np.bincount(donor[column != 0], minlength=n) > 0 if interaction else np.ones(n, dtype=bool)
     means = np.bincount(donor, weights=units.n * column, minlength=n) / np.bincount(donor, weights=units.n, minlength=n)
-    n_pairs = len(pd.unique(pd.factorize(column)[0] * n + donor))
     return {
         "kind": _kind(changing, could),
         "n_both": int(changing.sum()),
         "n_values": len(np.unique(np.round(means, 10))),
-        "cell_level": n_pairs / n > _MANY_VALUES,
+        "cell_level": bool(changing.any()) and _by_cell(column, interaction, units, n),
     }
+
+
+def _by_cell(column: FloatArray, interaction: bool, units: _Units, n_donors: int) -> bool:
+    """Whether a number differs from cell to cell, among the cells that an interaction gives one."""
+    seen = column != 0 if interaction else np.ones(len(column), dtype=bool)
+    values, donor = pd.factorize(column[seen])[0], units.donor[seen]
+    n_pairs = len(pd.unique(values * n_donors + donor))
+    return n_pairs > _MANY_VALUES * len(pd.unique(donor)) or 2 * len(pd.unique(values)) > int(units.n[seen].sum())
 
 
 def _kind(varies: BoolArray, could: BoolArray) -> Kind:

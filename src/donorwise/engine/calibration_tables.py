@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +55,7 @@ def _facts(own: Calibration) -> dict[str, object]:
         "kind": own.plan.exchange.kind,
         "n_units": own.plan.exchange.labels.size,
         "n_blocks": int(own.plan.exchange.block.max()) + 1,
-        "n_distinct": float(n_distinct),
+        "n_distinct": float(n_distinct) if n_distinct < sys.float_info.max else np.inf,
         "n_permutations": len(own.plan.arrangements.labels),
         "n_unusable": own.plan.arrangements.n_unusable,
         "exhaustive": own.plan.arrangements.exhaustive,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from donorwise.design.contrasts import Cond, resolve_contrasts, split_interactio
 from donorwise.design.formula import parse
 from donorwise.engine.statistics import Task
 from donorwise.errors import DesignError
-from donorwise.inference.tables import NUMBERS, contrast_table, tidy
+from donorwise.inference.tables import NUMBERS, contrast_table, ddf_used, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from donorwise.lmm.result import LMMFit
 
 ALL = "all"
+_TINY = 1e-8  # of a level in a contrast of differences, for rounding
+Fit = TypeVar("Fit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,9 @@ def results_table(
     """
     tables = []
     for code, (fit, own) in enumerate(zip(fits, rows, strict=True)):
-        parts = [] if own is None or fit is None else [contrast_table(fit, own.names, own.L, ddf, 0.95)]
+        parts = (
+            [] if own is None or fit is None else [contrast_table(fit, own.names, own.L, ddf_used(fit, ddf)[0], 0.95)]
+        )
         missing = [n for n in names if own is None or n not in own.names]
         parts += [_not_estimable(variables, missing, fit)] if missing else []
         for table in parts:
@@ -186,7 +190,35 @@ def results_table(
             table["contrast"] = table["contrast"].cat.set_categories(list(names))
             tables.append(table)
     out = pd.concat(tables, ignore_index=True)
-    out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", out["estimate"] * log2_scale)
+    out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", log_fold_change(out, tasks, rows, log2_scale))
+    return out
+
+
+def log_fold_change(
+    table: pd.DataFrame, tasks: Sequence[Task], rows: Sequence[Rows | None], log2_scale: float
+) -> FloatArray:
+    """Estimates in log2 units; NaN for a contrast that is a level of the response, such as the intercept."""
+    names = table["contrast"].cat.categories
+    is_level = np.zeros((len(tasks), len(names)), dtype=bool)
+    for code, (task, own) in enumerate(zip(tasks, rows, strict=True)):
+        if task.design is not None and own is not None:
+            is_level[code, names.get_indexer(list(own.names))] = np.abs(own.L @ _constant(task.design)) > _TINY
+    at = is_level[table["group"].cat.codes, table["contrast"].cat.codes]
+    return np.where(at, np.nan, table["estimate"].to_numpy() * log2_scale)
+
+
+def _constant(design: Design) -> FloatArray:
+    """Coefficients (p,) with which every row predicts one; zeros where there are none.
+
+    A contrast of differences has none of them: adding a constant to the response does not change it.
+    """
+    fixed = np.flatnonzero(np.array(design.varying) < 0)
+    out, ones = np.zeros(len(design.fixed_names)), np.ones(design.n_patterns)
+    if "Intercept" in design.fixed_names:
+        out[design.fixed_names.index("Intercept")] = 1.0
+    elif fixed.size:
+        weights = np.linalg.lstsq(design.X[:, fixed], ones, rcond=None)[0]
+        out[fixed] = weights if np.allclose(design.X[:, fixed] @ weights, ones) else 0.0
     return out
 
 
@@ -204,9 +236,7 @@ def _not_estimable(variables: tuple[str, ...], names: Sequence[str], fit: LMMFit
     )
 
 
-def side_table(
-    tasks: Sequence[Task], fits: Sequence[LMMFit | None], make: Callable[[LMMFit], pd.DataFrame]
-) -> pd.DataFrame:
+def side_table(tasks: Sequence[Task], fits: Sequence[Fit | None], make: Callable[[Fit], pd.DataFrame]) -> pd.DataFrame:
     """A table of every group's fit, such as its variance components, one under another."""
     tables = []
     for task, fit in zip(tasks, fits, strict=True):

@@ -20,6 +20,9 @@ from scipy import stats
 from scipy.special import polygamma
 
 from donorwise.collapse import collapse
+from donorwise.design.audit_checks import uncovered
+from donorwise.design.formula import parse
+from donorwise.design.replication import describe, find_donors
 from donorwise.engine.influence import donor_term
 from donorwise.errors import DataError
 from donorwise.inference.between_within import column_df
@@ -42,8 +45,9 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "contrast", "expression", "n_donors", "n_cells", "effect", "alpha", "power", "q10", "median", "q90",
-    "df", "n_features",
+    "df", "n_features", "status",
 )  # fmt: skip
+POWER_STATUSES = ("ok", "too_few_donors")
 EXPRESSION = ("all", "low", "middle", "high")
 # Features that represent a fit; more would not change their mean and quantiles.
 _MOST_FEATURES = 2000
@@ -128,7 +132,8 @@ def power_table(
     Returns
     -------
     One row per contrast x tertile of expression x n_donors x n_cells x effect x alpha: mean power and
-    its 10, 50 and 90% quantiles over the features.
+    its 10, 50 and 90% quantiles over the features; NaN with the status ``too_few_donors`` where fewer than
+    one degree of freedom is left.
     """
     observed = _observed(fit, weights) if observed is None else observed
     models = {m: build_model(fit.design, _with_cells(fit, observed, m)) for m in plan.n_cells}
@@ -144,10 +149,27 @@ def power_table(
             for n in plan.n_donors:
                 df = planned_df(fit.design, row, n / D, n * m)
                 df = min(df + extra, n * m - model.p) if df >= 1 else np.nan
-                study = {"contrast": name, "n_donors": n, "n_cells": m, "df": df}
+                status = POWER_STATUSES[not df >= 1]
+                study = {"contrast": name, "n_donors": n, "n_cells": m, "df": df, "status": status}
                 rows += _rows(study, variance * D / n, weight, plan, df, tertile)
             update(1)
     return pd.DataFrame(rows)[list(COLUMNS)]
+
+
+def replication(fit: LMMFit, L: FloatArray) -> tuple[list[str], list[str]]:
+    """What each contrast (n, p) compares, donors or each donor with itself, and what the audit warns of there.
+
+    The kinds are those of :class:`donorwise.design.replication.Arms`. The warnings are those about
+    contrasts within donors that no random term lets differ between donors.
+    """
+    design = fit.design
+    donors = find_donors(design, design.frame, fit.donor)
+    assert donors is not None  # callers have checked that the donors are a grouping factor
+    arms = {arm.contrast: arm for arm in describe(design, parse(design.formula), donors, None)}
+    parts = [[arms[design.fixed_names[j]] for j in np.flatnonzero(row) if design.fixed_names[j] in arms] for row in L]
+    kinds = [{arm.kind for arm in own} for own in parts]
+    asked = {arm.contrast: arm for own in parts for arm in own}
+    return [kind.pop() if len(kind) == 1 else "mixed" for kind in kinds], [*uncovered(design, asked.values(), donors)]
 
 
 def _rows(

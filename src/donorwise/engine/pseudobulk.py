@@ -111,7 +111,8 @@ def check_counts(matrix: Any, text: str) -> None:
         Says what was found, and where counts usually are.
     """
     for chunk in _chunks(matrix):
-        bad = ~((chunk >= 0) & (chunk == np.floor(chunk))) if chunk.dtype.kind in "fiu" else np.zeros(1, dtype=bool)
+        whole = (chunk >= 0) & np.isfinite(chunk) & (chunk == np.floor(chunk)) if chunk.dtype.kind in "fiu" else False
+        bad = np.broadcast_to(~np.asarray(whole), chunk.shape)
         if bad.any():
             raise DataError(
                 f"{text} does not hold raw counts: it has the value {chunk[bad].flat[0]:g}. A model of counts needs "

@@ -7,18 +7,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from donorwise.engine.groups import log_fold_change
 from donorwise.inference.tables import NUMBERS, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from donorwise._typing import FloatArray
+    from donorwise.engine.groups import Rows
     from donorwise.engine.pseudobulk import LogRateFit
     from donorwise.engine.statistics import Task
 
 
 def results_table(
-    tasks: Sequence[Task], fits: Sequence[LogRateFit | None], names: Sequence[str], variables: tuple[str, ...]
+    tasks: Sequence[Task],
+    fits: Sequence[LogRateFit | None],
+    rows: Sequence[Rows | None],
+    names: Sequence[str],
+    variables: tuple[str, ...],
 ) -> pd.DataFrame:
     """The long table of all groups: one row per gene x group x contrast, whatever happened."""
     tables = []
@@ -33,7 +39,7 @@ def results_table(
                 table["contrast"] = table["contrast"].cat.set_categories(list(names))
                 tables.append(table)
     out = pd.concat(tables, ignore_index=True)
-    out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", out["estimate"] / np.log(2))
+    out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", log_fold_change(out, tasks, rows, 1 / np.log(2)))
     return out
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from donorwise.get.calibration import calibration
-from donorwise.get.icc import icc
 from donorwise.get.influence import influence
 from donorwise.get.lmm import lmm
 from donorwise.get.power import power
 from donorwise.get.ranef import ranef
 from donorwise.get.rank_genes_groups import to_rank_genes_groups
-from donorwise.get.varcomp import varcomp
-from donorwise.get.variance_partition import variance_partition
+from donorwise.get.variances import icc, varcomp, variance_partition
 from donorwise.get.varm import to_varm
 
 __all__ = [

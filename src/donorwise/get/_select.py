@@ -31,6 +31,19 @@ def choose(table: pd.DataFrame, column: str, wanted: str | Sequence[str] | None)
     return table[table[column].isin(names)]
 
 
+def choose_all(table: pd.DataFrame, **wanted: str | Sequence[str] | None) -> pd.DataFrame:
+    """Keep the rows that are wanted in every column, tidied.
+
+    Raises
+    ------
+    DataError
+        A wanted value does not occur in its column.
+    """
+    for column, names in wanted.items():
+        table = choose(table, column, names)
+    return tidy(table)
+
+
 def only_one(table: pd.DataFrame, column: str, wanted: str | None) -> str:
     """Return `wanted` if it occurs in `column`, or else the one value there is.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from donorwise._anndata import keys, read_power
-from donorwise.get._select import choose, tidy
+from donorwise.get._select import choose_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,8 @@ def power(
     Returns
     -------
     One row per group, contrast, expression, n_donors, n_cells (of each donor), effect and alpha, with log_fc
-    (the effect in log2 units), the mean power over features, its quantiles q10, median and q90, df and n_features.
+    (the effect in log2 units), the mean power over features, its quantiles q10, median and q90, df, n_features,
+    status, kind and unit, as :func:`donorwise.tl.power` describes them.
 
     Raises
     ------
@@ -54,7 +55,4 @@ def power(
     >>> dw.get.power(adata, expression="all").shape[0]
     4
     """
-    table = read_power(adata, key)
-    for column, wanted in (("contrast", contrast), ("group", group), ("expression", expression)):
-        table = choose(table, column, wanted)
-    return tidy(table)
+    return choose_all(read_power(adata, key), contrast=contrast, group=group, expression=expression)

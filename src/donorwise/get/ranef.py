@@ -66,6 +66,8 @@ def ranef(
         The result, the variable, the response or a column of obs that the model needs is not there.
     """
     stored = read_results(adata, key)
+    if stored.params.get("method") == keys.PSEUDOBULK:
+        raise DataError(f"{key!r} is a result of dw.tl.pseudobulk, which has no random effects of donors to show.")
     names = [variables] if isinstance(variables, str) else list(variables)
     _warn_of_lost_cells(adata, stored.params)
     chosen = choose(choose(stored.varcomp, "variable", names), "group", group)

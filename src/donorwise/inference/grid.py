@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from donorwise.lmm.fit import Model
     from donorwise.lmm.structure import Blocks
 
-_POINTS_ONE = 64
-_POINTS_TWO = 24
+# Nonzero points of an axis from _LOWEST / (largest level) to _HIGHEST, and at most, for one term and for two.
+_POINTS = {1: (63, 250), 2: (23, 40)}
 _LOWEST, _HIGHEST = 0.02, 30.0
+_SLACK = 1e-6  # of a step
+_BEYOND = 10.0  # the axis goes on to this many times the largest estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,24 @@ class GridPoint:
     Phi: FloatArray
 
 
-def ratio_axes(model: Model) -> list[FloatArray]:
-    """Grid of every term's variance ratio: zero, then geometric from 0.02 / (largest level) to 30."""
-    n_terms = len(model.terms)
-    points = _POINTS_ONE if n_terms == 1 else _POINTS_TWO
-    largest = _largest_levels(model)
-    return [np.concatenate([[0.0], np.geomspace(_LOWEST / n, _HIGHEST, points - 1)]) for n in largest]
+def ratio_axes(model: Model, largest: FloatArray) -> list[FloatArray]:
+    """Grid of every term's variance ratio: zero, then geometric from 0.02 / (largest level) to 30 or beyond.
+
+    It reaches well above the `largest` (terms,) estimates of the features, since a feature off the grid would
+    be tested as if its ratio were at the end of it. Ratios are per unit of weight, so 30 is divided by the
+    (geometric) mean weight.
+    """
+    usual, most = _POINTS[len(model.terms)]
+    top = _HIGHEST / np.exp(model.log_weight / model.n_obs)
+    axes = []
+    for level, estimate in zip(_largest_levels(model), largest, strict=True):
+        low = _LOWEST / level
+        step = np.log(top / low) / (usual - 1)
+        # by whole steps, and not one more for a rounding error: the grid must not hang on the last digit
+        beyond = max(0, int(np.ceil(np.log(max(_BEYOND * estimate, top) / top) / step - _SLACK)))
+        high = top * np.exp(beyond * step)
+        axes.append(np.concatenate([[0.0], np.geomspace(low, high, min(most, usual + beyond))]))
+    return axes
 
 
 def _largest_levels(model: Model) -> list[float]:

@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 from donorwise.inference.grid import evaluate_grid, ratio_axes, tensor
 from donorwise.inference.mixture import Summary, summarise_mixture, two_sided
 from donorwise.inference.prior import Prior, fit_prior
-from donorwise.inference.wald import ContrastTests, contrast_status, orthonormal_rows, without_too_few
+from donorwise.inference.wald import ContrastTests, contrast_status, fitted, orthonormal_rows, without_too_few
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,7 +61,7 @@ def refusal(parts: Sequence[Part]) -> str:
         return f"moderation covers one or two random terms and the model has {len(terms)}"
     if any(len(t.term.columns) > 1 for t in terms):
         return "moderation does not cover correlated random slopes"
-    n_features = sum(int(_usable(p.block).size) for p in parts if p.block is not None)
+    n_features = sum(fitted(p.block).size for p in parts if p.block is not None)
     if n_features < MIN_FEATURES:
         return f"{n_features} features are too few to learn a prior from ({MIN_FEATURES} are needed)"
     return ""
@@ -73,26 +73,29 @@ def learn_prior(parts: Sequence[Part], start: Prior | None = None) -> Prior:
     `start` is the prior of a similar fit with the same random part, which saves most of the steps.
     """
     used = [(p, p.model, p.block) for p in parts if p.model is not None and p.block is not None]
-    axes = [np.array(a) for a in _widest([ratio_axes(model) for _, model, _ in used])]
+    largest = np.max([_largest_ratios(block) for _, _, block in used], axis=0)
+    if start is None or any(axis[-1] < 2 * ratio for axis, ratio in zip(start.axes, largest, strict=True)):
+        axes, weights = _widest([ratio_axes(model, largest) for _, model, _ in used]), None
+    else:
+        axes, weights = list(start.axes), start.weights
     loglik, at = [], []
     for part, model, block in used:
-        usable = _usable(block)
+        usable = fitted(block)
         for features in _chunks(usable, axes):
             loglik.append(grid_loglik(model, block.responses.take(features), axes))
         at.append(part.features[usable])
     rank = mean_rank(parts)[np.concatenate(at)]
     terms = used[0][1].terms
     names, scale = tuple(t.term.label for t in terms), tuple(float(t.back[0, 0]) ** 2 for t in terms)
-    weights = None if start is None else start.weights
     return fit_prior(np.concatenate(loglik), rank, axes, names, scale, weights)
 
 
 def mean_rank(parts: Sequence[Part]) -> FloatArray:
-    """Rank of every feature's mean response among those that have a likelihood, 0 to 1; NaN for the others."""
+    """Rank of every feature's mean response among those that have estimates, 0 to 1; NaN for the others."""
     out = np.full(sum(p.features.size for p in parts), np.nan)
     for part in parts:
         if part.block is not None:
-            usable = _usable(part.block)
+            usable = fitted(part.block)
             out[part.features[usable]] = part.block.responses.mean[usable]
     known = np.isfinite(out)
     out[known] = (rankdata(out[known]) - 1) / max(int(known.sum()) - 1, 1)
@@ -113,7 +116,7 @@ def moderated_tests(
     """
     rows, nu = orthonormal_rows(model, L), float(model.nu(reml=True))
     numbers = {f.name: np.full((block.status.size, len(L)), np.nan) for f in fields(Summary)}
-    for features in _chunks(_usable(block), list(prior.axes)):
+    for features in _chunks(fitted(block), list(prior.axes)):
         at = posterior(model, block.responses.take(features), prior, rank[features], rows)
         for i in range(len(L)):
             summary = summarise_mixture(at.weight, at.centre[i], at.scale[i], nu, level)
@@ -134,7 +137,7 @@ def moderated_p_values(parts: Sequence[Part], weights: FloatArray, prior: Prior)
             continue
         rows, nu = orthonormal_rows(part.model, weights[None]), float(part.model.nu(reml=True))
         few = contrast_status(part.model, part.block, weights[None])[:, 0] == "too_few_donors"
-        for features in _chunks(_usable(part.block), list(prior.axes)):
+        for features in _chunks(fitted(part.block), list(prior.axes)):
             at = part.features[features]
             grid = posterior(part.model, part.block.responses.take(features), prior, rank[at], rows)
             estimate[at] = (grid.weight * grid.centre[0]).sum(axis=1)
@@ -158,25 +161,9 @@ def posterior(model: Model, response: Responses, prior: Prior, rank: FloatArray,
     return Posterior(weight, np.stack(centre, axis=-1), np.stack(scale, axis=-1))
 
 
-def posterior_ratios(parts: Sequence[Part], prior: Prior) -> FloatArray:
-    """Posterior means of every feature's variance ratios, (G, terms), relative to the residual variance."""
-    rank = mean_rank(parts)
-    out = np.full((rank.size, len(prior.axes)), np.nan)
-    grid = tensor(list(prior.axes))
-    for part in parts:
-        if part.model is None or part.block is None:
-            continue
-        for features in _chunks(_usable(part.block), list(prior.axes)):
-            at = part.features[features]
-            rows = np.zeros((0, part.model.p))
-            weight = posterior(part.model, part.block.responses.take(features), prior, rank[at], rows).weight
-            out[at] = weight @ grid * prior.scale
-    return out
-
-
-def _usable(block: Block) -> IntArray:
-    """Features that have a likelihood."""
-    return np.flatnonzero(~(block.responses.constant | block.responses.explained))
+def _largest_ratios(block: Block) -> FloatArray:
+    """Largest estimate of every term's ratio among the features, (terms,)."""
+    return np.asarray(block.gamma[fitted(block)].max(axis=0, initial=0.0))
 
 
 def _chunks(features: IntArray, axes: Sequence[FloatArray]) -> Iterator[IntArray]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from donorwise._typing import FloatArray, IntArray, StrArray
     from donorwise.design.structure import Design
+    from donorwise.inference.prior import Prior
     from donorwise.lmm.result import LMMFit
 
 logger = logging.getLogger("donorwise")
@@ -96,9 +97,9 @@ def _categorical(codes: np.ndarray, names: tuple[str, ...]) -> pd.Categorical:
     return pd.Categorical.from_codes(first[codes], categories=list(unique))
 
 
-def prior_table(fit: LMMFit) -> pd.DataFrame:
-    """The shared prior as a long table, every term's margin: term, knot, ratio, weight."""
-    prior, frames = fit.prior, []
+def prior_table(prior: Prior) -> pd.DataFrame:
+    """A shared prior as a long table, every term's margin: term, knot, ratio, weight."""
+    frames = []
     for t, (axis, scale) in enumerate(zip(prior.axes, prior.scale, strict=True)):
         weight = prior.marginal(t)
         knot, ratio = np.repeat(prior.knots, axis.size), np.tile(axis * scale, prior.knots.size)

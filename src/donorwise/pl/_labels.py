@@ -47,7 +47,14 @@ class _Place:
 
 
 def place_labels(
-    ax: Axes, names: Sequence[str], xy: FloatArray, *, points: FloatArray, colors: Sequence[str], size: float = 8.0
+    ax: Axes,
+    names: Sequence[str],
+    xy: FloatArray,
+    *,
+    points: FloatArray,
+    colors: Sequence[str],
+    size: float = 8.0,
+    most: float = np.inf,
 ) -> list[str]:
     """Write names beside their points, the most important first, and leave out those without room.
 
@@ -63,6 +70,8 @@ def place_labels(
         Shape (P, 2). All points of the plot, which names should not cover.
     size
         Font size in points.
+    most
+        How much a name may cost, about how many points it may cover, before it is left out.
 
     Returns
     -------
@@ -75,12 +84,12 @@ def place_labels(
     placed = []
     for name, color, anchor, data in zip(names, colors, anchors, xy, strict=True):
         extent = np.array([_width(name, size), size * 1.15]) * pixels_per_point
-        place = _best_place(anchor, extent, taken=taken, others=others, frame=frame, scale=pixels_per_point)
+        place = _best_place(anchor, extent, taken=taken, others=others, frame=frame, scale=pixels_per_point, most=most)
         if place is None:
             continue
         taken.append(place)
         placed.append(name)
-        ax.annotate(
+        label = ax.annotate(
             name,
             xy=data,
             xytext=place.offset,
@@ -93,6 +102,8 @@ def place_labels(
             annotation_clip=False,
             arrowprops=_line(place, color) if len(place.leader) else None,
         )
+        # it is inside the axes, and the layout that it was placed in must stay
+        label.set_in_layout(False)
     return placed
 
 
@@ -104,11 +115,12 @@ def _best_place(
     others: FloatArray,
     frame: FloatArray,
     scale: float,
+    most: float,
 ) -> _Place | None:
-    """Return the place that covers the least, near before far; None where names collide everywhere."""
+    """Return the place that covers the least, near before far; None where all cost more than `most` or collide."""
     near = others[np.all(np.abs(others - anchor) < extent + (max(DISTANCES) + 10) * scale, axis=1)]
     lines = np.concatenate([np.empty((0, 2)), *(place.leader for place in taken)])
-    best, least = None, np.inf
+    best, least = None, np.nextafter(most, np.inf)
     for i, distance in enumerate(DISTANCES):
         for angle in DIRECTIONS:
             place = _place(anchor, extent, angle=angle, distance=distance, scale=scale, leader=i > 0)

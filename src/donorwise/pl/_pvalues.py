@@ -9,15 +9,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from donorwise._anndata import holds_tables, keys, read_results, read_tables
+from donorwise._anndata import check_is_anndata, holds_tables, keys, read_results, read_tables
 from donorwise.engine.calibration import BINS, ranks, shape_of
 from donorwise.errors import DataError
 from donorwise.get._select import choose, only_one
+from donorwise.pl._style import finish, outer_labels, panels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import anndata as ad
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from donorwise._typing import FloatArray
 
@@ -50,7 +53,31 @@ class Distribution:
     band: str
 
 
-def read_distributions(
+def draw_distributions(
+    adata: ad.AnnData,
+    draw: Callable[[Axes, Distribution], None],
+    *,
+    key: str,
+    contrast: str | None,
+    group: str | Sequence[str] | None,
+    ax: Axes | None,
+    sizes: tuple[tuple[float, float], tuple[float, float]],
+    x: str,
+    y: str,
+    show: bool | None,
+    return_fig: bool,
+) -> Axes | np.ndarray | Figure | None:
+    """Draw the p-values of each group in a panel; `sizes` of a panel alone and of one among several."""
+    found = _read_distributions(adata, key=key, contrast=contrast, group=group)
+    figure, axes = panels(ax, len(found), size=sizes[len(found) > 1])
+    for panel, (name, own) in zip(axes, found.items(), strict=True):
+        draw(panel, own)
+        panel.set_title(own.contrast if name == keys.ALL else f"{name}, {own.contrast}", fontsize="medium")
+    outer_labels(axes, x=x, y=y)
+    return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _read_distributions(
     adata: ad.AnnData, *, key: str, contrast: str | None, group: str | Sequence[str] | None
 ) -> dict[str, Distribution]:
     """The distributions of the groups of a calibration, or of a result of tests.
@@ -58,8 +85,9 @@ def read_distributions(
     Raises
     ------
     DataError
-        There is no such entry, contrast or group, or nothing in it was tested.
+        This is no AnnData; there is no such entry, contrast or group; or nothing in it was tested.
     """
+    check_is_anndata(adata)
     if not holds_tables(adata, key, keys.CALIBRATION_TABLES) and holds_tables(adata, key, keys.TABLES):
         return _of_result(adata, key=key, contrast=contrast, group=group)
     tables = read_tables(adata, key, keys.CALIBRATION_TABLES, made_by="dw.tl.calibrate")

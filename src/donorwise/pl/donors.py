@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._anndata import keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
 from donorwise.get._select import choose
 from donorwise.pl._donors_arms import draw_arms
@@ -79,12 +79,18 @@ def donors(
     with its 95% interval, and in grey what a t-test would claim that takes the cells for replicates.
     A numeric covariate is drawn as a scatter plot with the model's slope.
     """
+    check_is_anndata(adata)
     stored = read_results(adata, key)
     names = [variables] if isinstance(variables, str) else list(variables)
     table = choose(choose(stored.results, "variable", names), "group", group)
     if not names:
         raise DataError("variables= names no feature.")
     groups = [g for g in table["group"].cat.categories if (table["group"] == g).any()]
+    if stored.params.get("method") == keys.PSEUDOBULK:
+        raise DataError(
+            f"{key!r} is a result of dw.tl.pseudobulk, which tests rates of counts; this plot shows means of cells beside "
+            "the estimate of a mixed model: name a result of dw.tl.lmm with key=."
+        )
     condition, contrasts = find_condition(adata, stored, condition=condition, contrast=contrast)
     content = [
         collect(adata, stored, variable=name, group=g, condition=condition, contrasts=contrasts)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._anndata import keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
 from donorwise.get._select import choose
 from donorwise.pl._style import BLUE, INK, despine, finish, level_colors, panels
@@ -70,6 +70,7 @@ def icc(
     that cells of one donor are no more alike than cells of two. At the right of each row the median, and
     the share of the features with an estimate of zero.
     """
+    check_is_anndata(adata)
     stored = read_results(adata, key)
     term = term if term is not None else next(iter(stored.icc["term"].astype(str)), None)
     table = choose(choose(choose(stored.icc, "term", term), "group", group), "variable", variables)

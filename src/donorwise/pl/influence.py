@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 
-from donorwise._anndata import keys, read_influence
+from donorwise._anndata import check_is_anndata, keys, read_influence
 from donorwise.errors import DataError
 from donorwise.get._select import choose, only_one, tidy
 from donorwise.pl._labels import place_labels
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from donorwise._anndata import InfluenceTables
+
+_BELOW = " no hit above"
+_HEADROOM = 0.08  # above the largest p, of the height in logarithms: for the words on the dashed line
+_MOST_COVERED = 7.0  # points under a name; a hit that can only be named so stays without
 
 
 def influence(
@@ -88,7 +92,8 @@ def influence(
     Notes
     -----
     In orange what is not a hit any more without the donor; in grey the hits that would be lost without
-    any of several.
+    any one of several donors. Names that would hide points or other names are left out. Results of
+    :func:`donorwise.tl.pseudobulk` have no influence to draw.
 
     Examples
     --------
@@ -98,6 +103,7 @@ def influence(
     >>> dw.tl.influence(adata, variables="gene_0001", progress=False)
     >>> ax = dw.pl.influence(adata, "gene_0001")
     """
+    check_is_anndata(adata)
     tables = read_influence(adata, key)
     hits = tables.hits
     if hits.empty:
@@ -177,7 +183,7 @@ def _finish_scatter(
     figure, axes = panels(ax, len(parts), size=(4.8, 4.4) if len(parts) == 1 else (3.8, 3.6))
     for panel, (name, hits) in zip(axes, parts.items(), strict=True):
         _scatter(panel, hits)
-        panel.set_title(_title(name, contrast), fontsize="medium", pad=16)
+        panel.set_title(_title(name, contrast), fontsize="medium", pad=28)
     outer_labels(axes, x="p with all donors", y="largest p without one donor")
     figure.draw_without_rendering()
     for panel, hits in zip(axes, parts.values(), strict=True):
@@ -203,20 +209,41 @@ def _scatter(ax: Axes, hits: pd.DataFrame) -> None:
         axis.set_major_locator(LogLocator(numticks=7))
         axis.set_minor_locator(NullLocator())
     ax.set_xlim(low / 2, points[:, 0].max() * 2)
-    ax.set_ylim(low / 2, high * 3)
+    top = high * max(3.0, (high / low) ** _HEADROOM)
+    ax.set_ylim(low / 2, top)
+    if top > 1:
+        ax.set_yticks([p for p in ax.get_yticks() if low / 2 <= p <= 1])
     ax.axline((low, low), (high, high), color=LIGHT_GREY, lw=0.8, zorder=0)
     threshold = float(hits["threshold"].iloc[0])
     ax.axhline(threshold, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
     ax.text(
-        0.0, threshold, " no hit above", transform=ax.get_yaxis_transform(), ha="left", va="bottom",
-        fontsize="x-small", color=INK,
-    )  # fmt: skip
-    for x, ha, color, text in (
-        (0.0, "left", VERMILION, f"{(lost == 1).sum():,} hang on one donor"),
-        (1.0, "right", GREY, f"{(lost > 1).sum():,} on any of several"),
+        0.0,
+        threshold,
+        _BELOW,
+        transform=ax.get_yaxis_transform(),
+        ha="left",
+        va="bottom",
+        fontsize="x-small",
+        color=INK,
+    )
+    for offset, color, text in (
+        (14, VERMILION, f"{(lost == 1).sum():,} hang on one donor"),
+        (2, GREY, f"{(lost > 1).sum():,} more lost without any one of several donors"),
     ):
-        ax.text(x, 1.0, text, transform=ax.transAxes, ha=ha, va="bottom", color=color, fontsize="small")
+        ax.annotate(
+            text, (0, 1), (0, offset), xycoords="axes fraction", textcoords="offset points", va="bottom", color=color,
+            fontsize="small",
+        )  # fmt: skip
     despine(ax)
+
+
+def _furniture(ax: Axes, threshold: float) -> np.ndarray:
+    """Points along the dashed line and over the words on it, which names should not cover, in data coordinates."""
+    line = np.column_stack([np.linspace(0, 1, 80), np.full(80, threshold)])
+    points = ax.get_yaxis_transform().transform(line)
+    words = [text.get_window_extent() for text in ax.texts if text.get_text() == _BELOW]
+    grids = [np.stack(np.meshgrid(np.linspace(b.x0, b.x1, 20), np.linspace(b.y0, b.y1, 4)), axis=-1) for b in words]
+    return ax.transData.inverted().transform(np.concatenate([points, *(g.reshape(-1, 2) for g in grids)]))
 
 
 def _name(ax: Axes, hits: pd.DataFrame, n_labels: int) -> None:
@@ -227,4 +254,5 @@ def _name(ax: Axes, hits: pd.DataFrame, n_labels: int) -> None:
     named = hits.iloc[order]
     names = [f"{v}, {d}" for v, d in zip(named["variable"], named["donor"], strict=True)]
     if names:
-        place_labels(ax, names, points[order], points=points, colors=list(_colors(named)))
+        others = np.concatenate([points, _furniture(ax, float(hits["threshold"].iloc[0]))])
+        place_labels(ax, names, points[order], points=others, colors=list(_colors(named)), most=_MOST_COVERED)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgba
+from matplotlib.patches import Patch
 
-from donorwise._anndata import keys, read_power
+from donorwise._anndata import check_is_anndata, keys, read_power
 from donorwise._typing import check_option
 from donorwise.errors import DataError
 from donorwise.get._select import choose, only_one
-from donorwise.pl._style import INK, LIGHT_GREY, OKABE_ITO, despine, finish, outer_labels, panels
+from donorwise.pl._style import GREY, INK, LIGHT_GREY, OKABE_ITO, despine, finish, outer_labels, panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +23,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LINES = {"n_cells": "{:,} cells", "effect": "effect {:.3g}", "log_fc": "log2 FC {:.3g}", "alpha": "alpha {:g}"}
+_LINES = {
+    "n_cells": "{:,} cells per donor",
+    "effect": "effect {:.3g}",
+    "log_fc": "log2 FC {:.3g}",
+    "alpha": "alpha {:g}",
+}
 _BY = (*_LINES, "expression")
+_MOST_BANDS = 2  # more of them cannot be told apart
 
 
 def power(
@@ -55,7 +64,8 @@ def power(
         Groups of ``groupby`` to draw, one panel each; None for all.
     n_cells, effect, alpha
         Which of the planned values to draw; None for all that the lines differ in, and of the others the
-        largest number of cells, the middle effect and the largest alpha.
+        middle number of cells, the middle effect and the largest alpha (written above the legend, the effect
+        in the unit that :func:`donorwise.tl.power` was given).
     expression
         Which features: ``"all"``, or a third of them, ``"low"``, ``"middle"`` or ``"high"``.
     key
@@ -76,12 +86,14 @@ def power(
     Raises
     ------
     DataError
-        Nothing was computed yet, or not for this contrast, group or number.
+        Nothing was computed yet, or not for this contrast, group or number; or `adata` is neither an AnnData
+        nor such a table.
 
     Notes
     -----
-    Lines are the mean over features, bands reach from their 10 to their 90% quantile (drawn for up to
-    three lines).
+    Lines are the mean over features, bands reach from their 10 to their 90% quantile (drawn for one line
+    or two: name the numbers of cells, effects or levels to see them). Studies with too few donors for a test
+    have no point.
 
     Examples
     --------
@@ -92,7 +104,7 @@ def power(
     >>> ax = dw.pl.power(adata)
     """
     check_option("by", by, _BY)
-    table = adata if isinstance(adata, pd.DataFrame) else read_power(adata, key)
+    table = _table(adata, key)
     contrast = only_one(table, "contrast", contrast)
     table = choose(table[table["contrast"] == contrast], "group", group)
     table, held = _held(table, by, {"n_cells": n_cells, "effect": effect, "alpha": alpha, "expression": expression})
@@ -103,9 +115,26 @@ def power(
     for panel, (name, part) in zip(axes, parts.items(), strict=True):
         _draw(panel, part, by, target)
         panel.set_title(contrast if name == keys.ALL else f"{name}, {contrast}", fontsize="medium")
-    axes[-1].legend(frameon=False, fontsize="small", title=held, title_fontsize="x-small", loc="lower right")
-    outer_labels(axes, x="donors, all arms", y="power")
+    _legend(axes[-1], held)
+    outer_labels(axes, x=_donors(contrast, set(table["kind"])), y="power")
     return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _table(data: ad.AnnData | pd.DataFrame, key: str) -> pd.DataFrame:
+    if not isinstance(data, pd.DataFrame):
+        check_is_anndata(data)
+        return read_power(data, key)
+    if missing := {"contrast", "group", "power", "kind", "unit", *_LINES} - set(data.columns):
+        raise DataError(f"This table is not one of dw.tl.power: it has no column {min(missing)!r}.")
+    return data
+
+
+def _donors(contrast: str, kinds: set[str]) -> str:
+    """What the donors are that the studies have more of."""
+    compares_arms = re.search(r"\]$| vs ", contrast) is not None
+    if compares_arms and kinds == {"within-donor"}:
+        return "donors, each in both arms"
+    return "donors, all arms" if compares_arms and kinds == {"between-donor"} else "donors"
 
 
 def _held(table: pd.DataFrame, by: str, asked: dict[str, float | str | None]) -> tuple[pd.DataFrame, str]:
@@ -118,12 +147,12 @@ def _held(table: pd.DataFrame, by: str, asked: dict[str, float | str | None]) ->
         if column == by == "expression":
             continue
         if wanted is None:
-            wanted = values[len(values) // 2] if column == "effect" else values[-1]
+            wanted = values[-1] if column in ("alpha", "expression") else values[len(values) // 2]
         keep = table[column] == wanted if column in ("expression", "n_cells") else np.isclose(table[column], wanted)
         if not keep.any():
             raise DataError(f"{column}={wanted!r} was not planned; there are {', '.join(map(str, values))}.")
         table = table[keep]
-        shown = "log_fc" if column == "effect" and table["log_fc"].notna().all() else column
+        shown = str(table["unit"].iloc[0]) if column == "effect" else column
         texts.append(f"{wanted} expression" if column == "expression" else _LINES[shown].format(table[shown].iloc[0]))
     return table, ", ".join(t for t in texts if t != "all expression")
 
@@ -135,11 +164,21 @@ def _draw(ax: Axes, table: pd.DataFrame, by: str, target: float) -> None:
         color = OKABE_ITO[i % len(OKABE_ITO)]
         label = f"{value} expression" if by == "expression" else _LINES[by].format(value)
         ax.plot(line["n_donors"], line["power"], color=color, lw=1.6, marker="o", ms=3.5, label=label, zorder=3)
-        if len(values) <= 3:
-            ax.fill_between(line["n_donors"], line["q10"], line["q90"], color=color, alpha=0.1, lw=0)
+        if len(values) <= _MOST_BANDS:
+            # the edges tell bands apart where they overlap
+            face, edge = to_rgba(color, 0.1), to_rgba(color, 0.5)
+            ax.fill_between(line["n_donors"], line["q10"], line["q90"], facecolor=face, edgecolor=edge, lw=0.7)
     ax.axhline(target, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
     ax.set_ylim(0, 1.02)
     ax.set_xlim(left=0)
     ax.grid(axis="y", color=LIGHT_GREY, lw=0.5)
     ax.set_axisbelow(True)
     despine(ax)
+
+
+def _legend(ax: Axes, held: str) -> None:
+    """Name the lines and the bands, where there are any."""
+    handles = ax.get_legend_handles_labels()[0]
+    if len(handles) <= _MOST_BANDS:
+        handles.append(Patch(color=GREY, alpha=0.25, lw=0, label="10 to 90% of features"))
+    ax.legend(handles=handles, frameon=False, fontsize="small", title=held, title_fontsize="x-small", loc="best")

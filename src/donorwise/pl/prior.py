@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from donorwise._anndata import keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
 from donorwise.get._select import choose
+from donorwise.inference.tables import prior_table
+from donorwise.lmm.result import LMMFit
 from donorwise.pl._style import INK, LIGHT_GREY, despine, finish, outer_labels, panels
 
 if TYPE_CHECKING:
@@ -26,12 +30,13 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray
 
 _CMAP = "viridis"
-_GAP = 5  # between a ratio of zero and the smallest of the others, in steps of the grid
+_GAP = 0.12  # between a ratio of zero and the smallest of the others, of the width of the grid
+_HEADROOM = 1.22  # the legend is above the peaks
 _BRIGHTEST = 0.85  # of the colour map: its yellow end is pale on white
 
 
 def prior(
-    adata: ad.AnnData,
+    data: ad.AnnData | LMMFit,
     *,
     term: str | None = None,
     group: str | Sequence[str] | None = None,
@@ -40,20 +45,21 @@ def prior(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Axes | np.ndarray | Figure | None:
-    """Draw the prior on a variance ratio, and where the features' own estimates lie.
+    """Draw the prior on the variance ratios, and where the features' own estimates lie.
 
     Parameters
     ----------
-    adata
-        AnnData that holds a moderated result of :func:`donorwise.tl.lmm`.
+    data
+        AnnData that holds a moderated result of :func:`donorwise.tl.lmm`, or one of
+        :func:`donorwise.tl.pseudobulk`; or a :class:`donorwise.LMMFit`.
     term
-        Which random term, ``"(1 | donor_id)"``; None for the first of the model.
+        Which random term, ``"(1 | donor_id)"``; None for all of the model, a panel each.
     group
         Groups of ``groupby`` to draw, a panel each; None for all.
     key
-        Entry of ``uns`` that holds the result.
+        Entry of ``uns`` that holds the result (AnnData only).
     ax
-        Axes to draw in (one group).
+        Axes to draw in (one group and term).
     show
         Show the figure and return nothing.
     return_fig
@@ -61,39 +67,61 @@ def prior(
 
     Returns
     -------
-    The Axes (an array of them for several groups), the Figure with ``return_fig``, or None with ``show``.
+    The Axes (an array of them for several panels), the Figure with ``return_fig``, or None with ``show``.
 
     Raises
     ------
     DataError
         There is no such result, term or group, or its tests are not moderated.
+    DesignError
+        The features of the LMMFit share no prior, see :attr:`donorwise.LMMFit.prior`.
 
     Notes
     -----
     Lines: the share of features that the prior gives each ratio of the term's to the residual variance, from
     features with a low to those with a high mean response. Bars: the same for the features' own estimates,
     which spread more than the truth, since each is estimated from few donors. The leftmost place is a
-    variance of zero.
+    variance of zero. For pseudobulk the axis is the variance of log rates between units itself, and features have
+    no estimates of their own.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=120)
+    >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+    >>> ax = dw.pl.prior(fit)
     """
-    stored = read_results(adata, key)
-    if stored.prior is None:
-        raise DataError(f"The tests of {key!r} are not moderated (params['ddf_used']), so there is no prior to draw.")
-    term = term if term is not None else str(stored.prior["term"].iloc[0])
-    table = choose(choose(_categorical(stored.prior), "term", term), "group", group)
-    groups = [str(g) for g in table["group"].cat.categories if (table["group"] == g).any()]
-    figure, axes = panels(ax, len(groups), size=(4.6, 3.4), share=True)
-    own = _own_ratios(stored.varcomp, term)
-    for panel, name in zip(axes, groups, strict=True):
-        _draw(panel, table[table["group"] == name], own[own["group"].astype(str) == name]["ratio"].to_numpy())
-        _name_ratios(panel, np.unique(table[table["group"] == name]["ratio"].to_numpy()))
-        panel.set_title("" if name == keys.ALL else name, fontsize="medium")
-    outer_labels(axes, x=f"variance of {term} / residual variance", y="share of features")
-    _legend(axes[0])
+    table, varcomp, on_rates = _tables(data, key)
+    table = choose(choose(table, "term", term), "group", group)
+    pairs = table[["term", "group"]].astype(str).drop_duplicates()
+    found = [(name, each) for each in pairs["term"].unique() for name in pairs.loc[pairs["term"] == each, "group"]]
+    parts = [table[(table["group"] == g) & (table["term"] == t)] for g, t in found]
+    grids = {tuple(part["ratio"].unique()) for part in parts}
+    figure, axes = panels(ax, len(found), size=(4.6, 3.4), share=len(grids) == 1)
+    for panel, part, (name, its_term) in zip(axes, parts, found, strict=True):
+        own = _own_ratios(varcomp, "" if on_rates else its_term)
+        _draw(panel, part, own[own["group"].astype(str) == name]["ratio"].to_numpy())
+    _leave_room(axes, shared=len(grids) == 1)
+    _name_panels(axes, found, on_rates)
+    _legend(axes[0], own=not on_rates)
+    _color_key(figure, axes, np.unique(table["knot"].to_numpy()))
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
-def _categorical(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(**{name: table[name].astype("category") for name in ("term", "group")})
+def _tables(data: ad.AnnData | LMMFit, key: str) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
+    """The prior, the variance components, and whether the prior is on the variance of log rates."""
+    if isinstance(data, LMMFit):
+        prior, varcomp, on_rates = prior_table(data.prior), data.varcomp().assign(group=keys.ALL), False
+        prior = prior.assign(group=keys.ALL)
+    else:
+        check_is_anndata(data)
+        stored = read_results(data, key)
+        if stored.prior is None:
+            raise DataError(
+                f"The tests of {key!r} are not moderated (params['ddf_used']), so there is no prior to draw."
+            )
+        prior, varcomp, on_rates = stored.prior, stored.varcomp, stored.params.get("method") == keys.PSEUDOBULK
+    return prior.assign(**{name: prior[name].astype("category") for name in ("term", "group")}), varcomp, on_rates
 
 
 def _own_ratios(varcomp: pd.DataFrame, term: str) -> pd.DataFrame:
@@ -111,27 +139,29 @@ def _draw(ax: Axes, table: pd.DataFrame, own: FloatArray) -> None:
     """Bars of the features' own ratios and a line per knot, over the places of the grid."""
     ratios = np.unique(table["ratio"].to_numpy())
     places = _places(ratios.size)
-    nearest = _nearest(own, ratios)
-    share = np.bincount(nearest, minlength=ratios.size) / max(own.size, 1)
-    ax.bar(places, share, width=1.0, color=LIGHT_GREY, zorder=1)
+    if own.size:
+        share = np.bincount(_nearest(own, ratios), minlength=ratios.size) / own.size
+        ax.bar(places, share, width=1.0, color=LIGHT_GREY, zorder=1)
     for knot in np.unique(table["knot"].to_numpy()):
         weight = table[table["knot"] == knot].sort_values("ratio")["weight"].to_numpy()
         color = colormaps[_CMAP](_BRIGHTEST * knot)
         ax.plot(places[1:], weight[1:], color=color, lw=1.6, zorder=3)
         ax.plot(places[0], weight[0], "o", color=color, ms=4, zorder=4)
+    _name_ratios(ax, ratios)
     despine(ax)
 
 
 def _places(n: int) -> np.ndarray:
     """Places of the grid's points: ratio zero stands apart."""
-    return np.concatenate([[-_GAP], np.arange(n - 1)])
+    return np.concatenate([[-_GAP * n], np.arange(n - 1)])
 
 
 def _name_ratios(ax: Axes, ratios: FloatArray) -> None:
     places = _places(ratios.size)
     decades = [e for e in range(-6, 3) if ratios[1] <= 10.0**e <= ratios[-1]]
     at = np.interp(decades, np.log10(ratios[1:]), places[1:])
-    ax.set_xticks([places[0], *at], ["0", *(f"{10.0**e:g}" for e in decades)])
+    names = [f"{10.0**e:g}" if e >= -2 else f"$10^{{{e}}}$" for e in decades]
+    ax.set_xticks([places[0], *at], ["0", *names])
     ax.set_xlim(places[0] - 1.5, places[-1] + 0.5)
 
 
@@ -141,8 +171,44 @@ def _nearest(values: FloatArray, ratios: FloatArray) -> np.ndarray:
     return np.where(values > 0, 1 + np.searchsorted(steps, values), 0)
 
 
-def _legend(ax: Axes) -> None:
-    handles: list[Artist] = [Patch(color=LIGHT_GREY, label="features' own estimates")]
-    for knot, text in ((0.0, "prior, lowest mean"), (1.0, "prior, highest mean")):
-        handles.append(Line2D([], [], color=colormaps[_CMAP](_BRIGHTEST * knot), lw=1.6, label=text))
-    ax.legend(handles=handles, frameon=False, fontsize="small", labelcolor=INK, loc="upper right")
+def _name_panels(axes: Sequence[Axes], found: Sequence[tuple[str, str]], on_rates: bool) -> None:
+    """Group, and term where there are several, above the panels; the ratio below them."""
+    terms = list(dict.fromkeys(term for _, term in found))
+    for panel, (group, term) in zip(axes, found, strict=True):
+        parts = [part for part, shown in ((group, group != keys.ALL), (term, len(terms) > 1)) if shown]
+        panel.set_title(", ".join(parts), fontsize="medium")
+    whose = terms[0] if len(terms) == 1 else "the term"
+    x = f"variance of log rates between {whose}s" if on_rates else f"variance of {whose} / residual variance"
+    outer_labels(axes, x=x, y="share of features")
+
+
+def _leave_room(axes: Sequence[Axes], *, shared: bool) -> None:
+    """Space above the peaks, where the legend goes."""
+    tops = [panel.dataLim.y1 for panel in axes]
+    for panel, top in zip(axes, tops, strict=True):
+        panel.set_ylim(0, _HEADROOM * (max(tops) if shared else top))
+
+
+def _legend(ax: Axes, *, own: bool) -> None:
+    handles: list[Artist] = [Line2D([], [], color=colormaps[_CMAP](_BRIGHTEST / 2), lw=1.6, label="prior")]
+    if own:
+        handles.append(Patch(color=LIGHT_GREY, label="features' own estimates"))
+    ax.legend(handles=handles, frameon=False, fontsize="small", labelcolor=INK, loc="upper right", ncols=2)
+
+
+def _color_key(figure: Figure, axes: Sequence[Axes], knots: FloatArray) -> None:
+    """A bar with the colour of each knot of mean response."""
+    steps = np.append(knots - np.diff(knots, prepend=-knots[1]) / 2, knots[-1] + knots[1] / 2)
+    colors = ListedColormap(colormaps[_CMAP](_BRIGHTEST * knots))
+    bar = figure.colorbar(
+        ScalarMappable(BoundaryNorm(steps, knots.size), colors),
+        ax=list(axes),
+        ticks=knots,
+        shrink=0.8,
+        aspect=25,
+        pad=0.02,
+    )
+    bar.ax.set_yticks(knots, [f"{knot:g}" for knot in knots], fontsize="small")
+    bar.ax.tick_params(which="both", length=0)
+    bar.set_label("mean response, rank", fontsize="small")
+    bar.outline.set_visible(False)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._anndata import keys
-from donorwise.pl._pvalues import Distribution, read_distributions
-from donorwise.pl._style import BLUE, GREY, INK, despine, finish, outer_labels, panels
+from donorwise.pl._pvalues import Distribution, draw_distributions
+from donorwise.pl._style import BLUE, GREY, INK, despine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,13 +69,10 @@ def pvalues(
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
     >>> ax = dw.pl.pvalues(adata, key="lmm")
     """
-    found = read_distributions(adata, key=key, contrast=contrast, group=group)
-    figure, axes = panels(ax, len(found), size=(4.8, 3.6) if len(found) == 1 else (3.8, 3.1))
-    for panel, (name, own) in zip(axes, found.items(), strict=True):
-        _draw(panel, own)
-        panel.set_title(own.contrast if name == keys.ALL else f"{name}, {own.contrast}", fontsize="medium")
-    outer_labels(axes, x="p-value", y="features")
-    return finish(figure, axes, show=show, return_fig=return_fig)
+    return draw_distributions(
+        adata, _draw, key=key, contrast=contrast, group=group, ax=ax, sizes=((4.8, 3.6), (3.8, 3.1)),
+        x="p-value", y="features", show=show, return_fig=return_fig,
+    )  # fmt: skip
 
 
 def _draw(ax: Axes, own: Distribution) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from donorwise._anndata import keys
-from donorwise.pl._pvalues import Distribution, read_distributions
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, despine, finish, outer_labels, panels
+from donorwise.pl._pvalues import Distribution, draw_distributions
+from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, despine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,13 +70,10 @@ def qq(
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
     >>> ax = dw.pl.qq(adata, key="lmm")
     """
-    found = read_distributions(adata, key=key, contrast=contrast, group=group)
-    figure, axes = panels(ax, len(found), size=(4.4, 4.2) if len(found) == 1 else (3.6, 3.5))
-    for panel, (name, own) in zip(axes, found.items(), strict=True):
-        _draw(panel, own)
-        panel.set_title(own.contrast if name == keys.ALL else f"{name}, {own.contrast}", fontsize="medium")
-    outer_labels(axes, x="expected $-\\log_{10}$ p", y="observed $-\\log_{10}$ p")
-    return finish(figure, axes, show=show, return_fig=return_fig)
+    return draw_distributions(
+        adata, _draw, key=key, contrast=contrast, group=group, ax=ax, sizes=((4.4, 4.2), (3.6, 3.5)),
+        x="expected $-\\log_{10}$ p", y="observed $-\\log_{10}$ p", show=show, return_fig=return_fig,
+    )  # fmt: skip
 
 
 def _draw(ax: Axes, own: Distribution) -> None:

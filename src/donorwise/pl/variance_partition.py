@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from donorwise._anndata import keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
 from donorwise.get._select import choose
 from donorwise.pl._style import GREY, OKABE_ITO, despine, finish, outer_labels, panels
@@ -68,6 +68,7 @@ def variance_partition(
     One violin per term over the features, quartiles inside; the number above is the median. The terms
     stand in the order of their medians, what remains last.
     """
+    check_is_anndata(adata)
     stored = read_results(adata, key).variance_partition
     table = choose(choose(stored, "group", group), "variable", variables)
     table = table[table["fraction"].notna()]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from donorwise._anndata import keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
 from donorwise.get._select import choose, only_one
 from donorwise.pl._labels import place_labels
@@ -96,6 +96,7 @@ def volcano(
     The horizontal axis is the log2 fold change where the response is on a log scale, and the estimate
     in units of the response elsewhere.
     """
+    check_is_anndata(adata)
     results = read_results(adata, key).results
     contrast = only_one(results, "contrast", contrast)
     table = choose(choose(results, "contrast", contrast), "group", group)

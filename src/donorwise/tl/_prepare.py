@@ -10,16 +10,21 @@ import numpy as np
 from donorwise._anndata import (
     cell_frame,
     check_is_anndata,
+    check_obs_columns,
     columns_read,
     find_roles,
     is_collapsed,
     keys,
     looks_like_counts,
+    obs_frame,
     read_origin,
     read_rows,
     resolve_response,
 )
 from donorwise._anndata.response import Response
+from donorwise.design.columns import check_obs
+from donorwise.design.formula import parse
+from donorwise.design.replication import leaves_out
 from donorwise.engine.arrays import check_weights
 from donorwise.engine.collapsed import coarsen, regroup
 from donorwise.engine.groups import tasks_by_group
@@ -56,7 +61,7 @@ class Prepared:
     tasks
         One per group.
     donor
-        The column that is declared (or known by its name) to be the donor; empty for neither.
+        The column that is declared (or known by its name) to be the donor; empty for neither. See :func:`known_donor`.
     rows
         Statistics of the rows of a collapsed AnnData; None for cells.
     raw_counts
@@ -145,7 +150,7 @@ def assemble(
             t if t.design is None else replace(t, design=coarsen(t.design, used))
             for t in tasks_by_group(formula, obs, groupby)
         ]
-    return Prepared(formula, response, obs, w, text, tasks, _donor(adata, tasks), rows, bool(raw))
+    return Prepared(formula, response, obs, w, text, tasks, known_donor(adata, formula), rows, bool(raw))
 
 
 def read_columns(adata: ad.AnnData, formula: str, groupby: str | None, columns: Sequence[str] = ()) -> list[str]:
@@ -187,13 +192,29 @@ def _check_no_weights(weights: object, stored: str) -> None:
         raise DataError("Weights belong to cells: give weights= to dw.pp.collapse, from where the tools take them.")
 
 
-def _donor(adata: ad.AnnData, tasks: Sequence[Task]) -> str:
-    """The column declared as the donor, or the one guessed where the formula uses it; empty for neither."""
+def known_donor(adata: ad.AnnData, formula: str) -> str:
+    """The column that is the donor: as declared, or guessed where the formula uses it or misses it; empty for neither.
+
+    A guess does not count where the formula has the same donors, or units inside them, under another name.
+
+    Raises
+    ------
+    FormulaError, DesignError
+        The formula does not parse, or its grouping factors or the declared donor are not in obs.
+    """
     role = find_roles(adata).get("donor")
-    terms = [term for t in tasks if t.design is not None for term in t.design.random_terms]
-    if role is None or (role.guessed and not any(role.column in term.group.split(":") for term in terms)):
+    if role is None or not role.column:
         return ""
-    return role.column
+    if not role.guessed:
+        check_obs_columns(adata, [role.column])
+        return role.column
+    parsed = parse(formula)
+    groups = [bar.group for bar in parsed.bars]
+    columns = list(dict.fromkeys(column for group in groups for column in group))
+    obs = obs_frame(adata)
+    check_obs(obs, columns, parsed.source)
+    used = role.column in columns
+    return role.column if used or leaves_out(groups, obs, role.column) else ""
 
 
 def _check_random(tasks: Sequence[Task]) -> None:

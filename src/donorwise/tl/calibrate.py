@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from donorwise._anndata import check_is_anndata, check_key, keys, write_tables
+from donorwise._anndata import check_free, check_is_anndata, keys, write_tables
 from donorwise._typing import DDF, check_option
 from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.calibration import FDR, calibrate_statistics, make_plan
@@ -139,7 +139,7 @@ def calibrate(
     if copy:
         adata = adata.copy()
     check_option("ddf", ddf, DDF)
-    check_key(key_added)
+    check_free(adata, key_added)
     _check_count("n_permutations", n_permutations, 1)
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
@@ -176,7 +176,8 @@ def calibrate(
 
 def _check_count(name: str, value: object, smallest: int) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
-        raise DonorwiseError(f"{name}={value!r} must be a whole number of at least {smallest}.")
+        given = repr(value) if isinstance(value, int | float | str) else type(value).__name__
+        raise DonorwiseError(f"{name} must be a whole number of at least {smallest}, not {given}.")
 
 
 def _plans(
@@ -223,6 +224,10 @@ def _calibrations(
     return out
 
 
+def _count(n: float) -> str:
+    return f"{n:,.0f}" if n < 1e9 else f"{n:.1e}"
+
+
 def _report(tables: dict[str, pd.DataFrame]) -> None:
     """One line per group: what the permutations say."""
     at = tables["levels"][tables["levels"]["alpha"] == FDR].set_index("group")
@@ -231,7 +236,7 @@ def _report(tables: dict[str, pd.DataFrame]) -> None:
         logger.info(
             "%s: %d of %s %s permutations of `%s`; observed/nominal at %g: %.2f (%.2f to %.2f), lambda %.2f (%.2f to "
             "%.2f); with the observed labels %.2f and %.2f. Smallest permutation p possible: %.2g.",
-            own.group, own.n_permutations, f"{own.n_distinct - 1:,.0f}", own.kind, own.permuted, FDR, level["ratio"],
+            own.group, own.n_permutations, _count(own.n_distinct - 1), own.kind, own.permuted, FDR, level["ratio"],
             level["ratio_min"], level["ratio_max"], own.lambda_median, own.lambda_low, own.lambda_high,
             level["ratio_observed"], own.lambda_observed, own.smallest_p,
         )  # fmt: skip

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from donorwise._anndata import check_is_anndata, keys, read_every_test, read_params, read_results, write_influence
+from donorwise._anndata import (
+    check_is_anndata,
+    keys,
+    read_every_test,
+    read_results,
+    response_of,
+    write_influence,
+)
 from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.groups import Rows
 from donorwise.engine.influence import NUMBERS, donor_term, leave_one_out, retest
 from donorwise.errors import DataError, DonorwiseError
 from donorwise.get._select import choose
-from donorwise.tl._recover import check_same, recover
+from donorwise.tl._recover import Recovered, check_same, recover
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._typing import FloatArray
+    from donorwise.design.structure import Design
     from donorwise.engine.statistics import Statistics
 
 logger = logging.getLogger("donorwise")
@@ -57,7 +66,8 @@ def influence(
     key
         Entry of ``uns`` that holds the result.
     contrast, group
-        Which tests to look at; None for all.
+        Which tests to look at; None for all, but for contrasts of covariates that differ from cell to cell
+        (such as ``log_depth``), which are nobody's finding: name them to look at them.
     alpha
         Hits are the tests with an adjusted p-value up to this.
     variables
@@ -83,7 +93,8 @@ def influence(
     Raises
     ------
     DataError
-        There is no such result, contrast, group or variable; the AnnData is not the one that was fitted
+        There is no such result, contrast, group or variable; it is a result of
+        :func:`donorwise.tl.pseudobulk`, which this cannot repeat; the AnnData is not the one that was fitted
         any more; or contrasts or weights have to be given.
     DonorwiseError
         `alpha` is not between 0 and 1.
@@ -119,9 +130,11 @@ def influence(
     if copy:
         adata = adata.copy()
     table = _chosen(adata, key, contrast, group)
-    looked_at = _looked_at(table, variables, alpha)
+    one = list(table["variable"].cat.categories[:1])
+    found = recover(adata, key, contrasts=contrasts, weights=weights, variables=one)
+    looked_at = _looked_at(table if contrast is not None else _without_covariates(table, found), variables, alpha)
     _check_moderated(adata, key, looked_at)
-    donors = _without_each(adata, key, looked_at, contrasts, weights, effective_jobs(n_jobs), progress)
+    donors = _without_each(adata, key, found, looked_at, effective_jobs(n_jobs), progress)
     hits = _summary(looked_at, donors, _thresholds(adata, key, alpha), alpha)
     _report(hits, alpha)
     write_influence(adata, key, hits=hits, donors=donors, params={"alpha": float(alpha)})
@@ -133,6 +146,25 @@ def _chosen(
 ) -> pd.DataFrame:
     table = read_results(adata, key).results
     return choose(choose(table, "contrast", contrast), "group", group)
+
+
+def _without_covariates(table: pd.DataFrame, found: Recovered) -> pd.DataFrame:
+    """Leave out the contrasts of covariates that differ from cell to cell, unless there are no others."""
+    tasks = [(t.design, rows) for t, rows in zip(found.prepared.tasks, found.rows, strict=True) if rows is not None]
+    # in a group of few cells such a covariate can look like one of donors
+    names = {name for design, rows in tasks if design is not None for name in _covariates(design, rows)}
+    left_out = table["contrast"].isin(names)
+    if left_out.all() or not left_out.any():
+        return table
+    logger.info("Left out: %s, covariates of cells; name them in contrast= to look at them.", ", ".join(sorted(names)))
+    return table[~left_out]
+
+
+def _covariates(design: Design, rows: Rows) -> list[str]:
+    """Contrasts of nothing but main effects of covariates that differ from cell to cell."""
+    main = {j for term, columns in design.terms.items() if ":" not in term for j in columns}
+    plain = np.array([j in main and k >= 0 for j, k in enumerate(design.varying)])
+    return [name for name, row in zip(rows.names, rows.L, strict=True) if not row[~plain].any()]
 
 
 def _looked_at(table: pd.DataFrame, variables: str | Sequence[str] | None, alpha: float) -> pd.DataFrame:
@@ -172,33 +204,28 @@ def _thresholds(adata: ad.AnnData, key: str, alpha: float) -> pd.DataFrame:
 
 
 def _without_each(
-    adata: ad.AnnData,
-    key: str,
-    looked_at: pd.DataFrame,
-    contrasts: Any,
-    weights: FloatArray | None,
-    n_jobs: int,
-    progress: bool,
+    adata: ad.AnnData, key: str, found: Recovered, looked_at: pd.DataFrame, n_jobs: int, progress: bool
 ) -> pd.DataFrame:
     """Every test without every donor: ``variable, group, contrast, donor``, the numbers and the status."""
     if looked_at.empty:
         return _empty()
-    names = None if _is_moderated(read_params(adata, key)) else [str(v) for v in looked_at["variable"].unique()]
-    found = recover(adata, key, contrasts=contrasts, weights=weights, variables=names)
+    used = read_results(adata, key).results if _is_moderated(found.params) else looked_at
+    response = response_of(adata, found.params["response"], [str(v) for v in used["variable"].unique()])
+    prepared = replace(found.prepared, response=response)
     tables, donor = [], str(found.params["donor"])
     options = {"ddf": found.params["ddf"], "reml": bool(found.params["reml"]), "donor": donor, "n_jobs": n_jobs}
     groups = set(looked_at["group"].astype(str))
-    statistics = found.prepared.collapse(n_jobs)
+    statistics = prepared.collapse(n_jobs)
     work = [
         (task.name, own, rows)
-        for task, own, rows in zip(found.prepared.tasks, statistics, found.rows, strict=True)
+        for task, own, rows in zip(prepared.tasks, statistics, found.rows, strict=True)
         if own is not None and rows is not None and task.name in groups
     ]
     n_donors = sum(len(donor_term(own.design, donor).levels) for _, own, _ in work)
     with tqdm(total=n_donors, unit="donor", desc="leaving out donors", disable=not progress) as bar:
         for name, own, rows in work:
             asked = looked_at[looked_at["group"] == name]
-            repeated = _repeat(own, found.prepared.response.variables, rows, asked, key, options, bar)
+            repeated = _repeat(own, response.variables, rows, asked, key, options, bar)
             tables.append(repeated.assign(group=name))
     columns = [*ROW, "donor", *NUMBERS, "status"]
     table = pd.concat([t.astype(dict.fromkeys(["variable", "contrast", "donor", "status"], str)) for t in tables])
@@ -269,7 +296,7 @@ def _report(hits: pd.DataFrame, alpha: float) -> None:
     alone = lost[lost["n_lost"] == 1]
     names = ", ".join(f"{donor} ({n})" for donor, n in alone["donor"].astype(str).value_counts().items())
     logger.info(
-        "%d of %d hits hang on one donor%s; %d more would be lost without any of several donors.",
+        "%d of %d hits hang on one donor%s; %d more would be lost without any one of several donors.",
         len(alone), len(found), f": {names}" if names else "", len(lost) - len(alone),
     )  # fmt: skip
     untested = found.loc[found["estimate_loo"].isna(), "donor"].astype(str).unique()

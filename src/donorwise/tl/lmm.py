@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata import cell_depth, check_is_anndata, check_key, keys, write_results
+from donorwise._anndata import cell_depth, check_free, check_is_anndata, keys, write_results
 from donorwise._typing import DDF, check_option
 from donorwise.design.audit import audit, audit_design, few_donors
 from donorwise.engine.arrays import effective_jobs
@@ -121,7 +121,7 @@ def lmm(
     if copy:
         adata = adata.copy()
     check_option("ddf", ddf, DDF)
-    check_key(key_added)
+    check_free(adata, key_added)
     ready = prepare(
         adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights
     )
@@ -148,7 +148,7 @@ def lmm(
     write_results(
         adata, key_added, results=results, varcomp=side_table(tasks, fits, LMMFit.varcomp),
         icc=side_table(tasks, fits, LMMFit.icc), variance_partition=side_table(tasks, fits, partition_rows),
-        params=params, prior=side_table(tasks, moderated, prior_table) if any(moderated) else None,
+        params=params, prior=side_table(tasks, moderated, lambda f: prior_table(f.prior)) if any(moderated) else None,
     )  # fmt: skip
     return adata if copy else None
 

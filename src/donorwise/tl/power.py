@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from tqdm.auto import tqdm
 from donorwise._anndata import check_is_anndata, keys, read_results, write_power
 from donorwise.design.contrasts import resolve_contrasts
 from donorwise.engine.arrays import effective_jobs
-from donorwise.engine.power import Plan, power_table
+from donorwise.engine.power import POWER_STATUSES, Plan, power_table, replication
 from donorwise.engine.run import fit_statistics
-from donorwise.errors import DesignError, DonorwiseError
+from donorwise.errors import DesignError, DonorwiseError, DonorwiseWarning
 from donorwise.get._select import choose
 from donorwise.lmm.result import LMMFit
 from donorwise.tl._recover import Recovered, recover
@@ -86,20 +87,29 @@ def power(
     For an LMMFit the table; for an AnnData None (or the copy), the table being in
     ``adata.uns[f"{key}_power"]`` (read it with :func:`donorwise.get.power`, draw it with
     :func:`donorwise.pl.power`). One row per group, contrast, expression, n_donors, n_cells, effect and
-    alpha: the mean power over features and its 10, 50 and 90% quantiles, df (the degrees of freedom;
-    fewer than 1: NaN, and no power), n_features. `expression` is ``all``, or the ``low``, ``middle`` or
-    ``high`` third of the features by mean response (on a log1p scale one effect is a larger fold change
-    in a rarer gene, so that thirds differ in more than variance).
+    alpha: the mean power over features and its 10, 50 and 90% quantiles, df (the degrees of freedom),
+    n_features, status (``"ok"``, or ``"too_few_donors"`` for fewer than one degree of freedom: df and power
+    are NaN), kind (``"between-donor"``, ``"within-donor"`` or ``"mixed"``: what the contrast compares) and
+    unit (``"effect"`` or ``"log_fc"``: which was given). `expression` is ``all``, or the ``low``,
+    ``middle`` or ``high`` third of the features by mean response (on a log1p scale one effect is a larger
+    fold change in a rarer gene, so that thirds differ in more than variance).
 
     Raises
     ------
     DataError
-        There is no such result, contrast or group; the AnnData is not the one that was fitted any more;
+        There is no such result, contrast or group; it is a result of :func:`donorwise.tl.pseudobulk`, which
+        has no variances of cells to plan with; the AnnData is not the one that was fitted any more;
         weights have to be given; or no feature could be fitted.
     DesignError
         The model has no donors to add.
     DonorwiseError
-        A number is out of range.
+        A number is out of range, or not a number.
+
+    Warns
+    -----
+    DonorwiseWarning
+        Some studies have too few donors for a test; or a contrast within donors has no random term of its
+        own, so that its power is promised on the assumption that donors do not differ in it.
 
     Notes
     -----
@@ -114,7 +124,8 @@ def power(
     features share a prior (:attr:`donorwise.LMMFit.prior`: one or two random intercepts, 100 features)
     the power of each is averaged over its posterior instead. Moderation adds degrees of freedom, by how
     alike the features are under the prior (as in Smyth 2004): an approximation, in simulations within
-    .06 of the power at alpha = .05; for very small alpha and fewer than 10 donors it is too high.
+    .06 of the power at alpha = .05. With fewer than 10 donors and alpha of .001 or less the prediction is too
+    high, for Kenward-Roger tests too (a paired study of 6 donors: .19 predicted, .13 found).
 
     Examples
     --------
@@ -129,11 +140,15 @@ def power(
         raise DonorwiseError("Give one of effect= and log_fc=, not both.")
     sizes = {"n_donors": _numbers("n_donors", n_donors, 2), "n_cells": _numbers("n_cells", n_cells, 1)}
     levels = _numbers("alpha", alpha, 0.0, 1.0)
+    unit, given = ("effect", 0.5 if effect is None else effect) if log_fc is None else ("log_fc", log_fc)
+    effects = _effects(unit, given)
     if isinstance(data, LMMFit):
         if log_fc is not None:
             raise DonorwiseError("log_fc= needs an AnnData, which knows the base of the logarithm; give effect=.")
-        plan = Plan(**sizes, effect=_effects(effect), alpha=levels)
-        return _of_fit(data, contrast, plan, moderated is not False, weights)
+        plan = Plan(**sizes, effect=effects, alpha=levels)
+        table, issues = _of_fit(data, contrast, plan, moderated is not False, weights)
+        _warn(table, issues)
+        return _categorical(table)
     check_is_anndata(data)
     if copy:
         data = data.copy()
@@ -144,25 +159,33 @@ def power(
     if log_fc is not None and not np.isfinite(scale):
         raise DonorwiseError(f"log_fc= needs a response that is a logarithm; that of {key!r} is not. Give effect=.")
     # log_fc is the estimate times this
-    plan = Plan(**sizes, effect=_effects(effect if log_fc is None else np.atleast_1d(log_fc) / scale), alpha=levels)
+    effects = effects if unit == "effect" else tuple(value / scale for value in effects)
+    plan = Plan(**sizes, effect=effects, alpha=levels)
     moderated = found.params["ddf"] == "moderated" if moderated is None else moderated
-    table = _by_group(found, results, plan, moderated, n_jobs, progress)
-    write_power(data, key, _categorical(table.assign(log_fc=table["effect"] * scale)))
+    table, issues = _by_group(found, results, plan, moderated, n_jobs, progress)
+    write_power(data, key, _categorical(table.assign(log_fc=table["effect"] * scale, unit=unit)))
+    _warn(table, issues)
     return data if copy else None
 
 
-def _of_fit(fit: LMMFit, contrast: Any, plan: Plan, moderated: bool, weights: FloatArray | None) -> pd.DataFrame:
+def _of_fit(
+    fit: LMMFit, contrast: Any, plan: Plan, moderated: bool, weights: FloatArray | None
+) -> tuple[pd.DataFrame, list[str]]:
+    """The table of one fit, and what the audit warns of."""
     _check_donor(fit)
     names, L = resolve_contrasts(fit.design, contrast)
+    kinds, issues = replication(fit, L)
     table = power_table(fit, names, L, plan, moderated=moderated, weights=weights)
-    return _categorical(table.assign(group=keys.ALL, log_fc=np.nan))
+    kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))
+    return table.assign(group=keys.ALL, log_fc=np.nan, kind=kind, unit="effect"), issues
 
 
 def _by_group(
     found: Recovered, results: pd.DataFrame, plan: Plan, moderated: bool, n_jobs: int | None, progress: bool
-) -> pd.DataFrame:
-    """The tables of the groups and contrasts that `results` holds."""
+) -> tuple[pd.DataFrame, list[str]]:
+    """The tables of the groups and contrasts that `results` holds, and what the audit warns of."""
     ready, tables, workers = found.prepared, [], effective_jobs(n_jobs)
+    issues: list[str] = []
     wanted = {str(name): set(part["contrast"].astype(str)) for name, part in results.groupby("group", observed=True)}
     work = []
     for task, own, rows in zip(ready.tasks, ready.collapse(workers), found.rows, strict=True):
@@ -180,25 +203,50 @@ def _by_group(
             table = power_table(
                 fit, names, L, plan, moderated=moderated, weights=ready.weights, observed=observed, update=bar.update
             )
-            tables.append(table.assign(group=group))
-    return pd.concat(tables, ignore_index=True)
+            kinds, own_issues = replication(fit, L)
+            kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))
+            tables.append(table.assign(group=group, kind=kind))
+            issues += own_issues
+    return pd.concat(tables, ignore_index=True), issues
+
+
+def _warn(table: pd.DataFrame, issues: Sequence[str]) -> None:
+    """Say which studies have no test, and what the predictions take for granted."""
+    few = sorted(table.loc[table["status"] == POWER_STATUSES[1], "n_donors"].unique())
+    if few:
+        listed = ", ".join(f"{n:,}" for n in few)
+        issues = [
+            *issues,
+            f"n_donors of {listed}: too few for a test of every contrast; power is NaN where it has none.",
+        ]
+    for text in dict.fromkeys(issues):
+        warnings.warn(text, DonorwiseWarning, stacklevel=3)
+
+
+def _array(name: str, values: Any) -> FloatArray:
+    try:
+        array = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
+        raise DonorwiseError(f"{name}={values!r}: give a number or a list of numbers.")
+    return array
 
 
 def _numbers(name: str, values: Any, low: float, high: float = np.inf) -> tuple[Any, ...]:
-    array = np.atleast_1d(np.asarray(values))
-    whole = high == np.inf
+    array, whole = _array(name, values), high == np.inf
     allowed = (array >= low) & (array == np.round(array)) if whole else (array > low) & (array < high)
-    if array.ndim != 1 or array.size == 0 or not allowed.all():
+    if not allowed.all():
         what = f"whole numbers of at least {low:g}" if whole else f"numbers between {low:g} and {high:g}"
         raise DonorwiseError(f"{name}={values!r}: give {what}.")
     return tuple(dict.fromkeys(int(v) if whole else float(v) for v in array))
 
 
-def _effects(values: Any) -> tuple[float, ...]:
-    array = np.atleast_1d(np.asarray(0.5 if values is None else values, dtype=np.float64))
-    if array.ndim != 1 or array.size == 0 or not (np.isfinite(array) & (array != 0)).all():
-        raise DonorwiseError(f"An effect must be a finite number and not zero, unlike {values!r}.")
-    return tuple(float(v) for v in array)
+def _effects(name: str, values: Any) -> tuple[float, ...]:
+    array = _array(name, values)
+    if not (array != 0).all():
+        raise DonorwiseError(f"{name}={values!r}: an effect must not be zero.")
+    return tuple(dict.fromkeys(float(v) for v in array))
 
 
 def _check_donor(fit: LMMFit) -> None:
@@ -209,5 +257,7 @@ def _check_donor(fit: LMMFit) -> None:
 def _categorical(table: pd.DataFrame) -> pd.DataFrame:
     front = ["group", "contrast", "expression", "n_donors", "n_cells", "effect", "log_fc", "alpha"]
     table = table[[*front, *(c for c in table.columns if c not in front)]]
-    text = {c: pd.Categorical(table[c].astype(object), categories=list(dict.fromkeys(table[c]))) for c in front[:3]}
-    return table.assign(**text)
+    texts = [*front[:3], "status", "kind", "unit"]
+    return table.assign(
+        **{c: pd.Categorical(table[c].astype(object), categories=list(dict.fromkeys(table[c]))) for c in texts}
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ import pandas as pd
 
 from donorwise._anndata import (
     cell_frame,
+    check_free,
     check_is_anndata,
-    check_key,
     columns_read,
     count_depth,
     find_roles,
@@ -27,16 +28,18 @@ from donorwise._anndata import (
     write_results,
 )
 from donorwise._anndata.collapsed import COUNTS
+from donorwise.design.audit import confounded, few_donors
 from donorwise.engine.arrays import effective_jobs
-from donorwise.engine.groups import resolve_by_group, tasks_by_group
+from donorwise.engine.groups import resolve_by_group, side_table, tasks_by_group
 from donorwise.engine.pseudobulk import check_counts, check_depths, fit_pseudobulk, fit_units
 from donorwise.engine.pseudobulk_tables import icc_table, partition_table, results_table, varcomp_table
 from donorwise.engine.units import find_units, has_donor_term, merge_units, repeated_donors
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 from donorwise.inference.multiplicity import UNIVERSE
+from donorwise.inference.tables import prior_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import anndata as ad
 
@@ -47,7 +50,10 @@ if TYPE_CHECKING:
     from donorwise.engine.units import Units
 
 logger = logging.getLogger("donorwise")
-PSEUDOBULK = "pseudobulk"
+
+_SINGLE_CELLS = (
+    "Most units are a single cell, so the noise between cells cannot be told from the differences between units."
+)
 
 
 def pseudobulk(
@@ -61,7 +67,7 @@ def pseudobulk(
     mask_var: str | BoolArray | None = None,
     depth: str | None = None,
     contrasts: Any = None,
-    key_added: str = PSEUDOBULK,
+    key_added: str = keys.PSEUDOBULK,
     n_jobs: int | None = None,
     progress: bool = True,
     copy: bool = False,
@@ -123,13 +129,23 @@ def pseudobulk(
     DesignError
         If obs cannot answer it, or a number in it differs from cell to cell.
     DataError
-        If the layer does not hold raw counts, or depths cannot be used.
+        If the layer does not hold raw counts, depths cannot be used, or `key_added` names an entry of others.
 
     Notes
     -----
     With fewer than 100 genes that have counts in a group no prior is learned: :math:`\tau^2` is estimated by
     REML and contrasts are tested with t, on the degrees of freedom that the design leaves.
     ``params["reasons"]`` says so.
+
+    All genes of `mask_var` are tested, those with a handful of counts as well, and all of them are in the
+    multiple-testing correction of a group and contrast. Which genes are worth a test is for the user to say,
+    without a look at the groups compared; for instance those detected in 5% of the cells::
+
+        adata.var["detected"] = np.ravel((adata.layers["counts"] > 0).mean(axis=0)) >= 0.05
+        dw.tl.pseudobulk(adata, formula, mask_var="detected")
+
+    The tests are calibrated on average over genes. By expression they are not quite: with few donors those of
+    genes with few counts (below some 20 in all) are conservative, and those with many slightly the other way.
 
     Examples
     --------
@@ -142,7 +158,7 @@ def pseudobulk(
     check_is_anndata(adata)
     if copy:
         adata = adata.copy()
-    check_key(key_added)
+    check_free(adata, key_added)
     jobs = effective_jobs(n_jobs)
     collapsed = is_collapsed(adata)
     response = (
@@ -156,7 +172,7 @@ def pseudobulk(
     if not collapsed:
         check_counts(response.matrix, response.text)
         cell_depth = count_depth(adata, response, depth)
-    for text in _warnings(formula, units, groupby):
+    for text in _warnings(formula, units, tasks, groupby):
         warnings.warn(text, DonorwiseWarning, stacklevel=2)
     for task in tasks:
         if task.reason:
@@ -168,17 +184,22 @@ def pseudobulk(
             response.matrix, response.variables, cell_depth, units, tasks, rows, features=response.features,
             n_jobs=jobs, progress=progress,
         )  # fmt: skip
-    results = results_table(tasks, fits, names, response.variables)
+    results = results_table(tasks, fits, rows, names, response.variables)
     params = _params(response, units, tasks, fits, results) | {
         "formula": formula,
         "groupby": groupby or "",
         "depth": depth or (read_origin(adata).depth if collapsed else "") or "",
         "contrasts": names,
     }
-    side = [_side_table(tasks, fits, response.variables, make) for make in (varcomp_table, icc_table, partition_table)]
+    side = [
+        side_table(tasks, fits, partial(make, variables=response.variables))
+        for make in (varcomp_table, icc_table, partition_table)
+    ]
+    priors = [None if fit is None else fit.prior for fit in fits]
     write_results(
-        adata, key_added, results=results, varcomp=side[0], icc=side[1], variance_partition=side[2], params=params
-    )
+        adata, key_added, results=results, varcomp=side[0], icc=side[1], variance_partition=side[2], params=params,
+        prior=side_table(tasks, priors, prior_table) if any(priors) else None,
+    )  # fmt: skip
     return adata if copy else None
 
 
@@ -241,8 +262,8 @@ def _fit_collapsed(
     )
 
 
-def _warnings(formula: str, units: Units, groupby: str | None) -> list[str]:
-    found = []
+def _warnings(formula: str, units: Units, tasks: Sequence[Task], groupby: str | None) -> list[str]:
+    found = [*confounded(units.formula, units.table, units.donor), *_thin(units, tasks)]
     repeated = repeated_donors(units, groupby)
     if repeated and not has_donor_term(formula, units.donor):
         found.append(
@@ -259,6 +280,20 @@ def _warnings(formula: str, units: Units, groupby: str | None) -> list[str]:
     return found
 
 
+def _thin(units: Units, tasks: Sequence[Task]) -> list[str]:
+    """What few donors, or one cell a unit, mean for the contrasts of each group: a sentence, and the groups it is true of."""
+    groups: dict[str, list[str]] = {}
+    sizes = np.bincount(units.codes[units.codes >= 0], minlength=len(units.table))
+    for task in tasks:
+        if task.design is not None:
+            texts = few_donors(task.design, units.table, units.donor)
+            if np.median(sizes[task.design.codes >= 0]) < 2:
+                texts.append(_SINGLE_CELLS)
+            for text in texts:
+                groups.setdefault(text, []).append(task.name)
+    return [text if len(tasks) == 1 else f"{', '.join(names)}: {text}" for text, names in groups.items()]
+
+
 def _params(
     response: Response,
     units: Units,
@@ -271,7 +306,7 @@ def _params(
     reasons = {t.name: t.reason for t in tasks if t.reason}
     few = {n: "Too few genes with counts for a shared prior: REML and t." for n, f in own.items() if f.prior is None}
     return {
-        "method": PSEUDOBULK,
+        "method": keys.PSEUDOBULK,
         "donor": units.donor,
         "units": units.name,
         "response": response.text,
@@ -286,19 +321,3 @@ def _params(
         "reasons": few | reasons,
         "log_base": float(np.e),
     }
-
-
-def _side_table(
-    tasks: Sequence[Task],
-    fits: Sequence[LogRateFit | None],
-    variables: tuple[str, ...],
-    make: Callable[[LogRateFit, tuple[str, ...]], pd.DataFrame],
-) -> pd.DataFrame:
-    """A table of every group's fit, one under another."""
-    tables = []
-    for task, fit in zip(tasks, fits, strict=True):
-        if fit is not None:
-            table = make(fit, variables)
-            table.insert(1, "group", task.name)
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True)

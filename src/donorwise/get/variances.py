@@ -1,0 +1,111 @@
+"""The tables of variances: components, intraclass correlations, shares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from donorwise._anndata import keys, read_results
+from donorwise.get._select import choose_all
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+    import pandas as pd
+
+
+def varcomp(
+    adata: ad.AnnData,
+    *,
+    key: str = keys.LMM,
+    group: str | Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
+    term: str | Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Return the variance components of every feature as a tidy DataFrame.
+
+    Parameters
+    ----------
+    adata
+        AnnData that holds a result of :func:`donorwise.tl.lmm`.
+    key
+        Entry of ``uns`` that holds it.
+    group, variables, term
+        Which rows to keep, one value or several; None keeps all.
+
+    Returns
+    -------
+    One row per variable x group x component with the columns variable, group, term (the grouping factor,
+    or ``"Residual"``), column1, column2 (``""`` for a variance), variance and sd. A row with a column2 is a
+    covariance, and its sd holds the correlation.
+
+    Raises
+    ------
+    DataError
+        There is no such result, group, variable or term; the message says which there are.
+    """
+    return choose_all(read_results(adata, key).varcomp, group=group, variable=variables, term=term)
+
+
+def icc(
+    adata: ad.AnnData,
+    *,
+    key: str = keys.LMM,
+    group: str | Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
+    term: str | Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Return the intraclass correlations of every feature as a tidy DataFrame.
+
+    Parameters
+    ----------
+    adata
+        AnnData that holds a result of :func:`donorwise.tl.lmm`.
+    key
+        Entry of ``uns`` that holds it.
+    group, variables, term
+        Which rows to keep, one value or several; None keeps all.
+
+    Returns
+    -------
+    One row per variable x group x random term with the columns variable, group, term and icc: the share of
+    the variance, beyond the fixed effects, that lies between the levels of the term.
+
+    Raises
+    ------
+    DataError
+        There is no such result, group, variable or term; the message says which there are.
+    """
+    return choose_all(read_results(adata, key).icc, group=group, variable=variables, term=term)
+
+
+def variance_partition(
+    adata: ad.AnnData,
+    *,
+    key: str = keys.LMM,
+    group: str | Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
+    term: str | Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Return how the variance of every feature divides over the terms of the model.
+
+    Parameters
+    ----------
+    adata
+        AnnData that holds a result of :func:`donorwise.tl.lmm`.
+    key
+        Entry of ``uns`` that holds it.
+    group, variables, term
+        Which rows to keep, one value or several; None keeps all.
+
+    Returns
+    -------
+    One row per variable x group x term with the columns variable, group, term (``"fixed"``, each random term,
+    ``"Residual"``) and fraction; the fractions of a variable in a group sum to 1.
+
+    Raises
+    ------
+    DataError
+        There is no such result, group, variable or term; the message says which there are.
+    """
+    return choose_all(read_results(adata, key).variance_partition, group=group, variable=variables, term=term)
