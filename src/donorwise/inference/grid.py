@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Nonzero points of an axis from _LOWEST / (largest level) to _HIGHEST, and at most, for one term and for two.
 _POINTS = {1: (63, 250), 2: (23, 40)}
 _LOWEST, _HIGHEST = 0.02, 30.0
+_SLACK = 1e-6  # of a step
 _BEYOND = 10.0  # the axis goes on to this many times the largest estimate
 
 
@@ -61,9 +62,12 @@ def ratio_axes(model: Model, largest: FloatArray) -> list[FloatArray]:
     top = _HIGHEST / np.exp(model.log_weight / model.n_obs)
     axes = []
     for level, estimate in zip(_largest_levels(model), largest, strict=True):
-        low, high = _LOWEST / level, max(top, _BEYOND * estimate)
-        points = min(most, int(np.ceil(usual * np.log(high / low) / np.log(top / low))))
-        axes.append(np.concatenate([[0.0], np.geomspace(low, high, points)]))
+        low = _LOWEST / level
+        step = np.log(top / low) / (usual - 1)
+        # by whole steps, and not one more for a rounding error: the grid must not hang on the last digit
+        beyond = max(0, int(np.ceil(np.log(max(_BEYOND * estimate, top) / top) / step - _SLACK)))
+        high = top * np.exp(beyond * step)
+        axes.append(np.concatenate([[0.0], np.geomspace(low, high, min(most, usual + beyond))]))
     return axes
 
 
