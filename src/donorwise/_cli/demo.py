@@ -1,8 +1,7 @@
-"""The command ``donorwise``."""
+"""``donorwise demo``."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +19,7 @@ FDR = 0.05
 SHOWN = ["variable", "group", "estimate", "se", "df", "p_value", "adj_p_value", "log_fc", "status"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(dw.__version__, prog_name="donorwise")
-def main() -> None:
-    """Differential analysis of single-cell data in which the donor is the replicate."""
-    # Figures go to files; a window system may be missing.
-    os.environ.setdefault("MPLBACKEND", "Agg")
-
-
-@main.command()
+@click.command()
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

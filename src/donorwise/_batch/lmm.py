@@ -1,0 +1,189 @@
+"""Mixed models, group by group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from donorwise._anndata import keys, looks_like_counts
+from donorwise._batch.tables import GroupResult
+from donorwise.engine import fit_statistics
+from donorwise.engine.arrays import effective_jobs
+from donorwise.engine.groups import partition_rows, resolve_by_group, results_table, side_table
+from donorwise.errors import DonorwiseError
+from donorwise.inference.tables import ddf_used, prior_table
+from donorwise.lmm.result import LMMFit
+from donorwise.tl._prepare import prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import anndata as ad
+
+    from donorwise._anndata import Response
+    from donorwise.engine.groups import Rows
+    from donorwise.engine.statistics import Statistics, Task
+    from donorwise.tl._prepare import Prepared
+
+GB = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class LmmAnalysis:
+    """A model for every group; what :func:`donorwise.tl.lmm` does, a group at a time.
+
+    Attributes
+    ----------
+    ready
+        Responses, obs, weights and one task per group.
+    contrasts
+        Names of all contrasts.
+    rows
+        The contrasts that each group can answer; None for a group that can answer none.
+    ddf, reml, n_jobs
+        As in :func:`donorwise.tl.lmm`.
+    """
+
+    ready: Prepared
+    contrasts: list[str]
+    rows: list[Rows | None]
+    ddf: str
+    reml: bool
+    n_jobs: int
+
+    @property
+    def response(self) -> Response:
+        """The matrix and the names of its features."""
+        return self.ready.response
+
+    @property
+    def tasks(self) -> list[Task]:
+        """One per group."""
+        return self.ready.tasks
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the input."""
+        return len(self.ready.obs)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What deserves a second look before the fit."""
+        if not (np.isnan(self.response.log_base) and looks_like_counts(self.response.matrix)):
+            return []
+        return [
+            f"{self.response.text} looks like raw counts. A linear mixed model needs log-normalised values: name the "
+            "layer that holds them with --layer, or use donorwise pseudobulk."
+        ]
+
+    def params(self, parts: Sequence[GroupResult]) -> dict[str, Any]:
+        """What the params of the result say about this kind of model."""
+        return {"ddf": self.ddf, "reml": self.reml}
+
+    def few(self, n_features: int) -> LmmAnalysis:
+        """The same with some features only, spread over all, to see how long it takes."""
+        return replace(self, ready=replace(self.ready, response=few_features(self.response, n_features)))
+
+    def passes(self, max_memory: float) -> list[list[int]]:
+        """As many groups in order as fit into `max_memory` GB, at least one."""
+        out: list[list[int]] = [[]]
+        for number in range(len(self.tasks)):
+            if out[-1] and self.bytes_of([*out[-1], number]) > max_memory * GB:
+                out.append([])
+            out[-1].append(number)
+        return out
+
+    def bytes_of(self, numbers: Sequence[int]) -> int:
+        """Memory for the statistics of some groups: for every covariate one more table of patterns x features."""
+        designs = [d for i in numbers if (d := self.tasks[i].design) is not None]
+        m = max((d.covariates.shape[1] for d in designs), default=0)
+        return 8 * sum(d.n_patterns for d in designs) * (len(self.response.variables) * (2 + m) + 1 + m + m * m)
+
+    def fit(
+        self, numbers: Sequence[int], finished: set[int], update: Callable[[int], object]
+    ) -> Iterator[tuple[int, GroupResult]]:
+        """Fit some groups from one pass over the cells, without those that are finished."""
+        tasks = [self.tasks[i] for i in numbers]
+        statistics = replace(self.ready, tasks=tasks).collapse(self.n_jobs)
+        for at, number in enumerate(numbers):
+            if number not in finished:
+                yield number, self._group(number, statistics[at], update)
+            statistics[at] = None
+
+    def _group(self, number: int, statistics: Statistics | None, update: Callable[[int], object]) -> GroupResult:
+        task, rows = self.tasks[number], self.rows[number]
+        if statistics is None:
+            return self._failed(task, task.reason)
+        try:
+            fit = fit_statistics(
+                statistics, self.response.variables, reml=self.reml, donor=self.ready.donor, n_jobs=self.n_jobs,
+                update=update,
+            )  # fmt: skip
+            return self._tables(task, rows, fit)
+        except (DonorwiseError, np.linalg.LinAlgError) as error:  # one bad group does not end the run
+            return self._failed(task, str(error))
+
+    def _tables(self, task: Task, rows: Rows | None, fit: LMMFit) -> GroupResult:
+        method, why = ddf_used(fit, self.ddf)
+        tables = {keys.RESULTS: self._results(task, rows, fit)} | {
+            name: side_table([task], [fit], make)
+            for name, make in (
+                (keys.VARCOMP, LMMFit.varcomp),
+                (keys.ICC, LMMFit.icc),
+                (keys.VARIANCE_PARTITION, partition_rows),
+            )
+        }
+        if method == "moderated":
+            tables[keys.PRIOR] = side_table([task], [fit], lambda f: prior_table(f.prior))
+        return GroupResult(tables, _n_cells(task), method, why, "", fit.donor)
+
+    def _failed(self, task: Task, why: str) -> GroupResult:
+        return GroupResult({keys.RESULTS: self._results(task, None, None)}, _n_cells(task), failed=why)
+
+    def _results(self, task: Task, rows: Rows | None, fit: LMMFit | None) -> Any:
+        scale = np.log(self.response.log_base) / np.log(2)
+        return results_table(
+            [task], [fit], [rows], self.contrasts, self.response.variables, ddf=self.ddf, log2_scale=scale
+        )
+
+
+def few_features(response: Response, n_features: int) -> Response:
+    """At most `n_features` of the features, spread over all."""
+    n = len(response.variables)
+    chosen = np.unique(np.linspace(0, n - 1, min(n, n_features)).astype(np.int64))
+    features = chosen if response.features is None else response.features[chosen]
+    return replace(response, variables=tuple(response.variables[i] for i in chosen), features=features)
+
+
+def _n_cells(task: Task) -> int:
+    return 0 if task.design is None else int((task.design.codes >= 0).sum())
+
+
+def plan_lmm(
+    adata: ad.AnnData,
+    formula: str,
+    *,
+    groupby: str | None = None,
+    layer: str | None = None,
+    obsm: str | None = None,
+    mask_var: str | None = None,
+    weights: str | None = None,
+    contrasts: Any = None,
+    ddf: str = "moderated",
+    reml: bool = True,
+    n_jobs: int | None = None,
+) -> LmmAnalysis:
+    """Check everything that can be wrong with the input before any long work; options as in ``dw.tl.lmm``.
+
+    Raises
+    ------
+    FormulaError, DesignError, DataError
+        See :func:`donorwise.tl.lmm`.
+    """
+    ready = prepare(
+        adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=None, mask_var=mask_var, weights=weights
+    )
+    names, rows = resolve_by_group(ready.tasks, contrasts)
+    return LmmAnalysis(ready, names, rows, ddf, reml, effective_jobs(n_jobs))

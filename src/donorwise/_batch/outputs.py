@@ -1,0 +1,181 @@
+"""Files that are either complete or not there, and one run per file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from donorwise.errors import DataError, DonorwiseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import anndata as ad
+    import pandas as pd
+
+TABLES = (".parquet", ".csv", ".h5ad")
+
+
+class OutputError(DonorwiseError):
+    """A result cannot be written: no space, no permission, or another run is writing it."""
+
+
+def check_output(path: Path, allowed: tuple[str, ...]) -> None:
+    """Raise unless a file of this name can be written here; nothing is left behind.
+
+    Raises
+    ------
+    DataError
+        The ending is none of `allowed`, or a package for it is missing.
+    OutputError
+        The folder is not there or cannot be written to.
+    """
+    if path.suffix not in allowed:
+        raise DataError(f"--out {path}: the name must end in {' or '.join(allowed)}.")
+    if path.suffix == ".parquet":
+        _check_parquet()
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the name of a file.")
+    if not path.parent.is_dir():
+        raise OutputError(f"The folder {path.parent} does not exist; make it first.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"The folder {path.parent} cannot be written to; choose another --out.")
+
+
+def _check_parquet() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise DataError("Writing .parquet needs the package pyarrow: install it, or write .csv or .h5ad.") from None
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a temporary name in the same folder, which takes the place of `path` when all is written.
+
+    Raises
+    ------
+    OutputError
+        Writing failed; `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise OutputError(f"{path} could not be written: {reason(error)}. There is no partial file.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the data is on the disk: a rename must not overtake it when the power goes."""
+    if path.is_dir() and sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, in the words of the system where it has any."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return text.rstrip(".")
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as parquet or csv, by the ending of the name; both keep every digit."""
+    with replaced(path) as temporary:
+        if path.suffix == ".parquet":
+            table.to_parquet(temporary, index=False, engine="pyarrow")
+        else:
+            table.to_csv(temporary, index=False)
+
+
+def write_anndata(adata: ad.AnnData, path: Path) -> None:
+    """Write an AnnData as h5ad.
+
+    The file is made in memory: the HDF5 library does not survive a disk that fills up under an open file,
+    and may end the process with it.
+    """
+    import anndata as ad
+    import h5py
+
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        ad.io.write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip"})
+        file.flush()
+        image = file.id.get_file_image()
+    with replaced(path) as temporary:
+        temporary.write_bytes(image)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold ``<path>.lock`` for the length of a run; True where it was left by a run that died.
+
+    The system drops the lock of a process that dies, so a file left behind does not stop anyone. Its
+    text (process and host) is for people and for the message of the run that comes second.
+
+    Raises
+    ------
+    OutputError
+        Another run holds it, or it cannot be made.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        descriptor = _acquire(lock)
+    except OSError as error:
+        raise OutputError(f"{lock} could not be made: {reason(error)}.") from error
+    try:
+        stale = bool(os.read(descriptor, 1))
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": _host()}).encode(), 0)
+        yield stale
+    finally:
+        # While it is still held: after that the file may be another run's.
+        with suppress(OSError):
+            lock.unlink()
+        os.close(descriptor)
+
+
+def _acquire(lock: Path) -> int:
+    """Open and lock the file; try again where its last holder removed it in between."""
+    import fcntl
+
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_ino == lock.stat().st_ino:
+                return descriptor
+        except BlockingIOError:
+            holder = _holder(lock)
+            os.close(descriptor)
+            raise OutputError(
+                f"Another run{holder} is writing {lock.with_suffix('')}; wait for it, or choose another --out."
+            ) from None
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+
+
+def _holder(lock: Path) -> str:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        held = json.loads(lock.read_text())
+        return f" (process {held['pid']} on {held['host']})"
+    return ""
+
+
+def _host() -> str:
+    return os.uname().nodename

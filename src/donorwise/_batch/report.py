@@ -1,0 +1,193 @@
+"""A readable summary of a table of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata import keys, list_results, read_results
+from donorwise._batch.outputs import replaced
+from donorwise._batch.sources import read_source
+from donorwise._batch.tables import results_anndata
+from donorwise._typing import STATUSES
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+SHOWN = ["variable", "estimate", "se", "df", "p_value", "adj_p_value", "log_fc", "n_donors"]
+_FEW_DONORS = 4
+
+
+def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
+    """Results from ``.parquet``, ``.csv`` or ``.h5ad``, and the key of ``uns`` they are under.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or holds no results.
+    """
+    if path.suffix in (".h5ad", ".zarr"):
+        adata = read_source(path)
+        found = list_results(adata)
+        if not found:
+            raise DataError(f"{path} holds no results of donorwise: run donorwise lmm or donorwise pseudobulk first.")
+        return adata, key or (keys.LMM if keys.LMM in found else found[0])
+    table = _read_table(path)
+    missing = [c for c in keys.RESULT_COLUMNS if c not in table.columns]
+    if missing:
+        raise DataError(f"{path} is no table of results: it lacks the columns {', '.join(missing)}.")
+    variables = table["variable"].astype(str).unique()
+    params = _params(path) | {"response": keys.RESPONSE_X}
+    return results_anndata({keys.RESULTS: table}, params, variables), keys.LMM
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    readers: dict[str, Any] = {".parquet": pd.read_parquet, ".csv": _read_csv}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: results are .parquet, .csv or .h5ad.")
+    try:
+        table: pd.DataFrame = readers[path.suffix](path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except Exception as error:  # a damaged file makes the readers fail in any way
+        raise DataError(f"{path} cannot be read: {next(iter(str(error).splitlines()), '')}") from error
+    return table
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Names stay text (a gene may be called NA, a cluster 1), and numbers keep every digit."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for column in set(table.columns) - {"variable", "group", "contrast", "status"}:
+        table[column] = np.array(table[column].replace("", "nan"), dtype=np.float64)
+    return table.astype({column: np.int64 for column in ("n_donors", "n_obs") if column in table})
+
+
+def _params(path: Path) -> dict[str, Any]:
+    """Formula and command from the record beside the table, where there is one."""
+    import yaml
+
+    record = path.with_name(f"{path.name}.run.yaml")
+    try:
+        content = yaml.safe_load(record.read_text(encoding="utf-8"))
+        known = {name: str(content["options"].get(name, "")) for name in ("formula", "groupby", "ddf")}
+        failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
+        return known | {"version": str(content["versions"]["donorwise"]), "reasons": failed}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def summarise(adata: ad.AnnData, key: str, *, alpha: float = 0.05, top: int = 10) -> str:
+    """The report in markdown: statuses, hits, top features, and what deserves a second look.
+
+    Parameters
+    ----------
+    adata
+        Holds the results.
+    key
+        Entry of ``uns``.
+    alpha
+        Adjusted p-value up to which a feature counts as found.
+    top
+        Features to list per group and contrast.
+    """
+    read = read_results(adata, key)
+    table = read.results
+    head = ["# Results", ""]
+    for name in ("formula", "groupby", "ddf", "response", "n_cells", "version"):
+        if read.params.get(name) not in (None, ""):
+            head.append(f"- {name}: `{read.params[name]}`")
+    parts = [
+        *head, f"- tests: {len(table):,} (features: {table['variable'].nunique():,}, groups: "
+        f"{table['group'].nunique():,}, contrasts: {table['contrast'].nunique():,})", "",
+        "## Status of the tests", "", _markdown(_statuses(table)), "",
+        f"## Found at a false discovery rate of {alpha:.0%}", "", _markdown(_hits(table, alpha)), "",
+    ]  # fmt: skip
+    warnings = _warnings(table, read.params)
+    if warnings:
+        parts += ["## Warnings", "", *(f"- {text}" for text in warnings), ""]
+    for (contrast, group), own in table.groupby(["contrast", "group"], observed=True, sort=False):
+        best = own[own["p_value"].notna()].sort_values("p_value", kind="stable").head(top)
+        if len(best):
+            parts += [f"## {contrast}, {group}", "", _markdown(best[SHOWN]), ""]
+    return "\n".join(parts)
+
+
+def _statuses(table: pd.DataFrame) -> pd.DataFrame:
+    counts = pd.crosstab(table["group"].astype(str), table["status"].astype(str))
+    order = [name for name in STATUSES if name in counts.columns]
+    groups = table["group"].astype(str).drop_duplicates()
+    return counts.reindex(groups)[order].rename_axis(columns=None).reset_index()
+
+
+def _hits(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Features tested, up and down, by contrast and group."""
+    rows = []
+    for (contrast, group), own in table.groupby(["contrast", "group"], observed=True, sort=False):
+        found = own["adj_p_value"] <= alpha
+        up, down = int((found & (own["estimate"] > 0)).sum()), int((found & (own["estimate"] < 0)).sum())
+        rows.append((contrast, group, int(own["p_value"].notna().sum()), up, down, int(own["n_donors"].max())))
+    return pd.DataFrame(rows, columns=["contrast", "group", "tested", "up", "down", "donors"])
+
+
+def _warnings(table: pd.DataFrame, params: dict[str, Any]) -> list[str]:
+    found = [f"{group}: {text}" for group, text in dict(params.get("reasons") or {}).items()]
+    for group, own in table.groupby("group", observed=True, sort=False):
+        donors = int(own["n_donors"].max())
+        if own["p_value"].isna().all():
+            found.append(f"{group}: nothing was tested.")
+        elif 0 < donors < _FEW_DONORS:
+            found.append(f"{group}: only {donors} donors.")
+        stuck = int((own["status"] == "not_converged").sum())
+        if stuck:
+            found.append(f"{group}: {stuck:,} tests did not converge.")
+    return found
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    """A table as markdown, aligned for reading as it is."""
+    cells = [[str(c) for c in table.columns], *([_cell(v) for v in row] for row in table.itertuples(index=False))]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
+    right = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
+    rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
+    lines = [
+        [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)] for row in [*cells, rule]
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [lines[0], lines[-1], *lines[1:-1]])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
+
+
+def draw_volcanoes(adata: ad.AnnData, key: str, folder: Path, *, alpha: float = 0.05) -> list[Path]:
+    """One PNG per contrast that has tests, all groups in it."""
+    from donorwise import pl
+
+    table = read_results(adata, key).results
+    written: list[Path] = []
+    for contrast in table["contrast"].cat.categories:
+        own = table[table["contrast"] == contrast]
+        tested = own[own["p_value"].notna()]
+        if tested.empty:
+            continue
+        groups = list(dict.fromkeys(tested["group"].astype(str)))
+        figure: Any = pl.volcano(
+            adata, contrast=contrast, group=groups, key=key, alpha=alpha, show=False, return_fig=True
+        )
+        path = folder / f"volcano_{_file_name(str(contrast), written)}.png"
+        with replaced(path) as temporary:
+            figure.savefig(temporary, dpi=150, bbox_inches="tight")
+        written.append(path)
+    return written
+
+
+def _file_name(contrast: str, taken: list[Path]) -> str:
+    """The contrast with the characters that every file system takes; numbered where that is not unique."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in contrast).strip("_")
+    return plain if all(p.stem != f"volcano_{plain}" for p in taken) else f"{plain}_{len(taken) + 1}"

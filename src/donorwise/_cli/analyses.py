@@ -1,0 +1,149 @@
+"""``donorwise lmm`` and ``donorwise pseudobulk``: from a file of cells to a file of results."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from donorwise._batch.outputs import TABLES, check_output, locked
+from donorwise._batch.sources import fingerprint, read_source, reading
+from donorwise._cli import logs, options
+from donorwise._cli.faults import FAILED_GROUPS
+from donorwise._typing import DDF
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import anndata as ad
+
+    from donorwise._batch.run import Analysis
+
+    Plan = Callable[[ad.AnnData, list[Any] | None], Analysis]
+
+logger = logging.getLogger("donorwise")
+_RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, options.DRY_RUN, options.CONFIG,
+        options.QUIET, options.LOG_JSON)  # fmt: skip
+
+
+@click.command()
+@options.add(options.SOURCE, options.FORMULA, options.GROUPBY, options.CONTRAST)
+@click.option("--ddf", type=click.Choice(DDF), default="moderated", show_default=True, help="Degrees of freedom.")
+@click.option("--layer", help="Layer of log-normalised values; X if absent.")
+@click.option("--obsm", help="Table of scores in obsm, to be modelled instead of X.")
+@click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
+@click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
+@options.add(options.MASK_VAR, options.DONOR, *_RUN)
+@click.pass_context
+def lmm(ctx: click.Context, /, **given: Any) -> None:
+    """Test every feature of SOURCE (.h5ad or .zarr) with a linear mixed model."""
+
+    def plan(adata: ad.AnnData, contrasts: list[Any] | None) -> Analysis:
+        from donorwise._batch.lmm import plan_lmm
+
+        names = ("groupby", "layer", "obsm", "mask_var", "weights", "ddf", "n_jobs")
+        chosen = {name: given[name] for name in names}
+        return plan_lmm(adata, given["formula"], contrasts=contrasts, reml=not given["ml"], **chosen)
+
+    _run(ctx, given, plan)
+
+
+@click.command()
+@options.add(options.SOURCE, options.FORMULA, options.GROUPBY, options.CONTRAST)
+@click.option("--layer", default="counts", show_default=True, help="Layer of raw counts; X for the matrix X.")
+@click.option("--sample", metavar="COLUMN", help="Column of obs that holds the sample.")
+@click.option(
+    "--depth", metavar="COLUMN", help="Column of obs with the depth of every cell; the sum of counts if absent."
+)
+@options.add(options.MASK_VAR, options.DONOR, *_RUN)
+@click.pass_context
+def pseudobulk(ctx: click.Context, /, **given: Any) -> None:
+    """Test every gene of SOURCE (.h5ad or .zarr) on raw counts summed per donor."""
+
+    def plan(adata: ad.AnnData, contrasts: list[Any] | None) -> Analysis:
+        from donorwise._batch.pseudobulk import plan_pseudobulk
+
+        chosen = {name: given[name] for name in ("groupby", "mask_var", "donor", "sample", "depth", "n_jobs")}
+        layer = None if given["layer"] == "X" else given["layer"]
+        return plan_pseudobulk(adata, given["formula"], contrasts=contrasts, layer=layer, **chosen)
+
+    _run(ctx, given, plan)
+
+
+def _run(ctx: click.Context, given: dict[str, Any], plan: Plan) -> None:
+    """Check, lock, read, plan, fit, write."""
+    progress = logs.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
+    out: Path = given["out"]
+    check_output(out, TABLES)
+    element = given.get("obsm") or given["layer"] or "X"
+    if given["dry_run"]:
+        with reading(given["source"], element):
+            _describe(given, *_load(given, plan))
+        return
+    with locked(out) as stale, reading(given["source"], element):
+        if stale:
+            logger.warning("%s was left by a run that died; it is taken over.", f"{out}.lock")
+        code = _fit(str(ctx.info_name), given, *_load(given, plan), progress=progress)
+    ctx.exit(code)
+
+
+def _load(given: dict[str, Any], plan: Plan) -> tuple[ad.AnnData, Analysis]:
+    from donorwise._batch.plan import parse_contrast
+
+    logger.info("Reading %s.", given["source"])
+    adata = read_source(given["source"])
+    if given["donor"]:
+        adata.donorwise.setup(donor=given["donor"])
+    columns = [str(c) for c in adata.obs.columns]
+    contrasts = [parse_contrast(text, columns) for text in given["contrast"]] or None
+    analysis = plan(adata, contrasts)
+    for text in analysis.warnings:
+        logger.warning(text)
+    return adata, analysis
+
+
+def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis) -> None:
+    from donorwise._batch.plan import describe
+
+    click.echo(f"{adata.donorwise.audit(given['formula'])}\n")
+    click.echo(describe(analysis, max_memory=given["max_memory"]))
+
+
+def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Analysis, *, progress: bool) -> int:
+    """Run, leave a record beside the result, and return the exit status."""
+    import donorwise as dw
+    from donorwise._batch.partial import Partial
+    from donorwise._batch.record import run_record, write_record
+    from donorwise._batch.run import run
+
+    for text in adata.donorwise.audit(given["formula"]).warnings:
+        logger.warning(text)
+    chosen = {
+        k: str(v.resolve()) if k in ("source", "out") else v for k, v in given.items() if k not in options.MANNERS
+    }
+    computed = {k: v for k, v in chosen.items() if k not in ("source", "out")}
+    source = fingerprint(given["source"], adata)
+    told = {k: v for k, v in source.items() if k != "path"}  # a file may move between stop and resume
+    manifest = {"command": name, "version": dw.__version__, "options": computed, "input": told}
+    params = {k: given.get(k) or "" for k in ("formula", "groupby", "weights")}
+    outcome = run(
+        analysis, given["out"], manifest, params, resume=given["resume"],
+        max_memory=given["max_memory"], progress=progress,
+    )  # fmt: skip
+    result = {
+        "seconds": round(outcome.seconds, 2),
+        "rows": outcome.n_rows,
+        "status_counts": outcome.status_counts,
+        "failed_groups": outcome.failed,
+    }
+    write_record(run_record(name, chosen, source, result), given["out"])
+    Partial.of(given["out"]).remove()
+    hits = ", ".join(f"{count:,} {status}" for status, count in outcome.status_counts.items())
+    logger.info(
+        "Wrote %s rows (%s) to %s.", f"{outcome.n_rows:,}", hits, given["out"], extra={"data": {"event": "end"}}
+    )
+    if outcome.failed:
+        logger.warning("%d of %d groups could not be fitted.", len(outcome.failed), len(analysis.tasks))
+    return FAILED_GROUPS if outcome.failed else 0

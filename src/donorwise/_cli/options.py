@@ -1,0 +1,113 @@
+"""Options that commands share, and the file they can be kept in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+PATH: click.Path = click.Path(path_type=Path)
+# Options that say how a run talks, not what it computes.
+MANNERS = ("config", "resume", "dry_run", "quiet", "log_json")
+
+
+def split_names(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
+    """Names with commas between them."""
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Let the values of a file be the defaults of the other options."""
+    if path is None:
+        return None
+    known = {p.name: p for p in ctx.command.params if p.name and p.name not in ("config", "help")}
+    values = _read_options(path, ctx.command.name)
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        options = ", ".join(sorted(known))
+        raise DataError(
+            f"{path}: {', '.join(unknown)}: not an option of {ctx.command.name}; its options are {options}."
+        )
+    ctx.default_map = {name: _as_given(known[name], value) for name, value in values.items() if value is not None}
+    return path
+
+
+def _as_given(param: click.Parameter, value: Any) -> Any:
+    """As the command line would have it: a repeatable option as a list, a list of names with commas."""
+    several = param.multiple if isinstance(param, click.Option) else param.nargs == -1
+    if several:
+        return value if isinstance(value, list) else [value]
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _read_options(path: Path, command: str | None) -> dict[str, Any]:
+    """The options in a file: at its top, or below ``options:`` as ``<out>.run.yaml`` has them."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold options as `name: value`, a line each.")
+    written_for = content.get("command", command)
+    if written_for != command:
+        raise DataError(f"{path} was written for donorwise {written_for}, not for donorwise {command}.")
+    values = content.get("options", {k: v for k, v in content.items() if k != "command"})
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: `options` must hold `name: value` pairs.")
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def add(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order of the help text."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+SOURCE = click.argument("source", type=PATH)
+SOURCES = click.argument("source", type=PATH, nargs=-1, required=True)
+FORMULA = click.option(
+    "--formula", required=True, help='Fixed and random effects, such as "~ disease + sex + (1 | donor_id)".'
+)
+DONOR = click.option("--donor", metavar="COLUMN", help="Column of obs that holds the donor, if its name does not tell.")
+GROUPBY = click.option("--groupby", metavar="COLUMN", help="Column of obs, such as the cell type: a model for each.")
+MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
+CONTRAST = click.option(
+    "--contrast",
+    multiple=True,
+    help='A coefficient, such as "disease[T.MS]", or VARIABLE:LEVEL:REFERENCE. Repeatable; all coefficients if absent.',
+)
+N_JOBS = click.option("--n-jobs", type=int, default=1, show_default=True, help="Threads; -1 for all cores.")
+OUT_TABLE = click.option("--out", type=PATH, required=True, help="Results: .parquet, .csv or .h5ad (all tables).")
+OUT_H5AD = click.option("--out", type=PATH, required=True, help="The .h5ad to write.")
+MAX_MEMORY = click.option(
+    "--max-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="GB for statistics of patterns; groups that need more are read in several passes.",
+)
+RESUME = click.option("--resume", is_flag=True, help="Go on with a stopped run of the same input and options.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Print audit, plan and estimates; write nothing.")
+CONFIG = click.option(
+    "--config",
+    type=PATH,
+    is_eager=True,
+    callback=_configure,
+    help="YAML file of options; those on the command line win.",
+)
+QUIET = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+LOG_JSON = click.option("--log-json", is_flag=True, help="Log as one JSON object a line.")
