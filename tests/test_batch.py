@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -28,6 +27,8 @@ from donorwise._batch import outputs
 from donorwise._batch.partial import Partial
 from donorwise._batch.report import read_any
 from donorwise._cli import main
+
+resource = pytest.importorskip("resource", reason="limits and signals of POSIX")
 
 FORMULA = "~ condition + (1 | donor_id)"
 ROOT = Path(dw.__file__).parents[1]
@@ -494,3 +495,11 @@ def test_collapse_and_merge(source: Path, tmp_path: Path) -> None:
 def test_merge_wants_two(source: Path, tmp_path: Path) -> None:
     result = run("merge", source, "--out", tmp_path / "m.h5ad")
     assert (result.exit_code, "two collapsed cohorts" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("command", "said"), [("lmm", True), ("pseudobulk", False)])
+def test_advice_fits_the_model(source: Path, tmp_path: Path, command: str, said: bool) -> None:
+    """Pseudobulk has its own replicates: it is not told to add a term for the donor."""
+    formula = "~ condition + (1 | cell_type)" if command == "lmm" else "~ condition"
+    result = run(command, source, "--formula", formula, "--out", tmp_path / "r.csv", "--dry-run")
+    assert ("`donor_id` has no random intercept" in result.output) == said, result.output

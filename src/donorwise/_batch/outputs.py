@@ -50,7 +50,9 @@ def _check_parquet() -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        raise DataError("Writing .parquet needs the package pyarrow: install it, or write .csv or .h5ad.") from None
+        raise DataError(
+            "Writing .parquet needs the package pyarrow: install donorwise[parquet], or write .csv or .h5ad."
+        ) from None
 
 
 @contextmanager

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Plan = Callable[[ad.AnnData, list[Any] | None], Analysis]
 
 logger = logging.getLogger("donorwise")
+MIXED_MODEL = "lmm"
 _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, options.DRY_RUN, options.CONFIG,
         options.QUIET, options.LOG_JSON)  # fmt: skip
 
@@ -80,7 +81,7 @@ def _run(ctx: click.Context, given: dict[str, Any], plan: Plan) -> None:
     element = given.get("obsm") or given["layer"] or "X"
     if given["dry_run"]:
         with reading(given["source"], element):
-            _describe(given, *_load(given, plan))
+            _describe(str(ctx.info_name), given, *_load(given, plan))
         return
     with locked(out) as stale, reading(given["source"], element):
         if stale:
@@ -104,10 +105,11 @@ def _load(given: dict[str, Any], plan: Plan) -> tuple[ad.AnnData, Analysis]:
     return adata, analysis
 
 
-def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis) -> None:
+def _describe(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Analysis) -> None:
     from donorwise._batch.plan import describe
 
-    click.echo(f"{adata.donorwise.audit(given['formula'])}\n")
+    if name == MIXED_MODEL:
+        click.echo(f"{adata.donorwise.audit(given['formula'])}\n")
     click.echo(describe(analysis, max_memory=given["max_memory"]))
 
 
@@ -118,8 +120,9 @@ def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Analysis
     from donorwise._batch.record import run_record, write_record
     from donorwise._batch.run import run
 
-    for text in adata.donorwise.audit(given["formula"]).warnings:
-        logger.warning(text)
+    if name == MIXED_MODEL:  # the replicates of pseudobulk are its rows, whatever the formula says of donors
+        for text in adata.donorwise.audit(given["formula"]).warnings:
+            logger.warning(text)
     chosen = {
         k: str(v.resolve()) if k in ("source", "out") else v for k, v in given.items() if k not in options.MANNERS
     }
