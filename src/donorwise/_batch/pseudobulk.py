@@ -15,7 +15,6 @@ from donorwise._anndata import (
     read_cells,
     read_counts,
     read_origin,
-    resolve_response,
 )
 from donorwise._batch.lmm import few_features
 from donorwise._batch.tables import GroupResult
@@ -28,7 +27,7 @@ from donorwise.engine.units import merge_units
 from donorwise.errors import DataError, DonorwiseError
 from donorwise.inference.tables import prior_table
 from donorwise.lograte.units import depths_of_units
-from donorwise.tl.pseudobulk import _collapsed_counts, _units, _warnings
+from donorwise.tl.pseudobulk import counts_response, unit_warnings, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -173,17 +172,13 @@ def plan_pseudobulk(
         See :func:`donorwise.tl.pseudobulk`.
     """
     collapsed, jobs = is_collapsed(adata), effective_jobs(n_jobs)
-    response = (
-        _collapsed_counts(adata, layer, depth, mask_var)
-        if collapsed
-        else resolve_response(adata, layer=layer, mask_var=mask_var)
-    )
-    units = _units(adata, formula, donor=donor, sample=sample, groupby=groupby)
+    response = counts_response(adata, layer, depth, mask_var)
+    units = units_of(adata, formula, donor=donor, sample=sample, groupby=groupby)
     tasks = tasks_by_group(units.formula, units.table, groupby)
     names, rows = resolve_by_group(tasks, contrasts)
     made = _from_rows(adata, units) if collapsed else _from_cells(adata, response, units, depth, jobs)
     column = depth or (read_origin(adata).depth if collapsed else "") or ""
-    found = _warnings(formula, units, tasks, groupby)
+    found = unit_warnings(formula, units, tasks, groupby)
     return PseudobulkAnalysis(response, made, column, units, tasks, names, rows, found, jobs)
 
 

@@ -161,18 +161,14 @@ def pseudobulk(
     check_free(adata, key_added)
     jobs = effective_jobs(n_jobs)
     collapsed = is_collapsed(adata)
-    response = (
-        _collapsed_counts(adata, layer, depth, mask_var)
-        if collapsed
-        else resolve_response(adata, layer=layer, mask_var=mask_var)
-    )
-    units = _units(adata, formula, donor=donor, sample=sample, groupby=groupby)
+    response = counts_response(adata, layer, depth, mask_var)
+    units = units_of(adata, formula, donor=donor, sample=sample, groupby=groupby)
     tasks = tasks_by_group(units.formula, units.table, groupby)
     names, rows = resolve_by_group(tasks, contrasts)
     if not collapsed:
         check_counts(response.matrix, response.text)
         cell_depth = count_depth(adata, response, depth)
-    for text in _warnings(formula, units, tasks, groupby):
+    for text in unit_warnings(formula, units, tasks, groupby):
         warnings.warn(text, DonorwiseWarning, stacklevel=2)
     for task in tasks:
         if task.reason:
@@ -203,7 +199,7 @@ def pseudobulk(
     return adata if copy else None
 
 
-def _units(adata: ad.AnnData, formula: str, *, donor: str | None, sample: str | None, groupby: str | None) -> Units:
+def units_of(adata: ad.AnnData, formula: str, *, donor: str | None, sample: str | None, groupby: str | None) -> Units:
     """The units, with the donor and the sample as given, declared, or known by their names."""
     roles = find_roles(adata)
     if donor is None:
@@ -221,6 +217,15 @@ def _units(adata: ad.AnnData, formula: str, *, donor: str | None, sample: str | 
     labels = [name for name in (donor, column, groupby) if name is not None]
     obs = cell_frame(adata, columns_read(adata, formula, labels))
     return find_units(formula, obs, donor=donor, sample=column, groupby=groupby, explicit=sample is not None)
+
+
+def counts_response(
+    adata: ad.AnnData, layer: str | None, depth: str | None, mask_var: str | BoolArray | None
+) -> Response:
+    """The matrix of counts, of cells or of collapsed rows."""
+    if is_collapsed(adata):
+        return _collapsed_counts(adata, layer, depth, mask_var)
+    return resolve_response(adata, layer=layer, mask_var=mask_var)
 
 
 def _collapsed_counts(
@@ -262,7 +267,8 @@ def _fit_collapsed(
     )
 
 
-def _warnings(formula: str, units: Units, tasks: Sequence[Task], groupby: str | None) -> list[str]:
+def unit_warnings(formula: str, units: Units, tasks: Sequence[Task], groupby: str | None) -> list[str]:
+    """What deserves a second look before the tests: few donors, confounding, repeated units, cells left out."""
     found = [*confounded(units.formula, units.table, units.donor), *_thin(units, tasks)]
     repeated = repeated_donors(units, groupby)
     if repeated and not has_donor_term(formula, units.donor):
