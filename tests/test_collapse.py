@@ -284,10 +284,13 @@ def test_a_large_offset_costs_no_digits(kind, case):
 
 def test_large_patterns_are_cut_by_the_data_alone():
     codes = np.repeat([0, 1, 2, -1], [200_000, 3, 50_000, 7]).astype(np.int32)
-    segment, pieces = rows.cut(codes, 4)
+    cells = rows.check_cells(codes, 4, None, None, len(codes))
+    segments = rows.summarise(cells, 4)
+    segment = rows.RowCutter(cells, segments).all().segment
     size = np.bincount(segment[codes >= 0])
+    np.testing.assert_array_equal(segments.n_obs, size)
     assert size.max() <= rows.MIN_SEGMENT_ROWS
-    assert pieces.tolist() == [13, 1, 4, 0]
+    assert segments.pieces.tolist() == [13, 1, 4, 0]
     assert len(size) == 4 + 12 + 3
     assert (segment[codes == -1] == -1).all()
     assert (segment[codes == 1] == 1).all()

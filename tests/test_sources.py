@@ -18,7 +18,8 @@ import donorwise as dw
 from donorwise._anndata import cell_depth, column_values, open_source, resolve_response, response_of
 from donorwise._anndata.sources import matrix_of
 from donorwise.collapse import Collapsed, Stored, collapse, fetch, missing_patterns, passes, stream
-from donorwise.collapse.readers import open_reader
+from donorwise.collapse.inflate import can_inflate, inflate
+from donorwise.collapse.readers import DaskBlocks, open_reader
 from donorwise.errors import DataError
 
 N, G, K = 211, 17, 5
@@ -35,11 +36,11 @@ def values(seed: int = 0) -> np.ndarray:
     return dense
 
 
-def written(matrix, folder: Path, file: str):
+def written(matrix, folder: Path, file: str, compression: str = "gzip"):
     """The matrix as a handle of a file."""
     adata = ad.AnnData(matrix, var=pd.DataFrame(index=[f"g{j}" for j in range(matrix.shape[1])]))
     if file == "h5ad":
-        adata.write_h5ad(folder / "x.h5ad", compression="gzip")
+        adata.write_h5ad(folder / "x.h5ad", compression=compression)
     else:
         adata.write_zarr(folder / "x.zarr")
     return open_source(folder / f"x.{file}").X
@@ -144,7 +145,7 @@ def test_unusual_sparse_files(tmp_path, kind, how):
 @pytest.mark.parametrize("kind", KINDS)
 def test_processes_that_open_the_file_give_the_same(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(fetch, "MIN_BYTES_FOR_PROCESSES", 0)
-    stored = written(KINDS[kind](values()), tmp_path, "h5ad")
+    stored = written(KINDS[kind](values()), tmp_path, "h5ad", compression="lzf")
     codes = np.arange(N) % K
     folders = []
     make_folder = fetch._folder
@@ -162,11 +163,55 @@ def test_large_patterns_and_the_plan_of_chunks(tmp_path, monkeypatch):
     codes = np.where(np.arange(N) < 100, -1, np.arange(N) % 2)
     assert_equal(collapse(stored, codes, 2), collapse(stored.to_memory(), codes, 2), exact=True)
     reader = open_reader(stored)
-    ranges = stream.plan(reader.cost(), codes >= 0, None, None)
-    assert len(ranges) > 5 and ranges[0][1] > 100 and ranges[-1][1] == N
-    cost = reader.cost()
-    assert all(cost[low:high].sum() <= 400 + cost.max() for low, high in ranges)
-    assert stream.plan(np.ones(10, dtype=int), np.ones(10, dtype=bool), 4, np.array([0, 5, 10])) == [(0, 5), (5, 10)]
+    cost = reader.cost(0, N)
+    for items in (2**20, 30):  # how many are planned together
+        monkeypatch.setattr(stream, "_PLAN_ITEMS", items)
+        ranges, n_bytes = stream.plan(reader, lambda low, high: codes[low:high] >= 0)
+        assert len(ranges) > 5 and ranges[0][1] > 100 and ranges[-1][1] == N
+        assert n_bytes == sum(cost[low:high].sum() for low, high in ranges) >= cost[100:].sum()
+        assert all(cost[low:high].sum() <= 400 + cost.max() for low, high in ranges)
+
+
+@pytest.mark.parametrize("together", [3, 4, 2**20])
+def test_chunks_end_where_a_matrix_can_be_cut(monkeypatch, together):
+    monkeypatch.setattr(stream, "_PLAN_ITEMS", together)
+    blocks = DaskBlocks(np.zeros((10, 3)), (10, 3), False, np.array([0, 5, 10]))
+    monkeypatch.setattr(DaskBlocks, "cost", lambda self, low, high: np.ones(high - low, dtype=int))
+    assert stream.plan(blocks, lambda low, high: np.arange(low, high) < 10, 4)[0] == [(0, 5), (5, 10)]
+    assert stream.plan(blocks, lambda low, high: np.arange(low, high) < 5, 4) == ([(0, 5)], 5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "gzip"},
+        {"compression": "gzip", "shuffle": True},
+        {"shuffle": True, "compression": "gzip", "dtype": ">f4"},
+        {"compression": "gzip", "maxshape": (None, None)},
+    ],
+)
+@pytest.mark.parametrize("shape", [(1000,), (103, 37)])
+def test_what_is_decompressed_here_is_what_hdf5_reads(tmp_path, shape, options):
+    options = options | ({"maxshape": (None,) * len(shape)} if "maxshape" in options else {})
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        element = file.create_dataset("x", shape, chunks=(64, 10)[: len(shape)], **({"dtype": "f4"} | options))
+        element[: shape[0] // 2] = rng.poisson(0.5, (shape[0] // 2, *shape[1:]))  # the rest is never written
+        assert not can_inflate(element)  # somebody may be writing
+    with h5py.File(tmp_path / "x.h5", "r") as file:
+        assert can_inflate(file["x"])
+        for low, high in ((0, shape[0]), (3, 65), (64, 70), (10, 10), (shape[0] - 1, shape[0])):
+            found = inflate(file["x"], slice(low, high))
+            np.testing.assert_array_equal(found, file["x"][low:high])
+            assert found.dtype == file["x"].dtype
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "lzf"}, {"compression": "gzip", "fletcher32": True}])
+def test_what_is_left_to_hdf5(tmp_path, options):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", data=np.arange(1000.0), **options)
+    with h5py.File(tmp_path / "x.h5", "r") as file:
+        assert not can_inflate(file["x"])
 
 
 def test_no_more_than_a_few_chunks_are_held(tmp_path, monkeypatch):

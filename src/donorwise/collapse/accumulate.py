@@ -11,7 +11,7 @@ from donorwise.collapse.checks import check_chunk_size, check_features, check_fi
 from donorwise.collapse.containers import Job, accumulate, check_matrix, in_memory
 from donorwise.collapse.kernels import Moments
 from donorwise.collapse.readers import open_reader
-from donorwise.collapse.rows import extra_starts, prepare_rows, read_only
+from donorwise.collapse.rows import RowCutter, check_cells, extra_starts, read_only, summarise
 from donorwise.collapse.statistics import Collapsed
 from donorwise.collapse.stored import Stored
 from donorwise.collapse.stream import stream
@@ -43,8 +43,9 @@ def collapse(
     added up in float64. The result does not depend on `n_jobs` and `chunk_size` at all, and on the
     order of the rows and the container only by rounding.
 
-    A matrix that is not in memory is read in chunks, once; no more than ``n_jobs + 3`` of them are held at a time,
-    and while it is read the running sums take 32 bytes per pattern and feature. CSC files are read by columns.
+    A matrix that is not in memory is read in chunks, once; no more than ``n_jobs + 3`` of them are held at a time.
+    While it is read the running sums take ``32 + 16 m`` bytes per pattern and feature; of the cells there is nothing
+    in memory but what is passed here. CSC files are read by columns.
 
     Parameters
     ----------
@@ -93,24 +94,28 @@ def collapse(
             progress=progress,
         )  # fmt: skip
     columns = check_features(features, n_columns)
-    rows, known = prepare_rows(codes, n_patterns, weights, covariates, n_rows)
-    n_segments, m = rows.moment_sum.shape
-    out = Moments(*(np.zeros(shape + (len(columns),)) for shape in ((n_segments,), (n_segments,), (n_segments, m))))
-    job = Job(rows, read_only(columns), out, n_jobs)
+    cells = check_cells(codes, n_patterns, weights, covariates, n_rows)
+    segments = summarise(cells, n_patterns)
+    n, m = segments.moment_sum.shape
+    out = Moments(*(np.zeros(shape + (len(columns),)) for shape in ((n,), (n,), (n, m))))
+    cutter = RowCutter(cells, segments)
     if in_memory(matrix):
-        accumulate(matrix, job)
+        accumulate(matrix, Job(cutter.all(), read_only(columns), out, n_jobs))
     else:
-        stream(open_reader(matrix), job, chunk_size=chunk_size, progress=progress)
+        stream(
+            open_reader(matrix), cutter, read_only(columns), out, n_jobs=n_jobs, chunk_size=chunk_size,
+            progress=progress,
+        )  # fmt: skip
     check_finite(out.within_ss, columns, names)
     parts = Collapsed(
-        n_obs=known.n_obs,
-        weight=rows.weight.copy(),
-        log_weight=known.log_weight,
-        covariate_mean=known.covariate_mean,
-        covariate_ss=known.covariate_ss,
+        n_obs=segments.n_obs,
+        weight=segments.weight,
+        log_weight=segments.log_weight,
+        covariate_mean=segments.covariate_mean,
+        covariate_ss=segments.covariate_ss,
         **out._asdict(),
     )
-    return fold(parts, known.pieces)
+    return fold(parts, segments.pieces)
 
 
 def fold(parts: Collapsed, pieces: IntArray) -> Collapsed:

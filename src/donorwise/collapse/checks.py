@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._typing import FloatArray, IntArray
+from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
 _NAMES_SHOWN = 5
+_BLOCK_ROWS = 2**18
 
 
 def check_codes(codes: ArrayLike, n_patterns: int, n_rows: int) -> NDArray[np.int32]:
@@ -28,33 +29,43 @@ def check_codes(codes: ArrayLike, n_patterns: int, n_rows: int) -> NDArray[np.in
         raise DataError(
             f"codes must lie between -1 and {n_patterns - 1}; they reach from {array.min()} to {array.max()}."
         )
-    return array.astype(np.int32)
+    return array.astype(np.int32, copy=False)
 
 
-def check_weights(weights: ArrayLike | None, used: IntArray, n_rows: int) -> FloatArray:
-    """Weights as float64 (ones if None), positive and finite where used."""
+def check_weights(weights: ArrayLike | None, codes: NDArray[np.int32]) -> FloatArray | None:
+    """Weights as float64, positive and finite where a row is in use."""
     if weights is None:
-        return np.ones(n_rows)
+        return None
     array = np.asarray(weights, dtype=np.float64)
-    if array.shape != (n_rows,):
-        raise DataError(f"weights must have shape ({n_rows},), one for each row; got {array.shape}.")
-    bad = ~((array[used] > 0) & np.isfinite(array[used]))
-    if bad.any():
-        raise DataError(f"weights must be positive and finite; {bad.sum()} of the rows in use have others.")
+    if array.shape != codes.shape:
+        raise DataError(f"weights must have shape ({len(codes)},), one for each row; got {array.shape}.")
+    n_bad = _count_bad(array, codes, lambda w: (w > 0) & np.isfinite(w))
+    if n_bad:
+        raise DataError(f"weights must be positive and finite; {n_bad} of the rows in use have others.")
     return array
 
 
-def check_covariates(covariates: ArrayLike | None, used: IntArray, n_rows: int) -> FloatArray:
-    """Covariates as float64 of shape (N, m), finite where used."""
+def check_covariates(covariates: ArrayLike | None, codes: NDArray[np.int32]) -> FloatArray | None:
+    """Covariates as float64 of shape (N, m), finite where a row is in use; None if there are none."""
     if covariates is None:
-        return np.zeros((n_rows, 0))
+        return None
     array = np.asarray(covariates, dtype=np.float64)
-    if array.ndim != 2 or len(array) != n_rows:
-        raise DataError(f"covariates must have shape ({n_rows}, m), one row for each row; got {array.shape}.")
-    bad = ~np.isfinite(array[used]).all(axis=1)
-    if bad.any():
-        raise DataError(f"covariates must be finite; {bad.sum()} of the rows in use hold NaN or infinity.")
-    return array
+    if array.ndim != 2 or len(array) != len(codes):
+        raise DataError(f"covariates must have shape ({len(codes)}, m), one row for each row; got {array.shape}.")
+    n_bad = _count_bad(array, codes, _finite_rows)
+    if n_bad:
+        raise DataError(f"covariates must be finite; {n_bad} of the rows in use hold NaN or infinity.")
+    return array if array.shape[1] else None
+
+
+def _finite_rows(values: FloatArray) -> BoolArray:
+    return np.asarray(np.isfinite(values).all(axis=1))
+
+
+def _count_bad(values: FloatArray, codes: NDArray[np.int32], good: Callable[[FloatArray], BoolArray]) -> int:
+    """Number of rows in use whose values are not good."""
+    blocks = (slice(low, low + _BLOCK_ROWS) for low in range(0, len(codes), _BLOCK_ROWS))
+    return sum(int((~good(values[b]) & (codes[b] >= 0)).sum()) for b in blocks)
 
 
 def check_features(features: ArrayLike | None, n_columns: int) -> IntArray:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from donorwise.collapse.inflate import can_inflate
 from donorwise.collapse.readers import READ_ERRORS, source_file
 from donorwise.collapse.threads import n_threads
 from donorwise.errors import DataError, DonorwiseError
@@ -41,9 +42,9 @@ class _Source(NamedTuple):
 def fetch(reader: Reader, ranges: Sequence[Range], *, n_jobs: int, n_bytes: int) -> Iterator[tuple[Range, list[Part]]]:
     """The chunks in their order; at most ``n_jobs + 1`` are held besides the one in use.
 
-    HDF5 reads and decompresses in one thread only, whatever Python does, so more workers are processes, which open
-    the file by its path; they hand their chunks over in files that are removed at once (in shared memory where there
-    is room).
+    Workers are threads where these can decompress at once (zarr, gzip in HDF5). With its other filters HDF5 has one
+    thread at work, whatever Python does, so there workers are processes, which open the file by its path; they hand
+    their chunks over in files that are removed at once (in shared memory where there is room).
     """
     with _source(reader, ranges, n_threads(n_jobs), n_bytes) as source:
         pending: deque[tuple[Range, Future[Any]]] = deque()
@@ -75,17 +76,20 @@ def _receive(reader: Reader, source: _Source, asked: Range, future: Future[Any])
 @contextmanager
 def _source(reader: Reader, ranges: Sequence[Range], jobs: int, n_bytes: int) -> Iterator[_Source]:
     arrays = getattr(reader, "arrays", ())
+    compressed = [a for a in arrays if getattr(a, "compression", None)]  # else reading HDF5 is no more than copying
+    inflated = all(can_inflate(a) for a in compressed)
     paths = {source_file(a) for a in arrays}
     path = next(iter(paths)) if len(paths) == 1 else None
-    compressed = any(getattr(a, "compression", None) for a in arrays)  # else reading is no more than copying
-    if jobs > 1 and path is not None and compressed and n_bytes >= MIN_BYTES_FOR_PROCESSES:
+    if jobs > 1 and path is not None and not inflated and n_bytes >= MIN_BYTES_FOR_PROCESSES:
         largest = n_bytes // max(1, len(ranges)) * 2
         with _processes(reader, path, min(jobs, len(ranges)), largest) as source:
             yield source
         return
-    pool = ThreadPoolExecutor(1)
+    in_parallel = (compressed and inflated) or any(hasattr(a, "store") for a in arrays)  # gzip in HDF5, or zarr
+    threads = min(jobs, max(1, len(ranges))) if in_parallel else 1
+    pool = ThreadPoolExecutor(threads)
     try:
-        yield _Source(lambda low, high: pool.submit(reader.load, low, high), lambda loaded: loaded, 1)
+        yield _Source(lambda low, high: pool.submit(reader.load, low, high), lambda loaded: loaded, threads)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -99,7 +103,7 @@ def _processes(reader: Any, path: str, jobs: int, largest: int) -> Iterator[_Sou
     folder = _folder((jobs + 2) * largest)
     try:
         yield _Source(
-            lambda low, high: pool.submit(_read, path, names, reader.span(low, high), folder),
+            lambda low, high: pool.submit(_read, path, names, reader.spans(low, high), folder),
             _take,
             jobs + 1,
         )
@@ -115,12 +119,12 @@ def _folder(n_bytes: int) -> str:
 
 
 def _read(
-    path: str, names: Sequence[str], span: slice, folder: str
+    path: str, names: Sequence[str], spans: Sequence[slice], folder: str
 ) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
-    """In the worker: read a part of some elements, each straight into a file of its own."""
+    """In the worker: read a part of each element, straight into a file of its own."""
     file = _open(path, os.stat(path).st_mtime_ns)
     left = []
-    for name in names:
+    for name, span in zip(names, spans, strict=True):
         element = file[name]
         shape = (len(range(*span.indices(element.shape[0]))), *element.shape[1:])
         handle, target = tempfile.mkstemp(dir=folder)

@@ -90,9 +90,11 @@ def _prefetch(typingctx, array, index):
 
 
 @njit(nogil=True, cache=True)
-def label_segments(codes: NDArray[np.int32], extra: IntArray, size: int) -> NDArray[np.int32]:
-    """Segment of each row: parts of `size` rows, the first labelled k, the others from extra[k]."""
-    seen = np.zeros(len(extra), np.int64)
+def label_segments(codes: NDArray[np.int32], extra: IntArray, size: int, seen: IntArray) -> NDArray[np.int32]:
+    """Segment of each row: parts of `size` rows, the first labelled k, the others from extra[k].
+
+    `seen` is the number of earlier rows of each pattern, which is brought up to date.
+    """
     segment = np.empty(len(codes), np.int32)
     for row in range(len(codes)):
         k = codes[row]
@@ -103,6 +105,14 @@ def label_segments(codes: NDArray[np.int32], extra: IntArray, size: int) -> NDAr
                 segment[row] = extra[k] + part - 1
             seen[k] += 1
     return segment
+
+
+@njit(nogil=True, cache=True)
+def add_by_segment(segment: NDArray[np.int32], values: FloatArray, sums: FloatArray) -> None:
+    """Add rows of `values` (n, q) to `sums` (S, q), in their order."""
+    for row in range(len(segment)):
+        for q in range(values.shape[1]):
+            sums[segment[row], q] += values[row, q]
 
 
 @njit(nogil=True, cache=True)
@@ -177,7 +187,7 @@ def csr_moments(
         acc[:] = 0.0
         acc_c[:] = 0.0
         increasing &= _add_csr_rows(data, indices, indptr, position, rows, s, acc, acc_c)
-        _finish_segment(acc, acc_c, rows, out, s)
+        _finish_segment(acc, acc_c, rows.weight, rows.moment_sum, out, s)
     return increasing
 
 
@@ -220,11 +230,13 @@ def _add_csr_rows(
 
 
 @njit(nogil=True, cache=True)
-def _finish_segment(acc: FloatArray, acc_c: FloatArray, rows: Rows, out: Moments, s: int) -> None:
+def _finish_segment(
+    acc: FloatArray, acc_c: FloatArray, weight: FloatArray, moment_sum: FloatArray, out: Moments, s: int
+) -> None:
     for g in range(out.mean.shape[1]):
-        out.mean[s, g], out.within_ss[s, g] = _finish(acc, WIDTH * g, rows.weight[s])
-        for q in range(rows.moment_sum.shape[1]):
-            zeros = rows.moment_sum[s, q] - acc_c[q, g, 0]
+        out.mean[s, g], out.within_ss[s, g] = _finish(acc, WIDTH * g, weight[s])
+        for q in range(moment_sum.shape[1]):
+            zeros = moment_sum[s, q] - acc_c[q, g, 0]
             out.covariate_y[s, q, g] = acc_c[q, g, 1] - acc[WIDTH * g + 3] * zeros
 
 
@@ -267,10 +279,18 @@ def add_dense(
 
 
 @njit(nogil=True, cache=True)
-def finish_sums(sums: FloatArray, products: FloatArray, rows: Rows, out: Moments, first: int, last: int) -> None:
-    """Moments of the segments first..last-1 from their running sums."""
+def finish_sums(
+    sums: FloatArray,
+    products: FloatArray,
+    weight: FloatArray,
+    moment_sum: FloatArray,
+    out: Moments,
+    first: int,
+    last: int,
+) -> None:
+    """Moments of the segments first..last-1 from their running sums; `weight` and `moment_sum` as in `Rows`."""
     for s in range(first, last):
-        _finish_segment(sums[s], products[s], rows, out, s)
+        _finish_segment(sums[s], products[s], weight, moment_sum, out, s)
 
 
 @njit(nogil=True, cache=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from donorwise._typing import FloatArray, IntArray
+from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.collapse.readers import Reader, open_reader
 from donorwise.collapse.stream import chunks, plan
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from donorwise.collapse.fetch import Range
     from donorwise.collapse.readers import Part
     from donorwise.collapse.stored import Stored
+
+
+# Rows or columns from whose size that of the others is guessed.
+_COSTS_LOOKED_AT = 2**16
 
 
 def row_sums(stored: Stored, *, n_jobs: int = 1, progress: bool = False) -> FloatArray:
@@ -59,8 +63,9 @@ def stored_values(stored: Stored, *, n_jobs: int = 1) -> Iterator[NDArray[Any]]:
 def sample_stored(stored: Stored, size: int, *, n_places: int = 8) -> NDArray[Any]:
     """About `size` stored values, from `n_places` chunks spread evenly over the matrix."""
     reader = open_reader(stored.matrix)
-    cost = reader.cost()
-    n_items = max(1, int(size / n_places / max(1.0, cost.mean() / 8))) if len(cost) else 1
+    n = reader.shape[reader.by_columns]
+    cost = reader.cost(0, min(n, _COSTS_LOOKED_AT))
+    n_items = max(1, int(size / n_places / max(1.0, cost.mean() / 8))) if n else 1
     found = [part for _, parts in _read_places(reader, n_items, n_places) for _, part in parts]
     values = [np.asarray(part.data if sparse.issparse(part) else part).ravel() for part in found]
     taken = [v[:: max(1, len(v) * n_places // size)] for v in values]
@@ -82,16 +87,19 @@ def sample_row_sums(stored: Stored, *, n_rows: int = 100, n_places: int = 100) -
 
 def _pass(reader: Reader, stored: Stored, n_jobs: int, progress: bool) -> Iterator[tuple[Range, list[Part]]]:
     kept = stored.columns if reader.by_columns else stored.rows
-    wanted = np.full(len(reader.cost()), kept is None)
+    wanted = np.full(reader.shape[reader.by_columns], kept is None)
     if kept is not None:
         wanted[kept] = True
-    return chunks(reader, wanted, n_jobs, None, progress)
+    return chunks(reader, lambda low, high: wanted[low:high], n_jobs, None, progress)
+
+
+def _all(low: int, high: int) -> BoolArray:
+    return np.ones(high - low, dtype=bool)
 
 
 def _read_places(reader: Reader, n_items: int, n_places: int) -> Iterator[tuple[Range, list[Part]]]:
     """Chunks of `n_items` rows or columns, spread evenly."""
-    cost = reader.cost()
-    ranges = plan(cost, np.ones(len(cost), dtype=bool), n_items, reader.cuts if reader.whole_blocks else None)
+    ranges, _ = plan(reader, _all, n_items)
     for i in np.unique(np.linspace(0, len(ranges) - 1, min(n_places, len(ranges))).astype(int)):
         low, high = ranges[i]
         yield ranges[i], reader.parts(low, high, reader.load(low, high))

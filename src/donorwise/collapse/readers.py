@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import dataclass
 from functools import singledispatch
 from importlib import import_module
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from scipy import sparse
 
+from donorwise.collapse.inflate import can_inflate, inflate
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,8 +60,8 @@ class Reader(Protocol):
     @property
     def cuts(self) -> IntArray | None: ...  # noqa: D102
 
-    def cost(self) -> IntArray:
-        """Decompressed bytes of every row (or column)."""
+    def cost(self, low: int, high: int) -> IntArray:
+        """Decompressed bytes of each of the rows (or columns) low..high-1."""
 
     def load(self, low: int, high: int) -> Any:
         """Read and decompress rows (or columns) low..high-1: the part that takes long."""
@@ -70,38 +72,50 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SparseFile:
-    """A CSR or CSC matrix in an HDF5 or zarr group; `indptr`, int64, is in memory."""
+    """A CSR or CSC matrix in an HDF5 or zarr group; `arrays` are its data, indices and indptr."""
 
-    arrays: tuple[Any, Any]
-    indptr: NDArray[np.int64]
+    arrays: tuple[Any, Any, Any]
     shape: tuple[int, int]
     by_columns: bool
     where: str
     cuts: IntArray | None = None
     whole_blocks: ClassVar[bool] = False
 
-    def cost(self) -> IntArray:
+    def cost(self, low: int, high: int) -> IntArray:
         """Bytes of data and indices."""
-        return np.diff(self.indptr) * sum(a.dtype.itemsize for a in self.arrays) + 1
+        sizes = np.diff(self._indptr(slice(low, high + 1)))
+        if (sizes < 0).any():
+            raise DataError(f"{self.where}/indptr falls. The file is truncated or corrupt; write it again.")
+        return sizes * sum(a.dtype.itemsize for a in self.arrays[:2]) + 1
 
-    def span(self, low: int, high: int) -> slice:
-        """Where the chunk lies in `arrays`."""
-        return slice(int(self.indptr[low]), int(self.indptr[high]))
+    def spans(self, low: int, high: int) -> list[slice]:
+        """Where the chunk lies in each of `arrays`."""
+        first, last = self._indptr(slice(low, low + 1)), self._indptr(slice(high, high + 1))
+        span = slice(int(first[0]), int(last[0]))
+        return [span, span, slice(low, high + 1)]
 
     def load(self, low: int, high: int) -> list[NDArray[Any]]:
-        """Data and indices."""
-        return [np.asarray(array[self.span(low, high)]) for array in self.arrays]
+        """Data, indices and indptr."""
+        return _read(self.arrays, self.spans(low, high))
 
     def parts(self, low: int, high: int, loaded: list[NDArray[Any]]) -> list[Part]:
         """One CSR or CSC matrix."""
-        data, indices = loaded
-        indptr = self.indptr[low : high + 1] - self.indptr[low]
+        data, indices, starts = loaded
+        indptr = starts.astype(np.int64) - np.int64(starts[0])
         if indices.dtype.itemsize < indptr.dtype.itemsize and len(indices) <= np.iinfo(indices.dtype).max:
             indptr = indptr.astype(indices.dtype)  # or scipy would copy the indices to int64
         n_minor = self.shape[0 if self.by_columns else 1]
         if self.by_columns:
             return [(low, checked(sparse.csc_array((data, indices, indptr), shape=(n_minor, high - low)), self.where))]
         return [(0, checked(sparse.csr_array((data, indices, indptr), shape=(high - low, n_minor)), self.where))]
+
+    def _indptr(self, span: slice) -> NDArray[np.int64]:
+        try:
+            return np.asarray(self.arrays[2][span]).astype(np.int64)
+        except READ_ERRORS as error:
+            raise DataError(
+                f"{self.where}/indptr cannot be read ({error}). The file is truncated or corrupt."
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +129,28 @@ class DenseFile:
     by_columns: bool = False
     whole_blocks: ClassVar[bool] = False
 
-    def cost(self) -> IntArray:
+    def cost(self, low: int, high: int) -> IntArray:
         """Bytes of a row."""
-        return np.full(self.shape[0], self.shape[1] * self.arrays[0].dtype.itemsize + 1)
+        return np.full(high - low, self.shape[1] * self.arrays[0].dtype.itemsize + 1)
 
-    def span(self, low: int, high: int) -> slice:
-        """Where the chunk lies in `arrays`."""
-        return slice(low, high)
+    def spans(self, low: int, high: int) -> list[slice]:
+        """Where the chunk lies in each of `arrays`."""
+        return [slice(low, high)]
 
     def load(self, low: int, high: int) -> list[NDArray[Any]]:
         """The rows."""
-        return [np.asarray(self.arrays[0][low:high])]
+        return _read(self.arrays, self.spans(low, high))
 
     def parts(self, low: int, high: int, loaded: list[NDArray[Any]]) -> list[Part]:
         """One array."""
         return [(0, loaded[0])]
+
+
+def _read(arrays: Sequence[Any], spans: Sequence[slice]) -> list[NDArray[Any]]:
+    return [
+        inflate(array, span) if can_inflate(array) else np.asarray(array[span])
+        for array, span in zip(arrays, spans, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +164,11 @@ class DaskBlocks:
     where: str = "a dask array"
     whole_blocks: ClassVar[bool] = True
 
-    def cost(self) -> IntArray:
+    def cost(self, low: int, high: int) -> IntArray:
         """Bytes of a row or column; what sparse blocks hold is a guess."""
-        n, n_other = self.shape[::-1] if self.by_columns else self.shape
         size = self.matrix.dtype.itemsize
         stored = (size + 4) * _DENSITY if sparse.issparse(self.matrix._meta) else size
-        return np.full(n, int(n_other * stored) + 1)
+        return np.full(high - low, int(self.shape[not self.by_columns] * stored) + 1)
 
     def load(self, low: int, high: int) -> list[list[Any]]:
         """The computed blocks, by rows of blocks."""
@@ -190,21 +210,18 @@ def open_reader(matrix: object) -> Reader:
 def _sparse_dataset(matrix: Any) -> SparseFile:
     group, (n_rows, n_columns) = matrix.group, matrix.shape
     where, by_columns = describe(group), matrix.format == "csc"
-    arrays = tuple(_element(group, name, where) for name in ("data", "indices"))
-    starts = _element(group, "indptr", where)
-    try:
-        indptr = np.asarray(starts[:]).astype(np.int64)
-    except READ_ERRORS as error:
-        raise DataError(f"{where}/indptr cannot be read ({error}). The file is truncated or corrupt.") from error
-    n_major, n_stored = n_columns if by_columns else n_rows, min(a.shape[0] for a in arrays)
-    if len(indptr) != n_major + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] > n_stored:
+    arrays = tuple(_element(group, name, where) for name in ("data", "indices", "indptr"))
+    for name, array in zip(("data", "indices", "indptr"), arrays, strict=True):
+        _check_complete(array, f"{where}/{name}")
+    n_major, n_stored = n_columns if by_columns else n_rows, min(a.shape[0] for a in arrays[:2])
+    file = SparseFile(arrays, (int(n_rows), int(n_columns)), by_columns, where)
+    ends = [file._indptr(slice(at, at + 1)) for at in (0, n_major)]
+    if arrays[2].shape[0] != n_major + 1 or ends[0][0] != 0 or ends[1][0] > n_stored:
         raise DataError(
             f"{where}/indptr does not fit a matrix of {n_rows:,} x {n_columns:,} with {n_stored:,} stored values. The "
             "file is truncated or corrupt; write it again."
         )
-    for name, array in zip(("data", "indices"), arrays, strict=True):
-        _check_complete(array, f"{where}/{name}")
-    return SparseFile(arrays, indptr, (int(n_rows), int(n_columns)), by_columns, where)
+    return file
 
 
 def _dense_file(matrix: Any) -> DenseFile:
@@ -228,7 +245,7 @@ _HANDLERS: dict[tuple[str, str], Callable[[Any], Reader]] = {
     ("dask", "Array"): _dask,
 }
 
-READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError)
+READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, zlib.error)
 """What h5py, zarr and their decompressors raise for files that are truncated or corrupt."""
 
 

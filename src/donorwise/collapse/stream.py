@@ -29,24 +29,36 @@ from donorwise.collapse.kernels import (
     add_dense,
     csr_has_duplicates,
     finish_sums,
-    sort_by_segment,
 )
 from donorwise.collapse.rows import read_only
 from donorwise.collapse.threads import run_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from donorwise._typing import BoolArray, FloatArray, IntArray
     from donorwise.collapse.fetch import Range
     from donorwise.collapse.readers import Part, Reader
+    from donorwise.collapse.rows import RowCutter, Segments
+
+    Wanted = Callable[[int, int], BoolArray]
 
 CHUNK_BYTES = 2**25
+_PLAN_ITEMS = 2**18
 _FINISH_BYTES = 2**26
 
 
-def stream(reader: Reader, job: Job, *, chunk_size: int | None = None, progress: bool = False) -> None:
-    """Fill ``job.out`` from a matrix that is read in chunks.
+def stream(
+    reader: Reader,
+    cutter: RowCutter,
+    columns: IntArray,
+    out: Moments,
+    *,
+    n_jobs: int = 1,
+    chunk_size: int | None = None,
+    progress: bool = False,
+) -> None:
+    """Fill `out` from a matrix that is read in chunks.
 
     A chunk of rows is added to running sums about each feature's first value in the segment, row after row, as the
     kernels in memory do: the result does not depend on the chunks, and the work for a chunk is that of its values.
@@ -54,22 +66,19 @@ def stream(reader: Reader, job: Job, *, chunk_size: int | None = None, progress:
     """
     if reader.by_columns:
         wanted = np.zeros(reader.shape[1], dtype=bool)
-        wanted[job.columns] = True
-        _stream_columns(chunks(reader, wanted, job.n_jobs, chunk_size, progress), job)
+        wanted[columns] = True
+        found = chunks(reader, lambda low, high: wanted[low:high], n_jobs, chunk_size, progress)
+        _stream_columns(found, Job(cutter.all(), columns, out, n_jobs))
     else:
-        wanted = job.rows.segment >= 0
-        _stream_rows(chunks(reader, wanted, job.n_jobs, chunk_size, progress), job, reader.shape[1])
+        found = chunks(reader, cutter.wanted, n_jobs, chunk_size, progress)
+        _stream_rows(found, cutter, columns, out, n_jobs, reader.shape[1])
 
 
 def chunks(
-    reader: Reader, wanted: BoolArray, n_jobs: int, chunk_size: int | None, progress: bool
+    reader: Reader, wanted: Wanted, n_jobs: int, chunk_size: int | None, progress: bool
 ) -> Iterator[tuple[Range, list[Part]]]:
     """Chunks that hold all wanted rows (or columns), with the range of each."""
-    cuts = reader.cuts if chunk_size is None or reader.whole_blocks else None
-    cost = reader.cost()
-    ranges = plan(cost, wanted, chunk_size, cuts)
-    n_bytes = int(sum(cost[low:high].sum() for low, high in ranges))
-    del cost, wanted  # an entry per cell, while the chunks are read
+    ranges, n_bytes = plan(reader, wanted, chunk_size)
     unit = "feature" if reader.by_columns else "cell"
     total = sum(high - low for low, high in ranges)
     with tqdm(total=total, unit=unit, unit_scale=True, desc="collapse", disable=not progress) as bar:
@@ -78,21 +87,55 @@ def chunks(
             bar.update(asked[1] - asked[0])
 
 
-def plan(cost: IntArray, wanted: BoolArray, chunk_size: int | None, cuts: IntArray | None) -> list[Range]:
-    """Ranges of `chunk_size` items, or of about CHUNK_BYTES, that begin and end at `cuts`; none without a wanted item."""
-    n = len(cost)
+def plan(reader: Reader, wanted: Wanted, chunk_size: int | None = None) -> tuple[list[Range], int]:
+    """Ranges to read, of `chunk_size` items or of about CHUNK_BYTES, and the bytes that they hold together.
+
+    They begin and end where the reader can be cut; a range without a wanted item is left out.
+
+    Parameters
+    ----------
+    reader
+        What is read.
+    wanted
+        A function of low and high: which of the rows (or columns) low..high-1 are wanted.
+    chunk_size
+        Number of rows (or columns); None to go by size.
+    """
+    cuts = reader.cuts if chunk_size is None or reader.whole_blocks else None
+    ranges, n_bytes = [], 0
+    for start, stop in _blocks(
+        reader.shape[reader.by_columns], cuts, _PLAN_ITEMS if chunk_size is None else chunk_size
+    ):
+        reached = np.concatenate([[0], np.cumsum(reader.cost(start, stop))])
+        edges = _edges(reached, chunk_size, None if cuts is None else cuts - start)
+        seen = np.concatenate([[0], np.cumsum(wanted(start, stop))])
+        for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            if seen[high] > seen[low]:
+                ranges.append((start + low, start + high))
+                n_bytes += int(reached[high] - reached[low])
+    return ranges, n_bytes
+
+
+def _blocks(n: int, cuts: IntArray | None, size: int) -> Iterator[Range]:
+    """Ranges of about _PLAN_ITEMS, whole multiples of `size`: costs are looked at for so many at a time."""
+    step = max(1, _PLAN_ITEMS // size) * size
+    edges = np.append(np.arange(0, n, step), n)
+    if cuts is not None:
+        edges = np.unique(np.append(cuts[np.searchsorted(cuts, edges[:-1], side="right") - 1], n))
+    yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+
+
+def _edges(reached: IntArray, chunk_size: int | None, cuts: IntArray | None) -> IntArray:
+    """Where chunks begin and end, from the bytes before each item."""
+    n = len(reached) - 1
     if chunk_size is not None:
         edges = np.arange(0, n, chunk_size)
     else:
-        reached = np.cumsum(cost)
-        targets = np.arange(CHUNK_BYTES, reached[-1] if n else 0, CHUNK_BYTES)
-        edges = np.append(0, np.searchsorted(reached, targets, side="right"))
+        targets = np.arange(CHUNK_BYTES, reached[-1], CHUNK_BYTES)
+        edges = np.append(0, np.searchsorted(reached, targets, side="right") - 1)
     if cuts is not None:
-        edges = cuts[np.searchsorted(cuts, edges, side="right") - 1]
-    edges = np.unique(np.append(edges, n))
-    seen = np.concatenate([[0], np.cumsum(wanted)])
-    pairs = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-    return [(low, high) for low, high in pairs if seen[high] > seen[low]]
+        edges = np.maximum(0, cuts[np.searchsorted(cuts, edges, side="right") - 1])
+    return np.unique(np.append(edges, n))
 
 
 def _stream_columns(found: Iterator[tuple[Range, list[Part]]], job: Job) -> None:
@@ -108,28 +151,25 @@ def _stream_columns(found: Iterator[tuple[Range, list[Part]]], job: Job) -> None
                 whole[..., order[first:last]] = part
 
 
-def _stream_rows(found: Iterator[tuple[Range, list[Part]]], job: Job, n_columns: int) -> None:
-    (n_segments, m), n_places = job.rows.moment_sum.shape, len(job.columns) + SCRATCH
+def _stream_rows(
+    found: Iterator[tuple[Range, list[Part]]],
+    cutter: RowCutter,
+    columns: IntArray,
+    out: Moments,
+    n_jobs: int,
+    n_columns: int,
+) -> None:
+    (n_segments, m), n_places = cutter.segments.moment_sum.shape, len(columns) + SCRATCH
     sums, products = np.zeros((n_segments, WIDTH * n_places)), np.zeros((n_segments, m, n_places, 2))
-    position = positions(job.columns, n_columns)
-    for (low, high), parts in found:
-        rows = _cut_rows(job.rows, low, high)
+    position = positions(columns, n_columns)
+    for asked, parts in found:
+        job = Job(cutter(*asked), columns, out, n_jobs)
         for start, block in parts:
             if sparse.issparse(block):
-                _add_csr(block, start, n_columns, position, Job(rows, *job[1:]), sums, products)
+                _add_csr(block, start, n_columns, position, job, sums, products)
             else:
-                _add_dense(np.asarray(block), start, Job(rows, *job[1:]), sums, products)
-    _finish(sums, products, job)
-
-
-def _cut_rows(rows: Rows, low: int, high: int) -> Rows:
-    """The rows of a chunk, numbered from 0."""
-    segment = rows.segment[low:high]
-    order, starts = sort_by_segment(segment, len(rows.weight))
-    part = rows._replace(
-        segment=segment, order=order, starts=starts, weights=rows.weights[low:high], moment=rows.moment[low:high]
-    )
-    return Rows(*(read_only(array) for array in part))
+                _add_dense(np.asarray(block), start, job, sums, products)
+    _finish(sums, products, cutter.segments, out, n_jobs)
 
 
 def _add_csr(
@@ -184,14 +224,13 @@ def _present(rows: Rows) -> tuple[IntArray, IntArray]:
     return present, size[present]
 
 
-def _finish(sums: FloatArray, products: FloatArray, job: Job) -> None:
+def _finish(sums: FloatArray, products: FloatArray, segments: Segments, out: Moments, n_jobs: int) -> None:
     """Write the moments, last segments first, giving back the sums that have been used."""
     step = max(1, _FINISH_BYTES // max(1, sums[:1].nbytes))
     for high in range(len(sums), 0, -step):
         low = max(0, high - step)
-        out = Moments(*(array[low:high] for array in job.out))
-        rows = job.rows._replace(weight=job.rows.weight[low:high], moment_sum=job.rows.moment_sum[low:high])
-        args = (sums[low:high], products[low:high], rows, out)
-        run_ranges(partial(finish_sums, *args), np.ones(high - low, dtype=np.int64), job.n_jobs)
+        part = Moments(*(array[low:high] for array in out))
+        args = (sums[low:high], products[low:high], segments.weight[low:high], segments.moment_sum[low:high], part)
+        run_ranges(partial(finish_sums, *args), np.ones(high - low, dtype=np.int64), n_jobs)
         del args
         sums.resize((low, sums.shape[1]), refcheck=False)
