@@ -41,6 +41,10 @@ COUNTS, COUNTS_SS, COUNTS_DEPTH = "counts", "counts_ss", "counts_depth"
 MEAN, SS, CELLS_MEAN, CELLS_SS = "covariate_mean", "covariate_ss", "covariate_mean_cells", "covariate_ss_cells"
 
 
+# Rows of a matrix in a file that are read together.
+_ROWS_READ = 512
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """What the rows are a collapse of.
@@ -159,25 +163,36 @@ def read_origin(adata: ad.AnnData) -> Origin:
 
 
 def read_rows(adata: ad.AnnData, covariates: Sequence[str]) -> CollapsedRows:
-    """Read the statistics with some of the covariates."""
+    """The statistics with some of the covariates; matrices in files are read when the rows are."""
     from donorwise.collapse.statistics import Collapsed
     from donorwise.engine.collapsed import CollapsedRows
 
-    origin, n = read_origin(adata), adata.n_obs
+    origin = read_origin(adata)
     at = [origin.covariates.index(name) for name in covariates]
     mean, ss = _moments(adata, origin, MEAN, SS)
-    crossed = [_matrix(adata.layers[f"{COVARIATE_Y}{name}"]) for name in covariates]
-    values = Collapsed(
+    known = Collapsed(
         n_obs=_column(adata, N_CELLS).astype(np.int64),
         weight=_column(adata, WEIGHT),
         log_weight=_column(adata, LOG_WEIGHT),
-        mean=_matrix(adata.X),
-        within_ss=_matrix(adata.layers[WITHIN_SS]),
+        mean=np.zeros((adata.n_obs, 0)),
+        within_ss=np.zeros((adata.n_obs, 0)),
         covariate_mean=mean[:, at],
         covariate_ss=ss[:, at][:, :, at],
-        covariate_y=np.stack(crossed, axis=1) if crossed else np.zeros((n, 0, adata.n_vars)),
+        covariate_y=np.zeros((adata.n_obs, len(at), 0)),
     )
-    return CollapsedRows(read_cells(adata).take_covariates(covariates), values)
+
+    def read(rows: IntArray | None, features: IntArray | None) -> Collapsed:
+        own = known if rows is None else known.take(rows)
+        crossed = [_part(adata.layers[f"{COVARIATE_Y}{name}"], rows, features) for name in covariates]
+        means = _part(adata.X, rows, features)
+        return replace(
+            own,
+            mean=means,
+            within_ss=_part(adata.layers[WITHIN_SS], rows, features),
+            covariate_y=np.stack(crossed, axis=1) if crossed else np.zeros((len(means), 0, means.shape[1])),
+        )
+
+    return CollapsedRows(read_cells(adata).take_covariates(covariates), read)
 
 
 def read_cells(adata: ad.AnnData) -> RowCells:
@@ -364,6 +379,22 @@ def _column(adata: ad.AnnData, name: str) -> FloatArray:
 
 def _matrix(matrix: Any) -> FloatArray:
     return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
+
+
+def _part(matrix: Any, rows: IntArray | None, features: IntArray | None) -> FloatArray:
+    """Some rows and features as an array; of a matrix in a file no more than a few rows are read besides."""
+    if isinstance(matrix, np.ndarray) or not hasattr(matrix, "chunks"):
+        whole = _matrix(matrix)
+        some = whole if rows is None else whole[rows]
+        return some if features is None else np.take(some, features, axis=1)
+    kept = np.arange(matrix.shape[0]) if rows is None else rows
+    columns = slice(None) if features is None else features
+    out = np.empty((len(kept), matrix.shape[1] if features is None else len(features)))
+    for low in range(0, matrix.shape[0], _ROWS_READ):
+        inside = np.flatnonzero((kept >= low) & (kept < low + _ROWS_READ))
+        if len(inside):
+            out[inside] = np.asarray(matrix[low : low + _ROWS_READ])[kept[inside] - low][:, columns]
+    return out
 
 
 def _moments(adata: ad.AnnData, origin: Origin, mean: str, ss: str) -> tuple[FloatArray, FloatArray]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from donorwise.errors import DataError
+from donorwise.errors import DataError, DonorwiseError
 
 if TYPE_CHECKING:
     from donorwise._typing import FloatArray
@@ -84,3 +84,9 @@ def check_weights(weights: Any, obs: pd.DataFrame) -> FloatArray | None:
             f"{first}). Drop those rows before the fit."
         )
     return w
+
+
+def check_max_memory(max_memory: float | None) -> None:
+    """Raise unless this is a number of GB, or None."""
+    if max_memory is not None and not max_memory > 0:
+        raise DonorwiseError(f"max_memory={max_memory!r} must be a positive number of GB, or None.")

@@ -23,7 +23,7 @@ from donorwise.engine.statistics import Pass, Statistics
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from donorwise._typing import FloatArray, IntArray
     from donorwise.design.structure import Design
@@ -115,10 +115,33 @@ class RowCells:
 
 @dataclass(frozen=True, slots=True)
 class CollapsedRows:
-    """Statistics of K rows and G features, and the cells behind them (both with the same m covariates)."""
+    """Statistics of K rows and G features, and the cells behind them (both with the same m covariates).
+
+    Attributes
+    ----------
+    cells
+        The cells.
+    read
+        Gives the statistics of some rows and features, by their positions (None for all): a file is read no earlier.
+    """
 
     cells: RowCells
-    values: Collapsed
+    read: Callable[[IntArray | None, IntArray | None], Collapsed]
+
+    @classmethod
+    def of(cls, cells: RowCells, values: Collapsed) -> CollapsedRows:
+        """Rows whose statistics are in memory."""
+
+        def read(rows: IntArray | None, features: IntArray | None) -> Collapsed:
+            some = values if rows is None else values.take(rows)
+            return some if features is None else some.take_features(features)
+
+        return cls(cells, read)
+
+    @property
+    def values(self) -> Collapsed:
+        """The statistics of all rows and features."""
+        return self.read(None, None)
 
 
 def formula_variables(parsed: ParsedFormula) -> list[str]:
@@ -252,8 +275,7 @@ def regroup(design: Design, rows: CollapsedRows, features: IntArray | None = Non
     """The statistics of a design on the cells of collapsed rows (a coarse one, see :func:`coarsen`)."""
     at = design.codes[rows.cells.starts].astype(np.int64)
     used = np.flatnonzero(at >= 0)
-    values = rows.values.take(used) if used.size < at.size else rows.values
-    values = values if features is None else values.take_features(features)
+    values = rows.read(used if used.size < at.size else None, features)
     moved = with_covariates(values, rows.cells, design.covariates, used)
     merged = merge_rows(moved, at[used], design.n_patterns)
     return Statistics(design, (Pass(np.arange(merged.mean.shape[1]), merged),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from donorwise._anndata import (
     obs_frame,
     resolve_response,
 )
+from donorwise._anndata.blocks import check_block_file, write_blocks
 from donorwise._anndata.collapsed import Counts, Depths, Origin, Parts, check_names, kept_uns, make_collapsed
 from donorwise.collapse import collapse as collapse_matrix
 from donorwise.collapse import missing_patterns
 from donorwise.design.columns import read_column
 from donorwise.design.patterns import combine, first_rows
-from donorwise.engine.arrays import check_weights, effective_jobs
+from donorwise.engine.arrays import check_max_memory, check_weights, effective_jobs
 from donorwise.engine.collapsed import CollapsedRows, RowCells, label_codes
 from donorwise.engine.detected import detected_cells
 from donorwise.engine.pseudobulk import check_counts
@@ -54,6 +56,8 @@ def collapse(
     weights: str | FloatArray | None = None,
     mask_var: str | BoolArray | None = None,
     chunk_size: int | None = None,
+    max_memory: float | None = None,
+    out: str | os.PathLike[str] | None = None,
     n_jobs: int | None = None,
     progress: bool = True,
 ) -> ad.AnnData:
@@ -88,6 +92,12 @@ def collapse(
         Boolean column of var, or array: which features to keep. Depth is that of all genes anyway.
     chunk_size
         Rows read at a time from a file; chosen by size if None.
+    max_memory
+        GB for the statistics. If they need more they are made in blocks of features, each from a pass of its own,
+        and written to `out`.
+    out
+        Path of an ``.h5ad`` or ``.zarr`` to write to. The AnnData that is returned then leaves its matrices in that
+        file, and the tools read of them what they need.
     n_jobs
         Threads; None takes scanpy's setting, -1 all cores.
     progress
@@ -107,7 +117,8 @@ def collapse(
     DesignError
         A column is not there, is named twice, or has a name that a file cannot hold.
     DataError
-        Values are missing or not finite, a covariate or weight is not a number, or counts are none.
+        Values are missing or not finite, a covariate or weight is not a number, counts are none, or the statistics
+        do not fit into `max_memory` and there is no `out`.
 
     Examples
     --------
@@ -122,22 +133,51 @@ def collapse(
     """
     by, covariates = (_listed(names) for names in (by, covariates))
     check_names(by, covariates)
+    check_max_memory(max_memory)
+    options: dict[str, Any] = {
+        "layer": layer, "covariates": covariates, "counts_layer": counts_layer, "depth": depth, "weights": weights,
+        "chunk_size": chunk_size, "n_jobs": n_jobs, "progress": progress,
+    }  # fmt: skip
     if isinstance(source, list | tuple):
         if weights is not None and not isinstance(weights, str):
             raise DataError("With several sources weights= names a column of obs: an array cannot be shared out.")
-        options: dict[str, Any] = {
-            "layer": layer, "covariates": covariates, "counts_layer": counts_layer, "depth": depth, "weights": weights,
-            "mask_var": mask_var, "chunk_size": chunk_size, "n_jobs": n_jobs, "progress": progress,
-        }  # fmt: skip
-        return merge_collapsed([collapse(part, by, **options) for part in source])
+        if out is not None or max_memory is not None:
+            raise DataError("With several sources there is no out= and no max_memory=: collapse one after another.")
+        return merge_collapsed([collapse(part, by, mask_var=mask_var, **options) for part in source])
+    path = None if out is None else check_block_file(out)
     adata: Any = _open(source) if isinstance(source, str | os.PathLike) else source
     check_is_anndata(adata)
     if is_collapsed(adata):
         raise DataError("This AnnData is collapsed already; merge several with dw.pp.merge_collapsed.")
     response = resolve_response(adata, layer=layer, mask_var=mask_var)
     obs, codes, n_rows = _rows(adata, by)
-    chunks = {"chunk_size": chunk_size, "progress": progress}
-    cells = _Cells(codes, n_rows, response, chunks, effective_jobs(n_jobs))
+    blocks = _feature_blocks(response, n_rows, len(covariates), counts_layer is not None, max_memory)
+    if path is not None:
+        _check_not_source(path, source)
+        parts = (_collapse_features(adata, by, block, options) for block in blocks)
+        write_blocks(path, parts, _var(adata, response.features))
+        return _open(path)
+    if len(blocks) > 1:
+        raise DataError(
+            f"The statistics of {n_rows:,} rows x {len(response.variables):,} features do not fit into "
+            f"max_memory={max_memory:g} GB. Name a file for them with out='....zarr' (or .h5ad): they are then made in "
+            f"{len(blocks)} blocks of features."
+        )
+    return _collapse(adata, by, response, (obs, codes, n_rows), options)
+
+
+def _collapse(
+    adata: ad.AnnData,
+    by: list[str],
+    response: Response,
+    known: tuple[pd.DataFrame, NDArray[np.int32], int],
+    options: dict[str, Any],
+) -> ad.AnnData:
+    """The collapse of one source in memory; `known` is what :func:`_rows` gives."""
+    obs, codes, n_rows = known
+    covariates, weights, counts_layer, depth = (options[k] for k in ("covariates", "weights", "counts_layer", "depth"))
+    chunks = {"chunk_size": options["chunk_size"], "progress": options["progress"]}
+    cells = _Cells(codes, n_rows, response, chunks, effective_jobs(options["n_jobs"]))
     w = None if weights is None else check_weights(weights, obs_frame(adata))
     rows = cells.rows(response.matrix, covariates, _covariates(adata, covariates), w)
     counts, cell_depths = _counts(adata, counts_layer, depth, cells)
@@ -157,6 +197,43 @@ def collapse(
     )
 
 
+def _collapse_features(adata: ad.AnnData, by: list[str], features: IntArray, options: dict[str, Any]) -> ad.AnnData:
+    """The collapse of some features, by their positions in var."""
+    kept = np.zeros(adata.n_vars, dtype=bool)
+    kept[features] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DonorwiseWarning)  # what there is to say was said of the whole
+        known = _rows(adata, by)
+    return _collapse(adata, by, resolve_response(adata, layer=options["layer"], mask_var=kept), known, options)
+
+
+def _feature_blocks(
+    response: Response, n_rows: int, n_covariates: int, counts: bool, max_memory: float | None
+) -> list[IntArray]:
+    """Positions in var of the features that are collapsed together.
+
+    For each row and feature there are at most 10 doubles (running sums, results and a copy of them), 3 more for every
+    covariate, and 6 for counts.
+    """
+    n = len(response.variables)
+    features = np.arange(n) if response.features is None else response.features
+    if max_memory is None:
+        return [features]
+    per_feature = 8 * n_rows * (10 + 3 * n_covariates + 6 * counts)
+    size = int(max_memory * 1e9 // per_feature)
+    if size == 0:
+        raise DataError(
+            f"max_memory={max_memory:g} GB does not hold the statistics of one feature in {n_rows:,} rows "
+            f"({per_feature / 1e9:.2g} GB)."
+        )
+    return [features[low : low + size] for low in range(0, n, size)]
+
+
+def _check_not_source(path: Path, source: object) -> None:
+    if isinstance(source, str | os.PathLike) and path.exists() and os.path.samefile(path, source):
+        raise DataError(f"out={str(path)!r} is the source itself; choose another name.")
+
+
 class _Cells:
     """The row of every cell, and passes over matrices of these cells."""
 
@@ -174,7 +251,7 @@ class _Cells:
         own = values
         if weights is not None and names:
             own = collapse_matrix(np.zeros((len(self.codes), 1)), self.codes, self.n_rows, covariates=covariates)
-        return CollapsedRows(RowCells(own.n_obs, tuple(names), own.covariate_mean, own.covariate_ss), values)
+        return CollapsedRows.of(RowCells(own.n_obs, tuple(names), own.covariate_mean, own.covariate_ss), values)
 
     def depths(self, depth: FloatArray | None) -> Depths | None:
         """Mean depth over the cells that have one."""

@@ -149,7 +149,7 @@ def _merged(parts: Sequence[Parts], origin: Origin) -> Parts:
     return Parts(
         obs=obs.iloc[first].reset_index(drop=True),
         var=parts[0].var,
-        rows=CollapsedRows(_merged_cells([own.cells for own in rows], codes, n), values),
+        rows=CollapsedRows.of(_merged_cells([own.cells for own in rows], codes, n), values),
         detected=_sums(np.concatenate([own.detected for own in parts]), codes, n),
         counts=_merged_counts([own.counts for own in parts], codes, n),
         depths=_merged_depths([own.depths for own in parts], codes, n),
@@ -164,7 +164,7 @@ def _ordered(rows: CollapsedRows, names: tuple[str, ...]) -> CollapsedRows:
         covariate_ss=rows.values.covariate_ss[:, at][:, :, at],
         covariate_y=rows.values.covariate_y[:, at],
     )
-    return CollapsedRows(rows.cells.take_covariates(names), values)
+    return CollapsedRows.of(rows.cells.take_covariates(names), values)
 
 
 def _united(columns: Sequence[pd.Series], name: str) -> Any:

@@ -22,6 +22,7 @@ from donorwise._anndata import (
     resolve_response,
 )
 from donorwise._anndata.response import Response
+from donorwise.collapse import Stored
 from donorwise.design.columns import check_obs
 from donorwise.design.formula import parse
 from donorwise.design.replication import leaves_out
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray
     from donorwise.engine.collapsed import CollapsedRows
     from donorwise.engine.statistics import Statistics, Task
+
+
+GB = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,27 @@ class Prepared:
     def n_cells(self) -> int:
         """Number of cells, N."""
         return len(self.obs)
+
+    def passes(self, max_memory: float | None = None) -> list[list[int]]:
+        """Numbers of the tasks that share a pass over the cells: as many in order as fit into `max_memory` GB.
+
+        Collapsed rows are read task by task, which costs nothing.
+        """
+        if self.rows is not None:
+            return [[number] for number in range(len(self.tasks))]
+        out: list[list[int]] = [[]]
+        for number in range(len(self.tasks)):
+            if max_memory is not None and out[-1] and self.bytes_of([*out[-1], number]) > max_memory * GB:
+                out.append([])
+            out[-1].append(number)
+        return out
+
+    def bytes_of(self, numbers: Sequence[int]) -> int:
+        """Memory for the statistics of some tasks; for those of a file there are running sums while it is read."""
+        designs = [d for i in numbers if (d := self.tasks[i].design) is not None]
+        m = max((d.covariates.shape[1] for d in designs), default=0)
+        per_value = 4 + 2 * m if isinstance(self.response.matrix, Stored) else 2 + m
+        return 8 * sum(d.n_patterns for d in designs) * (len(self.response.variables) * per_value + 1 + m + m * m)
 
     def collapse(self, n_jobs: int) -> list[Statistics | None]:
         """The statistics of every task, from one pass over the matrix or from the collapsed rows."""

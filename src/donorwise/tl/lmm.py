@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
+from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
 
 from donorwise._anndata import cell_depth, check_free, check_is_anndata, keys, write_results
 from donorwise._typing import DDF, check_option
 from donorwise.design.audit import audit, audit_design, few_donors
-from donorwise.engine.arrays import effective_jobs
+from donorwise.engine.arrays import check_max_memory, effective_jobs
 from donorwise.engine.groups import partition_rows, resolve_by_group, results_table, side_table
-from donorwise.engine.run import fit_each
+from donorwise.engine.run import fit_statistics
 from donorwise.errors import DonorwiseWarning
 from donorwise.inference.multiplicity import UNIVERSE
 from donorwise.inference.tables import ddf_used, prior_table
@@ -26,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import anndata as ad
-    import pandas as pd
 
     from donorwise._typing import BoolArray, Ddf, FloatArray
+    from donorwise.engine.groups import Rows
     from donorwise.engine.statistics import Task
     from donorwise.tl._prepare import Prepared
 
@@ -50,6 +53,7 @@ def lmm(
     reml: bool = True,
     key_added: str = keys.LMM,
     n_jobs: int | None = None,
+    max_memory: float | None = None,
     progress: bool = True,
     copy: bool = False,
 ) -> ad.AnnData | None:
@@ -89,6 +93,9 @@ def lmm(
         Entry of ``adata.uns`` for the results.
     n_jobs
         Threads; None takes scanpy's setting, -1 all cores.
+    max_memory
+        GB for the statistics of groups that share a pass over the cells: with less than all of them need, there are
+        several passes (a group is never divided). None for one pass.
     progress
         Show a progress bar.
     copy
@@ -122,35 +129,91 @@ def lmm(
         adata = adata.copy()
     check_option("ddf", ddf, DDF)
     check_free(adata, key_added)
+    check_max_memory(max_memory)
     ready = prepare(
         adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights
     )
-    response, tasks = ready.response, ready.tasks
-    names, rows = resolve_by_group(tasks, contrasts)
+    names, rows = resolve_by_group(ready.tasks, contrasts)
     _warn(ready, _audit_warnings(adata, ready))
-    jobs = effective_jobs(n_jobs)
-    fits = fit_each(
-        ready.collapse(jobs), response.variables, reml=reml, donor=ready.donor, n_jobs=jobs, progress=progress
+    groups = _fit_groups(
+        ready, rows, names, ddf=ddf, reml=reml, n_jobs=effective_jobs(n_jobs), max_memory=max_memory, progress=progress
     )
-    scale = np.log(response.log_base) / np.log(2)
-    used = _ddf_used(tasks, fits, ddf)
-    results = results_table(tasks, fits, rows, names, response.variables, ddf=ddf, log2_scale=scale)
-    params = _params(ready, fits, results, ddf=ddf, reml=reml) | {
+    tables = _stack([group.tables for group in groups.values()], [task.name for task in ready.tasks])
+    _log_replaced(groups)
+    fitted = {name: group for name, group in groups.items() if group.method}
+    params = _params(ready, tables[keys.RESULTS], ddf=ddf, reml=reml) | {
+        "donor": next(group.donor for group in fitted.values()),
         "formula": formula,
         "groupby": groupby or "",
         "contrasts": names,
-        "ddf_used": {name: method for name, (method, _) in used.items()},
-        "ddf_reasons": {name: reason for name, (_, reason) in used.items() if reason},
+        "ddf_used": {name: group.method for name, group in fitted.items()},
+        "ddf_reasons": {name: group.reason for name, group in fitted.items() if group.reason},
     }
-    moderated = [
-        f if f is not None and used[t.name][0] == "moderated" else None for t, f in zip(tasks, fits, strict=True)
-    ]
-    write_results(
-        adata, key_added, results=results, varcomp=side_table(tasks, fits, LMMFit.varcomp),
-        icc=side_table(tasks, fits, LMMFit.icc), variance_partition=side_table(tasks, fits, partition_rows),
-        params=params, prior=side_table(tasks, moderated, lambda f: prior_table(f.prior)) if any(moderated) else None,
-    )  # fmt: skip
+    write_results(adata, key_added, params=params, **tables)
     return adata if copy else None
+
+
+class _Group(NamedTuple):
+    """Tables of one group; how its tests allow for unknown variances and why, and its donor (empty: not fitted)."""
+
+    tables: dict[str, pd.DataFrame]
+    method: str = ""
+    reason: str = ""
+    donor: str = ""
+
+
+def _fit_groups(
+    ready: Prepared,
+    rows: Sequence[Rows | None],
+    names: Sequence[str],
+    *,
+    ddf: str,
+    reml: bool,
+    n_jobs: int,
+    max_memory: float | None,
+    progress: bool,
+) -> dict[str, _Group]:
+    """Fit group after group, keeping no more than its tables."""
+    tasks, variables = ready.tasks, ready.response.variables
+    found = {}
+    n_fits = sum(t.design is not None for t in tasks) * len(variables)
+    with tqdm(total=n_fits, unit="fit", desc="mixed models", disable=not progress) as bar:
+        for numbers in ready.passes(max_memory):
+            statistics = replace(ready, tasks=[tasks[i] for i in numbers]).collapse(n_jobs)
+            for at, number in enumerate(numbers):
+                own, statistics[at] = statistics[at], None
+                fit = None
+                if own is not None:
+                    fit = fit_statistics(own, variables, reml=reml, donor=ready.donor, n_jobs=n_jobs, update=bar.update)
+                found[tasks[number].name] = _group(ready, tasks[number], fit, rows[number], names, ddf)
+    return found
+
+
+def _group(
+    ready: Prepared, task: Task, fit: LMMFit | None, rows: Rows | None, names: Sequence[str], ddf: str
+) -> _Group:
+    scale = np.log(ready.response.log_base) / np.log(2)
+    results = results_table([task], [fit], [rows], names, ready.response.variables, ddf=ddf, log2_scale=scale)
+    if fit is None:
+        return _Group({keys.RESULTS: results})
+    method, reason = ddf_used(fit, ddf)
+    tables = {
+        keys.RESULTS: results,
+        keys.VARCOMP: side_table([task], [fit], LMMFit.varcomp),
+        keys.ICC: side_table([task], [fit], LMMFit.icc),
+        keys.VARIANCE_PARTITION: side_table([task], [fit], partition_rows),
+    }
+    if method == "moderated":
+        tables[keys.PRIOR] = side_table([task], [fit], lambda f: prior_table(f.prior))
+    return _Group(tables, method, reason, fit.donor)
+
+
+def _stack(parts: Sequence[dict[str, pd.DataFrame]], groups: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """One table of each kind, group under group."""
+    for part in parts:
+        part[keys.RESULTS]["group"] = part[keys.RESULTS]["group"].cat.set_categories(groups)
+    kinds = dict.fromkeys(kind for part in parts for kind in part)
+    return {kind: pd.concat([part[kind] for part in parts if kind in part], ignore_index=True) for kind in kinds}
 
 
 def _audit_warnings(adata: ad.AnnData, ready: Prepared) -> list[str]:
@@ -188,23 +251,18 @@ def _warn(ready: Prepared, found: Sequence[str]) -> None:
             logger.warning("%s: %s", task.name, task.reason)
 
 
-def _ddf_used(tasks: Sequence[Task], fits: Sequence[LMMFit | None], ddf: str) -> dict[str, tuple[str, str]]:
-    """By group, the degrees of freedom in use and why they are not those asked for; said once per reason."""
-    used = {t.name: ddf_used(f, ddf) for t, f in zip(tasks, fits, strict=True) if f is not None}
-    for reason in dict.fromkeys(reason for _, reason in used.values() if reason):
-        names = [name for name, (_, own) in used.items() if own == reason]
-        where = "" if len(names) == len(used) else f" in {', '.join(names)}"
+def _log_replaced(groups: dict[str, _Group]) -> None:
+    """Log why tests are not those asked for, once per reason."""
+    fitted = {name: group.reason for name, group in groups.items() if group.method}
+    for reason in dict.fromkeys(reason for reason in fitted.values() if reason):
+        names = [name for name, own in fitted.items() if own == reason]
+        where = "" if len(names) == len(fitted) else f" in {', '.join(names)}"
         logger.warning("Kenward-Roger degrees of freedom are used%s: %s.", where, reason)
-    return used
 
 
-def _params(
-    ready: Prepared, fits: Sequence[LMMFit | None], results: pd.DataFrame, *, ddf: str, reml: bool
-) -> dict[str, Any]:
+def _params(ready: Prepared, results: pd.DataFrame, *, ddf: str, reml: bool) -> dict[str, Any]:
     n_cells = sum(int((t.design.codes >= 0).sum()) for t in ready.tasks if t.design is not None)
-    fit = next(f for f in fits if f is not None)
     return {
-        "donor": fit.donor,
         "response": ready.response.text,
         "ddf": ddf,
         "reml": reml,
