@@ -112,9 +112,16 @@ def effect_range(effects: FloatArray) -> tuple[float, float]:
     return -1.2 * max(low, 0.4 * high) or -1.0, 1.2 * max(high, 0.4 * low) or 1.0
 
 
+def say_untested(ax: Axes) -> None:
+    """Say why a panel is empty: its group is not left out."""
+    ax.text(0.5, 0.5, "nothing tested", transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize="small")
+
+
 def draw_points(ax: Axes, points: Points) -> None:
     """Draw the features, those that are significant on top, and count these above the axes."""
     n = len(points.x)
+    if n == 0:
+        say_untested(ax)
     size = float(np.interp(np.log10(max(n, 1)), [2, 4.3], [22, 5]))
     colors = effect_colors(points.effect, points.significant)
     for chosen, opacity in ((~points.significant, 0.35), (points.significant, 0.85)):

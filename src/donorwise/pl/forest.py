@@ -10,7 +10,7 @@ import pandas as pd
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
 from donorwise.get._select import choose, only_one, tidy
-from donorwise.pl._effects import effect_colors, panel_title, tested_parts, with_effects
+from donorwise.pl._effects import effect_colors, panel_title, say_untested, tested_parts, with_effects
 from donorwise.pl._rows import draw_rows
 from donorwise.pl._style import finish, format_p, level_colors, outer_labels, panels
 
@@ -92,7 +92,7 @@ def forest(
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
     >>> ax = dw.pl.forest(adata, "gene_0001")
     >>> [label.get_text() for label in ax.get_yticklabels()]
-    ['B cell', 'Monocyte', 'T cell']
+    ['T cell', 'Monocyte', 'B cell']
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
@@ -153,7 +153,7 @@ def _of_several(
     else:
         tested = tested_parts(table, contrast)
         parts = {n: part.sort_values("p_value", kind="stable")[:n_variables] for n, part in tested.items()}
-    return {panel_title(name, contrast): part for name, part in parts.items() if len(part)}, "variable"
+    return {panel_title(name, contrast): part for name, part in parts.items()}, "variable"
 
 
 def _own_colors(adata: ad.AnnData, params: dict[str, Any], table: pd.DataFrame) -> dict[str, str]:
@@ -164,6 +164,8 @@ def _own_colors(adata: ad.AnnData, params: dict[str, Any], table: pd.DataFrame) 
 
 def _draw(ax: Axes, part: pd.DataFrame, column: str, *, alpha: float, own: dict[str, str]) -> None:
     labels = part[column].astype(str).to_list()
+    if not labels:
+        say_untested(ax)
     significant = (part["adj_p_value"] <= alpha).to_numpy()
     colors = effect_colors(part["effect"].to_numpy(), significant)
     tests = zip(part["status"].astype(str), part["adj_p_value"], strict=True)
