@@ -114,7 +114,10 @@ def effect_range(effects: FloatArray) -> tuple[float, float]:
 
 def say_untested(ax: Axes) -> None:
     """Say why a panel is empty: its group is not left out."""
-    ax.text(0.5, 0.5, "nothing tested", transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize="small")
+    ax.text(
+        0.5, 0.5, "nothing tested", transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize="small",
+        backgroundcolor="white",
+    )  # fmt: skip
 
 
 def draw_points(ax: Axes, points: Points) -> None:

@@ -26,6 +26,7 @@ def draw_rows(
     labels: Sequence[str],
     texts: Sequence[str],
     colors: np.ndarray,
+    text_colors: np.ndarray | None = None,
     filled: BoolArray | None = None,
 ) -> None:
     """Draw R rows, the first on top.
@@ -39,7 +40,9 @@ def draw_rows(
     labels, texts
         On the left and on the right of the rows.
     colors
-        Shape (R,). Of the rows.
+        Shape (R,). Of the estimates.
+    text_colors
+        Shape (R,). Of the texts; None for `colors`.
     filled
         Shape (R,). Which estimates are full points, the others being rings; None for all.
     """
@@ -48,7 +51,7 @@ def draw_rows(
     ax.hlines(place, low, high, color=colors, lw=1.2)
     ax.scatter(effect, place, c=np.where(full, colors, "white"), edgecolors=list(colors), s=20, lw=1, zorder=3)
     ax.axvline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
-    for y, text, color in zip(place, texts, colors, strict=True):
+    for y, text, color in zip(place, texts, colors if text_colors is None else text_colors, strict=True):
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="x-small", color=color)
     ax.set_yticks(place, labels, fontsize="x-small")
     ax.set_ylim(len(labels) - 0.4, -0.6)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_FARTHEST = 3.0
-"""How many times as far as the farthest estimate the axis may reach: longer intervals leave it."""
+_LONGEST = 3.0
+"""Beyond the farthest estimate, how many typical half intervals the axis may show: longer ones leave it."""
 
 
 def forest(
@@ -82,8 +82,8 @@ def forest(
     -----
     Full points are significant, rings are not; groups with colours of their own in ``uns`` keep these, elsewhere
     what goes up is orange, what goes down blue. On the right the adjusted p-value or, in a row without an
-    estimate, the status that says why. An interval that leaves the axis is longer than three times the
-    farthest estimate.
+    estimate, the status that says why. An interval that leaves the axis is some three times as
+    long as is usual in the plot, or longer.
 
     Examples
     --------
@@ -177,6 +177,7 @@ def _draw(ax: Axes, part: pd.DataFrame, column: str, *, alpha: float, own: dict[
         labels=labels,
         texts=[status.replace("_", " ") if np.isnan(p) else format_p(p, "FDR") for status, p in tests],
         colors=np.array([own.get(label, color) for label, color in zip(labels, colors, strict=True)]),
+        text_colors=colors,
         filled=significant,
     )
 
@@ -184,7 +185,7 @@ def _draw(ax: Axes, part: pd.DataFrame, column: str, *, alpha: float, own: dict[
 def _limit(ax: Axes, rows: pd.DataFrame) -> None:
     """Show zero and all estimates, and the intervals unless they are far longer than that."""
     ax.locator_params(axis="x", nbins=6)
-    reach = _FARTHEST * rows["effect"].abs().max()
+    reach = rows["effect"].abs().max() + _LONGEST * (rows["high"] - rows["low"]).median() / 2
     if np.isnan(reach):
         ax.set_xlim(-1, 1)
         return
