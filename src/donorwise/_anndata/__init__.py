@@ -42,7 +42,7 @@ from donorwise._anndata.response import (
 )
 from donorwise._anndata.roles import Role, check_setup, find_roles
 from donorwise._anndata.sources import open_source
-from donorwise._anndata.summary import cell_values, donor_summary, donor_table, summarise
+from donorwise._anndata.summary import cell_values, donor_summary, donor_table, group_means, summarise
 from donorwise._anndata.write import (
     check_free,
     check_is_anndata,
@@ -73,6 +73,7 @@ __all__ = [
     "donor_summary",
     "donor_table",
     "find_roles",
+    "group_means",
     "holds_tables",
     "is_collapsed",
     "list_results",

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from donorwise._anndata import keys
-from donorwise._anndata.collapsed import is_collapsed
+from donorwise._anndata.collapsed import N_CELLS, WEIGHT, is_collapsed
 from donorwise._anndata.obs import obs_frame
 from donorwise._anndata.response import column_values, response_of
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import anndata as ad
 
     from donorwise._typing import FloatArray
@@ -87,6 +90,62 @@ def summarise(cells: pd.DataFrame) -> pd.DataFrame:
         n_cells=("value", "size"), mean=("value", "mean"), sd=("value", "std"), detection=("detected", "mean")
     )
     return summary.reset_index()
+
+
+def group_means(
+    adata: ad.AnnData, variables: Sequence[str], *, response: str, groupby: str, groups: Sequence[str]
+) -> pd.DataFrame:
+    """Return the mean of every variable over the cells of every group.
+
+    Parameters
+    ----------
+    adata
+        Cells x features, or collapsed rows of them, in memory or in a file, which is read once.
+    variables
+        Features of `response`.
+    response
+        As in ``params["response"]``.
+    groupby, groups
+        Column of obs and its values; ``""`` and one name for all cells together.
+
+    Returns
+    -------
+    Variables x groups; cells without a value are left out, and a group without cells has NaN.
+    """
+    from donorwise.collapse import collapse, missing_patterns  # brings in the kernels
+
+    source = response_of(adata, response, variables)
+    codes = np.zeros(adata.n_obs, dtype=np.int32)
+    if groupby:
+        labels = obs_frame(adata, [groupby])[groupby]
+        codes = pd.Categorical(labels.astype(object).map(str, na_action="ignore"), categories=groups).codes.astype("i4")
+    weights, cells_per_row = _row_weights(adata, codes, len(groups), response)
+    columns = np.arange(len(source.variables)) if source.features is None else source.features
+    means = np.full((len(groups), source.matrix.shape[1]), np.nan)
+    whole = [(columns, None)]
+    for some, seen in whole if sp.issparse(source.matrix) else missing_patterns(source.matrix, columns):
+        kept = codes if seen is None else np.where(seen, codes, -1).astype(np.int32)
+        found = collapse(source.matrix, kept, len(groups), weights=weights, features=some)
+        means[:, some] = np.where(found.n_obs[:, None] > 0, found.mean / cells_per_row[:, None], np.nan)
+    return pd.DataFrame(means[:, columns].T, index=list(source.variables), columns=list(groups))
+
+
+def _row_weights(
+    adata: ad.AnnData, codes: np.ndarray, n_groups: int, response: str
+) -> tuple[FloatArray | None, FloatArray]:
+    """Weights of the rows in a mean of cells, and by group what such a mean has to be divided by.
+
+    Collapsed rows have means of X, but sums of counts.
+    """
+    ones = np.ones(n_groups)
+    if not is_collapsed(adata):
+        return None, ones
+    if response == keys.RESPONSE_X:
+        return obs_frame(adata, [WEIGHT])[WEIGHT].to_numpy(dtype=np.float64), ones
+    n_cells = obs_frame(adata, [N_CELLS])[N_CELLS].to_numpy(dtype=np.float64)
+    n_rows = np.bincount(codes[codes >= 0], minlength=n_groups)
+    totals = np.bincount(codes[codes >= 0], weights=n_cells[codes >= 0], minlength=n_groups)
+    return None, totals / np.maximum(n_rows, 1)
 
 
 def donor_table(

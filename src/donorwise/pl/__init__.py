@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from donorwise.pl.donors import donors
+from donorwise.pl.forest import forest
+from donorwise.pl.heatmap import heatmap
 from donorwise.pl.icc import icc
 from donorwise.pl.influence import influence
+from donorwise.pl.ma import ma
 from donorwise.pl.power import power
 from donorwise.pl.prior import prior
 from donorwise.pl.pvalues import pvalues
@@ -12,4 +15,17 @@ from donorwise.pl.qq import qq
 from donorwise.pl.variance_partition import variance_partition
 from donorwise.pl.volcano import volcano
 
-__all__ = ["donors", "icc", "influence", "power", "prior", "pvalues", "qq", "variance_partition", "volcano"]
+__all__ = [
+    "donors",
+    "forest",
+    "heatmap",
+    "icc",
+    "influence",
+    "ma",
+    "power",
+    "prior",
+    "pvalues",
+    "qq",
+    "variance_partition",
+    "volcano",
+]

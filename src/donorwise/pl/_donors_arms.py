@@ -7,6 +7,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.lines import Line2D
 
 from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, format_p, root
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.transforms import Transform
 
+    from donorwise._typing import FloatArray
     from donorwise.pl._donors_data import Effect, Panel
 
 CELLS_PER_DONOR = 200
@@ -46,7 +49,27 @@ class _Layout:
     right: float
 
 
-def draw_arms(ax: Axes, panel: Panel, *, colors: Mapping[str, str], unit: str, title: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Areas:
+    """Areas of points, in points squared: proportional to numbers of cells, `largest` for the `most` cells."""
+
+    largest: float
+    most: float
+
+    def of(self, n_cells: pd.Series | Sequence[int]) -> FloatArray:
+        """Areas for these numbers of cells, none too small to be seen."""
+        return np.maximum(self.largest * np.asarray(n_cells, dtype=np.float64) / self.most, 5)
+
+
+def areas_for(tables: Sequence[pd.DataFrame]) -> Areas:
+    """Areas that several panels share, given the rows that each of them draws."""
+    n_points = max(len(table) for table in tables)
+    return Areas(largest=float(np.interp(n_points, [8, 60], [190, 90])), most=max(t["n_cells"].max() for t in tables))
+
+
+def draw_arms(
+    ax: Axes, panel: Panel, *, colors: Mapping[str, str], unit: str, title: str, areas: Areas, with_key: bool
+) -> None:
     """Draw cells above, donors and estimates below.
 
     Parameters
@@ -61,18 +84,23 @@ def draw_arms(ax: Axes, panel: Panel, *, colors: Mapping[str, str], unit: str, t
         Name of the response on the vertical axis.
     title
         Goes above the cells.
+    areas
+        Of the donors' points.
+    with_key
+        Whether to explain the areas.
     """
     layout = _layout(panel)
     cells_ax = _axes_above(ax)
     _draw_cells(cells_ax, panel, layout, colors=colors)
-    _draw_donors(ax, panel, layout, colors=colors)
+    _draw_donors(ax, panel, layout, colors=colors, areas=areas)
     _draw_effects(ax, panel, layout, colors=colors)
     ax.set_xlim(-1, layout.right)
     ax.set_ylabel(f"donor mean\n({unit})")
     cells_ax.set_ylabel("cells")
     limit_height(ax, [*layout.donors["mean"], *_effect_heights(panel, layout)])
     _ticks(ax, panel, layout)
-    size_key(cells_ax, panel.donors["n_cells"], largest_area(len(layout.donors)), outside=not layout.effects)
+    if with_key:
+        size_key(cells_ax, areas, panel.donors["n_cells"], outside=not layout.effects)
     for each in (ax, cells_ax):
         despine(each)
     cells_ax.tick_params(bottom=False, labelbottom=False)
@@ -129,7 +157,7 @@ def _draw_cells(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str,
         ax.scatter(x, some, s=size, color=colors[arm], alpha=0.3, linewidths=0, rasterized=True)
 
 
-def _draw_donors(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str, str]) -> None:
+def _draw_donors(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str, str], areas: Areas) -> None:
     donors = layout.donors
     if panel.paired:
         for _, pair in donors.groupby("donor", sort=False):
@@ -141,11 +169,10 @@ def _draw_donors(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str
                 zorder=1,
             )
     draw_intervals(ax, donors)
-    largest = largest_area(len(donors))
     ax.scatter(
         donors["x"],
         donors["mean"],
-        s=np.maximum(largest * donors["n_cells"] / donors["n_cells"].max(), 5),
+        s=areas.of(donors["n_cells"]),
         color=[colors[arm] for arm in donors["arm"]],
         edgecolors="white",
         linewidths=0.6,
@@ -176,20 +203,19 @@ def limit_height(ax: Axes, heights: Sequence[float]) -> None:
     ax.set_ylim(seen.min() - margin, seen.max() + margin)
 
 
-def largest_area(n_donors: int) -> float:
-    """Area of the largest point, in points squared."""
-    return float(np.interp(n_donors, [8, 60], [190, 90]))
-
-
-def size_key(ax: Axes, n_cells: pd.Series, largest: float, *, outside: bool = False) -> None:
-    """Explain the areas of the points, in the free corner or beside the axes."""
+def size_key(where: Axes | Figure, areas: Areas, n_cells: pd.Series, *, outside: bool = False) -> None:
+    """Explain the areas of the points: in the free corner of axes, beside them, or beside those of a figure."""
     sizes = sorted({_round(n_cells.max()), _round(n_cells.median()), _round(n_cells.min())})
-    handles = [ax.scatter([], [], s=max(largest * n / n_cells.max(), 5), color=GREY, label=f"{n:,}") for n in sizes]
-    ax.legend(
+    handles = [
+        Line2D([], [], marker="o", ls="", ms=np.sqrt(area), color=GREY, mew=0, label=f"{n:,}")
+        for n, area in zip(sizes, areas.of(sizes), strict=True)
+    ]
+    of_figure = not hasattr(where, "transAxes")
+    where.legend(
         handles=handles,
         title="cells",
-        loc="upper left" if outside else "upper right",
-        bbox_to_anchor=(1.0, 1.0),
+        loc="outside right upper" if of_figure else "upper left" if outside else "upper right",
+        bbox_to_anchor=None if of_figure else (1.0, 1.0),
         frameon=False,
         fontsize="x-small",
         title_fontsize="x-small",

@@ -6,38 +6,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise.pl._donors_arms import draw_intervals, largest_area, limit_height, size_key
+from donorwise.pl._donors_arms import draw_intervals, limit_height, size_key
 from donorwise.pl._style import BLUE, LIGHT_GREY, VERMILION, despine
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from donorwise.pl._donors_arms import Areas
     from donorwise.pl._donors_data import Effect, Panel
 
 POINTS_PER_DONOR = 20
 """A covariate with more values per donor varies from cell to cell: then its mean per donor is drawn."""
 
 
-def draw_numeric(ax: Axes, panel: Panel, *, unit: str) -> None:
+def draw_numeric(ax: Axes, panel: Panel, *, unit: str, areas: Areas, with_key: bool) -> None:
     """Draw one point per donor and value of the covariate, and the slope with its 95% band."""
-    donors = _points(panel)
-    largest = largest_area(len(donors))
+    donors = donor_points(panel)
     for _, one in donors.groupby("donor", sort=False):
         ax.plot(one["x"], one["mean"], color=LIGHT_GREY, lw=0.9, zorder=1)
     draw_intervals(ax, donors)
-    area = np.maximum(largest * donors["n_cells"] / donors["n_cells"].max(), 5)
+    area = areas.of(donors["n_cells"])
     ax.scatter(donors["x"], donors["mean"], s=area, color=BLUE, edgecolors="white", linewidths=0.6, zorder=3)
     limit_height(ax, donors["mean"])
     for effect in panel.effects[:1]:
         _draw_slope(ax, effect, donors)
-    size_key(ax, donors["n_cells"], largest, outside=True)
+    if with_key:
+        size_key(ax, areas, donors["n_cells"], outside=True)
     ax.set_xlabel(panel.condition)
     ax.set_ylabel(f"donor mean\n({unit})")
     despine(ax)
 
 
-def _points(panel: Panel) -> pd.DataFrame:
+def donor_points(panel: Panel) -> pd.DataFrame:
     """One row per donor and value of the covariate, or per donor where it varies from cell to cell."""
     donors = panel.donors.assign(x=panel.donors["condition"].astype(float), weight=panel.weights)
     if len(donors) <= POINTS_PER_DONOR * panel.n_donors:

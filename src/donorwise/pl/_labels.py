@@ -10,6 +10,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 
+from donorwise.errors import DonorwiseError
+from donorwise.pl._style import GREY
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -105,6 +108,32 @@ def place_labels(
         # it is inside the axes, and the layout that it was placed in must stay
         label.set_in_layout(False)
     return placed
+
+
+def adjust_labels(
+    ax: Axes, names: Sequence[str], xy: FloatArray, *, points: FloatArray, colors: Sequence[str], size: float = 8.0
+) -> None:
+    """As :func:`place_labels`, with places by adjustText, which writes every name even where it has to overlap.
+
+    Raises
+    ------
+    DonorwiseError
+        adjustText is not installed.
+    """
+    try:
+        from adjustText import adjust_text
+    except ImportError as error:
+        raise DonorwiseError(
+            "adjust_text=True needs the package adjustText, an optional one: pip install 'donorwise[labels]'. Leave it "
+            "out for the placement that is built in."
+        ) from error
+    texts = [
+        ax.text(x, y, name, fontsize=size, color=color, path_effects=[withStroke(linewidth=1.8, foreground="white")])
+        for name, (x, y), color in zip(names, xy, colors, strict=True)
+    ]
+    adjust_text(texts, *points.T, ax=ax, arrowprops={"arrowstyle": "-", "lw": 0.5, "color": GREY})
+    for text in texts:
+        text.set_in_layout(False)
 
 
 def _best_place(

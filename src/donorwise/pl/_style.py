@@ -33,8 +33,12 @@ def level_colors(adata: ad.AnnData, column: str, levels: Sequence[str]) -> dict[
     return {level: own.get(level, OKABE_ITO[i % len(OKABE_ITO)]) for i, level in enumerate(levels)}
 
 
-def panels(ax: Axes | None, n: int, *, size: tuple[float, float], share: bool = False) -> tuple[Figure, list[Axes]]:
+def panels(
+    ax: Axes | None, n: int, *, size: tuple[float, float], share: bool = False, n_columns: int | None = None
+) -> tuple[Figure, list[Axes]]:
     """Return n axes: the one that was given, or those of a new figure, few enough in a row to be read.
+
+    `n_columns` says how many in a row; None for as many as fit.
 
     Raises
     ------
@@ -45,8 +49,8 @@ def panels(ax: Axes | None, n: int, *, size: tuple[float, float], share: bool = 
         if n != 1:
             raise DonorwiseError(f"ax= holds one panel and this plot has {n}; choose one group and one variable.")
         return root(ax), [ax]
-    n_rows = -(-n // max(1, int(WIDEST // size[0])))
-    n_columns = -(-n // n_rows)
+    n_rows = -(-n // (n_columns or max(1, int(WIDEST // size[0]))))
+    n_columns = min(n, n_columns or -(-n // n_rows))
     figure, axes = plt.subplots(
         n_rows,
         n_columns,

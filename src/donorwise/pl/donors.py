@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
 from donorwise.get._select import choose
-from donorwise.pl._donors_arms import draw_arms
+from donorwise.pl._donors_arms import areas_for, draw_arms, size_key
 from donorwise.pl._donors_data import collect, find_condition
-from donorwise.pl._donors_numeric import draw_numeric
+from donorwise.pl._donors_numeric import donor_points, draw_numeric
 from donorwise.pl._style import finish, format_p, level_colors, panels, settle
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise.pl._donors_arms import Areas
     from donorwise.pl._donors_data import Panel
 
 
@@ -32,6 +34,7 @@ def donors(
     contrast: str | None = None,
     group: str | Sequence[str] | None = None,
     key: str = keys.LMM,
+    ncols: int | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -43,7 +46,7 @@ def donors(
     adata
         AnnData that holds a result of :func:`donorwise.tl.lmm` and the cells it was fitted to.
     variables
-        Features to draw, one panel each.
+        A feature, or several with a panel each.
     condition
         Column of obs to compare the donors along. By default the one of `contrast`, else the declared
         condition, else the first that the model tests.
@@ -53,8 +56,10 @@ def donors(
         Groups of ``groupby`` to draw, one panel each; None for all.
     key
         Entry of ``uns`` that holds the result.
+    ncols
+        Panels in a row, at least 1; None for as many as can be read.
     ax
-        Axes to draw in, for one panel.
+        Axes to draw in, for one panel: one feature and one group.
     show
         Show the figure and return nothing.
     return_fig
@@ -68,16 +73,27 @@ def donors(
     Raises
     ------
     DataError, DesignError
-        The result, the variable, the group or a column of obs is not there.
+        The result, the variable, the group or a column of obs is not there; `ncols` is below 1.
+    DonorwiseError
+        `ax` was given for several panels.
 
     Notes
     -----
     Above, the cells (at most 200 of each donor). Below, one point per donor and arm: its mean, with an
-    area proportional to its number of cells and a bar for the 95% interval that those cells give (cut off
+    area proportional to its number of cells (on one scale in all panels) and a bar for the 95% interval that those cells give (cut off
     where it leaves the plot); lines join the points of one donor. The line through an arm is the mean of
     its donors, weighted as the model weights them. On the right, on the same scale, the model's estimate of the difference
     with its 95% interval, and in grey what a t-test would claim that takes the cells for replicates.
     A numeric covariate is drawn as a scatter plot with the model's slope.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
+    >>> ax = dw.pl.donors(adata, "gene_0001", group="T cell")
+    >>> len(dw.pl.donors(adata, ["gene_0001", "gene_0002"], group="T cell", ncols=1))
+    2
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
@@ -85,6 +101,8 @@ def donors(
     table = choose(choose(stored.results, "variable", names), "group", group)
     if not names:
         raise DataError("variables= names no feature.")
+    if ncols is not None and ncols < 1:
+        raise DataError(f"ncols={ncols} must be 1 or more.")
     groups = [g for g in table["group"].cat.categories if (table["group"] == g).any()]
     if stored.params.get("method") == keys.PSEUDOBULK:
         raise DataError(
@@ -97,9 +115,13 @@ def donors(
         for name in names
         for g in groups
     ]
-    figure, axes = panels(ax, len(content), size=_size(content))
+    figure, axes = panels(ax, len(content), size=_size(content), n_columns=ncols)
+    drawn = [panel.donors if panel.arms else donor_points(panel) for panel in content]
+    areas, single = areas_for(drawn), len(content) == 1
     for panel_ax, panel in zip(axes, content, strict=True):
-        _draw(adata, panel_ax, panel, response=stored.params["response"])
+        _draw(adata, panel_ax, panel, response=stored.params["response"], areas=areas, with_key=single)
+    if not single:
+        size_key(figure, areas, pd.concat(drawn)["n_cells"])
     if ax is None:
         settle(figure)
     return finish(figure, axes, show=show, return_fig=return_fig)
@@ -113,13 +135,13 @@ def _size(content: list[Panel]) -> tuple[float, float]:
     return min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), 11.0), 5.2
 
 
-def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, response: str) -> None:
+def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, response: str, areas: Areas, with_key: bool) -> None:
     unit = "log expression" if response == keys.RESPONSE_X else response
     if panel.arms:
         colors = level_colors(adata, panel.condition, panel.arms)
-        draw_arms(ax, panel, colors=colors, unit=unit, title=_title(panel))
+        draw_arms(ax, panel, colors=colors, unit=unit, title=_title(panel), areas=areas, with_key=with_key)
     else:
-        draw_numeric(ax, panel, unit=unit)
+        draw_numeric(ax, panel, unit=unit, areas=areas, with_key=with_key)
         ax.set_title(_title(panel), fontsize="medium", loc="left")
 
 

@@ -11,6 +11,7 @@ from donorwise._anndata import check_is_anndata, keys, read_influence
 from donorwise.errors import DataError
 from donorwise.get._select import choose, only_one, tidy
 from donorwise.pl._labels import place_labels
+from donorwise.pl._rows import draw_rows
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -147,28 +148,25 @@ def _forest(ax: Axes, rows: pd.DataFrame, hit: pd.Series, n_donors: int) -> None
     change = (rows["estimate"] - hit["estimate"]).abs().fillna(np.inf)
     shown = rows.loc[change.sort_values(ascending=False, kind="stable").index[:n_donors]]
     shown = shown.sort_values("estimate", na_position="last")
-    place = np.arange(float(len(shown)))
     lost = ~(shown["p_value"] <= hit["threshold"]).to_numpy()
-    colors = np.where(lost, VERMILION, BLUE)
-    ax.hlines(place, shown["ci_low"], shown["ci_high"], color=colors, lw=1.2)
-    ax.scatter(shown["estimate"], place, c=colors, s=18, lw=0, zorder=3)
-    ax.axvline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
+    tests = zip(shown["status"].astype(str), shown["p_value"], strict=True)
+    draw_rows(
+        ax,
+        shown["estimate"],
+        shown["ci_low"],
+        shown["ci_high"],
+        labels=list(shown["donor"].astype(str)),
+        texts=[status.replace("_", " ") if np.isnan(p) else format_p(p) for status, p in tests],
+        colors=np.where(lost, VERMILION, BLUE),
+    )
     ax.axvline(hit["estimate"], color=INK, lw=0.8, ls=(0, (4, 3)), zorder=0)
     ax.text(
         hit["estimate"], 1.0, "all donors", transform=ax.get_xaxis_transform(), ha="center", va="bottom",
         fontsize="x-small", color=INK,
     )  # fmt: skip
-    tests = zip(shown["status"].astype(str), shown["p_value"], strict=True)
-    texts = [status.replace("_", " ") if np.isnan(p) else format_p(p) for status, p in tests]
-    for y, text, color in zip(place, texts, colors, strict=True):
-        ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="x-small", color=color)
     ax.text(1.02, 1.0, format_p(hit["p_value"]), transform=ax.transAxes, va="bottom", fontsize="x-small", color=INK)
-    ax.set_yticks(place, shown["donor"].astype(str), fontsize="x-small")
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
     if len(shown) < len(rows):
         ax.set_ylabel(f"{len(shown)} of {len(rows)} donors", fontsize="small")
-    despine(ax)
 
 
 def _finish_scatter(

@@ -1,0 +1,184 @@
+"""Tested features as points: in colour where significant, counted, named. Shared by the volcano and the MA plot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from donorwise._anndata import keys
+from donorwise.errors import DataError
+from donorwise.pl._labels import adjust_labels, place_labels
+from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from donorwise._typing import BoolArray, FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """The tested features of one panel; all arrays have shape (G,).
+
+    Attributes
+    ----------
+    names
+        Of the features.
+    x, y
+        Where they are drawn.
+    effect, p_value
+        As in the results table.
+    significant
+        Whether the adjusted p-value is small enough.
+    """
+
+    names: np.ndarray
+    x: FloatArray
+    y: FloatArray
+    effect: FloatArray
+    p_value: FloatArray
+    significant: BoolArray
+
+
+def with_effects(table: pd.DataFrame, log_base: float) -> tuple[pd.DataFrame, str]:
+    """Add the columns effect, low and high, and say what they are.
+
+    Parameters
+    ----------
+    table
+        Rows of the results table.
+    log_base
+        Of the response, as in its params; NaN where it is on no log scale.
+
+    Returns
+    -------
+    The table with log2 fold changes and their intervals where all estimates in it have them, and else with
+    estimates in units of the response; and the name of that scale.
+    """
+    is_fold_change = table["log_fc"].notna() & table["estimate"].notna()
+    if is_fold_change.any() and is_fold_change.equals(table["estimate"].notna()):
+        scale = np.log2(log_base)
+        return table.assign(
+            effect=table["log_fc"], low=table["ci_low"] * scale, high=table["ci_high"] * scale
+        ), "log2 fold change"
+    return table.assign(effect=table["estimate"], low=table["ci_low"], high=table["ci_high"]), "estimate"
+
+
+def tested_parts(table: pd.DataFrame, contrast: str) -> dict[str, pd.DataFrame]:
+    """Split the table into its groups, in their order, and keep the tested features.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    if not table["p_value"].notna().any():
+        raise DataError(f"No feature was tested for {contrast!r}: look at the status column of dw.get.lmm.")
+    groups = [name for name in table["group"].cat.categories if (table["group"] == name).any()]
+    return {name: table[(table["group"] == name) & table["p_value"].notna()] for name in groups}
+
+
+def points_of(tested: pd.DataFrame, *, x: FloatArray, y: FloatArray, alpha: float) -> Points:
+    """Put the tested features of one panel, with their effects, at these places."""
+    return Points(
+        names=tested["variable"].astype(str).to_numpy(),
+        x=x,
+        y=y,
+        effect=tested["effect"].to_numpy(),
+        p_value=tested["p_value"].to_numpy(),
+        significant=(tested["adj_p_value"] <= alpha).to_numpy(),
+    )
+
+
+def panel_title(group: str, *rest: str) -> str:
+    """What a panel shows, the group first where there are groups."""
+    return ", ".join(rest if group == keys.ALL else (group, *rest))
+
+
+def effect_colors(effect: FloatArray, significant: BoolArray) -> np.ndarray:
+    """Colours by direction where significant, grey elsewhere."""
+    return np.where(significant, np.where(effect > 0, VERMILION, BLUE), GREY)
+
+
+def effect_range(effects: FloatArray) -> tuple[float, float]:
+    """Ends of an axis of effects: zero well inside, with room for names."""
+    low, high = max(-effects.min(), 0.0), max(effects.max(), 0.0)
+    return -1.2 * max(low, 0.4 * high) or -1.0, 1.2 * max(high, 0.4 * low) or 1.0
+
+
+def say_untested(ax: Axes) -> None:
+    """Say why a panel is empty: its group is not left out."""
+    ax.text(
+        0.5, 0.5, "nothing tested", transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize="small",
+        backgroundcolor="white",
+    )  # fmt: skip
+
+
+def draw_points(ax: Axes, points: Points) -> None:
+    """Draw the features, those that are significant on top, and count these above the axes."""
+    n = len(points.x)
+    if n == 0:
+        say_untested(ax)
+    size = float(np.interp(np.log10(max(n, 1)), [2, 4.3], [22, 5]))
+    colors = effect_colors(points.effect, points.significant)
+    for chosen, opacity in ((~points.significant, 0.35), (points.significant, 0.85)):
+        ax.scatter(
+            points.x[chosen],
+            points.y[chosen],
+            c=colors[chosen],
+            s=size,
+            alpha=opacity,
+            linewidths=0,
+            rasterized=n > 5000,
+        )
+    up = points.effect > 0
+    for side, word, color, x, chosen in (("left", "down", BLUE, 0.02, ~up), ("right", "up", VERMILION, 0.98, up)):
+        count = f"{np.sum(points.significant & chosen):,} {word}"
+        ax.text(x, 1.0, count, transform=ax.transAxes, ha=side, va="bottom", color=color, fontsize="small")
+    despine(ax)
+
+
+def draw_zero(ax: Axes, *, vertical: bool) -> None:
+    """Draw the line of no effect."""
+    (ax.axvline if vertical else ax.axhline)(0, color=LIGHT_GREY, lw=0.8, zorder=0)
+
+
+def name_panels(
+    figure: Figure,
+    axes: Sequence[Axes],
+    parts: Sequence[Points],
+    *,
+    n_labels: int,
+    labels: Sequence[str],
+    adjust_text: bool,
+) -> None:
+    """Write the names asked for, and in each panel those of the significant features with the smallest p-values.
+
+    Parameters
+    ----------
+    figure, axes
+        Finished but for the names: where these go depends on the layout.
+    parts
+        What is drawn in each of the axes.
+    n_labels, labels
+        How many to name, and which in any case.
+    adjust_text
+        Leave it to adjustText where the names go.
+    """
+    figure.draw_without_rendering()
+    place = adjust_labels if adjust_text else place_labels
+    for ax, points in zip(axes, parts, strict=True):
+        order = np.argsort(points.p_value, kind="stable")
+        asked = np.isin(points.names, list(labels))
+        called = points.significant & ~asked
+        chosen = [i for i in order if asked[i]] + [i for i in order if called[i]][:n_labels]
+        if chosen:
+            xy = np.column_stack([points.x, points.y])
+            colors = np.where(points.significant, effect_colors(points.effect, points.significant), INK)[chosen]
+            place(ax, list(points.names[chosen]), xy[chosen], points=xy, colors=list(colors))
