@@ -25,6 +25,7 @@ from donorwise._anndata.derived import (
 from donorwise._anndata.obs import check_obs_columns, obs_frame, read_colors, suggest
 from donorwise._anndata.read import (
     Results,
+    check_is_anndata,
     holds_tables,
     list_results,
     read_params,
@@ -45,7 +46,6 @@ from donorwise._anndata.sources import open_source
 from donorwise._anndata.summary import cell_values, donor_summary, donor_table, group_means, summarise
 from donorwise._anndata.write import (
     check_free,
-    check_is_anndata,
     check_key,
     write_results,
     write_settings,

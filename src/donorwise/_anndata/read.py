@@ -70,6 +70,7 @@ def read_tables(adata: ad.AnnData, key: str, names: Sequence[str], *, made_by: s
     DataError
         There is no such entry; the message names those there are.
     """
+    check_is_anndata(adata)
     present = [str(k) for k, entry in adata.uns.items() if _holds(entry, names)]
     if key not in present:
         there = suggest(key, present) if present else f"There are none in this AnnData: run {made_by} first."
@@ -98,8 +99,21 @@ def list_results(adata: ad.AnnData) -> list[str]:
     return [key for key, entry in adata.uns.items() if _is_result(entry)]
 
 
+def check_is_anndata(adata: Any) -> None:
+    """Raise unless this is an AnnData."""
+    if hasattr(adata, "mod"):
+        modalities = " or ".join(f"mdata[{str(name)!r}]" for name in adata.mod)
+        raise DataError(
+            f"A modality of a MuData is taken as its AnnData: give {modalities} in place of the MuData. If it lacks a "
+            "column of cells: modality.obs['donor_id'] = mdata.obs['donor_id']."
+        )
+    if not all(hasattr(adata, name) for name in ("obs", "var", "uns", "n_obs")):
+        raise DataError(f"The first argument must be an AnnData, not {type(adata).__name__}; read files with scanpy.")
+
+
 def check_result(adata: ad.AnnData, key: str) -> None:
     """Raise unless ``adata.uns[key]`` is a result of this package."""
+    check_is_anndata(adata)
     if key in adata.uns and _is_result(adata.uns[key]):
         return
     present = list_results(adata)

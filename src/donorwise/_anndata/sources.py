@@ -45,6 +45,11 @@ def open_source(path: str | os.PathLike[str]) -> ad.AnnData:
     from anndata.io import read_elem
 
     root = _open(Path(path))
+    if "mod" in root:
+        raise DataError(
+            f"{path} is a MuData with {', '.join(map(repr, root['mod']))}: write one of them as an AnnData first "
+            "(mudata.read(path)[name].write_h5ad(...))."
+        )
     read = {name: _guard(path, name, lambda name=name: read_elem(root[name])) for name in _READ if name in root}
     for name in ("obs", "var"):
         if not isinstance(read.get(name), pd.DataFrame):

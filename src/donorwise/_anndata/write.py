@@ -79,12 +79,6 @@ def write_tables(adata: ad.AnnData, key: str, *, tables: Mapping[str, pd.DataFra
     drop_derived(adata, key)
 
 
-def check_is_anndata(adata: Any) -> None:
-    """Raise unless this is an AnnData."""
-    if not all(hasattr(adata, name) for name in ("obs", "var", "uns", "n_obs")):
-        raise DataError(f"The first argument must be an AnnData, not {type(adata).__name__}; read files with scanpy.")
-
-
 def check_key(key: str) -> None:
     """Raise unless `key` can name an entry of ``uns`` in a file."""
     if not key or "/" in key:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from donorwise.get.calibration import calibration
 from donorwise.get.influence import influence
 from donorwise.get.lmm import lmm
+from donorwise.get.matrix import matrix
 from donorwise.get.power import power
 from donorwise.get.ranef import ranef
 from donorwise.get.rank_genes_groups import to_rank_genes_groups
@@ -16,6 +17,7 @@ __all__ = [
     "icc",
     "influence",
     "lmm",
+    "matrix",
     "power",
     "ranef",
     "to_rank_genes_groups",

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-# scanpy's fields, our columns, and what an untested feature gets (as in scanpy's own t-test)
+# scanpy's fields, our columns, and what an untested feature gets (as in scanpy's own t-test; its plots would
+# draw a missing fold change as 1)
 FIELDS = (
     ("scores", "statistic", np.float64, 0.0),
     ("pvals", "p_value", np.float64, 1.0),
     ("pvals_adj", "adj_p_value", np.float64, 1.0),
-    ("logfoldchanges", "log_fc", np.float64, np.nan),
+    ("logfoldchanges", "log_fc", np.float64, 0.0),
 )
 
 
@@ -56,7 +57,13 @@ def to_rank_genes_groups(
     Notes
     -----
     Every feature of the AnnData is listed in every group, sorted by statistic. A feature without a test
-    (constant, not estimable, left out by ``mask_var``) gets score 0 and p-value 1, as in scanpy.
+    (constant, not estimable, left out by ``mask_var``) gets score 0, fold change 0 and p-value 1, as in scanpy.
+    Fold changes are missing where the responses are not on a log scale.
+
+    With one contrast, every ``sc.pl.rank_genes_groups*`` plot shows the cell types in its rows;
+    ``groupby=["cell_type", "condition"]`` shows the arms too. The contrasts of one group are no groups of cells, so
+    two things that scanpy draws from such groups are not to be had for them: ``rank_genes_groups_violin`` and
+    ``values_to_plot=``. :func:`donorwise.pl.donors` draws what a contrast compares.
 
     Examples
     --------
@@ -72,7 +79,9 @@ def to_rank_genes_groups(
     table, column = _one_family(stored.results, contrast=contrast, group=group)
     aligned = stored.params["response"] != keys.RESPONSE_OBS and not stored.params["response"].startswith("obsm/")
     variables = adata.var_names if aligned else stored.results["variable"].cat.categories
-    ranked = {name: _ranked(part, variables) for name, part in table.groupby(column, observed=True, sort=True)}
+    logged = bool(table["log_fc"].notna().any())
+    parts = table.groupby(column, observed=True, sort=True)
+    ranked = {name: _ranked(part, variables, logged=logged) for name, part in parts}
     entry: dict[str, Any] = {"params": _scanpy_params(stored.params)}
     for field in ("names", *(f for f, *_ in FIELDS)):
         dtype = [(str(name), object if field == "names" else np.float64) for name in ranked]
@@ -88,10 +97,12 @@ def _one_family(results: pd.DataFrame, *, contrast: str | None, group: str | Non
     return choose(choose(results, "contrast", wanted), "group", group), "group"
 
 
-def _ranked(part: pd.DataFrame, variables: pd.Index) -> pd.DataFrame:
+def _ranked(part: pd.DataFrame, variables: pd.Index, *, logged: bool) -> pd.DataFrame:
     """One group's features in scanpy's fields, best score first, every feature present."""
     ours = part.set_index(part["variable"].astype(str)).reindex(variables)
     fields = {name: ours[column].astype(dtype).fillna(empty) for name, column, dtype, empty in FIELDS}
+    if not logged:
+        fields["logfoldchanges"] = ours["log_fc"]
     return (
         ours[[]].assign(names=ours.index.astype(object), **fields).sort_values("scores", ascending=False, kind="stable")
     )
@@ -101,7 +112,7 @@ def _scanpy_params(params: dict[str, Any]) -> dict[str, Any]:
     scanpy = {
         "groupby": params["groupby"] or params["donor"],
         "reference": "reference level",
-        "method": f"donorwise lmm {params['formula']}",
+        "method": f"donorwise {params.get('method', keys.LMM)} {params['formula']}",
         "use_raw": False,
         "corr_method": "benjamini-hochberg",
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import column_values, looks_like_counts, obs_frame, resolve_response
+from donorwise._anndata import check_is_anndata, column_values, looks_like_counts, obs_frame, resolve_response
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def log_depth(
     >>> bool(abs(adata.obs["log_depth"].mean()) < 1e-12)
     True
     """
+    check_is_anndata(adata)
     if copy:
         adata = adata.copy()
     total = _totals(adata, layer) if obs_key is None else _column(adata, obs_key)
