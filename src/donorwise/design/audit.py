@@ -112,7 +112,7 @@ def audit(
     try:
         design = assemble_design(parsed, obs)
     except DesignError as error:
-        return Audit(parsed.source, donor or "", 0, len(obs), 0, (), (str(error),), ())
+        return Audit(parsed.source, "", 0, len(obs), 0, (), (str(error),), ())
     return audit_design(design, obs, depth=depth, donor=donor, counts=counts)
 
 
