@@ -19,7 +19,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from measurements import collapse_cost, end_to_end, first_call, fit_alone, growth, memory, models, shared_prior, stored
+from measurements import (
+    beyond_memory,
+    collapse_cost,
+    end_to_end,
+    first_call,
+    fit_alone,
+    growth,
+    memory,
+    models,
+    shared_prior,
+    stored,
+)
 from report import Section
 
 MEASUREMENTS = {
@@ -32,6 +43,7 @@ MEASUREMENTS = {
     "g": first_call,
     "h": shared_prior,
     "i": stored,
+    "j": beyond_memory,
 }
 RESULTS = Path(__file__).parent / "results"
 
