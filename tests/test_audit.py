@@ -155,6 +155,16 @@ def test_formulas_that_leave_out_the_donor(obs, group, missed):
     assert not leaves_out([["batch"]], obs.assign(donor=obs["donor"].mask(obs.index == 3)), "donor")
 
 
+def test_a_factor_within_donors_is_no_property_of_donors(obs):
+    """No donor has runs r1 and r3, yet each has two runs: nothing is confined to, or explained by, a donor's run."""
+    runs = np.where(
+        obs["disease"] == "MS", np.where(obs["visit"] > 0, "r1", "r2"), np.where(obs["visit"] > 0, "r3", "r2")
+    )
+    report = audit("~ disease + run + (1 | donor) + (1 | donor:run)", obs.assign(run=runs))
+    assert facts(report).loc["run[T.r3]", "kind"] == "between-donor"
+    assert not report.warnings and not any("occur" in note for note in report.notes)
+
+
 def test_counts(obs):
     """The model of counts is recommended where all contrasts lie between donors."""
     (note,) = (n for n in audit("~ disease + log_depth + (1 | donor)", obs, counts="raw").notes if "pseudobulk" in n)

@@ -70,9 +70,10 @@ def uncovered(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[
         labels = [quote(v) for v in names if v not in numeric]
         inside = f"`(1 | {':'.join([group, *labels])})`"
         advice = _slopes(numeric, group, random_levels(design, donors)) if numeric else inside
+        verb = "varies" if len(names) == 1 else "vary"
         yield (
-            f"{listing(names)} varies within donors ({_few(contrasts)}) and no random term lets its effect differ between "
-            f"donors: in single-cell cohorts the type I error with (1 | {group}) alone is about .17 to .20 at a nominal "
+            f"{listing(names)} {verb} within donors ({_few(contrasts)}) and no random term lets {'its' if len(names) == 1 else 'their'} effect "
+            f"differ between donors: in single-cell cohorts the type I error with (1 | {group}) alone is about .17 to .20 at a nominal "
             f".05, and more donors do not help; add {advice}."
         )
 
@@ -111,7 +112,7 @@ def depth_differs(design: Design, arms: Iterable[Arms], donors: Donors, depth: F
 
 def collinear(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
     """Donor-level effects that the other donor-level effects nearly give."""
-    between = [a for a in arms if a.kind == "between-donor"]
+    between = _donor_level(arms)
     example = np.zeros(len(donors.levels), dtype=np.int64)
     example[donors.codes] = design.codes[design.codes >= 0]
     for arm in between:
@@ -130,7 +131,7 @@ def collinear(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[
 
 def confined(design: Design, arms: Iterable[Arms], donors: Donors) -> tuple[list[str], list[str]]:
     """Levels of one covariate that occur in one arm of another: notes, and the serious ones."""
-    names = list(dict.fromkeys(a.variables[0] for a in arms if a.kind == "between-donor" and len(a.variables) == 1))
+    names = list(dict.fromkeys(a.variables[0] for a in _donor_level(arms) if len(a.variables) == 1))
     example = np.zeros(len(donors.levels), dtype=np.int64)
     example[donors.codes] = design.codes[design.codes >= 0]
     table = design.frame.iloc[example][[n for n in names if n not in design.numeric_means]]
@@ -187,6 +188,11 @@ def cell_level(arms: Iterable[Arms]) -> Iterator[str]:
     if names:
         verb = "differs" if len(names) == 1 else "differ"
         yield f"{_few(names)} {verb} from cell to cell; a test of such a slope takes it to be the same in every donor."
+
+
+def _donor_level(arms: Iterable[Arms]) -> list[Arms]:
+    """Contrasts of variables with one value per donor. Two batches without a common donor do not make batch one."""
+    return [a for a in arms if a.kind == "between-donor" and not a.within]
 
 
 def _smallest(arm: Arms | None) -> float:

@@ -84,9 +84,9 @@ def _columns(X: FloatArray, j: int, before: list[int], names: Sequence[str]) -> 
         return f"`{names[j]}` has the same value in every cell: leave it out."
     indicators = all(set(np.unique(X[:, i])) <= {0.0, 1.0} for i in (j, others[0]))
     if indicators and list(weights.values()) == [1.0]:
-        return f"`{names[j]}` is the same cells as `{names[others[0]]}`: leave one of the two out."
+        return f"`{names[j]}` is the same cells as `{names[others[0]]}`: leave one of the two out, and read the other as both."
     if indicators and len(others) == 1 and len(weights) == 2 and weights[others[0]] == -1.0:
-        return f"`{names[j]}` is exactly the cells outside `{names[others[0]]}`: leave one of the two out."
+        return f"`{names[j]}` is exactly the cells outside `{names[others[0]]}`: leave one of the two out, and read the other as both."
     text = linear_combination({"1" if names[i] == "Intercept" else names[i]: w for i, w in weights.items()})
     return f"`{names[j]}` = {text}: leave one of them out."
 
