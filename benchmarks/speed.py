@@ -27,6 +27,7 @@ from measurements import (
     fit_alone,
     growth,
     memory,
+    million,
     models,
     shared_prior,
     stored,
@@ -44,6 +45,7 @@ MEASUREMENTS = {
     "h": shared_prior,
     "i": stored,
     "j": beyond_memory,
+    "k": million,
 }
 RESULTS = Path(__file__).parent / "results"
 
