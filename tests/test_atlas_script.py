@@ -37,7 +37,7 @@ def commands(folder: Path) -> dict[str, str]:
 def test_script(tmp_path: Path) -> None:
     """It gives the numbers of the cells, and what is finished it does not do again."""
     cells = dw.datasets.simulate_cohort(n_donors=12, n_cells=1_500, n_genes=110, cell_types=["T cell", "B cell"])
-    cells.obs["cohort"] = pd.Categorical(np.where(cells.obs["donor_id"].cat.codes % 4 < 2, "Basel", "Lund"))
+    cells.obs["cohort"] = pd.Categorical(np.where(cells.obs["donor_id"].cat.codes % 3 == 0, "Basel", "Lund"))
     folder, work, bin_ = tmp_path / "my cohorts", tmp_path / "my work", tmp_path / "bin"
     for made in (folder, work / "rows", bin_):
         made.mkdir(parents=True)

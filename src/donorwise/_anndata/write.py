@@ -10,7 +10,7 @@ import pandas as pd
 from donorwise._anndata import keys
 from donorwise._anndata.derived import drop_derived, holds_derived
 from donorwise._anndata.read import holds_tables
-from donorwise._anndata.sources import put_uns
+from donorwise._anndata.sources import in_file, put_uns
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -83,6 +83,22 @@ def check_is_anndata(adata: Any) -> None:
     """Raise unless this is an AnnData."""
     if not all(hasattr(adata, name) for name in ("obs", "var", "uns", "n_obs")):
         raise DataError(f"The first argument must be an AnnData, not {type(adata).__name__}; read files with scanpy.")
+
+
+def copied(adata: ad.AnnData) -> ad.AnnData:
+    """Return a copy for ``copy=True``.
+
+    Raises
+    ------
+    DataError
+        A matrix is in a file: the copy would read it.
+    """
+    if in_file(adata):
+        raise DataError(
+            "copy=True would read the whole matrix from its file. Leave it out: results go to adata.uns in memory, and the "
+            "file stays as it is. Or take adata.to_memory() first, if there is room."
+        )
+    return adata.copy()
 
 
 def check_key(key: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata import cell_depth, check_free, check_is_anndata, keys, write_results
+from donorwise._anndata import cell_depth, check_free, check_is_anndata, copied, keys, write_results
 from donorwise._typing import DDF, check_option
 from donorwise.design.audit import audit, audit_design, few_donors
 from donorwise.engine.arrays import effective_jobs
@@ -119,7 +119,7 @@ def lmm(
     """
     check_is_anndata(adata)
     if copy:
-        adata = adata.copy()
+        adata = copied(adata)
     check_option("ddf", ddf, DDF)
     check_free(adata, key_added)
     ready = prepare(
