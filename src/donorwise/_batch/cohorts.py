@@ -171,9 +171,10 @@ def _side_by_side(blocks: Sequence[ad.AnnData], var: pd.DataFrame) -> ad.AnnData
     import anndata as ad
 
     first = blocks[0]
+    names = [name for name in first.layers if name is not None]  # None: X, in anndata 0.13
     return ad.AnnData(
         X=np.concatenate([np.asarray(block.X) for block in blocks], axis=1),
-        layers={name: np.concatenate([np.asarray(b.layers[name]) for b in blocks], axis=1) for name in first.layers},
+        layers={name: np.concatenate([np.asarray(b.layers[name]) for b in blocks], axis=1) for name in names},
         obs=first.obs,
         var=var,
         obsm=dict(first.obsm),
