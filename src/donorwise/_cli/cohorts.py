@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from donorwise._anndata.collapsed import COLLAPSED
+from donorwise._anndata.collapsed import COLLAPSED, is_collapsed
 from donorwise._batch.outputs import check_output, locked, write_anndata
 from donorwise._batch.partial import Partial
 from donorwise._batch.record import run_manifest, run_record, write_record
@@ -89,6 +89,9 @@ def merge(ctx: click.Context, /, **given: Any) -> None:
     with locked(given["out"]):
         paths = given["source"]
         cohorts = [read_source(path) for path in paths]
+        for path, adata in zip(paths, cohorts, strict=True):
+            if not is_collapsed(adata):
+                raise DataError(f"{path} holds cells, not collapsed rows: run donorwise collapse on it first.")
         told = [fingerprint(path, adata) for path, adata in zip(paths, cohorts, strict=True)]
         _write("merge", given, told, lambda kept: merge_sources(paths, cohorts, kept, block_size=given["block_size"]))
 
