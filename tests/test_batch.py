@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,23 +18,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from tests._batch import left_over, run, start
 
 import donorwise as dw
 from donorwise._batch import outputs
 from donorwise._batch.partial import Partial
 from donorwise._batch.report import read_any
-from donorwise._cli import main
 
 resource = pytest.importorskip("resource", reason="limits and signals of POSIX")
 
 FORMULA = "~ condition + (1 | donor_id)"
-ROOT = Path(dw.__file__).parents[1]
 EXACT: dict[str, Any] = {"check_exact": True, "check_categorical": False}
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
 
 
 def lmm(source: Path, out: Path, *more: object) -> list[str]:
@@ -81,11 +73,6 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     out = tmp_path_factory.mktemp("whole") / "r.csv"
     assert run(*lmm(source, out)).exit_code == 3
     return out.read_bytes()
-
-
-def left_over(folder: Path) -> list[str]:
-    """Files of a run other than its partial folder."""
-    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".partial"))
 
 
 @pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
@@ -152,32 +139,6 @@ def test_failed_group(source: Path, tmp_path: Path) -> None:
     adata = ad.read_h5ad(source)
     adata[adata.obs["cell_type"] == "B cell"].copy().write_h5ad(tmp_path / "b.h5ad")
     assert run(*lmm(tmp_path / "b.h5ad", tmp_path / "b.csv")).exit_code == 2
-
-
-# Kills the process at the n-th time a file is about to take its final name, or sleeps then.
-HARNESS = """
-import os, signal, sys, time
-at, what = int(sys.argv.pop(1)), sys.argv.pop(1)
-replace, seen = os.replace, []
-def fault(*paths):
-    seen.append(paths)
-    if len(seen) == at and what == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if len(seen) == at and what == "sleep":
-        time.sleep(60)
-    replace(*paths)
-os.replace = fault
-from donorwise._cli import main
-main()
-"""
-
-
-def start(at: int, what: str, arguments: list[str]) -> subprocess.Popen[str]:
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, "-c", HARNESS, str(at), what, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": paths},
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("at", "n_finished"), [(3, 1), (6, 4)], ids=["second group", "result"])
@@ -373,18 +334,19 @@ def test_bad_output(source: Path, tmp_path: Path, out: str, code: int, message: 
     assert (result.exit_code, message in result.stderr) == (code, True)
 
 
-def test_lock_is_for_one(tmp_path: Path) -> None:
+def test_lock_is_for_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A second holder is refused, a file without a holder is taken over, and nothing is left."""
     out = tmp_path / "r.csv"
     (tmp_path / "r.csv.lock").write_text('{"pid": 999999999, "host": "gone"}')
-    with outputs.locked(out) as stale:
-        assert stale
+    with outputs.locked(out):
+        assert "was left by a run that died (process 999999999 on gone)" in caplog.text
         assert json.loads((tmp_path / "r.csv.lock").read_text())["pid"] == os.getpid()
         with pytest.raises(outputs.OutputError, match="Another run"), outputs.locked(out):
             pass
     assert list(tmp_path.iterdir()) == []
-    with outputs.locked(out) as stale:
-        assert not stale
+    caplog.clear()
+    with outputs.locked(out):
+        assert not caplog.text
 
 
 def test_config(source: Path, whole: bytes, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ LAYERS = (
     {"inference"},
     {"engine"},
     {"_anndata"},
-    {"tl", "pp", "get", "pl", "datasets", "_accessor", "_batch", "_cli", "__init__"},
+    {"tl", "pp", "get", "pl", "datasets", "_accessor", "_batch", "_cli", "__main__", "__init__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 FACES = LAYERS[-1]

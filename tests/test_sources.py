@@ -394,6 +394,14 @@ def test_depth_of_counts_in_a_file(cells, tmp_path):
     np.testing.assert_allclose(depth, np.ravel(counts.X[100:400].sum(axis=1)))
 
 
+def test_a_copy_of_a_file_is_refused(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    whole = open_source(tmp_path / "cells.h5ad")
+    for adata in (whole, whole[:200], ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")):
+        with pytest.raises(DataError, match=r"copy=True would read the whole matrix.*to_memory"):
+            dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False, copy=True)
+
+
 def test_open_source_reads_no_matrix(cells, tmp_path):
     cells.layers["other"] = cells.X.copy()
     cells.obsm["scores"] = np.arange(2.0 * cells.n_obs).reshape(-1, 2)

@@ -72,13 +72,18 @@ def matrix_of(adata: ad.AnnData, layer: str | None = None) -> Any:
 
 def put_uns(adata: ad.AnnData, key: str, entry: Any) -> None:
     """Set ``adata.uns[key]``; a view of a file stays a view, where anndata would read its matrix to make a copy."""
-    from donorwise.collapse.stored import Stored
-
-    whole = adata._adata_ref if adata.is_view else adata
-    if adata.is_view and any(isinstance(as_stored(m), Stored) for m in (whole.X, *whole.layers.values())):
+    if adata.is_view and in_file(adata):
         adata._uns = {**adata._uns, key: entry}
     else:
         adata.uns[key] = entry
+
+
+def in_file(adata: ad.AnnData) -> bool:
+    """Whether X or a layer is not in memory."""
+    from donorwise.collapse.stored import Stored
+
+    whole = adata._adata_ref if adata.is_view else adata
+    return any(isinstance(as_stored(m), Stored) for m in (whole.X, *whole.layers.values()))
 
 
 def as_stored(matrix: Any, rows: IntArray | None = None, columns: IntArray | None = None) -> Any:

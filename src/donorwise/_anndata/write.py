@@ -10,7 +10,7 @@ import pandas as pd
 from donorwise._anndata import keys
 from donorwise._anndata.derived import drop_derived, holds_derived
 from donorwise._anndata.read import holds_tables
-from donorwise._anndata.sources import put_uns
+from donorwise._anndata.sources import in_file, put_uns
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -77,6 +77,22 @@ def write_tables(adata: ad.AnnData, key: str, *, tables: Mapping[str, pd.DataFra
     entry |= {name: _storable_table(table) for name, table in tables.items()}
     put_uns(adata, key, entry)
     drop_derived(adata, key)
+
+
+def copied(adata: ad.AnnData) -> ad.AnnData:
+    """Return a copy for ``copy=True``.
+
+    Raises
+    ------
+    DataError
+        A matrix is in a file: the copy would read it.
+    """
+    if in_file(adata):
+        raise DataError(
+            "copy=True would read the whole matrix from its file. Leave it out: results go to adata.uns in memory, and the "
+            "file stays as it is. Or take adata.to_memory() first, if there is room."
+        )
+    return adata.copy()
 
 
 def check_key(key: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import platform
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     import anndata as ad
     import pandas as pd
+
+logger = logging.getLogger("donorwise")
 
 TABLES = (".parquet", ".csv", ".h5ad")
 
@@ -105,7 +109,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
             table.to_csv(temporary, index=False)
 
 
-def write_anndata(adata: ad.AnnData, path: Path) -> None:
+def write_anndata(adata: ad.AnnData, path: Path, *, compression: str = "gzip") -> None:
     """Write an AnnData as h5ad.
 
     The file is made in memory: the HDF5 library does not survive a disk that fills up under an open file,
@@ -115,7 +119,7 @@ def write_anndata(adata: ad.AnnData, path: Path) -> None:
     import h5py
 
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        ad.io.write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip"})
+        ad.io.write_elem(file, "/", adata, dataset_kwargs={"compression": compression})
         file.flush()
         image = file.id.get_file_image()
     with replaced(path) as temporary:
@@ -123,8 +127,8 @@ def write_anndata(adata: ad.AnnData, path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Hold ``<path>.lock`` for the length of a run; True where it was left by a run that died.
+def locked(path: Path) -> Iterator[None]:
+    """Hold ``<path>.lock`` for the length of a run; the log says if a run that died had left it.
 
     The system drops the lock of a process that dies, so a file left behind does not stop anyone. Its
     text (process and host) is for people and for the message of the run that comes second.
@@ -134,42 +138,29 @@ def locked(path: Path) -> Iterator[bool]:
     OutputError
         Another run holds it, or it cannot be made.
     """
-    lock = path.with_name(f"{path.name}.lock")
+    from filelock import FileLock, Timeout
+
+    name = path.with_name(f"{path.name}.lock")
+    lock = FileLock(name, timeout=0)
     try:
-        descriptor = _acquire(lock)
+        lock.acquire()
+    except Timeout:
+        raise OutputError(
+            f"Another run{_holder(name)} is writing {path}; wait for it, or choose another --out."
+        ) from None
     except OSError as error:
-        raise OutputError(f"{lock} could not be made: {reason(error)}.") from error
+        raise OutputError(f"{name} could not be made: {reason(error)}.") from error
     try:
-        stale = bool(os.read(descriptor, 1))
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": _host()}).encode(), 0)
-        yield stale
+        if _holder(name):
+            logger.warning("%s was left by a run that died%s; it is taken over.", name, _holder(name))
+        with suppress(OSError):  # Windows lets nobody write to a file that is locked
+            name.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
+        yield
     finally:
         # While it is still held: after that the file may be another run's.
         with suppress(OSError):
-            lock.unlink()
-        os.close(descriptor)
-
-
-def _acquire(lock: Path) -> int:
-    """Open and lock the file; try again where its last holder removed it in between."""
-    import fcntl
-
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == lock.stat().st_ino:
-                return descriptor
-        except BlockingIOError:
-            holder = _holder(lock)
-            os.close(descriptor)
-            raise OutputError(
-                f"Another run{holder} is writing {lock.with_suffix('')}; wait for it, or choose another --out."
-            ) from None
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
+            name.unlink()
+        lock.release()
 
 
 def _holder(lock: Path) -> str:
@@ -177,7 +168,3 @@ def _holder(lock: Path) -> str:
         held = json.loads(lock.read_text())
         return f" (process {held['pid']} on {held['host']})"
     return ""
-
-
-def _host() -> str:
-    return os.uname().nodename

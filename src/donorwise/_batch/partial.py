@@ -1,27 +1,29 @@
-"""The finished groups of a run that may be stopped at any moment."""
+"""The finished parts of a run that may be stopped at any moment."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from donorwise._anndata import open_source
 from donorwise._batch.outputs import OutputError, reason, replaced, write_anndata
-from donorwise._batch.sources import read_source
-from donorwise._batch.tables import GroupResult, group_from_anndata, group_to_anndata
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
+
+    import anndata as ad
 
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The folder ``<out>.partial``: a manifest of what is run, and one file per finished group."""
+    """The folder ``<out>.partial``: a manifest of what is run, and one file per finished part (a group, a block)."""
 
     folder: Path
 
@@ -30,8 +32,18 @@ class Partial:
         """The folder that belongs to an output."""
         return cls(out.with_name(f"{out.name}.partial"))
 
+    @contextmanager
+    def kept(self, manifest: Mapping[str, Any], *, resume: bool) -> Iterator[set[int]]:
+        """Keep what is finished while a run lasts; give the parts that were finished before. See :meth:`open`."""
+        finished = self.open(manifest, resume=resume)
+        try:
+            yield finished
+        finally:
+            if not self.finished():
+                self.remove()
+
     def open(self, manifest: Mapping[str, Any], *, resume: bool) -> set[int]:
-        """Start, or go on with, the run that `manifest` describes; return the groups that are finished.
+        """Start, or go on with, the run that `manifest` describes; return the parts that are finished.
 
         Raises
         ------
@@ -51,6 +63,8 @@ class Partial:
             return self.finished()
         try:
             self.folder.mkdir(exist_ok=True)
+            for number in self.finished():  # of a run whose removal was cut short, after its manifest was gone
+                self._file(number).unlink()
         except OSError as error:
             raise OutputError(f"{self.folder} could not be made: {reason(error)}.") from error
         with replaced(self.folder / MANIFEST) as temporary:
@@ -58,16 +72,16 @@ class Partial:
         return set()
 
     def finished(self) -> set[int]:
-        """Numbers of the groups that are finished."""
+        """Numbers of the parts that are finished."""
         return {int(path.stem) for path in self.folder.glob("[0-9]*.h5ad")}
 
-    def save(self, number: int, result: GroupResult, variables: Sequence[str]) -> None:
-        """Keep a group that is finished."""
-        write_anndata(group_to_anndata(result, variables), self._file(number))
+    def save(self, number: int, part: ad.AnnData) -> None:
+        """Keep a part that is finished."""
+        write_anndata(part, self._file(number), compression="lzf")
 
-    def load(self, number: int) -> GroupResult:
-        """A group that was kept."""
-        return group_from_anndata(read_source(self._file(number)))
+    def load(self, number: int) -> ad.AnnData:
+        """A part that was kept; its matrices stay in the file."""
+        return open_source(self._file(number))
 
     def remove(self) -> None:
         """Remove the folder."""
@@ -92,6 +106,9 @@ class Partial:
 
 def _differences(was: Any, now: Any, name: str = "") -> list[str]:
     """What changed, a phrase each."""
+    if isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        numbers = [""] if len(now) == 1 else range(1, len(now) + 1)
+        was, now = dict(zip(numbers, was, strict=True)), dict(zip(numbers, now, strict=True))
     if isinstance(was, dict) and isinstance(now, dict):
         found = [_differences(was.get(k), now.get(k), f"{name} {k}".strip()) for k in dict.fromkeys([*was, *now])]
         return [text for texts in found for text in texts]

@@ -81,7 +81,7 @@ def _memory(analysis: Analysis, shared: Sequence[Sequence[int]]) -> str:
     table = 3 * _ROW_BYTES * n_rows  # the parts, the whole, and the copy that is written
     parts = {"the matrix": stored, "statistics": statistics, "results": table}
     named = ", ".join(f"{value / GB:.2f} GB {name}" for name, value in parts.items())
-    return f"about {(sum(parts.values()) + 0.3 * GB) / GB:.1f} GB ({named})"
+    return f"about {(sum(parts.values()) + 0.5 * GB) / GB:.1f} GB (0.5 GB the libraries, {named})"
 
 
 def _bytes(matrix: Any) -> int:

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 LIBRARIES = ("donorwise", "anndata", "formulaic", "numba", "numpy", "pandas", "scipy")
 
 
+def run_manifest(command: str, chosen: Mapping[str, Any], source: Any) -> dict[str, Any]:
+    """What must be the same for a stopped run to be resumed; files may move between stop and resume."""
+    computed = {name: value for name, value in chosen.items() if name not in ("source", "out")}
+    inputs = source if isinstance(source, list) else [source]
+    told = [{name: value for name, value in one.items() if name != "path"} for one in inputs]
+    return {"command": command, "version": version("donorwise"), "options": computed, "input": told}
+
+
 def run_record(command: str, chosen: Mapping[str, Any], source: Any, result: Mapping[str, Any]) -> dict[str, Any]:
     """Options, versions, the input (or inputs) and what came of it, as plain values."""
     return {

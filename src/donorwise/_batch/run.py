@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from donorwise._anndata import keys
 from donorwise._batch.outputs import write_anndata, write_table
 from donorwise._batch.partial import Partial
-from donorwise._batch.tables import GroupResult, results_anndata, stack
+from donorwise._batch.tables import GroupResult, group_from_anndata, group_to_anndata, results_anndata, stack
 from donorwise.inference.multiplicity import UNIVERSE
 
 if TYPE_CHECKING:
@@ -119,15 +119,11 @@ def run(
     """
     start = time.monotonic()
     partial = Partial.of(out)
-    finished = partial.open(manifest, resume=resume)
-    if finished:
-        logger.info("Resumed: %d of %d groups are finished.", len(finished), len(analysis.tasks))
-    try:
+    with partial.kept(manifest, resume=resume) as finished:
+        if finished:
+            logger.info("Resumed: %d of %d groups are finished.", len(finished), len(analysis.tasks))
         _fit_all(analysis, partial, finished, max_memory=max_memory, progress=progress)
-    finally:
-        if not partial.finished():
-            partial.remove()
-    parts = [partial.load(number) for number in range(len(analysis.tasks))]
+    parts = [group_from_anndata(partial.load(number)) for number in range(len(analysis.tasks))]
     return _write(analysis, parts, out, params, start)
 
 
@@ -141,7 +137,7 @@ def _fit_all(analysis: Analysis, partial: Partial, finished: set[int], *, max_me
             logger.info("Reading the cells of %s.", _names([analysis.tasks[i].name for i in numbers]))
             start = time.monotonic()
             for number, result in analysis.fit(numbers, finished, bar.update):
-                partial.save(number, result, variables)
+                partial.save(number, group_to_anndata(result, variables))
                 _log_group(analysis, number, result, time.monotonic() - start)
                 start = time.monotonic()
 

@@ -83,9 +83,7 @@ def _run(ctx: click.Context, given: dict[str, Any], plan: Plan) -> None:
         with reading(given["source"], element):
             _describe(str(ctx.info_name), given, *_load(given, plan))
         return
-    with locked(out) as stale, reading(given["source"], element):
-        if stale:
-            logger.warning("%s was left by a run that died; it is taken over.", f"{out}.lock")
+    with locked(out), reading(given["source"], element):
         code = _fit(str(ctx.info_name), given, *_load(given, plan), progress=progress)
     ctx.exit(code)
 
@@ -115,9 +113,8 @@ def _describe(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Ana
 
 def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Analysis, *, progress: bool) -> int:
     """Run, leave a record beside the result, and return the exit status."""
-    import donorwise as dw
     from donorwise._batch.partial import Partial
-    from donorwise._batch.record import run_record, write_record
+    from donorwise._batch.record import run_manifest, run_record, write_record
     from donorwise._batch.run import run
 
     if name == MIXED_MODEL:  # the replicates of pseudobulk are its rows, whatever the formula says of donors
@@ -126,10 +123,8 @@ def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Analysis
     chosen = {
         k: str(v.resolve()) if k in ("source", "out") else v for k, v in given.items() if k not in options.MANNERS
     }
-    computed = {k: v for k, v in chosen.items() if k not in ("source", "out")}
     source = fingerprint(given["source"], adata)
-    told = {k: v for k, v in source.items() if k != "path"}  # a file may move between stop and resume
-    manifest = {"command": name, "version": dw.__version__, "options": computed, "input": told}
+    manifest = run_manifest(name, chosen, source)
     params = {k: given.get(k) or "" for k in ("formula", "groupby", "weights")}
     outcome = run(
         analysis, given["out"], manifest, params, resume=given["resume"],

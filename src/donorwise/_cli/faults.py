@@ -37,11 +37,17 @@ class CarefulGroup(click.Group):
             _say(f"Error: {_one_line(error)}")
             ctx.exit(NOT_WRITTEN)
         except KeyboardInterrupt:
-            _say("Stopped. Groups that are finished are kept: --resume goes on with them.")
+            _say(f"Stopped.{self._kept(ctx)}")
             ctx.exit(INTERRUPTED)
         except SystemTermination:
-            _say("Terminated. Groups that are finished are kept: --resume goes on with them.")
+            _say(f"Terminated.{self._kept(ctx)}")
             ctx.exit(TERMINATED)
+
+    def _kept(self, ctx: click.Context) -> str:
+        """What a command that can be resumed leaves."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        resumable = command is not None and any(param.name == "resume" for param in command.params)
+        return " What is finished is kept: --resume goes on with it." if resumable else ""
 
 
 class SystemTermination(BaseException):

@@ -93,8 +93,9 @@ def check_finite(within_ss: FloatArray, columns: IntArray, names: Sequence[str] 
     more = ", ..." if len(bad) > _NAMES_SHOWN else ""
     raise DataError(
         f"{len(bad)} of {len(columns)} features hold NaN, infinite or overflowing values in the rows in use "
-        f"({'columns' if names is None else 'features'} {shown}{more}). Leave these features out, or replace the "
-        "values; a missing value (NaN) can be kept only in a dense matrix in memory, where its rows are dropped per feature."
+        f"({'columns' if names is None else 'features'} {shown}{more}). Leave these features out with mask_var=, or "
+        "give them values. The tools keep a missing value (NaN) in a dense matrix in memory (adata.to_memory()), where its "
+        "cells are dropped for that feature."
     )
 
 

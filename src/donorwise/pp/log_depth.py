@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import check_is_anndata, column_values, looks_like_counts, obs_frame, resolve_response
+from donorwise._anndata import check_is_anndata, column_values, copied, looks_like_counts, obs_frame, resolve_response
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def log_depth(
     """
     check_is_anndata(adata)
     if copy:
-        adata = adata.copy()
+        adata = copied(adata)
     total = _totals(adata, layer) if obs_key is None else _column(adata, obs_key)
     bad = ~(np.isfinite(total) & (total > 0))
     if bad.any():

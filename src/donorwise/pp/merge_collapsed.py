@@ -11,6 +11,7 @@ import pandas as pd
 
 from donorwise._anndata import check_is_anndata, is_collapsed, read_origin
 from donorwise._anndata.collapsed import (
+    DEPTH,
     Counts,
     Depths,
     Origin,
@@ -48,8 +49,10 @@ def merge_collapsed(adatas: Iterable[ad.AnnData]) -> ad.AnnData:
     AnnData as :func:`donorwise.pp.collapse` makes it. Rows with the same values of the columns are one
     row (sums of squares by the rule of Chan, Golub and LeVeque 1983); the others are appended. Features
     are those that all cohorts have, in the order of the first: the log says how many were left out, and
-    ``uns["donorwise_collapsed"]["dropped"]`` has their names. Levels of the columns are united. Counts
-    and depths are kept where all cohorts have them.
+    ``uns["donorwise_collapsed"]["dropped"]`` has their names. A row has one number of cells for all its
+    features, so a feature that some cohorts lack needs a merge of the others, and ``mask_var=`` there.
+    Levels of the columns are united: in alphabetical order where those of every cohort are, else those of
+    the first and then what others add. Counts and depths are kept where all cohorts have them.
 
     Raises
     ------
@@ -67,6 +70,18 @@ def merge_collapsed(adatas: Iterable[ad.AnnData]) -> ad.AnnData:
     True
     """
     cohorts = list(adatas)
+    names, dropped = check_cohorts(cohorts)
+    return merge_features(cohorts, names, dropped)
+
+
+def check_cohorts(cohorts: Sequence[ad.AnnData]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the features that all cohorts have, and those that some lack; log what a merge leaves out.
+
+    Raises
+    ------
+    DataError
+        See :func:`merge_collapsed`.
+    """
     if not cohorts:
         raise DataError("There is nothing to merge: give a list of collapsed AnnData.")
     for adata in cohorts:
@@ -78,9 +93,18 @@ def merge_collapsed(adatas: Iterable[ad.AnnData]) -> ad.AnnData:
     origins = [read_origin(adata) for adata in cohorts]
     for other in origins[1:]:
         _check_alike(origins[0], other)
-    names, dropped = _shared_features(cohorts)
-    parts = [read_parts(adata[:, names]) for adata in cohorts]
-    parts, origin = _without_some(parts, origins)
+    counts, depths = ([own.counts_layer is not None for own in origins], [DEPTH in adata.obs for adata in cohorts])
+    if any(counts) and not all(counts):
+        logger.warning("Not all cohorts were collapsed with counts_layer=: the counts are left out.")
+    if any(depths) and not all(depths):
+        logger.warning("The sequencing depth of some cohorts is not known: the audit will not look at it.")
+    return _shared_features(cohorts)
+
+
+def merge_features(cohorts: Sequence[ad.AnnData], names: Sequence[str], dropped: Sequence[str]) -> ad.AnnData:
+    """Merge some features of cohorts that go together; `dropped` are those that the merge of all leaves out."""
+    origins = [read_origin(adata) for adata in cohorts]
+    parts, origin = _without_some([read_parts(adata[:, list(names)]) for adata in cohorts], origins)
     dropped = tuple(dict.fromkeys([*(name for own in origins for name in own.dropped), *dropped]))
     origin = replace(origin, dropped=dropped, looks_like_counts=all(own.looks_like_counts for own in origins))
     uns = {k: v for adata in reversed(cohorts) for k, v in kept_uns(adata, origin.by).items()}
@@ -118,9 +142,11 @@ def _shared_features(cohorts: Sequence[ad.AnnData]) -> tuple[list[str], tuple[st
         raise DataError("The cohorts share no feature; are their var_names of the same kind?")
     dropped = tuple(name for name in every if name not in shared)
     if dropped:
+        lacking = [(k, len(every) - adata.n_vars) for k, adata in enumerate(cohorts, start=1)]
         logger.warning(
-            "%d features that not all cohorts have are left out (%s%s); %d remain.",
-            len(dropped), ", ".join(dropped[:5]), ", ..." if len(dropped) > 5 else "", len(shared),
+            "%s features that not all cohorts have are left out (%s%s); %s remain. Lacking: %s.", f"{len(dropped):,}",
+            ", ".join(dropped[:5]), ", ..." if len(dropped) > 5 else "", f"{len(shared):,}",
+            ", ".join(f"{n:,} in cohort {k}" for k, n in lacking if n),
         )  # fmt: skip
     return [name for name in cohorts[0].var_names if name in shared], dropped
 
@@ -129,11 +155,9 @@ def _without_some(parts: list[Parts], origins: Sequence[Origin]) -> tuple[list[P
     """Drop counts and depths unless all cohorts have them; the first cohort's origin."""
     origin = origins[0]
     if any(own.counts is None for own in parts) and any(own.counts is not None for own in parts):
-        logger.warning("Not all cohorts were collapsed with counts_layer=: the counts are left out.")
         parts = [with_counts_dropped(own, origin)[0] for own in parts]
         _, origin = with_counts_dropped(parts[0], origin)
     if any(own.depths is None for own in parts) and any(own.depths is not None for own in parts):
-        logger.warning("The sequencing depth of some cohorts is not known: the audit will not look at it.")
         parts = [replace(own, depths=None) for own in parts]
     return parts, origin
 
@@ -180,6 +204,8 @@ def _united(columns: Sequence[pd.Series], name: str) -> Any:
     levels = list(dict.fromkeys(level for column in columns for level in column.cat.categories))
     if len(set(map(str, levels))) < len(levels):
         raise DataError(f"Levels of {name!r} are text in some cohorts and numbers in others; make them the same.")
+    if all(column.cat.categories.is_monotonic_increasing for column in columns):
+        levels.sort()  # or the reference of a formula would hang on which cohort comes first
     ordered = all(column.cat.ordered and list(column.cat.categories) == levels for column in columns)
     values = [value for column in columns for value in column.astype(object)]
     return pd.Categorical(values, categories=levels, ordered=ordered)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from donorwise._anndata import check_free, check_is_anndata, keys, write_tables
+from donorwise._anndata import check_free, check_is_anndata, copied, keys, write_tables
 from donorwise._typing import DDF, check_option
 from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.calibration import FDR, calibrate_statistics, make_plan
@@ -137,7 +137,7 @@ def calibrate(
     """
     check_is_anndata(adata)
     if copy:
-        adata = adata.copy()
+        adata = copied(adata)
     check_option("ddf", ddf, DDF)
     check_free(adata, key_added)
     _check_count("n_permutations", n_permutations, 1)

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from donorwise._anndata import (
     check_is_anndata,
+    copied,
     keys,
     read_every_test,
     read_results,
@@ -128,7 +129,7 @@ def influence(
     if not 0 < alpha < 1:
         raise DonorwiseError(f"alpha={alpha!r} must lie between 0 and 1, as 0.05 does.")
     if copy:
-        adata = adata.copy()
+        adata = copied(adata)
     table = _chosen(adata, key, contrast, group)
     one = list(table["variable"].cat.categories[:1])
     found = recover(adata, key, contrasts=contrasts, weights=weights, variables=one)

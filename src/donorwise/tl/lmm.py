@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from donorwise._anndata import cell_depth, check_free, check_is_anndata, keys, write_results
+from donorwise._anndata import cell_depth, check_free, check_is_anndata, copied, keys, write_results
 from donorwise._typing import DDF, check_option
 from donorwise.design.audit import audit, audit_design, few_donors
 from donorwise.engine.arrays import check_max_memory, effective_jobs
@@ -126,7 +126,7 @@ def lmm(
     """
     check_is_anndata(adata)
     if copy:
-        adata = adata.copy()
+        adata = copied(adata)
     check_option("ddf", ddf, DDF)
     check_free(adata, key_added)
     check_max_memory(max_memory)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from donorwise._anndata import check_is_anndata, keys, read_results, write_power
+from donorwise._anndata import check_is_anndata, copied, keys, read_results, write_power
 from donorwise.design.contrasts import resolve_contrasts
 from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.power import POWER_STATUSES, Plan, power_table, replication
@@ -151,7 +151,7 @@ def power(
         return _categorical(table)
     check_is_anndata(data)
     if copy:
-        data = data.copy()
+        data = copied(data)
     # what cannot be answered is said before anything is fitted
     results = choose(choose(read_results(data, key).results, "contrast", contrast), "group", group)
     found = recover(data, key, contrasts=contrasts, weights=weights)

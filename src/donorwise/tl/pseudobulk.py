@@ -17,6 +17,7 @@ from donorwise._anndata import (
     check_free,
     check_is_anndata,
     columns_read,
+    copied,
     count_depth,
     find_roles,
     is_collapsed,
@@ -157,7 +158,7 @@ def pseudobulk(
     """
     check_is_anndata(adata)
     if copy:
-        adata = adata.copy()
+        adata = copied(adata)
     check_free(adata, key_added)
     jobs = effective_jobs(n_jobs)
     collapsed = is_collapsed(adata)
