@@ -88,18 +88,11 @@ class LmmAnalysis:
 
     def passes(self, max_memory: float) -> list[list[int]]:
         """As many groups in order as fit into `max_memory` GB, at least one."""
-        out: list[list[int]] = [[]]
-        for number in range(len(self.tasks)):
-            if out[-1] and self.bytes_of([*out[-1], number]) > max_memory * GB:
-                out.append([])
-            out[-1].append(number)
-        return out
+        return self.ready.passes(max_memory)
 
     def bytes_of(self, numbers: Sequence[int]) -> int:
-        """Memory for the statistics of some groups: for every covariate one more table of patterns x features."""
-        designs = [d for i in numbers if (d := self.tasks[i].design) is not None]
-        m = max((d.covariates.shape[1] for d in designs), default=0)
-        return 8 * sum(d.n_patterns for d in designs) * (len(self.response.variables) * (2 + m) + 1 + m + m * m)
+        """Memory for the statistics of some groups."""
+        return self.ready.bytes_of(numbers)
 
     def fit(
         self, numbers: Sequence[int], finished: set[int], update: Callable[[int], object]

@@ -57,20 +57,36 @@ def fetch(reader: Reader, ranges: Sequence[Range], *, n_jobs: int, n_bytes: int)
             yield _receive(reader, source, *pending.popleft())
 
 
+def read(reader: Reader, low: int, high: int) -> list[Part]:
+    """One chunk, at once."""
+    with _said_where(reader, (low, high)):
+        return reader.parts(low, high, reader.load(low, high))
+
+
 def _receive(reader: Reader, source: _Source, asked: Range, future: Future[Any]) -> tuple[Range, list[Part]]:
+    with _said_where(reader, asked):
+        try:
+            loaded = source.receive(future.result())
+        except BrokenExecutor as error:
+            raise DonorwiseError(
+                f"A process that reads {reader.where} was ended from outside, for lack of memory perhaps; use n_jobs=1."
+            ) from error
+    return asked, reader.parts(*asked, loaded)
+
+
+@contextmanager
+def _said_where(reader: Reader, asked: Range) -> Iterator[None]:
+    """Say in which file, and where, reading failed."""
     try:
-        loaded = source.receive(future.result())
-    except BrokenExecutor as error:
-        raise DonorwiseError(
-            f"A process that reads {reader.where} was ended from outside, for lack of memory perhaps; use n_jobs=1."
-        ) from error
+        yield
+    except DonorwiseError:
+        raise
     except READ_ERRORS as error:
         low, high = asked
         raise DataError(
             f"{reader.where}: {'columns' if reader.by_columns else 'rows'} {low:,} to {high:,} cannot be read ({error}). "
             "The file is truncated or corrupt, or was changed; copy or write it again."
         ) from error
-    return asked, reader.parts(*asked, loaded)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._typing import BoolArray, FloatArray, IntArray
+from donorwise.collapse.fetch import read
 from donorwise.collapse.readers import Reader, open_reader
 from donorwise.collapse.stream import chunks, plan
 
@@ -102,4 +103,4 @@ def _read_places(reader: Reader, n_items: int, n_places: int) -> Iterator[tuple[
     ranges, _ = plan(reader, _all, n_items)
     for i in np.unique(np.linspace(0, len(ranges) - 1, min(n_places, len(ranges))).astype(int)):
         low, high = ranges[i]
-        yield ranges[i], reader.parts(low, high, reader.load(low, high))
+        yield ranges[i], read(reader, low, high)
