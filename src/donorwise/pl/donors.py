@@ -78,6 +78,13 @@ def donors(
     its donors, weighted as the model weights them. On the right, on the same scale, the model's estimate of the difference
     with its 95% interval, and in grey what a t-test would claim that takes the cells for replicates.
     A numeric covariate is drawn as a scatter plot with the model's slope.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> ax = dw.pl.donors(adata, "gene_0001")
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)

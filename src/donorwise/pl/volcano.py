@@ -95,6 +95,13 @@ def volcano(
     -----
     The horizontal axis is the log2 fold change where the response is on a log scale, and the estimate
     in units of the response elsewhere.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> ax = dw.pl.volcano(adata, contrast="condition[T.disease]")
     """
     check_is_anndata(adata)
     results = read_results(adata, key).results
