@@ -1,12 +1,13 @@
 """Sphinx configuration: ``python -m sphinx -W docs docs/_build``.
 
 ``-t offline`` does without the inventories of other projects; ``-D nb_execution_mode=force`` runs the
-tutorials instead of showing their stored outputs.
+tutorials, which are kept without outputs.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -51,7 +52,7 @@ napoleon_use_rtype = False
 
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"
+nb_execution_mode = "force" if os.environ.get("READTHEDOCS") else "off"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
@@ -77,12 +78,13 @@ def _parse_returns(self: NumpyDocstring, section: str) -> list[str]:
 
 
 def _copy_tutorials(app: Sphinx) -> None:
-    """Bring the notebooks under the documentation's root, which is as far as Sphinx looks."""
+    """Bring the notebooks, and scripts that they link to, under the documentation's root: Sphinx looks no further."""
     target = HERE / "notebooks"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    for notebook in sorted((HERE.parent / "tutorials").glob("*.ipynb")):
-        shutil.copy2(notebook, target)
+    for file in (HERE.parent / "tutorials").iterdir():
+        if file.suffix in (".ipynb", ".py", ".sh"):
+            shutil.copy2(file, target)
 
 
 def setup(app: Sphinx) -> None:
