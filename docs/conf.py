@@ -48,6 +48,7 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 myst_enable_extensions = ["deflist", "dollarmath"]
@@ -74,7 +75,7 @@ intersphinx_mapping = (
 
 def _parse_returns(self: NumpyDocstring, section: str) -> list[str]:
     """Prose under Returns stays prose: napoleon would take its lines for types."""
-    return self._format_block(":returns: ", self._dedent(self._consume_to_next_section()))
+    return [":returns:", *self._indent(self._dedent(self._consume_to_next_section())), ""]
 
 
 def _copy_tutorials(app: Sphinx) -> None:

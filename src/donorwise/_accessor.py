@@ -98,7 +98,7 @@ class DonorwiseAccessor:
 
     @property
     def donors(self) -> pd.DataFrame:
-        """One row per donor: cells, samples, mean depth, and every column of obs that is constant within donors.
+        """One row per donor, with cells, samples, mean depth, and every column of obs that is constant within donors.
 
         Raises
         ------

@@ -31,8 +31,12 @@ class Audit:
         The formula.
     donor
         The grouping factor that counts as the replicate; empty when there is none.
-    n_donors, n_obs, n_dropped
-        Donors and rows in use; rows left out because a variable is missing.
+    n_donors
+        Donors in use.
+    n_obs
+        Rows in use.
+    n_dropped
+        Rows left out because a variable is missing.
     arms
         One entry per coefficient but the intercept.
     warnings

@@ -66,8 +66,10 @@ class LMMFit:
         ``"not_estimable"``, ``"not_converged"``.
     n_iter
         Shape (G,). Iterations of the optimiser.
-    n_obs, n_donors
-        Shape (G,). Rows and levels of `donor` with a response.
+    n_obs
+        Shape (G,). Rows with a response.
+    n_donors
+        Shape (G,). Levels of `donor` with a response.
     design
         The design that all features share.
     parts
