@@ -1,4 +1,4 @@
-"""Sphinx configuration: ``python -m sphinx -W docs docs/_build``.
+"""Sphinx configuration: ``python -m sphinx -W docs docs/_build/html``.
 
 ``-t offline`` does without the inventories of other projects; ``-D nb_execution_mode=force`` runs the
 tutorials, which are kept without outputs.
@@ -35,7 +35,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 
 html_theme = "sphinx_book_theme"
