@@ -26,6 +26,16 @@ class DonorwiseAccessor:
 
     The accessor holds nothing but the AnnData: it is made anew at every access, and what
     :meth:`setup` declares is kept in ``adata.uns["donorwise"]``.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> adata.donorwise
+    donorwise on 300 cells x 20 features
+      donor:     'donor_id' (guessed), 6 levels
+      cell_type: 'cell_type' (guessed), 3 levels
+      sample:    'sample_id' (guessed), 6 levels
     """
 
     def __init__(self, adata: ad.AnnData) -> None:
@@ -58,6 +68,14 @@ class DonorwiseAccessor:
         -----
         Roles declared earlier stay unless they are named again. Without any argument the columns with
         usual names (``donor_id``, ``patient``, ``cell_type``, …) are declared.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> adata.donorwise.setup(donor="donor_id", condition="condition")
+        >>> adata.uns["donorwise"]["condition"]
+        'condition'
         """
         given = {"donor": donor, "cell_type": cell_type, "sample": sample, "condition": condition, "batch": batch}
         named = {role: column for role, column in given.items() if column is not None}
@@ -67,12 +85,33 @@ class DonorwiseAccessor:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The column of obs for each role, declared or guessed."""
+        """The column of obs for each role, declared or guessed.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> adata.donorwise.settings
+        {'donor': 'donor_id', 'cell_type': 'cell_type', 'sample': 'sample_id'}
+        """
         return {name: role.column for name, role in slots.find_roles(self._adata).items() if role.column}
 
     @property
     def donors(self) -> pd.DataFrame:
-        """One row per donor: cells, samples, mean depth, and every column of obs that is constant within donors."""
+        """One row per donor, with cells, samples, mean depth, and every column of obs that is constant within donors.
+
+        Raises
+        ------
+        DesignError
+            Which column holds the donor is not known.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> adata.donorwise.donors["condition"].value_counts().to_dict()
+        {'control': 3, 'disease': 3}
+        """
         donor = self._column("donor")
         obs = slots.cell_frame(self._adata)
         return slots.donor_table(
@@ -81,7 +120,20 @@ class DonorwiseAccessor:
 
     @property
     def cell_types(self) -> pd.DataFrame:
-        """Number of cells, donors x cell types."""
+        """Number of cells, donors x cell types.
+
+        Raises
+        ------
+        DesignError
+            Which column holds the donor, or the cell type, is not known.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> adata.donorwise.cell_types.shape
+        (6, 3)
+        """
         donor, cell_type = self._column("donor"), self._column("cell_type")
         obs = slots.cell_frame(self._adata, [donor, cell_type])
         return obs.groupby([donor, cell_type], observed=True).size().unstack(fill_value=0)
@@ -99,6 +151,20 @@ class DonorwiseAccessor:
         -------
         A report that prints readably: for every contrast whether it lies between or within donors, the
         donors per arm, the difference in depth, and what is confounded.
+
+        Raises
+        ------
+        FormulaError
+            The formula does not parse.
+        DesignError
+            A column is missing. A design that the data cannot answer is a warning of the report.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> adata.donorwise.audit("~ condition + (1 | donor_id)").notes[0]
+        'condition[T.disease]: these 300 cells are 6 replicates: 3 against 3.'
         """
         from donorwise.design.audit import audit
         from donorwise.tl._prepare import known_donor
@@ -126,7 +192,18 @@ class DonorwiseAccessor:
         progress: bool = True,
         copy: bool = False,
     ) -> ad.AnnData | None:
-        """Fit and test a linear mixed model for every feature: see :func:`donorwise.tl.lmm`."""
+        """Fit and test a linear mixed model for every feature.
+
+        Parameters, results and errors are those of :func:`donorwise.tl.lmm`.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> adata.donorwise.lmm("~ condition + (1 | donor_id)", progress=False)
+        >>> len(dw.get.lmm(adata))
+        20
+        """
         from donorwise.tl import lmm
 
         return lmm(

@@ -31,8 +31,12 @@ class Audit:
         The formula.
     donor
         The grouping factor that counts as the replicate; empty when there is none.
-    n_donors, n_obs, n_dropped
-        Donors and rows in use; rows left out because a variable is missing.
+    n_donors
+        Donors in use.
+    n_obs
+        Rows in use.
+    n_dropped
+        Rows left out because a variable is missing.
     arms
         One entry per coefficient but the intercept.
     warnings
@@ -51,7 +55,23 @@ class Audit:
     notes: tuple[str, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per contrast: kind, donors and cells per arm, depth ratio, and whether its variation is modelled."""
+        """One row per contrast.
+
+        Returns
+        -------
+        Columns contrast, kind (what it compares: ``"between-donor"``, ``"within-donor"``, ``"mixed"``), donors and cells at
+        the level and at the reference, donors_both (on both sides), depth_ratio, values (different values of a
+        number among donors) and covered (whether the random terms let a contrast within donors differ between
+        them).
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> frame = adata.donorwise.audit("~ condition + (1 | donor_id)").to_frame()
+        >>> frame[["kind", "donors", "donors_reference"]].values.tolist()
+        [['between-donor', 3, 3]]
+        """
         columns = [
             "contrast", "kind", "donors", "donors_reference", "donors_both", "cells", "cells_reference",
             "depth_ratio", "values", "covered",

@@ -76,8 +76,14 @@ def cond(levels: Mapping[str, Hashable] | None = None, /, **more: Hashable) -> C
     more
         Levels by keyword.
 
+    Returns
+    -------
+    A condition, to be passed as a contrast to :func:`donorwise.tl.lmm` or :meth:`donorwise.LMMFit.test`. Names and
+    levels meet the data there: a ``DesignError`` says which it does not have.
+
     Examples
     --------
+    >>> from donorwise import cond
     >>> cond(disease="MS", cell_type="T") - cond(disease="control", cell_type="T")
     (disease=MS, cell_type=T) - (disease=control, cell_type=T)
     """

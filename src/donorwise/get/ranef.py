@@ -64,6 +64,20 @@ def ranef(
     ------
     DataError, DesignError
         The result, the variable, the response or a column of obs that the model needs is not there.
+
+    Warns
+    -----
+    DonorwiseWarning
+        Cells were added or removed since the fit.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> table = dw.get.ranef(adata, "gene_0001")
+    >>> len(table), list(table.columns[3:])
+    (6, ['level', 'column', 'value', 'cond_sd'])
     """
     stored = read_results(adata, key)
     if stored.params.get("method") == keys.PSEUDOBULK:

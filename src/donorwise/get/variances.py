@@ -43,6 +43,14 @@ def varcomp(
     ------
     DataError
         There is no such result, group, variable or term; the message says which there are.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> dw.get.varcomp(adata, variables="gene_0001")["term"].tolist()
+    ['donor_id', 'Residual']
     """
     return choose_all(read_results(adata, key).varcomp, group=group, variable=variables, term=term)
 
@@ -75,6 +83,14 @@ def icc(
     ------
     DataError
         There is no such result, group, variable or term; the message says which there are.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> bool(dw.get.icc(adata)["icc"].dropna().between(0, 1).all())
+    True
     """
     return choose_all(read_results(adata, key).icc, group=group, variable=variables, term=term)
 
@@ -107,5 +123,14 @@ def variance_partition(
     ------
     DataError
         There is no such result, group, variable or term; the message says which there are.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> shares = dw.get.variance_partition(adata, variables="gene_0001")
+    >>> shares["term"].tolist(), round(float(shares["fraction"].sum()), 10)
+    (['fixed', 'donor_id', 'Residual'], 1.0)
     """
     return choose_all(read_results(adata, key).variance_partition, group=group, variable=variables, term=term)

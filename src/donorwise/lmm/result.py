@@ -62,15 +62,26 @@ class LMMFit:
     loglik
         Shape (G,). Log-likelihood, restricted if `reml`, with the constants of lme4.
     status
-        Shape (G,). See the package's list of statuses.
+        Shape (G,). ``"ok"``, ``"boundary"`` (a variance is zero), or why there is no fit: ``"constant"``,
+        ``"not_estimable"``, ``"not_converged"``.
     n_iter
         Shape (G,). Iterations of the optimiser.
-    n_obs, n_donors
-        Shape (G,). Rows and levels of `donor` with a response.
+    n_obs
+        Shape (G,). Rows with a response.
+    n_donors
+        Shape (G,). Levels of `donor` with a response.
     design
         The design that all features share.
     parts
         Features by the rows that they have (one part unless responses are missing).
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+    >>> fit.beta.shape, fit.fixed_names
+    ((20, 2), ('Intercept', 'condition[T.disease]'))
     """
 
     formula: str
@@ -104,6 +115,14 @@ class LMMFit:
         DesignError
             If moderation does not cover the model: more than two random terms, correlated random
             slopes, or fewer than 100 features.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=150)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.prior.terms, fit.prior.weights.shape == (6, fit.prior.axes[0].size)
+        (('(1 | donor_id)',), True)
         """
         from donorwise.inference.moderation import learn_prior, refusal
 
@@ -153,6 +172,18 @@ class LMMFit:
         tests are (Smyth 2004): features with less variance between donors than others of their mean
         get somewhat too large p-values, those with more somewhat too small ones. The prior follows the
         rank of the mean response, so features should be on one scale.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> table = fit.test("condition[T.disease]", ddf="kenward-roger")
+        >>> len(table), list(table.columns[2:4])
+        (20, ['estimate', 'se'])
+        >>> arms = [dw.cond(condition=level) for level in ("disease", "control")]
+        >>> bool((fit.test(arms[0] - arms[1], ddf="kenward-roger")["p_value"] == table["p_value"]).all())
+        True
         """
         from donorwise.inference.tables import contrast_table
 
@@ -179,6 +210,21 @@ class LMMFit:
         DataFrame
             One row per feature: ``variable, term, statistic, num_df, den_df, scaling, p_value,
             adj_p_value, status``.
+
+        Raises
+        ------
+        DesignError
+            If the formula has no such term.
+        DonorwiseError
+            If `ddf` is not an option.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.joint_test("condition")["num_df"].unique().tolist()
+        [1]
         """
         from donorwise.inference.tables import joint_table
 
@@ -191,6 +237,11 @@ class LMMFit:
         Both are compared at their maximum-likelihood estimates, refitted where needed. One
         variance more is tested by the equal mixture of two chi-squared laws (Self and Liang 1987).
 
+        Parameters
+        ----------
+        other
+            A fit of the same responses whose formula has fewer (or more) terms.
+
         Returns
         -------
         DataFrame
@@ -201,6 +252,15 @@ class LMMFit:
         ------
         DesignError
             If the two models do not have the same features and rows, or the same parameters.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> null = dw.fit_lmm(adata.X, adata.obs, "~ 1 + (1 | donor_id)")
+        >>> fit.lrt(null)["df"].unique().tolist()
+        [1]
         """
         from donorwise.inference.tables import lrt_table
 
@@ -214,6 +274,15 @@ class LMMFit:
         DataFrame
             ``variable, term, column1, column2, variance, sd``: a variance has an empty
             `column2`; for a covariance `sd` holds the correlation. The residual comes last.
+            Variances are in squared units of the response.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.varcomp()["term"].unique().tolist()
+        ['donor_id', 'Residual']
         """
         return variance.varcomp_table(self)
 
@@ -226,6 +295,14 @@ class LMMFit:
         -------
         DataFrame
             ``variable, term, icc``.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> bool(fit.icc()["icc"].dropna().between(0, 1).all())
+        True
         """
         return variance.icc_table(self)
 
@@ -239,6 +316,14 @@ class LMMFit:
         -------
         DataFrame
             Indexed by variable; columns ``"fixed"``, one per random term, ``"Residual"``.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.variance_partition().columns.tolist()
+        ['fixed', 'donor_id', 'Residual']
         """
         return variance.partition_table(self)
 
@@ -260,6 +345,14 @@ class LMMFit:
         ------
         DesignError
             If `group` is not a grouping factor of the model.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.ranef("donor_id").shape  # 20 features x 6 donors
+        (120, 5)
         """
         groups = list(dict.fromkeys(t.group for t in self.design.random_terms))
         if group is None and len(groups) == 1:
@@ -269,7 +362,21 @@ class LMMFit:
         return _ranef_table(self, group)
 
     def at_ml(self) -> LMMFit:
-        """The same model fitted by maximum likelihood (itself if it is)."""
+        """The same model fitted by maximum likelihood.
+
+        Returns
+        -------
+        LMMFit
+            Itself if it is one already.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.reml, fit.at_ml().reml
+        (True, False)
+        """
         if not self.reml:
             return self
         parts = tuple(

@@ -69,6 +69,13 @@ def icc(
     The share of the variance, beyond the fixed effects, that lies between the levels of the term: 0 means
     that cells of one donor are no more alike than cells of two. At the right of each row the median, and
     the share of the features with an estimate of zero.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> ax = dw.pl.icc(adata)
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)

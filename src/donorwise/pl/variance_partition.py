@@ -67,6 +67,13 @@ def variance_partition(
     -----
     One violin per term over the features, quartiles inside; the number above is the median. The terms
     stand in the order of their medians, what remains last.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> ax = dw.pl.variance_partition(adata)
     """
     check_is_anndata(adata)
     stored = read_results(adata, key).variance_partition

@@ -1,0 +1,98 @@
+"""Sphinx configuration: ``python -m sphinx -W docs docs/_build/html``.
+
+``-t offline`` does without the inventories of other projects; ``-D nb_execution_mode=force`` runs the
+tutorials, which are kept without outputs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sphinx.ext.napoleon import NumpyDocstring
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+HERE = Path(__file__).parent
+OFFLINE = tags.has("offline")  # noqa: F821  defined by Sphinx
+
+project = "donorwise"
+author = "the donorwise developers"
+copyright = author
+version = release = installed_version("donorwise")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]
+templates_path = ["_templates"]
+
+html_theme = "sphinx_book_theme"
+html_title = "donorwise"
+html_theme_options = {"show_navbar_depth": 1, "navbar_persistent": []}
+
+autosummary_ignore_module_all = False  # the public functions of a face are its __all__
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_typehints_format = "short"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+myst_enable_extensions = ["deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "force" if os.environ.get("READTHEDOCS") else "off"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+intersphinx_mapping = (
+    {}
+    if OFFLINE
+    else {
+        "anndata": ("https://anndata.readthedocs.io/en/stable", None),
+        "matplotlib": ("https://matplotlib.org/stable", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "pandas": ("https://pandas.pydata.org/docs", None),
+        "python": ("https://docs.python.org/3", None),
+        "scanpy": ("https://scanpy.readthedocs.io/en/stable", None),
+    }
+)
+
+
+def _parse_returns(self: NumpyDocstring, section: str) -> list[str]:
+    """Prose under Returns stays prose: napoleon would take its lines for types."""
+    return [":returns:", *self._indent(self._dedent(self._consume_to_next_section())), ""]
+
+
+def _copy_tutorials(app: Sphinx) -> None:
+    """Bring the notebooks, and scripts that they link to, under the documentation's root: Sphinx looks no further."""
+    target = HERE / "notebooks"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for file in (HERE.parent / "tutorials").iterdir():
+        if file.suffix in (".ipynb", ".py", ".sh"):
+            shutil.copy2(file, target)
+
+
+def setup(app: Sphinx) -> None:
+    """Register what is particular to this project."""
+    NumpyDocstring._parse_returns_section = _parse_returns
+    app.connect("builder-inited", _copy_tutorials)
+    # a list of pages by pattern may be empty; this warning has no type by which suppress_warnings could name it
+    logging.getLogger("sphinx.sphinx.directives.other").addFilter(
+        lambda record: getattr(record, "subtype", "") != "empty_glob"
+    )

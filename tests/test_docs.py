@@ -1,0 +1,103 @@
+"""The documentation says what the code says: every status and warning, formulas that parse, docstrings with all parts."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import donorwise as dw
+from donorwise._accessor import DonorwiseAccessor
+from donorwise._typing import STATUSES
+from donorwise.design import audit_checks
+from donorwise.design.formula import parse
+
+DOCS = Path(__file__).parents[1] / "docs"
+SOURCE = Path(dw.__file__).parent
+FACES = ("datasets", "get", "pl", "pp", "tl")
+METHODS = (dw.LMMFit, DonorwiseAccessor)
+
+
+def _page(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def _public() -> dict[str, Any]:
+    """Everything a user calls, by name."""
+    found = {f"{face}.{name}": getattr(getattr(dw, face), name) for face in FACES for name in getattr(dw, face).__all__}
+    found |= {name: getattr(dw, name) for name in ("LMMFit", "cond", "fit_lmm")}
+    for owner in METHODS:
+        found |= {f"{owner.__name__}.{n}": m for n, m in vars(owner).items() if n[0] != "_" and _is_documented(m)}
+    return found
+
+
+def _is_documented(member: Any) -> bool:
+    return inspect.isfunction(member) or isinstance(member, property) or hasattr(member, "attrname")
+
+
+PUBLIC = _public()
+
+
+def _sections(item: Any) -> list[str]:
+    return re.findall(r"^(\w+)\n-{3,}$", inspect.getdoc(item) or "", re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstrings_have_an_example(name: str) -> None:
+    assert "Examples" in _sections(PUBLIC[name])
+    assert ">>> " in (inspect.getdoc(PUBLIC[name]) or "")
+
+
+@pytest.mark.parametrize("name", [name for name, item in PUBLIC.items() if inspect.isfunction(item)])
+def test_docstrings_describe_every_parameter(name: str) -> None:
+    text = inspect.getdoc(PUBLIC[name]) or ""
+    if "Parameters, results and errors are those of" in text:  # a method that hands everything on
+        return
+    names = [n for n in inspect.signature(PUBLIC[name]).parameters if n != "self"]
+    described = re.search(r"^Parameters\n-+\n(.*?)(?=^\w+\n-{3,}$|\Z)", text, re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^\w.*$", described[1], re.MULTILINE) if described else []
+    assert [n for line in lines for n in line.split(", ")] == names
+
+
+def _strings(path: Path) -> list[str]:
+    """Constant parts of the strings in a file, as the user reads them (adjacent pieces joined)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    pieces = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    joined = (
+        "".join(v.value if isinstance(v, ast.Constant) else "…" for v in n.values)
+        for n in ast.walk(tree)
+        if isinstance(n, ast.JoinedStr)
+    )
+    return [*pieces, *joined]
+
+
+def test_page_of_statuses_has_them_all() -> None:
+    assert re.findall(r"^\| `(\w+)` \|", _page("statuses-and-warnings"), re.MULTILINE) == list(STATUSES)
+
+
+def test_page_of_warnings_has_every_finding_of_the_audit() -> None:
+    findings = {
+        name
+        for name, item in vars(audit_checks).items()
+        if inspect.isfunction(item) and item.__module__ == audit_checks.__name__ and name[0] != "_"
+    }
+    assert set(re.findall(r"^\(audit-(\w+)\)=$", _page("statuses-and-warnings"), re.MULTILINE)) == findings
+
+
+def test_page_of_warnings_quotes_the_code() -> None:
+    """A text that the page quotes, from headings and tables, still occurs in the code."""
+    quoted = re.findall(r'^(?:### |\| )"([^"]+)"', _page("statuses-and-warnings"), re.MULTILINE)
+    texts = [text for path in SOURCE.rglob("*.py") for text in _strings(path)]
+    assert len(quoted) > 20
+    assert [q for q in quoted if not any(q in text for text in texts)] == []
+
+
+def test_formulas_of_the_decision_table_parse() -> None:
+    formulas = [f.replace("\\|", "|") for f in re.findall(r"`(~ [^`]+)`", _page("which-model"))]
+    assert len(formulas) > 10
+    for formula in formulas:
+        parse(formula)
