@@ -18,7 +18,7 @@ from donorwise._anndata import (
     read_settings,
     response_of,
 )
-from donorwise.design.contrasts import cond
+from donorwise.design.contrasts import expected_rows
 from donorwise.design.terms import term_variables
 from donorwise.errors import DataError, DesignError
 from donorwise.get.ranef import refit
@@ -196,12 +196,12 @@ def _lines(
     """Expected responses along x with pointwise 95% intervals."""
     points = [(arm, float(at)) for arm, grid in grids.items() for at in grid]
     numeric = condition is not None and condition in fit.design.numeric_means
-    wanted = {}
-    for i, (arm, at) in enumerate(points):
-        levels: dict[str, Any] = {x: places[int(at)] if places else at}
-        if condition is not None:
-            levels[condition] = float(arm) if numeric else arm
-        wanted[f"point {i}"] = cond(levels)
+    conditions: list[dict[str, Any]] = [{x: places[int(at)] if places else at} for _, at in points]
+    if condition is not None:
+        for own, (arm, _) in zip(conditions, points, strict=True):
+            own[condition] = float(arm) if numeric else arm
+    rows = expected_rows(fit.design, conditions)
+    wanted = {f"point {i}": row for i, row in enumerate(rows)}
     tests = fit.test(wanted, ddf="kenward-roger" if fit.reml else "satterthwaite")
     table = pd.DataFrame(points, columns=["arm", "x"])
     for name, column in (("estimate", "estimate"), ("low", "ci_low"), ("high", "ci_high")):
