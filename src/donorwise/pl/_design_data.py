@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._accessor import DonorwiseAccessor
 from donorwise._anndata import cell_frame, check_obs_columns, find_roles, obs_frame
 from donorwise.design.formula import parse
 from donorwise.design.wording import listing
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._typing import BoolArray, IntArray
+    from donorwise.design.audit import Audit
 
 MOST_LEVELS = 12
 """A column with more levels is no condition, and no covariate to draw."""
-_MOST_WORDS = 4  # sentences of the audit
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,11 @@ class Covariate:
     n_cells: IntArray
     confined: BoolArray
     between: bool
+
+    @property
+    def inside(self) -> bool:
+        """Whether its levels are parts of donors, such as samples."""
+        return not self.between and bool(((self.n_cells > 0).sum(axis=0) <= 1).all())
 
     @property
     def confounded(self) -> bool:
@@ -109,10 +113,10 @@ class Cohort:
 
 
 def find_columns(
-    adata: ad.AnnData, formula: str | None, *, condition: str | None, cell_type: str | None,
+    adata: ad.AnnData, formula: str | None, audit: Audit | None, *, condition: str | None, cell_type: str | None,
     covariates: str | Sequence[str] | None,
 ) -> Roles:  # fmt: skip
-    """Name the columns: as given, else as declared, else as the formula has them.
+    """Name the columns: as given, else as declared, else as the formula (which `audit` is about) has them.
 
     Raises
     ------
@@ -123,16 +127,16 @@ def find_columns(
     covariates = [covariates] if isinstance(covariates, str) else covariates
     read, grouping = _formula_columns(formula)
     check_obs_columns(adata, [*read, *grouping, *(covariates or ()), *(c for c in (condition, cell_type) if c)])
-    donor = roles.get("donor", "") if formula is None else _donor(adata, formula) or roles.get("donor", "")
+    # of a nested factor, the last column
+    donor = (audit.donor.split(":")[-1] if audit else "") or roles.get("donor", "")
     if not donor:
         raise DesignError("Which column of obs is the donor? Declare it with adata.donorwise.setup(donor=...).")
     cell_type = roles.get("cell_type", "") if cell_type is None else cell_type
-    labels = [v for v in read if v not in (donor, cell_type) and _n_levels(adata, v) <= MOST_LEVELS]
+    labels = [v for v in read if v not in (donor, cell_type) and _is_labels(adata, v)]
     if condition is None:
         condition = roles.get("condition") or next(iter(labels), "")
     if covariates is None:
-        candidates = [*labels, *grouping, *([roles["batch"]] if "batch" in roles else [])]
-        covariates = [c for c in candidates if _n_levels(adata, c) <= MOST_LEVELS and c != roles.get("sample")]
+        covariates = [*labels, *grouping, *([roles["batch"]] if "batch" in roles else [])]
     others = dict.fromkeys(c for c in covariates if c not in (donor, condition, cell_type))
     return Roles(donor, condition, cell_type, tuple(others))
 
@@ -158,7 +162,7 @@ def tabulate(adata: ad.AnnData, roles: Roles) -> Cohort:
     n_cells = np.zeros((len(donors), len(cell_types), len(arms)), dtype=np.int64)
     np.add.at(n_cells, (donor, kind, arm), 1)
     found = [_covariate(obs, name, donor, arm, len(donors)) for name in roles.covariates]
-    extra = tuple(c for c in found if 1 < len(c.levels) <= MOST_LEVELS)
+    extra = tuple(c for c in found if 1 < len(c.levels) <= MOST_LEVELS and not c.inside)
     order, blocks = _order(n_cells, extra)
     return Cohort(
         roles, tuple(donors[i] for i in order), blocks, arms, cell_types, n_cells[order],
@@ -184,13 +188,6 @@ def flags(cohort: Cohort) -> list[str]:
     return found
 
 
-def findings(adata: ad.AnnData, formula: str) -> list[str]:
-    """Warnings of the audit, the first few."""
-    found = list(DonorwiseAccessor(adata).audit(formula).warnings)
-    more = len(found) - _MOST_WORDS
-    return found[:_MOST_WORDS] + ([f"{more} more: adata.donorwise.audit(formula)."] if more > 0 else [])
-
-
 def _formula_columns(formula: str | None) -> tuple[list[str], list[str]]:
     """Variables of a formula, and its grouping factors."""
     if formula is None:
@@ -199,13 +196,10 @@ def _formula_columns(formula: str | None) -> tuple[list[str], list[str]]:
     return list(formula_variables(parsed)), list(dict.fromkeys(g for bar in parsed.bars for g in bar.group))
 
 
-def _donor(adata: ad.AnnData, formula: str) -> str:
-    """The replicate of a formula: the last column of its factor."""
-    return DonorwiseAccessor(adata).audit(formula).donor.split(":")[-1]
-
-
-def _n_levels(adata: ad.AnnData, column: str) -> int:
-    return int(obs_frame(adata, [column])[column].nunique())
+def _is_labels(adata: ad.AnnData, column: str) -> bool:
+    """Whether a variable of a formula is an arm or the like, and no number."""
+    values = obs_frame(adata, [column])[column]
+    return values.nunique() <= 2 or not pd.api.types.is_numeric_dtype(values)
 
 
 def _codes(obs: pd.DataFrame, column: str) -> tuple[IntArray, tuple[str, ...]]:

@@ -25,6 +25,7 @@ LETTER = 0.062
 """Inches of a letter in the smallest type."""
 _ROW, _LOWEST_ROW, _TALLEST, _COLUMN = 0.22, 0.05, 11.0, 0.34  # inches
 _SMALLEST_NAME = 0.085  # inches of a row in which a name can be read
+_HEAD = 0.19  # inches from a heading to the first row
 _GAP = 0.5  # steps between groups of columns, and between blocks of rows
 _LONGEST = 14  # letters of a level
 
@@ -68,10 +69,12 @@ def lay_out(cohort: Cohort) -> Layout:
         n = 1 if covariate.between else len(covariate.levels)
         covariates.append(end + _GAP + (0.0 if covariate.between else 0.5) + np.arange(float(n)))
         end += _GAP + (_width(covariate) if covariate.between else n)
-    rows = np.arange(float(len(cohort.donors))) + (1 + _GAP) * cohort.blocks + 1
-    heads = np.array([rows[cohort.blocks == b][0] - 1 for b in np.unique(cohort.blocks)])
+    n_donors, n_blocks = len(cohort.donors), int(cohort.blocks[-1]) + 1
+    row = float(np.clip((_TALLEST - 2 * _HEAD * n_blocks) / n_donors, _LOWEST_ROW, _ROW))
+    head = max(1.0, _HEAD / row)
+    rows = np.arange(float(n_donors)) + (head + _GAP) * cohort.blocks + head
+    heads = np.array([rows[cohort.blocks == b][0] - head for b in range(n_blocks)])
     names = max(map(len, cohort.donors))
-    row = float(np.clip(_TALLEST / (rows[-1] + 1), _LOWEST_ROW, _ROW))
     width = LETTER * names + _COLUMN * (end + 0.5) + 1.4
     height = row * (rows[-1] + 1) + 0.3 + LETTER * max(map(len, _column_names(cohort)))
     return Layout(rows, heads, columns, tuple(covariates), end, float(rows[-1]), (max(width, 5.0), height))
@@ -89,14 +92,15 @@ def draw_cohort(ax: Axes, cohort: Cohort, layout: Layout, *, colors: Mapping[str
     root(ax).draw_without_rendering()
     width, height = inches(ax)
     column, row = width / (layout.right + 0.9), height / (layout.bottom + 1.3)
-    largest, font = (72 * 0.95 * min(column, row)) ** 2, float(np.clip(66 * row, 3.0, 7.5))
+    largest = (72 * 0.95 * min(column, row)) ** 2
+    font = min(66 * row, 7.5) if row > _SMALLEST_NAME else None
     most = float(max(cohort.n_cells.max(), *(c.n_cells.max() for c in cohort.covariates if not c.between), 1))
     ax.hlines(layout.rows, -0.5, layout.right, color=LIGHT_GREY, lw=0.4, zorder=0)
-    _name_rows(ax, cohort, layout, colors=colors, font=font if row > _SMALLEST_NAME else None)
+    _name_rows(ax, cohort, layout, colors=colors, font=font)
     _draw_cells(ax, cohort, layout, colors=colors, most=most, largest=largest)
     for covariate, places in zip(cohort.covariates, layout.covariates, strict=True):
         if covariate.between:
-            _write_levels(ax, covariate, places[0], layout.rows, font=font)
+            _write_levels(ax, covariate, places[0], layout.rows, blocks=cohort.blocks, font=font)
         else:
             _draw_levels(ax, covariate, places, layout.rows, most=most, largest=largest)
     arms = [Line2D([], [], ls="", marker="o", mec="none", color=colors[a], label=a) for a in cohort.arms if a]
@@ -151,7 +155,7 @@ def _name_rows(ax: Axes, cohort: Cohort, layout: Layout, *, colors: Mapping[str,
         n_donors, n_cells = int(own.sum()), int(cohort.n_cells[own].sum())
         numbers = f"{n_donors:,} donor{'' if n_donors == 1 else 's'}, {n_cells:,} cells"
         ax.text(
-            -0.5, place, f"{' and '.join(arms)}: {numbers}" if arms else numbers, va="center", fontsize="small",
+            -0.5, place, f"{' + '.join(arms)}: {numbers}" if arms else numbers, va="center", fontsize="small",
             weight="bold", color=colors[arms[0]] if len(arms) == 1 else INK,
         )  # fmt: skip
 
@@ -190,15 +194,21 @@ def _draw_levels(
         _draw_areas(ax, n_cells, place, rows, color=color, most=most, largest=largest)
 
 
-def _write_levels(ax: Axes, covariate: Covariate, place: float, rows: FloatArray, *, font: float) -> None:
-    """Write each donor's level, in bold where it occurs with one level of the condition only."""
-    for row, n_cells in zip(rows, covariate.n_cells, strict=True):
-        if not n_cells.any():
-            continue
-        level = int(np.argmax(n_cells))
-        marked, name = bool(covariate.confined[level]), covariate.levels[level]
+def _write_levels(
+    ax: Axes, covariate: Covariate, place: float, rows: FloatArray, *, blocks: IntArray, font: float | None
+) -> None:
+    """Write each donor's level, in bold where it occurs with one level of the condition only.
+
+    Where rows are too small for that, the first of some donors with the same level has it.
+    """
+    level = np.where(covariate.n_cells.any(axis=1), np.argmax(covariate.n_cells, axis=1), -1)
+    written = level >= 0
+    if font is None:
+        written[1:] &= (np.diff(level) != 0) | (np.diff(blocks) != 0)
+    for row, own in zip(rows[written], level[written], strict=True):
+        marked, name = bool(covariate.confined[own]), covariate.levels[own]
         text = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
         ax.text(
-            place, row, text, va="center", fontsize=font, color=FLAG if marked else INK,
+            place, row, text, va="center", fontsize=font or 5.0, color=FLAG if marked else INK,
             weight="bold" if marked else "normal",
         )  # fmt: skip

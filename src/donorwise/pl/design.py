@@ -5,8 +5,9 @@ from __future__ import annotations
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from donorwise._accessor import DonorwiseAccessor
 from donorwise._anndata import check_is_anndata
-from donorwise.pl._design_data import find_columns, findings, flags, tabulate
+from donorwise.pl._design_data import find_columns, flags, tabulate
 from donorwise.pl._design_draw import FLAG, LETTER, draw_cohort, lay_out
 from donorwise.pl._sizes import inches
 from donorwise.pl._style import GREY, finish, level_colors, panels
@@ -46,7 +47,7 @@ def design(
         Column of obs for the columns of the picture. By default the declared or guessed one; ``""`` for none.
     covariates
         Further columns of obs with labels, such as batch or sex. By default those of the formula, and the
-        declared batch, with at most 12 levels.
+        declared batch. Left out are those with more than 12 levels, and parts of donors such as samples.
     ax
         Axes to draw in.
     show
@@ -78,12 +79,13 @@ def design(
     >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
     >>> ax = dw.pl.design(adata, "~ condition + sex + (1 | donor_id)")
     >>> [label.get_text() for label in ax.get_yticklabels()]
-    ['D01', 'D02', 'D03', 'D04', 'D05', 'D06']
+    ['D01', 'D05', 'D03', 'D02', 'D06', 'D04']
     """
     check_is_anndata(adata)
-    roles = find_columns(adata, formula, condition=condition, cell_type=cell_type, covariates=covariates)
+    audit = None if formula is None else DonorwiseAccessor(adata).audit(formula)
+    roles = find_columns(adata, formula, audit, condition=condition, cell_type=cell_type, covariates=covariates)
     cohort = tabulate(adata, roles)
-    found = flags(cohort) + ([] if formula is None else findings(adata, formula))
+    found = [*flags(cohort), *(audit.warnings if audit else ())]
     layout = lay_out(cohort)
     width, height = layout.size
     text = _words(found, width=width if ax is None else inches(ax)[0])

@@ -97,6 +97,8 @@ def trajectories(
     'time'
     """
     check_is_anndata(adata)
+    if not isinstance(variable, str):
+        raise DataError(f"variable= names one feature, not {variable!r}.")
     stored = read_results(adata, key)
     if stored.params.get("method") == keys.PSEUDOBULK:
         raise DataError(
