@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
@@ -308,7 +309,8 @@ def test_prior_of_a_fit_with_two_terms(paired: ad.AnnData) -> None:
 
 @pytest.mark.parametrize("name", dw.pl.__all__)
 def test_first_argument(name: str) -> None:
-    arguments = {"donors": ["gene_0001"]}.get(name, [])
+    parameters = list(inspect.signature(getattr(dw.pl, name)).parameters.values())[1:]
+    required = {p.name: "gene_0001" for p in parameters if p.default is p.empty}
     for wrong in (np.zeros((3, 2)), "cohort.h5ad", None):
         with pytest.raises(DonorwiseError, match="must be an AnnData"):
-            getattr(dw.pl, name)(wrong, *arguments)
+            getattr(dw.pl, name)(wrong, **required)

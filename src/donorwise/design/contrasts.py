@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -187,7 +188,9 @@ def _resolve(design: Design, name: str | None, contrast: Any) -> list[tuple[str,
         return [_difference(design, name, contrast)]
     if isinstance(contrast, Cond):
         weights = np.array([weight for weight, _ in contrast.parts])
-        return [(name or repr(contrast), weights @ _expected(design, [dict(levels) for _, levels in contrast.parts]))]
+        return [
+            (name or repr(contrast), weights @ expected_rows(design, [dict(levels) for _, levels in contrast.parts]))
+        ]
     return _matrix(design, name, contrast)
 
 
@@ -214,7 +217,7 @@ def _difference(design: Design, name: str | None, contrast: tuple[object, ...]) 
     if len(contrast) != 3:
         raise DesignError(f"A tuple is (variable, level, level to compare with), which {contrast!r} is not.")
     variable, level, other = contrast
-    high, low = _expected(design, [{str(variable): level}, {str(variable): other}])
+    high, low = expected_rows(design, [{str(variable): level}, {str(variable): other}])
     return name or f"{variable}: {level} vs {other}", high - low
 
 
@@ -243,8 +246,8 @@ def _check_weights(names: Sequence[str], L: FloatArray) -> None:
             raise DesignError(f"The contrast `{name}` is zero: both sides are the same in this model.")
 
 
-def _expected(design: Design, conditions: Sequence[Mapping[str, object]]) -> FloatArray:
-    """Rows (n, p) of X at conditions: equal weights over what is not named, numbers at their mean.
+def expected_rows(design: Design, conditions: Sequence[Mapping[str, object]]) -> FloatArray:
+    """Return rows (n, p) of X at conditions: equal weights over what is not named, numbers at their mean.
 
     The average of a column over a full grid only involves the variables of its term, so each term gets
     the grid of its own variables, and all grids are evaluated at once.
@@ -302,11 +305,8 @@ def _grid(
         choices.append(levels if name in own else levels[:1])
     if not every:
         return {}
-    combinations = pd.MultiIndex.from_product([range(len(levels)) for levels in choices])
-    return {
-        name: [levels[i] for i in combinations.get_level_values(k)]
-        for k, (name, levels) in enumerate(zip(every, choices, strict=True))
-    }
+    combinations = list(product(*choices))
+    return {name: [values[k] for values in combinations] for k, name in enumerate(every)}
 
 
 def _levels(design: Design, name: str) -> list[object]:

@@ -83,35 +83,31 @@ def ranef(
     if stored.params.get("method") == keys.PSEUDOBULK:
         raise DataError(f"{key!r} is a result of dw.tl.pseudobulk, which has no random effects of donors to show.")
     names = [variables] if isinstance(variables, str) else list(variables)
-    _warn_of_lost_cells(adata, stored.params)
+    warn_of_lost_cells(adata, stored.params)
     chosen = choose(choose(stored.varcomp, "variable", names), "group", group)
     terms = list(dict.fromkeys(choose(chosen, "term", term)["term"].astype(str)))
     tables = [
-        _one_group(adata, names, stored.params, group=g, terms=[t for t in terms if t != "Residual"])
+        _effects(refit(adata, names, stored.params, group=g), g, [t for t in terms if t != "Residual"])
         for g in dict.fromkeys(chosen["group"].astype(str))
     ]
     return pd.concat(tables, ignore_index=True)
 
 
-def _one_group(
-    adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group: str, terms: list[str]
-) -> pd.DataFrame:
+def refit(adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group: str) -> LMMFit:
+    """Fit the model of a stored result again to a few features of one group, from cells or from collapsed rows."""
     from donorwise.engine import fit_lmm
 
     if is_collapsed(adata):
-        return _one_group_of_rows(adata, names, params, group=group, terms=terms)
+        return _refit_rows(adata, names, params, group=group)
     rows = _rows(adata, params, group)
     values = column_values(response_of(adata, params["response"], names))[rows]
     Y = pd.DataFrame(values, columns=names, index=adata.obs_names[rows])
     obs = obs_frame(adata)[rows]
-    fit = fit_lmm(Y, obs, params["formula"], reml=params["reml"], weights=_weights(adata, params, rows))
-    return _effects(fit, group, terms)
+    return fit_lmm(Y, obs, params["formula"], reml=params["reml"], weights=_weights(adata, params, rows))
 
 
-def _one_group_of_rows(
-    adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group: str, terms: list[str]
-) -> pd.DataFrame:
-    """As :func:`_one_group`, from collapsed rows."""
+def _refit_rows(adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group: str) -> LMMFit:
+    """As :func:`refit`, from collapsed rows."""
     from donorwise.engine import fit_statistics
     from donorwise.tl._prepare import assemble
 
@@ -120,7 +116,7 @@ def _one_group_of_rows(
     found = [own for task, own in zip(ready.tasks, ready.collapse(1), strict=True) if task.name == group and own]
     if not found:
         raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
-    return _effects(fit_statistics(found[0], tuple(names), reml=params["reml"]), group, terms)
+    return fit_statistics(found[0], tuple(names), reml=params["reml"])
 
 
 def _effects(fit: LMMFit, group: str, terms: list[str]) -> pd.DataFrame:
@@ -147,13 +143,14 @@ def _weights(adata: ad.AnnData, params: dict[str, Any], rows: BoolArray) -> Floa
     return np.asarray(obs_frame(adata, [weights])[weights], dtype=np.float64)[rows]
 
 
-def _warn_of_lost_cells(adata: ad.AnnData, params: dict[str, Any]) -> None:
+def warn_of_lost_cells(adata: ad.AnnData, params: dict[str, Any]) -> None:
+    """Warn the caller's caller where the AnnData has other cells than those that were fitted."""
     then = params["n_cells"] + params["n_dropped"]
     now = cell_count(adata)
     if now != then:
         warnings.warn(
             f"The result was fitted to {then:,} cells and the AnnData now has {now:,}: "
-            "these random effects are from the cells it has now.",
+            "the model is fitted again to those it has now.",
             DonorwiseWarning,
             stacklevel=3,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from donorwise.pl.calibration import calibration
+from donorwise.pl.design import design
 from donorwise.pl.donors import donors
 from donorwise.pl.forest import forest
 from donorwise.pl.heatmap import heatmap
@@ -12,10 +14,14 @@ from donorwise.pl.power import power
 from donorwise.pl.prior import prior
 from donorwise.pl.pvalues import pvalues
 from donorwise.pl.qq import qq
+from donorwise.pl.ranef import ranef
+from donorwise.pl.trajectories import trajectories
 from donorwise.pl.variance_partition import variance_partition
 from donorwise.pl.volcano import volcano
 
 __all__ = [
+    "calibration",
+    "design",
     "donors",
     "forest",
     "heatmap",
@@ -26,6 +32,8 @@ __all__ = [
     "prior",
     "pvalues",
     "qq",
+    "ranef",
+    "trajectories",
     "variance_partition",
     "volcano",
 ]

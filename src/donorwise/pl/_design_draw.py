@@ -1,0 +1,214 @@
+"""Drawing a cohort: a row per donor, columns of cells, and what else is known of the donors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+from donorwise.pl._sizes import area_key, areas, inches
+from donorwise.pl._style import GREY, INK, LIGHT_GREY, root
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
+
+    from donorwise._typing import FloatArray, IntArray
+    from donorwise.pl._design_data import Cohort, Covariate
+
+FLAG = "#B00020"
+"""What cannot be told apart from the condition; no colour of a level, and never without a sign or bold type."""
+LETTER = 0.062
+"""Inches of a letter in the smallest type."""
+_ROW, _LOWEST_ROW, _TALLEST, _COLUMN = 0.22, 0.05, 11.0, 0.34  # inches
+_SMALLEST_NAME = 0.085  # inches of a row in which a name can be read
+_HEAD = 0.19  # inches from a heading to the first row
+_GAP = 0.5  # steps between groups of columns, and between blocks of rows
+_LONGEST = 14  # letters of a level
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things stand, in steps of one row and one column.
+
+    Attributes
+    ----------
+    rows
+        Shape (D,). Places of the donors.
+    heads
+        Places of the blocks' headings.
+    columns
+        Shape (cell types, arms). All arms of a cell type are in one place unless they vary within donors.
+    covariates
+        Places of each covariate's levels; one for a covariate between donors, where its text begins.
+    right, bottom
+        Ends of the axes.
+    size
+        Width and height in inches of a figure for it.
+    """
+
+    rows: FloatArray
+    heads: FloatArray
+    columns: FloatArray
+    covariates: tuple[FloatArray, ...]
+    right: float
+    bottom: float
+    size: tuple[float, float]
+
+
+def lay_out(cohort: Cohort) -> Layout:
+    """Find a place for everything."""
+    n_types, n_arms = len(cohort.cell_types), len(cohort.arms)
+    step, shift = (n_arms + _GAP, 1.0) if cohort.within else (1.0, 0.0)
+    columns: FloatArray = np.arange(n_types)[:, None] * step + np.arange(n_arms) * shift
+    end, covariates = float(columns.max()) + 0.5, []
+    for covariate in cohort.covariates:
+        n = 1 if covariate.between else len(covariate.levels)
+        covariates.append(end + _GAP + (0.0 if covariate.between else 0.5) + np.arange(float(n)))
+        end += _GAP + (_width(covariate) if covariate.between else n)
+    n_donors, n_blocks = len(cohort.donors), int(cohort.blocks[-1]) + 1
+    row = float(np.clip((_TALLEST - 2 * _HEAD * n_blocks) / n_donors, _LOWEST_ROW, _ROW))
+    head = max(1.0, _HEAD / row)
+    rows = np.arange(float(n_donors)) + (head + _GAP) * cohort.blocks + head
+    heads = np.array([rows[cohort.blocks == b][0] - head for b in range(n_blocks)])
+    names = max(map(len, cohort.donors))
+    width = LETTER * names + _COLUMN * (end + 0.5) + 1.4
+    height = row * (rows[-1] + 1) + 0.3 + LETTER * max(map(len, _column_names(cohort)))
+    return Layout(rows, heads, columns, tuple(covariates), end, float(rows[-1]), (max(width, 5.0), height))
+
+
+def draw_cohort(ax: Axes, cohort: Cohort, layout: Layout, *, colors: Mapping[str, str]) -> None:
+    """Draw a cohort into axes, which take their limits from it."""
+    if root(ax).get_layout_engine() is None:
+        _make_room(ax, cohort)
+    ax.set_xlim(-0.7, layout.right + 0.2)
+    ax.set_ylim(layout.bottom + 0.7, -0.6)
+    _name_columns(ax, cohort, layout)
+    ax.spines[:].set_visible(False)
+    ax.set_yticks([])
+    root(ax).draw_without_rendering()
+    width, height = inches(ax)
+    column, row = width / (layout.right + 0.9), height / (layout.bottom + 1.3)
+    largest = (72 * 0.95 * min(column, row)) ** 2
+    font = min(66 * row, 7.5) if row > _SMALLEST_NAME else None
+    most = float(max(cohort.n_cells.max(), *(c.n_cells.max() for c in cohort.covariates if not c.between), 1))
+    ax.hlines(layout.rows, -0.5, layout.right, color=LIGHT_GREY, lw=0.4, zorder=0)
+    _name_rows(ax, cohort, layout, colors=colors, font=font)
+    _draw_cells(ax, cohort, layout, colors=colors, most=most, largest=largest)
+    for covariate, places in zip(cohort.covariates, layout.covariates, strict=True):
+        if covariate.between:
+            _write_levels(ax, covariate, places[0], layout.rows, blocks=cohort.blocks, font=font)
+        else:
+            _draw_levels(ax, covariate, places, layout.rows, most=most, largest=largest)
+    arms = [Line2D([], [], ls="", marker="o", mec="none", color=colors[a], label=a) for a in cohort.arms if a]
+    ax.legend(
+        handles=[*(arms if cohort.within else []), *area_key(most, largest)], loc="upper left", frameon=False,
+        bbox_to_anchor=(1.0, 1.0), fontsize="x-small", labelspacing=0.9,
+    )  # fmt: skip
+
+
+def _make_room(ax: Axes, cohort: Cohort) -> None:
+    """Give up room for the names above and the legend beside the axes, where no layout engine makes it."""
+    place, (_, height) = ax.get_position(), inches(ax)
+    names = LETTER * max(map(len, _column_names(cohort))) / height
+    ax.set_position((place.x0, place.y0, 0.85 * place.width, (1 - min(names, 0.5)) * place.height))
+
+
+def _width(covariate: Covariate) -> float:
+    """Columns that the text of a covariate between donors takes."""
+    longest = min(max(map(len, covariate.levels)), _LONGEST)
+    return max(1.0, (LETTER * longest + 0.1) / _COLUMN)
+
+
+def _column_names(cohort: Cohort) -> list[str]:
+    names = [name or "cells" for name in cohort.cell_types]
+    for covariate in cohort.covariates:
+        names += [covariate.name] if covariate.between else [f"{covariate.name} {level}" for level in covariate.levels]
+    return names
+
+
+def _name_columns(ax: Axes, cohort: Cohort, layout: Layout) -> None:
+    """Write the names above, marked where a column lacks an arm or is confounded with it."""
+    places = list(layout.columns.mean(axis=1))
+    warn = [bool(row.any()) for row in cohort.empty()]
+    for covariate, own in zip(cohort.covariates, layout.covariates, strict=True):
+        places += [own[0] + 0.3] if covariate.between else list(own)
+        warn += [covariate.confounded] if covariate.between else list(covariate.confined)
+    names = [f"! {name}" if marked else name for name, marked in zip(_column_names(cohort), warn, strict=True)]
+    ticks = ax.set_xticks(places, names, fontsize="small", rotation=90)
+    for tick, marked in zip(ticks, warn, strict=True):
+        tick.label2.set(color=FLAG if marked else INK, weight="bold" if marked else "normal")
+    ax.tick_params(axis="x", length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
+
+
+def _name_rows(ax: Axes, cohort: Cohort, layout: Layout, *, colors: Mapping[str, str], font: float | None) -> None:
+    """Write the donors' names, where there is room, and above every block what its donors have in common."""
+    if font is not None:
+        ax.set_yticks(layout.rows, cohort.donors, fontsize=font)
+    ax.tick_params(axis="y", length=0)
+    for block, place in enumerate(layout.heads):
+        own = cohort.blocks == block
+        arms = [arm for arm, has in zip(cohort.arms, cohort.has_arm[own][0], strict=True) if has and arm]
+        n_donors, n_cells = int(own.sum()), int(cohort.n_cells[own].sum())
+        numbers = f"{n_donors:,} donor{'' if n_donors == 1 else 's'}, {n_cells:,} cells"
+        ax.text(
+            -0.5, place, f"{' + '.join(arms)}: {numbers}" if arms else numbers, va="center", fontsize="small",
+            weight="bold", color=colors[arms[0]] if len(arms) == 1 else INK,
+        )  # fmt: skip
+
+
+def _draw_cells(
+    ax: Axes, cohort: Cohort, layout: Layout, *, colors: Mapping[str, str], most: float, largest: float
+) -> None:
+    """Draw the cells of every cell type and arm, and crosses where a donor of the arm has none."""
+    empty = cohort.empty()
+    for j, arm in enumerate(cohort.arms):
+        for i in range(len(cohort.cell_types)):
+            n_cells = cohort.n_cells[:, i, j]
+            _draw_areas(ax, n_cells, layout.columns[i, j], layout.rows, color=colors[arm], most=most, largest=largest)
+            none = cohort.has_arm[:, j] & (n_cells == 0)
+            color, size = (FLAG, 0.3) if empty[i, j] else (GREY, 0.15)
+            ax.scatter(
+                np.full(none.sum(), layout.columns[i, j]), layout.rows[none], marker="x", color=color, lw=0.9,
+                s=size * largest,
+            )  # fmt: skip
+
+
+def _draw_areas(
+    ax: Axes, n_cells: IntArray, place: float, rows: FloatArray, *, color: str, most: float, largest: float
+) -> None:
+    some = n_cells > 0
+    s = areas(n_cells[some], most=most, largest=largest)
+    ax.scatter(np.full(some.sum(), place), rows[some], s=s, color=color, lw=0, zorder=2)
+
+
+def _draw_levels(
+    ax: Axes, covariate: Covariate, places: FloatArray, rows: FloatArray, *, most: float, largest: float
+) -> None:
+    """Draw the cells at each level of a covariate that varies within donors."""
+    for place, n_cells, only in zip(places, covariate.n_cells.T, covariate.confined, strict=True):
+        color = FLAG if only else GREY
+        _draw_areas(ax, n_cells, place, rows, color=color, most=most, largest=largest)
+
+
+def _write_levels(
+    ax: Axes, covariate: Covariate, place: float, rows: FloatArray, *, blocks: IntArray, font: float | None
+) -> None:
+    """Write each donor's level, in bold where it occurs with one level of the condition only.
+
+    Where rows are too small for that, the first of some donors with the same level has it.
+    """
+    level = np.where(covariate.n_cells.any(axis=1), np.argmax(covariate.n_cells, axis=1), -1)
+    written = level >= 0
+    if font is None:
+        written[1:] &= (np.diff(level) != 0) | (np.diff(blocks) != 0)
+    for row, own in zip(rows[written], level[written], strict=True):
+        marked, name = bool(covariate.confined[own]), covariate.levels[own]
+        text = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+        ax.text(
+            place, row, text, va="center", fontsize=font or 5.0, color=FLAG if marked else INK,
+            weight="bold" if marked else "normal",
+        )  # fmt: skip
