@@ -167,7 +167,7 @@ def collapse_on(
     out = measure(sparse.csr_array((0, reader.shape[1])), _rows(cells, 0, 0, known[:0]))
     finals = _submit(client, reader, cells, tasks, measure)
     try:
-        _gather(finals, tiles, *out, progress=progress)
+        _gather(client, finals, tiles, *out, progress=progress)
     finally:
         client.cancel(list(finals))
     return out
@@ -265,12 +265,14 @@ def _blocks(client: Any, reader: Any, low: int, high: int) -> list[list[Any]] | 
     return [[next(futures) for _ in row] for row in blocks]
 
 
-def _gather(finals: dict[Any, int], tiles: _Tiles, collapsed: Collapsed, sums: Sums, *, progress: bool) -> None:
+def _gather(
+    client: Any, finals: dict[Any, int], tiles: _Tiles, collapsed: Collapsed, sums: Sums, *, progress: bool
+) -> None:
     """Write every tile where it belongs as soon as it is done; one at a time is here."""
     from distributed import KilledWorker, as_completed
 
     with tqdm(total=len(finals), unit="block", desc="collapse", disable=not progress) as bar:
-        for future in as_completed(list(finals)):
+        for future in as_completed(list(finals), loop=client.loop):
             try:
                 part: Partial = future.result()
             except KilledWorker as error:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._typing import FloatArray, IntArray
+from donorwise.collapse.fetch import fetch
 from donorwise.collapse.readers import Reader, open_reader
 from donorwise.collapse.stream import chunks, plan
 
@@ -92,6 +93,5 @@ def _read_places(reader: Reader, n_items: int, n_places: int) -> Iterator[tuple[
     """Chunks of `n_items` rows or columns, spread evenly."""
     cost = reader.cost()
     ranges = plan(cost, np.ones(len(cost), dtype=bool), n_items, reader.cuts if reader.whole_blocks else None)
-    for i in np.unique(np.linspace(0, len(ranges) - 1, min(n_places, len(ranges))).astype(int)):
-        low, high = ranges[i]
-        yield ranges[i], reader.parts(low, high, reader.load(low, high))
+    places = np.unique(np.linspace(0, len(ranges) - 1, min(n_places, len(ranges))).astype(int))
+    yield from fetch(reader, [ranges[i] for i in places], n_jobs=1, n_bytes=0)

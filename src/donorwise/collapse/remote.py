@@ -56,6 +56,11 @@ class Partial:
     collapsed: Collapsed
     sums: Sums
 
+    def __sizeof__(self) -> int:
+        """Bytes of the arrays, by which the scheduler decides what to move."""
+        arrays = [self.patterns, *(getattr(self.collapsed, f.name) for f in fields(Collapsed)), *self.sums.values()]
+        return sum(array.nbytes for array in arrays)
+
 
 class Range(NamedTuple):
     """A range of rows that travels: a reader that can be pickled, and the rows as it numbers them."""
