@@ -61,6 +61,7 @@ def client(running, monkeypatch) -> distributed.Client:
     running.wait_for_workers(2)
     monkeypatch.setattr(stream, "CHUNK_BYTES", 2**14)
     monkeypatch.setattr(cluster, "RANGE_BYTES", 2**15)
+    monkeypatch.setattr(cluster, "RESULT_BYTES", 2 * BOUND)
     monkeypatch.setattr(cluster, "MESSAGE_BYTES", BOUND)
     return running
 
@@ -192,8 +193,9 @@ def test_messages_are_bounded(client, order, tmp_path, monkeypatch):
     with client.as_current():
         found = collapse(open_source(tmp_path / "x.h5ad").X, codes, k, covariates=rng.normal(size=(n, 1)))
     assert len(sizes.of("donorwise-read")) >= 4
-    assert max(sizes.found.values()) <= BOUND
-    assert np.median(sizes.of("donorwise-read")) > BOUND / 4  # the sizes are those of the arrays
+    assert max(sizes.of("donorwise-read")) <= 2.1 * BOUND  # which is where it stays
+    assert max(sizes.of("donorwise-pick") + sizes.of("donorwise-merge")) <= BOUND
+    assert np.median(sizes.of("donorwise-pick")) > BOUND / 8  # the sizes are those of the arrays
     assert max(sent) <= BOUND
     assert found.n_obs.sum() == n
 
@@ -252,7 +254,8 @@ def test_errors_are_those_of_one_process(client, cells, tmp_path, how):
             dw.pp.collapse(path, client=used, **options)
         messages.append(str(caught.value))
     local, remote = messages
-    assert remote == local if how != "corrupt" else remote.split(": rows")[0] == local.split(": rows")[0]
+    start = local.split(": rows")[0] if how == "corrupt" else local
+    assert remote.startswith(start) and (how == "corrupt" or remote == local)
     assert not client.futures
 
 

@@ -1,9 +1,9 @@
 """The pass over a matrix that the workers of a dask cluster read.
 
-A task reads a range of rows once and returns the statistics of the patterns that are there. The patterns are divided,
-in the order in which they appear, into tiles whose statistics fit a message; what the ranges say about a tile is merged
-on the workers in a tree, in an order that the matrix alone decides: the result does not depend on the workers. In a file
-sorted by donor a tile is met by a few ranges only.
+A task reads some rows, range after range, and finds the statistics of the patterns that are there. The patterns are
+divided, in the order in which they appear, into tiles whose statistics fit a message; what the tasks say about a tile is
+merged on the workers in a tree, in an order that the matrix alone decides: the result does not depend on the workers. In
+a file sorted by donor a tile is met by a few tasks only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from donorwise.collapse.checks import check_codes, check_covariates, check_weights
 from donorwise.collapse.containers import all_in_order
 from donorwise.collapse.readers import DaskBlocks
-from donorwise.collapse.remote import Cells, cut_rows, merge, pick, summarise_range
+from donorwise.collapse.remote import Cells, cut_rows, merge, pick, summarise_ranges
 from donorwise.collapse.statistics import Collapsed
 from donorwise.collapse.stream import plan
 from donorwise.errors import DataError, DonorwiseError
@@ -35,9 +35,13 @@ if TYPE_CHECKING:
     from donorwise.collapse.remote import Measure, Partial, Sums
 
 MESSAGE_BYTES = 2**26
-"""No result of a task is larger."""
+"""What goes from one worker to another, and to the client, is no larger."""
+RESULT_BYTES = 2**28
+"""Statistics that a task may find; what they say of each tile is picked out where they are."""
 RANGE_BYTES = 2**27
-"""Decompressed values that a task reads, unless the statistics of so many cells do not fit a message."""
+"""Decompressed values that are in the memory of a task."""
+VALUES_PER_STATISTIC = 4
+"""A task goes on reading, beyond RANGE_BYTES, until it has this many bytes of values for a byte of its statistics."""
 FAN_IN = 8
 
 
@@ -68,8 +72,7 @@ def check_client(client: Any) -> Any:
 class _Task(NamedTuple):
     """Rows to read and patterns to keep, with their places in their tiles; those of a tile begin at its start."""
 
-    low: int
-    high: int
+    ranges: list[tuple[int, int]]
     patterns: IntArray
     places: IntArray
     tiles: IntArray
@@ -163,7 +166,7 @@ def collapse_on(
     m = 0 if cells.covariates is None else cells.covariates.shape[1]
     per_pattern = 8 * (len(columns) * (2 + m + n_sums) + m * (m + 1) + 8)
     tiles = _Tiles(n_patterns, max(1, MESSAGE_BYTES // per_pattern))
-    tasks = _tasks(reader, known, tiles, chunk_size)
+    tasks = _tasks(reader, known, tiles, per_pattern, chunk_size)
     out = measure(sparse.csr_array((0, reader.shape[1])), _rows(cells, 0, 0, known[:0]))
     finals = _submit(client, reader, cells, tasks, measure)
     try:
@@ -195,35 +198,39 @@ class _Tiles:
         return self._order[tile * self.size + places]
 
 
-def _tasks(reader: Reader, codes: NDArray[Any], tiles: _Tiles, chunk_size: int | None) -> Iterator[_Task]:
-    """Ranges of rows as long as the bounds allow; one whose patterns do not fit a message is read several times."""
+def _tasks(
+    reader: Reader, codes: NDArray[Any], tiles: _Tiles, per_pattern: int, chunk_size: int | None
+) -> Iterator[_Task]:
+    """As many rows as the bounds allow; those whose statistics are larger than RESULT_BYTES are read several times."""
     cuts = reader.cuts if chunk_size is None or reader.whole_blocks else None
     cost = reader.cost()
-    ranges = plan(cost, codes >= 0, chunk_size, cuts)
     reached = np.concatenate([[0], np.cumsum(cost)])
-    open_: tuple[int, int, IntArray] | None = None
-    for low, high in ranges:
+    most = max(1, RESULT_BYTES // per_pattern)
+    ranges: list[tuple[int, int]] = []
+    patterns = np.zeros(0, dtype=np.int64)
+    for low, high in plan(cost, codes >= 0, chunk_size, cuts):
         seen = np.unique(codes[low:high])
-        seen = seen[seen >= 0]
-        if open_ is not None:
-            joined = np.union1d(open_[2], seen)
-            near = open_[1] == low and reached[high] - reached[open_[0]] <= RANGE_BYTES
-            if near and joined.size <= tiles.size and chunk_size is None:
-                open_ = (open_[0], high, joined)
-                continue
-            yield from _split(*open_, tiles)
-        open_ = (low, high, seen)
-    if open_ is not None:
-        yield from _split(*open_, tiles)
+        joined = np.union1d(patterns, seen[seen >= 0])
+        n_bytes = reached[high] - reached[ranges[0][0] if ranges else low]
+        roomy = joined.size <= most and n_bytes <= max(RANGE_BYTES, VALUES_PER_STATISTIC * joined.size * per_pattern)
+        if ranges and (chunk_size is not None or not roomy):
+            yield from _split(ranges, patterns, tiles, most)
+            ranges, joined = [], seen[seen >= 0]
+        if ranges and ranges[-1][1] == low and reached[high] - reached[ranges[-1][0]] <= RANGE_BYTES:
+            low = ranges.pop()[0]
+        ranges.append((low, high))
+        patterns = joined
+    if ranges:
+        yield from _split(ranges, patterns, tiles, most)
 
 
-def _split(low: int, high: int, patterns: IntArray, tiles: _Tiles) -> Iterator[_Task]:
+def _split(ranges: list[tuple[int, int]], patterns: IntArray, tiles: _Tiles, most: int) -> Iterator[_Task]:
     ordered = tiles.see(patterns)
-    for first in range(0, ordered.size, tiles.size):
-        some = ordered[first : first + tiles.size]
+    for first in range(0, ordered.size, most):
+        some = ordered[first : first + most]
         rank = tiles.rank[some]
         numbers, starts = np.unique(rank // tiles.size, return_index=True)
-        yield _Task(low, high, some, rank % tiles.size, numbers, np.append(starts, some.size))
+        yield _Task(ranges, some, rank % tiles.size, numbers, np.append(starts, some.size))
 
 
 def _submit(client: Any, reader: Any, cells: Cells, tasks: Iterator[_Task], measure: Measure) -> dict[Any, int]:
@@ -233,11 +240,18 @@ def _submit(client: Any, reader: Any, cells: Cells, tasks: Iterator[_Task], meas
     for i, task in enumerate(tasks):
         place = np.full(cells.n_patterns + 1, -1, dtype=np.int16 if len(task.patterns) < 2**15 else np.int32)
         place[task.patterns] = np.arange(len(task.patterns))  # the last entry is that of code -1
-        part = _rows(cells, task.low, task.high, place[cells.codes[task.low : task.high]], len(task.patterns))
+        n = len(task.patterns)
         found = client.submit(
-            summarise_range, cut_rows(reader, task.low, task.high), part, task.starts.tolist(), task.places, measure,
-            _blocks(client, reader, task.low, task.high), key=f"donorwise-read-{run}-{i}", pure=False,
-        )  # fmt: skip
+            summarise_ranges,
+            [cut_rows(reader, low, high) for low, high in task.ranges],
+            [_rows(cells, low, high, place[cells.codes[low:high]], n) for low, high in task.ranges],
+            task.starts.tolist(),
+            task.places,
+            measure,
+            [_blocks(client, reader, low, high) for low, high in task.ranges],
+            key=f"donorwise-read-{run}-{i}",
+            pure=False,
+        )
         for at, tile in enumerate(task.tiles.tolist()):
             tree = trees.setdefault(tile, _Tree(client, f"donorwise-merge-{run}"))
             tree.add(client.submit(pick, found, at, key=f"donorwise-pick-{run}-{i}-{at}", pure=False))

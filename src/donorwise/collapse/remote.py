@@ -114,8 +114,8 @@ def cut_rows(reader: Any, low: int, high: int) -> Range:
         HDF5Element(source_file(a) or "", a.name, a.dtype) if hasattr(a, "file") else a for a in reader.arrays
     )
     if isinstance(reader, SparseFile):
-        shape = (high - low, reader.shape[1])
-        part = replace(reader, arrays=arrays, indptr=reader.indptr[low : high + 1], shape=shape, cuts=None)
+        shape, where = (high - low, reader.shape[1]), f"{reader.where} (from row {low:,} on)"
+        part = replace(reader, arrays=arrays, indptr=reader.indptr[low : high + 1], shape=shape, cuts=None, where=where)
         return Range(part, 0, high - low)
     return Range(replace(reader, arrays=arrays, cuts=None), low, high)
 
@@ -136,27 +136,45 @@ def read(found: Range, blocks: Any = None) -> Any:
     return sparse.hstack(matrices, format="csr") if sparse.issparse(matrices[0]) else np.concatenate(matrices, axis=1)
 
 
-def summarise_range(
-    found: Range, cells: Cells, starts: Sequence[int], patterns: IntArray, measure: Measure, blocks: Any = None
+def summarise_ranges(
+    ranges: Sequence[Range],
+    cells: Sequence[Cells],
+    starts: Sequence[int],
+    places: IntArray,
+    measure: Measure,
+    blocks: Sequence[Any],
 ) -> list[Partial]:
-    """Read rows once; a `Partial` for each tile, those of `patterns` (numbered in its tile) from one start to the next.
+    """Read ranges of rows, one in memory at a time; a `Partial` for each tile.
 
     Parameters
     ----------
-    found, blocks
+    ranges, blocks
         See `read`.
     cells
-        The cells of the range; their codes are positions in `patterns`.
+        The cells of each range.
     starts
-        Where each tile begins in `patterns`, and its length.
-    patterns
-        Number of each pattern in its tile.
+        Where each tile begins among the patterns, and their number.
+    places
+        Place of each pattern in its tile.
     measure
         What to compute.
     """
-    collapsed, sums = measure(read(found, blocks), cells)
-    parts = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
-    return [Partial(patterns[p], _own(collapsed.take(p)), {n: v[p].copy() for n, v in sums.items()}) for p in parts]
+    parts: list[Partial] = []
+    for rows, own, computed in zip(ranges, cells, blocks, strict=True):
+        present = np.unique(own.codes[own.codes >= 0])
+        if not present.size:  # all of its patterns belong to another task
+            continue
+        place = np.append(np.full(own.n_patterns, -1), -1)
+        place[present] = np.arange(present.size)
+        few = own._replace(codes=place[own.codes], n_patterns=present.size)
+        parts.append(Partial(present, *measure(read(rows, computed), few)))
+        parts = [merge(parts)] if len(parts) > 1 else parts
+    (found,) = parts
+    tiles = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [
+        Partial(places[t], _own(found.collapsed.take(t)), {n: v[t].copy() for n, v in found.sums.items()})
+        for t in tiles
+    ]
 
 
 def _own(collapsed: Collapsed) -> Collapsed:
