@@ -201,7 +201,10 @@ class _Tiles:
 def _tasks(
     reader: Reader, codes: NDArray[Any], tiles: _Tiles, per_pattern: int, chunk_size: int | None
 ) -> Iterator[_Task]:
-    """As many rows as the bounds allow; those whose statistics are larger than RESULT_BYTES are read several times."""
+    """As many rows as the bounds allow; those whose statistics are larger than RESULT_BYTES are read several times.
+
+    Where the cells are in no order, every range meets most patterns, and only long ones are worth their statistics.
+    """
     cuts = reader.cuts if chunk_size is None or reader.whole_blocks else None
     cost = reader.cost()
     reached = np.concatenate([[0], np.cumsum(cost)])
@@ -210,12 +213,14 @@ def _tasks(
     patterns = np.zeros(0, dtype=np.int64)
     for low, high in plan(cost, codes >= 0, chunk_size, cuts):
         seen = np.unique(codes[low:high])
-        joined = np.union1d(patterns, seen[seen >= 0])
+        seen = seen[seen >= 0]
+        joined = np.union1d(patterns, seen)
         n_bytes = reached[high] - reached[ranges[0][0] if ranges else low]
-        roomy = joined.size <= most and n_bytes <= max(RANGE_BYTES, VALUES_PER_STATISTIC * joined.size * per_pattern)
-        if ranges and (chunk_size is not None or not roomy):
+        mixed = 2 * (joined.size - patterns.size) <= seen.size  # in one order or another, most have been here before
+        roomy = n_bytes <= max(RANGE_BYTES, VALUES_PER_STATISTIC * joined.size * per_pattern)
+        if ranges and not (chunk_size is None and roomy and (joined.size <= most or mixed)):
             yield from _split(ranges, patterns, tiles, most)
-            ranges, joined = [], seen[seen >= 0]
+            ranges, joined = [], seen
         if ranges and ranges[-1][1] == low and reached[high] - reached[ranges[-1][0]] <= RANGE_BYTES:
             low = ranges.pop()[0]
         ranges.append((low, high))
