@@ -284,8 +284,8 @@ def test_a_large_offset_costs_no_digits(kind, case):
 
 def test_large_patterns_are_cut_by_the_data_alone():
     codes = np.repeat([0, 1, 2, -1], [200_000, 3, 50_000, 7]).astype(np.int32)
-    cells = rows.check_cells(codes, 4, None, None, len(codes))
-    segments = rows.summarise(cells, 4)
+    cells = rows.check_rows(codes, 4, None, None, len(codes))
+    segments = rows.summarise_rows(cells, 4)
     segment = rows.RowCutter(cells, segments).all().segment
     size = np.bincount(segment[codes >= 0])
     np.testing.assert_array_equal(segments.n_obs, size)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from donorwise.collapse.checks import check_chunk_size, check_features, check_finite
+from donorwise.collapse.cluster import active_client, collapse_on
 from donorwise.collapse.containers import Job, accumulate, check_matrix, in_memory
 from donorwise.collapse.kernels import Moments
 from donorwise.collapse.readers import open_reader
-from donorwise.collapse.rows import RowCutter, check_cells, extra_starts, read_only, summarise
+from donorwise.collapse.remote import Cells, Sums, can_travel
+from donorwise.collapse.rows import RowCutter, check_rows, extra_starts, read_only, summarise_rows
 from donorwise.collapse.statistics import Collapsed
 from donorwise.collapse.stored import Stored
 from donorwise.collapse.stream import stream
@@ -45,7 +47,9 @@ def collapse(
 
     A matrix that is not in memory is read in chunks, once; no more than ``n_jobs + 3`` of them are held at a time.
     While it is read the running sums take ``32 + 16 m`` bytes per pattern and feature; of the cells there is nothing
-    in memory but what is passed here. CSC files are read by columns.
+    in memory but what is passed here. CSC files are read by columns. Where a client of
+    ``dask.distributed`` is in use, its workers read (see `donorwise.collapse.cluster`); the result then differs from
+    that of one process by rounding.
 
     Parameters
     ----------
@@ -94,8 +98,41 @@ def collapse(
             progress=progress,
         )  # fmt: skip
     columns = check_features(features, n_columns)
-    cells = check_cells(codes, n_patterns, weights, covariates, n_rows)
-    segments = summarise(cells, n_patterns)
+    chunks: dict[str, Any] = {"chunk_size": chunk_size, "progress": progress}
+    client = None if in_memory(matrix) else active_client()
+    reader = None if client is None else open_reader(matrix)
+    if reader is not None and can_travel(reader):
+        found, _ = collapse_on(
+            client, reader, codes, n_patterns, moments_of, weights=weights, covariates=covariates, columns=columns,
+            **chunks,
+        )  # fmt: skip
+    else:
+        found = summarise(matrix, codes, n_patterns, weights, covariates, columns, n_jobs=n_jobs, **chunks)
+    check_finite(found.within_ss, columns, names)
+    return found
+
+
+def moments_of(matrix: Any, cells: Cells) -> tuple[Collapsed, Sums]:
+    """What a worker of a cluster computes for `collapse`."""
+    return summarise(matrix, *cells), {}
+
+
+def summarise(
+    matrix: Any,
+    codes: ArrayLike,
+    n_patterns: int,
+    weights: ArrayLike | None = None,
+    covariates: ArrayLike | None = None,
+    columns: IntArray | None = None,
+    *,
+    n_jobs: int = 1,
+    chunk_size: int | None = None,
+    progress: bool = False,
+) -> Collapsed:
+    """`collapse`, without looking whether all values are finite."""
+    columns = np.arange(matrix.shape[1]) if columns is None else columns
+    cells = check_rows(codes, n_patterns, weights, covariates, matrix.shape[0])
+    segments = summarise_rows(cells, n_patterns)
     n, m = segments.moment_sum.shape
     out = Moments(*(np.zeros(shape + (len(columns),)) for shape in ((n,), (n,), (n, m))))
     cutter = RowCutter(cells, segments)
@@ -106,7 +143,6 @@ def collapse(
             open_reader(matrix), cutter, read_only(columns), out, n_jobs=n_jobs, chunk_size=chunk_size,
             progress=progress,
         )  # fmt: skip
-    check_finite(out.within_ss, columns, names)
     parts = Collapsed(
         n_obs=segments.n_obs,
         weight=segments.weight,

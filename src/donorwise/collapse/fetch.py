@@ -57,12 +57,6 @@ def fetch(reader: Reader, ranges: Sequence[Range], *, n_jobs: int, n_bytes: int)
             yield _receive(reader, source, *pending.popleft())
 
 
-def read(reader: Reader, low: int, high: int) -> list[Part]:
-    """One chunk, at once."""
-    with _said_where(reader, (low, high)):
-        return reader.parts(low, high, reader.load(low, high))
-
-
 def _receive(reader: Reader, source: _Source, asked: Range, future: Future[Any]) -> tuple[Range, list[Part]]:
     with _said_where(reader, asked):
         try:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._typing import BoolArray, FloatArray, IntArray
-from donorwise.collapse.fetch import read
+from donorwise.collapse.fetch import fetch
 from donorwise.collapse.readers import Reader, open_reader
 from donorwise.collapse.stream import chunks, plan
 
@@ -101,6 +101,5 @@ def _all(low: int, high: int) -> BoolArray:
 def _read_places(reader: Reader, n_items: int, n_places: int) -> Iterator[tuple[Range, list[Part]]]:
     """Chunks of `n_items` rows or columns, spread evenly."""
     ranges, _ = plan(reader, _all, n_items)
-    for i in np.unique(np.linspace(0, len(ranges) - 1, min(n_places, len(ranges))).astype(int)):
-        low, high = ranges[i]
-        yield ranges[i], read(reader, low, high)
+    places = np.unique(np.linspace(0, len(ranges) - 1, min(n_places, len(ranges))).astype(int))
+    yield from fetch(reader, [ranges[i] for i in places], n_jobs=1, n_bytes=0)

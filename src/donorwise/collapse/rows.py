@@ -26,7 +26,7 @@ MAX_EXTRA_SEGMENTS = 64
 _BLOCK_ROWS = 2**18
 
 
-class Cells(NamedTuple):
+class RowInput(NamedTuple):
     """What is given of the N rows, checked: pattern (N,), weight (N,) or None, covariates (N, m) or None."""
 
     codes: NDArray[np.int32]
@@ -62,15 +62,15 @@ class Segments(NamedTuple):
         return self.origin + self.offset
 
 
-def check_cells(
+def check_rows(
     codes: ArrayLike, n_patterns: int, weights: ArrayLike | None, covariates: ArrayLike | None, n_rows: int
-) -> Cells:
+) -> RowInput:
     """What is given of the rows, or a DataError."""
     checked = check_codes(codes, n_patterns, n_rows)
-    return Cells(checked, check_weights(weights, checked), check_covariates(covariates, checked))
+    return RowInput(checked, check_weights(weights, checked), check_covariates(covariates, checked))
 
 
-def summarise(cells: Cells, n_patterns: int) -> Segments:
+def summarise_rows(cells: RowInput, n_patterns: int) -> Segments:
     """Cut the rows into segments, and add up what is known of each; row after row, as the kernels do."""
     n_rows = _count(cells.codes, n_patterns)
     size = max(MIN_SEGMENT_ROWS, -(-int(n_rows.sum()) // MAX_EXTRA_SEGMENTS))
@@ -103,7 +103,7 @@ def _count(codes: NDArray[np.int32], n_patterns: int) -> IntArray:
     return counts
 
 
-def _blocks(cells: Cells, pieces: IntArray, size: int) -> Iterator[tuple[NDArray[np.int32], FloatArray, FloatArray]]:
+def _blocks(cells: RowInput, pieces: IntArray, size: int) -> Iterator[tuple[NDArray[np.int32], FloatArray, FloatArray]]:
     """Segments (n,), weights (n, 1) and covariates (n, m) of the rows in use, a block of rows at a time."""
     seen = np.zeros(len(pieces), dtype=np.int64)
     extra = extra_starts(pieces)
@@ -128,7 +128,7 @@ class RowCutter:
         What is known of them.
     """
 
-    def __init__(self, cells: Cells, segments: Segments) -> None:
+    def __init__(self, cells: RowInput, segments: Segments) -> None:
         self.segments = segments
         self._cells, self._seen = cells, np.zeros(len(segments.pieces), dtype=np.int64)
 

@@ -201,15 +201,13 @@ def _fit_part(
     except DesignError:
         update(features.size)
         return Part(features, None, None, n_obs, donors)
+    # each with its features only: a backend that is not threads sends them
+    work = (delayed(fit_collapsed)(model, collapsed.take_features(s), reml=reml) for s in _slices(model, collapsed))
     blocks = []
-    for block in parallel(delayed(_fit_slice)(model, collapsed, s, reml) for s in _slices(model, collapsed)):
+    for block in parallel(work):
         blocks.append(block)
         update(block.status.size)
     return Part(features, model, Block.concatenate(blocks), n_obs, donors)
-
-
-def _fit_slice(model: Model, collapsed: Collapsed, features: slice, reml: bool) -> Block:
-    return fit_collapsed(model, collapsed.take_features(features), reml=reml)
 
 
 def _slices(model: Model, collapsed: Collapsed) -> list[slice]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from donorwise._anndata import (
     cell_depth,
@@ -23,15 +22,12 @@ from donorwise._anndata import (
 )
 from donorwise._anndata.blocks import check_block_file, write_blocks
 from donorwise._anndata.collapsed import Counts, Depths, Origin, Parts, check_names, kept_uns, make_collapsed
-from donorwise.collapse import collapse as collapse_matrix
-from donorwise.collapse import missing_patterns
 from donorwise.design.columns import read_column
 from donorwise.design.patterns import combine, first_rows
 from donorwise.engine.arrays import check_max_memory, check_weights, effective_jobs
-from donorwise.engine.collapsed import CollapsedRows, RowCells, label_codes
-from donorwise.engine.detected import detected_cells
-from donorwise.engine.pseudobulk import check_counts
+from donorwise.engine.collapsed import label_codes
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
+from donorwise.pp._cells import CellPasses
 from donorwise.pp.merge_collapsed import merge_collapsed
 
 if TYPE_CHECKING:
@@ -42,7 +38,6 @@ if TYPE_CHECKING:
 
     from donorwise._anndata import Response
     from donorwise._typing import BoolArray, FloatArray, IntArray
-    from donorwise.collapse.statistics import Collapsed
 
 
 def collapse(
@@ -59,6 +54,7 @@ def collapse(
     max_memory: float | None = None,
     out: str | os.PathLike[str] | None = None,
     n_jobs: int | None = None,
+    client: Any = None,
     progress: bool = True,
 ) -> ad.AnnData:
     """Collapse cells to one row per combination of columns, from which models are fitted exactly.
@@ -100,6 +96,9 @@ def collapse(
         file, and the tools read of them what they need.
     n_jobs
         Threads; None takes scanpy's setting, -1 all cores.
+    client
+        A ``dask.distributed.Client``, whose workers read the source; the one in use, if there is one, if None. They
+        need the file under the same path. A source in memory, or one that is stored by columns (CSC), is read here.
     progress
         Show a progress bar while a file is read.
 
@@ -136,7 +135,7 @@ def collapse(
     check_max_memory(max_memory)
     options: dict[str, Any] = {
         "layer": layer, "covariates": covariates, "counts_layer": counts_layer, "depth": depth, "weights": weights,
-        "chunk_size": chunk_size, "n_jobs": n_jobs, "progress": progress,
+        "chunk_size": chunk_size, "n_jobs": n_jobs, "client": client, "progress": progress,
     }  # fmt: skip
     if isinstance(source, list | tuple):
         if weights is not None and not isinstance(weights, str):
@@ -176,12 +175,13 @@ def _collapse(
     """The collapse of one source in memory; `known` is what :func:`_rows` gives."""
     obs, codes, n_rows = known
     covariates, weights, counts_layer, depth = (options[k] for k in ("covariates", "weights", "counts_layer", "depth"))
-    chunks = {"chunk_size": options["chunk_size"], "progress": options["progress"]}
-    cells = _Cells(codes, n_rows, response, chunks, effective_jobs(options["n_jobs"]))
+    cells = CellPasses(
+        codes, n_rows, response, chunk_size=options["chunk_size"], progress=options["progress"],
+        n_jobs=effective_jobs(options["n_jobs"]), client=options["client"],
+    )  # fmt: skip
     w = None if weights is None else check_weights(weights, obs_frame(adata))
-    rows = cells.rows(response.matrix, covariates, _covariates(adata, covariates), w)
-    counts, cell_depths = _counts(adata, counts_layer, depth, cells)
-    var, detected = _var(adata, response.features), cells.detected(response.matrix)
+    rows, detected = cells.rows(response.matrix, covariates, _covariates(adata, covariates), w)
+    counts, depths = _counts(adata, counts_layer, depth, cells)
     origin = Origin(
         by=tuple(by),
         covariates=tuple(covariates),
@@ -193,7 +193,7 @@ def _collapse(
         depth=None if counts_layer is None else depth or "",
     )
     return make_collapsed(
-        Parts(obs, var, rows, detected, counts, cells.depths(cell_depths)), origin, kept_uns(adata, by)
+        Parts(obs, _var(adata, response.features), rows, detected, counts, depths), origin, kept_uns(adata, by)
     )
 
 
@@ -232,54 +232,6 @@ def _feature_blocks(
 def _check_not_source(path: Path, source: object) -> None:
     if isinstance(source, str | os.PathLike) and path.exists() and os.path.samefile(path, source):
         raise DataError(f"out={str(path)!r} is the source itself; choose another name.")
-
-
-class _Cells:
-    """The row of every cell, and passes over matrices of these cells."""
-
-    def __init__(
-        self, codes: NDArray[np.int32], n_rows: int, response: Response, chunks: dict[str, Any], n_jobs: int
-    ) -> None:
-        self.codes, self.n_rows, self.n_jobs = codes, n_rows, n_jobs
-        self.features, self.names, self._chunks = response.features, response.variables, chunks
-
-    def rows(
-        self, matrix: Any, names: Sequence[str], covariates: FloatArray | None, weights: FloatArray | None
-    ) -> CollapsedRows:
-        """Statistics with weights, and the unweighted moments of the covariates."""
-        values = self.read(matrix, weights=weights, covariates=covariates)
-        own = values
-        if weights is not None and names:
-            own = collapse_matrix(np.zeros((len(self.codes), 1)), self.codes, self.n_rows, covariates=covariates)
-        return CollapsedRows.of(RowCells(own.n_obs, tuple(names), own.covariate_mean, own.covariate_ss), values)
-
-    def depths(self, depth: FloatArray | None) -> Depths | None:
-        """Mean depth over the cells that have one."""
-        if depth is None:
-            return None
-        usable = np.isfinite(depth) & (depth > 0)
-        n = np.bincount(self.codes[usable], minlength=self.n_rows)
-        total = np.bincount(self.codes[usable], weights=depth[usable], minlength=self.n_rows)
-        return Depths(total / np.maximum(n, 1), n.astype(np.int64))
-
-    def read(
-        self, matrix: Any, *, weights: FloatArray | None = None, covariates: FloatArray | None = None
-    ) -> Collapsed:
-        """Statistics of the features in use."""
-        _check_complete(matrix, self.features, self.names)
-        return collapse_matrix(
-            matrix, self.codes, self.n_rows, weights=weights, covariates=covariates, features=self.features,
-            names=self.names, n_jobs=self.n_jobs, **self._options(matrix),
-        )  # fmt: skip
-
-    def detected(self, matrix: Any) -> FloatArray:
-        """Number of cells above zero, (K, G)."""
-        return detected_cells(
-            matrix, self.codes, self.n_rows, features=self.features, n_jobs=self.n_jobs, **self._options(matrix)
-        )
-
-    def _options(self, matrix: Any) -> dict[str, Any]:
-        return {} if isinstance(matrix, np.ndarray) or sparse.issparse(matrix) else self._chunks
 
 
 def _open(path: str | os.PathLike[str]) -> ad.AnnData:
@@ -353,33 +305,15 @@ def _covariates(adata: ad.AnnData, names: Sequence[str]) -> FloatArray | None:
 
 
 def _counts(
-    adata: ad.AnnData, layer: str | None, column: str | None, cells: _Cells
-) -> tuple[Counts | None, FloatArray | None]:
-    """Statistics of the counts, and the depth of every cell as far as it is known."""
+    adata: ad.AnnData, layer: str | None, column: str | None, cells: CellPasses
+) -> tuple[Counts | None, Depths | None]:
+    """Statistics of the counts, and the depths as far as they are known."""
     known = cell_depth(adata)
     if layer is None:
-        return None, known
+        return None, None if known is None else cells.depths(known)
     response = resolve_response(adata, layer=layer)
-    check_counts(response.matrix, response.text)
-    depth = count_depth(adata, response, column)
-    values = cells.read(response.matrix, covariates=depth[:, None])
-    cubes = np.asarray(np.bincount(cells.codes, weights=depth**3, minlength=cells.n_rows), dtype=np.float64)
+    counts, depths = cells.counts(response, None if column is None else count_depth(adata, response, column))
     # of counts in a file a sample of the depths is read, and here are all
-    sampled = known is None or not np.isfinite(known).all()
-    return Counts(values, cubes), depth if sampled else known
-
-
-def _check_complete(matrix: Any, features: IntArray | None, names: Sequence[str]) -> None:
-    """Raise where a dense matrix misses values: one number of cells per row would not do for all features."""
-    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind != "f":
-        return
-    columns = np.arange(matrix.shape[1]) if features is None else features
-    missing = np.concatenate(
-        [np.zeros(0, dtype=np.int64), *(at for at, seen in missing_patterns(matrix, columns) if seen is not None)]
-    )
-    if missing.size:
-        name = names[int(np.flatnonzero(columns == missing.min())[0])]
-        raise DataError(
-            f"{missing.size} features miss values (NaN) in some cells (the first is {name!r}), which collapsed rows "
-            "cannot keep: leave these features out with mask_var=, or fit the cells."
-        )
+    if known is None or not np.isfinite(known).all():
+        return counts, depths
+    return counts, cells.depths(known)
