@@ -189,6 +189,7 @@ class DonorwiseAccessor:
         reml: bool = True,
         key_added: str = "lmm",
         n_jobs: int | None = None,
+        max_memory: float | None = None,
         progress: bool = True,
         copy: bool = False,
     ) -> ad.AnnData | None:
@@ -220,6 +221,7 @@ class DonorwiseAccessor:
             reml=reml,
             key_added=key_added,
             n_jobs=n_jobs,
+            max_memory=max_memory,
             progress=progress,
             copy=copy,
         )
