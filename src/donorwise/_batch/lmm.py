@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata import keys, looks_like_counts
+from donorwise._anndata import looks_like_counts
 from donorwise._batch.tables import GroupResult
 from donorwise.engine import fit_statistics
 from donorwise.engine.arrays import effective_jobs
-from donorwise.engine.groups import partition_rows, resolve_by_group, results_table, side_table
+from donorwise.engine.groups import resolve_by_group
 from donorwise.errors import DonorwiseError
-from donorwise.inference.tables import ddf_used, prior_table
-from donorwise.lmm.result import LMMFit
 from donorwise.tl._prepare import prepare
+from donorwise.tl._tables import group_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from donorwise.engine.groups import Rows
     from donorwise.engine.statistics import Statistics, Task
     from donorwise.tl._prepare import Prepared
-
-GB = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,32 +111,14 @@ class LmmAnalysis:
                 statistics, self.response.variables, reml=self.reml, donor=self.ready.donor, n_jobs=self.n_jobs,
                 update=update,
             )  # fmt: skip
-            return self._tables(task, rows, fit)
+            found = group_tables(task, fit, rows, self.contrasts, self.response, self.ddf)
         except (DonorwiseError, np.linalg.LinAlgError) as error:  # one bad group does not end the run
             return self._failed(task, str(error))
-
-    def _tables(self, task: Task, rows: Rows | None, fit: LMMFit) -> GroupResult:
-        method, why = ddf_used(fit, self.ddf)
-        tables = {keys.RESULTS: self._results(task, rows, fit)} | {
-            name: side_table([task], [fit], make)
-            for name, make in (
-                (keys.VARCOMP, LMMFit.varcomp),
-                (keys.ICC, LMMFit.icc),
-                (keys.VARIANCE_PARTITION, partition_rows),
-            )
-        }
-        if method == "moderated":
-            tables[keys.PRIOR] = side_table([task], [fit], lambda f: prior_table(f.prior))
-        return GroupResult(tables, _n_cells(task), method, why, "", fit.donor)
+        return GroupResult(found.tables, _n_cells(task), found.method, found.reason, "", found.donor)
 
     def _failed(self, task: Task, why: str) -> GroupResult:
-        return GroupResult({keys.RESULTS: self._results(task, None, None)}, _n_cells(task), failed=why)
-
-    def _results(self, task: Task, rows: Rows | None, fit: LMMFit | None) -> Any:
-        scale = np.log(self.response.log_base) / np.log(2)
-        return results_table(
-            [task], [fit], [rows], self.contrasts, self.response.variables, ddf=self.ddf, log2_scale=scale
-        )
+        found = group_tables(task, None, None, self.contrasts, self.response, self.ddf)
+        return GroupResult(found.tables, _n_cells(task), failed=why)
 
 
 def few_features(response: Response, n_features: int) -> Response:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from donorwise._batch.lmm import GB
 from donorwise.design.contrasts import split_interaction
+from donorwise.tl._prepare import GB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,9 +7,8 @@ import warnings
 from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -17,13 +16,12 @@ from donorwise._anndata import cell_depth, check_free, check_is_anndata, copied,
 from donorwise._typing import DDF, check_option
 from donorwise.design.audit import audit, audit_design, few_donors
 from donorwise.engine.arrays import check_max_memory, effective_jobs
-from donorwise.engine.groups import partition_rows, resolve_by_group, results_table, side_table
+from donorwise.engine.groups import resolve_by_group
 from donorwise.engine.run import fit_statistics
 from donorwise.errors import DonorwiseWarning
 from donorwise.inference.multiplicity import UNIVERSE
-from donorwise.inference.tables import ddf_used, prior_table
-from donorwise.lmm.result import LMMFit
 from donorwise.tl._prepare import prepare
+from donorwise.tl._tables import GroupTables, group_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
     from donorwise._typing import BoolArray, Ddf, FloatArray
     from donorwise.engine.groups import Rows
-    from donorwise.engine.statistics import Task
     from donorwise.tl._prepare import Prepared
 
 logger = logging.getLogger("donorwise")
@@ -153,15 +150,6 @@ def lmm(
     return adata if copy else None
 
 
-class _Group(NamedTuple):
-    """Tables of one group; how its tests allow for unknown variances and why, and its donor (empty: not fitted)."""
-
-    tables: dict[str, pd.DataFrame]
-    method: str = ""
-    reason: str = ""
-    donor: str = ""
-
-
 def _fit_groups(
     ready: Prepared,
     rows: Sequence[Rows | None],
@@ -172,7 +160,7 @@ def _fit_groups(
     n_jobs: int,
     max_memory: float | None,
     progress: bool,
-) -> dict[str, _Group]:
+) -> dict[str, GroupTables]:
     """Fit group after group, keeping no more than its tables."""
     tasks, variables = ready.tasks, ready.response.variables
     found = {}
@@ -185,27 +173,8 @@ def _fit_groups(
                 fit = None
                 if own is not None:
                     fit = fit_statistics(own, variables, reml=reml, donor=ready.donor, n_jobs=n_jobs, update=bar.update)
-                found[tasks[number].name] = _group(ready, tasks[number], fit, rows[number], names, ddf)
+                found[tasks[number].name] = group_tables(tasks[number], fit, rows[number], names, ready.response, ddf)
     return found
-
-
-def _group(
-    ready: Prepared, task: Task, fit: LMMFit | None, rows: Rows | None, names: Sequence[str], ddf: str
-) -> _Group:
-    scale = np.log(ready.response.log_base) / np.log(2)
-    results = results_table([task], [fit], [rows], names, ready.response.variables, ddf=ddf, log2_scale=scale)
-    if fit is None:
-        return _Group({keys.RESULTS: results})
-    method, reason = ddf_used(fit, ddf)
-    tables = {
-        keys.RESULTS: results,
-        keys.VARCOMP: side_table([task], [fit], LMMFit.varcomp),
-        keys.ICC: side_table([task], [fit], LMMFit.icc),
-        keys.VARIANCE_PARTITION: side_table([task], [fit], partition_rows),
-    }
-    if method == "moderated":
-        tables[keys.PRIOR] = side_table([task], [fit], lambda f: prior_table(f.prior))
-    return _Group(tables, method, reason, fit.donor)
 
 
 def _stack(parts: Sequence[dict[str, pd.DataFrame]], groups: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -251,7 +220,7 @@ def _warn(ready: Prepared, found: Sequence[str]) -> None:
             logger.warning("%s: %s", task.name, task.reason)
 
 
-def _log_replaced(groups: dict[str, _Group]) -> None:
+def _log_replaced(groups: dict[str, GroupTables]) -> None:
     """Log why tests are not those asked for, once per reason."""
     fitted = {name: group.reason for name, group in groups.items() if group.method}
     for reason in dict.fromkeys(reason for reason in fitted.values() if reason):
