@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import anndata as ad
 import matplotlib
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import settings
 
@@ -23,3 +25,28 @@ def _cohort() -> ad.AnnData:
 def cohort(_cohort: ad.AnnData) -> ad.AnnData:
     """Case-control cohort of 8 donors, 800 cells, 60 genes; the test may change it."""
     return _cohort.copy()
+
+
+@pytest.fixture(scope="session")
+def obs() -> pd.DataFrame:
+    """8 donors of 20 cells, 4 in each arm; two samples a donor, both conditions in each."""
+    donor = np.repeat(np.arange(8), 20)
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "donor": [f"D{d}" for d in donor],
+            "arm": np.where(donor % 2, "case", "ctrl"),
+            "cond": np.tile(["a", "b"], 80),
+            "sample": np.tile(np.repeat(["s1", "s2"], 10), 8),
+            "time": rng.integers(0, 4, 160),
+            "x": rng.normal(size=160).round(1),
+            "batch": rng.integers(0, 3, 160).astype(str),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def Y() -> np.ndarray:
+    """Four responses of the rows of `obs`, with donor effects."""
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(160, 4)) + np.repeat(rng.normal(size=(8, 4)), 20, axis=0)

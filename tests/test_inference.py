@@ -14,30 +14,6 @@ FORMULA = "~ arm + cond + (1 | donor)"
 N = 160
 
 
-@pytest.fixture(scope="module")
-def obs() -> pd.DataFrame:
-    """8 donors of 20 cells, 4 in each arm; two samples a donor, both conditions in each."""
-    donor = np.repeat(np.arange(8), 20)
-    rng = np.random.default_rng(0)
-    return pd.DataFrame(
-        {
-            "donor": [f"D{d}" for d in donor],
-            "arm": np.where(donor % 2, "case", "ctrl"),
-            "cond": np.tile(["a", "b"], 80),
-            "sample": np.tile(np.repeat(["s1", "s2"], 10), 8),
-            "time": rng.integers(0, 4, N),
-            "x": rng.normal(size=N).round(1),
-            "batch": rng.integers(0, 3, N).astype(str),
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def Y() -> np.ndarray:
-    rng = np.random.default_rng(1)
-    return rng.normal(size=(N, 4)) + np.repeat(rng.normal(size=(8, 4)), 20, axis=0)
-
-
 def test_intervals_cover_what_is_asked(Y: np.ndarray, obs: pd.DataFrame) -> None:
     fit = dw.fit_lmm(Y, obs, FORMULA)
     for level in (0.5, 0.95, 0.999):
