@@ -165,11 +165,12 @@ def test_stopped_by_hand_while_another_run_wants_the_output(source: Path, whole:
         until = time.monotonic() + 60
         while not list(Partial.of(out).folder.glob(".00001*")) and time.monotonic() < until:
             time.sleep(0.05)
+        time.sleep(1.0)  # the temporary name is there a moment before the process sleeps
         second = run(*lmm(source, out))
         assert second.exit_code == 1
         assert f"Another run (process {process.pid} on" in second.stderr
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=50)
     finally:
         process.kill()
     assert process.returncode == 130
