@@ -96,27 +96,27 @@ def _single(arms: Iterable[Arms]) -> list[Arms]:
 def _share_between(x: FloatArray, batch: IntArray, donor: IntArray, *, within: bool) -> float:
     """Adjusted share of the variance of x, among donors or within them, that lies between batches; 0 if there is no telling.
 
-    A batch of one donor differs as donors do, so that it takes up a degree of freedom and explains nothing.
+    A donor counts in its batches by the share of its cells there. A batch of one donor differs as donors do, so that it
+    takes up a degree of freedom and explains nothing.
     """
     rows = pd.DataFrame({"donor": donor, "batch": batch, "x": x})
     if within:
         rows = rows.drop_duplicates()
-    shares = pd.get_dummies(rows["batch"], dtype=np.float64)
-    by_donor = rows["donor"].to_numpy()
-    if within:
-        y = (rows["x"] - rows["x"].groupby(by_donor).transform("mean")).to_numpy()
-        A = (shares - shares.groupby(by_donor).transform("mean")).to_numpy()
-        df = len(rows) - len(np.unique(donor))
+        means = rows["x"].groupby(rows["donor"]).transform("mean")
+        y, P = (rows["x"] - means).to_numpy(), pd.get_dummies(rows["batch"], dtype=np.float64).to_numpy()
+        df = len(rows) - rows["donor"].nunique()
     else:
-        y = rows["x"].groupby(by_donor).first().to_numpy()
-        A = shares.groupby(by_donor).mean().to_numpy()
-        y, A = y - y.mean(), A - A.mean(axis=0)
+        by_donor = rows.groupby("donor")["x"].first()
+        y, P = (
+            (by_donor - by_donor.mean()).to_numpy(),
+            pd.crosstab(rows["donor"], rows["batch"], normalize="index").to_numpy(),
+        )
         df = len(y) - 1
-    rank = int(np.linalg.matrix_rank(A)) if A.size else 0
-    if rank == 0 or df - rank < 1 or float(y @ y) == 0:
+    rank, total = int(np.linalg.matrix_rank(P)) - 1, float(y @ y)
+    if rank == 0 or df - rank < 1 or total == 0:
         return 0.0
-    rest = y - A @ np.linalg.lstsq(A, y, rcond=None)[0]
-    return 1.0 - float(rest @ rest) / float(y @ y) * df / (df - rank)
+    explained = float(((P.T @ y) ** 2 / P.sum(axis=0)).sum())
+    return 1.0 - (1.0 - explained / total) * df / (df - rank)
 
 
 def _times(column: pd.Series, first: IntArray, units: IntArray, donor: IntArray) -> IntArray | None:
