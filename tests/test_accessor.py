@@ -191,3 +191,21 @@ def test_no_trace(cohort: ad.AnnData, tmp_path) -> None:
         assert watch() is None
     finally:
         gc.enable()
+
+
+def test_audit_uses_the_declared_batch_and_the_sample() -> None:
+    """From cells and from collapsed rows; the fit warns of the batch, too."""
+    wedge = dw.datasets.simulate_cohort(design="stepped-wedge", n_donors=9, n_cells=900, n_genes=20, seed=1)
+    wedge.obs["chip"] = wedge.obs["condition"].astype(str) + "_" + wedge.obs["sex"].astype(str)
+    formula = "~ condition + (1 | donor_id) + (1 | sample_id)"
+    wedge.donorwise.setup(donor="donor_id", sample="sample_id", batch="chip")
+    columns = ["donor_id", "sample_id", "condition", "period", "chip"]
+    rows = dw.pp.collapse(wedge, by=columns)
+    rows.donorwise.setup(donor="donor_id", sample="sample_id", batch="chip")
+    for data in (wedge, rows):
+        report = data.donorwise.audit(formula)
+        assert any("goes with `period`" in note for note in report.notes)
+        assert any("goes with the batch (`chip`) completely" in text for text in report.warnings)
+        with pytest.warns(DonorwiseWarning, match=r"goes with the batch \(`chip`\) completely"):
+            dw.tl.lmm(data, formula, progress=False)
+    assert not any("period" in n for n in wedge.donorwise.audit("~ condition + period + (1 | donor_id)").notes)

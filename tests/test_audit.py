@@ -43,7 +43,7 @@ def test_arms(obs):
         "age": "between-donor",
         "visit": "within-donor",
         "log_depth": "within-donor",
-        "disease[T.MS]:ct[T.T]": "within-donor",
+        "disease[T.MS]:ct[T.T]": "between-donor (change)",
     }
     ms, t = obs["disease"] == "MS", obs["ct"] == "T"
     row = table.loc["disease[T.MS]"]
@@ -227,3 +227,164 @@ def test_errors(obs):
         audit("~ disease + (1 | donor)", obs, donor="patient")
     with pytest.raises(DesignError, match="one value for each of the 2,700 rows"):
         audit("~ disease + (1 | donor)", obs, depth=np.ones(3))
+
+
+@pytest.fixture(scope="module")
+def visits():
+    """Twelve donors, six of them on the drug, each with five samples of four cells at times of its own."""
+    rng = np.random.default_rng(2)
+    sample = np.repeat(np.arange(60), 4)
+    donor, visit = sample // 5, sample % 5
+    return pd.DataFrame(
+        {
+            "donor": [f"D{d:02d}" for d in donor],
+            "sample": [f"S{s:02d}" for s in sample],
+            "arm": np.where(donor % 2, "drug", "placebo"),
+            "age": 50 + donor,
+            "sex": np.where(donor // 2 % 2, "m", "f"),
+            "time": (visit + rng.uniform(0, 0.4, 60)[sample]).round(3),
+            "visit": [f"v{v}" for v in visit],
+            "period": [f"t{v}" for v in visit],
+            "treated": np.where(visit > donor % 4, "yes", "no"),  # a stepped wedge
+            "late": np.where(visit > 1, "yes", "no"),
+            "dose": np.where(visit > donor % 4, visit - donor % 4, 0),
+            "mixed": [f"m{v}" for v in (visit * 2 + donor) % 5],
+            "viability": rng.uniform(size=60)[sample],
+            "ct": np.tile(["B", "T"], 120),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("formula", "contrast", "facts_of"),
+    [
+        ("~ time * arm + (time || donor)", "time:arm[T.placebo]", ("between-donor (change)", 6, 6)),
+        ("~ visit * arm + (1 | donor)", "visit[T.v2]:arm[T.placebo]", ("between-donor (change)", 6, 5)),
+        ("~ time * arm * sex + (1 | donor)", "time:arm[T.placebo]:sex[T.m]", ("between-donor (change)", 3, 9)),
+        ("~ arm + arm:time + (1 | donor)", "arm[placebo]:time", ("within-donor", None, None)),
+        ("~ time * age + (1 | donor)", "time:age", ("between-donor (change)", None, None)),
+        ("~ time * treated + (1 | donor)", "time:treated[T.yes]", ("within-donor", None, None)),
+        ("~ arm * ct + (1 | donor)", "arm[T.placebo]:ct[T.T]", ("between-donor (change)", 6, 6)),
+    ],
+)
+def test_slopes_of_arms_compare_donors(visits, formula, contrast, facts_of):
+    """Donors of the two arms that show a change: D01 of the drug arm has no third visit."""
+    row = facts(audit(formula, visits[~visits["sample"].eq("S07")])).loc[contrast]
+    assert tuple(None if pd.isna(v) else v for v in row[["kind", "donors", "donors_reference"]]) == facts_of
+    if contrast == "time:age":
+        assert row["values"] == 12
+
+
+def test_one_donor_with_a_slope_is_too_few(visits):
+    few = visits[(visits["arm"] == "drug") | visits["donor"].isin(["D00"])]
+    (text,) = (t for t in audit("~ time * arm + (time || donor)", few).warnings if t.startswith("time:arm"))
+    assert "compares 1 donor with 6" in text
+
+
+@pytest.mark.parametrize(
+    ("formula", "warning"),
+    [
+        (
+            "~ time * arm + (1 | donor) + (1 | sample)",
+            "`(1 | sample)` takes the visits of a donor for replicates of a slope",
+        ),
+        ("~ time * arm + (1 | donor) + (1 | sample)", "add `(0 + time | donor)`"),
+        ("~ time * arm + (time || donor) + (1 | sample)", None),
+        ("~ visit * arm + (1 | donor) + (1 | sample)", None),
+        ("~ period + (1 | donor)", "add `(1 | donor:period)`, which is the same here as `(1 | sample)`."),
+        ("~ late + (1 | donor)", "add `(1 | donor:late)`."),
+    ],
+)
+def test_terms_that_changes_need(visits, formula, warning):
+    found = audit(formula, visits, sample="sample").warnings
+    assert any(warning in text for text in found) if warning else not found
+
+
+@pytest.mark.parametrize(
+    ("formula", "repeated", "unpaired"),
+    [
+        ("~ arm * ct + (1 | donor:ct)", False, True),
+        ("~ arm + ct + (1 | donor:ct)", True, True),
+        ("~ arm + (1 | donor:ct) + (1 | sample:ct)", True, False),
+        ("~ ct + (1 | donor:ct)", False, True),
+        ("~ arm * C(ct, contr.sum) + (1 | donor:ct)", True, True),
+        ("~ arm + time + (0 + time | donor) + (1 | sample)", True, True),
+        ("~ arm * ct + (1 | donor) + (1 | donor:ct)", False, False),
+    ],
+)
+def test_units_inside_donors_in_place_of_donors(visits, formula, repeated, unpaired):
+    """Cell types are replicates of a donor only where a contrast takes the mean of several of them."""
+    report = audit(formula, visits, donor="donor")
+    assert any("levels of `" in t and "for replicates, in place of 12 donors" in t for t in report.warnings) == repeated
+    assert any("which is cautious" in text for text in report.notes) == unpaired
+    assert not any("its cells count as replicates" in text for text in report.warnings)
+
+
+def test_a_batch_that_donors_are_spread_over_is_a_note(visits):
+    for name, options in (("seq_batch", {}), ("site", {"batch": "site"})):
+        obs = visits.assign(**{name: visits["mixed"]})
+        report = audit(f"~ arm + {name} + (1 | donor)", obs, **options)
+        assert not report.warnings
+        assert any(f"That concerns tests of `{name}` itself" in text for text in report.notes)
+    assert any("`site` varies" in text for text in audit("~ arm + site + (1 | donor)", obs).warnings)
+
+
+@pytest.mark.parametrize(
+    ("formula", "batch", "text"),
+    [
+        ("~ arm + (1 | donor)", "confounded", "goes with the batch (`confounded`) completely"),
+        ("~ arm + (1 | donor)", "uneven", "is spread unevenly over the batches (`uneven`"),
+        ("~ arm + uneven + (1 | donor)", "uneven", None),
+        ("~ arm + (1 | donor) + (1 | uneven)", "uneven", None),
+        ("~ arm + (1 | donor)", "sex", None),
+        ("~ arm + (1 | donor)", "own", None),
+        ("~ arm + (1 | donor)", "mixed", None),
+        ("~ late + (1 | donor) + (1 | donor:late)", "run", "goes with the batch (`run`) completely"),
+        ("~ late + (1 | donor) + (1 | donor:late)", "sample", None),
+        ("~ late + (1 | donor) + (1 | donor:late)", "confounded", None),
+    ],
+)
+def test_a_declared_batch_that_is_left_out(visits, formula, batch, text):
+    """A batch of one donor differs as donors do; one that all donors share, or that is even, says nothing."""
+    obs = visits.assign(
+        confounded=visits["arm"] + (visits["age"] % 4 < 2).astype(str),
+        uneven=np.where(
+            visits["age"].isin([51, 54]), visits["arm"].map({"drug": "placebo", "placebo": "drug"}), visits["arm"]
+        ),
+        own=visits["donor"].str.lower(),
+        run=visits["late"] + visits["sex"],
+    )
+    found = [t for t in audit(formula, obs, batch=batch).warnings if "batch" in t]
+    assert len(found) == (text is not None) and all(text in t for t in found)
+
+
+@pytest.mark.parametrize(
+    ("formula", "named"),
+    [
+        ("~ treated + (1 | donor) + (1 | sample)", ["period", "time", "visit"]),
+        ("~ treated + visit + (1 | donor) + (1 | sample)", ["period", "time"]),
+        ("~ ct + (1 | donor) + (1 | donor:ct)", []),
+        ("~ arm + (1 | donor)", []),
+        ("~ late + (1 | donor) + (1 | sample)", ["dose"]),
+    ],
+)
+def test_a_period_that_is_left_out(visits, formula, named):
+    """Nothing is said of a finer column (the dose of a treatment), what splits time at one point, or another order in each donor."""
+    notes = [t for t in audit(formula, visits, sample="sample").notes if "goes with" in t]
+    assert sorted(t.split("`")[1] for t in notes) == named
+    assert not any("goes with" in t for t in audit(formula, visits).notes)
+
+
+def test_rows_that_are_visits(visits):
+    """Without cells a time that is new in every row is one of visits, where the sample says so."""
+    rows = visits.drop_duplicates("sample")
+    formula = "~ time * arm + (1 | donor)"
+    assert any("`time` varies within donors" in text for text in audit(formula, rows, sample="sample").warnings)
+    report = audit(formula, rows)
+    assert not report.warnings
+    assert any("If the rows are visits or samples and not cells, add `(0 + time | donor)`" in t for t in report.notes)
+
+
+def test_a_model_that_cannot_be_fitted_is_not_sent_elsewhere(obs):
+    report = audit("~ disease + copy + (1 | donor)", obs.assign(copy=obs["disease"].astype(str)), counts="")
+    assert "cannot be told apart" in report.warnings[0] and not any("pseudobulk" in note for note in report.notes)

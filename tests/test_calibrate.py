@@ -254,6 +254,30 @@ def test_deterministic_and_independent_of_workers(null: ad.AnnData) -> None:
     assert tables[0]["lambda"].is_unique, "no permutation twice, and none the observed labels"
 
 
+@pytest.mark.parametrize("permute", ["arm", "sex"])
+def test_one_variable_of_an_interaction_is_permuted(null: ad.AnnData, permute: str) -> None:
+    contrast = "arm[T.ms]:sex[T.m]"
+    adata = calibrated(null, "~ arm * sex + (1 | donor)", contrast, permute=permute, n_permutations=30)
+    assert dw.get.calibration(adata, table="groups")["permuted"].tolist() == [permute]
+    assert 0.8 < dw.get.calibration(adata).set_index("alpha").loc[0.05, "ratio"] < 1.2
+    assert adata.uns["calibration"]["params"]["permute"] == permute
+
+
+def test_the_same_reason_is_told_once(null: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    adata = null.copy()
+    adata.obs["one"] = pd.Categorical(np.where(adata.obs["type"] == "T", adata.obs["arm"], "ctrl"))
+    dw.tl.lmm(adata, "~ one + (1 | donor)", groupby="type", ddf="kenward-roger", progress=False)
+    adata.obs["half"] = adata.obs["type"].astype(str) + adata.obs["sex"].astype(str)
+    with caplog.at_level(logging.WARNING, logger="donorwise"):
+        caplog.clear()
+        dw.tl.lmm(adata, "~ one + (1 | donor)", groupby="half", ddf="kenward-roger", progress=False)
+    (text,) = (r.getMessage() for r in caplog.records if "one level" in r.getMessage())
+    assert text.startswith("B/NKf, B/NKm: ")
+    with pytest.raises(DesignError) as error:
+        dw.tl.lmm(adata, "~ amr + (1 | donor)", groupby="half")
+    assert str(error.value).count("did you mean `arm`") == 1
+
+
 def test_strata_are_respected(null: ad.AnnData) -> None:
     adata = calibrated(null, "~ arm + sex + (1 | donor)", strata="sex", n_permutations=1000)
     facts = dw.get.calibration(adata, table="groups").iloc[0]
@@ -315,7 +339,8 @@ def test_says_when_it_calibrates_another_ddf(null: ad.AnnData, caplog: pytest.Lo
         ("~ arm + depth + (1 | donor)", "depth", {}, "differs from cell to cell"),
         ("~ arm * depth + (1 | donor)", "arm[T.ms]", {}, "number that differs from cell to cell"),
         ("~ arm + (1 | sample)", "arm[T.ms]", {}, "no random term for the donor `donor`"),
-        ("~ arm * sex + (1 | donor)", "arm[T.ms]:sex[T.m]", {}, "cannot be told"),
+        ("~ arm * sex + (1 | donor)", "arm[T.ms]:sex[T.m]", {}, "say which with permute='arm'"),
+        ("~ arm * sex + (1 | donor)", "arm[T.ms]:sex[T.m]", {"permute": "age"}, "it is about `arm`, `sex`"),
         ("~ arm + sex + (1 | donor)", {"arm[T.ms]": 1, "sex[T.m]": 1}, {}, "share no variable"),
         ("~ arm + (1 | donor)", "Intercept", {}, "intercept alone"),
         ("~ arm + sex + (1 | donor)", None, {}, "one contrast, not 2"),

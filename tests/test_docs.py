@@ -13,7 +13,7 @@ import pytest
 import donorwise as dw
 from donorwise._accessor import DonorwiseAccessor
 from donorwise._typing import STATUSES
-from donorwise.design import audit_checks
+from donorwise.design import audit_checks, audit_omitted
 from donorwise.design.formula import parse
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -82,8 +82,10 @@ def test_page_of_statuses_has_them_all() -> None:
 def test_page_of_warnings_has_every_finding_of_the_audit() -> None:
     findings = {
         name
-        for name, item in vars(audit_checks).items()
-        if inspect.isfunction(item) and item.__module__ == audit_checks.__name__ and name[0] != "_"
+        for module in (audit_checks, audit_omitted)
+        for name, item in vars(module).items()
+        if inspect.isgeneratorfunction(item) or name == "confined"
+        if item.__module__ == module.__name__ and name[0] != "_"
     }
     assert set(re.findall(r"^\(audit-(\w+)\)=$", _page("statuses-and-warnings"), re.MULTILINE)) == findings
 

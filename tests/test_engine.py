@@ -12,7 +12,7 @@ from scipy import sparse, stats
 
 import donorwise as dw
 from donorwise._typing import DDF
-from donorwise.errors import DataError, DesignError, DonorwiseError
+from donorwise.errors import DataError, DesignError, DonorwiseError, DonorwiseWarning
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -156,6 +156,19 @@ def test_missing_values_are_dropped_by_feature(Y: np.ndarray, obs: pd.DataFrame,
         np.testing.assert_allclose(own[INFERENCE[:-1]], other[INFERENCE[:-1]], rtol=1e-8, atol=1e-10)
 
 
+def test_what_is_replaced_or_left_out_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"donor": np.repeat(list("abcdef"), 5), "arm": np.repeat(["x", "y"], 15)})
+    obs.loc[[3, 7], "arm"] = None
+    with pytest.warns(DonorwiseWarning, match="2 of 30 rows are left out"):
+        fit = dw.fit_lmm(rng.normal(size=(30, 3)), obs, "~ arm + (1 | donor)")
+    for _ in range(2):
+        fit.test()
+    fit.test(ddf="satterthwaite")
+    assert caplog.text.count("Kenward-Roger degrees of freedom are used: 3 features are too few") == 1
+
+
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
 def test_missing_values_of_covariates(Y: np.ndarray, obs: pd.DataFrame) -> None:
     holes = obs.assign(x=obs["x"].where(np.arange(N) >= 30))
     fit = dw.fit_lmm(Y, holes, "~ x + (1 | donor)")

@@ -167,12 +167,15 @@ class DonorwiseAccessor:
         'condition[T.disease]: these 300 cells are 6 replicates: 3 against 3.'
         """
         from donorwise.design.audit import audit
-        from donorwise.tl._prepare import known_donor
+        from donorwise.tl._prepare import known_columns, known_donor
 
         donor = known_donor(self._adata, formula) or None
         depth, counts = slots.cell_depth(self._adata), slots.counts_layer(self._adata)
-        obs = slots.cell_frame(self._adata, slots.columns_read(self._adata, formula, [donor] if donor else []))
-        return audit(formula, obs, depth=depth, donor=donor, counts=counts)
+        by = slots.read_origin(self._adata).by if slots.is_collapsed(self._adata) else ()
+        obs = slots.cell_frame(
+            self._adata, slots.columns_read(self._adata, formula, [*([donor] if donor else []), *by])
+        )
+        return audit(formula, obs, depth=depth, donor=donor, counts=counts, **known_columns(self._adata, obs))
 
     def lmm(
         self,

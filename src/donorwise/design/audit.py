@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from donorwise.design import audit_checks as checks
+from donorwise.design import audit_omitted as omitted
 from donorwise.design.build import assemble_design
 from donorwise.design.columns import check_obs
-from donorwise.design.formula import ParsedFormula, parse
+from donorwise.design.formula import formula_columns, parse
 from donorwise.design.replication import Arms, Donors, describe, find_donors
-from donorwise.design.terms import parse_columns, variables
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -59,10 +59,11 @@ class Audit:
 
         Returns
         -------
-        Columns contrast, kind (what it compares: ``"between-donor"``, ``"within-donor"``, ``"mixed"``), donors and cells at
-        the level and at the reference, donors_both (on both sides), depth_ratio, values (different values of a
-        number among donors) and covered (whether the random terms let a contrast within donors differ between
-        them).
+        Columns contrast, kind (what it compares: ``"between-donor"``, ``"within-donor"``, ``"mixed"``, or
+        ``"between-donor (change)"``, donors with each other in what changes within them, such as the slopes of two
+        arms), donors and cells at the level and at the reference, donors_both (on both sides), depth_ratio, values
+        (different values of a number among donors) and covered (whether the random terms let a contrast within
+        donors, or a change, differ between them).
 
         Examples
         --------
@@ -100,6 +101,8 @@ def audit(
     *,
     depth: FloatArray | None = None,
     donor: str | None = None,
+    sample: str | None = None,
+    batch: str | None = None,
     counts: str | None = None,
 ) -> Audit:
     """Say who is replicated and what is confounded, before any fit.
@@ -115,6 +118,9 @@ def audit(
     donor
         Column that is the replicate. By default the grouping factor called donor, patient, subject or the
         like; else the first one.
+    sample, batch
+        Columns of the sample and of the batch of each row, if known: what they say is used where the formula
+        leaves them out.
     counts
         Layer that holds raw counts (``""`` for X), if there are any: a note then says what they are good for.
 
@@ -126,14 +132,14 @@ def audit(
         When a column is missing. A design that the data cannot answer is a warning, not an error.
     """
     parsed = parse(formula)
-    check_obs(obs, _columns(parsed) + ([donor] if donor else []), parsed.source)
+    check_obs(obs, [*formula_columns(parsed), *([donor] if donor else [])], parsed.source)
     if depth is not None and np.shape(depth) != (len(obs),):
         raise DesignError(f"depth needs one value for each of the {len(obs):,} rows, not shape {np.shape(depth)}.")
     try:
         design = assemble_design(parsed, obs)
     except DesignError as error:
         return Audit(parsed.source, "", 0, len(obs), 0, (), (str(error),), ())
-    return audit_design(design, obs, depth=depth, donor=donor, counts=counts)
+    return audit_design(design, obs, depth=depth, donor=donor, sample=sample, batch=batch, counts=counts)
 
 
 def audit_design(
@@ -142,22 +148,37 @@ def audit_design(
     *,
     depth: FloatArray | None = None,
     donor: str | None = None,
+    sample: str | None = None,
+    batch: str | None = None,
     counts: str | None = None,
 ) -> Audit:
     """As :func:`audit`, for a design that is there already."""
     parsed, used = parse(design.formula), design.codes >= 0
     depth = None if depth is None else np.asarray(depth, dtype=np.float64)[used]
+    samples = None if sample is None else obs[sample][used]
     donors = find_donors(design, obs, donor)
     arms = describe(design, parsed, donors, depth)
-    found = [*checks.impossible(design), *checks.unreplicated(design, donors)]
+    if samples is not None and samples.nunique() == len(samples):  # a row a sample: no number is one of cells
+        arms = tuple(replace(arm, cell_level=False) for arm in arms)
+    impossible = list(checks.impossible(design))
+    found = [*impossible, *checks.unreplicated(design, arms, donors)]
     notes: list[str] = []
     if donors is not None:
         confined, serious = checks.confined(design, arms, donors)
         asked = _asked(arms, donors)
-        found += [*checks.few_donors(asked), *checks.uncovered(design, arms, donors), *serious]
+        batches = [arm for arm in arms if checks.is_technical(arm, batch)]
+        others = [arm for arm in arms if arm not in batches]
+        found += [*checks.few_donors(asked), *checks.uncovered(design, others, donors, samples), *serious]
         found += [*checks.collinear(design, arms, donors), *checks.depth_differs(design, arms, donors, depth)]
-        notes = [*checks.effective_replicates(asked, len(donors.levels)), *confined, *checks.cell_level(arms)]
-        notes += [] if counts is None else checks.count_scale(arms, counts)
+        found += omitted.batch_left_out(design, obs, others, donors, batch)
+        notes = [
+            *checks.effective_replicates(asked, len(donors.levels)),
+            *confined,
+            *checks.unpaired(design, arms, donors),
+        ]
+        notes += [*checks.technical(design, batches, donors, samples), *checks.cell_level(arms, donors)]
+        notes += omitted.period_left_out(design, obs, others, donors, samples, batch)
+        notes += [] if counts is None or impossible else checks.count_scale(arms, counts)
     name, n_donors = (donors.name, len(donors.levels)) if donors else ("", 0)
     return Audit(parsed.source, name, n_donors, int(used.sum()), design.n_dropped, arms, tuple(found), tuple(notes))
 
@@ -186,12 +207,6 @@ def confounded(formula: str, obs: pd.DataFrame, donor: str) -> list[str]:
 def _asked(arms: tuple[Arms, ...], donors: Donors) -> tuple[Arms, ...]:
     """All but the coefficients of the donors themselves, where they are a fixed effect."""
     return tuple(a for a in arms if a.variables != (donors.name,))
-
-
-def _columns(parsed: ParsedFormula) -> list[str]:
-    texts = [parsed.fixed, *(bar.columns for bar in parsed.bars)]
-    names = [v for text in texts for v in variables(parse_columns(text, parsed.source))]
-    return list(dict.fromkeys([*names, *(g for bar in parsed.bars for g in bar.group)]))
 
 
 def _row(arms: Arms) -> tuple[object, ...]:

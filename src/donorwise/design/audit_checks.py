@@ -10,19 +10,27 @@ import numpy as np
 import pandas as pd
 
 from donorwise.design.build import check_design
-from donorwise.design.replication import Arms, Donors, is_fixed, random_levels
+from donorwise.design.patterns import combine
+from donorwise.design.replication import CHANGE, Arms, Donors, is_fixed, random_levels
 from donorwise.design.terms import quote, term_variables
 from donorwise.design.wording import listing
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from donorwise._typing import FloatArray
-    from donorwise.design.structure import Design
+    from donorwise.design.structure import Design, RandomTerm
 
 _DEPTH = re.compile(r"depth|lib|total_counts|n_?counts?|umi", re.IGNORECASE)
+_TECHNICAL = re.compile(
+    r"(?<![a-z])(batch|lane|plate|chip|pool|flow_?cell|chemistry|assay|protocol|run)(e?s)?(?![a-z])", re.IGNORECASE
+)
 _DEPTH_SPREAD = 0.1  # standard deviation among donors of log mean depth above which means are seen to drift
 _COLLINEAR = 0.9  # share of a donor-level effect that the others explain
 _FEW = 3  # donors in an arm
+_MANY_ROWS = 20  # rows of a donor from which on they are taken to be cells and not visits
+_ONE_UNIT = (
+    0.9  # share of a contrast that one unit of each donor makes up, above which it does not count donors repeatedly
+)
 
 
 def impossible(design: Design) -> Iterator[str]:
@@ -33,13 +41,35 @@ def impossible(design: Design) -> Iterator[str]:
         yield str(error)
 
 
-def unreplicated(design: Design, donors: Donors | None) -> Iterator[str]:
-    """Cells that would count as replicates."""
+def unreplicated(design: Design, arms: Iterable[Arms], donors: Donors | None) -> Iterator[str]:
+    """Cells, or units inside donors, that would count as replicates."""
     if donors is None:
         yield f"`{design.formula}` has no random term, so every cell counts as a replicate; add one such as `(1 | donor)`."
-    elif not (random_levels(design, donors) or is_fixed(design, donors)):
-        name = quote(donors.name)
+        return
+    if random_levels(design, donors) or is_fixed(design, donors):
+        return
+    name, inside = quote(donors.name), _inside_donors(design, donors)
+    if inside is None:
         yield f"`{donors.name}` has no random intercept, so its cells count as replicates; add `(1 | {name})`."
+        return
+    repeated = [a.contrast for a in _donor_level(arms) if _counts_repeatedly(design, a.contrast, donors, inside)]
+    if repeated:
+        yield (
+            f"`{donors.name}` has no random intercept: {_few(repeated)} would take the {len(inside.levels):,} levels of "
+            f"`{inside.group}` for replicates, in place of {len(donors.levels):,} donors; add `(1 | {name})`."
+        )
+
+
+def unpaired(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
+    """Contrasts within donors whose two sides are tested as if they came from different donors."""
+    if random_levels(design, donors) or is_fixed(design, donors) or _inside_donors(design, donors) is None:
+        return
+    names = [a.contrast for a in arms if a.within and a.kind != "between-donor" and a.covered and not a.cell_level]
+    if names:
+        yield (
+            f"`{donors.name}` has no random intercept: {_few(names)} {'is' if len(names) == 1 else 'are'} tested as if the two sides "
+            f"came from different donors, which is cautious; `(1 | {quote(donors.name)})` makes use of the pairs."
+        )
 
 
 def few_donors(arms: Iterable[Arms]) -> Iterator[str]:
@@ -50,7 +80,7 @@ def few_donors(arms: Iterable[Arms]) -> Iterator[str]:
             worst[arm.term] = arm
     for arm in worst.values():
         n = _smallest(arm)
-        if arm.kind == "between-donor":
+        if arm.kind in ("between-donor", CHANGE):
             text = f"compares {_count(arm.donors[0])} with {arm.donors[1]:,}"
         else:
             text = f"is seen within {_count(n)}"
@@ -58,24 +88,75 @@ def few_donors(arms: Iterable[Arms]) -> Iterator[str]:
         yield f"{arm.contrast} {text}: {verdict}."
 
 
-def uncovered(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
-    """Contrasts within donors that are taken to be the same in every donor."""
-    grouped: dict[tuple[str, ...], list[str]] = {}
-    for arm in arms:
-        if arm.kind in ("within-donor", "mixed") and not arm.covered and not arm.cell_level:
-            grouped.setdefault(arm.within or arm.variables, []).append(arm.contrast)
-    for names, contrasts in grouped.items():
-        group = ":".join(quote(part) for part in donors.name.split(":"))
-        numeric = [v for v in names if v in design.numeric_means]
-        labels = [quote(v) for v in names if v not in numeric]
-        inside = f"`(1 | {':'.join([group, *labels])})`"
-        advice = _slopes(numeric, group, random_levels(design, donors)) if numeric else inside
-        verb = "varies" if len(names) == 1 else "vary"
-        yield (
-            f"{listing(names)} {verb} within donors ({_few(contrasts)}) and no random term lets {'its' if len(names) == 1 else 'their'} effect "
-            f"differ between donors: in single-cell cohorts the type I error with (1 | {group}) alone is about .17 to .20 at a nominal "
-            f".05, and more donors do not help; add {advice}."
+def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: pd.Series | None = None) -> Iterator[str]:
+    """Contrasts within donors that are taken to be the same in every donor; `samples` has the sample of each row in use."""
+    group = ":".join(quote(part) for part in donors.name.split(":"))
+    for names, own in _uncovered(arms).items():
+        alone = len(names) == 1
+        one, several = (
+            "no random term lets its effect differ between donors",
+            "no random term lets their effects differ",
         )
+        units = next((a.units for a in own if a.units), "")
+        if units:
+            risk = f"`{units}` takes the visits of a donor for replicates of a slope, and more donors do not help"
+        else:
+            risk = (
+                f"in single-cell cohorts the type I error with (1 | {group}) alone is about .17 to .20 at a nominal .05, "
+                "and more donors do not help"
+            )
+        yield (
+            f"{listing(names)} {'varies' if alone else 'vary'} within donors ({_few([a.contrast for a in own])}) and "
+            f"{one if alone else several}: {risk}; add {_advice(design, names, donors, samples)}."
+        )
+
+
+def technical(design: Design, arms: Iterable[Arms], donors: Donors, samples: pd.Series | None = None) -> Iterator[str]:
+    """Batches that donors are spread over: only tests of the batch itself take it to act alike in every donor."""
+    for names, own in _uncovered(arms).items():
+        yield (
+            f"{listing(names)} varies within donors. That concerns tests of {listing(names)} itself "
+            f"({_few([a.contrast for a in own])}), which would need {_advice(design, names, donors, samples)}; the other contrasts need "
+            "nothing more."
+        )
+
+
+def is_technical(arm: Arms, batch: str | None) -> bool:
+    """Whether a coefficient is that of a batch: of the declared one, or of a column with the name of one."""
+    return len(arm.variables) == 1 and (arm.variables[0] == batch or _TECHNICAL.search(arm.variables[0]) is not None)
+
+
+def _uncovered(arms: Iterable[Arms]) -> dict[tuple[str, ...], list[Arms]]:
+    """Coefficients that no random term lets differ between donors, by what varies within donors."""
+    grouped: dict[tuple[str, ...], list[Arms]] = {}
+    for arm in arms:
+        if arm.kind in ("within-donor", "mixed", CHANGE) and not arm.covered and not arm.cell_level:
+            grouped.setdefault(arm.within or arm.variables, []).append(arm)
+    return grouped
+
+
+def _advice(design: Design, names: Sequence[str], donors: Donors, samples: pd.Series | None) -> str:
+    """The random term that lets the effect of variables differ between donors."""
+    group = ":".join(quote(part) for part in donors.name.split(":"))
+    numeric = [v for v in names if v in design.numeric_means]
+    if numeric:
+        return _slopes(numeric, group, random_levels(design, donors))
+    inside = f"`(1 | {':'.join([group, *(quote(v) for v in names)])})`"
+    if samples is None or not _same_units(design, names, donors, samples):
+        return inside
+    return f"{inside}, which is the same here as `(1 | {quote(str(samples.name))})`"
+
+
+def _same_units(design: Design, names: Sequence[str], donors: Donors, samples: pd.Series) -> bool:
+    """Whether samples are the combinations of the donors with the levels of some factors."""
+    rows = design.codes[design.codes >= 0]
+    levels = [pd.factorize(design.frame[name])[0].astype(np.int64) for name in names]
+    factors = [(donors.codes, len(donors.levels)), *((own[rows], int(own.max()) + 1) for own in levels)]
+    units, n_units = combine(factors, len(rows))
+    own = pd.factorize(samples)[0].astype(np.int64)
+    if own.min() < 0 or own.max() + 1 != n_units:
+        return False
+    return combine([(units, n_units), (own, n_units)], len(rows))[1] == n_units
 
 
 def _slopes(names: list[str], group: str, has_intercept: bool) -> str:
@@ -160,9 +241,14 @@ def effective_replicates(arms: Iterable[Arms], n_donors: int) -> Iterator[str]:
     shown: dict[str, int] = {}
     for arm in arms:
         shown[arm.term] = shown.get(arm.term, 0) + 1
-        if arm.kind != "between-donor" or shown[arm.term] > 5:
+        if arm.kind not in ("between-donor", CHANGE) or arm.cell_level:
             continue
-        if arm.donors:
+        if shown[arm.term] > (1 if arm.kind == CHANGE else 5):
+            continue
+        if arm.kind == CHANGE and arm.donors:
+            n, m = arm.donors
+            yield f"{arm.contrast}: compares donors in how {listing(arm.within)} acts within them, {n:,} against {m:,}."
+        elif arm.donors:
             n, m = arm.donors
             yield f"{arm.contrast}: these {sum(arm.cells):,} cells are {n + m:,} replicates: {n:,} against {m:,}."
         else:
@@ -182,12 +268,53 @@ def count_scale(arms: Sequence[Arms], layer: str) -> Iterator[str]:
         )
 
 
-def cell_level(arms: Iterable[Arms]) -> Iterator[str]:
+def cell_level(arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
     """Numbers that differ from cell to cell, without a random slope."""
-    names = [a.contrast for a in arms if a.cell_level and not a.covered]
-    if names:
-        verb = "differs" if len(names) == 1 else "differ"
-        yield f"{_few(names)} {verb} from cell to cell; a test of such a slope takes it to be the same in every donor."
+    own = [a for a in arms if a.cell_level and not a.covered]
+    if not own:
+        return
+    verb, group = "differs" if len(own) == 1 else "differ", quote(donors.name)
+    text = f"{_few([a.contrast for a in own])} {verb} from cell to cell; a test of such a slope takes it to be the same in every donor"
+    if len(donors.codes) < _MANY_ROWS * len(donors.levels):
+        names = dict.fromkeys(v for a in own for v in a.within)
+        slopes = " + ".join(f"(0 + {quote(v)} | {group})" for v in names)
+        text += f". If the rows are visits or samples and not cells, add `{slopes}`"
+    yield f"{text}."
+
+
+def _inside_donors(design: Design, donors: Donors) -> RandomTerm | None:
+    """The random intercept with the fewest levels among those whose levels lie inside donors."""
+    rows = design.codes[design.codes >= 0]
+    donor = np.zeros(design.n_patterns, dtype=np.int64)
+    donor[rows] = donors.codes
+    if not np.array_equal(donor[rows], donors.codes):
+        return None  # rows of one pattern are of several donors, so no term tells them apart
+    inside = [
+        t
+        for t in design.random_terms
+        if "(Intercept)" in t.columns
+        and combine([(t.codes, len(t.levels)), (donor, len(donors.levels))], len(donor))[1] == len(t.levels)
+    ]
+    return min(inside, key=lambda t: len(t.levels), default=None)
+
+
+def _counts_repeatedly(design: Design, contrast: str, donors: Donors, inside: RandomTerm) -> bool:
+    """Whether a comparison of donors rests on several levels of `inside` from each of them.
+
+    What the other fixed effects leave of its column says where it looks: that of ``disease`` in ``disease * cell_type``
+    is in the reference cell type only.
+    """
+    rows, n_units = design.codes[design.codes >= 0], len(inside.levels)
+    donor = np.zeros(n_units, dtype=np.int64)
+    donor[inside.codes[rows]] = donors.codes
+    kept = [j for j, k in enumerate(design.varying) if k < 0]
+    sums = np.stack([np.bincount(inside.codes, weights=design.X[:, j], minlength=n_units) for j in kept], axis=1)
+    X = sums / np.bincount(inside.codes, minlength=n_units)[:, None]
+    j = kept.index(design.fixed_names.index(contrast))
+    others = np.delete(X, j, axis=1)
+    rest = (X[:, j] - others @ np.linalg.lstsq(others, X[:, j], rcond=None)[0]) ** 2
+    largest = pd.Series(rest).groupby(donor).max().sum()
+    return bool(largest < _ONE_UNIT * rest.sum())
 
 
 def _donor_level(arms: Iterable[Arms]) -> list[Arms]:
@@ -199,7 +326,7 @@ def _smallest(arm: Arms | None) -> float:
     """Donors in the smaller arm; those on both sides where each donor is its own control."""
     if arm is None or not arm.donors:
         return np.inf
-    return min(arm.donors) if arm.kind == "between-donor" else arm.n_both
+    return min(arm.donors) if arm.kind in ("between-donor", CHANGE) else arm.n_both
 
 
 def _count(n: float) -> str:

@@ -62,7 +62,13 @@ class Exchange:
 
 
 def find_exchange(
-    design: Design, obs: pd.DataFrame, weights: FloatArray, *, donor: str = "", strata: Sequence[str] = ()
+    design: Design,
+    obs: pd.DataFrame,
+    weights: FloatArray,
+    *,
+    donor: str = "",
+    permute: str | None = None,
+    strata: Sequence[str] = (),
 ) -> Exchange:
     """Find out what a permutation test of a contrast may move.
 
@@ -76,6 +82,8 @@ def find_exchange(
         Shape (p,). The contrast.
     donor
         Column declared as the donor, if any.
+    permute
+        Which variable of a contrast of several.
     strata
         Columns within which labels are exchanged.
 
@@ -85,7 +93,7 @@ def find_exchange(
         When the contrast does not belong to one variable whose labels can move, or nothing can.
     """
     donors = donor_codes(design, donor)
-    variable = tested_variable(design, weights, donors)
+    variable = tested_variable(design, weights, donors, permute)
     _check_movable(design, obs, variable, donors, donor)
     values = pd.factorize(design.frame[variable], sort=True)[0].astype(np.int64)
     kind, unit = _units(design, variable, donors, values)
@@ -137,16 +145,18 @@ def donor_codes(design: Design, donor: str = "") -> IntArray:
     return combine([(codes, int(codes.max()) + 1) for codes in factors], design.n_patterns)[0]
 
 
-def tested_variable(design: Design, weights: FloatArray, donors: IntArray) -> str:
+def tested_variable(design: Design, weights: FloatArray, donors: IntArray, permute: str | None = None) -> str:
     """Name the one variable that all terms of a contrast share.
 
-    Where they share several (``arm:time``), it is the one that differs between donors only.
+    Where they share several (``arm:time``), it is `permute`, or else the one that differs between donors only.
     """
     touched = {term for term, columns in design.terms.items() if np.any(weights[list(columns)] != 0)}
     reads = {str(t): term_variables(t) for t in design.spec.terms}
     shared = [v for v in reads[min(touched)] if all(v in reads[t] for t in touched)] if touched else []
+    if permute is not None and shared and permute not in shared:
+        raise DesignError(f"permute={permute!r} is not what the contrast is about; it is about {listing(shared)}.")
     between = [v for v in shared if not _varies_within(design.frame[v], donors).any()]
-    chosen = between if len(shared) > 1 else shared
+    chosen = [permute] if permute in shared else between if len(shared) > 1 else shared
     if len(chosen) == 1:
         return chosen[0]
     if not touched:
@@ -158,7 +168,7 @@ def tested_variable(design: Design, weights: FloatArray, donors: IntArray) -> st
         )
     raise DesignError(
         f"The contrast is about {listing(shared)} together, and which of them is to be permuted cannot be told; "
-        "calibrate a contrast of one of them."
+        f"say which with permute={shared[0]!r}."
     )
 
 

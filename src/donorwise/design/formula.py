@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from donorwise.design.terms import column_terms, parse_columns, quote, syntax_error
+from donorwise.design.terms import column_terms, parse_columns, quote, syntax_error, variables
 from donorwise.errors import FormulaError
 
 _TOKEN = re.compile(
@@ -54,6 +54,13 @@ class ParsedFormula:
     source: str
     fixed: str
     bars: tuple[Bar, ...]
+
+
+def formula_columns(parsed: ParsedFormula) -> list[str]:
+    """Columns that a formula reads: its variables, then its grouping factors."""
+    texts = [parsed.fixed, *(bar.columns for bar in parsed.bars)]
+    names = [v for text in texts for v in variables(parse_columns(text, parsed.source))]
+    return list(dict.fromkeys([*names, *(g for bar in parsed.bars for g in bar.group)]))
 
 
 @dataclass(frozen=True, slots=True)

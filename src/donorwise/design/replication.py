@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
+from donorwise.design.changes import Change, find_change
 from donorwise.design.columns import read_column
 from donorwise.design.patterns import combine, first_rows
 from donorwise.design.terms import parse_columns, term_variables, variables
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from donorwise.design.formula import ParsedFormula
     from donorwise.design.structure import Design
 
-Kind: TypeAlias = Literal["between-donor", "within-donor", "mixed", "unknown"]
+Kind: TypeAlias = Literal["between-donor", "between-donor (change)", "within-donor", "mixed", "unknown"]
+CHANGE: Literal["between-donor (change)"] = "between-donor (change)"
 
 _REPLICATES = ("donor", "patient", "subject", "individual", "participant", "person", "animal", "mouse")
 # A number with more values than this per donor differs from cell to cell, and so does one with which more than half
@@ -47,9 +49,12 @@ class Arms:
     variables, within
         The variables of the term, and those of them that vary within donors.
     kind
-        Whether it compares donors with each other, each donor with itself, or some of both.
+        Whether it compares donors with each other, each donor with itself, or some of both; or donors with each
+        other in what changes within them (the slopes of two arms).
     covered
         Whether the random terms let it differ from donor to donor (where it varies within donors).
+    units
+        The random term, if any, with levels inside donors in which the coefficient is constant: its samples or visits.
     donors, cells, depth
         Donors, cells and mean depth at the level and at the reference; empty for a numeric coefficient.
     n_both
@@ -66,6 +71,7 @@ class Arms:
     within: tuple[str, ...]
     kind: Kind
     covered: bool
+    units: str = ""
     donors: tuple[int, ...] = ()
     cells: tuple[int, ...] = ()
     depth: tuple[float, ...] = ()
@@ -121,9 +127,14 @@ def describe(
         for j in columns:
             seen = units if design.varying[j] < 0 else rows
             column = _column(design, j, seen)
-            facts = _compare(column, reference, len(reads[term]) > 1, seen, donors, with_depth=depth is not None)
-            free = facts["kind"] == "between-donor" or _is_covered(design, parsed, donors, column, own, seen)
-            arms.append(Arms(design.fixed_names[j], term, reads[term], own, covered=free, **facts))
+            change = _change(design, j, reads, term, own, seen, donors)
+            if change is not None:
+                facts = _compare_changes(change, column, seen, with_depth=depth is not None)
+            else:
+                facts = _compare(column, reference, len(reads[term]) > 1, seen, donors, with_depth=depth is not None)
+            inside = _term_inside(design, donors, column, seen)
+            free = facts["kind"] == "between-donor" or _is_covered(design, parsed, donors, column, own, seen, inside)
+            arms.append(Arms(design.fixed_names[j], term, reads[term], own, covered=free, units=inside, **facts))
     return tuple(arms)
 
 
@@ -271,6 +282,48 @@ def _kind(varies: BoolArray, could: BoolArray) -> Kind:
     return "within-donor" if varies[could].all() else "mixed"
 
 
+def _change(
+    design: Design,
+    j: int,
+    reads: dict[str, tuple[str, ...]],
+    term: str,
+    within: tuple[str, ...],
+    units: _Units,
+    donors: Donors | None,
+) -> Change | None:
+    """The comparison of donors in what changes within them that a column is, if it is one."""
+    if donors is None or not within or len(within) == len(reads[term]):
+        return None
+    parents = [k for t, columns in design.terms.items() if set(reads[t]) == set(within) for k in columns]
+    inner = [_column(design, k, units) for k in parents]
+    siblings = [_column(design, k, units) for k in design.terms[term] if k != j]
+    return find_change(_column(design, j, units), siblings, inner, units.donor, len(donors.levels))
+
+
+def _compare_changes(change: Change, column: FloatArray, units: _Units, *, with_depth: bool) -> dict[str, Any]:
+    """Facts about a coefficient that compares changes: the donors that show one."""
+    n_donors = len(change.scale)
+    facts: dict[str, Any] = {"kind": CHANGE, "cell_level": _by_cell(column, True, units, n_donors)}
+    if not change.has_arms:
+        return {**facts, "n_values": len(np.unique(change.scale[change.shows]))}
+    level = change.shows & (change.scale == 1)
+    counted = change.inner == 1 if np.isin(change.inner, (0, 1)).all() else np.ones(len(column), dtype=bool)
+    sides = [counted & arm[units.donor] for arm in (level, change.reference)]
+    facts["donors"] = (int(level.sum()), int(change.reference.sum()))
+    facts["cells"] = tuple(int(units.n[side].sum()) for side in sides)
+    return {**facts, "depth": tuple(units.mean_depth(side) for side in sides)} if with_depth else facts
+
+
+def _term_inside(design: Design, donors: Donors | None, column: FloatArray, units: _Units) -> str:
+    """The first random intercept with levels inside donors in which a column is constant; empty for none."""
+    for term in design.random_terms if donors is not None else ():
+        codes, n_levels = term.codes[units.pattern], len(term.levels)
+        inside = donors is not None and term.group != donors.name and _constant(units.donor, codes, n_levels)
+        if inside and "(Intercept)" in term.columns and _constant(column, codes, n_levels):
+            return term.label
+    return ""
+
+
 def _is_covered(
     design: Design,
     parsed: ParsedFormula,
@@ -278,18 +331,21 @@ def _is_covered(
     column: FloatArray,
     within: tuple[str, ...],
     units: _Units,
+    inside: str,
 ) -> bool:
-    """Whether a slope, or a grouping factor inside donors, takes up how a coefficient differs between donors."""
+    """Whether a slope, or a grouping factor `inside` donors, takes up how a coefficient differs between donors.
+
+    Visits do not take up how donors differ in a slope over three of them or more: they would be its replicates.
+    """
     if donors is None:
         return False
     for bar, term in zip(parsed.bars, design.random_terms, strict=True):
-        codes, n_levels = term.codes[units.pattern], len(term.levels)
-        if not _constant(units.donor, codes, n_levels):
-            continue
-        slopes = set(variables(parse_columns(bar.columns, parsed.source)))
-        if (within and slopes.issuperset(within)) or (term.group != donors.name and _constant(column, codes, n_levels)):
-            return True
-    return False
+        if _constant(units.donor, term.codes[units.pattern], len(term.levels)):
+            slopes = set(variables(parse_columns(bar.columns, parsed.source)))
+            if within and slopes.issuperset(within):
+                return True
+    values = pd.DataFrame({"donor": units.donor, "value": column}).drop_duplicates()
+    return bool(inside) and int(values["donor"].value_counts().max()) <= 2
 
 
 def _constant(values: FloatArray | IntArray, codes: IntArray, n_levels: int) -> bool:

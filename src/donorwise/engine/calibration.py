@@ -125,12 +125,13 @@ def make_plan(
     weights: FloatArray,
     *,
     donor: str = "",
+    permute: str | None = None,
     strata: Sequence[str] = (),
     n_permutations: int = 100,
     seed: tuple[int, ...] = (0,),
 ) -> Plan:
     """Decide what to permute and draw the arrangements, before any response is read."""
-    exchange = find_exchange(design, obs, weights, donor=donor, strata=strata)
+    exchange = find_exchange(design, obs, weights, donor=donor, permute=permute, strata=strata)
     rng = np.random.default_rng(seed)
 
     def usable(labels: IntArray) -> bool:

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 
 from donorwise.design.build import build_design
+from donorwise.design.columns import check_obs
 from donorwise.design.contrasts import Cond, resolve_contrasts, split_interaction
-from donorwise.design.formula import parse
+from donorwise.design.formula import formula_columns, parse
 from donorwise.engine.statistics import Task
 from donorwise.errors import DesignError
 from donorwise.inference.tables import NUMBERS, contrast_table, ddf_used, tidy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from donorwise._typing import FloatArray
     from donorwise.design.structure import Design
@@ -51,6 +52,7 @@ def tasks_by_group(formula: str, obs: pd.DataFrame, groupby: str | None) -> list
     if groupby not in obs.columns:
         raise DesignError(f"groupby={groupby!r} is not a column of obs; columns are {list(map(str, obs.columns))}.")
     parsed = parse(formula)
+    check_obs(obs, formula_columns(parsed), parsed.source)
     groups = obs[groupby].astype("category").cat.remove_unused_categories()
     codes = groups.cat.codes.to_numpy()
     if len(set(map(str, groups.cat.categories))) < len(groups.cat.categories):
@@ -67,9 +69,18 @@ def tasks_by_group(formula: str, obs: pd.DataFrame, groupby: str | None) -> list
         changed, reason = _lost_reference(design, obs)
         tasks.append(Task(name, design, reason, changed))
     if not any(t.design for t in tasks):
-        reasons = "\n".join(f"  {t.name}: {t.reason}" for t in tasks[:5])
+        reasons = "\n".join(f"  {text}" for text in told_reasons({t.name: t.reason for t in tasks})[:5])
         raise DesignError(f"None of the {len(tasks)} groups of {groupby!r} can be fitted:\n{reasons}")
     return tasks
+
+
+def told_reasons(reasons: Mapping[str, str]) -> list[str]:
+    """Why groups cannot be answered for, once per reason with the groups that share it; empty reasons are left out."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        if reason:
+            groups.setdefault(reason, []).append(name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in groups.items()]
 
 
 def _lost_reference(design: Design, obs: pd.DataFrame) -> tuple[tuple[str, ...], str]:

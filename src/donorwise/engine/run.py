@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from donorwise.design.build import build_design
 from donorwise.design.replication import replicate
 from donorwise.engine.arrays import as_matrix, check_aligned, check_weights, effective_jobs
 from donorwise.engine.statistics import Statistics, Task, collapse_tasks
-from donorwise.errors import DataError, DesignError
+from donorwise.errors import DataError, DesignError, DonorwiseWarning
 from donorwise.lmm.fit import Block, Model, build_model, fit_collapsed
 from donorwise.lmm.result import LMMFit, Part, assemble
 
@@ -54,7 +55,7 @@ def fit_lmm(
         Responses, (N, G): array, sparse matrix, DataFrame, or one vector (N,). Missing values
         (NaN) of a dense `Y` are dropped column by column.
     obs
-        N rows: the variables of the formula.
+        N rows: the variables of the formula. Rows in which one of them is missing are left out, with a warning.
     formula
         ``"~ fixed + (columns | group)"``; see the package's documentation for random terms.
     reml
@@ -97,6 +98,12 @@ def fit_lmm(
         raise DataError(f"Y has {matrix.shape[0]:,} rows and obs has {len(obs):,}; they must be the same observations.")
     w = check_weights(weights, obs)
     design = build_design(formula, obs)
+    if design.n_dropped:
+        warnings.warn(
+            f"{design.n_dropped:,} of {len(obs):,} rows are left out: a variable of the formula is missing.",
+            DonorwiseWarning,
+            stacklevel=2,
+        )
     (fit,) = fit_tasks(
         matrix, variables, [Task("all", design, "")], reml=reml, weights=w, n_jobs=n_jobs, progress=progress
     )

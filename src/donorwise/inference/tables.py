@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from donorwise.design.structure import Design
     from donorwise.inference.prior import Prior
     from donorwise.lmm.result import LMMFit
-
-logger = logging.getLogger("donorwise")
 
 NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
 _NOT_NESTED = (
@@ -54,9 +51,7 @@ def ddf_used(fit: LMMFit, ddf: str) -> tuple[str, str]:
 
 def _method(fit: LMMFit, ddf: str) -> Callable[..., ContrastTests]:
     """The function (part, model, block, L, level) that tests contrasts."""
-    used, reason = ddf_used(fit, ddf)
-    if reason:
-        logger.info("Kenward-Roger degrees of freedom are used: %s.", reason)
+    used = "kenward-roger" if ddf == "moderated" and fit.not_moderated else ddf
     if used != "moderated":
         return lambda part, model, block, L, level: contrast_tests(model, block, L, used, level)
     prior, rank = fit.prior, mean_rank(fit.parts)

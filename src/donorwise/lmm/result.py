@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from donorwise._typing import Ddf, FloatArray, IntArray, StrArray
     from donorwise.design.structure import Design
     from donorwise.inference.prior import Prior
+
+logger = logging.getLogger("donorwise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,24 @@ class LMMFit:
             raise DesignError(f"There is no shared prior: {reason}.")
         return learn_prior(self.parts)
 
+    @cached_property
+    def not_moderated(self) -> str:
+        """Why tests are not moderated, which is logged when it is first asked for; empty where they are.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)").not_moderated
+        '20 features are too few to learn a prior from (100 are needed)'
+        """
+        from donorwise.inference.moderation import refusal
+
+        reason = refusal(self.parts)
+        if reason:
+            logger.warning("Kenward-Roger degrees of freedom are used: %s.", reason)
+        return reason
+
     def test(self, contrasts: Any = None, ddf: Ddf = "moderated", level: float = 0.95) -> pd.DataFrame:
         """t tests of contrasts of the fixed effects.
 
@@ -145,7 +166,7 @@ class LMMFit:
             Roger 1997), ``"satterthwaite"``, ``"between-within"`` (from the design alone) and
             ``"residual"`` (n - p: takes rows for replicates; for comparison only) judge every
             feature by itself, which is what to use for one feature named in advance. Where
-            moderation does not apply (see :attr:`prior`) Kenward-Roger takes its place.
+            moderation does not apply (see :attr:`prior`) Kenward-Roger takes its place, which the log says.
         level
             Coverage of the confidence interval.
 

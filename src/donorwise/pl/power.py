@@ -134,7 +134,7 @@ def _donors(contrast: str, kinds: set[str]) -> str:
     compares_arms = re.search(r"\]$| vs ", contrast) is not None
     if compares_arms and kinds == {"within-donor"}:
         return "donors, each in both arms"
-    return "donors, all arms" if compares_arms and kinds == {"between-donor"} else "donors"
+    return "donors, all arms" if compares_arms and kinds <= {"between-donor", "between-donor (change)"} else "donors"
 
 
 def _held(table: pd.DataFrame, by: str, asked: dict[str, float | str | None]) -> tuple[pd.DataFrame, str]:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 
 GB = 1e9
+_AUDITED = ("sample", "batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +183,16 @@ def read_columns(adata: ad.AnnData, formula: str, groupby: str | None, columns: 
     """Columns of a collapsed AnnData that a tool reads: the formula's, the group, the donor, and others."""
     labels = [*([] if groupby is None else [groupby]), *columns]
     names = columns_read(adata, formula, labels) or []
-    role = find_roles(adata).get("donor")
-    return list(dict.fromkeys([*names, *([role.column] if role is not None and role.column else [])]))
+    roles = find_roles(adata)
+    donor = [roles["donor"].column] if "donor" in roles and roles["donor"].column else []
+    known = [roles[role].column for role in _AUDITED if role in roles]
+    return list(dict.fromkeys([*names, *donor, *(c for c in known if c in read_origin(adata).by)]))
+
+
+def known_columns(adata: ad.AnnData, obs: pd.DataFrame) -> dict[str, str]:
+    """Columns of `obs` that are the sample and the batch, where that is known: what an audit can use beside the formula."""
+    roles = find_roles(adata)
+    return {name: roles[name].column for name in _AUDITED if name in roles and roles[name].column in obs.columns}
 
 
 def collapsed_response(

@@ -14,7 +14,7 @@ from donorwise._typing import DDF, check_option
 from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.calibration import FDR, calibrate_statistics, make_plan
 from donorwise.engine.calibration_tables import calibration_tables
-from donorwise.engine.groups import resolve_by_group
+from donorwise.engine.groups import resolve_by_group, told_reasons
 from donorwise.errors import DesignError, DonorwiseError
 from donorwise.tl._prepare import prepare
 
@@ -39,6 +39,7 @@ def calibrate(
     *,
     groupby: str | None = None,
     n_permutations: int = 100,
+    permute: str | None = None,
     strata: str | Sequence[str] | None = None,
     ddf: Ddf = "moderated",
     layer: str | None = None,
@@ -64,11 +65,14 @@ def calibrate(
     formula
         As in :func:`donorwise.tl.lmm`; the donor must be a grouping factor.
     contrast
-        One contrast, as in :meth:`donorwise.LMMFit.test`, about one variable of the formula.
+        One contrast, as in :meth:`donorwise.LMMFit.test`, about one variable of the formula or an interaction.
     groupby
         Column of obs: every group is calibrated for itself, from the same pass.
     n_permutations
         Number of different permutations. All of them are taken where the design has no more.
+    permute
+        Which variable of the contrast is permuted, where it is about several (``arm:sex``). By default the one that
+        differs between donors only, if it is alone in that.
     strata
         Columns of obs: labels are exchanged within them only, for instance within sex or batch.
     ddf
@@ -108,8 +112,8 @@ def calibrate(
     FormulaError, DataError
         As in :func:`donorwise.tl.lmm`.
     DesignError
-        If the contrast is not about one variable whose labels belong to donors or to units inside
-        them, or they can be arranged in one way only.
+        If the contrast is not about one variable (or `permute`) whose labels belong to donors or to units
+        inside them, or they can be arranged in one way only.
 
     Notes
     -----
@@ -150,7 +154,7 @@ def calibrate(
     names, rows = resolve_by_group(ready.tasks, contrast)
     if len(names) != 1:
         raise DesignError(f"calibrate takes one contrast, not {len(names)} ({', '.join(names)}).")
-    plans, reasons = _plans(ready, rows, strata, n_permutations=n_permutations, random_state=random_state)
+    plans, reasons = _plans(ready, rows, strata, permute, n_permutations=n_permutations, random_state=random_state)
     by_group = _calibrations(ready, plans, ddf=ddf, n_jobs=effective_jobs(n_jobs), progress=progress)
     tables = calibration_tables(by_group, ready.response.variables, names[0])
     write_tables(
@@ -159,6 +163,7 @@ def calibrate(
             "formula": formula,
             "contrast": names[0],
             "groupby": groupby or "",
+            "permute": permute or "",
             "strata": ", ".join(strata),
             "ddf": ddf,
             "n_permutations": n_permutations,
@@ -181,7 +186,13 @@ def _check_count(name: str, value: object, smallest: int) -> None:
 
 
 def _plans(
-    ready: Prepared, rows: Sequence[Rows | None], strata: Sequence[str], *, n_permutations: int, random_state: int
+    ready: Prepared,
+    rows: Sequence[Rows | None],
+    strata: Sequence[str],
+    permute: str | None,
+    *,
+    n_permutations: int,
+    random_state: int,
 ) -> tuple[dict[str, Plan], dict[str, str]]:
     """What is permuted in each group, and why nothing is in the others."""
     found: dict[str, Plan] = {}
@@ -192,16 +203,16 @@ def _plans(
             continue
         try:
             found[task.name] = make_plan(
-                task.design, ready.obs, own.L[0], donor=ready.donor, strata=strata, n_permutations=n_permutations,
-                seed=(random_state, i),
+                task.design, ready.obs, own.L[0], donor=ready.donor, permute=permute, strata=strata,
+                n_permutations=n_permutations, seed=(random_state, i),
             )  # fmt: skip
         except DesignError as error:
             reasons[task.name] = str(error)
     if not found:
-        listed = [f"{name}: {text}" for name, text in list(reasons.items())[:5]]
+        listed = told_reasons(reasons)[:5]
         raise DesignError("\n  ".join(["No group can be calibrated:", *listed]) if len(reasons) > 1 else listed[0])
-    for name, text in reasons.items():
-        logger.warning("%s: %s", name, text)
+    for text in told_reasons(reasons):
+        logger.warning(text)
     return found, reasons
 
 

@@ -16,11 +16,11 @@ from donorwise._anndata import cell_depth, check_free, check_is_anndata, copied,
 from donorwise._typing import DDF, check_option
 from donorwise.design.audit import audit, audit_design, few_donors
 from donorwise.engine.arrays import check_max_memory, effective_jobs
-from donorwise.engine.groups import resolve_by_group
+from donorwise.engine.groups import resolve_by_group, told_reasons
 from donorwise.engine.run import fit_statistics
 from donorwise.errors import DonorwiseWarning
 from donorwise.inference.multiplicity import UNIVERSE
-from donorwise.tl._prepare import prepare
+from donorwise.tl._prepare import known_columns, prepare
 from donorwise.tl._tables import GroupTables, group_tables
 
 if TYPE_CHECKING:
@@ -190,10 +190,14 @@ def _audit_warnings(adata: ad.AnnData, ready: Prepared) -> list[str]:
     obs, donor, tasks = ready.obs, ready.donor, ready.tasks
     depth = cell_depth(adata) if ready.response.aligned_to_var else None
     designs = {t.name: t.design for t in tasks if t.design is not None}
+    roles = known_columns(adata, obs)
     if len(tasks) == 1:
-        found = [text for d in designs.values() for text in audit_design(d, obs, depth=depth, donor=donor).warnings]
+        reports = [audit_design(d, obs, depth=depth, donor=donor, **roles) for d in designs.values()]
+        found = [text for report in reports for text in report.warnings]
     else:
-        whole = audit(ready.formula, obs, depth=depth, donor=donor)  # without donors all cells together have no design
+        whole = audit(
+            ready.formula, obs, depth=depth, donor=donor, **roles
+        )  # without donors all cells together have no design
         few = {name: few_donors(d, obs, donor) for name, d in designs.items()}
         found = [*(whole.warnings if whole.n_donors else ()), *(f"{n}: {t}" for n, texts in few.items() for t in texts)]
     n_used = sum(int((d.codes >= 0).sum()) for d in designs.values())
@@ -215,9 +219,8 @@ def _warn(ready: Prepared, found: Sequence[str]) -> None:
         ]
     for text in found:
         warnings.warn(text, DonorwiseWarning, stacklevel=3)
-    for task in ready.tasks:
-        if task.reason:
-            logger.warning("%s: %s", task.name, task.reason)
+    for text in told_reasons({task.name: task.reason for task in ready.tasks}):
+        logger.warning(text)
 
 
 def _log_replaced(groups: dict[str, GroupTables]) -> None:

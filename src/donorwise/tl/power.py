@@ -89,7 +89,8 @@ def power(
     :func:`donorwise.pl.power`). One row per group, contrast, expression, n_donors, n_cells, effect and
     alpha: the mean power over features and its 10, 50 and 90% quantiles, df (the degrees of freedom),
     n_features, status (``"ok"``, or ``"too_few_donors"`` for fewer than one degree of freedom: df and power
-    are NaN), kind (``"between-donor"``, ``"within-donor"`` or ``"mixed"``: what the contrast compares) and
+    are NaN), kind (``"between-donor"``, ``"between-donor (change)"``, ``"within-donor"`` or ``"mixed"``: what the
+    contrast compares) and
     unit (``"effect"`` or ``"log_fc"``: which was given). `expression` is ``all``, or the ``low``,
     ``middle`` or ``high`` third of the features by mean response (on a log1p scale one effect is a larger
     fold change in a rarer gene, so that thirds differ in more than variance).

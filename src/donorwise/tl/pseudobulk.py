@@ -31,7 +31,7 @@ from donorwise._anndata import (
 from donorwise._anndata.collapsed import COUNTS
 from donorwise.design.audit import confounded, few_donors
 from donorwise.engine.arrays import effective_jobs
-from donorwise.engine.groups import resolve_by_group, side_table, tasks_by_group
+from donorwise.engine.groups import resolve_by_group, side_table, tasks_by_group, told_reasons
 from donorwise.engine.pseudobulk import check_counts, check_depths, fit_pseudobulk, fit_units
 from donorwise.engine.pseudobulk_tables import icc_table, partition_table, results_table, varcomp_table
 from donorwise.engine.units import find_units, has_donor_term, merge_units, repeated_donors
@@ -171,9 +171,8 @@ def pseudobulk(
         cell_depth = count_depth(adata, response, depth)
     for text in unit_warnings(formula, units, tasks, groupby):
         warnings.warn(text, DonorwiseWarning, stacklevel=2)
-    for task in tasks:
-        if task.reason:
-            logger.warning("%s: %s", task.name, task.reason)
+    for text in told_reasons({task.name: task.reason for task in tasks}):
+        logger.warning(text)
     if collapsed:
         fits = _fit_collapsed(adata, response, units, tasks, rows, n_jobs=jobs, progress=progress)
     else:
