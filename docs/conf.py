@@ -56,6 +56,8 @@ myst_heading_anchors = 3
 nb_execution_mode = "force" if os.environ.get("READTHEDOCS") else "off"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
+# decoupler imports tqdm's bars for notebooks, which miss ipywidgets aloud
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
