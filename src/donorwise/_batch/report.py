@@ -41,7 +41,7 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
     if missing:
         raise DataError(f"{path} is no table of results: it lacks the columns {', '.join(missing)}.")
     variables = table["variable"].astype(str).unique()
-    params = _params(path) | {"response": keys.RESPONSE_X}
+    params = _params(path) | {"response": keys.RESPONSE_X, "log_base": _log_base(table)}
     return results_anndata({keys.RESULTS: table}, params, variables), keys.LMM
 
 
@@ -78,6 +78,11 @@ def _params(path: Path) -> dict[str, Any]:
         return known | {"version": str(content["versions"]["donorwise"]), "reasons": failed}
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _log_base(table: pd.DataFrame) -> float:
+    """Base of the response's logarithm, from the fold changes, which are the estimates in log2; NaN without any."""
+    return float(2.0 ** (table["log_fc"] / table["estimate"]).median())
 
 
 def summarise(adata: ad.AnnData, key: str, *, alpha: float = 0.05, top: int = 10) -> str:
