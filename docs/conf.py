@@ -39,6 +39,8 @@ exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 
 html_theme = "sphinx_book_theme"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = "donorwise"
 html_theme_options = {"show_navbar_depth": 1, "navbar_persistent": []}
 
@@ -56,6 +58,13 @@ myst_heading_anchors = 3
 nb_execution_mode = "force" if os.environ.get("READTHEDOCS") else "off"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
+
+# what the kernels of the tutorials inherit
+os.environ.pop("MPLBACKEND", None)  # with another than the notebooks' own there would be no pictures
+os.environ["TQDM_DELAY"] = "3600"  # seconds until a progress bar appears: pages would show each of its steps
+# decoupler imports tqdm's bars for notebooks, which miss ipywidgets aloud
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
+
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # From the ground up; a file belongs to the layer of its first path component.
 LAYERS = (
-    {"errors", "_typing"},
+    {"errors", "_progress", "_typing"},
     {"design"},
     {"collapse"},
     {"lmm", "lograte"},

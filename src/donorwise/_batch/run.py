@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tqdm.auto import tqdm
-
 from donorwise._anndata import keys
 from donorwise._batch.outputs import write_anndata, write_table
 from donorwise._batch.partial import Partial
 from donorwise._batch.tables import GroupResult, group_from_anndata, group_to_anndata, results_anndata, stack
+from donorwise._progress import tqdm
 from donorwise.inference.multiplicity import UNIVERSE
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from tqdm.auto import tqdm
 
+from donorwise._progress import tqdm
 from donorwise.collapse.checks import check_codes, check_covariates, check_weights
 from donorwise.collapse.containers import all_in_order
 from donorwise.collapse.readers import DaskBlocks

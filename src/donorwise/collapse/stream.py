@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
-from tqdm.auto import tqdm
 
+from donorwise._progress import tqdm
 from donorwise.collapse.containers import (
     Job,
     accumulate,

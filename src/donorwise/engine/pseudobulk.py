@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from joblib import Parallel, delayed
 from scipy import sparse
-from tqdm.auto import tqdm
 
+from donorwise._progress import tqdm
 from donorwise.collapse import Stored, collapse
 from donorwise.collapse.passes import stored_values
 from donorwise.engine.run import blas

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from joblib import Parallel, delayed
 from threadpoolctl import ThreadpoolController
-from tqdm.auto import tqdm
 
+from donorwise._progress import tqdm
 from donorwise.design.build import build_design
 from donorwise.design.replication import replicate
 from donorwise.engine.arrays import as_matrix, check_aligned, check_weights, effective_jobs

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, write_tables
+from donorwise._progress import tqdm
 from donorwise._typing import DDF, check_option
 from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.calibration import FDR, calibrate_statistics, make_plan

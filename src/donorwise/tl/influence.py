@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from donorwise._anndata import (
     check_is_anndata,
@@ -19,6 +18,7 @@ from donorwise._anndata import (
     response_of,
     write_influence,
 )
+from donorwise._progress import tqdm
 from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.groups import Rows
 from donorwise.engine.influence import NUMBERS, donor_term, leave_one_out, retest

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from donorwise._anndata import cell_depth, check_free, check_is_anndata, copied, keys, write_results
+from donorwise._progress import tqdm
 from donorwise._typing import DDF, check_option
 from donorwise.design.audit import audit, audit_design, few_donors
 from donorwise.engine.arrays import check_max_memory, effective_jobs

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from donorwise._anndata import check_is_anndata, copied, keys, read_results, write_power
+from donorwise._progress import tqdm
 from donorwise.design.contrasts import resolve_contrasts
 from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.power import POWER_STATUSES, Plan, power_table, replication
