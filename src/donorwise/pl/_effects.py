@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise.errors import DataError
+from donorwise.get._select import present
 from donorwise.pl._labels import adjust_labels, place_labels
 from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, say_empty
 
@@ -79,7 +80,7 @@ def tested_parts(table: pd.DataFrame, contrast: str) -> dict[str, pd.DataFrame]:
     """
     if not table["p_value"].notna().any():
         raise DataError(f"No feature was tested for {contrast!r}: look at the status column of dw.get.lmm.")
-    groups = [name for name in table["group"].cat.categories if (table["group"] == name).any()]
+    groups = present(table, "group")
     return {name: table[(table["group"] == name) & table["p_value"].notna()] for name in groups}
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
-from donorwise.get._select import choose
+from donorwise.get._select import choose, present
 from donorwise.pl._donors_arms import areas_for, draw_arms, size_key
 from donorwise.pl._donors_data import collect, find_condition
 from donorwise.pl._donors_numeric import donor_points, draw_numeric
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from donorwise.pl._donors_arms import Areas
     from donorwise.pl._donors_data import Panel
+
+_WIDEST = {2: 11.0, 4: 7.5, np.inf: 5.2}
+"""Inches of a panel by the number of panels up to which they may be so wide."""
 
 
 def donors(
@@ -102,7 +105,7 @@ def donors(
     table = choose(choose(stored.results, "variable", names), "group", group)
     if ncols is not None and ncols < 1:
         raise DataError(f"ncols={ncols} must be 1 or more.")
-    groups = [g for g in table["group"].cat.categories if (table["group"] == g).any()]
+    groups = present(table, "group")
     if stored.params.get("method") == keys.PSEUDOBULK:
         raise DataError(
             f"{key!r} is a result of dw.tl.pseudobulk, which tests rates of counts; this plot shows means of cells beside "
@@ -131,7 +134,8 @@ def _size(content: list[Panel]) -> tuple[float, float]:
         return 5.0, 4.0
     n_places = max(len(panel.donors) for panel in content)
     n_effects = max(len(panel.effects) for panel in content)
-    return min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), 11.0), 5.2
+    widest = next(width for most, width in _WIDEST.items() if len(content) <= most)
+    return min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), widest), 5.2
 
 
 def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, response: str, areas: Areas, with_key: bool) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
-from donorwise.get._select import choose
+from donorwise.get._select import choose, present
 from donorwise.pl._names import shorten
 from donorwise.pl._style import BLUE, INK, despine, finish, level_colors, panels
 from donorwise.pl._violins import draw_violins
@@ -81,10 +81,10 @@ def icc(
     check_is_anndata(adata)
     stored = read_results(adata, key)
     term = term if term is not None else next(iter(stored.icc["term"].astype(str)), None)
-    table = choose(choose(choose(stored.icc, "term", term), "group", group), "variable", variables)
+    table = choose(choose(stored.icc, "term", term), "variable", variables)
     if not table["icc"].notna().any():
         raise DataError("No model could be fitted: look at the status column of dw.get.lmm.")
-    columns = _ordered_columns(table)
+    columns = _columns(table, choose(stored.results, "group", group))
     figure, axes = panels(ax, 1, size=(5.8, 1.4 + 0.5 * len(columns)))
     groupby = stored.params["groupby"]
     colors = level_colors(adata, groupby, list(columns)) if f"{groupby}_colors" in adata.uns else {}
@@ -93,10 +93,9 @@ def icc(
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
-def _ordered_columns(table: pd.DataFrame) -> dict[str, FloatArray]:
-    """Values by group, in the order of the groups; none where no model could be fitted."""
-    groups = [name for name in table["group"].cat.categories if (table["group"] == name).any()]
-    return {str(name): table["icc"][table["group"] == name].dropna().to_numpy() for name in groups}
+def _columns(table: pd.DataFrame, results: pd.DataFrame) -> dict[str, FloatArray]:
+    """Values by group, in the order of the results' groups; none where no model could be fitted."""
+    return {name: table["icc"][table["group"] == name].dropna().to_numpy() for name in present(results, "group")}
 
 
 def _decorate(ax: Axes, columns: dict[str, FloatArray], *, term: str) -> None:

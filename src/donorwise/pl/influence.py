@@ -116,7 +116,7 @@ def influence(
     hits = hits[hits["contrast"] == contrast]
     parts = {str(name): part for name, part in hits.groupby("group", observed=True)}
     if variable is None:
-        return _finish_scatter(parts, contrast, n_labels, ax, show=show, return_fig=return_fig)
+        return _finish_scatter(tables, parts, contrast, n_labels, ax, show=show, return_fig=return_fig)
     return _finish_forest(tables, parts, variable, contrast, n_donors, ax, show=show, return_fig=return_fig)
 
 
@@ -168,6 +168,7 @@ def _forest(ax: Axes, rows: pd.DataFrame, hit: pd.Series, n_donors: int) -> None
 
 
 def _finish_scatter(
+    tables: InfluenceTables,
     parts: dict[str, pd.DataFrame],
     contrast: str,
     n_labels: int,
@@ -181,9 +182,11 @@ def _finish_scatter(
         _scatter(panel, hits)
         write_title(panel, panel_title(name, contrast), pad=28)
     outer_labels(axes, x="p with all donors", y="largest p without one donor")
+    donors = list(tables.donors["donor"].astype(str).unique())
+    short = dict(zip(donors, shorten(donors, _LONGEST_DONOR), strict=True))
     figure.draw_without_rendering()
     for panel, hits in zip(axes, parts.values(), strict=True):
-        _name(panel, hits, n_labels)
+        _name(panel, hits, n_labels, short)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
@@ -196,21 +199,22 @@ def _colors(hits: pd.DataFrame) -> np.ndarray:
 
 
 def _scatter(ax: Axes, hits: pd.DataFrame) -> None:
-    points, lost = _points(hits), hits["n_lost"].to_numpy()
+    points, threshold = _points(hits), float(hits["threshold"].iloc[0])
+    # features that were named need not be hits, and cannot be lost
+    lost = hits["n_lost"].to_numpy() * (hits["p_value"] <= threshold).to_numpy()
     ax.scatter(points[:, 0], points[:, 1], c=_colors(hits), s=16, lw=0, alpha=0.85, zorder=3)
-    low, high = points.min(), max(points.max(), float(hits["threshold"].iloc[0]))
+    low, high = min(points.min(), threshold), max(points.max(), threshold)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(numticks=7))
+    for axis, n_ticks in ((ax.xaxis, 5), (ax.yaxis, 7)):
+        axis.set_major_locator(LogLocator(numticks=n_ticks))
         axis.set_minor_locator(NullLocator())
-    ax.set_xlim(low / 2, points[:, 0].max() * 2)
+    ax.set_xlim(points[:, 0].min() / 2, points[:, 0].max() * 2)
     top = high * max(3.0, (high / low) ** _HEADROOM)
     ax.set_ylim(low / 2, top)
     if top > 1:
         ax.set_yticks([p for p in ax.get_yticks() if low / 2 <= p <= 1])
     ax.axline((low, low), (high, high), color=LIGHT_GREY, lw=0.8, zorder=0)
-    threshold = float(hits["threshold"].iloc[0])
     ax.axhline(threshold, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
     ax.text(
         0.0,
@@ -242,14 +246,12 @@ def _furniture(ax: Axes, threshold: float) -> np.ndarray:
     return ax.transData.inverted().transform(np.concatenate([points, *(g.reshape(-1, 2) for g in grids)]))
 
 
-def _name(ax: Axes, hits: pd.DataFrame, n_labels: int) -> None:
+def _name(ax: Axes, hits: pd.DataFrame, n_labels: int, short: dict[str, str]) -> None:
     """Name the hits that hang on one donor, and then those that lose most evidence."""
     points = _points(hits)
     loss = np.log(points[:, 1] / points[:, 0])
     order = np.lexsort([-loss, hits["n_lost"].to_numpy() != 1])[:n_labels]
     named = hits.iloc[order]
-    donors = list(hits["donor"].astype(str).unique())
-    short = dict(zip(donors, shorten(donors, _LONGEST_DONOR), strict=True))
     names = [f"{v}, {short[d]}" for v, d in zip(named["variable"], named["donor"].astype(str), strict=True)]
     if names:
         others = np.concatenate([points, _furniture(ax, float(hits["threshold"].iloc[0]))])

@@ -200,12 +200,15 @@ def _legend(ax: Axes, *, own: bool) -> None:
 def _color_key(figure: Figure, axes: Sequence[Axes], knots: FloatArray) -> None:
     """A bar with the colour of each knot of mean response."""
     steps = np.append(knots - np.diff(knots, prepend=-knots[1]) / 2, knots[-1] + knots[1] / 2)
+    spec = axes[0].get_subplotspec()
+    n_rows = spec.get_gridspec().nrows if spec is not None and len(axes) > 1 else 1
     colors = ListedColormap(colormaps[_CMAP](_BRIGHTEST * knots))
     bar = figure.colorbar(
         ScalarMappable(BoundaryNorm(steps, knots.size), colors),
         ax=list(axes),
         ticks=knots,
-        shrink=0.8,
+        shrink=0.8 / n_rows,
+        anchor=(0.0, 1.0),
         aspect=25,
         pad=0.02,
     )

@@ -105,7 +105,7 @@ def ranef(
         what = "intercept" if column == INTERCEPT else f"slope of {column}"
         names = shorten(list(rows["level"].astype(str)))
         write_title(panel, f"{variable if name == keys.ALL else f'{variable}, {name}'}: {what}", beside=names)
-        panel.set_xlabel(f"conditional mode of {term}, 95% interval", fontsize="small")
+        panel.set_xlabel(f"conditional mode of {term}\n(bar: 95% interval)", fontsize="small")
     figure.draw_without_rendering()
     for panel, (name, column) in zip(axes, parts, strict=True):
         _name_levels(panel, _ordered(effects[effects["group"] == name], column))

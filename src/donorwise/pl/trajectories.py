@@ -11,7 +11,7 @@ from matplotlib.patheffects import Normal, withStroke
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
-from donorwise.get._select import choose
+from donorwise.get._select import choose, present
 from donorwise.get.ranef import warn_of_lost_cells
 from donorwise.pl._names import shorten, write_title
 from donorwise.pl._sizes import area_key, areas
@@ -122,8 +122,8 @@ def trajectories(
         )
     table = choose(choose(stored.results, "variable", variable), "group", group)
     warn_of_lost_cells(adata, stored.params)
-    groups = [g for g in table["group"].cat.categories if (table["group"] == g).any()]
-    courses = [collect_course(adata, stored, variable=variable, group=str(g), x=x, condition=condition) for g in groups]
+    groups = present(table, "group")
+    courses = [collect_course(adata, stored, variable=variable, group=g, x=x, condition=condition) for g in groups]
     figure, axes = panels(ax, len(courses), size=(5.6, 4.0) if len(courses) == 1 else (4.2, 3.4))
     for panel, course in zip(axes, courses, strict=True):
         _draw(panel, course, colors=_colors(adata, course))

@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
-from donorwise.get._select import choose
+from donorwise.get._select import choose, present
 from donorwise.pl._names import write_title
 from donorwise.pl._style import GREY, OKABE_ITO, despine, finish, outer_labels, panels, say_empty
 from donorwise.pl._violins import draw_violins
@@ -77,12 +77,12 @@ def variance_partition(
     >>> ax = dw.pl.variance_partition(adata)
     """
     check_is_anndata(adata)
-    stored = read_results(adata, key).variance_partition
-    table = choose(choose(stored, "group", group), "variable", variables)
-    if not table["fraction"].notna().any():
+    stored = read_results(adata, key)
+    groups = present(choose(stored.results, "group", group), "group")
+    table = choose(stored.variance_partition, "variable", variables)
+    table = table[table["group"].isin(groups) & table["fraction"].notna()]
+    if table.empty:
         raise DataError("No model could be fitted: look at the status column of dw.get.lmm.")
-    groups = [g for g in table["group"].cat.categories if (table["group"] == g).any()]
-    table = table[table["fraction"].notna()]
     terms = _ordered_terms(table)
     colors = [GREY if term in RESIDUAL else OKABE_ITO[i % len(OKABE_ITO)] for i, term in enumerate(terms)]
     figure, axes = panels(ax, len(groups), size=(1.6 + 0.9 * len(terms), 3.6), share=True)
