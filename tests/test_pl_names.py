@@ -150,3 +150,16 @@ def test_a_wide_band_does_not_hide_the_donors() -> None:
     low, high = ax.get_ylim()
     assert low < means.min() and means.max() < high
     assert high - low < 3 * np.ptp([*means, *np.concatenate([line.get_ydata() for line in ax.lines])])
+
+
+@pytest.mark.parametrize(
+    ("plot", "options", "message"),
+    [
+        (dw.pl.volcano, {"labels": ["gene_9"]}, "no variable 'gene_9'"),
+        (dw.pl.ma, {"contrast": ["a", "b"]}, r"names one contrast, not \['a', 'b'\]"),
+        (dw.pl.icc, {"group": []}, "No model could be fitted"),
+    ],
+)
+def test_refusals(holes: ad.AnnData, plot: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        plot(holes, **options)

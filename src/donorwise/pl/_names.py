@@ -51,6 +51,8 @@ def choose_contrast(adata: ad.AnnData | None, table: pd.DataFrame, contrast: str
         There is no such contrast.
     """
     if contrast is not None:
+        if not isinstance(contrast, str):
+            raise DataError(f"contrast= names one contrast, not {contrast!r}.")
         return only_one(table, "contrast", contrast)
     known = [str(name) for name in table["contrast"].cat.categories]
     declared = None if adata is None else read_settings(adata).get("condition")

@@ -82,9 +82,10 @@ def icc(
     stored = read_results(adata, key)
     term = term if term is not None else next(iter(stored.icc["term"].astype(str)), None)
     table = choose(choose(stored.icc, "term", term), "variable", variables)
-    if not table["icc"].notna().any():
+    shown = choose(stored.results, "group", group)
+    if not table["icc"][table["group"].isin(present(shown, "group"))].notna().any():
         raise DataError("No model could be fitted: look at the status column of dw.get.lmm.")
-    columns = _columns(table, choose(stored.results, "group", group))
+    columns = _columns(table, shown)
     figure, axes = panels(ax, 1, size=(5.8, 1.4 + 0.5 * len(columns)))
     groupby = stored.params["groupby"]
     colors = level_colors(adata, groupby, list(columns)) if f"{groupby}_colors" in adata.uns else {}

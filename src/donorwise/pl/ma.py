@@ -19,7 +19,7 @@ from donorwise.pl._effects import (
     tested_parts,
     with_effects,
 )
-from donorwise.pl._names import choose_contrast, panel_title, write_title
+from donorwise.pl._names import choose_contrast, feature_names, panel_title, write_title
 from donorwise.pl._style import finish, outer_labels, panels
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def ma(
     key: str = keys.LMM,
     alpha: float = 0.05,
     n_labels: int = 10,
-    labels: Sequence[str] = (),
+    labels: str | Sequence[str] = (),
     adjust_text: bool = False,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -103,6 +103,8 @@ def ma(
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
+    labels = feature_names(labels) if len(labels) else []
+    choose(stored.results, "variable", labels)
     contrast = choose_contrast(adata, stored.results, contrast)
     table = choose(choose(stored.results, "contrast", contrast), "group", group)
     table, y_label = with_effects(table, stored.params["log_base"])
