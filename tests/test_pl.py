@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
@@ -107,8 +108,7 @@ def test_volcano_of_scores_has_estimates(fitted: ad.AnnData) -> None:
     ax = dw.pl.volcano(fitted, key="scores", n_labels=0)
     assert ax.get_xlabel() == "estimate"
     assert ax.get_title() == "condition[T.disease]"
-    with pytest.raises(DonorwiseError, match="2 contrasts; choose one with contrast="):
-        dw.pl.volcano(fitted)
+    assert dw.pl.volcano(fitted, group="T cell").get_title() == "T cell, condition[T.disease]", "the first of several"
 
 
 @pytest.mark.parametrize(("n_points", "spread"), [(12, 1.0), (12, 0.02), (3000, 1.0)])
@@ -179,7 +179,8 @@ def test_donors_shows_the_estimate(fitted: ad.AnnData) -> None:
 
 def test_donors_joins_pairs(paired: ad.AnnData) -> None:
     ax = dw.pl.donors(paired, "gene_0003")
-    joined = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 2]
+    pairs = next(c for c in ax.collections if isinstance(c, LineCollection) and c.get_zorder() == 1)
+    joined = [segment[:, 0] for segment in pairs.get_segments()]
     assert len(joined) == 5
     assert len({float(np.diff(x)[0]) for x in joined}) == 1, "the same order in both arms"
     assert "5 donors, each in both arms" in _texts(ax.child_axes[0])[-1]
@@ -252,11 +253,13 @@ def test_variance_partition_shows_medians(fitted: ad.AnnData) -> None:
     assert [len(c.get_offsets()) for c in few.collections] == [5, 5, 5], "a few features are drawn one by one"
 
 
-def test_icc_orders_groups(fitted: ad.AnnData, paired: ad.AnnData) -> None:
+def test_icc_keeps_the_order_of_groups(fitted: ad.AnnData, paired: ad.AnnData) -> None:
+    fitted.obs["cell_type"] = fitted.obs["cell_type"].cat.reorder_categories(["B cell", "T cell", "Monocyte"])
+    dw.tl.lmm(fitted, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
     ax = dw.pl.icc(fitted)
-    medians = dw.get.icc(fitted).groupby("group", observed=True)["icc"].median().sort_values(ascending=False)
-    assert [label.get_text() for label in ax.get_yticklabels()] == list(medians.index)
-    assert _texts(ax)[0].startswith(f"{medians.iloc[0]:.3f}")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["B cell", "T cell", "Monocyte"]
+    median = dw.get.icc(fitted, group="B cell")["icc"].median()
+    assert _texts(ax)[0].startswith(f"{median:.3f}")
     assert "donor_id:sample_id" in dw.pl.icc(paired, term="donor_id:sample_id").get_xlabel()
     with pytest.raises(DonorwiseError, match="no term 'sample'"):
         dw.pl.icc(paired, term="sample")

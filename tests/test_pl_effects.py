@@ -87,8 +87,14 @@ def test_what_comes_back(fitted: ad.AnnData, plot: str, monkeypatch: pytest.Monk
         assert ["nothing tested" in _texts(a) for a in axes] == [False, False, True]
         with pytest.raises(DonorwiseError, match="ax= holds one panel and this plot has 3"):
             draw(fitted, ax=ax)
-    with pytest.raises(DonorwiseError, match="2 contrasts; choose one with contrast="):
-        draw(fitted, contrast=None)
+    drawn = np.ravel(draw(fitted, contrast=None))
+    assert all(DISEASE in (a.get_title() or a.get_title("left")) for a in drawn), "the first contrast is the default"
+    fitted.uns["donorwise"] = {"condition": "age"}
+    assert (
+        np.ravel(draw(fitted, contrast=None))[0]
+        .get_title(loc="center" if plot != "heatmap" else "left")
+        .endswith("age")
+    )
     with pytest.raises(DonorwiseError, match="was tested"):
         draw(fitted, group="B cell")
     for name, value in {"group": "B", "contrast": "disease", "key": "other"}.items():

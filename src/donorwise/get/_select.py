@@ -24,10 +24,10 @@ def choose(table: pd.DataFrame, column: str, wanted: str | Sequence[str] | None)
     if wanted is None:
         return table
     names = [wanted] if isinstance(wanted, str) else [str(w) for w in wanted]
-    present = table[column].cat.categories
+    known = table[column].cat.categories
     for name in names:
-        if name not in present:
-            raise DataError(f"There is no {column} {name!r} in this result. {suggest(name, present)}")
+        if name not in known:
+            raise DataError(f"There is no {column} {name!r} in this result. {suggest(name, known)}")
     return table[table[column].isin(names)]
 
 
@@ -52,12 +52,17 @@ def only_one(table: pd.DataFrame, column: str, wanted: str | None) -> str:
     DataError
         `wanted` does not occur, or it is None and there are several values to choose from.
     """
-    present = list(choose(table, column, wanted)[column].cat.categories)
+    known = list(choose(table, column, wanted)[column].cat.categories)
     if wanted is not None:
         return wanted
-    if len(present) != 1:
-        raise DataError(f"This result has {len(present)} {column}s; choose one with {column}=. {suggest('', present)}")
-    return str(present[0])
+    if len(known) != 1:
+        raise DataError(f"This result has {len(known)} {column}s; choose one with {column}=. {suggest('', known)}")
+    return str(known[0])
+
+
+def present(table: pd.DataFrame, column: str) -> list[str]:
+    """Values of a categorical column that occur, in the order of the categories."""
+    return [str(name) for name in table[column].cat.remove_unused_categories().cat.categories]
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:

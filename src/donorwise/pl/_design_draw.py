@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.lines import Line2D
 
+from donorwise.pl._names import shorten
 from donorwise.pl._sizes import area_key, areas, inches
 from donorwise.pl._style import GREY, INK, LIGHT_GREY, root
 
@@ -27,7 +28,8 @@ _ROW, _LOWEST_ROW, _TALLEST, _COLUMN = 0.22, 0.05, 11.0, 0.34  # inches
 _SMALLEST_NAME = 0.085  # inches of a row in which a name can be read
 _HEAD = 0.19  # inches from a heading to the first row
 _GAP = 0.5  # steps between groups of columns, and between blocks of rows
-_LONGEST = 14  # letters of a level
+_LONGEST, _LONGEST_ARM = 14, 24  # letters of a level
+_BOLD = 0.085  # inches of a letter of a heading
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,9 @@ def lay_out(cohort: Cohort) -> Layout:
     head = max(1.0, _HEAD / row)
     rows = np.arange(float(n_donors)) + (head + _GAP) * cohort.blocks + head
     heads = np.array([rows[cohort.blocks == b][0] - head for b in range(n_blocks)])
-    names = max(map(len, cohort.donors))
-    width = LETTER * names + _COLUMN * (end + 0.5) + 1.4
+    names = max(map(len, shorten(cohort.donors)))
+    widest = max(_COLUMN * (end + 0.5), _BOLD * max(len(_head(cohort, block)) for block in range(n_blocks)))
+    width = LETTER * names + widest + 1.4
     height = row * (rows[-1] + 1) + 0.3 + LETTER * max(map(len, _column_names(cohort)))
     return Layout(rows, heads, columns, tuple(covariates), end, float(rows[-1]), (max(width, 5.0), height))
 
@@ -103,7 +106,11 @@ def draw_cohort(ax: Axes, cohort: Cohort, layout: Layout, *, colors: Mapping[str
             _write_levels(ax, covariate, places[0], layout.rows, blocks=cohort.blocks, font=font)
         else:
             _draw_levels(ax, covariate, places, layout.rows, most=most, largest=largest)
-    arms = [Line2D([], [], ls="", marker="o", mec="none", color=colors[a], label=a) for a in cohort.arms if a]
+    arms = [
+        Line2D([], [], ls="", marker="o", mec="none", color=colors[arm], label=name)
+        for arm, name in zip(cohort.arms, shorten(cohort.arms, _LONGEST_ARM), strict=True)
+        if arm
+    ]
     ax.legend(
         handles=[*(arms if cohort.within else []), *area_key(most, largest)], loc="upper left", frameon=False,
         bbox_to_anchor=(1.0, 1.0), fontsize="x-small", labelspacing=0.9,
@@ -124,9 +131,10 @@ def _width(covariate: Covariate) -> float:
 
 
 def _column_names(cohort: Cohort) -> list[str]:
-    names = [name or "cells" for name in cohort.cell_types]
+    names = [name or "cells" for name in shorten(cohort.cell_types)]
     for covariate in cohort.covariates:
-        names += [covariate.name] if covariate.between else [f"{covariate.name} {level}" for level in covariate.levels]
+        levels = shorten(covariate.levels)
+        names += [covariate.name] if covariate.between else [f"{covariate.name} {level}" for level in levels]
     return names
 
 
@@ -138,7 +146,7 @@ def _name_columns(ax: Axes, cohort: Cohort, layout: Layout) -> None:
         places += [own[0] + 0.3] if covariate.between else list(own)
         warn += [covariate.confounded] if covariate.between else list(covariate.confined)
     names = [f"! {name}" if marked else name for name, marked in zip(_column_names(cohort), warn, strict=True)]
-    ticks = ax.set_xticks(places, names, fontsize="small", rotation=90)
+    ticks = ax.set_xticks(places, names, fontsize="small", rotation=90, parse_math=False)
     for tick, marked in zip(ticks, warn, strict=True):
         tick.label2.set(color=FLAG if marked else INK, weight="bold" if marked else "normal")
     ax.tick_params(axis="x", length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
@@ -147,17 +155,28 @@ def _name_columns(ax: Axes, cohort: Cohort, layout: Layout) -> None:
 def _name_rows(ax: Axes, cohort: Cohort, layout: Layout, *, colors: Mapping[str, str], font: float | None) -> None:
     """Write the donors' names, where there is room, and above every block what its donors have in common."""
     if font is not None:
-        ax.set_yticks(layout.rows, cohort.donors, fontsize=font)
+        ax.set_yticks(layout.rows, shorten(cohort.donors), fontsize=font, parse_math=False)
     ax.tick_params(axis="y", length=0)
     for block, place in enumerate(layout.heads):
-        own = cohort.blocks == block
-        arms = [arm for arm, has in zip(cohort.arms, cohort.has_arm[own][0], strict=True) if has and arm]
-        n_donors, n_cells = int(own.sum()), int(cohort.n_cells[own].sum())
-        numbers = f"{n_donors:,} donor{'' if n_donors == 1 else 's'}, {n_cells:,} cells"
+        arms = [cohort.arms[j] for j in _arms_of(cohort, block)]
         ax.text(
-            -0.5, place, f"{' + '.join(arms)}: {numbers}" if arms else numbers, va="center", fontsize="small",
-            weight="bold", color=colors[arms[0]] if len(arms) == 1 else INK,
+            -0.5, place, _head(cohort, block), va="center", fontsize="small", weight="bold",
+            color=colors[arms[0]] if len(arms) == 1 else INK, parse_math=False,
         )  # fmt: skip
+
+
+def _arms_of(cohort: Cohort, block: int) -> list[int]:
+    """Which levels of the condition the donors of a block have."""
+    return [j for j, has in enumerate(cohort.has_arm[cohort.blocks == block][0]) if has and cohort.arms[j]]
+
+
+def _head(cohort: Cohort, block: int) -> str:
+    """What the donors of a block have in common, and how many they are."""
+    own, short = cohort.blocks == block, shorten(cohort.arms, _LONGEST_ARM)
+    n_donors, n_cells = int(own.sum()), int(cohort.n_cells[own].sum())
+    numbers = f"{n_donors:,} donor{'' if n_donors == 1 else 's'}, {n_cells:,} cells"
+    arms = " + ".join(short[j] for j in _arms_of(cohort, block))
+    return f"{arms}: {numbers}" if arms else numbers
 
 
 def _draw_cells(

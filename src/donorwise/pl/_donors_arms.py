@@ -7,9 +7,12 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
-from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, format_p, root
+from donorwise.pl._names import shorten
+from donorwise.pl._sizes import inches
+from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, format_p, limit_height, root
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 CELLS_PER_DONOR = 200
 NAMED_DONORS = 32
 """With more donors than this their names would not be readable."""
+_LONGEST_DONOR, _LONGEST_ARM = 16, 20  # letters
+_LETTER, _BOLD = 0.05, 0.085  # inches, of the smallest type and of a heading
+_WORDS_ABOVE = 1.25  # inches
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +118,10 @@ def draw_arms(
 def _axes_above(ax: Axes) -> Axes:
     """Add axes on top of `ax`; where no layout engine makes room for them and what surrounds them, `ax` gives it up."""
     if root(ax).get_layout_engine() is None:
-        place = ax.get_position()
-        ax.set_position((place.x0, place.y0, 0.85 * place.width, 0.54 * place.height))
+        place, (_, height) = ax.get_position(), inches(ax)
+        # the axes of the cells end at 1.49 of the height
+        share = max(1 - _WORDS_ABOVE / height, 0.5) / 1.49
+        ax.set_position((place.x0, place.y0, 0.85 * place.width, share * place.height))
     return ax.inset_axes((0, 1.04, 1, 0.45), sharex=ax)
 
 
@@ -149,25 +157,24 @@ def _draw_cells(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str,
     places = layout.donors.set_index(["donor", "arm"])["x"]
     arms = panel.cells["condition"].astype(str)
     size = float(np.interp(len(places), [8, 60], [4.0, 1.5]))
+    strewn: dict[str, list[FloatArray]] = {arm: [] for arm in panel.arms}
     for (donor, arm), values in panel.cells["value"].groupby([panel.cells["donor"], arms], sort=False):
         some = values.to_numpy()
         if len(some) > CELLS_PER_DONOR:
             some = rng.choice(some, CELLS_PER_DONOR, replace=False)
-        x = places[donor, arm] + rng.uniform(-0.36, 0.36, len(some))
-        ax.scatter(x, some, s=size, color=colors[arm], alpha=0.3, linewidths=0, rasterized=True)
+        strewn[arm].append(np.column_stack([places[donor, arm] + rng.uniform(-0.36, 0.36, len(some)), some]))
+    for arm, parts in strewn.items():
+        if parts:
+            x, y = np.concatenate(parts).T
+            ax.scatter(x, y, s=size, color=colors[arm], alpha=0.3, linewidths=0, rasterized=True)
 
 
 def _draw_donors(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str, str], areas: Areas) -> None:
     donors = layout.donors
     if panel.paired:
-        for _, pair in donors.groupby("donor", sort=False):
-            ax.plot(
-                pair["x"],
-                pair["mean"],
-                color=LIGHT_GREY,
-                lw=float(np.interp(len(donors), [20, 120], [0.9, 0.4])),
-                zorder=1,
-            )
+        pairs = [pair[["x", "mean"]].to_numpy() for _, pair in donors.groupby("donor", sort=False)]
+        width = float(np.interp(len(donors), [20, 120], [0.9, 0.4]))
+        ax.add_collection(LineCollection(pairs, colors=LIGHT_GREY, linewidths=width, zorder=1))
     draw_intervals(ax, donors)
     ax.scatter(
         donors["x"],
@@ -194,13 +201,6 @@ def draw_intervals(ax: Axes, donors: pd.DataFrame) -> None:
     opacity = 0.15 + 0.5 * np.sqrt(donors["n_cells"] / donors["n_cells"].max())
     ends = donors["mean"] - half, donors["mean"] + half
     ax.vlines(donors["x"], *ends, color=GREY, lw=0.9, alpha=opacity.to_numpy(), zorder=2)
-
-
-def limit_height(ax: Axes, heights: Sequence[float]) -> None:
-    """Let the axes show these heights: intervals of donors with few cells may leave them."""
-    seen = np.array([height for height in heights if np.isfinite(height)])
-    margin = 0.15 * (np.ptp(seen) or 1.0)
-    ax.set_ylim(seen.min() - margin, seen.max() + margin)
 
 
 def size_key(where: Axes | Figure, areas: Areas, n_cells: pd.Series, *, outside: bool = False) -> None:
@@ -246,7 +246,7 @@ def _draw_effects(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[st
         )
     shift: tuple[Any, Any] = (lambda y: y - reference, lambda d: d + reference)
     secondary = ax.secondary_yaxis("right", functions=shift)
-    secondary.set_ylabel(f"difference from {panel.arms[0]}")
+    secondary.set_ylabel(f"difference from {shorten(panel.arms, _LONGEST_ARM)[0]}", parse_math=False)
 
 
 def _effect_heights(panel: Panel, layout: _Layout) -> list[float]:
@@ -286,30 +286,42 @@ def _ticks(ax: Axes, panel: Panel, layout: _Layout) -> None:
     donors = layout.donors if len(layout.donors) <= NAMED_DONORS else layout.donors[:0]
     if donors.empty:
         ax.set_xlabel("donors", loc="left")
+    every = list(layout.donors["donor"].unique())
+    short = dict(zip(every, shorten(every, _LONGEST_DONOR), strict=True))
     names = [_effect_name(panel, i) for i in range(len(layout.effects))]
-    labels = ax.set_xticks([*donors["x"], *layout.effects], [*donors["donor"], *names], fontsize="x-small")
-    for tick, upright in zip(
-        labels, [True] * len(donors) + [max(map(len, name.split())) > 12 for name in names], strict=True
-    ):
-        tick.label1.set_rotation(90 if upright else 0)
+    labels = [*(short[donor] for donor in donors["donor"]), *names]
+    ticks = ax.set_xticks([*donors["x"], *layout.effects], labels, fontsize="x-small", parse_math=False)
+    step = np.diff(layout.effects).min(initial=np.inf) * inches(ax)[0] / (layout.right + 1)
+    upright = any(_LETTER * len(word) > step or len(word) > 12 for name in names for word in name.split())
+    for tick, is_donor in zip(ticks, [True] * len(donors) + [False] * len(names), strict=True):
+        tick.label1.set_rotation(90 if is_donor or upright else 0)
     ax.tick_params(axis="x", length=0)
 
 
 def _effect_name(panel: Panel, i: int) -> str:
     if i == len(panel.effects):
         return "cells as\nreplicates"
-    return "mixed\nmodel" if len(panel.effects) == 1 else fill(panel.effects[i].label, 10)
+    return (
+        "mixed\nmodel"
+        if len(panel.effects) == 1
+        else fill(shorten([effect.label for effect in panel.effects], _LONGEST_ARM)[i], 10)
+    )
 
 
 def _head(ax: Axes, layout: _Layout, *, colors: Mapping[str, str]) -> None:
     """Write above each arm how many replicates its cells are."""
     n_cells = layout.donors.groupby("arm")["n_cells"].sum()
     n_donors = layout.donors.groupby("arm")["donor"].nunique()
+    starts = [first for first, _ in layout.spans.values()]
+    room = np.diff([*starts, layout.right]).min() * inches(ax)[0] / (layout.right + 1) / _BOLD
+    names = dict(zip(layout.spans, shorten(list(layout.spans), int(np.clip(room, 6, 2 * _LONGEST_ARM))), strict=True))
     for arm, (first, last) in layout.spans.items():
         middle, coords = (first + last) / 2, ax.get_xaxis_transform()
         numbers = f"{n_donors[arm]:,} donors\n{n_cells[arm]:,} cells"
         _write_above(ax, numbers, x=middle, coords=coords, offset=3, fontsize="x-small", color=INK)
-        _write_above(ax, arm, x=middle, coords=coords, offset=26, fontsize="small", weight="bold", color=colors[arm])
+        _write_above(
+            ax, names[arm], x=middle, coords=coords, offset=26, fontsize="small", weight="bold", color=colors[arm]
+        )
 
 
 def _write_above(
@@ -317,5 +329,13 @@ def _write_above(
 ) -> None:
     """Write at a distance in points above the axes."""
     ax.annotate(
-        text, xy=(x, 1), xycoords=coords, xytext=(0, offset), textcoords="offset points", ha=ha, va="bottom", **font
+        text,
+        xy=(x, 1),
+        xycoords=coords,
+        xytext=(0, offset),
+        textcoords="offset points",
+        ha=ha,
+        va="bottom",
+        parse_math=False,
+        **font,
     )

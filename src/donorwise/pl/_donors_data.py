@@ -12,6 +12,7 @@ import pandas as pd
 from donorwise._anndata import Results, cell_values, read_settings, suggest, summarise
 from donorwise.errors import DataError
 from donorwise.get._select import choose
+from donorwise.pl._names import column_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,14 +104,14 @@ def find_condition(
     if condition is None:
         declared = read_settings(adata).get("condition")
         wanted = known if contrast is None else [contrast]
-        columns = [_column_of(name, adata) for name in wanted]
+        columns = [column_of(name, adata) for name in wanted]
         fitting = [c for c in columns if c]
         condition = declared if contrast is None and declared in fitting else next(iter(fitting), None)
     if condition is None:
         raise DataError("Which column of obs are the donors to be compared along? Name it with condition=.")
     if contrast is not None:
         return condition, (contrast,)
-    return condition, tuple(name for name in known if _column_of(name, adata) == condition)
+    return condition, tuple(name for name in known if column_of(name, adata) == condition)
 
 
 def collect(
@@ -145,14 +146,6 @@ def collect(
     )
 
 
-def _column_of(contrast: str, adata: ad.AnnData) -> str | None:
-    """Column of obs whose levels a contrast compares; None for an interaction or an unknown name."""
-    for column in sorted(map(str, adata.obs.columns), key=len, reverse=True):
-        if contrast == column or re.match(rf"(C\()?{re.escape(column)}\b([^:]*\[[^:]*\]|: .+ vs .+)$", contrast):
-            return column
-    return None
-
-
 def _sides(contrast: str, levels: Sequence[str]) -> tuple[str, str]:
     """Levels that ``disease[T.MS]`` or ``disease: MS vs HC`` compares; ``""`` for what it does not name."""
     coefficient = re.search(r"\[(?:T\.)?(.+)\]$", contrast)
@@ -183,7 +176,10 @@ def _cells(adata: ad.AnnData, params: dict[str, Any], *, variable: str, group: s
     )[rows & table[[donor, condition]].notna().all(axis=1).to_numpy()]
     if cells.empty:
         raise DataError(f"No cell of {group!r} is left to draw.")
-    return cells.dropna(subset=["value"])
+    known = cells.dropna(subset=["value"])
+    if known.empty:
+        raise DataError(f"Every cell of {group!r} misses a value of {variable!r}; there is nothing to draw.")
+    return known
 
 
 def _arms(condition: pd.Series, contrasts: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

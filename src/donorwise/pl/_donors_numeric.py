@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise.pl._donors_arms import draw_intervals, limit_height, size_key
-from donorwise.pl._style import BLUE, LIGHT_GREY, VERMILION, despine
+from donorwise.pl._donors_arms import draw_intervals, size_key
+from donorwise.pl._style import BLUE, LIGHT_GREY, VERMILION, despine, limit_height
 
 if TYPE_CHECKING:
     import pandas as pd

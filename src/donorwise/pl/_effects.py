@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._anndata import keys
 from donorwise.errors import DataError
+from donorwise.get._select import present
 from donorwise.pl._labels import adjust_labels, place_labels
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine
+from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, say_empty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ def tested_parts(table: pd.DataFrame, contrast: str) -> dict[str, pd.DataFrame]:
     """
     if not table["p_value"].notna().any():
         raise DataError(f"No feature was tested for {contrast!r}: look at the status column of dw.get.lmm.")
-    groups = [name for name in table["group"].cat.categories if (table["group"] == name).any()]
+    groups = present(table, "group")
     return {name: table[(table["group"] == name) & table["p_value"].notna()] for name in groups}
 
 
@@ -96,11 +96,6 @@ def points_of(tested: pd.DataFrame, *, x: FloatArray, y: FloatArray, alpha: floa
     )
 
 
-def panel_title(group: str, *rest: str) -> str:
-    """What a panel shows, the group first where there are groups."""
-    return ", ".join(rest if group == keys.ALL else (group, *rest))
-
-
 def effect_colors(effect: FloatArray, significant: BoolArray) -> np.ndarray:
     """Colours by direction where significant, grey elsewhere."""
     return np.where(significant, np.where(effect > 0, VERMILION, BLUE), GREY)
@@ -112,19 +107,11 @@ def effect_range(effects: FloatArray) -> tuple[float, float]:
     return -1.2 * max(low, 0.4 * high) or -1.0, 1.2 * max(high, 0.4 * low) or 1.0
 
 
-def say_untested(ax: Axes) -> None:
-    """Say why a panel is empty: its group is not left out."""
-    ax.text(
-        0.5, 0.5, "nothing tested", transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize="small",
-        backgroundcolor="white",
-    )  # fmt: skip
-
-
 def draw_points(ax: Axes, points: Points) -> None:
     """Draw the features, those that are significant on top, and count these above the axes."""
     n = len(points.x)
     if n == 0:
-        say_untested(ax)
+        say_empty(ax, "nothing tested")
     size = float(np.interp(np.log10(max(n, 1)), [2, 4.3], [22, 5]))
     colors = effect_colors(points.effect, points.significant)
     for chosen, opacity in ((~points.significant, 0.35), (points.significant, 0.85)):

@@ -103,6 +103,7 @@ def place_labels(
             color=color,
             path_effects=[withStroke(linewidth=1.8, foreground="white")],
             annotation_clip=False,
+            parse_math=False,
             arrowprops=_line(place, color) if len(place.leader) else None,
         )
         # it is inside the axes, and the layout that it was placed in must stay
@@ -128,7 +129,15 @@ def adjust_labels(
             "out for the placement that is built in."
         ) from error
     texts = [
-        ax.text(x, y, name, fontsize=size, color=color, path_effects=[withStroke(linewidth=1.8, foreground="white")])
+        ax.text(
+            x,
+            y,
+            name,
+            fontsize=size,
+            color=color,
+            path_effects=[withStroke(linewidth=1.8, foreground="white")],
+            parse_math=False,
+        )
         for name, (x, y), color in zip(names, xy, colors, strict=True)
     ]
     adjust_text(texts, *points.T, ax=ax, arrowprops={"arrowstyle": "-", "lw": 0.5, "color": GREY})
@@ -189,7 +198,7 @@ def _line(place: _Place, color: str) -> dict[str, Any]:
 
 def _width(name: str, size: float) -> float:
     """Width of a text in points, without drawing it."""
-    return float(TextPath((0, 0), name, size=size, prop=FontProperties()).get_extents().width) + 2.0
+    return float(TextPath((0, 0), name.replace("$", r"\$"), size=size, prop=FontProperties()).get_extents().width) + 2.0
 
 
 def _outside(box: FloatArray, frame: FloatArray) -> bool:

@@ -13,6 +13,7 @@ from donorwise._anndata import check_is_anndata, holds_tables, keys, read_result
 from donorwise.engine.calibration import BINS, ranks, shape_of
 from donorwise.errors import DataError
 from donorwise.get._select import choose, only_one
+from donorwise.pl._names import choose_contrast, panel_title, write_title
 from donorwise.pl._style import finish, outer_labels, panels
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def draw_distributions(
     adata: ad.AnnData,
     draw: Callable[[Axes, Distribution], None],
     *,
-    key: str,
+    key: str | None,
     contrast: str | None,
     group: str | Sequence[str] | None,
     ax: Axes | None,
@@ -72,13 +73,13 @@ def draw_distributions(
     figure, axes = panels(ax, len(found), size=sizes[len(found) > 1])
     for panel, (name, own) in zip(axes, found.items(), strict=True):
         draw(panel, own)
-        panel.set_title(own.contrast if name == keys.ALL else f"{name}, {own.contrast}", fontsize="medium")
+        write_title(panel, panel_title(name, own.contrast))
     outer_labels(axes, x=x, y=y)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
 def _read_distributions(
-    adata: ad.AnnData, *, key: str, contrast: str | None, group: str | Sequence[str] | None
+    adata: ad.AnnData, *, key: str | None, contrast: str | None, group: str | Sequence[str] | None
 ) -> dict[str, Distribution]:
     """The distributions of the groups of a calibration, or of a result of tests.
 
@@ -88,6 +89,10 @@ def _read_distributions(
         This is no AnnData; there is no such entry, contrast or group; or nothing in it was tested.
     """
     check_is_anndata(adata)
+    if key is None:
+        if not holds_tables(adata, keys.CALIBRATION, keys.CALIBRATION_TABLES):
+            return _of_result(adata, key=keys.LMM, contrast=contrast, group=group)
+        key = keys.CALIBRATION
     if not holds_tables(adata, key, keys.CALIBRATION_TABLES) and holds_tables(adata, key, keys.TABLES):
         return _of_result(adata, key=key, contrast=contrast, group=group)
     tables = read_tables(adata, key, keys.CALIBRATION_TABLES, made_by="dw.tl.calibrate")
@@ -106,7 +111,7 @@ def _of_result(
     adata: ad.AnnData, *, key: str, contrast: str | None, group: str | Sequence[str] | None
 ) -> dict[str, Distribution]:
     results = read_results(adata, key).results
-    contrast = only_one(results, "contrast", contrast)
+    contrast = choose_contrast(adata, results, contrast)
     table = choose(choose(results, "contrast", contrast), "group", group)
     tested = table[table["p_value"].notna()]
     if tested.empty:

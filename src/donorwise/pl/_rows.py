@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from donorwise.pl._names import shorten
 from donorwise.pl._style import LIGHT_GREY, despine
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def draw_rows(
     ax.axvline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
     for y, text, color in zip(place, texts, colors if text_colors is None else text_colors, strict=True):
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="x-small", color=color)
-    ax.set_yticks(place, labels, fontsize="x-small")
+    ax.set_yticks(place, shorten(labels), fontsize="x-small", parse_math=False)
+    ax.locator_params(axis="x", nbins=5)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     despine(ax)

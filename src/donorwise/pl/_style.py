@@ -84,6 +84,21 @@ def settle(figure: Figure) -> None:
             engine.execute(figure)
 
 
+def limit_height(ax: Axes, heights: Sequence[float]) -> None:
+    """Let the axes show these heights: what is longer may leave them."""
+    seen = np.array([height for height in heights if np.isfinite(height)])
+    margin = 0.15 * (np.ptp(seen) or 1.0)
+    ax.set_ylim(seen.min() - margin, seen.max() + margin)
+
+
+def say_empty(ax: Axes, why: str) -> None:
+    """Say why a panel is empty: its group is not left out."""
+    ax.text(
+        0.5, 0.5, why, transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize="small",
+        backgroundcolor="white",
+    )  # fmt: skip
+
+
 def despine(ax: Axes) -> None:
     """Take away the frame's upper and right side."""
     ax.spines[["top", "right"]].set_visible(False)

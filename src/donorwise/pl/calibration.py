@@ -13,6 +13,7 @@ from donorwise._anndata import check_is_anndata, keys, read_tables
 from donorwise._typing import check_option
 from donorwise.errors import DonorwiseError
 from donorwise.get._select import choose
+from donorwise.pl._names import shorten, write_title
 from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, finish, format_p, level_colors, panels
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 TABLES = ("levels", "permutations")
 _TICKS = (0, 0.5, *(m * 10**e for e in range(6) for m in (1, 2, 5)))
+_LONGEST_TICK = 18  # letters
 _SPREAD = 0.6  # of the step between two alphas, over which the groups stand side by side
 
 
@@ -105,7 +107,7 @@ def calibration(
             _draw_levels(panel, _ratios(chosen["levels"], chosen["permutations"]), groups, colors)
         else:
             _draw_hits(panel, chosen["permutations"], groups, colors)
-    axes[0].set_title(str(chosen["groups"]["contrast"].iloc[0]), fontsize="medium", loc="left")
+    write_title(axes[0], str(chosen["groups"]["contrast"].iloc[0]), loc="left")
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
@@ -133,11 +135,11 @@ def _poisson(count: int, expected: float) -> tuple[float, float]:
 def _draw_levels(ax: Axes, ratios: pd.DataFrame, groups: Sequence[str], colors: Mapping[str, str]) -> None:
     alphas = list(dict.fromkeys(ratios["alpha"]))
     ax.axhline(1, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
-    for i, name in enumerate(groups):
+    for i, (name, short) in enumerate(zip(groups, shorten(groups), strict=True)):
         own = ratios[ratios["group"] == name]
         place = np.arange(len(alphas)) + _SPREAD * ((i + 0.5) / len(groups) - 0.5)
         ax.vlines(place, own["low"], own["high"], color=colors[name], lw=1.3)
-        ax.scatter(place, own["ratio"], color=colors[name], s=24, lw=0, zorder=3, label=name)
+        ax.scatter(place, own["ratio"], color=colors[name], s=24, lw=0, zorder=3, label=short)
     ax.set_xticks(range(len(alphas)), [f"{alpha:.10f}".rstrip("0") for alpha in alphas])
     ax.set_xlim(-0.5, len(alphas) - 0.5)
     ax.set_yscale("symlog", linthresh=1.0, linscale=0.6)
@@ -149,11 +151,7 @@ def _draw_levels(ax: Axes, ratios: pd.DataFrame, groups: Sequence[str], colors: 
     ax.set_xlabel("alpha")
     ax.set_ylabel("p-values below alpha / expected\n(permuted labels)")
     if len(groups) > 1:
-        many = len(groups) > 4
-        ax.legend(
-            loc="upper left", bbox_to_anchor=(1.0, 1.0) if many else None, frameon=False, fontsize="x-small",
-            labelspacing=0.4,
-        )  # fmt: skip
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="x-small", labelspacing=0.4)
     despine(ax)
 
 
@@ -177,11 +175,13 @@ def _draw_hits(ax: Axes, permutations: pd.DataFrame, groups: Sequence[str], colo
     ax.yaxis.set_major_locator(FixedLocator([n for n in _TICKS if n != 0.5]))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda hits, _: f"{hits:,.0f}"))
-    names = ["" if name == keys.ALL else name for name in groups]
+    names = ["" if name == keys.ALL else name for name in shorten(groups, _LONGEST_TICK)]
     slanted = sum(map(len, names)) > 12 + 3 * len(names)
-    ax.set_xticks(range(len(names)), names, rotation=40 if slanted else 0, ha="right" if slanted else "center")
+    ax.set_xticks(
+        range(len(names)), names, rotation=40 if slanted else 0, ha="right" if slanted else "center", parse_math=False
+    )
     ax.set_xlim(-0.6, len(groups) - 0.4)
     ax.set_ylabel("hits (adjusted p < .05)")
     ax.axhline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
-    ax.set_xlabel("grey: permuted labels; diamond: observed", fontsize="small")
+    ax.set_xlabel("grey: permuted labels\ndiamond: observed", fontsize="small")
     despine(ax)

@@ -9,6 +9,7 @@ from donorwise._accessor import DonorwiseAccessor
 from donorwise._anndata import check_is_anndata
 from donorwise.pl._design_data import find_columns, flags, tabulate
 from donorwise.pl._design_draw import FLAG, LETTER, draw_cohort, lay_out
+from donorwise.pl._names import shorten
 from donorwise.pl._sizes import inches
 from donorwise.pl._style import GREY, finish, level_colors, panels
 
@@ -88,7 +89,8 @@ def design(
     found = [*flags(cohort), *(audit.warnings if audit else ())]
     layout = lay_out(cohort)
     width, height = layout.size
-    text = _words(found, width=width if ax is None else inches(ax)[0])
+    names = max(map(len, shorten(cohort.donors)))
+    text = _words(found, width=width - 1.0 - LETTER * names if ax is None else inches(ax)[0])
     figure, axes = panels(ax, 1, size=(width, height + 0.125 * len(text.splitlines())))
     colors = level_colors(adata, roles.condition, cohort.arms) if roles.condition else {"": GREY}
     axes[0].set_xlabel(text, loc="left", fontsize="x-small", color=FLAG, linespacing=1.25)
@@ -98,5 +100,5 @@ def design(
 
 def _words(sentences: Sequence[str], *, width: float) -> str:
     """Break sentences into lines that fit under a figure of a width in inches."""
-    n_letters = max(40, int((width - 1.0) / LETTER))
+    n_letters = max(40, int(width / LETTER))
     return "\n".join(fill(sentence, n_letters, subsequent_indent="   ") for sentence in sentences)

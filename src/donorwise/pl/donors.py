@@ -9,10 +9,11 @@ import pandas as pd
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
-from donorwise.get._select import choose
+from donorwise.get._select import choose, present
 from donorwise.pl._donors_arms import areas_for, draw_arms, size_key
 from donorwise.pl._donors_data import collect, find_condition
 from donorwise.pl._donors_numeric import donor_points, draw_numeric
+from donorwise.pl._names import feature_names, fold
 from donorwise.pl._style import finish, format_p, level_colors, panels, settle
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from donorwise.pl._donors_arms import Areas
     from donorwise.pl._donors_data import Panel
+
+_WIDEST = {2: 11.0, 4: 7.5, np.inf: 5.2}
+"""Inches of a panel by the number of panels up to which they may be so wide."""
 
 
 def donors(
@@ -97,13 +101,11 @@ def donors(
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
-    names = [variables] if isinstance(variables, str) else list(variables)
+    names = feature_names(variables)
     table = choose(choose(stored.results, "variable", names), "group", group)
-    if not names:
-        raise DataError("variables= names no feature.")
     if ncols is not None and ncols < 1:
         raise DataError(f"ncols={ncols} must be 1 or more.")
-    groups = [g for g in table["group"].cat.categories if (table["group"] == g).any()]
+    groups = present(table, "group")
     if stored.params.get("method") == keys.PSEUDOBULK:
         raise DataError(
             f"{key!r} is a result of dw.tl.pseudobulk, which tests rates of counts; this plot shows means of cells beside "
@@ -132,22 +134,23 @@ def _size(content: list[Panel]) -> tuple[float, float]:
         return 5.0, 4.0
     n_places = max(len(panel.donors) for panel in content)
     n_effects = max(len(panel.effects) for panel in content)
-    return min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), 11.0), 5.2
+    widest = next(width for most, width in _WIDEST.items() if len(content) <= most)
+    return min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), widest), 5.2
 
 
 def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, response: str, areas: Areas, with_key: bool) -> None:
     unit = "log expression" if response == keys.RESPONSE_X else response
     if panel.arms:
         colors = level_colors(adata, panel.condition, panel.arms)
-        draw_arms(ax, panel, colors=colors, unit=unit, title=_title(panel), areas=areas, with_key=with_key)
+        draw_arms(ax, panel, colors=colors, unit=unit, title=_title(ax, panel), areas=areas, with_key=with_key)
     else:
         draw_numeric(ax, panel, unit=unit, areas=areas, with_key=with_key)
-        ax.set_title(_title(panel), fontsize="medium", loc="left")
+        ax.set_title(_title(ax, panel), fontsize="medium", loc="left", parse_math=False)
 
 
-def _title(panel: Panel) -> str:
+def _title(ax: Axes, panel: Panel) -> str:
     name = panel.variable if panel.group == keys.ALL else f"{panel.variable}, {panel.group}"
-    lines = [name, f"{len(panel.cells):,} cells = {panel.n_donors:,} donors{_split(panel)}"]
+    lines = [fold(ax, name), f"{len(panel.cells):,} cells = {panel.n_donors:,} donors{_split(panel)}"]
     if len(panel.effects) == 1:
         effect = panel.effects[0]
         adjusted = "" if np.isnan(effect.adj_p) else f", {format_p(effect.adj_p, 'FDR')}"

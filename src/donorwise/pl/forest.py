@@ -9,10 +9,11 @@ import pandas as pd
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
-from donorwise.get._select import choose, only_one, tidy
-from donorwise.pl._effects import effect_colors, panel_title, say_untested, tested_parts, with_effects
+from donorwise.get._select import choose, tidy
+from donorwise.pl._effects import effect_colors, tested_parts, with_effects
+from donorwise.pl._names import choose_contrast, feature_names, panel_title, shorten, write_title
 from donorwise.pl._rows import draw_rows
-from donorwise.pl._style import finish, format_p, level_colors, outer_labels, panels
+from donorwise.pl._style import finish, format_p, level_colors, outer_labels, panels, say_empty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,8 +50,8 @@ def forest(
         each contrast. Several features: a row for each (a panel for each group). None: those with the
         smallest p-values of each group.
     contrast
-        The contrasts to draw, None for all; of several features only one contrast, which may be left out
-        where there is no other.
+        The contrasts to draw, None for all; of several features only one contrast, None for the first one of
+        the declared condition, else the first one.
     group
         Groups of ``groupby`` to draw; None for all.
     key
@@ -73,8 +74,8 @@ def forest(
     Raises
     ------
     DataError
-        There is no such result, feature, contrast or group, several contrasts to choose from, or nothing was
-        tested.
+        There is no such result, feature, contrast or group, several contrasts are named for several features, or
+        nothing was tested.
     DonorwiseError
         `ax` was given for several panels.
 
@@ -97,9 +98,9 @@ def forest(
     check_is_anndata(adata)
     stored = read_results(adata, key)
     chosen = choose(choose(stored.results, "variable", variables), "group", group)
-    names = _names(variables)
+    names = [] if variables is None else feature_names(variables)
     if len(names) != 1:
-        contrast = _single(chosen, contrast)
+        contrast = _single(adata, chosen, contrast)
     table, x_label = with_effects(tidy(choose(chosen, "contrast", contrast)), stored.params["log_base"])
     parts, column = _of_one(table) if len(names) == 1 else _of_several(table, names, str(contrast), n_variables)
     shown = pd.concat(parts.values())
@@ -110,26 +111,17 @@ def forest(
         _draw(panel, part, column, alpha=alpha, own=colors)
         # groups are compared on one scale; contrasts may have different units
         _limit(panel, shown if column == "variable" else part)
-        panel.set_title(title, fontsize="medium", pad=8)
+        write_title(panel, title, beside=shorten(list(part[column].astype(str))), pad=8)
     outer_labels(axes, x=x_label, y="")
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
-def _names(variables: str | Sequence[str] | None) -> list[str]:
-    if variables is None:
-        return []
-    names = [variables] if isinstance(variables, str) else list(dict.fromkeys(variables))
-    if not names:
-        raise DataError("variables= names no feature.")
-    return names
-
-
-def _single(table: pd.DataFrame, contrast: str | Sequence[str] | None) -> str:
+def _single(adata: ad.AnnData, table: pd.DataFrame, contrast: str | Sequence[str] | None) -> str:
     """The one contrast that several features are drawn for."""
     asked = [contrast] if isinstance(contrast, str) or contrast is None else list(contrast)
     if len(asked) != 1:
         raise DataError(f"Several features are drawn for one contrast, and contrast= names {len(asked)}.")
-    return only_one(table, "contrast", asked[0])
+    return choose_contrast(adata, table, asked[0])
 
 
 def _of_one(table: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], str]:
@@ -165,7 +157,7 @@ def _own_colors(adata: ad.AnnData, params: dict[str, Any], table: pd.DataFrame) 
 def _draw(ax: Axes, part: pd.DataFrame, column: str, *, alpha: float, own: dict[str, str]) -> None:
     labels = part[column].astype(str).to_list()
     if not labels:
-        say_untested(ax)
+        say_empty(ax, "nothing tested")
     significant = (part["adj_p_value"] <= alpha).to_numpy()
     colors = effect_colors(part["effect"].to_numpy(), significant)
     tests = zip(part["status"].astype(str), part["adj_p_value"], strict=True)
@@ -184,11 +176,10 @@ def _draw(ax: Axes, part: pd.DataFrame, column: str, *, alpha: float, own: dict[
 
 def _limit(ax: Axes, rows: pd.DataFrame) -> None:
     """Show zero and all estimates, and the intervals unless they are far longer than that."""
-    ax.locator_params(axis="x", nbins=6)
-    reach = rows["effect"].abs().max() + _LONGEST * (rows["high"] - rows["low"]).median() / 2
-    if np.isnan(reach):
+    if not rows["effect"].notna().any():
         ax.set_xlim(-1, 1)
         return
+    reach = rows["effect"].abs().max() + _LONGEST * (rows["high"] - rows["low"]).median() / 2
     left, right = min(rows["low"].min(), 0.0), max(rows["high"].max(), 0.0)
     left, right = max(left, -reach), min(right, reach)
     margin = 0.05 * (right - left or 1.0)

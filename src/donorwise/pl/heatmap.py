@@ -13,8 +13,9 @@ from matplotlib.patches import Patch
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise._typing import check_option
 from donorwise.errors import DataError
-from donorwise.get._select import choose, only_one, tidy
+from donorwise.get._select import choose, tidy
 from donorwise.pl._effects import with_effects
+from donorwise.pl._names import LONGEST, choose_contrast, feature_names, shorten, write_title
 from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, WIDEST, finish, panels
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def heatmap(
     variables
         Features to draw. None: those with the smallest p-values, in turn from every row.
     contrast
-        The contrasts to draw; may be left out where there is only one, or only one group. With several
-        contrasts and several groups there is a row for each pair.
+        The contrasts to draw. None for all of a single group; of several groups for the first one of the declared
+        condition, else the first one. With several contrasts and several groups there is a row for each pair.
     group
         Groups of ``groupby`` to draw; None for all.
     value
@@ -120,8 +121,7 @@ def heatmap(
     Raises
     ------
     DataError
-        There is no such result, feature, contrast or group, several contrasts to choose from, or nothing was
-        tested.
+        There is no such result, feature, contrast or group, or nothing was tested.
 
     Notes
     -----
@@ -142,27 +142,18 @@ def heatmap(
     check_option("value", value, get_args(Value))
     check_option("order", order, get_args(Order))
     stored = read_results(adata, key)
-    names = _names(variables)
+    names = None if variables is None else feature_names(variables)
     table = tidy(choose(choose(stored.results, "group", group), "variable", names))
     if isinstance(contrast, str) or (contrast is None and len(table["group"].cat.categories) > 1):
-        contrast = only_one(table, "contrast", contrast)
+        contrast = choose_contrast(adata, table, contrast)
     table = tidy(choose(table, "contrast", contrast))
     table, unit = with_effects(table, stored.params["log_base"])
     grid, title = _grid(table, names or _top(table, n_variables), value, alpha)
     grid = grid.take(_arrange(grid.values, order))
     figure, axes = panels(ax, 1, size=_size(grid))
     _draw(figure, axes[0], grid, unit=unit if value == "effect" else "statistic", alpha=alpha)
-    axes[0].set_title(title, fontsize="medium", loc="left")
+    write_title(axes[0], title, loc="left", pad=18)
     return finish(figure, axes, show=show, return_fig=return_fig)
-
-
-def _names(variables: str | Sequence[str] | None) -> list[str] | None:
-    if variables is None:
-        return None
-    names = [variables] if isinstance(variables, str) else list(dict.fromkeys(variables))
-    if not names:
-        raise DataError("variables= names no feature.")
-    return names
 
 
 def _top(table: pd.DataFrame, n: int) -> list[str]:
@@ -205,8 +196,8 @@ def _arrange(values: FloatArray, order: Order) -> np.ndarray:
 
 def _size(grid: _Grid) -> tuple[float, float]:
     """Inches of the figure, with room for upright names and a colour bar that is not too short."""
-    names = 0.08 * max(map(len, grid.columns)) if len(grid.columns) * _NARROWEST_NAMED < WIDEST else 0.2
-    return min(2.6 + 0.24 * len(grid.columns), WIDEST), 0.5 + names + max(1.4, 0.28 * len(grid.rows))
+    names = 0.08 * max(map(len, shorten(grid.columns))) if len(grid.columns) * _NARROWEST_NAMED < WIDEST else 0.2
+    return min(2.6 + 0.24 * len(grid.columns), WIDEST), 0.8 + names + max(1.4, 0.28 * len(grid.rows))
 
 
 def _limit(values: FloatArray) -> float:
@@ -259,7 +250,7 @@ def _explain(ax: Axes, *, alpha: float, untested: bool) -> None:
 
 def _label(ax: Axes, grid: _Grid, inches: float) -> None:
     """Name the rows, and the features where `inches` of width for each are room for that."""
-    ax.set_yticks(range(len(grid.rows)), grid.rows, fontsize="small")
+    ax.set_yticks(range(len(grid.rows)), shorten(grid.rows, 2 * LONGEST), fontsize="small", parse_math=False)
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -267,4 +258,5 @@ def _label(ax: Axes, grid: _Grid, inches: float) -> None:
         ax.set_xticks([])
         ax.set_xlabel(f"{len(grid.columns):,} features")
         return
-    ax.set_xticks(range(len(grid.columns)), grid.columns, rotation=90, fontsize=float(np.clip(60 * inches, 5.0, 8.0)))
+    size = float(np.clip(60 * inches, 5.0, 8.0))
+    ax.set_xticks(range(len(grid.columns)), shorten(grid.columns), rotation=90, fontsize=size, parse_math=False)

@@ -8,7 +8,8 @@ import numpy as np
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
-from donorwise.get._select import choose
+from donorwise.get._select import choose, present
+from donorwise.pl._names import shorten
 from donorwise.pl._style import BLUE, INK, despine, finish, level_colors, panels
 from donorwise.pl._violins import draw_violins
 
@@ -68,7 +69,7 @@ def icc(
     -----
     The share of the variance, beyond the fixed effects, that lies between the levels of the term: 0 means
     that cells of one donor are no more alike than cells of two. At the right of each row the median, and
-    the share of the features with an estimate of zero.
+    the share of the features with an estimate of zero. The rows stand in the order of the groups.
 
     Examples
     --------
@@ -80,11 +81,11 @@ def icc(
     check_is_anndata(adata)
     stored = read_results(adata, key)
     term = term if term is not None else next(iter(stored.icc["term"].astype(str)), None)
-    table = choose(choose(choose(stored.icc, "term", term), "group", group), "variable", variables)
-    table = table[table["icc"].notna()]
-    if table.empty:
+    table = choose(choose(stored.icc, "term", term), "variable", variables)
+    shown = choose(stored.results, "group", group)
+    if not table["icc"][table["group"].isin(present(shown, "group"))].notna().any():
         raise DataError("No model could be fitted: look at the status column of dw.get.lmm.")
-    columns = _ordered_columns(table)
+    columns = _columns(table, shown)
     figure, axes = panels(ax, 1, size=(5.8, 1.4 + 0.5 * len(columns)))
     groupby = stored.params["groupby"]
     colors = level_colors(adata, groupby, list(columns)) if f"{groupby}_colors" in adata.uns else {}
@@ -93,21 +94,20 @@ def icc(
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
-def _ordered_columns(table: pd.DataFrame) -> dict[str, FloatArray]:
-    """Values by group, the largest median first."""
-    by_group = {str(name): part.to_numpy() for name, part in table.groupby("group", observed=True)["icc"]}
-    return dict(sorted(by_group.items(), key=lambda item: -np.median(item[1])))
+def _columns(table: pd.DataFrame, results: pd.DataFrame) -> dict[str, FloatArray]:
+    """Values by group, in the order of the results' groups; none where no model could be fitted."""
+    return {name: table["icc"][table["group"] == name].dropna().to_numpy() for name in present(results, "group")}
 
 
 def _decorate(ax: Axes, columns: dict[str, FloatArray], *, term: str) -> None:
     names = ["" if name == keys.ALL else name for name in columns]
-    ax.set_yticks(range(len(columns)), names)
+    ax.set_yticks(range(len(columns)), shorten(names), parse_math=False)
     ax.set_ylim(len(columns) - 0.4, -0.6)
-    ax.set_xlim(0, min(1.0, 1.05 * max(values.max() for values in columns.values()) or 1.0))
+    ax.set_xlim(0, min(1.0, 1.05 * max(values.max(initial=0.0) for values in columns.values()) or 1.0))
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(f"intraclass correlation of {term}")
     for place, values in enumerate(columns.values()):
-        text = f"{np.median(values):.3f}, {np.mean(values <= 0):.0%} zero"
+        text = f"{np.median(values):.3f}, {np.mean(values <= 0):.0%} zero" if values.size else "nothing fitted"
         ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=INK)
     ax.text(
         1.02, -0.7, "median, at zero", transform=ax.get_yaxis_transform(), va="bottom", fontsize="x-small", color=INK

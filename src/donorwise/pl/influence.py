@@ -9,8 +9,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from donorwise._anndata import check_is_anndata, keys, read_influence
 from donorwise.errors import DataError
-from donorwise.get._select import choose, only_one, tidy
+from donorwise.get._select import choose, tidy
 from donorwise.pl._labels import place_labels
+from donorwise.pl._names import choose_contrast, panel_title, shorten, write_title
 from donorwise.pl._rows import draw_rows
 from donorwise.pl._style import (
     BLUE,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _BELOW = " no hit above"
 _HEADROOM = 0.08  # above the largest p, of the height in logarithms: for the words on the dashed line
+_LONGEST_DONOR = 12  # letters of its name beside that of a hit
 _MOST_COVERED = 7.0  # points under a name; a hit that can only be named so stays without
 
 
@@ -65,7 +67,7 @@ def influence(
         donors as a line. None: the largest p-value without any one donor against the p-value with all,
         for every hit.
     contrast
-        The contrast to draw; may be left out where there is only one.
+        The contrast to draw; None for the first one of the declared condition, else the first one.
     group
         Groups of ``groupby`` to draw, one panel each; None for all that have the feature (or hits).
     key
@@ -110,16 +112,12 @@ def influence(
     if hits.empty:
         raise DataError(f"There were no hits at alpha={tables.params['alpha']:g}; name variables= in dw.tl.influence.")
     hits = tidy(choose(choose(hits, "variable", variable), "group", group))
-    contrast = only_one(hits, "contrast", contrast)
+    contrast = choose_contrast(adata, hits, contrast)
     hits = hits[hits["contrast"] == contrast]
     parts = {str(name): part for name, part in hits.groupby("group", observed=True)}
     if variable is None:
-        return _finish_scatter(parts, contrast, n_labels, ax, show=show, return_fig=return_fig)
+        return _finish_scatter(tables, parts, contrast, n_labels, ax, show=show, return_fig=return_fig)
     return _finish_forest(tables, parts, variable, contrast, n_donors, ax, show=show, return_fig=return_fig)
-
-
-def _title(name: str, *rest: str) -> str:
-    return ", ".join([*rest] if name == keys.ALL else [name, *rest])
 
 
 def _finish_forest(
@@ -139,7 +137,7 @@ def _finish_forest(
     figure, axes = panels(ax, len(parts), size=(5.4, 1.3 + 0.21 * tallest))
     for panel, (name, hit) in zip(axes, parts.items(), strict=True):
         _forest(panel, rows[name], hit.iloc[0], n_donors)
-        panel.set_title(_title(name, variable, contrast), fontsize="medium", pad=16)
+        write_title(panel, panel_title(name, variable, contrast), pad=16)
     outer_labels(axes, x="estimate without the donor", y="")
     return finish(figure, axes, show=show, return_fig=return_fig)
 
@@ -170,6 +168,7 @@ def _forest(ax: Axes, rows: pd.DataFrame, hit: pd.Series, n_donors: int) -> None
 
 
 def _finish_scatter(
+    tables: InfluenceTables,
     parts: dict[str, pd.DataFrame],
     contrast: str,
     n_labels: int,
@@ -181,11 +180,13 @@ def _finish_scatter(
     figure, axes = panels(ax, len(parts), size=(4.8, 4.4) if len(parts) == 1 else (3.8, 3.6))
     for panel, (name, hits) in zip(axes, parts.items(), strict=True):
         _scatter(panel, hits)
-        panel.set_title(_title(name, contrast), fontsize="medium", pad=28)
+        write_title(panel, panel_title(name, contrast), pad=28)
     outer_labels(axes, x="p with all donors", y="largest p without one donor")
+    donors = list(tables.donors["donor"].astype(str).unique())
+    short = dict(zip(donors, shorten(donors, _LONGEST_DONOR), strict=True))
     figure.draw_without_rendering()
     for panel, hits in zip(axes, parts.values(), strict=True):
-        _name(panel, hits, n_labels)
+        _name(panel, hits, n_labels, short)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
@@ -198,21 +199,22 @@ def _colors(hits: pd.DataFrame) -> np.ndarray:
 
 
 def _scatter(ax: Axes, hits: pd.DataFrame) -> None:
-    points, lost = _points(hits), hits["n_lost"].to_numpy()
+    points, threshold = _points(hits), float(hits["threshold"].iloc[0])
+    # features that were named need not be hits, and cannot be lost
+    lost = hits["n_lost"].to_numpy() * (hits["p_value"] <= threshold).to_numpy()
     ax.scatter(points[:, 0], points[:, 1], c=_colors(hits), s=16, lw=0, alpha=0.85, zorder=3)
-    low, high = points.min(), max(points.max(), float(hits["threshold"].iloc[0]))
+    low, high = min(points.min(), threshold), max(points.max(), threshold)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(numticks=7))
+    for axis, n_ticks in ((ax.xaxis, 5), (ax.yaxis, 7)):
+        axis.set_major_locator(LogLocator(numticks=n_ticks))
         axis.set_minor_locator(NullLocator())
-    ax.set_xlim(low / 2, points[:, 0].max() * 2)
+    ax.set_xlim(points[:, 0].min() / 2, points[:, 0].max() * 2)
     top = high * max(3.0, (high / low) ** _HEADROOM)
     ax.set_ylim(low / 2, top)
     if top > 1:
         ax.set_yticks([p for p in ax.get_yticks() if low / 2 <= p <= 1])
     ax.axline((low, low), (high, high), color=LIGHT_GREY, lw=0.8, zorder=0)
-    threshold = float(hits["threshold"].iloc[0])
     ax.axhline(threshold, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
     ax.text(
         0.0,
@@ -244,13 +246,13 @@ def _furniture(ax: Axes, threshold: float) -> np.ndarray:
     return ax.transData.inverted().transform(np.concatenate([points, *(g.reshape(-1, 2) for g in grids)]))
 
 
-def _name(ax: Axes, hits: pd.DataFrame, n_labels: int) -> None:
+def _name(ax: Axes, hits: pd.DataFrame, n_labels: int, short: dict[str, str]) -> None:
     """Name the hits that hang on one donor, and then those that lose most evidence."""
     points = _points(hits)
     loss = np.log(points[:, 1] / points[:, 0])
     order = np.lexsort([-loss, hits["n_lost"].to_numpy() != 1])[:n_labels]
     named = hits.iloc[order]
-    names = [f"{v}, {d}" for v, d in zip(named["variable"], named["donor"], strict=True)]
+    names = [f"{v}, {short[d]}" for v, d in zip(named["variable"], named["donor"].astype(str), strict=True)]
     if names:
         others = np.concatenate([points, _furniture(ax, float(hits["threshold"].iloc[0]))])
         place_labels(ax, names, points[order], points=others, colors=list(_colors(named)), most=_MOST_COVERED)

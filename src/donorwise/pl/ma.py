@@ -8,18 +8,18 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from donorwise._anndata import check_is_anndata, group_means, keys, read_results
-from donorwise.get._select import choose, only_one
+from donorwise.get._select import choose
 from donorwise.pl._effects import (
     Points,
     draw_points,
     draw_zero,
     effect_range,
     name_panels,
-    panel_title,
     points_of,
     tested_parts,
     with_effects,
 )
+from donorwise.pl._names import choose_contrast, feature_names, panel_title, write_title
 from donorwise.pl._style import finish, outer_labels, panels
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def ma(
     key: str = keys.LMM,
     alpha: float = 0.05,
     n_labels: int = 10,
-    labels: Sequence[str] = (),
+    labels: str | Sequence[str] = (),
     adjust_text: bool = False,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -53,7 +53,7 @@ def ma(
         AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk` and the
         cells, or collapsed rows, it was fitted to.
     contrast
-        The contrast to draw; may be left out where there is only one.
+        The contrast to draw; None for the first one of the declared condition, else the first one.
     group
         Groups of ``groupby`` to draw, one panel each; None for all.
     key
@@ -103,7 +103,9 @@ def ma(
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
-    contrast = only_one(stored.results, "contrast", contrast)
+    labels = feature_names(labels) if len(labels) else []
+    choose(stored.results, "variable", labels)
+    contrast = choose_contrast(adata, stored.results, contrast)
     table = choose(choose(stored.results, "contrast", contrast), "group", group)
     table, y_label = with_effects(table, stored.params["log_base"])
     tested = tested_parts(table, contrast)
@@ -127,7 +129,7 @@ def ma(
         if counted:
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(numticks=5))
-        panel.set_title(panel_title(name, contrast), fontsize="medium", pad=18)
+        write_title(panel, panel_title(name, contrast), pad=18)
     outer_labels(axes, x=_mean_label(stored.params, counted=counted), y=y_label)
     name_panels(figure, axes, list(parts.values()), n_labels=n_labels, labels=labels, adjust_text=adjust_text)
     return finish(figure, axes, show=show, return_fig=return_fig)

@@ -13,7 +13,8 @@ from matplotlib.patches import Patch
 from donorwise._anndata import check_is_anndata, keys, read_power
 from donorwise._typing import check_option
 from donorwise.errors import DataError
-from donorwise.get._select import choose, only_one
+from donorwise.get._select import choose
+from donorwise.pl._names import choose_contrast, panel_title, write_title
 from donorwise.pl._style import GREY, INK, LIGHT_GREY, OKABE_ITO, despine, finish, outer_labels, panels
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def power(
         What the lines differ in: ``"n_cells"`` of each donor, ``"effect"``, ``"log_fc"``, ``"alpha"`` or
         ``"expression"`` (thirds of the features).
     contrast
-        The contrast to draw; may be left out where there is only one.
+        The contrast to draw; None for the first one of the declared condition, else the first one.
     group
         Groups of ``groupby`` to draw, one panel each; None for all.
     n_cells, effect, alpha
@@ -105,7 +106,7 @@ def power(
     """
     check_option("by", by, _BY)
     table = _table(adata, key)
-    contrast = only_one(table, "contrast", contrast)
+    contrast = choose_contrast(None if isinstance(adata, pd.DataFrame) else adata, table, contrast)
     table = choose(table[table["contrast"] == contrast], "group", group)
     table, held = _held(table, by, {"n_cells": n_cells, "effect": effect, "alpha": alpha, "expression": expression})
     parts = {str(name): part for name, part in table.groupby("group", observed=True)}
@@ -114,7 +115,7 @@ def power(
     figure, axes = panels(ax, len(parts), size=(5.2, 3.8) if len(parts) == 1 else (3.6, 3.2), share=len(parts) > 1)
     for panel, (name, part) in zip(axes, parts.items(), strict=True):
         _draw(panel, part, by, target)
-        panel.set_title(contrast if name == keys.ALL else f"{name}, {contrast}", fontsize="medium")
+        write_title(panel, panel_title(name, contrast))
     _legend(axes[-1], held)
     outer_labels(axes, x=_donors(contrast, set(table["kind"])), y="power")
     return finish(figure, axes, show=show, return_fig=return_fig)

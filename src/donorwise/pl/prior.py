@@ -16,6 +16,7 @@ from donorwise.errors import DataError
 from donorwise.get._select import choose
 from donorwise.inference.tables import prior_table
 from donorwise.lmm.result import LMMFit
+from donorwise.pl._names import write_title
 from donorwise.pl._style import INK, LIGHT_GREY, despine, finish, outer_labels, panels
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _name_panels(axes: Sequence[Axes], found: Sequence[tuple[str, str]], on_rate
     terms = list(dict.fromkeys(term for _, term in found))
     for panel, (group, term) in zip(axes, found, strict=True):
         parts = [part for part, shown in ((group, group != keys.ALL), (term, len(terms) > 1)) if shown]
-        panel.set_title(", ".join(parts), fontsize="medium")
+        write_title(panel, ", ".join(parts))
     whose = terms[0] if len(terms) == 1 else "the term"
     x = f"variance of log rates between {whose}s" if on_rates else f"variance of {whose} / residual variance"
     outer_labels(axes, x=x, y="share of features")
@@ -199,12 +200,15 @@ def _legend(ax: Axes, *, own: bool) -> None:
 def _color_key(figure: Figure, axes: Sequence[Axes], knots: FloatArray) -> None:
     """A bar with the colour of each knot of mean response."""
     steps = np.append(knots - np.diff(knots, prepend=-knots[1]) / 2, knots[-1] + knots[1] / 2)
+    spec = axes[0].get_subplotspec()
+    n_rows = spec.get_gridspec().nrows if spec is not None and len(axes) > 1 else 1
     colors = ListedColormap(colormaps[_CMAP](_BRIGHTEST * knots))
     bar = figure.colorbar(
         ScalarMappable(BoundaryNorm(steps, knots.size), colors),
         ax=list(axes),
         ticks=knots,
-        shrink=0.8,
+        shrink=0.8 / n_rows,
+        anchor=(0.0, 1.0),
         aspect=25,
         pad=0.02,
     )

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._anndata import keys
 from donorwise.pl._pvalues import Distribution, draw_distributions
 from donorwise.pl._style import BLUE, GREY, INK, despine
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 def pvalues(
     adata: ad.AnnData,
     *,
-    key: str = keys.CALIBRATION,
+    key: str | None = None,
     contrast: str | None = None,
     group: str | Sequence[str] | None = None,
     ax: Axes | None = None,
@@ -36,9 +35,9 @@ def pvalues(
         AnnData that holds a calibration (:func:`donorwise.tl.calibrate`) or a result of tests
         (:func:`donorwise.tl.lmm`).
     key
-        Entry of ``uns`` that holds it.
+        Entry of ``uns`` that holds it; None for the calibration where there is one, else the result.
     contrast
-        For a result of tests with several contrasts: which.
+        The contrast to draw; None for the first one of the declared condition, else the first one.
     group
         Groups of ``groupby`` to draw, one panel each; None for all.
     ax
@@ -67,7 +66,7 @@ def pvalues(
     >>> import donorwise as dw
     >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
-    >>> ax = dw.pl.pvalues(adata, key="lmm")
+    >>> ax = dw.pl.pvalues(adata)
     """
     return draw_distributions(
         adata, _draw, key=key, contrast=contrast, group=group, ax=ax, sizes=((4.8, 3.6), (3.8, 3.1)),

@@ -10,6 +10,7 @@ from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
 from donorwise.get import ranef as predict
 from donorwise.get._select import choose
+from donorwise.pl._names import shorten, write_title
 from donorwise.pl._sizes import inches
 from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, despine, finish, panels
 
@@ -102,8 +103,9 @@ def ranef(
         rows = _ordered(effects[effects["group"] == name], column)
         _draw(panel, rows)
         what = "intercept" if column == INTERCEPT else f"slope of {column}"
-        panel.set_title(f"{variable if name == keys.ALL else f'{variable}, {name}'}: {what}", fontsize="medium")
-        panel.set_xlabel(f"conditional mode of {term}, 95% interval", fontsize="small")
+        names = shorten(list(rows["level"].astype(str)))
+        write_title(panel, f"{variable if name == keys.ALL else f'{variable}, {name}'}: {what}", beside=names)
+        panel.set_xlabel(f"conditional mode of {term}\n(bar: 95% interval)", fontsize="small")
     figure.draw_without_rendering()
     for panel, (name, column) in zip(axes, parts, strict=True):
         _name_levels(panel, _ordered(effects[effects["group"] == name], column))
@@ -144,6 +146,7 @@ def _draw(ax: Axes, rows: pd.DataFrame) -> None:
             0.5, 0.98, "variance estimated at zero", transform=ax.transAxes, ha="center", va="top", fontsize="small",
             color=INK,
         )  # fmt: skip
+    ax.locator_params(axis="x", nbins=6)
     ax.set_yticks([])
     ax.set_ylim(-0.7, len(rows) - 0.3)
     despine(ax)
@@ -155,5 +158,7 @@ def _name_levels(ax: Axes, rows: pd.DataFrame) -> None:
     if row < _SMALLEST_ROW:
         ax.set_ylabel(f"{len(rows):,} levels of {rows['term'].iloc[0]}")
         return
-    ax.set_yticks(range(len(rows)), rows["level"].astype(str), fontsize=min(8.0, 66 * row))
+    ax.set_yticks(
+        range(len(rows)), shorten(list(rows["level"].astype(str))), fontsize=min(8.0, 66 * row), parse_math=False
+    )
     ax.tick_params(axis="y", length=0)

@@ -11,10 +11,22 @@ from matplotlib.patheffects import Normal, withStroke
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
-from donorwise.get._select import choose
+from donorwise.get._select import choose, present
 from donorwise.get.ranef import warn_of_lost_cells
+from donorwise.pl._names import shorten, write_title
 from donorwise.pl._sizes import area_key, areas
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, despine, finish, level_colors, outer_labels, panels
+from donorwise.pl._style import (
+    BLUE,
+    GREY,
+    INK,
+    LIGHT_GREY,
+    despine,
+    finish,
+    level_colors,
+    limit_height,
+    outer_labels,
+    panels,
+)
 from donorwise.pl._trajectories_data import collect_course
 
 if TYPE_CHECKING:
@@ -25,6 +37,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from donorwise.pl._trajectories_data import Course
+
+_LONGEST_VISIT = 14  # letters
 
 
 def trajectories(
@@ -85,7 +99,8 @@ def trajectories(
     equal weights. It runs over the times seen in the arm. The band is pointwise, 95%:
     b'x ± t sqrt(x'Vx), with V the covariance of b and the degrees of freedom of t after Kenward and Roger
     (1997, Biometrics 53, 983) where the fit is REML, after Satterthwaite otherwise. It is about the mean of
-    the population, not about single donors, who lie around it as their random effects say.
+    the population, not about single donors, who lie around it as their random effects say. Where it is far wider
+    than they are it leaves the axes.
 
     Examples
     --------
@@ -107,12 +122,12 @@ def trajectories(
         )
     table = choose(choose(stored.results, "variable", variable), "group", group)
     warn_of_lost_cells(adata, stored.params)
-    groups = [g for g in table["group"].cat.categories if (table["group"] == g).any()]
-    courses = [collect_course(adata, stored, variable=variable, group=str(g), x=x, condition=condition) for g in groups]
+    groups = present(table, "group")
+    courses = [collect_course(adata, stored, variable=variable, group=g, x=x, condition=condition) for g in groups]
     figure, axes = panels(ax, len(courses), size=(5.6, 4.0) if len(courses) == 1 else (4.2, 3.4))
     for panel, course in zip(axes, courses, strict=True):
         _draw(panel, course, colors=_colors(adata, course))
-        panel.set_title(variable if course.group == keys.ALL else f"{variable}, {course.group}", fontsize="medium")
+        write_title(panel, variable if course.group == keys.ALL else f"{variable}, {course.group}")
     unit = "log expression" if stored.params["response"] == keys.RESPONSE_X else stored.params["response"]
     outer_labels(axes, x=x, y=f"donor mean ({unit})")
     return finish(figure, axes, show=show, return_fig=return_fig)
@@ -137,7 +152,10 @@ def _draw(ax: Axes, course: Course, *, colors: Mapping[str, str]) -> None:
             path_effects=[withStroke(linewidth=4.2, foreground="white"), Normal()],
         )  # fmt: skip
     if course.places:
-        ax.set_xticks(range(len(course.places)), course.places)
+        ax.set_xticks(range(len(course.places)), shorten(course.places, _LONGEST_VISIT), parse_math=False)
+    seen = np.concatenate([course.donors["mean"], course.lines["estimate"]])
+    reach = seen.min() - np.ptp(seen) / 2, seen.max() + np.ptp(seen) / 2
+    limit_height(ax, [*seen, *course.lines["low"].clip(*reach), *course.lines["high"].clip(*reach)])
     _key(ax, course, colors=colors, largest=largest, most=most)
     despine(ax)
 
@@ -164,8 +182,8 @@ def _key(ax: Axes, course: Course, *, colors: Mapping[str, str], largest: float,
     shared = len(colors) > 1 and set(course.lines["arm"]) == {""}
     counts = course.donors.groupby("arm")["donor"].nunique()
     arms = [
-        Line2D([], [], color=colors[arm], lw=2.4, label=f"{arm or 'population'} ({counts[arm]:,} donors)")
-        for arm in course.arms
+        Line2D([], [], color=colors[arm], lw=2.4, label=f"{name or 'population'} ({counts[arm]:,} donors)")
+        for arm, name in zip(course.arms, shorten(course.arms), strict=True)
     ]
     line = [Line2D([], [], color=INK, lw=2.4, label="population")] if shared else []
     band = Patch(color=GREY, alpha=0.3, lw=0, label="95% band")

@@ -9,8 +9,9 @@ from matplotlib.ticker import PercentFormatter
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise.errors import DataError
-from donorwise.get._select import choose
-from donorwise.pl._style import GREY, OKABE_ITO, despine, finish, outer_labels, panels
+from donorwise.get._select import choose, present
+from donorwise.pl._names import write_title
+from donorwise.pl._style import GREY, OKABE_ITO, despine, finish, outer_labels, panels, say_empty
 from donorwise.pl._violins import draw_violins
 
 if TYPE_CHECKING:
@@ -76,18 +77,18 @@ def variance_partition(
     >>> ax = dw.pl.variance_partition(adata)
     """
     check_is_anndata(adata)
-    stored = read_results(adata, key).variance_partition
-    table = choose(choose(stored, "group", group), "variable", variables)
-    table = table[table["fraction"].notna()]
+    stored = read_results(adata, key)
+    groups = present(choose(stored.results, "group", group), "group")
+    table = choose(stored.variance_partition, "variable", variables)
+    table = table[table["group"].isin(groups) & table["fraction"].notna()]
     if table.empty:
         raise DataError("No model could be fitted: look at the status column of dw.get.lmm.")
-    groups = [g for g in table["group"].cat.categories if (table["group"] == g).any()]
     terms = _ordered_terms(table)
     colors = [GREY if term in RESIDUAL else OKABE_ITO[i % len(OKABE_ITO)] for i, term in enumerate(terms)]
     figure, axes = panels(ax, len(groups), size=(1.6 + 0.9 * len(terms), 3.6), share=True)
     for panel, name in zip(axes, groups, strict=True):
         _draw(panel, table[table["group"] == name], terms=terms, colors=colors)
-        panel.set_title("" if name == keys.ALL else name, fontsize="medium", pad=18)
+        write_title(panel, "" if name == keys.ALL else name, pad=18)
     outer_labels(axes, x="", y="share of the variance")
     return finish(figure, axes, show=show, return_fig=return_fig)
 
@@ -99,6 +100,8 @@ def _ordered_terms(table: pd.DataFrame) -> list[str]:
 
 
 def _draw(ax: Axes, table: pd.DataFrame, *, terms: list[str], colors: list[str]) -> None:
+    if table.empty:
+        say_empty(ax, "nothing fitted")
     columns = [table["fraction"][table["term"] == term].to_numpy() for term in terms]
     draw_violins(ax, columns, colors=colors)
     for place, values in enumerate(columns):

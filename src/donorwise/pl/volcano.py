@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._anndata import check_is_anndata, keys, read_results
-from donorwise.get._select import choose, only_one
+from donorwise.get._select import choose
 from donorwise.pl._effects import (
     Points,
     draw_points,
     draw_zero,
     effect_range,
     name_panels,
-    panel_title,
     points_of,
     tested_parts,
     with_effects,
 )
+from donorwise.pl._names import choose_contrast, feature_names, panel_title, write_title
 from donorwise.pl._style import INK, SMALLEST_P, finish, outer_labels, panels
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def volcano(
     key: str = keys.LMM,
     alpha: float = 0.05,
     n_labels: int = 10,
-    labels: Sequence[str] = (),
+    labels: str | Sequence[str] = (),
     adjust_text: bool = False,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -51,7 +51,7 @@ def volcano(
     adata
         AnnData that holds a result of :func:`donorwise.tl.lmm`.
     contrast
-        The contrast to draw; may be left out where there is only one.
+        The contrast to draw; None for the first one of the declared condition, else the first one.
     group
         Groups of ``groupby`` to draw, one panel each; None for all.
     key
@@ -99,7 +99,9 @@ def volcano(
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
-    contrast = only_one(stored.results, "contrast", contrast)
+    labels = feature_names(labels) if len(labels) else []
+    choose(stored.results, "variable", labels)
+    contrast = choose_contrast(adata, stored.results, contrast)
     table = choose(choose(stored.results, "contrast", contrast), "group", group)
     table, x_label = with_effects(table, stored.params["log_base"])
     parts = {name: _points(part, alpha) for name, part in tested_parts(table, contrast).items()}
@@ -112,7 +114,7 @@ def volcano(
         _threshold(panel, points, alpha=alpha)
         panel.set_xlim(sides)
         panel.set_ylim(0, top)
-        panel.set_title(panel_title(name, contrast), fontsize="medium", pad=18)
+        write_title(panel, panel_title(name, contrast), pad=18)
     outer_labels(axes, x=x_label, y="$-\\log_{10}$ p-value")
     name_panels(figure, axes, list(parts.values()), n_labels=n_labels, labels=labels, adjust_text=adjust_text)
     return finish(figure, axes, show=show, return_fig=return_fig)
