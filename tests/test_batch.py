@@ -335,6 +335,23 @@ def test_bad_output(source: Path, tmp_path: Path, out: str, code: int, message: 
     assert (result.exit_code, message in result.stderr) == (code, True)
 
 
+@pytest.mark.parametrize("command", ["lmm", "pseudobulk", "collapse", "merge"])
+def test_an_input_is_not_overwritten(source: Path, tmp_path: Path, command: str) -> None:
+    own = tmp_path / "own.h5ad"
+    own.write_bytes(source.read_bytes())
+    (tmp_path / "same.h5ad").symlink_to(own)
+    options = {
+        "lmm": ["--formula", "~ condition + (1 | donor_id)"],
+        "pseudobulk": ["--formula", "~ condition"],
+        "collapse": ["--by", "donor_id"],
+        "merge": [str(source)],
+    }[command]
+    result = run(command, str(own), *options, "--out", str(tmp_path / "same.h5ad"))
+    assert (result.exit_code, "is an input, which would be lost" in result.stderr) == (2, True)
+    assert own.read_bytes() == source.read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["own.h5ad", "same.h5ad"]
+
+
 def test_lock_is_for_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A second holder is refused, a file without a holder is taken over, and nothing is left."""
     out = tmp_path / "r.csv"

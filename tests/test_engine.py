@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import sparse, stats
 import donorwise as dw
 from donorwise._typing import DDF
 from donorwise.errors import DataError, DesignError, DonorwiseError, DonorwiseWarning
+from donorwise.lmm.relative import original_covariance
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -390,3 +392,13 @@ def test_random_effects_of_what_is_no_grouping_factor(Y: np.ndarray, obs: pd.Dat
 def test_bad_questions(Y: np.ndarray, obs: pd.DataFrame, call: Any, message: str) -> None:
     with pytest.raises(DonorwiseError, match=message):
         call(dw.fit_lmm(Y, obs, FORMULA))
+
+
+def test_variances_of_rounding_errors_are_zero() -> None:
+    """Or effects that do not vary would have a correlation, 1 or -1 as the rounding errors are."""
+    basis: Any = SimpleNamespace(factor=np.eye(2), back=np.array([[1.0, -0.5], [0.0, 2.0]]))
+    parameter = np.array([[0, 0, 0], [0, 1, 0], [0, 1, 1]])
+    T = original_covariance(basis, 0, parameter, np.array([[1e-40, 1e-40, 1e-40], [0.3, 0.1, 0.2], [np.nan] * 3]))
+    np.testing.assert_array_equal(T[0], np.zeros((2, 2)))
+    np.testing.assert_allclose(T[1], basis.back @ [[0.3, 0.1], [0.1, 0.2]] @ basis.back.T)
+    assert np.isnan(T[2]).all()

@@ -103,6 +103,7 @@ def test_an_interrupted_collapse_leaves_what_was_there(
         ({"max_memory": 40 * BLOCK}, "3 blocks of features"),
         ({"max_memory": 0.5 * BLOCK, "out": "rows.zarr"}, "does not hold the statistics of one feature"),
         ({"max_memory": 0}, "positive number of GB"),
+        ({"max_memory": "4GB"}, "positive number of GB"),
         ({"out": "rows.csv"}, r"must end in .h5ad or .zarr"),
         ({"out": "nowhere/rows.zarr"}, "does not exist"),
     ],
@@ -121,8 +122,22 @@ def test_a_source_is_not_overwritten(cells: ad.AnnData, tmp_path: Path) -> None:
     cells.write_h5ad(path)
     with pytest.raises(DataError, match="the source itself"):
         dw.pp.collapse(path, BY, out=path, **OPTIONS)
+    for backed in (ad.read_h5ad(path, backed="r"), ad.read_h5ad(path, backed="r")[:500]):
+        with pytest.raises(DataError, match="the source itself"):
+            dw.pp.collapse(backed, BY, out=path, **OPTIONS)
+    assert ad.read_h5ad(path).n_obs == cells.n_obs
     with pytest.raises(DataError, match="one after another"):
         dw.pp.collapse([path, path], BY, out=tmp_path / "rows.zarr", **OPTIONS)
+
+
+def test_a_lazy_source_is_not_overwritten(cells: ad.AnnData, tmp_path: Path) -> None:
+    pytest.importorskip("dask")
+    pytest.importorskip("xarray")
+    path = tmp_path / "cells.zarr"
+    cells.write_zarr(path)
+    with pytest.raises(DataError, match="may be what the dask arrays are read from"):
+        dw.pp.collapse(ad.experimental.read_lazy(path), BY, out=path, **OPTIONS)
+    assert ad.read_zarr(path).n_obs == cells.n_obs
 
 
 def test_groups_of_a_fit_share_passes_as_memory_allows(cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -488,7 +488,25 @@ def test_damaged_zarr(tmp_path, element, how, message):
         collapse(open_source(path).X, np.zeros(N, dtype=int), 1)
 
 
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        sparse.csr_matrix((N, 3)),
+        sparse.csc_matrix((N, 3)),
+        sparse.csr_matrix(values()[:, :1]),
+        sparse.csc_matrix([[1, 2]]),
+    ],
+    ids=["nothing stored", "nothing stored, by columns", "one feature", "one cell, by columns"],
+)
+def test_chunks_of_zeros_that_zarr_does_not_write(tmp_path, matrix):
+    stored = written(matrix, tmp_path, "zarr")
+    got = collapse(stored, np.zeros(matrix.shape[0], dtype=int), 1)
+    np.testing.assert_allclose(got.mean[0], matrix.toarray().mean(axis=0))
+
+
 def test_sources_that_cannot_be_read(tmp_path, cells):
+    with pytest.raises(DataError, match="must be an AnnData, not DataFrame"):
+        dw.pp.collapse(pd.DataFrame(), "donor_id")
     cells.write_h5ad(tmp_path / "cohort.h5ad")
     with pytest.raises(DataError, match=r"no file .*cohrt\.h5ad\. Did you mean 'cohort\.h5ad'"):
         open_source(tmp_path / "cohrt.h5ad")

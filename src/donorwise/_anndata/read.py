@@ -101,7 +101,7 @@ def list_results(adata: ad.AnnData) -> list[str]:
 
 def check_is_anndata(adata: Any) -> None:
     """Raise unless this is an AnnData."""
-    if hasattr(adata, "mod"):
+    if hasattr(adata, "mod") and not isinstance(adata, pd.DataFrame):  # whose mod() is a method
         modalities = " or ".join(f"mdata[{str(name)!r}]" for name in adata.mod)
         raise DataError(
             f"A modality of a MuData is taken as its AnnData: give {modalities} in place of the MuData. If it lacks a "

@@ -86,6 +86,21 @@ def in_file(adata: ad.AnnData) -> bool:
     return any(isinstance(as_stored(m), Stored) for m in (whole.X, *whole.layers.values()))
 
 
+def files_behind(adata: ad.AnnData) -> list[Path | None]:
+    """Files that X and the layers are read from when they are used; None for one that a dask array does not tell."""
+    from donorwise.collapse.stored import Stored
+
+    whole = adata._adata_ref if adata.is_view else adata
+    stored = [as_stored(matrix) for matrix in (whole.X, *whole.layers.values())]
+    return [_file_of(own.matrix) for own in stored if isinstance(own, Stored)]
+
+
+def _file_of(matrix: Any) -> Path | None:
+    element = getattr(matrix, "group", matrix)
+    name = element.file.filename if hasattr(element, "file") else getattr(getattr(element, "store", None), "root", None)
+    return Path(name) if name is not None and Path(name).exists() else None
+
+
 def as_stored(matrix: Any, rows: IntArray | None = None, columns: IntArray | None = None) -> Any:
     """Return rows and columns of a matrix that can be read in chunks as a `Stored`; anything else as it is."""
     if matrix is None or isinstance(matrix, np.ndarray | pd.DataFrame) or sp.issparse(matrix):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from donorwise.errors import DataError, DonorwiseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import anndata as ad
     import pandas as pd
@@ -28,13 +28,13 @@ class OutputError(DonorwiseError):
     """A result cannot be written: no space, no permission, or another run is writing it."""
 
 
-def check_output(path: Path, allowed: tuple[str, ...]) -> None:
+def check_output(path: Path, allowed: tuple[str, ...], inputs: Sequence[Path]) -> None:
     """Raise unless a file of this name can be written here; nothing is left behind.
 
     Raises
     ------
     DataError
-        The ending is none of `allowed`, or a package for it is missing.
+        The ending is none of `allowed`, a package for it is missing, or it is one of the `inputs`.
     OutputError
         The folder is not there or cannot be written to.
     """
@@ -42,6 +42,8 @@ def check_output(path: Path, allowed: tuple[str, ...]) -> None:
         raise DataError(f"--out {path}: the name must end in {' or '.join(allowed)}.")
     if path.suffix == ".parquet":
         _check_parquet()
+    if path.exists() and any(own.exists() and path.samefile(own) for own in inputs):
+        raise DataError(f"--out {path} is an input, which would be lost; choose another name.")
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give the name of a file.")
     if not path.parent.is_dir():

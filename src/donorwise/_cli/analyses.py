@@ -77,7 +77,7 @@ def _run(ctx: click.Context, given: dict[str, Any], plan: Plan) -> None:
     """Check, lock, read, plan, fit, write."""
     progress = logs.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     out: Path = given["out"]
-    check_output(out, TABLES)
+    check_output(out, TABLES, [given["source"]])
     element = given.get("obsm") or given["layer"] or "X"
     if given["dry_run"]:
         with reading(given["source"], element):

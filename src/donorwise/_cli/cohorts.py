@@ -59,7 +59,7 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
 
     progress = logs.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     chosen = {name: given[name] for name in ("by", "covariates", "layer", "counts_layer", "n_jobs")}
-    check_output(given["out"], (".h5ad",))
+    check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         sources = [survey(path, layer=given["layer"], block_size=given["block_size"]) for path in given["source"]]
         _write(
@@ -85,7 +85,7 @@ def merge(ctx: click.Context, /, **given: Any) -> None:
     logs.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     if len(given["source"]) < 2:
         raise DataError("Merging takes two collapsed cohorts or more.")
-    check_output(given["out"], (".h5ad",))
+    check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         paths = given["source"]
         cohorts = [read_source(path) for path in paths]

@@ -211,9 +211,12 @@ def _sparse_dataset(matrix: Any) -> SparseFile:
     group, (n_rows, n_columns) = matrix.group, matrix.shape
     where, by_columns = describe(group), matrix.format == "csc"
     arrays = tuple(_element(group, name, where) for name in ("data", "indices", "indptr"))
+    n_major, n_minor = (n_columns, n_rows) if by_columns else (n_rows, n_columns)
+    n_stored = min(a.shape[0] for a in arrays[:2])
+    known_zeros = {"indices": n_minor == 1, "indptr": n_stored == 0}
     for name, array in zip(("data", "indices", "indptr"), arrays, strict=True):
-        _check_complete(array, f"{where}/{name}")
-    n_major, n_stored = n_columns if by_columns else n_rows, min(a.shape[0] for a in arrays[:2])
+        if not known_zeros.get(name):
+            _check_complete(array, f"{where}/{name}")
     file = SparseFile(arrays, (int(n_rows), int(n_columns)), by_columns, where)
     ends = [file._indptr(slice(at, at + 1)) for at in (0, n_major)]
     if arrays[2].shape[0] != n_major + 1 or ends[0][0] != 0 or ends[1][0] > n_stored:
@@ -273,7 +276,11 @@ def _element(group: Any, name: str, where: str) -> Any:
 
 
 def _check_complete(array: Any, where: str) -> None:
-    """A chunk that is missing reads as zeros in zarr; a whole chunk of stored zeros is not written on purpose."""
+    """Raise for a chunk that is missing, which zarr reads as zeros.
+
+    Zarr leaves out chunks of zeros when it writes, but of a sparse matrix these are rare: positions and values differ
+    from zero unless there is nothing stored, or one place only to store it in.
+    """
     present = getattr(array, "nchunks_initialized", None)
     expected = getattr(array, "nchunks", None)
     if present is not None and expected is not None and present < expected:

@@ -88,5 +88,6 @@ def check_weights(weights: Any, obs: pd.DataFrame) -> FloatArray | None:
 
 def check_max_memory(max_memory: float | None) -> None:
     """Raise unless this is a number of GB, or None."""
-    if max_memory is not None and not max_memory > 0:
+    given: Any = max_memory
+    if given is not None and not (isinstance(given, int | float | np.number) and given > 0):
         raise DonorwiseError(f"max_memory={max_memory!r} must be a positive number of GB, or None.")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
     from donorwise.lmm.crossproducts import TermBasis
 
-_ROUNDING = 1e-24  # variance relative to the largest of its term below which it is zero
+_ROUNDING = 1e-24  # variance relative to the largest of its term, or to the residual, below which it is zero
 
 
 def relative_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: FloatArray) -> FloatArray:
@@ -27,7 +27,9 @@ def relative_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: Fl
 
 def original_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: FloatArray) -> FloatArray:
     """T of term `t` for the columns as the formula has them, (G, r, r)."""
-    T = basis.back @ relative_covariance(basis, t, parameter, gamma) @ basis.back.T
+    internal = relative_covariance(basis, t, parameter, gamma)
+    internal[np.einsum("gii->g", internal) < _ROUNDING] = 0.0  # or its correlations would be those of rounding errors
+    T = basis.back @ internal @ basis.back.T
     variances = np.einsum("gii->gi", T)
     rounding = variances < _ROUNDING * variances.max(axis=1, keepdims=True)
     T[rounding[:, :, None] | rounding[:, None, :]] = 0.0

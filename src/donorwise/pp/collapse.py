@@ -152,7 +152,7 @@ def collapse(
     obs, codes, n_rows = _rows(adata, by)
     blocks = _feature_blocks(response, n_rows, len(covariates), counts_layer is not None, max_memory)
     if path is not None:
-        _check_not_source(path, source)
+        _check_not_source(path, source, adata)
         parts = (_collapse_features(adata, by, block, options) for block in blocks)
         write_blocks(path, parts, _var(adata, response.features))
         return _open(path)
@@ -229,9 +229,21 @@ def _feature_blocks(
     return [features[low : low + size] for low in range(0, n, size)]
 
 
-def _check_not_source(path: Path, source: object) -> None:
-    if isinstance(source, str | os.PathLike) and path.exists() and os.path.samefile(path, source):
+def _check_not_source(path: Path, source: object, adata: ad.AnnData) -> None:
+    """Raise where writing would replace the file that the cells are read from."""
+    if not path.exists():
+        return
+    from donorwise._anndata.sources import files_behind
+
+    given = [source] if isinstance(source, str | os.PathLike) else []
+    files = [*given, *files_behind(adata)]
+    if any(file is not None and os.path.samefile(path, file) for file in files):
         raise DataError(f"out={str(path)!r} is the source itself; choose another name.")
+    if None in files:
+        raise DataError(
+            f"out={str(path)!r} is there already, and may be what the dask arrays are read from: choose another name, or "
+            "remove it first."
+        )
 
 
 def _open(path: str | os.PathLike[str]) -> ad.AnnData:
