@@ -116,8 +116,8 @@ def describe(
     design: Design, parsed: ParsedFormula, donors: Donors | None, depth: FloatArray | None
 ) -> tuple[Arms, ...]:
     """Describe each coefficient but the intercept; `depth` has a value per row in use."""
-    rows = _units(design, donors, depth, by_row=True)
     units = _units(design, donors, depth, by_row=False)
+    rows = _units(design, donors, depth, by_row=True) if max(design.varying, default=-1) >= 0 else units
     reads = {str(t): term_variables(t) for t in design.spec.terms}
     within = _varying_variables(design, reads, units) if donors else set()
     arms = []
