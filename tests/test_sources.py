@@ -348,6 +348,27 @@ def test_lazy_anndata(cells, tmp_path, kind):
     assert_same_results(cells, lazy)
 
 
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+def test_what_a_lazy_anndata_says_of_itself(cells, tmp_path):
+    """Roles and colours in uns, and what rows were collapsed from, are dask arrays there."""
+    pytest.importorskip("dask")
+    pytest.importorskip("xarray")
+    cells.donorwise.setup(donor="donor_id")
+    cells.uns["condition_colors"] = ["#111111", "#222222"]
+    rows = dw.pp.collapse(cells, ["donor_id", "condition"], progress=False)
+    for name, adata in (("cells", cells), ("rows", rows)):
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+    lazy_cells, lazy_rows = (ad.experimental.read_lazy(tmp_path / f"{name}.h5ad") for name in ("cells", "rows"))
+    own = dw.pp.collapse(lazy_cells, ["donor_id", "condition"], progress=False)
+    assert own.uns["donorwise"] == rows.uns["donorwise"]
+    assert list(own.uns["condition_colors"]) == ["#111111", "#222222"]
+    for adata in (rows, lazy_rows):
+        dw.tl.lmm(adata, "~ condition + (1 | donor_id)", ddf="kenward-roger", progress=False)
+    assert_same_results(rows, lazy_rows)
+    merged = dw.pp.merge_collapsed([lazy_rows, rows])
+    assert merged.obs["n_cells"].sum() == 2 * cells.n_obs
+
+
 def test_only_a_few_places_are_read_before_the_pass(cells, tmp_path, monkeypatch):
     """The checks of the values, and the depth, need a sample; columns can be had from any source."""
     for kind, adata in ((k, a) for k in KINDS for a in sources_of(cells, tmp_path, k).values()):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys
-from donorwise._anndata.obs import check_obs_columns, obs_frame
+from donorwise._anndata.obs import as_frame, check_obs_columns, computed, obs_frame
 from donorwise._anndata.read import read_settings
 from donorwise.errors import DataError, DesignError
 
@@ -146,7 +146,7 @@ def is_collapsed(adata: ad.AnnData) -> bool:
 
 def read_origin(adata: ad.AnnData) -> Origin:
     """Read what the rows are a collapse of."""
-    entry = adata.uns[COLLAPSED]
+    entry = {name: computed(value) for name, value in adata.uns[COLLAPSED].items()}
     _check_slots(adata)
     has_counts = bool(entry["has_counts"])
     return Origin(
@@ -232,7 +232,7 @@ def read_parts(adata: ad.AnnData) -> Parts:
         depths = Depths(_column(adata, DEPTH), _column(adata, N_DEPTH).astype(np.int64))
     return Parts(
         obs=obs_frame(adata, list(origin.by)),
-        var=pd.DataFrame(adata.var),
+        var=as_frame(adata.var),
         rows=read_rows(adata, origin.covariates),
         detected=_matrix(adata.layers[DETECTED]),
         counts=read_counts(adata),
@@ -328,7 +328,9 @@ def kept_uns(adata: ad.AnnData, by: Sequence[str]) -> dict[str, Any]:
     """What ``uns`` says about the columns that rows keep: declared roles, and colours of levels."""
     roles = {role: column for role, column in read_settings(adata).items() if column in by}
     colors = [f"{column}{keys.COLORS_SUFFIX}" for column in by]
-    return ({keys.SETTINGS: roles} if roles else {}) | {name: adata.uns[name] for name in colors if name in adata.uns}
+    return ({keys.SETTINGS: roles} if roles else {}) | {
+        name: computed(adata.uns[name]) for name in colors if name in adata.uns
+    }
 
 
 def check_names(by: Sequence[str], covariates: Sequence[str]) -> None:

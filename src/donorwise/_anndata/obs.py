@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -46,16 +46,22 @@ def obs_frame(adata: ad.AnnData, columns: Sequence[str] | None = None) -> pd.Dat
     """
     names = list(adata.obs.columns) if columns is None else list(dict.fromkeys(columns))
     check_obs_columns(adata, names)
-    chosen = adata.obs[names]
-    if not isinstance(chosen, pd.DataFrame):
-        # ad.experimental.read_lazy keeps obs as an xarray-backed table until it is asked for
-        chosen = chosen.to_memory()
-    return pd.DataFrame(chosen).copy()
+    return as_frame(adata.obs[names]).copy()
+
+
+def as_frame(table: Any) -> pd.DataFrame:
+    """Obs or var as a DataFrame; ad.experimental.read_lazy keeps them in xarray until they are asked for."""
+    return pd.DataFrame(table if isinstance(table, pd.DataFrame) else table.to_memory())
+
+
+def computed(value: Any) -> Any:
+    """A value of ``uns``; ad.experimental.read_lazy keeps even texts there as dask arrays."""
+    return value.compute() if hasattr(value, "compute") else value
 
 
 def read_colors(adata: ad.AnnData, column: str) -> dict[str, str]:
     """Return the colours that ``uns`` keeps for the levels of a categorical column, as scanpy stores them."""
-    stored = adata.uns.get(f"{column}{keys.COLORS_SUFFIX}")
+    stored = computed(adata.uns.get(f"{column}{keys.COLORS_SUFFIX}"))
     if stored is None or column not in adata.obs.columns:
         return {}
     values = obs_frame(adata, [column])[column]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys
-from donorwise._anndata.obs import suggest
+from donorwise._anndata.obs import computed, suggest
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def check_result(adata: ad.AnnData, key: str) -> None:
 def read_settings(adata: ad.AnnData) -> dict[str, str]:
     """Read the names of the columns that play a role; empty where ``setup`` was not called."""
     stored = adata.uns.get(keys.SETTINGS, {})
-    return {role: str(stored[role]) for role in keys.ROLES if role in stored}
+    return {role: str(computed(stored[role])) for role in keys.ROLES if role in stored}
 
 
 def _is_result(entry: Any) -> bool:

@@ -22,6 +22,7 @@ from donorwise._anndata import (
 )
 from donorwise._anndata.blocks import check_block_file, write_blocks
 from donorwise._anndata.collapsed import Counts, Depths, Origin, Parts, check_names, kept_uns, make_collapsed
+from donorwise._anndata.obs import as_frame
 from donorwise.design.columns import read_column
 from donorwise.design.patterns import combine, first_rows
 from donorwise.engine.arrays import check_max_memory, check_weights, effective_jobs
@@ -257,8 +258,7 @@ def _listed(names: str | Sequence[str]) -> list[str]:
 
 
 def _var(adata: ad.AnnData, features: IntArray | None) -> pd.DataFrame:
-    # ad.experimental.read_lazy keeps var as an xarray-backed table until it is asked for
-    var = pd.DataFrame(adata.var if isinstance(adata.var, pd.DataFrame) else adata.var.to_memory())
+    var = as_frame(adata.var)
     return var if features is None else var.iloc[features]
 
 
