@@ -27,6 +27,7 @@ def left_over(folder: Path) -> list[str]:
 # Kills the process at the n-th time a file is about to take its final name, or sleeps then.
 HARNESS = """
 import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with Ctrl-C ignored
 at, what = int(sys.argv.pop(1)), sys.argv.pop(1)
 replace, seen = os.replace, []
 def fault(*paths):
