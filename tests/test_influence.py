@@ -205,9 +205,14 @@ def test_pseudobulk_is_refused(cohort: ad.AnnData) -> None:
             tool(cohort, key="pseudobulk", progress=False)
 
 
-def test_no_hits_is_an_answer(planted: ad.AnnData) -> None:
+def test_no_hits_is_an_answer(planted: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
     hits, donors = influence(planted, alpha=1e-80)
     assert hits.empty and donors.empty and dw.get.lmm(planted)["max_p_loo"].isna().all()
+    assert "name variables=" in caplog.text
+    contrast = dw.get.lmm(planted)["contrast"].iloc[0]
+    assert dw.get.influence(planted, contrast=contrast).empty
+    with pytest.raises(DataError, match="no contrast 'nonsense'"):
+        dw.get.influence(planted, contrast="nonsense")
     with pytest.raises(DataError, match="no hits"):
         dw.pl.influence(planted)
 

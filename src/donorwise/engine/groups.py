@@ -12,6 +12,7 @@ import pandas as pd
 from donorwise.design.build import build_design
 from donorwise.design.contrasts import Cond, resolve_contrasts, split_interaction
 from donorwise.design.formula import parse
+from donorwise.design.wording import suggestion
 from donorwise.engine.statistics import Task
 from donorwise.errors import DesignError
 from donorwise.inference.tables import NUMBERS, contrast_table, ddf_used, tidy
@@ -49,7 +50,9 @@ def tasks_by_group(formula: str, obs: pd.DataFrame, groupby: str | None) -> list
     if not isinstance(groupby, str):
         raise DesignError(f"groupby must be the name of one column of obs, not {groupby!r}.")
     if groupby not in obs.columns:
-        raise DesignError(f"groupby={groupby!r} is not a column of obs; columns are {list(map(str, obs.columns))}.")
+        raise DesignError(
+            f"groupby={groupby!r} is not a column of obs; {suggestion(groupby, map(str, obs.columns), 'it has')}"
+        )
     parsed = parse(formula)
     groups = obs[groupby].astype("category").cat.remove_unused_categories()
     codes = groups.cat.codes.to_numpy()

@@ -291,7 +291,8 @@ def _report(hits: pd.DataFrame, alpha: float) -> None:
     """Say how many hits hang on one donor, and on whom."""
     found = hits[hits["adj_p_value"] <= alpha]
     if found.empty:
-        logger.info("No hit at an adjusted p-value of %g to leave donors out of.", alpha)
+        if hits.empty:
+            logger.warning("No hit at an adjusted p-value of %g to leave donors out of; name variables=.", alpha)
         return
     lost = found[found["n_lost"] > 0]
     alone = lost[lost["n_lost"] == 1]
@@ -302,4 +303,4 @@ def _report(hits: pd.DataFrame, alpha: float) -> None:
     )  # fmt: skip
     untested = found.loc[found["estimate_loo"].isna(), "donor"].astype(str).unique()
     if untested.size:
-        logger.info("Some hits cannot be tested at all without %s.", ", ".join(untested))
+        logger.warning("Some hits cannot be tested at all without %s, which counts as p = 1.", " or ".join(untested))
