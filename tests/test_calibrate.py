@@ -326,6 +326,14 @@ def test_numbers_of_permutations_are_short(n_donors: int, says: str, caplog: pyt
     assert f"all: 2 {says}within-donor permutations of `stim`" in caplog.text
 
 
+def test_says_when_the_design_has_too_few_permutations(caplog: pytest.LogCaptureFixture) -> None:
+    """Three pairs can be flipped in 2³ ways, which are four by symmetry, the observed one among them."""
+    obs = paired_obs(n_donors=3, n_cells=2)
+    adata = ad.AnnData(responses(obs, 2), obs=obs.set_axis([f"c{i}" for i in range(len(obs))]))
+    calibrated(adata, "~ stim + (1 | donor)", "stim[T.yes]", ddf="residual", n_permutations=20)
+    assert "all: 3 of the 20 permutations" in caplog.text
+
+
 def test_says_when_it_calibrates_another_ddf(null: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="donorwise"):
         adata = calibrated(null[:, :50].copy(), ddf="moderated", n_permutations=3)

@@ -110,11 +110,12 @@ def three_arms() -> ad.AnnData:
     return adata
 
 
-def test_a_donor_who_is_an_arm(three_arms: ad.AnnData) -> None:
+def test_a_donor_who_is_an_arm(three_arms: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
     """Without the only donor of an arm its contrast has no answer, and the other arms' is that of a refit."""
     formula = "~ arm + (1 | donor_id)"
     fit(three_arms, formula, ddf="kenward-roger")
     hits, donors = influence(three_arms, variables=["gene_0001", "gene_0002"])
+    assert "without one of `D07`, which" in caplog.text
     lost = (donors["donor"] == "D07") & (donors["contrast"] == "arm[T.c]")
     assert (donors.loc[lost, "status"] == "not_estimable").all() and donors.loc[lost, "p_value"].isna().all()
     assert (donors.loc[~lost, "status"].isin(["ok", "boundary"])).all()
@@ -205,9 +206,14 @@ def test_pseudobulk_is_refused(cohort: ad.AnnData) -> None:
             tool(cohort, key="pseudobulk", progress=False)
 
 
-def test_no_hits_is_an_answer(planted: ad.AnnData) -> None:
+def test_no_hits_is_an_answer(planted: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
     hits, donors = influence(planted, alpha=1e-80)
     assert hits.empty and donors.empty and dw.get.lmm(planted)["max_p_loo"].isna().all()
+    assert "name variables=" in caplog.text
+    contrast = dw.get.lmm(planted)["contrast"].iloc[0]
+    assert dw.get.influence(planted, contrast=contrast).empty
+    with pytest.raises(DataError, match="no contrast 'nonsense'"):
+        dw.get.influence(planted, contrast="nonsense")
     with pytest.raises(DataError, match="no hits"):
         dw.pl.influence(planted)
 

@@ -109,6 +109,14 @@ def test_a_group_with_one_donor_in_an_arm_is_named(cohort: ad.AnnData) -> None:
         dw.tl.lmm(cohort[~drop].copy(), FORMULA, groupby="cell_type", progress=False)
 
 
+def test_what_is_true_of_many_groups_is_said_once(cohort: ad.AnnData) -> None:
+    arms = cohort.obs.groupby("condition", observed=True)["donor_id"].unique()
+    few = cohort[cohort.obs["donor_id"].isin([*arms.iloc[0][:2], arms.iloc[1][0]])].copy()
+    with pytest.warns(DonorwiseWarning, match="1 donor") as issued:
+        dw.tl.lmm(few, FORMULA, groupby="cell_type", progress=False)
+    assert sum("one donor cannot show" in str(w.message) for w in issued) == 1
+
+
 BAD = {
     "no random term": ({"formula": "~ condition"}, "random term"),
     "column": ({"formula": "~ conditon + (1 | donor_id)"}, "condition"),
@@ -121,7 +129,7 @@ BAD = {
     "layer": ({"layer": "lognorm"}, "counts"),
     "mask": ({"mask_var": np.zeros(60, dtype=bool)}, "mask_var"),
     "weights": ({"weights": "negative"}, "positive"),
-    "groupby": ({"groupby": "celltype"}, "cell_type"),
+    "groupby": ({"groupby": "celltype"}, "did you mean `cell_type`"),
     "two groupby": ({"groupby": ["cell_type", "sex"]}, "one column"),
     "ddf": ({"ddf": "kenward"}, "kenward-roger"),
     "contrast": ({"contrasts": "condition[T.diseased]"}, "condition"),

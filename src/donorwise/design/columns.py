@@ -106,6 +106,7 @@ def _labels_of_numbers(values: pd.Series) -> pd.Series:
 
 def _missing(name: str, available: list[str], source: str) -> str:
     """Say that a column is not in obs, with the names that come close and the place in the formula."""
-    message = f"`{name}` is not a column of obs; {suggestion(name, available, 'it has')}"
+    hint = "`dw.pp.log_depth(adata)` adds it." if name == "log_depth" else suggestion(name, available, "it has")
+    message = f"`{name}` is not a column of obs; {hint}"
     place = re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", source)
     return message + (pointer(source, place.start(), place.end()) if place else f"\n    {source}")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from donorwise.design.wording import suggestion
 from donorwise.errors import DataError, DonorwiseError
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def check_weights(weights: Any, obs: pd.DataFrame) -> FloatArray | None:
         return None
     if isinstance(weights, str):
         if weights not in obs.columns:
-            raise DataError(f"weights={weights!r} is not a column of obs; columns are {list(map(str, obs.columns))}.")
+            raise DataError(
+                f"weights={weights!r} is not a column of obs; {suggestion(weights, map(str, obs.columns), 'it has')}"
+            )
         weights = obs[weights]
     check_aligned(weights, obs, "weights")
     try:

@@ -13,6 +13,7 @@ from donorwise.design.build import build_design
 from donorwise.design.columns import check_obs
 from donorwise.design.contrasts import Cond, resolve_contrasts, split_interaction
 from donorwise.design.formula import formula_columns, parse
+from donorwise.design.wording import suggestion
 from donorwise.engine.statistics import Task
 from donorwise.errors import DesignError
 from donorwise.inference.tables import NUMBERS, contrast_table, ddf_used, tidy
@@ -50,7 +51,9 @@ def tasks_by_group(formula: str, obs: pd.DataFrame, groupby: str | None) -> list
     if not isinstance(groupby, str):
         raise DesignError(f"groupby must be the name of one column of obs, not {groupby!r}.")
     if groupby not in obs.columns:
-        raise DesignError(f"groupby={groupby!r} is not a column of obs; columns are {list(map(str, obs.columns))}.")
+        raise DesignError(
+            f"groupby={groupby!r} is not a column of obs; {suggestion(groupby, map(str, obs.columns), 'it has')}"
+        )
     parsed = parse(formula)
     check_obs(obs, formula_columns(parsed), parsed.source)
     groups = obs[groupby].astype("category").cat.remove_unused_categories()

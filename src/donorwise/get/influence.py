@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from donorwise._anndata import keys, read_influence
+from donorwise._anndata import keys, read_influence, read_results
 from donorwise._typing import check_option
-from donorwise.get._select import choose_all
+from donorwise.get._select import choose, choose_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ def influence(
     largest p-value without any one donor; donor, the one that is left out there; estimate_loo, the
     estimate without that donor, and change, the difference it makes in standard errors; threshold, the largest
     p-value of a hit; n_lost, the number of donors without which p is above it; stays_hit, whether a hit
-    is one without any of the donors. By donor: variable, group, contrast, donor; estimate, se, ci_low,
+    is one without any of the donors. No rows where there were no hits. By donor: variable, group, contrast, donor; estimate, se, ci_low,
     ci_high, p_value and status without that donor.
 
     Raises
@@ -65,4 +65,8 @@ def influence(
     check_option("by", by, ("hit", "donor"))
     tables = read_influence(adata, key)
     table = tables.hits if by == "hit" else tables.donors
-    return choose_all(table, contrast=contrast, group=group, variable=variables, donor=donor)
+    tested = read_results(adata, key).results
+    for column, wanted in (("contrast", contrast), ("group", group)):
+        if wanted is not None:  # one without hits has no rows here, and is in the result all the same
+            table = table[table[column].isin(choose(tested, column, wanted)[column].unique())]
+    return choose_all(table, variable=variables, donor=donor)

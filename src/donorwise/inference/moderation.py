@@ -63,7 +63,8 @@ def refusal(parts: Sequence[Part]) -> str:
         return "moderation does not cover correlated random slopes"
     n_features = sum(fitted(p.block).size for p in parts if p.block is not None)
     if n_features < MIN_FEATURES:
-        return f"{n_features} features are too few to learn a prior from ({MIN_FEATURES} are needed)"
+        count = "1 feature is" if n_features == 1 else f"{n_features} features are"
+        return f"{count} too few to learn a prior from ({MIN_FEATURES} are needed)"
     return ""
 
 

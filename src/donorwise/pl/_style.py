@@ -119,7 +119,7 @@ def finish(
 def format_p(p: float, name: str = "p") -> str:
     """Write a p-value as people do: ``p = 0.013``, ``p = 3e-12``, ``p < 1e-300``."""
     if np.isnan(p):
-        return f"{name}: not tested"
+        return "not tested"
     if p < SMALLEST_P:
         return f"{name} < {SMALLEST_P:.0e}"
     return f"{name} = {p:.2g}" if p >= 1e-4 else f"{name} = {p:.0e}".replace("e-0", "e-")

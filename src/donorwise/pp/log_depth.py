@@ -28,7 +28,8 @@ def log_depth(
 
     Means of log-normalised values depend on sequencing depth. Where donors differ in depth, this
     cell-level covariate in the formula restores the calibration of comparisons between them and
-    costs no degrees of freedom among the donors.
+    costs no degrees of freedom among the donors. Depth is that of all genes: call this before genes are
+    selected, or name a column with the totals (``obs_key="total_counts"``).
 
     Parameters
     ----------
@@ -69,7 +70,8 @@ def log_depth(
         first = adata.obs_names[np.flatnonzero(bad)[0]]
         raise DataError(
             f"{int(bad.sum()):,} cells have no counts (the first is {first!r}), so the logarithm of their depth is "
-            "not defined; filter them out first."
+            "not defined. Filter them out, or, if genes were left out before, name a column with the totals of all "
+            "genes: obs_key=."
         )
     log_total = np.log(total)
     adata.obs[key_added] = pd.Series(log_total - log_total.mean(), index=adata.obs_names)

@@ -175,7 +175,7 @@ def calibrate(
             "version": version("donorwise"),
         },
     )  # fmt: skip
-    _report(tables)
+    _report(tables, n_permutations)
     return adata if copy else None
 
 
@@ -239,8 +239,14 @@ def _count(n: float) -> str:
     return f"{n:,.0f}" if n < 1e9 else f"{n:.1e}"
 
 
-def _report(tables: dict[str, pd.DataFrame]) -> None:
-    """One line per group: what the permutations say."""
+def _report(tables: dict[str, pd.DataFrame], n_permutations: int) -> None:
+    """One line per group: what the permutations say; and where there are fewer than were asked for."""
+    made = tables["groups"].loc[lambda t: t["n_permutations"] < n_permutations].groupby("n_permutations")["group"]
+    for n, groups in made:
+        logger.warning(
+            "%s: %d of the %d permutations asked for, the design has no more; the ratios of so few scatter widely.",
+            ", ".join(map(str, groups)), n, n_permutations,
+        )  # fmt: skip
     at = tables["levels"][tables["levels"]["alpha"] == FDR].set_index("group")
     for own in tables["groups"].itertuples():
         level = at.loc[own.group]

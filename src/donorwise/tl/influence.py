@@ -19,6 +19,7 @@ from donorwise._anndata import (
     write_influence,
 )
 from donorwise._progress import tqdm
+from donorwise.design.wording import listing
 from donorwise.engine.arrays import effective_jobs
 from donorwise.engine.groups import Rows
 from donorwise.engine.influence import NUMBERS, donor_term, leave_one_out, retest
@@ -137,7 +138,7 @@ def influence(
     _check_moderated(adata, key, looked_at)
     donors = _without_each(adata, key, found, looked_at, effective_jobs(n_jobs), progress)
     hits = _summary(looked_at, donors, _thresholds(adata, key, alpha), alpha)
-    _report(hits, alpha)
+    _report(hits, donors, alpha)
     write_influence(adata, key, hits=hits, donors=donors, params={"alpha": float(alpha)})
     return adata if copy else None
 
@@ -287,11 +288,15 @@ def _summary(looked_at: pd.DataFrame, donors: pd.DataFrame, thresholds: pd.DataF
     return out
 
 
-def _report(hits: pd.DataFrame, alpha: float) -> None:
-    """Say how many hits hang on one donor, and on whom."""
+def _report(hits: pd.DataFrame, donors: pd.DataFrame, alpha: float) -> None:
+    """Say how many hits hang on one donor, and on whom, and whom a test cannot do without."""
+    needed = donors.loc[donors["p_value"].isna(), "donor"].unique()
+    if len(needed):
+        logger.warning("Some tests cannot be made without one of %s, which counts as p = 1.", listing(needed))
     found = hits[hits["adj_p_value"] <= alpha]
     if found.empty:
-        logger.info("No hit at an adjusted p-value of %g to leave donors out of.", alpha)
+        if hits.empty:
+            logger.warning("No hit at an adjusted p-value of %g to leave donors out of; name variables=.", alpha)
         return
     lost = found[found["n_lost"] > 0]
     alone = lost[lost["n_lost"] == 1]
@@ -300,6 +305,3 @@ def _report(hits: pd.DataFrame, alpha: float) -> None:
         "%d of %d hits hang on one donor%s; %d more would be lost without any one of several donors.",
         len(alone), len(found), f": {names}" if names else "", len(lost) - len(alone),
     )  # fmt: skip
-    untested = found.loc[found["estimate_loo"].isna(), "donor"].astype(str).unique()
-    if untested.size:
-        logger.info("Some hits cannot be tested at all without %s.", ", ".join(untested))

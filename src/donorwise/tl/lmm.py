@@ -195,11 +195,14 @@ def _audit_warnings(adata: ad.AnnData, ready: Prepared) -> list[str]:
         reports = [audit_design(d, obs, depth=depth, donor=donor, **roles) for d in designs.values()]
         found = [text for report in reports for text in report.warnings]
     else:
-        whole = audit(
-            ready.formula, obs, depth=depth, donor=donor, **roles
-        )  # without donors all cells together have no design
-        few = {name: few_donors(d, obs, donor) for name, d in designs.items()}
-        found = [*(whole.warnings if whole.n_donors else ()), *(f"{n}: {t}" for n, texts in few.items() for t in texts)]
+        # without donors all cells together have no design
+        whole = audit(ready.formula, obs, depth=depth, donor=donor, **roles)
+        few: dict[str, list[str]] = {}
+        for name, design in designs.items():
+            for text in few_donors(design, obs, donor):
+                few.setdefault(text, []).append(name)
+        overall = whole.warnings if whole.n_donors else ()
+        found = [*overall, *(f"{', '.join(names)}: {text}" for text, names in few.items() if text not in overall)]
     n_used = sum(int((d.codes >= 0).sum()) for d in designs.values())
     n_unfitted = ready.n_cells - n_used - sum(d.n_dropped for d in designs.values())
     n_dropped = ready.n_cells - n_used - (n_unfitted if len(designs) < len(tasks) else 0)

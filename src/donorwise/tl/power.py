@@ -58,7 +58,9 @@ def power(
     n_cells
         Numbers of cells of each donor, all its samples together.
     effect
-        True values of the contrast, in units of the response (0.5 if neither this nor `log_fc` is given).
+        True values of the contrast, in units of the response (0.5 if neither this nor `log_fc` is given); for a
+        covariate such as age per unit of it. Every feature is given the same: so large a change is easily seen
+        in a gene of few counts and hardly ever happens there, so plan by the rows of `expression` "middle" and "high".
     log_fc
         The same in log2 units, where the response is a logarithm (AnnData only).
     alpha
