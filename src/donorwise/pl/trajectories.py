@@ -106,7 +106,7 @@ def trajectories(
     --------
     >>> import donorwise as dw
     >>> adata = dw.datasets.simulate_cohort("longitudinal", n_donors=6, n_cells=400, n_genes=10)
-    >>> dw.tl.lmm(adata, "~ time * arm + (1 | donor_id)", progress=False)
+    >>> dw.tl.lmm(adata, "~ time * arm + (1 + time | donor_id)", progress=False)
     >>> ax = dw.pl.trajectories(adata, "gene_0001", x="time")
     >>> ax.get_xlabel()
     'time'
