@@ -22,9 +22,9 @@ from scipy import sparse
 
 import donorwise as dw
 from donorwise._anndata import open_source
-from donorwise.collapse import cluster
-from donorwise.collapse.readers import open_reader
-from donorwise.collapse.remote import Cells, Partial, cut_rows, merge, read
+from donorwise._core.cells import cluster
+from donorwise._core.cells.readers import open_reader
+from donorwise._core.cells.remote import Cells, Partial, cut_rows, merge, read
 from donorwise.pp._cells import _measure_values
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 import donorwise as dw
-from donorwise.design.audit import audit
+from donorwise._core.design.audit import audit
 from donorwise.errors import DesignError, DonorwiseWarning
 
 # the audit's advice about these small simulations is tested elsewhere

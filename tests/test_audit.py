@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from donorwise.design.audit import audit
-from donorwise.design.replication import leaves_out
+from donorwise._core.design.audit import audit
+from donorwise._core.design.replication import leaves_out
 from donorwise.errors import DesignError, FormulaError
 
 

@@ -17,14 +17,14 @@ from tests._patterns import numbers_inside_patterns
 
 import donorwise as dw
 from donorwise._anndata import keys
-from donorwise.design import build
-from donorwise.design.build import build_design
-from donorwise.design.contrasts import resolve_contrasts
-from donorwise.design.exchange import find_exchange
-from donorwise.design.permutations import arrange, count_distinct
-from donorwise.engine.calibration import calibrate_statistics, make_plan, permuted, refit, shape_of
-from donorwise.engine.run import fit_lmm
-from donorwise.engine.statistics import Task, collapse_tasks
+from donorwise._core.design import build
+from donorwise._core.design.build import build_design
+from donorwise._core.design.contrasts import resolve_contrasts
+from donorwise._core.design.exchange import find_exchange
+from donorwise._core.design.permutations import arrange, count_distinct
+from donorwise._core.engine.calibration import calibrate_statistics, make_plan, permuted, refit, shape_of
+from donorwise._core.engine.lmm import fit_lmm
+from donorwise._core.engine.tasks import Task, collapse_tasks
 from donorwise.errors import DataError, DesignError, DonorwiseError
 
 pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")

@@ -19,9 +19,10 @@ from scipy import sparse
 
 import donorwise as dw
 from donorwise._anndata import open_source
-from donorwise.collapse import Collapsed, cluster, collapse, stream
-from donorwise.collapse.accumulate import moments_of
-from donorwise.collapse.readers import open_reader
+from donorwise._core.cells import cluster, stream
+from donorwise._core.cells.accumulate import collapse, moments_of
+from donorwise._core.cells.measures import Collapsed
+from donorwise._core.cells.readers import open_reader
 from donorwise.errors import DataError
 
 distributed = pytest.importorskip("distributed")
@@ -260,7 +261,7 @@ def test_errors_are_those_of_one_process(client, cells, tmp_path, how):
 
 
 def test_a_file_that_workers_do_not_have(client, cells, monkeypatch):
-    from donorwise.collapse import remote
+    from donorwise._core.cells import remote
 
     monkeypatch.setattr(remote, "source_file", lambda element: "/no/such/file.h5ad")
     with pytest.raises(DataError, match=r"/no/such/file.h5ad: every worker must have it at the same path"):

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from donorwise.collapse import Collapsed, collapse, missing_patterns, rows
+from donorwise._core.cells import rows
+from donorwise._core.cells.accumulate import collapse, missing_patterns
+from donorwise._core.cells.measures import Collapsed
 from donorwise.errors import DataError, DonorwiseError
 
 RTOL = 1e-10  # agreement that does not depend on container, order, threads or chunks
@@ -429,7 +431,7 @@ def test_missing_patterns_do_not_depend_on_blocks(monkeypatch):
     rng = np.random.default_rng(0)
     dense = np.where(rng.random((11, 30)) < 0.05, np.nan, 1.0)
     whole = missing_patterns(dense)
-    monkeypatch.setattr("donorwise.collapse.missing._BLOCK_NUMBERS", 40)
+    monkeypatch.setattr("donorwise._core.cells.accumulate._BLOCK_NUMBERS", 40)
     blocks = missing_patterns(dense)
     for (a, rows_a), (b, rows_b) in zip(whole, blocks, strict=True):
         np.testing.assert_array_equal(a, b)

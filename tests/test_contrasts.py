@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from donorwise.design.build import build_design
-from donorwise.design.contrasts import cond, resolve_contrasts, resolve_term
+from donorwise._core.design.build import build_design
+from donorwise._core.design.contrasts import cond, resolve_contrasts, resolve_term
 from donorwise.errors import DesignError
 
 

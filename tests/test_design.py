@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from formulaic import model_matrix
 
-from donorwise.design.build import build_design
-from donorwise.design.rank import split_columns
+from donorwise._core.design.build import build_design
+from donorwise._core.design.matrices import split_columns
 from donorwise.errors import DesignError
 
 

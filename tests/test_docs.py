@@ -12,9 +12,10 @@ import pytest
 
 import donorwise as dw
 from donorwise._accessor import DonorwiseAccessor
+from donorwise._core.design import findings as audit_checks
+from donorwise._core.design import omissions as audit_omitted
+from donorwise._core.design.formula import parse
 from donorwise._typing import STATUSES
-from donorwise.design import audit_checks, audit_omitted
-from donorwise.design.formula import parse
 
 DOCS = Path(__file__).parents[1] / "docs"
 SOURCE = Path(dw.__file__).parent

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from donorwise.design.formula import parse
+from donorwise._core.design.formula import parse
 from donorwise.errors import FormulaError
 
 BARS = [

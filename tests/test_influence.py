@@ -16,8 +16,8 @@ import pytest
 from matplotlib.axes import Axes
 
 import donorwise as dw
+from donorwise._core.inference.multiplicity import adjust
 from donorwise.errors import DataError, DonorwiseError, DonorwiseWarning
-from donorwise.inference.multiplicity import adjust
 
 ROW = ["variable", "group", "contrast"]
 EXACT = 1e-7  # the optimiser's own accuracy; most agree to 1e-12

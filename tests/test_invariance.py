@@ -13,9 +13,9 @@ from scipy import sparse
 from tests._patterns import numbers_inside_patterns
 
 import donorwise as dw
-from donorwise.design import build
-from donorwise.engine import run
-from donorwise.inference import wald
+from donorwise._core.design import build
+from donorwise._core.engine import lmm as run
+from donorwise._core.inference import wald
 
 # Sums in another order differ in the last bits, and an optimum by what those move it.
 RELATIVE = 1e-8

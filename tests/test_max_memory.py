@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import donorwise as dw
+from donorwise._anndata.prepare import Prepared
 from donorwise.errors import DataError, DonorwiseError, DonorwiseWarning
-from donorwise.tl._prepare import Prepared
 
 if TYPE_CHECKING:
     from pathlib import Path

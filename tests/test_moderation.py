@@ -8,12 +8,12 @@ import pytest
 from scipy import optimize, stats
 
 import donorwise as dw
-from donorwise.inference.grid import ratio_axes, tensor
-from donorwise.inference.mixture import summarise_mixture
-from donorwise.inference.moderation import grid_loglik, moderated_tests, refusal
-from donorwise.inference.prior import Prior
-from donorwise.inference.wald import orthonormal_rows
-from donorwise.lmm.evaluate import evaluate_block
+from donorwise._core.inference.grid import ratio_axes, tensor
+from donorwise._core.inference.mixture import summarise_mixture
+from donorwise._core.inference.moderation import grid_loglik, moderated_tests, refusal
+from donorwise._core.inference.prior import Prior
+from donorwise._core.inference.wald import orthonormal_rows
+from donorwise._core.models.lmm.evaluate import evaluate_block
 
 FORMULAS = ["~ arm + (1 | donor)", "~ arm + (1 | donor) + (1 | donor:sample)"]
 
@@ -153,8 +153,8 @@ def test_order_of_donors_and_features_does_not_matter() -> None:
 def test_blocks_and_workers_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     Y, obs = cells(150)
     own = dw.fit_lmm(Y, obs, "~ arm + (1 | donor)").test()
-    monkeypatch.setattr("donorwise.inference.moderation._CHUNK", 64 * 7)
-    monkeypatch.setattr("donorwise.engine.run._BLOCK", 2000)
+    monkeypatch.setattr("donorwise._core.inference.moderation._CHUNK", 64 * 7)
+    monkeypatch.setattr("donorwise._core.engine.lmm._BLOCK", 2000)
     other = dw.fit_lmm(Y, obs, "~ arm + (1 | donor)", n_jobs=2).test()
     np.testing.assert_allclose(other[TESTED].to_numpy(), own[TESTED].to_numpy(), rtol=1e-10)
 

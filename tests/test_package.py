@@ -16,55 +16,53 @@ import donorwise as dw
 ROOT = Path(dw.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-# From the ground up; a file belongs to the layer of its first path component.
+# From the ground up; a file belongs to the layer of its first path component, inside `_core` of the second.
 LAYERS = (
-    {"errors", "_progress", "_typing"},
-    {"design"},
-    {"collapse"},
-    {"lmm", "lograte"},
-    {"inference"},
-    {"engine"},
+    {"errors", "_typing", "_core.progress", "_core.wording"},
+    {"_core.design", "_core.cells"},
+    {"_core.models"},
+    {"_core.inference"},
+    {"_core.engine"},
     {"_anndata"},
-    {"tl", "pp", "get", "pl", "datasets", "_accessor", "_batch", "_cli", "__main__", "__init__"},
+    {"get", "pp", "datasets"},
+    {"tl"},
+    {"pl"},
+    {"_batch", "_accessor"},
+    {"_cli", "__main__", "__init__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-FACES = LAYERS[-1]
-# A fit offers its tests as methods; inference is above it and imported when they are called.
-LATE_UPWARD = {("lmm/result.py", "inference")}
+FACES = set().union(*LAYERS[6:])
 ONLY_IN = {"anndata": FACES | {"_anndata"}, "matplotlib": {"pl"}, "scanpy": FACES, "click": {"_cli"}}
 
 
-def _layer(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def _layer(parts: tuple[str, ...]) -> str:
+    return ".".join(parts[: 1 + (parts[0] == "_core")])
 
 
-def _imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Dotted names that a file imports, and whether it does so only inside a function or for types."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    typing = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
-    late = {id(node) for part in functions + typing for node in ast.walk(part)}
-    for node in ast.walk(tree):
+def _imports(path: Path) -> Iterator[str]:
+    """Dotted names that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) in late) for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ((f"{node.module}.{alias.name}", id(node) in late) for alias in node.names)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_imports_go_downward(path: Path) -> None:
-    own = _layer(path)
+    """Also inside functions, and for types."""
+    own = _layer(path.relative_to(ROOT).with_suffix("").parts)
     wrong = []
-    for name, late in _imports(path):
-        package, _, rest = name.partition(".")
-        target = rest.partition(".")[0]
+    for name in _imports(path):
+        package, *rest = name.split(".")
         if package in ONLY_IN and own not in ONLY_IN[package]:
             wrong.append(name)
-        if package != "donorwise" or target not in RANK:
+        if package != "donorwise" or own not in RANK:
             continue
-        same = target == own or {target, own} <= FACES or {target, own} <= LAYERS[0]
-        excused = late and (path.relative_to(ROOT).as_posix(), target) in LATE_UPWARD
-        if not (RANK[target] < RANK[own] or same or excused):
+        target = _layer((*rest, "__init__"))
+        if not (
+            RANK.get(target, RANK["__init__"]) < RANK[own] or target == own or {target, own} <= LAYERS[0] | LAYERS[-1]
+        ):
             wrong.append(name)
     assert not wrong, f"{path.relative_to(ROOT)} is in layer {own!r} and must not import {wrong}"
 

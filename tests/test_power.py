@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 import donorwise as dw
-from donorwise.engine.power import planned_df, two_sided_power
+from donorwise._core.engine.power import planned_df, two_sided_power
 from donorwise.errors import DonorwiseError, DonorwiseWarning
 
 BETWEEN, PAIRED = "~ arm + (1 | donor)", "~ arm + (1 | donor) + (1 | donor:sample)"

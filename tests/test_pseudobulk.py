@@ -15,19 +15,19 @@ from scipy import sparse
 from scipy.special import ndtr
 
 import donorwise as dw
-from donorwise.collapse import collapse
-from donorwise.design.build import build_design
+from donorwise._core.cells.accumulate import collapse
+from donorwise._core.design.build import build_design
+from donorwise._core.inference.grid import tensor
+from donorwise._core.inference.lograte import log_rate_tests
+from donorwise._core.models.lograte.model import build_model, grid_law
+from donorwise._core.models.lograte.units import LogRates, depths_of_units, log_rates
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
-from donorwise.inference.grid import tensor
-from donorwise.inference.lograte import log_rate_tests
-from donorwise.lograte.model import build_model, grid_law
-from donorwise.lograte.units import LogRates, depths_of_units, log_rates
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from donorwise._core.models.lograte.model import LogRateModel
     from donorwise._typing import FloatArray, IntArray
-    from donorwise.lograte.model import LogRateModel
 
 KEY = "pseudobulk"
 NUMBERS = ["estimate", "se", "df", "p_value", "ci_low", "ci_high", "adj_p_value", "log_fc"]

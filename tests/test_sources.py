@@ -17,9 +17,12 @@ from scipy import sparse
 import donorwise as dw
 from donorwise._anndata import cell_depth, column_values, open_source, resolve_response, response_of
 from donorwise._anndata.sources import matrix_of
-from donorwise.collapse import Collapsed, Stored, collapse, fetch, missing_patterns, passes, stream
-from donorwise.collapse.inflate import can_inflate, inflate
-from donorwise.collapse.readers import DaskBlocks, open_reader
+from donorwise._core.cells import fetch, passes, stream
+from donorwise._core.cells.accumulate import collapse, missing_patterns
+from donorwise._core.cells.measures import Collapsed
+from donorwise._core.cells.readers import DaskBlocks, open_reader
+from donorwise._core.cells.stored import Stored
+from donorwise._core.cells.threads import can_inflate, inflate
 from donorwise.errors import DataError
 
 N, G, K = 211, 17, 5
@@ -157,7 +160,7 @@ def test_processes_that_open_the_file_give_the_same(tmp_path, monkeypatch, kind)
 
 def test_large_patterns_and_the_plan_of_chunks(tmp_path, monkeypatch):
     """Segments are those of the matrix in memory; chunks hold about so many bytes and skip what nobody uses."""
-    monkeypatch.setattr("donorwise.collapse.rows.MIN_SEGMENT_ROWS", 4)
+    monkeypatch.setattr("donorwise._core.cells.rows.MIN_SEGMENT_ROWS", 4)
     monkeypatch.setattr(stream, "CHUNK_BYTES", 400)
     stored = written(sparse.csr_matrix(values()), tmp_path, "h5ad")
     codes = np.where(np.arange(N) < 100, -1, np.arange(N) % 2)

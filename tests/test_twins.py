@@ -17,9 +17,9 @@ from tests._dense import Dense, Term
 from tests._patterns import numbers_as_patterns, numbers_inside_patterns
 
 import donorwise as dw
-from donorwise.design import build
+from donorwise._core.design import build
+from donorwise._core.models.lmm.fit import optimise_blocked
 from donorwise.errors import DesignError
-from donorwise.lmm.fit import optimise_blocked
 
 # Random parts as (formula, grouping factor and columns of every term).
 RANDOM = {

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from donorwise import fit_lmm
-from donorwise.design.build import build_design
-from donorwise.engine.run import fit_statistics
-from donorwise.engine.statistics import Pass, Statistics
+from donorwise._core.design.build import build_design
+from donorwise._core.engine.lmm import fit_statistics
+from donorwise._core.engine.tasks import Pass, Statistics
 
 if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise import LMMFit
-    from donorwise.collapse.statistics import Collapsed
+    from donorwise._core.cells.measures import Collapsed
 
 CONTRAST = "condition[T.case]"
 

@@ -10,7 +10,7 @@ import pandas as pd
 from benchmarks.calibration.data import CountData, GaussianData
 from scipy import sparse
 
-from donorwise.collapse.statistics import Collapsed
+from donorwise._core.cells.measures import Collapsed
 
 FORMULA = "~ condition + (1 | donor)"
 _CELLS_PER_DONOR = 40

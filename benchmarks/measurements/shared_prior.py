@@ -9,10 +9,10 @@ from report import Aim, Section
 from timing import one_core
 
 import donorwise as dw
-from donorwise.design.build import build_design
-from donorwise.design.contrasts import resolve_contrasts
-from donorwise.engine.calibration import calibrate_statistics, make_plan
-from donorwise.engine.statistics import Task, collapse_tasks
+from donorwise._core.design.build import build_design
+from donorwise._core.design.contrasts import resolve_contrasts
+from donorwise._core.engine.calibration import calibrate_statistics, make_plan
+from donorwise._core.engine.tasks import Task, collapse_tasks
 
 FORMULA = "~ condition + (1 | donor)"
 CONTRAST = "condition[T.case]"

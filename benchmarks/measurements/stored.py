@@ -18,9 +18,9 @@ from data import Size, cohort
 from report import Aim, Section
 
 from donorwise._anndata import open_source
-from donorwise.collapse import collapse
-from donorwise.collapse.readers import open_reader
-from donorwise.collapse.stream import plan
+from donorwise._core.cells.accumulate import collapse
+from donorwise._core.cells.readers import open_reader
+from donorwise._core.cells.stream import plan
 from measurements.memory import _reset_peak, _status
 
 _BLOCK = 50_000

@@ -16,13 +16,13 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-from donorwise import _accessor as _accessor  # registers adata.donorwise
+from donorwise import _accessor as _accessor
 
 if TYPE_CHECKING:
     from donorwise import datasets, errors, get, pl, pp, tl
-    from donorwise.design.contrasts import cond
-    from donorwise.engine import fit_lmm
-    from donorwise.lmm.result import LMMFit
+    from donorwise._core.design.contrasts import cond
+    from donorwise._core.engine.fitted import LMMFit
+    from donorwise._core.engine.lmm import fit_lmm
 
 __all__ = ["LMMFit", "__version__", "cond", "datasets", "errors", "fit_lmm", "get", "pl", "pp", "tl"]
 
@@ -30,11 +30,11 @@ __version__ = metadata.version("donorwise")
 
 # Where each public name lives; None marks a submodule.
 _LAZY: dict[str, str | None] = {
-    "LMMFit": "donorwise.lmm.result",
-    "cond": "donorwise.design.contrasts",
+    "LMMFit": "donorwise._core.engine.fitted",
+    "cond": "donorwise._core.design.contrasts",
     "datasets": None,
     "errors": None,
-    "fit_lmm": "donorwise.engine",
+    "fit_lmm": "donorwise._core.engine.lmm",
     "get": None,
     "pl": None,
     "pp": None,

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from donorwise._core.design.audit import Audit
     from donorwise._typing import BoolArray, Ddf, FloatArray
-    from donorwise.design.audit import Audit
 
 logger = logging.getLogger("donorwise")
 
@@ -166,16 +166,9 @@ class DonorwiseAccessor:
         >>> adata.donorwise.audit("~ condition + (1 | donor_id)").notes[0]
         'condition[T.disease]: these 300 cells are 6 replicates: 3 against 3.'
         """
-        from donorwise.design.audit import audit
-        from donorwise.tl._prepare import known_columns, known_donor
+        from donorwise._anndata.audit import audit_cells
 
-        donor = known_donor(self._adata, formula) or None
-        depth, counts = slots.cell_depth(self._adata), slots.counts_layer(self._adata)
-        by = slots.read_origin(self._adata).by if slots.is_collapsed(self._adata) else ()
-        obs = slots.cell_frame(
-            self._adata, slots.columns_read(self._adata, formula, [*([donor] if donor else []), *by])
-        )
-        return audit(formula, obs, depth=depth, donor=donor, counts=counts, **known_columns(self._adata, obs))
+        return audit_cells(self._adata, formula)
 
     def lmm(
         self,

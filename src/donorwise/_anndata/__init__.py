@@ -12,16 +12,7 @@ from donorwise._anndata.collapsed import (
     read_origin,
     read_rows,
 )
-from donorwise._anndata.counts import count_depth
-from donorwise._anndata.depth import cell_depth
-from donorwise._anndata.derived import (
-    InfluenceTables,
-    read_every_test,
-    read_influence,
-    read_power,
-    write_influence,
-    write_power,
-)
+from donorwise._anndata.depth import cell_depth, count_depth
 from donorwise._anndata.obs import check_obs_columns, obs_frame, read_colors, suggest
 from donorwise._anndata.read import (
     Results,
@@ -45,9 +36,15 @@ from donorwise._anndata.roles import Role, check_setup, find_roles
 from donorwise._anndata.sources import open_source
 from donorwise._anndata.summary import cell_values, donor_summary, donor_table, group_means, summarise
 from donorwise._anndata.write import (
+    InfluenceTables,
     check_free,
     check_key,
     copied,
+    read_every_test,
+    read_influence,
+    read_power,
+    write_influence,
+    write_power,
     write_results,
     write_settings,
     write_tables,

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.engine.collapsed import CollapsedRows, RowCells
     from donorwise._typing import FloatArray, IntArray
-    from donorwise.collapse.statistics import Collapsed
-    from donorwise.engine.collapsed import CollapsedRows, RowCells
 
 COLLAPSED = "donorwise_collapsed"
 """``uns`` key that makes an AnnData a collapsed one."""
@@ -164,8 +164,8 @@ def read_origin(adata: ad.AnnData) -> Origin:
 
 def read_rows(adata: ad.AnnData, covariates: Sequence[str]) -> CollapsedRows:
     """The statistics with some of the covariates; matrices in files are read when the rows are."""
-    from donorwise.collapse.statistics import Collapsed
-    from donorwise.engine.collapsed import CollapsedRows
+    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.engine.collapsed import CollapsedRows
 
     origin = read_origin(adata)
     at = [origin.covariates.index(name) for name in covariates]
@@ -197,7 +197,7 @@ def read_rows(adata: ad.AnnData, covariates: Sequence[str]) -> CollapsedRows:
 
 def read_cells(adata: ad.AnnData) -> RowCells:
     """Read how many cells every row stands for, and the unweighted moments of their covariates."""
-    from donorwise.engine.collapsed import RowCells
+    from donorwise._core.engine.collapsed import RowCells
 
     origin = read_origin(adata)
     names = (CELLS_MEAN, CELLS_SS) if CELLS_MEAN in adata.obsm else (MEAN, SS)
@@ -206,7 +206,7 @@ def read_cells(adata: ad.AnnData) -> RowCells:
 
 def read_counts(adata: ad.AnnData) -> Counts | None:
     """Read the statistics of the counts, if there are any."""
-    from donorwise.collapse.statistics import Collapsed
+    from donorwise._core.cells.measures import Collapsed
 
     if read_origin(adata).counts_layer is None:
         return None
@@ -306,7 +306,7 @@ def columns_read(adata: ad.AnnData, formula: str, labels: Sequence[str]) -> list
     DesignError
         A column was collapsed away, or a covariate is not linear in the formula.
     """
-    from donorwise.engine.collapsed import check_formula
+    from donorwise._core.engine.collapsed import check_formula
 
     if not is_collapsed(adata):
         return None

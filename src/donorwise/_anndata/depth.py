@@ -1,4 +1,4 @@
-"""The sequencing depth of every cell, from wherever the AnnData has it."""
+"""Depths of cells: what is known of them, and the sums that a model of counts needs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from donorwise._anndata.collapsed import collapsed_depth, is_collapsed
 from donorwise._anndata.obs import obs_frame
 from donorwise._anndata.response import counts_layer
 from donorwise._anndata.sources import matrix_of
-from donorwise.collapse.stored import Stored
+from donorwise._core.cells.stored import Stored
+from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     import anndata as ad
 
+    from donorwise._anndata.response import Response
     from donorwise._typing import FloatArray
 
 COLUMNS = ("total_counts", "n_counts", "nCount_RNA", "total_umis", "n_umis", "nUMI", "n_count", "raw_sum")
@@ -40,7 +42,30 @@ def cell_depth(adata: ad.AnnData) -> FloatArray | None:
         return None
     matrix = matrix_of(adata, layer or None)
     if isinstance(matrix, Stored):
-        from donorwise.collapse.passes import sample_row_sums  # brings in the kernels
+        from donorwise._core.cells.passes import sample_row_sums
 
         return sample_row_sums(matrix)
     return np.ravel(np.asarray(matrix.sum(axis=1), dtype=np.float64))
+
+
+def count_depth(adata: ad.AnnData, response: Response, column: str | None) -> FloatArray:
+    """Depth of every cell, shape (N,): a column of obs, or the sum of a matrix of counts over all its genes.
+
+    Raises
+    ------
+    DataError
+        The column is not numeric, or has values that are no depth.
+    """
+    if column is None:
+        return np.ravel(np.asarray(response.matrix.sum(axis=1, dtype=np.float64)))
+    values = obs_frame(adata, [column])[column]
+    if not pd.api.types.is_numeric_dtype(values):
+        raise DataError(f"depth={column!r} is not a numeric column of obs.")
+    depth = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = ~(np.isfinite(depth) & (depth >= 0))
+    if bad.any():
+        raise DataError(
+            f"depth={column!r} must be finite and not negative; {int(bad.sum()):,} cells have other values (the first "
+            f"is {adata.obs_names[int(np.flatnonzero(bad)[0])]!r})."
+        )
+    return np.asarray(depth)

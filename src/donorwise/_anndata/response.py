@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import scipy.sparse as sp
 from donorwise._anndata import keys
 from donorwise._anndata.obs import obs_frame, suggest
 from donorwise._anndata.sources import as_stored, matrix_of
-from donorwise.collapse.stored import Stored
+from donorwise._core.cells.stored import Stored
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def are_counts(values: np.ndarray) -> bool:
 def sample_values(matrix: Any) -> np.ndarray:
     """Return about 1e5 stored values, spread evenly over the matrix; of one in a file a few places are read."""
     if isinstance(matrix, Stored):
-        from donorwise.collapse.passes import sample_stored  # brings in the kernels
+        from donorwise._core.cells.passes import sample_stored
 
         return sample_stored(matrix, SAMPLE_SIZE)
     if sp.issparse(matrix):
@@ -260,7 +261,7 @@ def _log_base(adata: ad.AnnData, matrix: Any, text: str) -> float:
         return float("nan")
     # a base of None (natural) is lost on the way through some file formats
     base = noted.get("base") if hasattr(noted, "get") else None
-    return float(np.e) if base is None else float(base)
+    return math.e if base is None else float(base)
 
 
 def counts_layer(adata: ad.AnnData) -> str | None:

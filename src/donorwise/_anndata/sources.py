@@ -80,7 +80,7 @@ def put_uns(adata: ad.AnnData, key: str, entry: Any) -> None:
 
 def in_file(adata: ad.AnnData) -> bool:
     """Whether X or a layer is not in memory."""
-    from donorwise.collapse.stored import Stored
+    from donorwise._core.cells.stored import Stored
 
     whole = adata._adata_ref if adata.is_view else adata
     return any(isinstance(as_stored(m), Stored) for m in (whole.X, *whole.layers.values()))
@@ -88,7 +88,7 @@ def in_file(adata: ad.AnnData) -> bool:
 
 def files_behind(adata: ad.AnnData) -> list[Path | None]:
     """Files that X and the layers are read from when they are used; None for one that a dask array does not tell."""
-    from donorwise.collapse.stored import Stored
+    from donorwise._core.cells.stored import Stored
 
     whole = adata._adata_ref if adata.is_view else adata
     stored = [as_stored(matrix) for matrix in (whole.X, *whole.layers.values())]
@@ -105,8 +105,8 @@ def as_stored(matrix: Any, rows: IntArray | None = None, columns: IntArray | Non
     """Return rows and columns of a matrix that can be read in chunks as a `Stored`; anything else as it is."""
     if matrix is None or isinstance(matrix, np.ndarray | pd.DataFrame) or sp.issparse(matrix):
         return matrix
-    from donorwise.collapse.readers import has_reader
-    from donorwise.collapse.stored import Stored
+    from donorwise._core.cells.readers import has_reader
+    from donorwise._core.cells.stored import Stored
 
     return Stored(matrix, rows, columns) if has_reader(type(matrix)) else matrix
 
@@ -152,7 +152,7 @@ def _unread(element: Any) -> Any:
 
 def _guard(path: Any, element: str, read: Any) -> Any:
     """The result of `read`, or a DataError that names file and element."""
-    from donorwise.collapse.readers import READ_ERRORS
+    from donorwise._core.cells.readers import READ_ERRORS
 
     try:
         return read()

@@ -12,7 +12,7 @@ import numpy as np
 from donorwise._batch.outputs import OutputError
 from donorwise._batch.sources import fingerprint, read_source, reading
 from donorwise.errors import DonorwiseError
-from donorwise.pp.merge_collapsed import check_cohorts, merge_collapsed, merge_features
+from donorwise.pp._merge_collapsed import check_cohorts, merge_collapsed, merge_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

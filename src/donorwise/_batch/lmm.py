@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import looks_like_counts
+from donorwise._anndata.prepare import prepare
 from donorwise._batch.tables import GroupResult
-from donorwise.engine import fit_statistics
-from donorwise.engine.arrays import effective_jobs
-from donorwise.engine.groups import resolve_by_group
+from donorwise._core.engine.arrays import effective_jobs
+from donorwise._core.engine.lmm import fit_statistics
+from donorwise._core.engine.results import resolve_by_group
 from donorwise.errors import DonorwiseError
-from donorwise.tl._prepare import prepare
 from donorwise.tl._tables import group_tables
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._anndata import Response
-    from donorwise.engine.groups import Rows
-    from donorwise.engine.statistics import Statistics, Task
-    from donorwise.tl._prepare import Prepared
+    from donorwise._anndata.prepare import Prepared
+    from donorwise._core.engine.results import Rows
+    from donorwise._core.engine.tasks import Statistics, Task
 
 
 @dataclass(frozen=True, slots=True)

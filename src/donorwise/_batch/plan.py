@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from donorwise.design.contrasts import split_interaction
-from donorwise.tl._prepare import GB
+from donorwise._anndata.prepare import GB
+from donorwise._core.design.contrasts import split_interaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from donorwise._batch.run import Analysis
-    from donorwise.engine.statistics import Task
+    from donorwise._core.engine.tasks import Task
 
 _TRIED = 128  # features that are fitted to see how long it takes
 _ROW_BYTES = 130  # of the results table: eleven numbers and four codes

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata import (
-    count_depth,
-    is_collapsed,
-    keys,
-    read_cells,
-    read_counts,
-    read_origin,
-)
+from donorwise._anndata import count_depth, is_collapsed, keys, read_cells, read_counts, read_origin
 from donorwise._batch.lmm import few_features
 from donorwise._batch.tables import GroupResult
-from donorwise.collapse import collapse
-from donorwise.engine.arrays import effective_jobs
-from donorwise.engine.groups import resolve_by_group, side_table, tasks_by_group
-from donorwise.engine.pseudobulk import check_counts, check_depths, fit_units
-from donorwise.engine.pseudobulk_tables import icc_table, partition_table, results_table, varcomp_table
-from donorwise.engine.units import merge_units
+from donorwise._core.cells.accumulate import collapse
+from donorwise._core.engine.arrays import effective_jobs
+from donorwise._core.engine.pseudobulk import (
+    check_counts,
+    check_depths,
+    fit_units,
+    icc_table,
+    partition_table,
+    results_table,
+    varcomp_table,
+)
+from donorwise._core.engine.results import resolve_by_group, side_table, tasks_by_group
+from donorwise._core.engine.tables import prior_table
+from donorwise._core.engine.units import merge_units
+from donorwise._core.models.lograte.units import depths_of_units
 from donorwise.errors import DataError, DonorwiseError
-from donorwise.inference.tables import prior_table
-from donorwise.lograte.units import depths_of_units
-from donorwise.tl.pseudobulk import counts_response, unit_warnings, units_of
+from donorwise.tl._pseudobulk import counts_response, unit_warnings, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._anndata import Response
-    from donorwise.collapse.statistics import Collapsed
-    from donorwise.engine.groups import Rows
-    from donorwise.engine.pseudobulk import LogRateFit
-    from donorwise.engine.statistics import Task
-    from donorwise.engine.units import Units
-    from donorwise.lograte.units import Depths
+    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.engine.pseudobulk import LogRateFit
+    from donorwise._core.engine.results import Rows
+    from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.units import Units
+    from donorwise._core.models.lograte.units import Depths
 
 SHARED_PRIOR, OWN_VARIANCE = "shared prior", "between-within"
 
@@ -96,7 +97,7 @@ class PseudobulkAnalysis:
             "reml": True,
             "weights": keys.NO_WEIGHTS,
             "depth": self.depth_column,
-            "log_base": float(np.e),
+            "log_base": math.e,
         }
 
     def few(self, n_features: int) -> PseudobulkAnalysis:

@@ -13,16 +13,16 @@ from donorwise._anndata import keys
 from donorwise._batch.outputs import write_anndata, write_table
 from donorwise._batch.partial import Partial
 from donorwise._batch.tables import GroupResult, group_from_anndata, group_to_anndata, results_anndata, stack
-from donorwise._progress import tqdm
-from donorwise.inference.multiplicity import UNIVERSE
+from donorwise._core.inference.multiplicity import UNIVERSE
+from donorwise._core.progress import tqdm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from donorwise._anndata import Response
-    from donorwise.engine.groups import Rows
-    from donorwise.engine.statistics import Task
+    from donorwise._core.engine.results import Rows
+    from donorwise._core.engine.tasks import Task
 
 logger = logging.getLogger("donorwise")
 

@@ -7,11 +7,10 @@ import os
 import click
 
 import donorwise as dw
-from donorwise._cli.analyses import lmm, pseudobulk
+from donorwise._cli.analyses import lmm, pseudobulk, report
 from donorwise._cli.cohorts import audit, collapse, merge
 from donorwise._cli.demo import demo
 from donorwise._cli.faults import CarefulGroup
-from donorwise._cli.report import report
 
 
 @click.group(cls=CarefulGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from donorwise._batch.outputs import TABLES, check_output, locked
+from donorwise._batch.outputs import TABLES, OutputError, check_output, locked, reason
 from donorwise._batch.sources import fingerprint, read_source, reading
 from donorwise._cli import logs, options
 from donorwise._cli.faults import FAILED_GROUPS
+from donorwise._cli.options import PATH
 from donorwise._typing import DDF
 
 if TYPE_CHECKING:
@@ -113,8 +115,8 @@ def _describe(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Ana
 
 def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Analysis, *, progress: bool) -> int:
     """Run, leave a record beside the result, and return the exit status."""
+    from donorwise._batch.outputs import run_manifest, run_record, write_record
     from donorwise._batch.partial import Partial
-    from donorwise._batch.record import run_manifest, run_record, write_record
     from donorwise._batch.run import run
 
     if name == MIXED_MODEL:  # the replicates of pseudobulk are its rows, whatever the formula says of donors
@@ -145,3 +147,25 @@ def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Analysis
     if outcome.failed:
         logger.warning("%d of %d groups could not be fitted.", len(outcome.failed), len(analysis.tasks))
     return FAILED_GROUPS if outcome.failed else 0
+
+
+@click.command()
+@click.argument("results", type=PATH)
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="False discovery rate.")
+@click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Features to list.")
+@click.option("--key", help="Entry of uns, where an .h5ad holds several results.")
+@click.option("--plots", type=PATH, metavar="DIR", help="Folder for a volcano plot of every contrast; made if needed.")
+def report(results: Path, alpha: float, top: int, key: str | None, plots: Path | None) -> None:
+    """Summarise RESULTS (.parquet, .csv or .h5ad) in markdown on stdout."""
+    from donorwise._batch.report import draw_volcanoes, read_any, summarise
+
+    adata, found = read_any(results, key)
+    click.echo(summarise(adata, found, alpha=alpha, top=top))
+    if plots is None:
+        return
+    try:
+        plots.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {plots} could not be made: {reason(error)}.") from error
+    for path in draw_volcanoes(adata, found, plots, alpha=alpha):
+        click.echo(f"Wrote {path}", err=True)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from donorwise._anndata.collapsed import COLLAPSED, is_collapsed
-from donorwise._batch.outputs import check_output, locked, write_anndata
+from donorwise._batch.outputs import check_output, locked, run_manifest, run_record, write_anndata, write_record
 from donorwise._batch.partial import Partial
-from donorwise._batch.record import run_manifest, run_record, write_record
 from donorwise._batch.sources import fingerprint, read_source
 from donorwise._cli import logs, options
 from donorwise.errors import DataError

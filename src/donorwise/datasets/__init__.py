@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from donorwise.datasets.simulate import simulate_cohort
+from donorwise.datasets._simulate import simulate_cohort
 
 __all__ = ["simulate_cohort"]

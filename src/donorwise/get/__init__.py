@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from donorwise.get.calibration import calibration
-from donorwise.get.influence import influence
-from donorwise.get.lmm import lmm
-from donorwise.get.matrix import matrix
-from donorwise.get.power import power
-from donorwise.get.ranef import ranef
-from donorwise.get.rank_genes_groups import to_rank_genes_groups
-from donorwise.get.variances import icc, varcomp, variance_partition
-from donorwise.get.varm import to_varm
+from donorwise.get._checks import calibration, influence, power
+from donorwise.get._export import matrix, to_rank_genes_groups, to_varm
+from donorwise.get._ranef import ranef
+from donorwise.get._tests import lmm
+from donorwise.get._variances import icc, varcomp, variance_partition
 
 __all__ = [
     "calibration",

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from donorwise.pl.calibration import calibration
-from donorwise.pl.design import design
-from donorwise.pl.donors import donors
-from donorwise.pl.forest import forest
-from donorwise.pl.heatmap import heatmap
-from donorwise.pl.icc import icc
-from donorwise.pl.influence import influence
-from donorwise.pl.ma import ma
-from donorwise.pl.power import power
-from donorwise.pl.prior import prior
-from donorwise.pl.pvalues import pvalues
-from donorwise.pl.qq import qq
-from donorwise.pl.ranef import ranef
-from donorwise.pl.trajectories import trajectories
-from donorwise.pl.variance_partition import variance_partition
-from donorwise.pl.volcano import volcano
+from donorwise.pl._calibration import calibration
+from donorwise.pl._design import design
+from donorwise.pl._donors import donors
+from donorwise.pl._forest import forest
+from donorwise.pl._heatmap import heatmap
+from donorwise.pl._influence import influence
+from donorwise.pl._power import power
+from donorwise.pl._prior import prior
+from donorwise.pl._pvalues import pvalues, qq
+from donorwise.pl._ranef import ranef
+from donorwise.pl._trajectories import trajectories
+from donorwise.pl._variances import icc, variance_partition
+from donorwise.pl._volcano import ma, volcano
 
 __all__ = [
     "calibration",

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import cell_frame, check_obs_columns, find_roles, obs_frame
-from donorwise.design.formula import parse
-from donorwise.design.wording import listing
-from donorwise.engine.collapsed import formula_variables
+from donorwise._core.design.formula import parse
+from donorwise._core.engine.collapsed import formula_variables
+from donorwise._core.wording import listing
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from donorwise._core.design.audit import Audit
     from donorwise._typing import BoolArray, IntArray
-    from donorwise.design.audit import Audit
 
 MOST_LEVELS = 12
 """A column with more levels is no condition, and no covariate to draw."""

@@ -11,8 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
 from donorwise.pl._names import shorten
-from donorwise.pl._sizes import inches
-from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, format_p, limit_height, root
+from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, format_p, inches, limit_height, root
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

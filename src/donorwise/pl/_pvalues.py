@@ -10,16 +10,17 @@ import pandas as pd
 from scipy import stats
 
 from donorwise._anndata import check_is_anndata, holds_tables, keys, read_results, read_tables
-from donorwise.engine.calibration import BINS, ranks, shape_of
+from donorwise._core.engine.calibration import BINS, ranks, shape_of
 from donorwise.errors import DataError
 from donorwise.get._select import choose, only_one
 from donorwise.pl._names import choose_contrast, panel_title, write_title
-from donorwise.pl._style import finish, outer_labels, panels
+from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, despine, finish, outer_labels, panels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import anndata as ad
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -133,3 +134,159 @@ def _independent(p: FloatArray, contrast: str) -> Distribution:
     low, high = stats.binom.ppf([0.025, 0.975], n, 1 / shape.counts.size)
     histogram = pd.DataFrame({"left": BINS[:-1], "right": BINS[1:], "observed": shape.counts, "low": low, "high": high})
     return Distribution(contrast, shape.inflation, None, curve, histogram, "95% of independent tests")
+
+
+def pvalues(
+    adata: ad.AnnData,
+    *,
+    key: str | None = None,
+    contrast: str | None = None,
+    group: str | Sequence[str] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Axes | np.ndarray | Figure | None:
+    """Draw the histogram of the p-values, with what permuted labels give.
+
+    Parameters
+    ----------
+    adata
+        AnnData that holds a calibration (:func:`donorwise.tl.calibrate`) or a result of tests
+        (:func:`donorwise.tl.lmm`).
+    key
+        Entry of ``uns`` that holds it; None for the calibration where there is one, else the result.
+    contrast
+        The contrast to draw; None for the first one of the declared condition, else the first one.
+    group
+        Groups of ``groupby`` to draw, one panel each; None for all.
+    ax
+        Axes to draw in, for one panel.
+    show
+        Show the figure and return nothing.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+
+    Raises
+    ------
+    DataError
+        There is no such entry, contrast or group, or nothing in it was tested.
+
+    Notes
+    -----
+    Flat where nothing is to be found, flat with a peak at zero where something is. Without permutations
+    the band is that of independent tests, a binomial count in each bin.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> ax = dw.pl.pvalues(adata)
+    """
+    return draw_distributions(
+        adata, _draw_histogram, key=key, contrast=contrast, group=group, ax=ax, sizes=((4.8, 3.6), (3.8, 3.1)),
+        x="p-value", y="features", show=show, return_fig=return_fig,
+    )  # fmt: skip
+
+
+def _draw_histogram(ax: Axes, own: Distribution) -> None:
+    table = own.histogram
+    edges = np.append(table["left"], table["right"].iloc[-1])
+    ax.stairs(table["observed"], edges, fill=True, color=BLUE, alpha=0.55, lw=0, label="observed labels")
+    low, high = (np.append(table[side], table[side].iloc[-1]) for side in ("low", "high"))
+    ax.fill_between(edges, low, high, step="post", color=GREY, alpha=0.45, lw=0, label=own.band)
+    if own.permuted is not None:
+        ax.stairs(table["median"], edges, baseline=None, color=INK, lw=1, label="median of permutations")
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1.45 * max(table["observed"].max(), table["high"].max()))
+    ax.legend(loc="upper right", frameon=False, fontsize="small", handlelength=1.4)
+    despine(ax)
+
+
+def qq(
+    adata: ad.AnnData,
+    *,
+    key: str | None = None,
+    contrast: str | None = None,
+    group: str | Sequence[str] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Axes | np.ndarray | Figure | None:
+    """Draw the sorted p-values against their expectation, with what permuted labels give.
+
+    Parameters
+    ----------
+    adata
+        AnnData that holds a calibration (:func:`donorwise.tl.calibrate`) or a result of tests
+        (:func:`donorwise.tl.lmm`).
+    key
+        Entry of ``uns`` that holds it; None for the calibration where there is one, else the result.
+    contrast
+        The contrast to draw; None for the first one of the declared condition, else the first one.
+    group
+        Groups of ``groupby`` to draw, one panel each; None for all.
+    ax
+        Axes to draw in, for one panel.
+    show
+        Show the figure and return nothing.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+
+    Raises
+    ------
+    DataError
+        There is no such entry, contrast or group, or nothing in it was tested.
+
+    Notes
+    -----
+    Points above the band are more small p-values than chance gives in this very data set. Without
+    permutations the band is that of independent tests, each rank a beta quantile; tests of genes are not
+    independent, so it is too narrow. Genomic lambda is the median chi-squared value over its expectation
+    (Devlin and Roeder 1999).
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> ax = dw.pl.qq(adata)
+    """
+    return draw_distributions(
+        adata, _draw_quantiles, key=key, contrast=contrast, group=group, ax=ax, sizes=((4.4, 4.2), (3.6, 3.5)),
+        x="expected $-\\log_{10}$ p", y="observed $-\\log_{10}$ p", show=show, return_fig=return_fig,
+    )  # fmt: skip
+
+
+def _draw_quantiles(ax: Axes, own: Distribution) -> None:
+    curve = own.curve
+    x = curve["expected"]
+    ax.fill_between(x, curve["low"], curve["high"], color=LIGHT_GREY, lw=0, label=own.band)
+    if own.permuted is not None:
+        ax.plot(x, curve["median"], color=GREY, lw=1.2, label="median of permutations")
+    ax.axline((0, 0), slope=1, color=INK, lw=0.7, ls=(0, (4, 3)))
+    ax.scatter(x, curve["observed"], s=9, color=BLUE, lw=0, zorder=3, label="observed labels", clip_on=False)
+    ax.set_xlim(0, 1.03 * x.max())
+    ax.set_ylim(0, 1.05 * max(curve["observed"].max(), curve["high"].max(), x.max()))
+    ax.text(
+        0.97, 0.03, inflation_text(own), transform=ax.transAxes, ha="right", va="bottom", fontsize="small", color=INK
+    )
+    ax.legend(loc="upper left", frameon=False, fontsize="small", handlelength=1.4)
+    despine(ax)
+
+
+def inflation_text(own: Distribution) -> str:
+    """Genomic lambda, and where permutations put it."""
+    text = f"$\\lambda$ = {own.inflation:.2f}"
+    if own.permuted is None:
+        return text
+    middle, low, high = own.permuted
+    return f"{text}\npermuted {middle:.2f} ({low:.2f} to {high:.2f})"

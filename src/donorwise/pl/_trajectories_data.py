@@ -18,18 +18,18 @@ from donorwise._anndata import (
     read_settings,
     response_of,
 )
-from donorwise.design.contrasts import expected_rows
-from donorwise.design.terms import term_variables
+from donorwise._core.design.contrasts import expected_rows
+from donorwise._core.design.terms import term_variables
 from donorwise.errors import DataError, DesignError
-from donorwise.get.ranef import refit
+from donorwise.get._ranef import refit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import anndata as ad
 
-    from donorwise.design.structure import Design
-    from donorwise.lmm.result import LMMFit
+    from donorwise._core.design.design import Design
+    from donorwise._core.engine.fitted import LMMFit
 
 VISITS_PER_DONOR = 20
 """A number with more values per donor is no visit: it differs from cell to cell."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from donorwise.pp.collapse import collapse
-from donorwise.pp.log_depth import log_depth
-from donorwise.pp.merge_collapsed import merge_collapsed
+from donorwise.pp._collapse import collapse
+from donorwise.pp._log_depth import log_depth
+from donorwise.pp._merge_collapsed import merge_collapsed
 
 __all__ = ["collapse", "log_depth", "merge_collapsed"]

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata.collapsed import Counts, Depths
-from donorwise.collapse import Stored, collapse, missing_patterns
-from donorwise.collapse.accumulate import summarise
-from donorwise.collapse.checks import check_features, check_finite
-from donorwise.collapse.cluster import active_client, check_client, collapse_on
-from donorwise.collapse.readers import open_reader
-from donorwise.collapse.remote import can_travel
-from donorwise.engine.collapsed import CollapsedRows, RowCells
-from donorwise.engine.detected import detected_cells
-from donorwise.engine.pseudobulk import check_counts
+from donorwise._core.cells.accumulate import collapse, missing_patterns, summarise
+from donorwise._core.cells.checks import check_features, check_finite
+from donorwise._core.cells.cluster import active_client, check_client, collapse_on
+from donorwise._core.cells.readers import open_reader
+from donorwise._core.cells.remote import can_travel
+from donorwise._core.cells.stored import Stored
+from donorwise._core.engine.collapsed import CollapsedRows, RowCells
+from donorwise._core.engine.detected import detected_cells
+from donorwise._core.engine.pseudobulk import check_counts
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from donorwise._anndata import Response
+    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.cells.readers import Reader
+    from donorwise._core.cells.remote import Cells, Measure, Sums
     from donorwise._typing import BoolArray, FloatArray, IntArray
-    from donorwise.collapse import Collapsed
-    from donorwise.collapse.readers import Reader
-    from donorwise.collapse.remote import Cells, Measure, Sums
 
 
 class CellPasses:

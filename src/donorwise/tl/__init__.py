@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from donorwise.tl.calibrate import calibrate
-from donorwise.tl.influence import influence
-from donorwise.tl.lmm import lmm
-from donorwise.tl.power import power
-from donorwise.tl.pseudobulk import pseudobulk
+from donorwise.tl._calibrate import calibrate
+from donorwise.tl._influence import influence
+from donorwise.tl._lmm import lmm
+from donorwise.tl._power import power
+from donorwise.tl._pseudobulk import pseudobulk
 
 __all__ = ["calibrate", "influence", "lmm", "power", "pseudobulk"]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._anndata import keys
-from donorwise.engine.groups import partition_rows, results_table, side_table
-from donorwise.inference.tables import ddf_used, prior_table
-from donorwise.lmm.result import LMMFit
+from donorwise._core.engine.fitted import LMMFit
+from donorwise._core.engine.results import partition_rows, results_table, side_table
+from donorwise._core.engine.tables import ddf_used, prior_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from donorwise._anndata import Response
-    from donorwise.engine.groups import Rows
-    from donorwise.engine.statistics import Task
+    from donorwise._core.engine.results import Rows
+    from donorwise._core.engine.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)

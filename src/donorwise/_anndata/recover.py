@@ -1,0 +1,141 @@
+"""From a stored result back to the designs, contrasts and responses that it came from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
+from donorwise._anndata.prepare import assemble
+from donorwise._core.engine.results import resolve_by_group
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+
+    from donorwise._anndata.prepare import Prepared
+    from donorwise._core.engine.results import Rows
+    from donorwise._core.engine.tasks import Task
+    from donorwise._typing import FloatArray
+
+# "variable: level vs other", as contrasts of two levels are called
+_LEVELS = re.compile(r"(?P<variable>.+?): (?P<level>.+) vs (?P<other>.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A stored result's model, ready to be fitted again.
+
+    Attributes
+    ----------
+    prepared
+        Designs, responses (the features of the result that are still there) and weights.
+    params
+        The result's params.
+    rows
+        Its contrasts, per task.
+    """
+
+    prepared: Prepared
+    params: dict[str, Any]
+    rows: list[Rows | None]
+
+
+def recover(
+    adata: ad.AnnData,
+    key: str,
+    *,
+    contrasts: Any = None,
+    weights: FloatArray | None = None,
+    variables: Sequence[str] | None = None,
+) -> Recovered:
+    """Rebuild what :func:`donorwise.tl.lmm` fitted from its params and the AnnData.
+
+    Parameters
+    ----------
+    adata
+        The AnnData that holds the result, with the cells that it had then.
+    key
+        Entry of ``uns``.
+    contrasts, weights
+        As they were given to ``tl.lmm``, where the params cannot say.
+    variables
+        Features to take; None for all of the result that are still there.
+
+    Raises
+    ------
+    DataError
+        The AnnData is not the one that was fitted any more, or contrasts or weights have to be given.
+    """
+    params = read_params(adata, key)
+    if params.get("method", keys.LMM) != keys.LMM:
+        raise DataError(f"{key!r} is a result of dw.tl.{params['method']}; this needs one of dw.tl.lmm.")
+    n_now, n_then = cell_count(adata), params["n_cells"] + params["n_dropped"]
+    if n_now != n_then:
+        raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}")
+    if variables is None:
+        variables = list(read_results(adata, key).results["variable"].cat.categories)
+    response = response_of(adata, params["response"], variables)
+    if is_collapsed(adata):
+        response, w = replace(response, log_base=read_origin(adata).log_base), weights
+    else:
+        w = _weights(params, weights, key)
+    ready = assemble(adata, params["formula"], response, groupby=params["groupby"] or None, weights=w)
+    ready = replace(ready, donor=params["donor"])
+    n_cells = sum(int((t.design.codes >= 0).sum()) for t in ready.tasks if t.design is not None)
+    if n_cells != params["n_cells"]:
+        raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could")
+    return Recovered(ready, params, _rows(ready.tasks, params, contrasts, key))
+
+
+def _changed(key: str, how: str) -> DataError:
+    return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run dw.tl.lmm again.")
+
+
+def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
+    """The weights of the fit: a column's name, the array that must be given again, or None."""
+    stored = params["weights"]
+    if stored == keys.ARRAY_WEIGHTS and given is None:
+        raise DataError(f"{key!r} was fitted with weights from an array, which is not stored: give weights= again.")
+    if stored != keys.ARRAY_WEIGHTS and given is not None:
+        how = f"the column {stored!r}" if stored else "none"
+        raise DataError(f"weights= was given, and {key!r} was fitted with {how}; leave it out.")
+    return given if stored == keys.ARRAY_WEIGHTS else stored or None
+
+
+def _rows(tasks: Sequence[Task], params: dict[str, Any], given: Any, key: str) -> list[Rows | None]:
+    """Weights of the stored contrasts, per task."""
+    if given is None:
+        given = [_contrast(tasks, name, key) for name in params["contrasts"]]
+    names, rows = resolve_by_group(tasks, given)
+    if set(names) != set(params["contrasts"]):
+        raise DataError(f"contrasts= gives {names}, and {key!r} has {params['contrasts']}; give those of the fit.")
+    return rows
+
+
+def _contrast(tasks: Sequence[Task], name: str, key: str) -> Any:
+    """A contrast from its name: a coefficient, or the difference of two levels of a variable."""
+    designs = [t.design for t in tasks if t.design is not None]
+    if any(name in d.fixed_names for d in designs):
+        return name
+    match = _LEVELS.fullmatch(name)
+    if match is not None and any(match["variable"] in d.frame.columns for d in designs):
+        return (match["variable"], match["level"], match["other"])
+    raise DataError(
+        f"The weights of the contrast {name!r} are not stored in {key!r}: give contrasts= as they were given to tl.lmm."
+    )
+
+
+def check_same(estimates: FloatArray, stored: FloatArray, key: str) -> None:
+    """Raise unless estimates that were computed again are those of the result."""
+    if not np.allclose(
+        estimates, stored, rtol=1e-5, atol=1e-8 * np.nanmax(np.abs(stored), initial=1.0), equal_nan=True
+    ):
+        raise _changed(
+            key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)"
+        )

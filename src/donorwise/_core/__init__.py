@@ -1,0 +1,1 @@
+"""What stands between the faces and the ground: arrays and DataFrames in, tables out; nothing here knows AnnData."""

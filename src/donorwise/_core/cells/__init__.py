@@ -1,0 +1,1 @@
+"""Cells x features to exact sufficient statistics per design pattern, in one pass."""

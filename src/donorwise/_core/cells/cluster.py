@@ -1,0 +1,304 @@
+"""The pass over a matrix that the workers of a dask cluster read.
+
+A task reads some rows, range after range, and finds the statistics of the patterns that are there. The patterns are
+divided, in the order in which they appear, into tiles whose statistics fit a message; what the tasks say about a tile is
+merged on the workers in a tree, in an order that the matrix alone decides: the result does not depend on the workers. In
+a file sorted by donor a tile is met by a few tasks only.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from donorwise._core.cells.checks import check_codes, check_covariates, check_weights
+from donorwise._core.cells.matrices import all_in_order
+from donorwise._core.cells.measures import Collapsed
+from donorwise._core.cells.readers import DaskBlocks
+from donorwise._core.cells.remote import Cells, cut_rows, merge, pick, summarise_ranges
+from donorwise._core.cells.stream import plan
+from donorwise._core.progress import tqdm
+from donorwise.errors import DataError, DonorwiseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from donorwise._core.cells.readers import Reader
+    from donorwise._core.cells.remote import Measure, Partial, Sums
+    from donorwise._typing import IntArray
+
+MESSAGE_BYTES = 2**26
+"""What goes from one worker to another, and to the client, is no larger."""
+RESULT_BYTES = 2**28
+"""Statistics that a task may find; what they say of each tile is picked out where they are."""
+RANGE_BYTES = 2**27
+"""Decompressed values that are in the memory of a task."""
+VALUES_PER_STATISTIC = 4
+"""A task goes on reading, beyond RANGE_BYTES, until it has this many bytes of values for a byte of its statistics."""
+FAN_IN = 8
+
+
+def active_client() -> Any | None:
+    """The client of ``dask.distributed`` that is in use here; None if there is none, or inside of a task."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        client = distributed.Client.current()
+    except ValueError:
+        return None
+    inside = hasattr(distributed.worker.thread_state, "execution_state")  # whoever waits there may wait for itself
+    return None if inside or client.asynchronous or client.status != "running" else client
+
+
+def check_client(client: Any) -> Any:
+    """The client that was given, or a DataError."""
+    if not all(hasattr(client, name) for name in ("submit", "compute", "cancel")):
+        raise DataError(f"client={client!r} is not a dask.distributed.Client.")
+    if client.asynchronous:
+        raise DataError("client= must not be asynchronous: make it with dask.distributed.Client(address).")
+    if client.status != "running":
+        raise DataError(f"The client given as client= is {client.status}; connect a new one.")
+    return client
+
+
+class _Task(NamedTuple):
+    """Rows to read and patterns to keep, with their places in their tiles; those of a tile begin at its start."""
+
+    ranges: list[tuple[int, int]]
+    patterns: IntArray
+    places: IntArray
+    tiles: IntArray
+    starts: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """Futures of one tile that wait for their siblings, by level; the first level last."""
+
+    client: Any
+    name: str
+    levels: list[list[Any]] = field(default_factory=lambda: [[]])
+
+    def add(self, future: Any, level: int = 0) -> None:
+        """Take the next part; merge as soon as there are enough."""
+        if level == len(self.levels):
+            self.levels.append([])
+        self.levels[level].append(future)
+        if len(self.levels[level]) == FAN_IN:
+            self.add(self._merge(self.levels[level]), level + 1)
+            self.levels[level].clear()
+
+    def finish(self) -> Any:
+        """The future of all parts, merged in their order."""
+        left = [future for level in reversed(self.levels) for future in level]
+        while len(left) > 1:
+            left = [self._merge(left[i : i + FAN_IN]) for i in range(0, len(left), FAN_IN)]
+        return left[0]
+
+    def _merge(self, futures: list[Any]) -> Any:
+        if len(futures) == 1:
+            return futures[0]
+        return self.client.submit(merge, list(futures), key=f"{self.name}-{uuid.uuid4().hex}", pure=False)
+
+
+def collapse_on(
+    client: Any,
+    reader: Reader,
+    codes: ArrayLike,
+    n_patterns: int,
+    measure: Measure,
+    *,
+    weights: ArrayLike | None = None,
+    covariates: ArrayLike | None = None,
+    columns: IntArray,
+    n_sums: int = 0,
+    chunk_size: int | None = None,
+    progress: bool = False,
+) -> tuple[Collapsed, Sums]:
+    """What `measure` says of the rows of a matrix, by pattern, computed by the workers of a cluster.
+
+    Values that are not finite are not refused.
+
+    Parameters
+    ----------
+    client
+        A ``dask.distributed.Client``.
+    reader
+        Of a matrix for which `donorwise._core.cells.remote.can_travel`.
+    codes, n_patterns, weights, covariates, chunk_size, progress
+        As for :func:`donorwise.collapse.collapse`.
+    measure
+        Computes the statistics of some rows, and sums by pattern; a function that the workers can import.
+    columns
+        Shape (G,). Columns of the matrix in use.
+    n_sums
+        How many numbers per pattern and feature `measure` adds up besides.
+
+    Returns
+    -------
+    Statistics of K patterns, and the sums (K, ...).
+
+    Raises
+    ------
+    DataError
+        What a worker cannot read, as it says.
+    DonorwiseError
+        Workers were ended again and again.
+    """
+    n_rows = reader.shape[0]
+    known = check_codes(codes, n_patterns, n_rows)
+    cells = Cells(
+        known,
+        n_patterns,
+        check_weights(weights, known),
+        check_covariates(covariates, known),
+        None if all_in_order(columns, reader.shape[1]) else columns,
+    )
+    m = 0 if cells.covariates is None else cells.covariates.shape[1]
+    per_pattern = 8 * (len(columns) * (2 + m + n_sums) + m * (m + 1) + 8)
+    tiles = _Tiles(n_patterns, max(1, MESSAGE_BYTES // per_pattern))
+    tasks = _tasks(reader, known, tiles, per_pattern, chunk_size)
+    out = measure(sparse.csr_array((0, reader.shape[1])), _rows(cells, 0, 0, known[:0]))
+    finals = _submit(client, reader, cells, tasks, measure)
+    try:
+        _gather(client, finals, tiles, *out, progress=progress)
+    finally:
+        client.cancel(list(finals))
+    return out
+
+
+class _Tiles:
+    """Patterns numbered in the order in which they appear, `size` to a tile."""
+
+    def __init__(self, n_patterns: int, size: int) -> None:
+        self.size = size
+        self.rank = np.full(n_patterns, -1)
+        self._order = np.zeros(n_patterns, dtype=np.int64)
+        self._n = 0
+
+    def see(self, patterns: IntArray) -> IntArray:
+        """Patterns by their rank, new ones after all that were seen."""
+        new = patterns[self.rank[patterns] < 0]
+        self.rank[new] = self._n + np.arange(new.size)
+        self._order[self._n : self._n + new.size] = new
+        self._n += new.size
+        return patterns[np.argsort(self.rank[patterns])]
+
+    def patterns(self, tile: int, places: IntArray) -> IntArray:
+        """The patterns at some places of a tile."""
+        return self._order[tile * self.size + places]
+
+
+def _tasks(
+    reader: Reader, codes: NDArray[Any], tiles: _Tiles, per_pattern: int, chunk_size: int | None
+) -> Iterator[_Task]:
+    """As many rows as the bounds allow; those whose statistics are larger than RESULT_BYTES are read several times.
+
+    Where the cells are in no order, every range meets most patterns, and only long ones are worth their statistics.
+    """
+    reached = np.concatenate([[0], np.cumsum(reader.cost(0, reader.shape[0]))])
+    most = max(1, RESULT_BYTES // per_pattern)
+    ranges: list[tuple[int, int]] = []
+    patterns = np.zeros(0, dtype=np.int64)
+    for low, high in plan(reader, lambda low, high: codes[low:high] >= 0, chunk_size)[0]:
+        seen = np.unique(codes[low:high])
+        seen = seen[seen >= 0]
+        joined = np.union1d(patterns, seen)
+        n_bytes = reached[high] - reached[ranges[0][0] if ranges else low]
+        mixed = 2 * (joined.size - patterns.size) <= seen.size  # in one order or another, most have been here before
+        roomy = n_bytes <= max(RANGE_BYTES, VALUES_PER_STATISTIC * joined.size * per_pattern)
+        if ranges and not (chunk_size is None and roomy and (joined.size <= most or mixed)):
+            yield from _split(ranges, patterns, tiles, most)
+            ranges, joined = [], seen
+        if ranges and ranges[-1][1] == low and reached[high] - reached[ranges[-1][0]] <= RANGE_BYTES:
+            low = ranges.pop()[0]
+        ranges.append((low, high))
+        patterns = joined
+    if ranges:
+        yield from _split(ranges, patterns, tiles, most)
+
+
+def _split(ranges: list[tuple[int, int]], patterns: IntArray, tiles: _Tiles, most: int) -> Iterator[_Task]:
+    ordered = tiles.see(patterns)
+    for first in range(0, ordered.size, most):
+        some = ordered[first : first + most]
+        rank = tiles.rank[some]
+        numbers, starts = np.unique(rank // tiles.size, return_index=True)
+        yield _Task(ranges, some, rank % tiles.size, numbers, np.append(starts, some.size))
+
+
+def _submit(client: Any, reader: Any, cells: Cells, tasks: Iterator[_Task], measure: Measure) -> dict[Any, int]:
+    """The tile of every final future; tasks are submitted in the order in which they are best done."""
+    run = uuid.uuid4().hex[:8]
+    trees: dict[int, _Tree] = {}
+    for i, task in enumerate(tasks):
+        place = np.full(cells.n_patterns + 1, -1, dtype=np.int16 if len(task.patterns) < 2**15 else np.int32)
+        place[task.patterns] = np.arange(len(task.patterns))  # the last entry is that of code -1
+        n = len(task.patterns)
+        found = client.submit(
+            summarise_ranges,
+            [cut_rows(reader, low, high) for low, high in task.ranges],
+            [_rows(cells, low, high, place[cells.codes[low:high]], n) for low, high in task.ranges],
+            task.starts.tolist(),
+            task.places,
+            measure,
+            [_blocks(client, reader, low, high) for low, high in task.ranges],
+            key=f"donorwise-read-{run}-{i}",
+            pure=False,
+        )
+        for at, tile in enumerate(task.tiles.tolist()):
+            tree = trees.setdefault(tile, _Tree(client, f"donorwise-merge-{run}"))
+            tree.add(client.submit(pick, found, at, key=f"donorwise-pick-{run}-{i}-{at}", pure=False))
+    return {tree.finish(): tile for tile, tree in trees.items()}
+
+
+def _rows(cells: Cells, low: int, high: int, codes: NDArray[Any], n_patterns: int | None = None) -> Cells:
+    """Some of the cells, with other codes."""
+    return Cells(
+        codes,
+        cells.n_patterns if n_patterns is None else n_patterns,
+        None if cells.weights is None else cells.weights[low:high],
+        None if cells.covariates is None else cells.covariates[low:high],
+        cells.columns,
+    )
+
+
+def _blocks(client: Any, reader: Any, low: int, high: int) -> list[list[Any]] | None:
+    """Futures of the blocks of a dask array, by rows of blocks; None for a file."""
+    if not isinstance(reader, DaskBlocks):
+        return None
+    first, last = np.searchsorted(reader.cuts, [low, high])
+    blocks = reader.matrix.blocks[first:last].to_delayed()
+    futures = iter(client.compute(blocks.ravel().tolist()))
+    return [[next(futures) for _ in row] for row in blocks]
+
+
+def _gather(
+    client: Any, finals: dict[Any, int], tiles: _Tiles, collapsed: Collapsed, sums: Sums, *, progress: bool
+) -> None:
+    """Write every tile where it belongs as soon as it is done; one at a time is here."""
+    from distributed import KilledWorker, as_completed
+
+    with tqdm(total=len(finals), unit="block", desc="collapse", disable=not progress) as bar:
+        for future in as_completed(list(finals), loop=client.loop):
+            try:
+                part: Partial = future.result()
+            except KilledWorker as error:
+                raise DonorwiseError(
+                    f"Workers of the cluster were ended while they read, for lack of memory perhaps ({error}). Give them "
+                    "more memory, or fewer threads each."
+                ) from error
+            patterns = tiles.patterns(finals[future], part.patterns)
+            for field_ in fields(Collapsed):
+                getattr(collapsed, field_.name)[patterns] = getattr(part.collapsed, field_.name)
+            for name, values in part.sums.items():
+                sums[name][patterns] = values
+            bar.update()

@@ -1,0 +1,245 @@
+"""What a design can and cannot say, told before any fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.design import findings as checks
+from donorwise._core.design import omissions as omitted
+from donorwise._core.design.build import assemble_design
+from donorwise._core.design.columns import check_obs
+from donorwise._core.design.formula import formula_columns, parse
+from donorwise._core.design.replication import Arms, Donors, describe, find_donors
+from donorwise.errors import DesignError
+
+if TYPE_CHECKING:
+    from donorwise._core.design.design import Design
+    from donorwise._typing import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What :func:`audit` found.
+
+    Attributes
+    ----------
+    formula
+        The formula.
+    donor
+        The grouping factor that counts as the replicate; empty when there is none.
+    n_donors
+        Donors in use.
+    n_obs
+        Rows in use.
+    n_dropped
+        Rows left out because a variable is missing.
+    arms
+        One entry per coefficient but the intercept.
+    warnings
+        What can make the results wrong, a sentence each.
+    notes
+        What is worth knowing, a sentence each.
+    """
+
+    formula: str
+    donor: str
+    n_donors: int
+    n_obs: int
+    n_dropped: int
+    arms: tuple[Arms, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per contrast.
+
+        Returns
+        -------
+        Columns contrast, kind (what it compares: ``"between-donor"``, ``"within-donor"``, ``"mixed"``, or
+        ``"between-donor (change)"``, donors with each other in what changes within them, such as the slopes of two
+        arms), donors and cells at the level and at the reference, donors_both (on both sides), depth_ratio, values
+        (different values of a number among donors) and covered (whether the random terms let a contrast within
+        donors, or a change, differ between them).
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> frame = adata.donorwise.audit("~ condition + (1 | donor_id)").to_frame()
+        >>> frame[["kind", "donors", "donors_reference"]].values.tolist()
+        [['between-donor', 3, 3]]
+        """
+        columns = [
+            "contrast", "kind", "donors", "donors_reference", "donors_both", "cells", "cells_reference",
+            "depth_ratio", "values", "covered",
+        ]  # fmt: skip
+        frame = pd.DataFrame([_row(a) for a in self.arms], columns=columns)
+        counts = ["donors", "donors_reference", "donors_both", "cells", "cells_reference", "values"]
+        return frame.astype({**dict.fromkeys(counts, "Int64"), "depth_ratio": float, "covered": bool})
+
+    def __repr__(self) -> str:
+        """Table, notes and warnings as text."""
+        dropped = f" ({self.n_dropped:,} more left out: a variable is missing)" if self.n_dropped else ""
+        donors = f" of {self.n_donors:,} donors (`{self.donor}`)" if self.donor else ""
+        parts = [f"Audit of {self.formula}", f"{self.n_obs:,} cells{donors}{dropped}"]
+        if self.arms:
+            parts += ["", _table(self.arms)]
+        if self.notes:
+            parts += ["", *self.notes]
+        if self.warnings:
+            parts += ["", "Warnings", *(f"{i + 1}. {text}" for i, text in enumerate(self.warnings))]
+        return "\n".join(parts)
+
+
+def audit(
+    formula: str,
+    obs: pd.DataFrame,
+    *,
+    depth: FloatArray | None = None,
+    donor: str | None = None,
+    sample: str | None = None,
+    batch: str | None = None,
+    counts: str | None = None,
+) -> Audit:
+    """Say who is replicated and what is confounded, before any fit.
+
+    Parameters
+    ----------
+    formula
+        Fixed and random effects.
+    obs
+        N rows.
+    depth
+        Shape (N,). Sequencing depth of each cell, such as its total counts.
+    donor
+        Column that is the replicate. By default the grouping factor called donor, patient, subject or the
+        like; else the first one.
+    sample, batch
+        Columns of the sample and of the batch of each row, if known: what they say is used where the formula
+        leaves them out.
+    counts
+        Layer that holds raw counts (``""`` for X), if there are any: a note then says what they are good for.
+
+    Raises
+    ------
+    FormulaError
+        When the formula does not parse.
+    DesignError
+        When a column is missing. A design that the data cannot answer is a warning, not an error.
+    """
+    parsed = parse(formula)
+    check_obs(obs, [*formula_columns(parsed), *([donor] if donor else [])], parsed.source)
+    if depth is not None and np.shape(depth) != (len(obs),):
+        raise DesignError(f"depth needs one value for each of the {len(obs):,} rows, not shape {np.shape(depth)}.")
+    try:
+        design = assemble_design(parsed, obs)
+    except DesignError as error:
+        return Audit(parsed.source, "", 0, len(obs), 0, (), (str(error),), ())
+    return audit_design(design, obs, depth=depth, donor=donor, sample=sample, batch=batch, counts=counts)
+
+
+def audit_design(
+    design: Design,
+    obs: pd.DataFrame,
+    *,
+    depth: FloatArray | None = None,
+    donor: str | None = None,
+    sample: str | None = None,
+    batch: str | None = None,
+    counts: str | None = None,
+) -> Audit:
+    """As :func:`audit`, for a design that is there already."""
+    parsed, used = parse(design.formula), design.codes >= 0
+    depth = None if depth is None else np.asarray(depth, dtype=np.float64)[used]
+    samples = None if sample is None else obs[sample][used]
+    donors = find_donors(design, obs, donor)
+    arms = describe(design, parsed, donors, depth)
+    if samples is not None and samples.nunique() == len(samples):  # a row a sample: no number is one of cells
+        arms = tuple(replace(arm, cell_level=False) for arm in arms)
+    impossible = list(checks.impossible(design))
+    found = [*impossible, *checks.unreplicated(design, arms, donors)]
+    notes: list[str] = []
+    if donors is not None:
+        confined, serious = checks.confined(design, arms, donors)
+        asked = _asked(arms, donors)
+        batches = [arm for arm in arms if checks.is_technical(arm, batch)]
+        others = [arm for arm in arms if arm not in batches]
+        found += [*checks.few_donors(asked), *checks.uncovered(design, others, donors, samples), *serious]
+        found += [*checks.collinear(design, arms, donors), *checks.depth_differs(design, arms, donors, depth)]
+        found += omitted.batch_left_out(design, obs, others, donors, batch)
+        notes = [
+            *checks.effective_replicates(asked, len(donors.levels)),
+            *confined,
+            *checks.unpaired(design, arms, donors),
+        ]
+        notes += [*checks.technical(design, batches, donors, samples), *checks.cell_level(arms, donors)]
+        notes += omitted.period_left_out(design, obs, others, donors, samples, batch)
+        notes += [] if counts is None or impossible else checks.count_scale(arms, counts)
+    name, n_donors = (donors.name, len(donors.levels)) if donors else ("", 0)
+    return Audit(parsed.source, name, n_donors, int(used.sum()), design.n_dropped, arms, tuple(found), tuple(notes))
+
+
+def few_donors(design: Design, obs: pd.DataFrame, donor: str | None = None) -> list[str]:
+    """Contrasts of a design that one or two donors make up, a sentence each."""
+    donors = find_donors(design, obs, donor)
+    if donors is None:
+        return []
+    return list(checks.few_donors(_asked(describe(design, parse(design.formula), donors, None), donors)))
+
+
+def confounded(formula: str, obs: pd.DataFrame, donor: str) -> list[str]:
+    """Effects on donors that the data can hardly tell apart, a sentence each; none where there is no design."""
+    try:
+        design = assemble_design(parse(formula), obs)
+    except DesignError:
+        return []
+    donors = find_donors(design, obs, donor)
+    if donors is None:
+        return []
+    arms = describe(design, parse(formula), donors, None)
+    return [*checks.confined(design, arms, donors)[1], *checks.collinear(design, arms, donors)]
+
+
+def _asked(arms: tuple[Arms, ...], donors: Donors) -> tuple[Arms, ...]:
+    """All but the coefficients of the donors themselves, where they are a fixed effect."""
+    return tuple(a for a in arms if a.variables != (donors.name,))
+
+
+def _row(arms: Arms) -> tuple[object, ...]:
+    """One row of the table: missing where a numeric coefficient has no arms."""
+    at_level, at_reference = arms.donors or (pd.NA, pd.NA)
+    cells, cells_reference = arms.cells or (pd.NA, pd.NA)
+    return (
+        arms.contrast, arms.kind, at_level, at_reference, arms.n_both, cells, cells_reference,
+        _ratio(arms), arms.n_values or pd.NA, arms.covered,
+    )  # fmt: skip
+
+
+def _ratio(arms: Arms) -> float:
+    return arms.depth[0] / arms.depth[1] if arms.depth else float("nan")
+
+
+def _table(arms: tuple[Arms, ...]) -> str:
+    """Lay out the contrasts in columns, the first 30 of them."""
+    rows = [("contrast", "kind", "donors", "cells", "depth ratio")]
+    for a in arms[:30]:
+        both = f" ({a.n_both:,} in both)" if a.donors and a.n_both else ""
+        donors = " vs ".join(f"{n:,}" for n in a.donors) + both if a.donors else _spread(a)
+        cells = " vs ".join(f"{n:,}" for n in a.cells)
+        rows.append((a.contrast, a.kind, donors, cells, f"{_ratio(a):.2f}" if a.depth else ""))
+    kept = [i for i in range(5) if any(row[i] for row in rows[1:])]
+    width = {i: max(len(row[i]) for row in rows) for i in kept}
+    lines = ["  ".join(row[i].ljust(width[i]) for i in kept).rstrip() for row in rows]
+    more = [f"... and {len(arms) - 30} more: see to_frame()"] if len(arms) > 30 else []
+    return "\n".join([*lines, *more])
+
+
+def _spread(arms: Arms) -> str:
+    """What a numeric coefficient shows in place of arms."""
+    if arms.kind in ("within-donor", "mixed"):
+        return f"varies in {arms.n_both:,}"
+    return f"{arms.n_values:,} value{'' if arms.n_values == 1 else 's'}"

@@ -1,0 +1,296 @@
+"""A formula and a table of observations become a Design."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.design.columns import check_finite, check_obs, complete_rows, read_column
+from donorwise._core.design.design import Design, RandomTerm, combine, find_patterns, first_rows
+from donorwise._core.design.formula import Bar, ParsedFormula, parse
+from donorwise._core.design.matrices import Evaluated, Rows, check_full_rank, evaluate, split_columns
+from donorwise._core.design.terms import categorical_only, parse_columns, variables
+from donorwise._typing import BoolArray, FloatArray, IntArray
+from donorwise.errors import DesignError
+
+if TYPE_CHECKING:
+    from formulaic.formula import SimpleFormula
+
+
+def build_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None) -> Design:
+    """Apply a formula to observations and collapse them to patterns of equal rows.
+
+    Parameters
+    ----------
+    formula
+        Fixed and random effects, ``"~ disease + (1 | donor)"``.
+    obs
+        N rows. Columns that the formula does not name are not looked at.
+    rows
+        Shape (N,). Which rows to use; all when None.
+
+    Returns
+    -------
+    Design
+        ``codes`` has length N and is -1 in rows that are not used.
+
+    Raises
+    ------
+    FormulaError
+        When the formula does not parse.
+    DesignError
+        When a column is missing or unusable, or when the data cannot answer the formula.
+    """
+    design = assemble_design(formula, obs, rows=rows)
+    check_design(design)
+    return design
+
+
+def assemble_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None) -> Design:
+    """Do what :func:`build_design` does, without asking whether the data can answer the formula."""
+    parsed = formula if isinstance(formula, ParsedFormula) else parse(formula)
+    columns, factors, used, n_dropped = _read(parsed, obs, rows)
+    data = _patterns(columns, factors)
+    fixed = evaluate(parse_columns(parsed.fixed, parsed.source), data)
+    if not fixed.names:
+        raise DesignError(f"The formula has no fixed effect, not even an intercept: {parsed.source}")
+    slopes = [evaluate(_columns_of(bar, parsed.source, columns), data) for bar in parsed.bars]
+    covariates, index = _covariates([fixed, *slopes], len(data.codes))
+    terms = zip(parsed.bars, slopes, index[1:], strict=True)
+    return Design(
+        formula=parsed.source,
+        codes=_scatter(data.codes.astype(np.int32), used, fill=-1),
+        X=fixed.values,
+        fixed_names=fixed.names,
+        terms=fixed.terms,
+        random_terms=tuple(random_term(bar, slope, varying, factors, data) for bar, slope, varying in terms),
+        covariates=_scatter(covariates, used, fill=0.0),
+        varying=index[0],
+        frame=_frame(data, factors),
+        spec=fixed.spec,
+        n_dropped=n_dropped,
+        numeric_means={n: float(c.mean()) for n, c in columns.items() if not _is_categorical(c)},
+    )
+
+
+def check_design(design: Design) -> None:
+    """Raise a DesignError that says why when the data cannot answer the formula."""
+    n, p = int(np.sum(design.codes >= 0)), len(design.fixed_names)
+    for term in design.random_terms:
+        check_random_size(term, n)
+    if p >= n:
+        raise DesignError(
+            f"{p} fixed effects need more than {p} rows, and there are {n}; use a smaller formula or more rows."
+        )
+    X = np.vstack([design.X, _inside_patterns(design)])
+    check_full_rank(X, design)
+    for term in design.random_terms:
+        check_replication(X, design.fixed_names, term)
+
+
+def _read(
+    parsed: ParsedFormula, obs: pd.DataFrame, rows: BoolArray | None
+) -> tuple[pd.DataFrame, dict[str, Factor], BoolArray, int]:
+    """Read the columns the formula names, in the rows where none is missing."""
+    parts = [parse_columns(text, parsed.source) for text in (parsed.fixed, *(bar.columns for bar in parsed.bars))]
+    names = list(dict.fromkeys(v for part in parts for v in variables(part)))
+    groups = list(dict.fromkeys(g for bar in parsed.bars for g in bar.group))
+    check_obs(obs, [*names, *groups], parsed.source)
+    if rows is not None and (np.asarray(rows).dtype != bool or np.shape(rows) != (len(obs),)):
+        raise DesignError(f"rows must be a boolean mask of length {len(obs):,}.")
+    asked = np.ones(len(obs), dtype=bool) if rows is None else np.asarray(rows)
+    labels = _read_as_labels(parts, names)
+    columns = {name: read_column(_select(obs[name], asked), name, categorical=name in labels) for name in names}
+    factors = {name: read_column(_select(obs[name], asked), name, categorical=True) for name in groups}
+    n_asked = int(asked.sum())
+    complete = complete_rows([*columns.values(), *factors.values()], n_asked)
+    n = int(complete.sum())
+    if n == 0:
+        raise DesignError(_nothing_left([*names, *groups], n_asked))
+    frame = pd.DataFrame({name: _take(column, complete) for name, column in columns.items()}, index=range(n))
+    for name in names:
+        _check_column(frame[name], name)
+    used = asked.copy()
+    used[asked] = complete
+    return frame, {name: read_factor(_take(f, complete), name) for name, f in factors.items()}, used, n_asked - n
+
+
+def _select(column: pd.Series, rows: BoolArray) -> pd.Series:
+    return column if rows.all() else column[rows]
+
+
+def _read_as_labels(parts: list[SimpleFormula], names: list[str]) -> set[str]:
+    """Variables that each part of the formula reads through ``C(...)`` or not at all."""
+    return set(names).intersection(*(categorical_only(part) | (set(names) - set(variables(part))) for part in parts))
+
+
+def _nothing_left(names: list[str], n_asked: int) -> str:
+    if n_asked == 0:
+        return "There are no rows to fit: the selection is empty."
+    listed = ", ".join(f"`{n}`" for n in names)
+    return f"No row is left: each of the {n_asked:,} rows misses a value in at least one of {listed}."
+
+
+def _take(column: pd.Series, rows: BoolArray) -> pd.Categorical | FloatArray:
+    """Return the rows in use as an array; a category that no row has is gone."""
+    values = column.array if rows.all() else column.array[rows]
+    return values.remove_unused_categories() if _is_categorical(column) else np.asarray(values, dtype=np.float64)
+
+
+def _is_categorical(column: pd.Series) -> bool:
+    return isinstance(column.dtype, pd.CategoricalDtype)
+
+
+def _check_column(column: pd.Series, name: str) -> None:
+    if not _is_categorical(column):
+        check_finite(column.to_numpy(), name)
+    elif len(column.cat.categories) == 1:
+        raise DesignError(
+            f"`{name}` has one level ({str(column.cat.categories[0])!r}) in these rows; there is nothing to compare "
+            "it with. Leave it out of the formula, or include rows of another level."
+        )
+
+
+def _patterns(columns: pd.DataFrame, factors: dict[str, Factor]) -> Rows:
+    """Find the patterns; key order is grouping factors, categories, then numbers."""
+    keys = [(f.codes, len(f.levels)) for f in factors.values()]
+    labelled = [n for n in columns if _is_categorical(columns[n])]
+    keys += [(columns[n].cat.codes.to_numpy(dtype=np.int64), len(columns[n].cat.categories)) for n in labelled]
+    numeric = {n: columns[n].to_numpy() for n in columns if n not in labelled}
+    codes, size, cell_level = find_patterns(keys, numeric, len(columns))
+    return Rows(columns, codes, first_rows(codes, size), frozenset(cell_level))
+
+
+def _columns_of(bar: Bar, source: str, columns: pd.DataFrame) -> SimpleFormula:
+    formula = parse_columns(bar.columns, source)
+    for name in variables(formula) if bar.uncorrelated else ():
+        if _is_categorical(columns[name]):
+            group = ":".join(bar.group)
+            raise DesignError(
+                f"`{name}` in `{bar.text}` is categorical; `||` separates numeric columns only. "
+                f"Write `(1 | {group}) + (1 | {group}:{name})`, or one bar."
+            )
+    return formula
+
+
+def _covariates(parts: list[Evaluated], n: int) -> tuple[FloatArray, list[tuple[int, ...]]]:
+    """Gather the columns that vary inside patterns, each once, and where each part finds its own."""
+    kept: list[FloatArray] = []
+    index = []
+    for part in parts:
+        own = [-1] * len(part.names)
+        for j, values in part.by_row.items():
+            same = (k for k, other in enumerate(kept) if np.array_equal(other, values))
+            own[j] = next(same, len(kept))
+            if own[j] == len(kept):
+                kept.append(values)
+        index.append(tuple(own))
+    return np.stack(kept, axis=1) if kept else np.zeros((n, 0)), index
+
+
+def _inside_patterns(design: Design) -> FloatArray:
+    """Rows that stand for the variation inside patterns: the R factor of the deviations, as few rows as columns."""
+    j = [i for i, k in enumerate(design.varying) if k >= 0]
+    if not j:
+        return np.zeros((0, len(design.fixed_names)))
+    used = design.codes >= 0
+    values = design.covariates[used][:, [design.varying[i] for i in j]]
+    triangle = np.linalg.qr(values - design.X[:, j][design.codes[used]], mode="r")
+    rows = np.zeros((len(triangle), len(design.fixed_names)))
+    rows[:, j] = triangle
+    return rows
+
+
+def _frame(data: Rows, factors: dict[str, Factor]) -> pd.DataFrame:
+    """Variables of the formula, one row per pattern."""
+    frame = data.frame.iloc[data.first].reset_index(drop=True)
+    for name, factor in factors.items():
+        if name not in frame:
+            frame[name] = pd.Categorical.from_codes(factor.codes[data.first], categories=list(factor.levels))
+    return frame
+
+
+def _scatter(values: np.ndarray, used: BoolArray, *, fill: float) -> np.ndarray:
+    """Put values of the rows in use back among all rows."""
+    if used.all():
+        return values
+    full = np.full((len(used), *values.shape[1:]), fill, dtype=values.dtype)
+    full[used] = values
+    return full
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A grouping column of the n rows in use: level of each row, names of the levels."""
+
+    codes: IntArray
+    levels: tuple[str, ...]
+
+
+def read_factor(values: pd.Categorical, name: str) -> Factor:
+    """Turn a grouping column into codes; raise when there is only one level."""
+    levels = tuple(str(level) for level in values.categories)
+    if len(levels) == 1:
+        raise DesignError(
+            f"The grouping factor `{name}` has one level ({levels[0]!r}) in these rows; a random effect needs at least two, "
+            "and a comparison between its levels needs several in each arm."
+        )
+    return Factor(values.codes.astype(np.int64), levels)
+
+
+def random_term(
+    bar: Bar, columns: Evaluated, varying: tuple[int, ...], factors: Mapping[str, Factor], rows: Rows
+) -> RandomTerm:
+    """Build one term from its evaluated columns and its grouping columns."""
+    own = [factors[name] for name in bar.group]
+    codes, n_levels = combine([(f.codes[rows.first], len(f.levels)) for f in own], len(rows.first))
+    example = rows.first[first_rows(codes, n_levels)]
+    labels = np.stack([f.codes[example] for f in own], axis=1)
+    return RandomTerm(
+        group=":".join(bar.group),
+        levels=tuple(":".join(f.levels[c] for f, c in zip(own, row, strict=True)) for row in labels),
+        codes=codes,
+        columns=tuple("(Intercept)" if name == "Intercept" else name for name in columns.names),
+        Z=columns.values,
+        varying=varying,
+    )
+
+
+def check_random_size(term: RandomTerm, n: int) -> None:
+    """Raise when a term has as many effects as there are rows."""
+    if len(term.levels) == n:
+        raise DesignError(
+            f"`{term.label}` has one level per row ({n:,} of each), so it cannot be told from the residual. "
+            "A grouping factor has several rows per level: donors or samples, not cells."
+        )
+    n_effects = len(term.levels) * len(term.columns)
+    if n_effects >= n:
+        raise DesignError(
+            f"`{term.label}` has {n_effects:,} random effects ({len(term.levels):,} levels x {len(term.columns)}) "
+            f"for {n:,} rows: they cannot be told from the residual. Use fewer slopes or a coarser grouping factor."
+        )
+
+
+def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -> None:
+    """Raise when the fixed effects fit every level of a random intercept, so that its variance has no data left.
+
+    Parameters
+    ----------
+    X
+        Shape (n, p). The K patterns first, then rows that span what varies inside them.
+    """
+    if term.columns != ("(Intercept)",) or len(term.levels) > len(names):
+        return
+    indicators = np.zeros((len(X), len(term.levels)))
+    indicators[np.arange(len(term.codes)), term.codes] = 1.0
+    _, aliased = split_columns(np.hstack([X, indicators]), names)
+    if len(aliased) == len(term.levels):
+        raise DesignError(
+            f"The fixed effects already fit each of the {len(term.levels)} levels of `{term.group}` exactly, so nothing is "
+            f"left to estimate `{term.label}` from, and no comparison between levels of `{term.group}` has replicates. "
+            f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
+        )

@@ -1,0 +1,185 @@
+"""The containers a formula and an obs table turn into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._typing import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from donorwise._typing import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class RandomTerm:
+    """One random-effects term: ``r`` columns that vary over the levels of a grouping factor.
+
+    Attributes
+    ----------
+    group
+        Name of the grouping factor, ``"donor"`` or ``"donor:sample"``.
+    levels
+        Names of the levels in use, in the order of `codes` (``"D01"`` or ``"D01:s1"``).
+    codes
+        Shape (K,). Level of each pattern.
+    columns
+        Names of the r columns, ``("(Intercept)", "Days")``; the r effects are correlated.
+    Z
+        Shape (K, r). Value of each column in each pattern (the first row of the pattern
+        where the column varies inside patterns; see `varying`).
+    varying
+        Length r. Index into ``Design.covariates`` of a column that varies inside patterns, else -1.
+    """
+
+    group: str
+    levels: tuple[str, ...]
+    codes: IntArray
+    columns: tuple[str, ...]
+    Z: FloatArray
+    varying: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        """The term as lme4 writes it, for instance ``"(1 | donor)"``."""
+        names = ["1" if c == "(Intercept)" else c for c in self.columns]
+        if "1" not in names:
+            names.insert(0, "0")
+        return f"({' + '.join(names)} | {self.group})"
+
+    def take(self, patterns: IntArray) -> RandomTerm:
+        """The term on some patterns, with the levels that occur there."""
+        kept, codes = np.unique(self.codes[patterns], return_inverse=True)
+        levels = tuple(self.levels[i] for i in kept)
+        return replace(self, levels=levels, codes=codes.ravel(), Z=self.Z[patterns])
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """A formula applied to N rows, collapsed to K patterns of equal (X, Z) rows.
+
+    Attributes
+    ----------
+    formula
+        The formula as the user wrote it.
+    codes
+        Shape (N,), int32. Pattern of each row; -1 where the row is not used.
+    X
+        Shape (K, p). Fixed-effects row of each pattern (its first row where a column varies
+        inside patterns). Full column rank on the rows in use.
+    fixed_names
+        Names of the p columns, R's order; the intercept is ``"Intercept"``.
+    terms
+        Columns of X by fixed term, ``{"disease": (1,), "disease:sex": (3,)}``, intercept left out.
+    random_terms
+        The random terms, in the order of the formula; may be empty.
+    covariates
+        Shape (N, m). Columns of X or Z that vary inside patterns, row by row (0 for unused rows).
+    varying
+        Length p. Index into `covariates` for a column of X that varies inside patterns, else -1.
+    frame
+        K rows. The variables of the formula, one (first) row per pattern; grouping factors and
+        categorical variables are categoricals without unused categories.
+    spec
+        formulaic's model spec of the fixed part (used to build contrasts).
+    n_dropped
+        Rows left out because a variable of the formula is missing.
+    numeric_means
+        Mean of each numeric variable over the rows in use (contrasts hold the others there).
+    """
+
+    formula: str
+    codes: IntArray
+    X: FloatArray
+    fixed_names: tuple[str, ...]
+    terms: dict[str, tuple[int, ...]]
+    random_terms: tuple[RandomTerm, ...]
+    covariates: FloatArray
+    varying: tuple[int, ...]
+    frame: pd.DataFrame
+    spec: Any
+    n_dropped: int
+    numeric_means: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def n_patterns(self) -> int:
+        """Number of patterns, K."""
+        return self.X.shape[0]
+
+    def take(self, patterns: IntArray) -> Design:
+        """The design on some patterns; `codes` and `covariates` stay those of all rows."""
+        terms = tuple(t.take(patterns) for t in self.random_terms)
+        return replace(self, X=self.X[patterns], random_terms=terms, frame=self.frame.iloc[patterns])
+
+
+def find_patterns(
+    categorical: Sequence[tuple[IntArray, int]], numeric: Mapping[str, FloatArray], n_rows: int
+) -> tuple[IntArray, int, tuple[str, ...]]:
+    """Number the unique combinations of the variables, leaving out numbers that differ in nearly every row.
+
+    Parameters
+    ----------
+    categorical
+        Codes (n,) and number of levels of each grouping factor and categorical variable, in key order.
+    numeric
+        Values (n,) of each numeric variable.
+    n_rows
+        n.
+
+    Returns
+    -------
+    Pattern of each row (numbered in the order of the keys, so that it does not depend on the
+    order of the rows), number of patterns, and the numeric variables that vary inside patterns.
+    """
+    codes, size = combine(categorical, n_rows)
+    limit = max(2000, n_rows // 20)
+    cell_level = []
+    labelled = {name: pd.factorize(values) for name, values in numeric.items()}
+    for name in sorted(labelled, key=lambda n: (len(labelled[n][1]), n)):
+        if not varies(numeric[name], codes, first_rows(codes, size)):
+            continue
+        labels, uniques = labelled[name]
+        rank = np.empty(len(uniques), dtype=np.int64)
+        rank[np.argsort(uniques)] = np.arange(len(uniques))
+        finer = combine([(codes, size), (rank[labels], len(uniques))], n_rows) if len(uniques) <= limit else None
+        if finer is not None and finer[1] <= limit:
+            codes, size = finer
+        else:
+            cell_level.append(name)
+    return codes, size, tuple(cell_level)
+
+
+def combine(factors: Sequence[tuple[IntArray, int]], n_rows: int) -> tuple[IntArray, int]:
+    """Number the combinations of factors that occur, in the order of the first factor, then the second ..."""
+    codes, size = np.zeros(n_rows, dtype=np.int64), 1
+    for labels, n_levels in factors:
+        codes, size = _compress(codes * n_levels + labels, size * n_levels)
+    return codes, size
+
+
+def first_rows(codes: IntArray, size: int) -> IntArray:
+    """Return the first row of each pattern."""
+    first = np.empty(size, dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    return first
+
+
+def varies(values: FloatArray, codes: IntArray, first: IntArray) -> bool:
+    """Whether a column takes several values inside some pattern."""
+    return bool(np.any(values != values[first][codes]))
+
+
+def _compress(codes: IntArray, size: int) -> tuple[IntArray, int]:
+    """Renumber codes without gaps, in the same order."""
+    if size > max(4 * len(codes), 1_000_000):  # a table of that size would cost more than sorting
+        uniques, dense = np.unique(codes, return_inverse=True)
+        return dense.reshape(-1), len(uniques)
+    seen = np.zeros(size, dtype=bool)
+    seen[codes] = True
+    return (np.cumsum(seen) - 1)[codes], int(seen.sum())

@@ -1,0 +1,322 @@
+"""Formulas in lme4's notation: bars ``(x | donor)`` are split off, the rest is left to formulaic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from donorwise._core.design.terms import column_terms, parse_columns, quote, syntax_error, variables
+from donorwise.errors import FormulaError
+
+_TOKEN = re.compile(
+    r"""(?P<space>\s+)
+    | (?P<string>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')
+    | (?P<tick>`[^`]*`)
+    | (?P<brace>\{[^{}]*\})
+    | (?P<name>[\w.]+)
+    | (?P<op>%[^%]*%|\|\||\*\*|.)""",
+    re.VERBOSE,
+)
+_CLOSING = {"(": ")", "[": "]"}
+_UNTERMINATED = {'"': "string", "'": "string", "`": "backtick name", "{": "brace"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One random-effects term, after ``a/b`` and ``||`` are expanded.
+
+    Attributes
+    ----------
+    columns
+        Formula of the left of the bar, for instance ``"1 + Days"``.
+    group
+        Columns whose combination is the grouping factor, ``("donor", "sample")`` for ``donor:sample``.
+    text
+        The term as the user wrote it.
+    start
+        Where it starts in the formula.
+    uncorrelated
+        Whether it comes from ``||`` (then a categorical on its left is an error).
+    """
+
+    columns: str
+    group: tuple[str, ...]
+    text: str
+    start: int
+    uncorrelated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedFormula:
+    """A formula: its source, the fixed part (without ``~``), and the random terms."""
+
+    source: str
+    fixed: str
+    bars: tuple[Bar, ...]
+
+
+def formula_columns(parsed: ParsedFormula) -> list[str]:
+    """Columns that a formula reads: its variables, then its grouping factors."""
+    texts = [parsed.fixed, *(bar.columns for bar in parsed.bars)]
+    names = [v for text in texts for v in variables(parse_columns(text, parsed.source))]
+    return list(dict.fromkeys([*names, *(g for bar in parsed.bars for g in bar.group)]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Something in brackets; `called` when it belongs to a function call or an index."""
+
+    items: tuple[_Token | _Group, ...]
+    start: int
+    end: int
+    called: bool
+
+
+_Items = tuple[_Token | _Group, ...]
+
+
+def parse(formula: str) -> ParsedFormula:
+    """Split a formula into its fixed part and its random terms.
+
+    Parameters
+    ----------
+    formula
+        Such as ``"~ disease * sex + (1 + time | donor) + (1 | batch)"``. Random terms may be written
+        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``.
+
+    Raises
+    ------
+    FormulaError
+        When the formula does not parse; the message points at the place.
+    """
+    if not isinstance(formula, str):
+        raise FormulaError(f"A formula is a string such as '~ disease + (1 | donor)', not {type(formula).__name__}.")
+    if not formula.strip():
+        raise FormulaError("The formula is empty; write '~ 1' for an intercept only.")
+    source = re.sub(r"\s", " ", formula).strip()
+    items = _right_hand_side(_nest(source), source)
+    blanks: list[tuple[int, int]] = []
+    bars = tuple(_random_terms(items, source, blanks))
+    _check_overlap(bars, source)
+    fixed = _blank(source, [(0, items[0].start), *blanks])
+    parse_columns(fixed if fixed.strip() else "1", source)
+    return ParsedFormula(source, fixed.strip() or "1", bars)
+
+
+def _tokenize(source: str) -> Iterator[_Token]:
+    for match in _TOKEN.finditer(source):
+        kind, text = str(match.lastgroup), match.group()
+        if kind == "op" and text in _UNTERMINATED:
+            raise syntax_error(f"This {_UNTERMINATED[text]} is not closed.", source, match.start())
+        if kind != "space":
+            yield _Token(kind, text, match.start(), match.end())
+
+
+def _nest(source: str) -> _Items:
+    """Turn the flat tokens into a tree of brackets."""
+    stack: list[tuple[_Token | None, bool, list[_Token | _Group]]] = [(None, False, [])]
+    for token in _tokenize(source):
+        items = stack[-1][2]
+        if token.text in _CLOSING:
+            stack.append((token, _is_call(items, token), []))
+        elif token.text in _CLOSING.values():
+            opening, called, inner = stack.pop()
+            if opening is None or _CLOSING[opening.text] != token.text:
+                raise syntax_error(f"This `{token.text}` closes nothing.", source, token.start)
+            if not inner and not called:
+                raise syntax_error("Nothing stands in these parentheses.", source, opening.start, token.end)
+            stack[-1][2].append(_Group(tuple(inner), opening.start, token.end, called))
+        else:
+            items.append(token)
+    if stack[-1][0] is not None:
+        raise syntax_error(f"This `{stack[-1][0].text}` is not closed.", source, stack[-1][0].start)
+    return tuple(stack[0][2])
+
+
+def _is_call(before: list[_Token | _Group], opening: _Token) -> bool:
+    if opening.text == "[":
+        return True
+    return bool(before) and before[-1].end == opening.start and not _is_operator(before[-1])
+
+
+def _is_operator(item: _Token | _Group) -> bool:
+    return isinstance(item, _Token) and item.kind == "op"
+
+
+def _is(item: _Token | _Group, *texts: str) -> bool:
+    return _is_operator(item) and item.text in texts  # type: ignore[union-attr]
+
+
+def _right_hand_side(items: _Items, source: str) -> _Items:
+    tildes = [i for i, item in enumerate(items) if _is(item, "~")]
+    if not tildes:
+        raise syntax_error(f"A formula starts with `~`: write '~ {source}'.", source, 0)
+    if tildes[0] > 0:
+        message = (
+            "A formula has no left-hand side here: the responses come from the AnnData (or Y), so start it with `~`."
+        )
+        raise syntax_error(message, source, items[0].start, items[tildes[0]].start)
+    if len(tildes) > 1:
+        raise syntax_error("A formula has one `~`.", source, items[tildes[1]].start)
+    if len(items) == 1:
+        raise syntax_error("Nothing follows the `~`; write '~ 1' for an intercept only.", source, items[0].start)
+    return items[1:]
+
+
+def _random_terms(items: _Items, source: str, blanks: list[tuple[int, int]]) -> Iterator[Bar]:
+    """Yield the bars of an additive expression and note the stretches of source they take up."""
+    for signs, term in _additive(items, source):
+        bar = next(_bars(term), None)
+        if bar is None:
+            continue
+        group = term[0]
+        if len(term) > 1 or not isinstance(group, _Group) or group.called:
+            raise _misplaced(term, bar, source)
+        minus = [s for s in signs if s.text == "-"]
+        if minus:
+            raise syntax_error("A random term can only be added, not subtracted.", source, minus[0].start, group.end)
+        if any(_is(item, "|", "||") for item in group.items):
+            yield from _expand(group, source)
+            blanks.append((signs[0].start if signs else group.start, group.end))
+            continue
+        inner: list[tuple[int, int]] = []
+        yield from _random_terms(group.items, source, inner)
+        blanks.extend(inner)
+        if not _blank(source, inner)[group.start + 1 : group.end - 1].strip():
+            blanks.append((signs[0].start if signs else group.start, group.end))
+
+
+def _additive(items: _Items, source: str) -> Iterator[tuple[list[_Token], _Items]]:
+    """Split at ``+`` and ``-``; each term comes with the signs before it."""
+    signs: list[_Token] = []
+    term: list[_Token | _Group] = []
+    for item in items:
+        if not _is(item, "+", "-"):
+            term.append(item)
+            continue
+        if term:
+            yield signs, tuple(term)
+            signs, term = [], []
+        signs.append(item)  # type: ignore[arg-type]
+    if not term:
+        raise syntax_error("A term is missing here.", source, signs[-1].start if signs else 0)
+    yield signs, tuple(term)
+
+
+def _bars(items: _Items) -> Iterator[_Token]:
+    """Yield every bar, at any depth."""
+    for item in items:
+        if isinstance(item, _Group):
+            yield from _bars(item.items)
+        elif _is(item, "|", "||"):
+            yield item
+
+
+def _misplaced(term: _Items, bar: _Token, source: str) -> FormulaError:
+    """Say what is wrong with a bar that is not a term of its own."""
+    if bar in term:
+        text = source[term[0].start : term[-1].end]
+        return syntax_error(f"A random term stands in parentheses: write `({text})`.", source, bar.start, bar.end)
+    for before, item in zip((None, *term), term, strict=False):
+        if not isinstance(item, _Group) or bar not in set(_bars((item,))):
+            continue
+        text = source[item.start : item.end]
+        if item.called:
+            message = "A bar cannot stand inside a function call or an index; a random term is added: `+ (1 | group)`."
+            return syntax_error(message, source, bar.start, bar.end)
+        if before is not None and not _is_operator(before):
+            return syntax_error(f"A `+` is missing before `{text}`.", source, item.start, item.end)
+        message = (
+            f"A random term can only be added: write `+ {text}`. (A slope goes on the left of the bar: `(x | group)`.)"
+        )
+        return syntax_error(message, source, term[0].start, term[-1].end)
+    return syntax_error("A random term is added: `+ (1 | group)`.", source, bar.start, bar.end)
+
+
+def _expand(group: _Group, source: str) -> Iterator[Bar]:
+    """Turn one parenthesised term into Bars: ``||`` by column, ``a/b`` by nesting level."""
+    text, inside = source[group.start : group.end], group.items
+    at = [i for i, item in enumerate(inside) if _is(item, "|", "||")]
+    bar, left, right = inside[at[0]], inside[: at[0]], inside[at[0] + 1 :]
+    extra = next(_bars((*left, *right)), None)
+    if extra is not None:
+        raise syntax_error("A random term has one bar.", source, extra.start, extra.end)
+    if not left:
+        raise syntax_error("Nothing stands left of the bar; a random intercept is `(1 | group)`.", source, bar.start)
+    if not right:
+        raise syntax_error("The grouping factor is missing right of the bar: `(1 | group)`.", source, bar.start)
+    columns = _columns(left, source, split=_is(bar, "||"))
+    for names in _groups(right, source):
+        for column in columns:
+            yield Bar(column, names, text, group.start, uncorrelated=_is(bar, "||"))
+
+
+def _columns(left: _Items, source: str, *, split: bool) -> list[str]:
+    """Formulas of the columns left of a bar: one, or one per term for ``||``."""
+    start, end = left[0].start, left[-1].end
+    terms = column_terms(parse_columns(" " * start + source[start:end], source))
+    if not terms:
+        raise syntax_error("Left of the bar there is no column; write `(1 | group)`.", source, start, end)
+    if not split:
+        return [source[start:end]]
+    return ["1" if term == "1" else f"0 + {term}" for term in terms]
+
+
+def _groups(right: _Items, source: str) -> list[tuple[str, ...]]:
+    """Grouping factors: ``a/b`` is a and a:b."""
+    nested: list[tuple[str, ...]] = []
+    names: tuple[str, ...] = ()
+    for i, item in enumerate(right):
+        if i % 2 == 0:
+            name = _group_name(item, source)
+            if name in names:
+                raise syntax_error(f"`{name}` appears twice in one grouping factor.", source, item.start, item.end)
+            names = (*names, name)
+        elif _is(item, "/"):
+            nested.append(names)
+        elif not _is(item, ":"):
+            message = (
+                "A grouping factor is a column, `a:b` or `a/b`; several factors are several terms: `(1 | a) + (1 | b)`."
+            )
+            raise syntax_error(message, source, item.start, item.end)
+    if len(right) % 2 == 0:
+        raise syntax_error("A column name is missing after this.", source, right[-1].start, right[-1].end)
+    return [*nested, names]
+
+
+def _group_name(item: _Token | _Group, source: str) -> str:
+    if isinstance(item, _Token) and item.kind == "tick":
+        return item.text[1:-1]
+    if isinstance(item, _Token) and item.kind == "name" and not item.text[0].isdigit():
+        return item.text
+    message = "Right of the bar stands the name of a column (in backticks if it is not a plain name)."
+    raise syntax_error(message, source, item.start, item.end)
+
+
+def _check_overlap(bars: tuple[Bar, ...], source: str) -> None:
+    """Refuse the same column twice for the same grouping factor: the two could not be told apart."""
+    seen: dict[tuple[frozenset[str], str], Bar] = {}
+    for bar in bars:
+        for term in column_terms(parse_columns(bar.columns, source)):
+            key = (frozenset(bar.group), term)
+            if key in seen:
+                name = f"({term} | {':'.join(quote(g) for g in bar.group)})"
+                message = f"The random effect `{name}` is in the formula twice."
+                raise syntax_error(message, source, bar.start, bar.start + len(bar.text))
+            seen[key] = bar
+
+
+def _blank(source: str, stretches: list[tuple[int, int]]) -> str:
+    """Replace stretches by spaces, so that positions in what is left are positions in the source."""
+    for start, end in stretches:
+        source = source[:start] + " " * (end - start) + source[end:]
+    return source

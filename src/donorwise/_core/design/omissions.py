@@ -1,0 +1,174 @@
+"""Findings of an audit about columns that the formula leaves out: the batch, and the period."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.design.design import first_rows
+from donorwise._core.design.replication import Arms, Donors
+from donorwise._core.design.terms import quote
+
+if TYPE_CHECKING:
+    from donorwise._core.design.design import Design
+    from donorwise._typing import FloatArray, IntArray
+
+_UNEVEN = 0.3  # adjusted share of a contrast that lies between batches
+_TOGETHER = 0.8  # Goodman and Kruskal's gamma within donors
+_FEWEST_DONORS = 5  # with two sides each, fewer go together by chance
+_TIME = re.compile(r"(?<![a-z])(time(point)?|date|day|week|month|year|visit|period|step)s?(?![a-z])", re.IGNORECASE)
+
+
+def batch_left_out(
+    design: Design, obs: pd.DataFrame, arms: Iterable[Arms], donors: Donors, batch: str | None
+) -> Iterator[str]:
+    """A declared batch that is not in the formula and goes with what is tested."""
+    if batch is None or batch in design.frame.columns or batch == donors.name:
+        return
+    used = design.codes >= 0
+    codes = pd.factorize(obs[batch][used], sort=True)[0].astype(np.int64)
+    known = codes >= 0
+    worst: dict[str, tuple[float, Arms]] = {}
+    for arm in _single(arms):
+        x = design.X[design.codes[used], design.fixed_names.index(arm.contrast)]
+        share = _share_between(x[known], codes[known], donors.codes[known], within=arm.kind != "between-donor")
+        if share > worst.get(arm.term, (_UNEVEN, arm))[0]:
+            worst[arm.term] = (share, arm)
+    for share, arm in worst.values():
+        if share > 1 - 1e-9:
+            yield (
+                f"{arm.contrast} goes with the batch (`{batch}`) completely: what it finds may be a difference between batches, "
+                "and no formula can tell the two apart."
+            )
+        else:
+            yield (
+                f"{arm.contrast} is spread unevenly over the batches (`{batch}`, which the formula leaves out): {share:.0%} of its "
+                f"variance {'among the donors' if arm.kind == 'between-donor' else 'within donors'} lies between them; add "
+                f"`{quote(batch)}`, or `(1 | {quote(batch)})` where there are many."
+            )
+
+
+def period_left_out(
+    design: Design,
+    obs: pd.DataFrame,
+    arms: Iterable[Arms],
+    donors: Donors,
+    samples: pd.Series | None,
+    batch: str | None,
+) -> Iterator[str]:
+    """A column of times that is not in the formula and whose order is that of what is tested, in nearly all donors.
+
+    Of columns that are another name of what is tested, or a finer one, nothing is said.
+    """
+    tested = [a for a in _single(arms) if a.kind in ("within-donor", "mixed") and not _TIME.search(a.variables[0])]
+    if not tested or samples is None or samples.isna().any():
+        return
+    units = pd.factorize(samples)[0].astype(np.int64)
+    used = np.flatnonzero(design.codes >= 0)
+    first = first_rows(units, int(units.max()) + 1)
+    pattern, donor = design.codes[used][first], donors.codes[first]
+    left_out = [c for c in obs.columns if c not in (*design.frame.columns, donors.name, samples.name, batch)]
+    times = {c: codes for c in left_out if (codes := _times(obs[c].iloc[used], first, units, donor)) is not None}
+    told: set[tuple[str, str]] = set()
+    for arm in tested:
+        j = design.fixed_names.index(arm.contrast)
+        x = design.X[pattern, j]
+        if not np.array_equal(x[units], design.X[design.codes[used], j]):
+            continue  # several values in a sample: a cell type, not a treatment
+        for name, time in times.items():
+            if (arm.term, name) not in told and _goes_with(x, time, donor):
+                told.add((arm.term, name))
+                yield (
+                    f"Within donors {arm.contrast} goes with `{name}`, which is not in the formula: what changes with "
+                    f"`{name}` anyway would count as its effect; add `{quote(name)}`."
+                )
+
+
+def _single(arms: Iterable[Arms]) -> list[Arms]:
+    """Coefficients of one variable with values that donors or samples have."""
+    return [a for a in arms if len(a.variables) == 1 and not a.cell_level and a.kind != "unknown"]
+
+
+def _share_between(x: FloatArray, batch: IntArray, donor: IntArray, *, within: bool) -> float:
+    """Adjusted share of the variance of x, among donors or within them, that lies between batches; 0 if there is no telling.
+
+    A donor counts in its batches by the share of its cells there. A batch of one donor differs as donors do, so that it
+    takes up a degree of freedom and explains nothing.
+    """
+    rows = pd.DataFrame({"donor": donor, "batch": batch, "x": x})
+    if within:
+        rows = rows.drop_duplicates()
+        means = rows["x"].groupby(rows["donor"]).transform("mean")
+        y, P = (rows["x"] - means).to_numpy(), pd.get_dummies(rows["batch"], dtype=np.float64).to_numpy()
+        df = len(rows) - rows["donor"].nunique()
+    else:
+        by_donor = rows.groupby("donor")["x"].first()
+        y, P = (
+            (by_donor - by_donor.mean()).to_numpy(),
+            pd.crosstab(rows["donor"], rows["batch"], normalize="index").to_numpy(),
+        )
+        df = len(y) - 1
+    rank, total = int(np.linalg.matrix_rank(P)) - 1, float(y @ y)
+    if rank == 0 or df - rank < 1 or total == 0:
+        return 0.0
+    explained = float(((P.T @ y) ** 2 / P.sum(axis=0)).sum())
+    return 1.0 - (1.0 - explained / total) * df / (df - rank)
+
+
+def _times(column: pd.Series, first: IntArray, units: IntArray, donor: IntArray) -> IntArray | None:
+    """Ranks of a column that may be a time: one value a sample, several in a donor, three or more that donors share."""
+    name, values = str(column.name), column.iloc[first]
+    named = _TIME.search(name) is not None
+    try:
+        codes = _ranks(values)
+    except TypeError:  # values without an order
+        return None
+    n_levels = len(np.unique(codes))
+    if codes.min() < 0 or n_levels < 3 or (2 * n_levels > len(codes) and not (named and _is_ordered(values))):
+        return None
+    pairs = pd.DataFrame({"donor": donor, "code": codes}).drop_duplicates()
+    if not pairs["donor"].duplicated().any():
+        return None
+    rows = _ranks(column)
+    return codes if np.array_equal(rows[first][units], rows) else None
+
+
+def _ranks(values: pd.Series) -> IntArray:
+    """Codes in the order of the categories, or of the values; -1 where missing."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return values.cat.codes.to_numpy(dtype=np.int64)
+    return pd.factorize(values, sort=True)[0].astype(np.int64)
+
+
+def _is_ordered(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values) or pd.api.types.is_datetime64_any_dtype(values)
+
+
+def _goes_with(x: FloatArray, time: IntArray, donor: IntArray) -> bool:
+    """Whether x has the order of a time in nearly all pairs of samples of a donor, and is more than a function of it."""
+    pairs = pd.DataFrame({"x": x, "time": time})
+    shared = 2 * len(np.unique(time)) <= len(time)
+    if (shared and (pairs.groupby("time")["x"].nunique() <= 1).all()) or _separates(x, time):
+        return False
+    agree, differ, n_donors = 0, 0, 0
+    for rows in _rows_of(donor):
+        sign = np.sign(np.subtract.outer(x[rows], x[rows])) * np.sign(np.subtract.outer(time[rows], time[rows]))
+        agree, differ = agree + int((sign > 0).sum()), differ + int((sign < 0).sum())
+        n_donors += bool(sign.any())
+    return n_donors >= _FEWEST_DONORS and abs(agree - differ) > _TOGETHER * (agree + differ)
+
+
+def _separates(x: FloatArray, time: IntArray) -> bool:
+    """Whether each value of x has a stretch of time of its own, the same in all donors."""
+    bounds = pd.DataFrame({"x": x, "time": time}).groupby("x")["time"].agg(["min", "max"]).sort_values("min")
+    return bool((bounds["max"].to_numpy()[:-1] < bounds["min"].to_numpy()[1:]).all())
+
+
+def _rows_of(donor: IntArray) -> Sequence[IntArray]:
+    """Rows of each donor."""
+    order = np.argsort(donor, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(donor[order])) + 1)

@@ -1,0 +1,1 @@
+"""Analyses: tasks in, tables out."""

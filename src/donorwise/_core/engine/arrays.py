@@ -1,0 +1,96 @@
+"""What users pass as responses, weights and number of jobs, checked and in one form."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from donorwise._core.wording import suggestion
+from donorwise.errors import DataError, DonorwiseError
+
+if TYPE_CHECKING:
+    from donorwise._typing import FloatArray
+
+
+def effective_jobs(n_jobs: int | None) -> int:
+    """Number of threads: None takes scanpy's setting where scanpy is in use, else one; -1 all cores."""
+    if n_jobs is None:
+        scanpy = sys.modules.get("scanpy")
+        n_jobs = int(scanpy.settings.n_jobs) if scanpy is not None else 1
+    asked: Any = n_jobs
+    if not isinstance(asked, int | np.integer) or isinstance(asked, bool) or asked == 0:
+        raise DataError(f"n_jobs={n_jobs!r} makes no sense; use a positive whole number, or -1 for all cores.")
+    return int(asked) if asked > 0 else max(1, (os.cpu_count() or 1) + 1 + int(asked))
+
+
+def as_matrix(Y: Any) -> tuple[Any, tuple[str, ...]]:
+    """A two-dimensional container and the names of its columns."""
+    if isinstance(Y, pd.Series):
+        return _floats(Y.to_numpy())[:, None], (str(Y.name) if Y.name is not None else "y",)
+    if isinstance(Y, pd.DataFrame):
+        return _floats(Y.to_numpy()), tuple(map(str, Y.columns))
+    if sparse.issparse(Y):
+        return Y, tuple(f"y{i + 1}" for i in range(Y.shape[1]))
+    array = np.asarray(Y)
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2:
+        raise DataError(f"Y has {array.ndim} dimensions; it must be a vector or a table (rows x features).")
+    return _floats(array), tuple(f"y{i + 1}" for i in range(array.shape[1]))
+
+
+def _floats(array: np.ndarray) -> np.ndarray:
+    try:
+        if array.dtype.kind == "c":
+            raise TypeError
+        return array if array.dtype.kind in "fiub" else array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise DataError("Y must be numeric; it holds values that are not real numbers.") from None
+
+
+def check_aligned(values: Any, obs: pd.DataFrame, what: str) -> None:
+    """Raise where pandas data has the rows of `obs` in another order: it would be read by position."""
+    if not isinstance(values, (pd.Series, pd.DataFrame)) or values.index.equals(obs.index):
+        return
+    if len(values) == len(obs) and values.index.sort_values().equals(obs.index.sort_values()):
+        raise DataError(f"The index of {what} holds the rows of obs in another order; use {what}.loc[obs.index].")
+
+
+def check_weights(weights: Any, obs: pd.DataFrame) -> FloatArray | None:
+    """Weights as a float array (N,), or None."""
+    if weights is None:
+        return None
+    if isinstance(weights, str):
+        if weights not in obs.columns:
+            raise DataError(
+                f"weights={weights!r} is not a column of obs; {suggestion(weights, map(str, obs.columns), 'it has')}"
+            )
+        weights = obs[weights]
+    check_aligned(weights, obs, "weights")
+    try:
+        w = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError("weights must be numbers.") from None
+    if w.shape != (len(obs),):
+        count = f"{w.size:,} values" if w.ndim < 2 else f"shape {w.shape}"
+        raise DataError(f"weights has {count} for {len(obs):,} rows; it needs one value for each row.")
+    bad = ~(np.isfinite(w) & (w > 0))
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"weights must be positive and finite; {int(bad.sum()):,} are not (the first is {w[first]:g} at row "
+            f"{first}). Drop those rows before the fit."
+        )
+    return w
+
+
+def check_max_memory(max_memory: float | None) -> None:
+    """Raise unless this is a number of GB, or None."""
+    given: Any = max_memory
+    if given is not None and not (isinstance(given, int | float | np.number) and given > 0):
+        raise DonorwiseError(f"max_memory={max_memory!r} must be a positive number of GB, or None.")

@@ -1,0 +1,456 @@
+"""The fitted model of many features, and what can be asked of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.design.contrasts import resolve_contrasts, resolve_term
+from donorwise._core.engine import variances as variance
+from donorwise._core.engine.tables import contrast_table, joint_table, lrt_table
+from donorwise._core.inference.moderation import learn_prior, refusal
+from donorwise._core.models.lmm.blup import random_effects
+from donorwise._core.models.lmm.fit import STATUS_DTYPE, Part, fit_responses
+from donorwise._typing import DDF, STATUSES, check_option
+from donorwise.errors import DesignError, DonorwiseError
+
+if TYPE_CHECKING:
+    from donorwise._core.design.design import Design
+    from donorwise._core.inference.prior import Prior
+    from donorwise._typing import Ddf, FloatArray, IntArray, StrArray
+
+logger = logging.getLogger("donorwise")
+
+
+@dataclass(frozen=True, repr=False)
+class LMMFit:
+    """Linear mixed models of G features with one formula.
+
+    Attributes
+    ----------
+    formula
+        The formula.
+    reml
+        Whether the variances are REML estimates (else maximum likelihood).
+    donor
+        The grouping factor that counts as the replicate.
+    variables
+        Names of the G features.
+    fixed_names
+        Names of the p fixed effects.
+    beta
+        Shape (G, p). Fixed effects, in units of the response.
+    vcov_beta
+        Shape (G, p, p). Their covariance, sigma2 (X'V⁻¹X)⁻¹.
+    sigma2
+        Shape (G,). Residual variance (of a row with weight 1).
+    theta
+        Shape (G, n_theta). Relative covariance factors as in lme4 (Bates et al. 2015, eq. 4).
+    theta_names
+        Their names, ``"Subject.(Intercept)"``, ``"Subject.Days.(Intercept)"``, ...
+    loglik
+        Shape (G,). Log-likelihood, restricted if `reml`, with the constants of lme4.
+    status
+        Shape (G,). ``"ok"``, ``"boundary"`` (a variance is zero), or why there is no fit: ``"constant"``,
+        ``"not_estimable"``, ``"not_converged"``.
+    n_iter
+        Shape (G,). Iterations of the optimiser.
+    n_obs
+        Shape (G,). Rows with a response.
+    n_donors
+        Shape (G,). Levels of `donor` with a response.
+    design
+        The design that all features share.
+    parts
+        Features by the rows that they have (one part unless responses are missing).
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+    >>> fit.beta.shape, fit.fixed_names
+    ((20, 2), ('Intercept', 'condition[T.disease]'))
+    """
+
+    formula: str
+    reml: bool
+    donor: str
+    variables: tuple[str, ...]
+    fixed_names: tuple[str, ...]
+    beta: FloatArray
+    vcov_beta: FloatArray
+    sigma2: FloatArray
+    theta: FloatArray
+    theta_names: tuple[str, ...]
+    loglik: FloatArray
+    status: StrArray
+    n_iter: IntArray
+    n_obs: IntArray
+    n_donors: IntArray
+    design: Design
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def prior(self) -> Prior:
+        """The prior on the variance ratios that the features share, learned at the first call.
+
+        Empirical Bayes by EM on a grid of ratios, at knots of the rank of the mean response; see
+        :meth:`test`. Its ``axes``, ``weights`` (knots x grid points) and ``knots`` can be looked at,
+        and :func:`donorwise.pl.prior` draws it.
+
+        Raises
+        ------
+        DesignError
+            If moderation does not cover the model: more than two random terms, correlated random
+            slopes, or fewer than 100 features.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=150)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.prior.terms, fit.prior.weights.shape == (6, fit.prior.axes[0].size)
+        (('(1 | donor_id)',), True)
+        """
+        if reason := refusal(self.parts):
+            raise DesignError(f"There is no shared prior: {reason}.")
+        return learn_prior(self.parts)
+
+    @cached_property
+    def not_moderated(self) -> str:
+        """Why tests are not moderated, which is logged when it is first asked for; empty where they are.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)").not_moderated
+        '20 features are too few to learn a prior from (100 are needed)'
+        """
+        reason = refusal(self.parts)
+        if reason:
+            logger.warning("Kenward-Roger degrees of freedom are used: %s.", reason)
+        return reason
+
+    def test(self, contrasts: Any = None, ddf: Ddf = "moderated", level: float = 0.95) -> pd.DataFrame:
+        """t tests of contrasts of the fixed effects.
+
+        Parameters
+        ----------
+        contrasts
+            A coefficient's name, a dict of weights, ``("disease", "MS", "control")``,
+            a difference of :func:`donorwise.cond`, a matrix, or several of these; every
+            coefficient but the intercept if None.
+        ddf
+            ``"moderated"`` averages the test over the variance ratios that the data and a prior
+            shared by all features leave possible (see Notes); ``"kenward-roger"`` (Kenward and
+            Roger 1997), ``"satterthwaite"``, ``"between-within"`` (from the design alone) and
+            ``"residual"`` (n - p: takes rows for replicates; for comparison only) judge every
+            feature by itself, which is what to use for one feature named in advance. Where
+            moderation does not apply (see :attr:`prior`) Kenward-Roger takes its place, which the log says.
+        level
+            Coverage of the confidence interval.
+
+        Returns
+        -------
+        DataFrame
+            One row per feature and contrast: ``variable, contrast, estimate, se, ci_low, ci_high,
+            statistic, df, p_value, adj_p_value, status, n_donors, n_obs``. Adjusted by
+            Benjamini-Hochberg within a contrast over the features that were tested.
+
+        Raises
+        ------
+        DonorwiseError
+            If `ddf` or `level` is not an option, or a contrast does not fit the model.
+
+        Notes
+        -----
+        Moderated: with ratios lambda of the random to the residual variance, a prior on them
+        learned from all features by EM, and flat beta and log sigma, the posterior of c'beta is a
+        mixture of t distributions with n - p degrees of freedom, F its distribution function at
+        zero, and ``p = 2 min(F, 1 - F)``. `estimate` is the mixture's mean, the interval lies
+        between its quantiles, and (`se`, `df`) are those of the t with the same quantiles at the
+        two-sided levels .05 and .001. It is calibrated on average over features, as moderated t
+        tests are (Smyth 2004): features with less variance between donors than others of their mean
+        get somewhat too large p-values, those with more somewhat too small ones. The prior follows the
+        rank of the mean response, so features should be on one scale.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> table = fit.test("condition[T.disease]", ddf="kenward-roger")
+        >>> len(table), list(table.columns[2:4])
+        (20, ['estimate', 'se'])
+        >>> arms = [dw.cond(condition=level) for level in ("disease", "control")]
+        >>> bool((fit.test(arms[0] - arms[1], ddf="kenward-roger")["p_value"] == table["p_value"]).all())
+        True
+        """
+        check_option("ddf", ddf, DDF)
+        if not 0 < level < 1:
+            raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
+        names, L = resolve_contrasts(self.design, contrasts)
+        return contrast_table(self, names, L, ddf, level)
+
+    def joint_test(self, term: str, ddf: Ddf = "kenward-roger") -> pd.DataFrame:
+        """F test that all coefficients of a fixed term are zero.
+
+        Parameters
+        ----------
+        term
+            A fixed term of the formula, ``"disease"`` or ``"disease:sex"``.
+        ddf
+            As in :meth:`test`; Kenward-Roger scales F, Satterthwaite pools the df of
+            orthogonal contrasts as lmerTest does. Joint tests are not moderated: ``"moderated"``
+            means Kenward-Roger here.
+
+        Returns
+        -------
+        DataFrame
+            One row per feature: ``variable, term, statistic, num_df, den_df, scaling, p_value,
+            adj_p_value, status``.
+
+        Raises
+        ------
+        DesignError
+            If the formula has no such term.
+        DonorwiseError
+            If `ddf` is not an option.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.joint_test("condition")["num_df"].unique().tolist()
+        [1]
+        """
+        check_option("ddf", ddf, DDF)
+        return joint_table(self, term, resolve_term(self.design, term), ddf)
+
+    def lrt(self, other: LMMFit) -> pd.DataFrame:
+        """Likelihood-ratio test against a nested (or larger) model of the same responses.
+
+        Both are compared at their maximum-likelihood estimates, refitted where needed. One
+        variance more is tested by the equal mixture of two chi-squared laws (Self and Liang 1987).
+
+        Parameters
+        ----------
+        other
+            A fit of the same responses whose formula has fewer (or more) terms.
+
+        Returns
+        -------
+        DataFrame
+            One row per feature: ``variable, statistic, df, p_value, adj_p_value, loglik,
+            loglik_reduced, status``.
+
+        Raises
+        ------
+        DesignError
+            If the two models do not have the same features and rows, or the same parameters.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> null = dw.fit_lmm(adata.X, adata.obs, "~ 1 + (1 | donor_id)")
+        >>> fit.lrt(null)["df"].unique().tolist()
+        [1]
+        """
+        return lrt_table(self, other)
+
+    def varcomp(self) -> pd.DataFrame:
+        """Variance components.
+
+        Returns
+        -------
+        DataFrame
+            ``variable, term, column1, column2, variance, sd``: a variance has an empty
+            `column2`; for a covariance `sd` holds the correlation. The residual comes last.
+            Variances are in squared units of the response.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.varcomp()["term"].unique().tolist()
+        ['donor_id', 'Residual']
+        """
+        return variance.varcomp_table(self)
+
+    def icc(self) -> pd.DataFrame:
+        """Intraclass correlation: each random term's share of the random and residual variance.
+
+        For a term with slopes the variance is its average over the rows (Johnson 2014).
+
+        Returns
+        -------
+        DataFrame
+            ``variable, term, icc``.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> bool(fit.icc()["icc"].dropna().between(0, 1).all())
+        True
+        """
+        return variance.icc_table(self)
+
+    def variance_partition(self) -> pd.DataFrame:
+        """Fractions of variance: fixed effects, each random term, residual; rows sum to 1.
+
+        The fixed part is the variance of its fitted values over the rows (Nakagawa and
+        Schielzeth 2013), a random term the average over the rows of z'Var(u)z.
+
+        Returns
+        -------
+        DataFrame
+            Indexed by variable; columns ``"fixed"``, one per random term, ``"Residual"``.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.variance_partition().columns.tolist()
+        ['fixed', 'donor_id', 'Residual']
+        """
+        return variance.partition_table(self)
+
+    def ranef(self, group: str | None = None) -> pd.DataFrame:
+        """Conditional modes of the random effects (BLUPs) and their conditional sd.
+
+        Parameters
+        ----------
+        group
+            A grouping factor; may be left out where there is one.
+
+        Returns
+        -------
+        DataFrame
+            ``variable, level, column, value, cond_sd``. The conditional variance is given the fixed
+            effects, as lme4's ``condVar``.
+
+        Raises
+        ------
+        DesignError
+            If `group` is not a grouping factor of the model.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.ranef("donor_id").shape  # 20 features x 6 donors
+        (120, 5)
+        """
+        groups = list(dict.fromkeys(t.group for t in self.design.random_terms))
+        if group is None and len(groups) == 1:
+            group = groups[0]
+        if group not in groups:
+            raise DesignError(f"group={group!r} is not a grouping factor of this model; choose one of {groups}.")
+        return _ranef_table(self, group)
+
+    def at_ml(self) -> LMMFit:
+        """The same model fitted by maximum likelihood.
+
+        Returns
+        -------
+        LMMFit
+            Itself if it is one already.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.reml, fit.at_ml().reml
+        (True, False)
+        """
+        if not self.reml:
+            return self
+        parts = tuple(
+            part
+            if part.block is None or part.model is None
+            else Part(
+                part.features,
+                part.model,
+                fit_responses(part.model, part.block.responses, reml=False),
+                part.n_obs,
+                part.n_donors,
+            )
+            for part in self.parts
+        )
+        return assemble(self.design, parts, self.variables, donor=self.donor, reml=False)
+
+    def __repr__(self) -> str:
+        counts = {s: int((self.status == s).sum()) for s in STATUSES}
+        status = ", ".join(f"{n:,} {s}" for s, n in counts.items() if n)
+        rows = f"{self.n_obs.max(initial=0):,} rows"
+        donors = f" of {self.n_donors.max(initial=0):,} {self.donor}" if self.donor else ""
+        names = ", ".join(self.fixed_names[:6]) + (", ..." if len(self.fixed_names) > 6 else "")
+        return (
+            f"LMMFit of {len(self.variables):,} features by {'REML' if self.reml else 'ML'}\n"
+            f"  formula  {self.formula}\n"
+            f"  data     {rows}{donors}\n"
+            f"  fixed    {names}\n"
+            f"  status   {status}\n"
+            f"  ask      .test() .joint_test() .lrt() .varcomp() .icc() .variance_partition() .ranef()"
+        )
+
+
+def assemble(design: Design, parts: tuple[Part, ...], variables: tuple[str, ...], *, donor: str, reml: bool) -> LMMFit:
+    """Put the parts' arrays into one struct over all features."""
+    G, p = len(variables), len(design.fixed_names)
+    names = variance.theta_names(design)
+    beta, vcov = np.full((G, p), np.nan), np.full((G, p, p), np.nan)
+    theta, sigma2, loglik = np.full((G, len(names)), np.nan), np.full(G, np.nan), np.full(G, np.nan)
+    status = np.full(G, "not_estimable", dtype=STATUS_DTYPE)
+    n_iter, n_obs, n_donors = (np.zeros(G, dtype=np.int64) for _ in range(3))
+    for part in parts:
+        at = part.features
+        n_obs[at], n_donors[at] = part.n_obs, part.n_donors
+        if part.model is None or part.block is None:
+            continue
+        block = part.block
+        inverse = part.model.fixed.inverse
+        beta[at], sigma2[at], loglik[at] = block.beta, block.sigma2, block.loglik
+        vcov[at] = block.sigma2[:, None, None] * (inverse @ block.Phi @ inverse.T)
+        theta[at] = variance.theta(part.model, block)
+        status[at], n_iter[at] = block.status, block.n_iter
+    return LMMFit(
+        design.formula, reml, donor, variables, design.fixed_names, beta, vcov, sigma2, theta, names,
+        loglik, status, n_iter, n_obs, n_donors, design, parts,
+    )  # fmt: skip
+
+
+def _ranef_table(fit: LMMFit, group: str) -> pd.DataFrame:
+    variables = np.array(fit.variables, dtype=object)
+    frames = []
+    for part in fit.parts:
+        if part.model is None or part.block is None:
+            continue
+        for t, basis in enumerate(part.model.terms):
+            if basis.term.group == group:
+                modes, covariance = random_effects(part.model, part.block, t)
+                sd = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
+                index = pd.MultiIndex.from_product(
+                    [variables[part.features], basis.term.levels, basis.term.columns],
+                    names=["variable", "level", "column"],
+                )
+                frames.append(pd.DataFrame({"value": modes.ravel(), "cond_sd": sd.ravel()}, index=index).reset_index())
+    if not frames:
+        return pd.DataFrame(columns=["variable", "level", "column", "value", "cond_sd"])
+    return pd.concat(frames, ignore_index=True)

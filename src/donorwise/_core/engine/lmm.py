@@ -1,0 +1,229 @@
+"""Arrays and a DataFrame in, fitted models out: collapse once, then fit block by block."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from threadpoolctl import ThreadpoolController
+
+from donorwise._core.design.build import build_design
+from donorwise._core.design.replication import replicate
+from donorwise._core.engine.arrays import as_matrix, check_aligned, check_weights, effective_jobs
+from donorwise._core.engine.fitted import LMMFit, assemble
+from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks
+from donorwise._core.models.lmm.fit import Block, Model, Part, build_model, fit_collapsed
+from donorwise._core.progress import tqdm
+from donorwise.errors import DataError, DesignError, DonorwiseWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pandas as pd
+
+    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.design.design import Design
+    from donorwise._typing import FloatArray, IntArray
+
+# Doubles of temporary arrays that a block of features may use (32 MB).
+_BLOCK = 4_000_000
+# Features times levels that keep one worker busy for long enough.
+_WORKER = 100_000
+
+
+def fit_lmm(
+    Y: Any,
+    obs: pd.DataFrame,
+    formula: str,
+    *,
+    reml: bool = True,
+    weights: Any = None,
+    n_jobs: int | None = None,
+    progress: bool = False,
+) -> LMMFit:
+    """Fit a linear mixed model to every column of `Y`.
+
+    The estimates are those of ``lme4::lmer`` (Bates et al. 2015, J Stat Softw 67(1)) for every
+    column; what columns share is computed once.
+
+    Parameters
+    ----------
+    Y
+        Responses, (N, G): array, sparse matrix, DataFrame, or one vector (N,). Missing values
+        (NaN) of a dense `Y` are dropped column by column.
+    obs
+        N rows: the variables of the formula. Rows in which one of them is missing are left out, with a warning.
+    formula
+        ``"~ fixed + (columns | group)"``; see the package's documentation for random terms.
+    reml
+        REML, or maximum likelihood.
+    weights
+        Precision weights: an array (N,), or the name of a column of `obs`. The residual variance
+        of a row is ``sigma2 / weight``.
+    n_jobs
+        Threads; None takes scanpy's setting, -1 all cores.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    LMMFit
+
+    Raises
+    ------
+    FormulaError
+        If the formula does not parse.
+    DesignError
+        If the rows cannot answer it.
+    DataError
+        If `Y` or `weights` cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, donorwise as dw
+    >>> obs = pd.DataFrame({"donor": np.repeat(list("abcdef"), 5), "arm": np.repeat(["ctrl", "case"], 15)})
+    >>> rng = np.random.default_rng(0)
+    >>> fit = dw.fit_lmm(rng.normal(size=(30, 3)), obs, "~ arm + (1 | donor)")
+    >>> fit.beta.shape
+    (3, 2)
+    >>> list(fit.test("arm[T.ctrl]").columns[:4])
+    ['variable', 'contrast', 'estimate', 'se']
+    """
+    matrix, variables = as_matrix(Y)
+    check_aligned(Y, obs, "Y")
+    if matrix.shape[0] != len(obs):
+        raise DataError(f"Y has {matrix.shape[0]:,} rows and obs has {len(obs):,}; they must be the same observations.")
+    w = check_weights(weights, obs)
+    design = build_design(formula, obs)
+    if design.n_dropped:
+        warnings.warn(
+            f"{design.n_dropped:,} of {len(obs):,} rows are left out: a variable of the formula is missing.",
+            DonorwiseWarning,
+            stacklevel=2,
+        )
+    (fit,) = fit_tasks(
+        matrix, variables, [Task("all", design, "")], reml=reml, weights=w, n_jobs=n_jobs, progress=progress
+    )
+    if fit is None:
+        raise DesignError("The fixed part is rank deficient on the rows that have responses.")
+    return fit
+
+
+def fit_tasks(
+    matrix: Any,
+    variables: tuple[str, ...],
+    tasks: Sequence[Task],
+    *,
+    reml: bool,
+    weights: FloatArray | None = None,
+    features: IntArray | None = None,
+    donor: str = "",
+    n_jobs: int | None = None,
+    progress: bool = False,
+) -> list[LMMFit | None]:
+    """Fit every task from one pass over the matrix; None for a task without a design.
+
+    `donor` is the column that counts as the replicate, where that is declared.
+    """
+    n_jobs = effective_jobs(n_jobs)
+    statistics = collapse_tasks(matrix, variables, tasks, weights=weights, features=features, n_jobs=n_jobs)
+    return fit_each(statistics, variables, reml=reml, donor=donor, n_jobs=n_jobs, progress=progress)
+
+
+def fit_each(
+    statistics: Sequence[Statistics | None],
+    variables: tuple[str, ...],
+    *,
+    reml: bool,
+    donor: str = "",
+    n_jobs: int = 1,
+    progress: bool = False,
+) -> list[LMMFit | None]:
+    """Fit every task from its statistics; None for a task without any."""
+    n_fits = sum(s is not None for s in statistics) * len(variables)
+    with tqdm(total=n_fits, unit="fit", desc="mixed models", disable=not progress) as bar:
+        return [
+            None
+            if own is None
+            else fit_statistics(own, variables, reml=reml, donor=donor, n_jobs=n_jobs, update=bar.update)
+            for own in statistics
+        ]
+
+
+def fit_statistics(
+    statistics: Statistics,
+    variables: tuple[str, ...],
+    *,
+    reml: bool = True,
+    donor: str = "",
+    n_jobs: int = 1,
+    update: Callable[[int], object] = lambda n: None,
+) -> LMMFit:
+    """Fit all features of one task from its statistics; `update` is told how many are done."""
+    design = statistics.design
+    replicates = replicate([t.group for t in design.random_terms], donor) or ""
+    workers = min(n_jobs, _useful_workers(design, len(variables)))
+    # BLAS would start threads of its own for every small product, and they would fight over the cores.
+    with blas().limit(limits=1), Parallel(workers, prefer="threads", return_as="generator") as parallel:
+        parts = [
+            _fit_part(design, p.collapsed, p.features, replicates, reml, parallel, update) for p in statistics.passes
+        ]
+    return assemble(design, tuple(parts), variables, donor=replicates, reml=reml)
+
+
+@cache
+def blas() -> ThreadpoolController:
+    """The BLAS libraries of the process (finding them takes milliseconds)."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _useful_workers(design: Design, n_features: int) -> int:
+    """Workers that a job of this size can keep busy: handing out work costs some 10 ms."""
+    levels = sum(t.codes.max() + 1 for t in design.random_terms) if design.random_terms else 1
+    iterative = sum(len(t.columns) for t in design.random_terms) > 1
+    return 1 + int(n_features * levels * (50 if iterative else 1)) // _WORKER
+
+
+def _fit_part(
+    design: Design,
+    collapsed: Collapsed,
+    features: IntArray,
+    donor: str,
+    reml: bool,
+    parallel: Parallel,
+    update: Callable[[int], object],
+) -> Part:
+    present = np.flatnonzero(collapsed.n_obs > 0)
+    n_obs = int(collapsed.n_obs.sum())
+    if present.size < design.n_patterns:
+        collapsed, design = collapsed.take(present), design.take(present)
+    donors = _n_donors(design, donor)
+    try:
+        model = build_model(design, collapsed)
+        if n_obs <= model.p:
+            raise DesignError("No more rows than fixed effects.")
+    except DesignError:
+        update(features.size)
+        return Part(features, None, None, n_obs, donors)
+    # each with its features only: a backend that is not threads sends them
+    work = (delayed(fit_collapsed)(model, collapsed.take_features(s), reml=reml) for s in _slices(model, collapsed))
+    blocks = []
+    for block in parallel(work):
+        blocks.append(block)
+        update(block.status.size)
+    return Part(features, model, Block.concatenate(blocks), n_obs, donors)
+
+
+def _slices(model: Model, collapsed: Collapsed) -> list[slice]:
+    """Blocks of features within the memory budget; their number does not depend on the workers."""
+    n_features, m = collapsed.mean.shape[1], collapsed.covariate_mean.shape[1]
+    per_feature = collapsed.n_obs.size * (4 + 3 * m) + 4 * model.blocks.order.size + 4 * model.p**2
+    size = int(np.clip(_BLOCK // per_feature, 1, 1024))
+    return [slice(i, min(i + size, n_features)) for i in range(0, n_features, size)]
+
+
+def _n_donors(design: Design, donor: str) -> int:
+    return next((np.unique(t.codes).size for t in design.random_terms if t.group == donor), 0)

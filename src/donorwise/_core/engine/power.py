@@ -1,0 +1,377 @@
+"""Power of studies like a fitted one: more or fewer donors, more or fewer cells of each.
+
+A study with n donors is thought of as n/D copies of the fitted one with its D donors, each with m
+cells spread over its samples as they are. Information adds up over copies, so that
+
+    Var(c'b) = (D/n) sigma2 c'(X'V(m)^-1 X)^-1 c,   t = c'b / se ~ t_df(effect / se),
+
+and the degrees of freedom of the inner-outer rule are affine in the number of copies. For two
+balanced arms of n/2 donors this is Var = (tau2 + sigma2/m) 4/n with n - 2 degrees of freedom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from scipy.special import polygamma
+
+from donorwise._core.cells.accumulate import collapse
+from donorwise._core.design.findings import uncovered
+from donorwise._core.design.formula import parse
+from donorwise._core.design.replication import describe, find_donors
+from donorwise._core.engine.influence import donor_term
+from donorwise._core.inference.between_within import column_df
+from donorwise._core.inference.grid import tensor
+from donorwise._core.inference.moderation import mean_rank, posterior, refusal
+from donorwise._core.inference.wald import orthonormal_rows
+from donorwise._core.models.lmm.crossproducts import Responses
+from donorwise._core.models.lmm.evaluate import evaluate_block
+from donorwise._core.models.lmm.fit import build_model
+from donorwise._core.models.lmm.relative import original_covariance
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.design.design import Design
+    from donorwise._core.engine.fitted import LMMFit
+    from donorwise._core.models.lmm.fit import Block, Model
+    from donorwise._typing import FloatArray, IntArray
+
+COLUMNS = (
+    "contrast", "expression", "n_donors", "n_cells", "effect", "alpha", "power", "q10", "median", "q90",
+    "df", "n_features", "status",
+)  # fmt: skip
+POWER_STATUSES = ("ok", "too_few_donors")
+EXPRESSION = ("all", "low", "middle", "high")
+# Features that represent a fit; more would not change their mean and quantiles.
+_MOST_FEATURES = 2000
+_NODES = 600
+# Noncentrality, in units of 1 + the critical value, beyond which power is 1.
+_FARTHEST = 12.0
+# Noncentrality beyond which the statistic is not negative (probability below 1e-9).
+_NO_LOWER_TAIL = 6.0
+# Noncentrality beyond which the spread of the numerator changes the power by less than 1e-4.
+_CONSTANT = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sizes of studies, effects in units of the response, and levels of the two-sided test."""
+
+    n_donors: tuple[int, ...]
+    n_cells: tuple[int, ...]
+    effect: tuple[float, ...]
+    alpha: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a fit says about a contrast's variance in G features of one part, at points of the variance ratios.
+
+    Attributes
+    ----------
+    features
+        Shape (G,). Their positions in the fit.
+    model
+        The part's model.
+    gamma
+        Relative covariances at the points: (points, K) that all features share, or (G, K), one each.
+    variance
+        Shape (G, points). Variance of the estimate in the fitted study.
+    weight, prior
+        Shape (G, points). Probability of the points, with and without the feature's own data.
+    """
+
+    features: IntArray
+    model: Model
+    gamma: FloatArray
+    variance: FloatArray
+    weight: FloatArray
+    prior: FloatArray
+
+
+def power_table(
+    fit: LMMFit,
+    names: Sequence[str],
+    L: FloatArray,
+    plan: Plan,
+    *,
+    moderated: bool = True,
+    weights: FloatArray | None = None,
+    observed: Collapsed | None = None,
+    update: Callable[[int], object] = lambda n: None,
+) -> pd.DataFrame:
+    """Power of contrasts L (n, p) for every plan, over the features of a fit.
+
+    Where the features share a prior on the variance ratios the power of each is averaged over its
+    posterior (and that of sigma2 given them); else its estimates are taken for the truth.
+
+    Parameters
+    ----------
+    fit
+        Fitted models.
+    names, L
+        The contrasts.
+    plan
+        The studies.
+    moderated
+        Whether the tests will be moderated; they have more degrees of freedom, see :func:`prior_df`.
+    weights
+        Of the cells, where the fit had them.
+    observed
+        Statistics of the patterns, where they are at hand; counted from the cells otherwise.
+    update
+        Told 1 after each contrast and number of cells.
+
+    Returns
+    -------
+    One row per contrast x tertile of expression x n_donors x n_cells x effect x alpha: mean power and
+    its 10, 50 and 90% quantiles over the features; NaN with the status ``too_few_donors`` where fewer than
+    one degree of freedom is left.
+    """
+    observed = _observed(fit, weights) if observed is None else observed
+    models = {m: build_model(fit.design, _with_cells(fit, observed, m)) for m in plan.n_cells}
+    used = _representative(fit)
+    tertile = np.minimum((3 * mean_rank(fit.parts)[used]).astype(int), 2) + 1
+    D = len(donor_term(fit.design, fit.donor).levels)
+    rows: list[dict[str, object]] = []
+    for name, row in zip(names, L, strict=True):
+        known = _what_is_known(fit, row, used)
+        for m, model in models.items():
+            variance, weight = _planned(known, model, row)
+            extra = prior_df(known, model, row) if moderated else 0.0
+            for n in plan.n_donors:
+                df = planned_df(fit.design, row, n / D, n * m)
+                df = min(df + extra, n * m - model.p) if df >= 1 else np.nan
+                status = POWER_STATUSES[not df >= 1]
+                study = {"contrast": name, "n_donors": n, "n_cells": m, "df": df, "status": status}
+                rows += _rows(study, variance * D / n, weight, plan, df, tertile)
+            update(1)
+    return pd.DataFrame(rows)[list(COLUMNS)]
+
+
+def replication(fit: LMMFit, L: FloatArray) -> tuple[list[str], list[str]]:
+    """What each contrast (n, p) compares, donors or each donor with itself, and what the audit warns of there.
+
+    The kinds are those of :class:`donorwise._core.design.replication.Arms`. The warnings are those about
+    contrasts within donors that no random term lets differ between donors.
+    """
+    design = fit.design
+    donors = find_donors(design, design.frame, fit.donor)
+    assert donors is not None  # callers have checked that the donors are a grouping factor
+    arms = {arm.contrast: arm for arm in describe(design, parse(design.formula), donors, None)}
+    parts = [[arms[design.fixed_names[j]] for j in np.flatnonzero(row) if design.fixed_names[j] in arms] for row in L]
+    kinds = [{arm.kind for arm in own} for own in parts]
+    asked = {arm.contrast: arm for own in parts for arm in own}
+    return [kind.pop() if len(kind) == 1 else "mixed" for kind in kinds], [*uncovered(design, asked.values(), donors)]
+
+
+def _rows(
+    study: dict[str, object], variance: FloatArray, weight: FloatArray, plan: Plan, df: float, tertile: IntArray
+) -> list[dict[str, object]]:
+    """Rows of one study: power in every feature, averaged over what is not known of its variance."""
+    noncentrality = 1 / np.sqrt(variance)
+    rows = []
+    for effect in plan.effect:
+        for alpha in plan.alpha:
+            power = (weight * two_sided_power(abs(effect) * noncentrality, df, alpha)).sum(axis=1)
+            rows += [study | {"effect": effect, "alpha": alpha} | part for part in _summaries(power, tertile)]
+    return rows
+
+
+def two_sided_power(noncentrality: FloatArray, df: float, alpha: float) -> FloatArray:
+    """Power of a two-sided t test at noncentral values of its statistic; NaN below one degree of freedom."""
+    if not df >= 1:
+        return np.full(np.shape(noncentrality), np.nan)
+    critical = float(stats.t.isf(alpha / 2, df))
+    share = np.linspace(0, 1, _NODES)
+    nodes = (1 + critical) * share / (1 + 1 / _FARTHEST - share)
+    # far out the numerator of t is as good as constant, and the exact law slow to sum
+    power = stats.chi2.cdf(df * (nodes / critical) ** 2, df)
+    exact = nodes < _CONSTANT
+    power[exact] = stats.nct.sf(critical, df, nodes[exact])
+    near = nodes < _NO_LOWER_TAIL
+    power[near] += stats.nct.sf(critical, df, -nodes[near])
+    return np.interp(noncentrality, nodes, np.minimum(power, 1))
+
+
+def planned_df(design: Design, row: FloatArray, copies: float, n_obs: float) -> float:
+    """Degrees of freedom of one contrast (p,) in a number of copies of a design with `n_obs` rows in all.
+
+    Those of a column are affine in the copies, by the inner-outer rule (see
+    :mod:`donorwise._core.inference.between_within`); a column with random slopes has their levels as its
+    replicates; and a contrast has the fewest of its columns.
+    """
+    per_copy = round(n_obs / copies)
+    once, twice = column_df(design, per_copy), column_df(_doubled(design), 2 * per_copy)
+    columns = np.minimum(once + (copies - 1) * (twice - once), _slope_df(design, copies))
+    return float(columns[np.flatnonzero(row)].min())
+
+
+def _slope_df(design: Design, copies: float) -> FloatArray:
+    """Degrees of freedom of columns of X that are a random slope's column times numbers of its levels, (p,).
+
+    Such as time and time:arm with ``(time | donor)``: every donor has one slope, and these columns
+    explain it. Infinite for the others.
+    """
+    out = np.full(design.X.shape[1], np.inf)
+    if all(t.columns == ("(Intercept)",) for t in design.random_terms):
+        return out
+    rows = np.flatnonzero(design.codes >= 0)
+    X = _by_row(design, design.X, design.varying, rows)
+    for term in design.random_terms:
+        codes, Z = term.codes[design.codes[rows]], _by_row(design, term.Z, term.varying, rows)
+        for z, name in zip(Z.T, term.columns, strict=True):
+            if name == "(Intercept)":
+                continue
+            square = np.bincount(codes, weights=z**2)
+            sums = np.stack([np.bincount(codes, weights=z * x) for x in X.T], axis=1)
+            slopes = sums / np.where(square > 0, square, 1.0)[:, None]
+            same = np.abs(X - z[:, None] * slopes[codes]).max(axis=0) <= 1e-9 * np.abs(X).max(axis=0)
+            rank = int(np.linalg.matrix_rank(slopes[:, same])) if same.any() else 0
+            out[same] = np.minimum(out[same], len(term.levels) * copies - rank)
+    return out
+
+
+def _by_row(design: Design, values: FloatArray, varying: Sequence[int], rows: IntArray) -> FloatArray:
+    """Columns of X or Z, row by row."""
+    out = values[design.codes[rows]]
+    for column, covariate in enumerate(varying):
+        if covariate >= 0:
+            out[:, column] = design.covariates[rows, covariate]
+    return out
+
+
+def _doubled(design: Design) -> Design:
+    """Two copies of a study: the same patterns, other donors."""
+    terms = tuple(
+        replace(t, codes=np.concatenate([t.codes, t.codes + len(t.levels)]), Z=np.vstack([t.Z, t.Z]))
+        for t in design.random_terms
+    )
+    return replace(design, X=np.vstack([design.X, design.X]), random_terms=terms)
+
+
+def _observed(fit: LMMFit, weights: FloatArray | None) -> Collapsed:
+    """Cells and covariates of the patterns, without responses."""
+    weighted = any(p.model is not None and abs(p.model.log_weight) > 1e-9 for p in fit.parts)
+    if weighted and weights is None:
+        raise DataError("The model was fitted with weights: give weights= again.")
+    design = fit.design
+    covariates = design.covariates if design.covariates.shape[1] else None
+    nothing = np.zeros((design.codes.size, 1))
+    return collapse(nothing, design.codes, design.n_patterns, weights=weights, covariates=covariates)
+
+
+def _with_cells(fit: LMMFit, observed: Collapsed, n_cells: int) -> Collapsed:
+    """The patterns with `n_cells` cells of every donor, spread over its patterns as they are."""
+    codes = donor_term(fit.design, fit.donor).codes
+    factor = (n_cells / np.bincount(codes, weights=observed.n_obs))[codes]
+    return replace(
+        observed,
+        n_obs=np.maximum(1, np.round(observed.n_obs * factor)).astype(np.int64),
+        weight=observed.weight * factor,
+        covariate_ss=observed.covariate_ss * factor[:, None, None],
+    )
+
+
+def _representative(fit: LMMFit) -> IntArray:
+    """Features that were fitted, or as many as are needed, evenly spread over mean expression."""
+    ok = np.flatnonzero(np.isin(fit.status, ("ok", "boundary")))
+    if ok.size == 0:
+        raise DataError("No feature could be fitted: there are no variances to plan with.")
+    most = _MOST_FEATURES if len(fit.design.random_terms) == 1 else _MOST_FEATURES // 4
+    order = ok[np.argsort(mean_rank(fit.parts)[ok], kind="stable")]
+    return np.sort(order[np.linspace(0, order.size - 1, min(order.size, most)).round().astype(int)])
+
+
+def _what_is_known(fit: LMMFit, row: FloatArray, used: IntArray) -> list[_Known]:
+    shared = not refusal(fit.parts)
+    found = []
+    for part in fit.parts:
+        own = np.flatnonzero(np.isin(part.features, used))
+        if part.model is None or part.block is None or own.size == 0:
+            continue
+        one = _from_prior if shared else _from_estimates
+        found.append(one(fit, part.features[own], part.model, part.block.take(own), row))
+    return found
+
+
+def _from_prior(fit: LMMFit, features: IntArray, model: Model, block: Block, row: FloatArray) -> _Known:
+    rank = mean_rank(fit.parts)[features]
+    at = posterior(model, block.responses, fit.prior, rank, orthonormal_rows(model, row[None]))
+    return _Known(features, model, tensor(list(fit.prior.axes)), at.scale[0] ** 2, at.weight, fit.prior.at(rank))
+
+
+def _from_estimates(fit: LMMFit, features: IntArray, model: Model, block: Block, row: FloatArray) -> _Known:
+    one = np.ones((features.size, 1))
+    variance = block.sigma2 * _relative_variance(model, row, block.gamma)
+    return _Known(features, model, block.gamma, variance[:, None], one, one)
+
+
+def _planned(known: Sequence[_Known], planned: Model, row: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Variance of the contrast in one copy of the planned study, and the points' weights, (G, points)."""
+    order = np.argsort(np.concatenate([k.features for k in known]), kind="stable")
+    variance = []
+    for k in known:
+        after = _relative_variance(planned, row, _planned_gamma(k.model, planned, k.gamma))
+        change = after / _relative_variance(k.model, row, k.gamma)
+        variance.append(k.variance * (change if change.size == k.variance.shape[1] else change[:, None]))
+    return np.concatenate(variance)[order], np.concatenate([k.weight for k in known])[order]
+
+
+def prior_df(known: Sequence[_Known], planned: Model, row: FloatArray) -> float:
+    """Degrees of freedom that moderation adds.
+
+    The fewer, the more features differ in the variance of the contrast, relative to sigma2: if that
+    varied as a scaled inverse chi-squared with d0 degrees of freedom, the variance of its logarithm
+    were trigamma(d0 / 2), and a moderated t had d0 degrees of freedom more (Smyth 2004, Stat Appl
+    Genet Mol Biol 3:3, sections 3 and 6.2).
+    """
+    if any(k.prior.shape[1] == 1 for k in known):
+        return 0.0
+    spread = []
+    for k in known:
+        log_variance = np.log(_relative_variance(planned, row, _planned_gamma(k.model, planned, k.gamma)))
+        mean = k.prior @ log_variance
+        spread.append((k.prior * (log_variance - mean[:, None]) ** 2).sum(axis=1))
+    target = float(np.concatenate(spread).mean())
+    half = np.geomspace(0.05, 1e7, 2000)
+    return float(2 * np.exp(np.interp(-np.log(target), -np.log(polygamma(1, half)), np.log(half))))
+
+
+def _relative_variance(model: Model, row: FloatArray, gamma: FloatArray) -> FloatArray:
+    """c'(X'V⁻¹X)⁻¹c at relative covariances (points, K), relative to sigma2."""
+    n, q = gamma.shape[0], model.blocks.order.size
+    zero = np.zeros(n, dtype=bool)
+    nothing = Responses(np.zeros((n, model.p)), np.zeros((n, q)), np.ones(n), np.zeros(n), zero, zero)
+    Phi = evaluate_block(model.blocks, np.ascontiguousarray(gamma), nothing, model.nu(reml=True)).Phi
+    c = orthonormal_rows(model, row[None])[0]
+    return np.einsum("p,gpr,r->g", c, Phi, c)
+
+
+def _planned_gamma(model: Model, planned: Model, gamma: FloatArray) -> FloatArray:
+    """Relative covariances from one model's internal basis to another's (they differ by the cells' weights)."""
+    parameter, out = planned.blocks.parameter, np.empty_like(gamma)
+    for t, (before, after) in enumerate(zip(model.terms, planned.terms, strict=True)):
+        T = after.factor.T @ original_covariance(before, t, parameter, gamma) @ after.factor
+        for k in np.flatnonzero(parameter[:, 0] == t):
+            out[:, k] = T[:, parameter[k, 1], parameter[k, 2]]
+    return out
+
+
+def _summaries(power: FloatArray, tertile: IntArray) -> list[dict[str, object]]:
+    """Mean and quantiles over all features, and over each third of them by expression."""
+    out: list[dict[str, object]] = []
+    for i, name in enumerate(EXPRESSION):
+        own = power if i == 0 else power[tertile == i]
+        if own.size:
+            q10, median, q90 = np.quantile(own, [0.1, 0.5, 0.9])
+            numbers = {"power": float(own.mean()), "q10": q10, "median": median, "q90": q90, "n_features": own.size}
+            out.append({"expression": name, **numbers})
+    return out

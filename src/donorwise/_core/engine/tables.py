@@ -1,0 +1,233 @@
+"""Tidy tables of tests: one row per feature (and contrast), whatever happened to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from donorwise._core.inference.moderation import mean_rank, moderated_tests, refusal
+from donorwise._core.inference.multiplicity import adjust
+from donorwise._core.inference.wald import ContrastTests, contrast_tests, joint_tests
+from donorwise._typing import STATUSES
+from donorwise.errors import DesignError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from donorwise._core.design.design import Design
+    from donorwise._core.engine.fitted import LMMFit
+    from donorwise._core.inference.prior import Prior
+    from donorwise._typing import FloatArray, IntArray, StrArray
+
+NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
+_NOT_NESTED = (
+    "A likelihood-ratio test needs nested models: one must have all the terms of the other and more. Got {!r} and {!r}."
+)
+_NO_DIFFERENCE = 1e-6  # accuracy of a difference of log-likelihoods
+_ORDER = np.argsort(STATUSES)
+_SORTED = np.array(STATUSES)[_ORDER]
+
+
+def contrast_table(fit: LMMFit, names: tuple[str, ...], L: FloatArray, ddf: str, level: float) -> pd.DataFrame:
+    """See :meth:`LMMFit.test`."""
+    G, n = len(fit.variables), len(names)
+    numbers = {key: np.full((n, G), np.nan) for key in NUMBERS}
+    status = np.full((n, G), "not_estimable", dtype="<U16")
+    test = _method(fit, ddf)
+    for part in fit.parts:
+        if part.model is not None and part.block is not None:
+            _fill(numbers, status, part.features, test(part, part.model, part.block, L, level))
+    return tidy(fit.variables, names, numbers, status, fit.n_donors, fit.n_obs)
+
+
+def ddf_used(fit: LMMFit, ddf: str) -> tuple[str, str]:
+    """The degrees of freedom that a fit's tests use where `ddf` is asked for, and why they are others."""
+    reason = refusal(fit.parts) if ddf == "moderated" else ""
+    return ("kenward-roger", reason) if reason else (ddf, "")
+
+
+def _method(fit: LMMFit, ddf: str) -> Callable[..., ContrastTests]:
+    """The function (part, model, block, L, level) that tests contrasts."""
+    used = "kenward-roger" if ddf == "moderated" and fit.not_moderated else ddf
+    if used != "moderated":
+        return lambda part, model, block, L, level: contrast_tests(model, block, L, used, level)
+    prior, rank = fit.prior, mean_rank(fit.parts)
+    return lambda part, model, block, L, level: moderated_tests(model, block, L, prior, rank[part.features], level)
+
+
+def tidy(
+    variables: tuple[str, ...],
+    names: tuple[str, ...],
+    numbers: dict[str, FloatArray],
+    status: StrArray,
+    n_donors: IntArray,
+    n_obs: IntArray,
+) -> pd.DataFrame:
+    """The long table of n contrasts x G features from arrays (n, G) and counts (G,)."""
+    n, G = status.shape
+    table = pd.DataFrame({key: values.ravel() for key, values in numbers.items()})
+    table.insert(0, "variable", _categorical(np.tile(np.arange(G), n), variables))
+    table.insert(1, "contrast", _categorical(np.repeat(np.arange(n), G), names))
+    table["adj_p_value"] = np.concatenate([adjust(p) for p in numbers["p_value"]] or [np.empty(0)])
+    codes = np.searchsorted(_SORTED, status.ravel())
+    table["status"] = pd.Categorical.from_codes(_ORDER[codes], categories=list(STATUSES))
+    table["n_donors"], table["n_obs"] = np.tile(n_donors, n), np.tile(n_obs, n)
+    return table
+
+
+def _fill(numbers: dict[str, FloatArray], status: np.ndarray, features: np.ndarray, tests: ContrastTests) -> None:
+    for key, values in numbers.items():
+        values[:, features] = getattr(tests, key).T
+    status[:, features] = tests.status.T
+
+
+def _categorical(codes: np.ndarray, names: tuple[str, ...]) -> pd.Categorical:
+    """Names by code; names that occur twice (nothing forbids that in an array) share a category."""
+    unique, first = np.unique(np.array(names, dtype=object), return_inverse=True)
+    if unique.size == len(names):
+        return pd.Categorical.from_codes(codes, categories=list(names))
+    return pd.Categorical.from_codes(first[codes], categories=list(unique))
+
+
+def prior_table(prior: Prior) -> pd.DataFrame:
+    """A shared prior as a long table, every term's margin: term, knot, ratio, weight."""
+    frames = []
+    for t, (axis, scale) in enumerate(zip(prior.axes, prior.scale, strict=True)):
+        weight = prior.marginal(t)
+        knot, ratio = np.repeat(prior.knots, axis.size), np.tile(axis * scale, prior.knots.size)
+        frames.append(pd.DataFrame({"term": prior.terms[t], "knot": knot, "ratio": ratio, "weight": weight.ravel()}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def joint_table(fit: LMMFit, term: str, L: FloatArray, ddf: str) -> pd.DataFrame:
+    """See :meth:`LMMFit.joint_test`."""
+    G = len(fit.variables)
+    columns = {key: np.full(G, np.nan) for key in ("statistic", "den_df", "scaling", "p_value")}
+    status = np.full(G, "not_estimable", dtype="<U16")
+    for part in fit.parts:
+        if part.model is not None and part.block is not None:
+            tests = joint_tests(part.model, part.block, L, "kenward-roger" if ddf == "moderated" else ddf)
+            for key, values in columns.items():
+                values[part.features] = getattr(tests, key)
+            status[part.features] = tests.status
+    table = pd.DataFrame({"variable": list(fit.variables), "term": term, "statistic": columns["statistic"]})
+    table["num_df"] = L.shape[0]
+    for key in ("den_df", "scaling", "p_value"):
+        table[key] = columns[key]
+    table["adj_p_value"] = adjust(columns["p_value"])
+    table["status"] = pd.Categorical(status, categories=list(STATUSES))
+    return table
+
+
+def lrt_table(fit: LMMFit, other: LMMFit) -> pd.DataFrame:
+    """See :meth:`LMMFit.lrt`."""
+    larger, smaller = (fit, other) if _size(fit) >= _size(other) else (other, fit)
+    _check_comparable(larger, smaller)
+    difference = _difference(larger, smaller)
+    full, reduced = larger.at_ml(), smaller.at_ml()
+    statistic = 2 * (full.loglik - reduced.loglik)
+    statistic[statistic < _NO_DIFFERENCE] = 0.0  # NaN stays NaN
+    p = p_value(statistic, difference)
+    df = difference.fixed + difference.variances + difference.covariances
+    table = pd.DataFrame({"variable": list(fit.variables), "statistic": statistic, "df": df, "p_value": p})
+    table["adj_p_value"] = adjust(p)
+    table["loglik"], table["loglik_reduced"] = full.loglik, reduced.loglik
+    worst = np.where(np.isin(full.status, ("ok", "boundary")), reduced.status, full.status)
+    bad = ~np.isin(worst, ("ok", "boundary"))
+    status = np.where(bad, worst, full.status)
+    table["status"] = pd.Categorical(status, categories=list(STATUSES))
+    return table
+
+
+def _size(fit: LMMFit) -> int:
+    return fit.beta.shape[1] + fit.theta.shape[1]
+
+
+def _difference(larger: LMMFit, smaller: LMMFit) -> Difference:
+    big = [len(t.columns) for t in larger.design.random_terms]
+    small = [len(t.columns) for t in smaller.design.random_terms]
+    variances = sum(big) - sum(small)
+    covariances = sum(r * (r - 1) // 2 for r in big) - sum(r * (r - 1) // 2 for r in small)
+    fixed = larger.beta.shape[1] - smaller.beta.shape[1]
+    if min(fixed, variances, covariances) < 0 or fixed + variances + covariances == 0:
+        raise DesignError(_NOT_NESTED.format(larger.formula, smaller.formula))
+    return Difference(fixed, variances, covariances)
+
+
+def _check_nested(larger: LMMFit, smaller: LMMFit) -> None:
+    big, small = larger.design, smaller.design
+    random = all(
+        any(own.group == other.group and set(own.columns) <= set(other.columns) for other in big.random_terms)
+        for own in small.random_terms
+    )
+    if not random or not _spanned(big, small):
+        raise DesignError(_NOT_NESTED.format(larger.formula, smaller.formula))
+
+
+def _spanned(big: Design, small: Design) -> bool:
+    """Whether the fixed columns of one design are combinations of those of another, on the same rows."""
+    extra = [i for i, name in enumerate(small.fixed_names) if name not in big.fixed_names]
+    if not extra:
+        return True
+    if any(small.varying[i] >= 0 for i in extra):
+        return False
+    used = (big.codes >= 0) & (small.codes >= 0)
+    pairs = np.unique(np.stack([big.codes[used], small.codes[used]]), axis=1)
+    X, x = big.X[pairs[0]], small.X[pairs[1]][:, extra]
+    rest = x - X @ np.linalg.lstsq(X, x, rcond=None)[0]
+    return bool((np.abs(rest).max(axis=0) <= 1e-8 * np.abs(x).max(axis=0)).all())
+
+
+def _same_data(larger: LMMFit, smaller: LMMFit) -> bool:
+    """Whether two fits have the same features, rows, responses and weights."""
+    if larger.variables != smaller.variables or not np.array_equal(larger.n_obs, smaller.n_obs):
+        return False
+    return np.allclose(_fingerprint(larger), _fingerprint(smaller), rtol=1e-9, atol=0, equal_nan=True)
+
+
+def _fingerprint(fit: LMMFit) -> FloatArray:
+    """Mean response of every feature and the weights of its rows, (2, G)."""
+    out = np.full((2, len(fit.variables)), np.nan)
+    for part in fit.parts:
+        if part.model is not None and part.block is not None:
+            out[:, part.features] = part.block.responses.mean, np.full(part.features.size, part.model.log_weight)
+    return out
+
+
+def _check_comparable(larger: LMMFit, smaller: LMMFit) -> None:
+    if not _same_data(larger, smaller):
+        raise DesignError(
+            "The two fits do not have the same features, rows, responses and weights (rows are dropped where a "
+            "variable of the formula is missing); fit both to the same data."
+        )
+    _check_nested(larger, smaller)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Parameters that the larger model has more: fixed effects, variances and covariances."""
+
+    fixed: int
+    variances: int
+    covariances: int
+
+
+def p_value(statistic: FloatArray, difference: Difference) -> FloatArray:
+    """p-value of twice the difference of log-likelihoods, (G,).
+
+    One variance more, with c covariances and f fixed effects, is the mixture of chi-squared with
+    f + c and f + c + 1 degrees of freedom in equal parts (Self and Liang 1987; Stram and Lee 1994).
+    Several variances more have no such simple law: the chi-squared with all the parameters is
+    an upper bound.
+    """
+    smooth = difference.fixed + difference.covariances
+    if difference.variances == 0:
+        return np.asarray(stats.chi2.sf(statistic, smooth))
+    if difference.variances == 1:
+        lower = stats.chi2.sf(statistic, smooth) if smooth else np.where(statistic > 0, 0.0, 1.0)
+        return np.asarray(0.5 * lower + 0.5 * stats.chi2.sf(statistic, smooth + 1))
+    return np.asarray(stats.chi2.sf(statistic, smooth + difference.variances))

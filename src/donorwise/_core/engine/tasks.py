@@ -1,0 +1,141 @@
+"""One pass over the cells: the statistics of every task, from which any of its models can be fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from donorwise._core.cells.accumulate import collapse, missing_patterns
+from donorwise._core.cells.measures import Collapsed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from donorwise._core.design.design import Design
+    from donorwise._typing import BoolArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One group of rows with its design, or the reason why it has none.
+
+    `changed` names coefficients that do not mean here what they mean in other groups.
+    """
+
+    name: str
+    design: Design | None
+    reason: str
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Statistics of features that share their rows."""
+
+    features: IntArray
+    collapsed: Collapsed
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What the cells of one task say, over the patterns of its design: a pass per set of rows."""
+
+    design: Design
+    passes: tuple[Pass, ...]
+
+    def take_features(self, features: IntArray) -> Statistics:
+        """The statistics of some features, renumbered in the order given."""
+        place = np.full(max((int(p.features.max(initial=-1)) for p in self.passes), default=-1) + 1, -1)
+        place[features] = np.arange(features.size)
+        passes = []
+        for own in self.passes:
+            kept = np.flatnonzero(place[own.features] >= 0)
+            passes.append(Pass(place[own.features[kept]], own.collapsed.take_features(kept)))
+        return Statistics(self.design, tuple(p for p in passes if p.features.size))
+
+    def take_patterns(self, patterns: IntArray) -> Statistics:
+        """The statistics of some patterns: what the cells of the others say is left out."""
+        passes = tuple(Pass(p.features, p.collapsed.take(patterns)) for p in self.passes)
+        return Statistics(self.design.take(patterns), passes)
+
+
+def collapse_tasks(
+    matrix: Any,
+    variables: tuple[str, ...],
+    tasks: Sequence[Task],
+    *,
+    weights: FloatArray | None = None,
+    features: IntArray | None = None,
+    n_jobs: int = 1,
+) -> list[Statistics | None]:
+    """The statistics of every task from one pass over the matrix; None for a task without a design."""
+    designs = [t.design for t in tasks if t.design is not None]
+    if not designs:
+        return [None] * len(tasks)
+    passes = list(_passes(matrix, variables, designs, weights, features, n_jobs))
+    starts = np.cumsum([0] + [d.n_patterns for d in designs])
+    found = iter(
+        Statistics(design, tuple(Pass(p.features, _own(p.collapsed, start, design)) for p in passes))
+        for design, start in zip(designs, starts[:-1], strict=True)
+    )
+    return [None if t.design is None else next(found) for t in tasks]
+
+
+def _own(collapsed: Collapsed, start: int, design: Design) -> Collapsed:
+    """Views of one task's patterns and covariates."""
+    return collapsed.take(slice(start, start + design.n_patterns)).take_covariates(design.covariates.shape[1])
+
+
+def _passes(
+    matrix: Any,
+    variables: tuple[str, ...],
+    designs: Sequence[Design],
+    weights: FloatArray | None,
+    features: IntArray | None,
+    n_jobs: int,
+) -> Iterator[Pass]:
+    codes, covariates = _stack(designs)
+    n_patterns = sum(d.n_patterns for d in designs)
+    columns = np.arange(matrix.shape[1]) if features is None else np.asarray(features)
+    for at, seen in _masks(matrix, columns, codes):
+        used = codes if seen is None else np.where(seen, codes, -1).astype(codes.dtype)
+        whole = at.size == matrix.shape[1]
+        collapsed = collapse(
+            matrix, used, n_patterns, weights=weights, covariates=covariates, features=None if whole else columns[at],
+            names=variables if whole else tuple(variables[i] for i in at), n_jobs=n_jobs,
+        )  # fmt: skip
+        yield Pass(at, collapsed)
+
+
+def _masks(matrix: Any, columns: IntArray, codes: NDArray[np.int32]) -> list[tuple[IntArray, BoolArray | None]]:
+    """Features by the rows in use that they have; positions within `columns`."""
+    if sparse.issparse(matrix):
+        return [(np.arange(columns.size), None)]
+    position = np.full(matrix.shape[1], -1)
+    position[columns] = np.arange(columns.size)
+    groups: dict[bytes, tuple[list[IntArray], BoolArray | None]] = {}
+    for found, seen in missing_patterns(matrix, columns):
+        seen = None if seen is None or seen[codes >= 0].all() else seen | (codes < 0)
+        key = b"" if seen is None else np.packbits(seen).tobytes()
+        groups.setdefault(key, ([], seen))[0].append(position[found])
+    return [(np.sort(np.concatenate(found)), seen) for found, seen in groups.values()]
+
+
+def _stack(designs: Sequence[Design]) -> tuple[NDArray[np.int32], FloatArray | None]:
+    """Pattern codes and covariates of all tasks (no row belongs to two)."""
+    codes = np.full(designs[0].codes.size, -1, dtype=np.int32)
+    m = max(d.covariates.shape[1] for d in designs)
+    covariates = np.zeros((codes.size, m)) if m else None
+    start = 0
+    for design in designs:
+        used = design.codes >= 0
+        codes[used] = design.codes[used] + start
+        if covariates is not None and design.covariates.shape[1]:
+            covariates[used, : design.covariates.shape[1]] = design.covariates[used]
+        start += design.n_patterns
+    return codes, covariates

@@ -1,0 +1,119 @@
+"""Variances in words: components, factors, intraclass correlation, partition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.models.lmm.relative import cholesky_psd, original_covariance, relative_covariance
+
+if TYPE_CHECKING:
+    from donorwise._core.design.design import Design
+    from donorwise._core.engine.fitted import LMMFit
+    from donorwise._core.models.lmm.fit import Block, Model
+    from donorwise._typing import FloatArray
+
+
+def theta_names(design: Design) -> tuple[str, ...]:
+    """Names of the relative covariance factors, lower triangles column by column, as lme4 has them."""
+    names = []
+    for term in design.random_terms:
+        for j, second in enumerate(term.columns):
+            for i in range(j, len(term.columns)):
+                first = term.columns[i]
+                names.append(f"{term.group}.{first}" if i == j else f"{term.group}.{first}.{second}")
+    return tuple(names)
+
+
+def theta(model: Model, block: Block) -> FloatArray:
+    """Relative covariance factors of the original columns, (G, n_theta)."""
+    parameter = model.blocks.parameter
+    out = np.empty((block.gamma.shape[0], parameter.shape[0]))
+    for t, basis in enumerate(model.terms):
+        L = cholesky_psd(original_covariance(basis, t, parameter, block.gamma))
+        for k in np.flatnonzero(parameter[:, 0] == t):
+            out[:, k] = L[:, parameter[k, 1], parameter[k, 2]]
+    return out
+
+
+def varcomp_table(fit: LMMFit) -> pd.DataFrame:
+    """See :meth:`LMMFit.varcomp`."""
+    rows = _component_rows(fit.design)
+    values, sds = (np.full((len(fit.variables), len(rows)), np.nan) for _ in range(2))
+    for part in fit.parts:
+        if part.model is not None and part.block is not None:
+            values[part.features], sds[part.features] = _components(part.model, part.block)
+    term, first, second = (np.tile(c, len(fit.variables)) for c in zip(*rows, strict=True))
+    variable = np.repeat(np.array(fit.variables, dtype=object), len(rows))
+    columns = {"variable": variable, "term": term, "column1": first, "column2": second}
+    return pd.DataFrame(columns | {"variance": values.ravel(), "sd": sds.ravel()})
+
+
+def _component_rows(design: Design) -> list[tuple[str, str, str]]:
+    rows = []
+    for term in design.random_terms:
+        rows += [(term.group, c, "") for c in term.columns]
+        rows += [(term.group, b, a) for i, a in enumerate(term.columns) for b in term.columns[i + 1 :]]
+    return [*rows, ("Residual", "", "")]
+
+
+def _components(model: Model, block: Block) -> tuple[FloatArray, FloatArray]:
+    values, sds = [], []
+    for t, basis in enumerate(model.terms):
+        T = original_covariance(basis, t, model.blocks.parameter, block.gamma) * block.sigma2[:, None, None]
+        sd = np.sqrt(np.clip(np.einsum("gii->gi", T), 0, None))
+        r = T.shape[1]
+        values += [T[:, i, i] for i in range(r)]
+        sds += [sd[:, i] for i in range(r)]
+        for i in range(r):
+            for j in range(i + 1, r):
+                values.append(T[:, j, i])
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    sds.append(T[:, j, i] / (sd[:, i] * sd[:, j]))
+    return np.stack([*values, block.sigma2], axis=1), np.stack([*sds, np.sqrt(block.sigma2)], axis=1)
+
+
+def partition_table(fit: LMMFit) -> pd.DataFrame:
+    """See :meth:`LMMFit.variance_partition`."""
+    terms = term_labels(fit.design)
+    out = np.full((len(fit.variables), len(terms) + 2), np.nan)
+    for part in fit.parts:
+        if part.model is not None and part.block is not None:
+            fixed = _fixed_variance(part.model, part.block)
+            values = np.column_stack([fixed, _term_variances(part.model, part.block)])
+            out[part.features] = values / values.sum(axis=1, keepdims=True)
+    index = pd.Index(fit.variables, name="variable")
+    return pd.DataFrame(out, index=index, columns=["fixed", *terms, "Residual"])
+
+
+def icc_table(fit: LMMFit) -> pd.DataFrame:
+    """See :meth:`LMMFit.icc`."""
+    table = partition_table(fit).drop(columns="fixed")
+    shares = table.div(table.sum(axis=1, min_count=1), axis=0).drop(columns="Residual")
+    return shares.reset_index().melt(id_vars="variable", var_name="term", value_name="icc")
+
+
+def term_labels(design: Design) -> list[str]:
+    """The grouping factor of each term; with its columns where a factor has several terms."""
+    groups = [t.group for t in design.random_terms]
+    return [t.group if groups.count(t.group) == 1 else t.label for t in design.random_terms]
+
+
+def _term_variances(model: Model, block: Block) -> FloatArray:
+    """Average of z'Var(u)z over the rows for every term, then the residual variance, (G, terms + 1).
+
+    The internal columns are orthonormal on average, so the average is the trace.
+    """
+    terms = [
+        np.einsum("gii->g", relative_covariance(b, t, model.blocks.parameter, block.gamma))
+        for t, b in enumerate(model.terms)
+    ]
+    return block.sigma2[:, None] * np.stack([*terms, np.ones(block.sigma2.size)], axis=1)
+
+
+def _fixed_variance(model: Model, block: Block) -> FloatArray:
+    """Variance over the rows of the fitted fixed part, (G,)."""
+    delta = block.beta @ model.fixed.R.T
+    return np.einsum("ga,ab,gb->g", delta, model.spread, delta)

@@ -1,0 +1,1 @@
+"""Models: what the statistics of the cells say about variances and effects."""

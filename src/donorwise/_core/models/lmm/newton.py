@@ -1,0 +1,251 @@
+"""Newton's method for several variance components, one feature at a time.
+
+The relative covariance of a term is T = LL'. The free parameters are the entries of L,
+save that the last diagonal entry is replaced by its square: that one is bounded below by
+zero and the deviance is smooth in it across the boundary, so that a variance at zero is
+found exactly, by the sign of a derivative. The other columns of L need no bound, since
+their sign is arbitrary.
+
+numba's cache on disk does not follow imports from one file to another: whoever edits
+``kernels.py`` must touch this file, too, or clear ``__pycache__``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from donorwise._core.models.lmm.kernels import cholesky_inverse, derivatives, entry, evaluate, inner, workspace
+
+_MAX_ITERATIONS = 200
+_SMALLEST_STEP = 1e-12
+_RIDGE, _SINGULAR, _SCORING = 0.01, 1e-9, 10
+_KICK, _MAX_KICKS = 0.05, 2
+# A Newton decrement is the squared step in standard errors; the step after it is accurate to its square.
+_DECREMENT = 1e-12
+_LIMIT = 1e10  # relative variances beyond this mean that there is no residual variance
+
+
+@inner
+def gamma_of(phi, parameter, bounded):
+    """Entries of T from the parameters."""
+    K = phi.size
+    gamma = np.zeros(K)
+    for k in range(K):
+        t, i, j = parameter[k]
+        for m in range(K):
+            if parameter[m, 0] != t or parameter[m, 1] != i or parameter[m, 2] > j:
+                continue
+            for l in range(K):
+                if parameter[l, 0] == t and parameter[l, 1] == j and parameter[l, 2] == parameter[m, 2]:
+                    gamma[k] += phi[m] if bounded[m] else phi[m] * phi[l]
+    return gamma
+
+
+@inner
+def _jacobian(phi, parameter, bounded):
+    """d gamma / d phi."""
+    K = phi.size
+    J = np.zeros((K, K))
+    for m in range(K):
+        t, a, c = parameter[m]
+        if bounded[m]:
+            J[m, m] = 1.0
+            continue
+        for k in range(K):
+            if parameter[k, 0] != t:
+                continue
+            i, j = parameter[k, 1], parameter[k, 2]
+            for l in range(K):
+                if parameter[l, 0] == t and parameter[l, 2] == c:
+                    if i == a and parameter[l, 1] == j:
+                        J[k, m] += phi[l]
+                    if j == a and parameter[l, 1] == i:
+                        J[k, m] += phi[l]
+    return J
+
+
+@inner
+def _curvature(gradient, parameter, bounded, hessian):
+    """Add the second derivatives of gamma in phi, weighted by the gradient in gamma."""
+    K = gradient.size
+    for m in range(K):
+        if bounded[m]:
+            continue
+        for l in range(K):
+            if bounded[l] or parameter[l, 0] != parameter[m, 0] or parameter[l, 2] != parameter[m, 2]:
+                continue
+            hi, lo = max(parameter[m, 1], parameter[l, 1]), min(parameter[m, 1], parameter[l, 1])
+            for k in range(K):
+                if parameter[k, 0] == parameter[m, 0] and parameter[k, 1] == hi and parameter[k, 2] == lo:
+                    hessian[m, l] += gradient[k] * (2.0 if hi == lo else 1.0)
+
+
+@inner
+def _congruence(J, H, out):
+    """J'HJ into `out`."""
+    K = J.shape[0]
+    for i in range(K):
+        for j in range(K):
+            out[i, j] = 0.0
+            for a in range(K):
+                for b in range(K):
+                    out[i, j] += J[a, i] * H[a, b] * J[b, j]
+
+
+@inner
+def _step(gradient, hessian, expected, free, bounded, scoring, step):
+    """Newton step over the free parameters into `step`.
+
+    Where the Hessian is not positive definite: Fisher scoring, which is good far from the optimum, or
+    (not `scoring`) the Hessian with a diagonal added, which leaves a saddle. Scoring knows nothing of a
+    column of L at zero, where T does not change to first order: a ridge keeps its step in bounds. Returns the decrement (the squared length of the step in standard
+    errors), and whether the Hessian was positive definite.
+    """
+    K = gradient.size
+    n = 0
+    index = np.zeros(K, dtype=np.int64)
+    for k in range(K):
+        step[k] = 0.0
+        if free[k]:
+            index[n] = k
+            n += 1
+    M, inverse = np.zeros((n, n)), np.zeros((n, n))
+    definite = True
+    for attempt in range(60):
+        largest = 1e-300
+        for i in range(n):
+            for j in range(n):
+                exact = attempt == 0 or not scoring
+                M[i, j] = hessian[index[i], index[j]] if exact else expected[index[i], index[j]]
+            largest = max(largest, abs(M[i, i]))
+        for i in range(n):
+            if attempt > 0 and scoring and not bounded[index[i]]:
+                M[i, i] += _RIDGE * largest
+            if attempt > 1 or (attempt > 0 and not scoring):  # damp directions without information, more and more
+                M[i, i] += largest * 10.0 ** (attempt - 10 if scoring else 0.5 * attempt - 4)
+        if np.isfinite(cholesky_inverse(M, inverse, _SINGULAR)):
+            definite = attempt == 0
+            break
+    decrement = 0.0
+    for i in range(n):
+        for j in range(n):
+            step[index[i]] -= inverse[i, j] * gradient[index[j]]
+        decrement -= step[index[i]] * gradient[index[i]]
+    return decrement, definite
+
+
+@inner
+def _kick(phi, bounded):
+    """Move columns of L off zero: a stationary point there may be a saddle."""
+    for k in range(phi.size):
+        if not bounded[k] and abs(phi[k]) < _KICK:
+            phi[k] = _KICK if phi[k] >= 0.0 else -_KICK
+
+
+@inner
+def _moved(phi, step, size, bounded, out):
+    """The parameters after a step, projected on the bounds, into `out`."""
+    for k in range(phi.size):
+        out[k] = phi[k] + size * step[k]
+        if bounded[k] and out[k] < 0.0:
+            out[k] = 0.0
+
+
+@inner
+def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
+    """Minimise the profiled deviance from `phi`, in place; return (deviance, iterations, converged).
+
+    Derivatives are evaluated at every trial, since nearly all are accepted; and there is one call of
+    `evaluate`, since each is compiled anew.
+    """
+    parameter = blocks[8]
+    K = phi.size
+    gradient, g, step, trial = np.zeros(K), np.zeros(K), np.zeros(K), np.zeros(K)
+    hessian, expected, H, I = np.zeros((K, K)), np.zeros((K, K)), np.zeros((K, K)), np.zeros((K, K))
+    free, best = np.zeros(K, dtype=np.bool_), np.zeros(K)
+    f, best_f, decrement, size, iteration, kicks, fresh = np.inf, np.inf, 0.0, 1.0, 0, 0, True
+    converged = False
+    for k in range(K):
+        trial[k] = phi[k]
+    while iteration < _MAX_ITERATIONS:
+        gamma = gamma_of(trial, parameter, bounded)
+        value, R, _, _ = evaluate(blocks, gamma, zty, rss, nu, reml, np.int64(1), out)
+        wanted = 1e-4 * size * min(decrement, abs(f)) if decrement > 1e-6 else -1e-10 * (1.0 + abs(f))
+        if not fresh and not value <= f - wanted:
+            size *= 0.5
+            if size < _SMALLEST_STEP:
+                converged = decrement < 1e-8
+                break
+            _moved(phi, step, size, bounded, trial)
+            continue
+        f, size, fresh, largest = value, 1.0, False, 0.0
+        for k in range(K):
+            phi[k] = trial[k]
+            largest = max(largest, abs(gamma[k]))
+        if not np.isfinite(f) or largest > _LIMIT:
+            break
+        derivatives(out, R, nu, reml, gradient, hessian, expected)
+        J = _jacobian(phi, parameter, bounded)
+        _congruence(J, hessian, H)
+        _congruence(J, expected, I)
+        _curvature(gradient, parameter, bounded, H)
+        for k in range(K):
+            g[k] = 0.0
+            for m in range(K):
+                g[k] += J[m, k] * gradient[m]
+            free[k] = not (bounded[k] and phi[k] <= 0.0 and g[k] >= 0.0)
+        decrement, definite = _step(g, H, I, free, bounded, iteration < _SCORING, step)
+        iteration += 1
+        if decrement < _DECREMENT:
+            converged = True
+            if definite:
+                _moved(phi, step, 1.0, bounded, phi)
+            if definite or kicks == _MAX_KICKS:
+                break
+            if f < best_f:
+                best_f = f
+                for k in range(K):
+                    best[k] = phi[k]
+            for k in range(K):
+                trial[k] = phi[k]
+            _kick(trial, bounded)
+            converged, fresh, decrement = False, True, 0.0
+            kicks += 1
+            continue
+        _moved(phi, step, 1.0, bounded, trial)
+    converged = converged or (iteration == _MAX_ITERATIONS and decrement < 1e-8)
+    if best_f <= f + 1e-9 or (np.isfinite(best_f) and not converged):
+        f, converged = best_f, True
+        for k in range(K):
+            phi[k] = best[k]
+    return f, iteration, converged
+
+
+@entry
+def fit_features(blocks, starts, n_always, bounded, zty, rss, nu, reml, gamma, iterations, converged):
+    """Fit every feature: from the first `n_always` starts, and from all when they end on a boundary.
+
+    `starts` (n_starts, K) are parameter vectors; `gamma` (G, K) receives the entries of T.
+    """
+    parameter = blocks[8]
+    K = starts.shape[1]
+    out = workspace(blocks)
+    phi = np.zeros(K)
+    for feature in range(zty.shape[0]):
+        best = np.inf
+        for s in range(starts.shape[0]):
+            for k in range(K):
+                phi[k] = starts[s, k]
+            f, n, ok = minimise(blocks, phi, bounded, zty[feature], rss[feature], nu, reml, out)
+            iterations[feature] += n
+            if (ok and not converged[feature]) or (ok == converged[feature] and f < best - 1e-9):
+                best = f
+                converged[feature] = ok
+                found = gamma_of(phi, parameter, bounded)
+                for k in range(K):
+                    gamma[feature, k] = found[k]
+            inside = ok
+            for k in range(K):
+                inside = inside and not (bounded[k] and phi[k] <= 0.0)
+            if s + 1 >= n_always and inside:
+                break

@@ -1,0 +1,1 @@
+"""Log rates of counts per donor or sample."""

@@ -1,1 +1,0 @@
-"""Linear mixed models: cross-products, optimisers, fitted models."""

@@ -1,0 +1,272 @@
+"""Violins of variance components: intraclass correlations, and the partition of the variance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.ticker import PercentFormatter
+
+from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise.errors import DataError
+from donorwise.get._select import choose, present
+from donorwise.pl._names import shorten, write_title
+from donorwise.pl._style import (
+    BLUE,
+    GREY,
+    INK,
+    OKABE_ITO,
+    despine,
+    finish,
+    level_colors,
+    outer_labels,
+    panels,
+    say_empty,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from donorwise._typing import FloatArray
+
+FEW = 20
+"""Up to this many features are drawn one by one."""
+
+
+def draw_violins(ax: Axes, columns: Sequence[FloatArray], *, colors: Sequence[str], horizontal: bool = False) -> None:
+    """Draw one distribution at each of the places 0, 1, …, with its quartiles.
+
+    Parameters
+    ----------
+    ax
+        Axes to draw in.
+    columns
+        One array per place, without missing values; empty ones leave their place free.
+    colors
+        A colour for each.
+    horizontal
+        Let the values run to the right.
+    """
+    for place, (values, color) in enumerate(zip(columns, colors, strict=True)):
+        if len(values) > FEW:
+            _violin(ax, values, place=place, color=color, horizontal=horizontal)
+            _quartiles(ax, values, place=place, horizontal=horizontal)
+        elif len(values):
+            _strip(ax, values, place=place, color=color, horizontal=horizontal)
+
+
+def _violin(ax: Axes, values: FloatArray, *, place: int, color: str, horizontal: bool) -> None:
+    drawn: dict[str, Any] = ax.violinplot(
+        [values],
+        [place],
+        orientation="horizontal" if horizontal else "vertical",
+        widths=0.85,
+        showextrema=False,
+        bw_method=0.15,
+        points=200,
+    )
+    for body in drawn["bodies"]:
+        body.set(facecolor=color, edgecolor=color, linewidth=0.6, alpha=0.55)
+
+
+def _quartiles(ax: Axes, values: FloatArray, *, place: int, horizontal: bool) -> None:
+    low, median, high = np.percentile(values, [25, 50, 75])
+    line, xy = (ax.hlines, (median, place)) if horizontal else (ax.vlines, (place, median))
+    line(place, low, high, color=INK, lw=3.2, zorder=3)
+    ax.plot(*xy, "o", ms=4.5, color="white", mec=INK, mew=0.9, zorder=4)
+
+
+def _strip(ax: Axes, values: FloatArray, *, place: int, color: str, horizontal: bool) -> None:
+    across = place + np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.array([float(place)])
+    x, y = (np.sort(values), across) if horizontal else (across, np.sort(values))
+    ax.scatter(x, y, s=26, color=color, edgecolors="white", linewidths=0.6, zorder=3, clip_on=False)
+
+
+def icc(
+    adata: ad.AnnData,
+    *,
+    term: str | None = None,
+    group: str | Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
+    key: str = keys.LMM,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Axes | np.ndarray | Figure | None:
+    """Draw the intraclass correlations of the features, one row per group.
+
+    Parameters
+    ----------
+    adata
+        AnnData that holds a result of :func:`donorwise.tl.lmm`.
+    term
+        Which random term; None for the first of the model.
+    group
+        Groups of ``groupby`` to include; None for all.
+    variables
+        Features to include; None for all.
+    key
+        Entry of ``uns`` that holds the result.
+    ax
+        Axes to draw in.
+    show
+        Show the figure and return nothing.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The Axes, the Figure with ``return_fig``, or None with ``show``.
+
+    Raises
+    ------
+    DataError
+        There is no such result, term, group or variable, or no model could be fitted.
+
+    Notes
+    -----
+    The share of the variance, beyond the fixed effects, that lies between the levels of the term: 0 means
+    that cells of one donor are no more alike than cells of two. At the right of each row the median, and
+    the share of the features with an estimate of zero. The rows stand in the order of the groups.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> ax = dw.pl.icc(adata)
+    """
+    check_is_anndata(adata)
+    stored = read_results(adata, key)
+    term = term if term is not None else next(iter(stored.icc["term"].astype(str)), None)
+    table = choose(choose(stored.icc, "term", term), "variable", variables)
+    shown = choose(stored.results, "group", group)
+    if not table["icc"][table["group"].isin(present(shown, "group"))].notna().any():
+        raise DataError("No model could be fitted: look at the status column of dw.get.lmm.")
+    columns = _columns(table, shown)
+    figure, axes = panels(ax, 1, size=(5.8, 1.4 + 0.5 * len(columns)))
+    groupby = stored.params["groupby"]
+    colors = level_colors(adata, groupby, list(columns)) if f"{groupby}_colors" in adata.uns else {}
+    draw_violins(axes[0], list(columns.values()), colors=[colors.get(name, BLUE) for name in columns], horizontal=True)
+    _decorate(axes[0], columns, term=str(term))
+    return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _columns(table: pd.DataFrame, results: pd.DataFrame) -> dict[str, FloatArray]:
+    """Values by group, in the order of the results' groups; none where no model could be fitted."""
+    return {name: table["icc"][table["group"] == name].dropna().to_numpy() for name in present(results, "group")}
+
+
+def _decorate(ax: Axes, columns: dict[str, FloatArray], *, term: str) -> None:
+    names = ["" if name == keys.ALL else name for name in columns]
+    ax.set_yticks(range(len(columns)), shorten(names), parse_math=False)
+    ax.set_ylim(len(columns) - 0.4, -0.6)
+    ax.set_xlim(0, min(1.0, 1.05 * max(values.max(initial=0.0) for values in columns.values()) or 1.0))
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel(f"intraclass correlation of {term}")
+    for place, values in enumerate(columns.values()):
+        text = f"{np.median(values):.3f}, {np.mean(values <= 0):.0%} zero" if values.size else "nothing fitted"
+        ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=INK)
+    ax.text(
+        1.02, -0.7, "median, at zero", transform=ax.get_yaxis_transform(), va="bottom", fontsize="x-small", color=INK
+    )
+    despine(ax)
+
+
+RESIDUAL = ("Residual", "Residuals")
+NAMES = {"fixed": "fixed\neffects", "Residual": "residual", "Residuals": "residual"}
+
+
+def variance_partition(
+    adata: ad.AnnData,
+    *,
+    group: str | Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
+    key: str = keys.LMM,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Axes | np.ndarray | Figure | None:
+    """Draw how the variance of the features divides over the terms of the model.
+
+    Parameters
+    ----------
+    adata
+        AnnData that holds a result of :func:`donorwise.tl.lmm`.
+    group
+        Groups of ``groupby`` to draw, one panel each; None for all.
+    variables
+        Features to include; None for all.
+    key
+        Entry of ``uns`` that holds the result.
+    ax
+        Axes to draw in, for one panel.
+    show
+        Show the figure and return nothing.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+
+    Raises
+    ------
+    DataError
+        There is no such result, group or variable, or no model could be fitted.
+
+    Notes
+    -----
+    One violin per term over the features, quartiles inside; the number above is the median. The terms
+    stand in the order of their medians, what remains last.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> ax = dw.pl.variance_partition(adata)
+    """
+    check_is_anndata(adata)
+    stored = read_results(adata, key)
+    groups = present(choose(stored.results, "group", group), "group")
+    table = choose(stored.variance_partition, "variable", variables)
+    table = table[table["group"].isin(groups) & table["fraction"].notna()]
+    if table.empty:
+        raise DataError("No model could be fitted: look at the status column of dw.get.lmm.")
+    terms = _ordered_terms(table)
+    colors = [GREY if term in RESIDUAL else OKABE_ITO[i % len(OKABE_ITO)] for i, term in enumerate(terms)]
+    figure, axes = panels(ax, len(groups), size=(1.6 + 0.9 * len(terms), 3.6), share=True)
+    for panel, name in zip(axes, groups, strict=True):
+        _draw(panel, table[table["group"] == name], terms=terms, colors=colors)
+        write_title(panel, "" if name == keys.ALL else name, pad=18)
+    outer_labels(axes, x="", y="share of the variance")
+    return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _ordered_terms(table: pd.DataFrame) -> list[str]:
+    medians = table.groupby("term", observed=True)["fraction"].median().sort_values(ascending=False, kind="stable")
+    terms = [str(term) for term in medians.index]
+    return [t for t in terms if t not in RESIDUAL] + [t for t in terms if t in RESIDUAL]
+
+
+def _draw(ax: Axes, table: pd.DataFrame, *, terms: list[str], colors: list[str]) -> None:
+    if table.empty:
+        say_empty(ax, "nothing fitted")
+    columns = [table["fraction"][table["term"] == term].to_numpy() for term in terms]
+    draw_violins(ax, columns, colors=colors)
+    for place, values in enumerate(columns):
+        if len(values):
+            text = f"{np.median(values):.1%}"
+            ax.text(place, 1.02, text, transform=ax.get_xaxis_transform(), ha="center", fontsize="small")
+    ax.set_xticks(range(len(terms)), [NAMES.get(term, term).replace(":", ":\n") for term in terms])
+    ax.tick_params(axis="x", length=0, labelbottom=True)
+    ax.set_xlim(-0.6, len(terms) - 0.4)
+    ax.set_ylim(0, 1)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    despine(ax)

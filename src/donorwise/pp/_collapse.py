@@ -1,0 +1,331 @@
+"""An atlas in one small AnnData: exact sufficient statistics per combination of columns."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata import (
+    cell_depth,
+    check_is_anndata,
+    count_depth,
+    is_collapsed,
+    keys,
+    looks_like_counts,
+    obs_frame,
+    resolve_response,
+)
+from donorwise._anndata.blocks import check_block_file, write_blocks
+from donorwise._anndata.collapsed import Counts, Depths, Origin, Parts, check_names, kept_uns, make_collapsed
+from donorwise._anndata.obs import as_frame
+from donorwise._core.design.columns import read_column
+from donorwise._core.design.design import combine, first_rows
+from donorwise._core.engine.arrays import check_max_memory, check_weights, effective_jobs
+from donorwise._core.engine.collapsed import label_codes
+from donorwise.errors import DataError, DesignError, DonorwiseWarning
+from donorwise.pp._cells import CellPasses
+from donorwise.pp._merge_collapsed import merge_collapsed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+    from numpy.typing import NDArray
+
+    from donorwise._anndata import Response
+    from donorwise._typing import BoolArray, FloatArray, IntArray
+
+
+def collapse(
+    source: ad.AnnData | str | os.PathLike[str] | Sequence[Any],
+    by: str | Sequence[str],
+    *,
+    layer: str | None = None,
+    covariates: str | Sequence[str] = (),
+    counts_layer: str | None = None,
+    depth: str | None = None,
+    weights: str | FloatArray | None = None,
+    mask_var: str | BoolArray | None = None,
+    chunk_size: int | None = None,
+    max_memory: float | None = None,
+    out: str | os.PathLike[str] | None = None,
+    n_jobs: int | None = None,
+    client: Any = None,
+    progress: bool = True,
+) -> ad.AnnData:
+    """Collapse cells to one row per combination of columns, from which models are fitted exactly.
+
+    A mixed model needs of the cells no more than their number, mean and sum of squares wherever the
+    variables of the formula are the same (and cross-products with covariates that differ from cell to
+    cell). The result, an ordinary AnnData of a few thousand rows, takes the place of the cells in
+    :func:`donorwise.tl.lmm`, :func:`donorwise.tl.pseudobulk`, :func:`donorwise.tl.calibrate`,
+    :func:`donorwise.tl.influence` and :func:`donorwise.tl.power`, which give the same numbers.
+
+    Parameters
+    ----------
+    source
+        Cells x features: an AnnData, the path of an ``.h5ad`` or ``.zarr``, or several of them, which are
+        collapsed one after another and merged.
+    by
+        Columns of obs: all that formulas will read, grouping factors and ``groupby`` included. A missing
+        value is a value of its own here; the tools leave its cells out where they read the column.
+    layer
+        Layer to model; None for X.
+    covariates
+        Numeric columns of obs that differ from cell to cell, such as ``log_depth``. Formulas can use
+        them linearly, alone or in interaction with columns of `by`.
+    counts_layer
+        Layer of raw counts, for :func:`donorwise.tl.pseudobulk`; None for none.
+    depth
+        Column of obs with the depth of every cell, for the counts; the sum of the counts if None.
+    weights
+        Precision weights of the cells: a column of obs or an array (n_obs,).
+    mask_var
+        Boolean column of var, or array: which features to keep. Depth is that of all genes anyway.
+    chunk_size
+        Rows read at a time from a file; chosen by size if None.
+    max_memory
+        GB for the statistics. If they need more they are made in blocks of features, each from a pass of its own,
+        and written to `out`.
+    out
+        Path of an ``.h5ad`` or ``.zarr`` to write to. The AnnData that is returned then leaves its matrices in that
+        file, and the tools read of them what they need.
+    n_jobs
+        Threads; None takes scanpy's setting, -1 all cores.
+    client
+        A ``dask.distributed.Client``, whose workers read the source; the one in use, if there is one, if None. They
+        need the file under the same path. A source in memory, or one that is stored by columns (CSC), is read here.
+    progress
+        Show a progress bar while a file is read.
+
+    Returns
+    -------
+    AnnData of K rows x features. ``X``: mean; ``layers``: ``within_ss`` (sum of squares about the mean),
+    ``n_detected`` (cells above zero), ``cov_y:<covariate>`` (cross-products about the means), and with
+    counts ``counts`` (sums), ``counts_ss`` and ``counts_depth`` (about the means). ``obs``: the columns of
+    `by`, ``n_cells``, sums of weights, of their logarithms and of depth. ``obsm``: means and cross-products
+    of the covariates. ``uns["donorwise_collapsed"]`` says what it was made from. Rows and features can be
+    selected as always.
+
+    Raises
+    ------
+    DesignError
+        A column is not there, is named twice, or has a name that a file cannot hold.
+    DataError
+        Values are missing or not finite, a covariate or weight is not a number, counts are none, or the statistics
+        do not fit into `max_memory` and there is no `out`.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_cells=1200, n_genes=50, seed=1)
+    >>> rows = dw.pp.collapse(adata, by=["donor_id", "condition", "cell_type"])
+    >>> rows.shape, int(rows.obs["n_cells"].sum())
+    ((36, 50), 1200)
+    >>> dw.tl.lmm(rows, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
+    >>> dw.get.lmm(rows).shape[0]
+    150
+    """
+    by, covariates = (_listed(names) for names in (by, covariates))
+    check_names(by, covariates)
+    check_max_memory(max_memory)
+    options: dict[str, Any] = {
+        "layer": layer, "covariates": covariates, "counts_layer": counts_layer, "depth": depth, "weights": weights,
+        "chunk_size": chunk_size, "n_jobs": n_jobs, "client": client, "progress": progress,
+    }  # fmt: skip
+    if isinstance(source, list | tuple):
+        if weights is not None and not isinstance(weights, str):
+            raise DataError("With several sources weights= names a column of obs: an array cannot be shared out.")
+        if out is not None or max_memory is not None:
+            raise DataError("With several sources there is no out= and no max_memory=: collapse one after another.")
+        return merge_collapsed([collapse(part, by, mask_var=mask_var, **options) for part in source])
+    path = None if out is None else check_block_file(out)
+    adata: Any = _open(source) if isinstance(source, str | os.PathLike) else source
+    check_is_anndata(adata)
+    if is_collapsed(adata):
+        raise DataError("This AnnData is collapsed already; merge several with dw.pp.merge_collapsed.")
+    response = resolve_response(adata, layer=layer, mask_var=mask_var)
+    obs, codes, n_rows = _rows(adata, by)
+    blocks = _feature_blocks(response, n_rows, len(covariates), counts_layer is not None, max_memory)
+    if path is not None:
+        _check_not_source(path, source, adata)
+        parts = (_collapse_features(adata, by, block, options) for block in blocks)
+        write_blocks(path, parts, _var(adata, response.features))
+        return _open(path)
+    if len(blocks) > 1:
+        raise DataError(
+            f"The statistics of {n_rows:,} rows x {len(response.variables):,} features do not fit into "
+            f"max_memory={max_memory:g} GB. Name a file for them with out='....zarr' (or .h5ad): they are then made in "
+            f"{len(blocks)} blocks of features."
+        )
+    return _collapse(adata, by, response, (obs, codes, n_rows), options)
+
+
+def _collapse(
+    adata: ad.AnnData,
+    by: list[str],
+    response: Response,
+    known: tuple[pd.DataFrame, NDArray[np.int32], int],
+    options: dict[str, Any],
+) -> ad.AnnData:
+    """The collapse of one source in memory; `known` is what :func:`_rows` gives."""
+    obs, codes, n_rows = known
+    covariates, weights, counts_layer, depth = (options[k] for k in ("covariates", "weights", "counts_layer", "depth"))
+    cells = CellPasses(
+        codes, n_rows, response, chunk_size=options["chunk_size"], progress=options["progress"],
+        n_jobs=effective_jobs(options["n_jobs"]), client=options["client"],
+    )  # fmt: skip
+    w = None if weights is None else check_weights(weights, obs_frame(adata))
+    rows, detected = cells.rows(response.matrix, covariates, _covariates(adata, covariates), w)
+    counts, depths = _counts(adata, counts_layer, depth, cells)
+    origin = Origin(
+        by=tuple(by),
+        covariates=tuple(covariates),
+        source=response.text,
+        log_base=response.log_base,
+        looks_like_counts=looks_like_counts(response.matrix),
+        weights=weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS,
+        counts_layer=counts_layer,
+        depth=None if counts_layer is None else depth or "",
+    )
+    return make_collapsed(
+        Parts(obs, _var(adata, response.features), rows, detected, counts, depths), origin, kept_uns(adata, by)
+    )
+
+
+def _collapse_features(adata: ad.AnnData, by: list[str], features: IntArray, options: dict[str, Any]) -> ad.AnnData:
+    """The collapse of some features, by their positions in var."""
+    kept = np.zeros(adata.n_vars, dtype=bool)
+    kept[features] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DonorwiseWarning)  # what there is to say was said of the whole
+        known = _rows(adata, by)
+    return _collapse(adata, by, resolve_response(adata, layer=options["layer"], mask_var=kept), known, options)
+
+
+def _feature_blocks(
+    response: Response, n_rows: int, n_covariates: int, counts: bool, max_memory: float | None
+) -> list[IntArray]:
+    """Positions in var of the features that are collapsed together.
+
+    For each row and feature there are at most 10 doubles (running sums, results and a copy of them), 3 more for every
+    covariate, and 6 for counts.
+    """
+    n = len(response.variables)
+    features = np.arange(n) if response.features is None else response.features
+    if max_memory is None:
+        return [features]
+    per_feature = 8 * n_rows * (10 + 3 * n_covariates + 6 * counts)
+    size = int(max_memory * 1e9 // per_feature)
+    if size == 0:
+        raise DataError(
+            f"max_memory={max_memory:g} GB does not hold the statistics of one feature in {n_rows:,} rows "
+            f"({per_feature / 1e9:.2g} GB)."
+        )
+    return [features[low : low + size] for low in range(0, n, size)]
+
+
+def _check_not_source(path: Path, source: object, adata: ad.AnnData) -> None:
+    """Raise where writing would replace the file that the cells are read from."""
+    if not path.exists():
+        return
+    from donorwise._anndata.sources import files_behind
+
+    given = [source] if isinstance(source, str | os.PathLike) else []
+    files = [*given, *files_behind(adata)]
+    if any(file is not None and os.path.samefile(path, file) for file in files):
+        raise DataError(f"out={str(path)!r} is the source itself; choose another name.")
+    if None in files:
+        raise DataError(
+            f"out={str(path)!r} is there already, and may be what the dask arrays are read from: choose another name, or "
+            "remove it first."
+        )
+
+
+def _open(path: str | os.PathLike[str]) -> ad.AnnData:
+    from donorwise._anndata.sources import open_source
+
+    return open_source(path)
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _var(adata: ad.AnnData, features: IntArray | None) -> pd.DataFrame:
+    var = as_frame(adata.var)
+    return var if features is None else var.iloc[features]
+
+
+def _rows(adata: ad.AnnData, by: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.int32], int]:
+    """Columns of the rows, the row of every cell, and the number of rows."""
+    obs = obs_frame(adata, by)
+    columns = {name: _storable(obs[name], name) for name in by}
+    codes, n_rows = combine([label_codes(column) for column in columns.values()], len(obs))
+    if 2 * n_rows > len(obs):
+        warnings.warn(
+            f"by={list(by)} leaves {n_rows:,} rows of {len(obs):,} cells: a column that differs from cell to cell "
+            "belongs in covariates=.", DonorwiseWarning, stacklevel=3,
+        )  # fmt: skip
+    first = first_rows(codes, n_rows)
+    frame = pd.DataFrame({name: column.array[first] for name, column in columns.items()})
+    return frame, codes.astype(np.int32), n_rows
+
+
+def _storable(column: pd.Series, name: str) -> pd.Series:
+    """A column in a form that files keep and that formulas read as they would read it here."""
+    dtype = column.dtype
+    if pd.api.types.is_bool_dtype(dtype) or pd.api.types.is_integer_dtype(dtype):
+        return column
+    if pd.api.types.is_numeric_dtype(dtype):
+        return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
+    if not isinstance(dtype, pd.CategoricalDtype):
+        try:
+            column = read_column(column, name, categorical=False)
+        except DesignError:  # dates and mixed values: formulas can take them for labels only
+            column = read_column(column, name, categorical=True)
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return column
+    levels = column.cat.categories
+    plain = pd.api.types.is_numeric_dtype(levels) or pd.api.types.infer_dtype(levels) in ("string", "empty")
+    return column if plain else column.cat.rename_categories([str(level) for level in levels])
+
+
+def _covariates(adata: ad.AnnData, names: Sequence[str]) -> FloatArray | None:
+    """Covariates (N, m), or None."""
+    if not names:
+        return None
+    obs = obs_frame(adata, names)
+    out = np.empty((len(obs), len(names)))
+    for q, name in enumerate(names):
+        column = read_column(obs[name], name, categorical=False)
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            raise DataError(f"The covariate {name!r} is not numeric; name it in by=.")
+        out[:, q] = column.to_numpy()
+        n_bad = int((~np.isfinite(out[:, q])).sum())
+        if n_bad:
+            raise DataError(
+                f"The covariate {name!r} is missing or infinite in {n_bad:,} cells: leave these out "
+                f"(adata[adata.obs[{name!r}].notna()]), or give them a value."
+            )
+    return out
+
+
+def _counts(
+    adata: ad.AnnData, layer: str | None, column: str | None, cells: CellPasses
+) -> tuple[Counts | None, Depths | None]:
+    """Statistics of the counts, and the depths as far as they are known."""
+    known = cell_depth(adata)
+    if layer is None:
+        return None, None if known is None else cells.depths(known)
+    response = resolve_response(adata, layer=layer)
+    counts, depths = cells.counts(response, None if column is None else count_depth(adata, response, column))
+    # of counts in a file a sample of the depths is read, and here are all
+    if known is None or not np.isfinite(known).all():
+        return counts, depths
+    return counts, cells.depths(known)

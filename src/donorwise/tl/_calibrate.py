@@ -1,0 +1,258 @@
+"""Whether the p-values of a design and data set hold: the same tests under permuted labels."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from donorwise._anndata import check_free, check_is_anndata, copied, keys, write_tables
+from donorwise._anndata.prepare import prepare
+from donorwise._core.engine.arrays import effective_jobs
+from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
+from donorwise._core.engine.results import resolve_by_group, told_reasons
+from donorwise._core.progress import tqdm
+from donorwise._typing import DDF, check_option
+from donorwise.errors import DesignError, DonorwiseError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+    import pandas as pd
+
+    from donorwise._anndata.prepare import Prepared
+    from donorwise._core.engine.calibration import Calibration, Plan
+    from donorwise._core.engine.results import Rows
+    from donorwise._typing import BoolArray, Ddf, FloatArray
+
+logger = logging.getLogger("donorwise")
+
+
+def calibrate(
+    adata: ad.AnnData,
+    formula: str,
+    contrast: Any,
+    *,
+    groupby: str | None = None,
+    n_permutations: int = 100,
+    permute: str | None = None,
+    strata: str | Sequence[str] | None = None,
+    ddf: Ddf = "moderated",
+    layer: str | None = None,
+    obsm: str | None = None,
+    obs_keys: str | Sequence[str] | None = None,
+    mask_var: str | BoolArray | None = None,
+    weights: str | FloatArray | None = None,
+    random_state: int = 0,
+    key_added: str = keys.CALIBRATION,
+    n_jobs: int | None = None,
+    progress: bool = True,
+    copy: bool = False,
+) -> ad.AnnData | None:
+    """Repeat the tests of a contrast with its labels permuted, where nothing is there to be found.
+
+    With labels that mean nothing, a share alpha of the p-values should lie below alpha. Every
+    permutation is refitted from the statistics of one pass over the cells.
+
+    Parameters
+    ----------
+    adata
+        Cells x features, log-normalised; or cells collapsed by :func:`donorwise.pp.collapse`.
+    formula
+        As in :func:`donorwise.tl.lmm`; the donor must be a grouping factor.
+    contrast
+        One contrast, as in :meth:`donorwise.LMMFit.test`, about one variable of the formula or an interaction.
+    groupby
+        Column of obs: every group is calibrated for itself, from the same pass.
+    n_permutations
+        Number of different permutations. All of them are taken where the design has no more.
+    permute
+        Which variable of the contrast is permuted, where it is about several (``arm:sex``). By default the one that
+        differs between donors only, if it is alone in that.
+    strata
+        Columns of obs: labels are exchanged within them only, for instance within sex or batch.
+    ddf
+        Degrees of freedom to calibrate, as in :func:`donorwise.tl.lmm`.
+    layer, obsm, obs_keys, mask_var, weights
+        As in :func:`donorwise.tl.lmm`.
+    random_state
+        Seed of the permutations.
+    key_added
+        Entry of ``adata.uns`` for the results.
+    n_jobs
+        Threads; None takes scanpy's setting, -1 all cores. The results do not depend on it.
+    progress
+        Show a progress bar.
+    copy
+        Return a copy with the results instead of writing into `adata`.
+
+    Returns
+    -------
+    None, or the copy. ``adata.uns[key_added]`` holds ``params`` and tables, which
+    :func:`donorwise.get.calibration` reads and :func:`donorwise.pl.qq` and
+    :func:`donorwise.pl.pvalues` draw:
+
+    - ``levels``: per group and alpha, the share of p-values below alpha over alpha: mean over
+      permutations (`ratio`, 1 if calibrated), sd, smallest, largest, and with the observed labels.
+    - ``permutations``: per group and permutation (0 is the observed labelling): genomic lambda, hits
+      (adjusted p < .05), share below each alpha.
+    - ``groups``: what was permuted, how many different permutations there are (`n_distinct`, the
+      observed labels included), the smallest p-value that a permutation test could give, lambda.
+    - ``variables``: per group and feature the p-value, and `permutation_p`: the share of the labellings
+      with ``|t|`` at least the observed one (moderated: a p-value at most the observed one), the observed
+      labelling counted (Phipson and Smyth 2010); exact where all permutations were taken.
+    - ``curves``, ``histogram``: the distribution of p, observed and over permutations (5, 50, 95%).
+
+    Raises
+    ------
+    FormulaError, DataError
+        As in :func:`donorwise.tl.lmm`.
+    DesignError
+        If the contrast is not about one variable (or `permute`) whose labels belong to donors or to units
+        inside them, or they can be arranged in one way only.
+
+    Notes
+    -----
+    The design decides what moves. A variable with one value per donor: donors exchange their labels.
+    A variable with several values per donor: the units inside each donor (its samples, where they are
+    a random term; else its values) exchange theirs, which for two values means to flip them or not, and
+    donors with one value stay as they are. Two arrangements that mirror each other count once.
+
+    Only the tested variable moves, all of its levels. Covariates such as sex or age stay with their
+    donor: where they are unbalanced between the arms, `strata` keeps their relation to the labels. Where
+    donors differ in their slope on a variable of more than two values, permuted labels take that
+    difference away too.
+
+    Real effects stay in the data. Most arrangements see them as differences between donors, which makes
+    their tests a little conservative; those that move few labels still see a part of them, which shows
+    in the largest ratios. Both matter with few donors and many strong effects.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=400, n_genes=120, de_fraction=0.0)
+    >>> dw.tl.calibrate(adata, "~ condition + (1 | donor_id)", "condition[T.disease]", progress=False)
+    >>> dw.get.calibration(adata, table="groups")[["kind", "n_distinct", "exhaustive"]].values.tolist()
+    [['between-donor', 10.0, True]]
+    """
+    check_is_anndata(adata)
+    if copy:
+        adata = copied(adata)
+    check_option("ddf", ddf, DDF)
+    check_free(adata, key_added)
+    _check_count("n_permutations", n_permutations, 1)
+    _check_count("random_state", random_state, 0)
+    strata = [strata] if isinstance(strata, str) else list(strata or ())
+    ready = prepare(
+        adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights,
+        columns=strata,
+    )  # fmt: skip
+    names, rows = resolve_by_group(ready.tasks, contrast)
+    if len(names) != 1:
+        raise DesignError(f"calibrate takes one contrast, not {len(names)} ({', '.join(names)}).")
+    plans, reasons = _plans(ready, rows, strata, permute, n_permutations=n_permutations, random_state=random_state)
+    by_group = _calibrations(ready, plans, ddf=ddf, n_jobs=effective_jobs(n_jobs), progress=progress)
+    tables = calibration_tables(by_group, ready.response.variables, names[0])
+    write_tables(
+        adata, key_added, tables=tables,
+        params={
+            "formula": formula,
+            "contrast": names[0],
+            "groupby": groupby or "",
+            "permute": permute or "",
+            "strata": ", ".join(strata),
+            "ddf": ddf,
+            "n_permutations": n_permutations,
+            "random_state": random_state,
+            "response": ready.response.text,
+            "weights": ready.weights_text,
+            "donor": ready.donor,
+            "reasons": reasons,
+            "version": version("donorwise"),
+        },
+    )  # fmt: skip
+    _report(tables, n_permutations)
+    return adata if copy else None
+
+
+def _check_count(name: str, value: object, smallest: int) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
+        given = repr(value) if isinstance(value, int | float | str) else type(value).__name__
+        raise DonorwiseError(f"{name} must be a whole number of at least {smallest}, not {given}.")
+
+
+def _plans(
+    ready: Prepared,
+    rows: Sequence[Rows | None],
+    strata: Sequence[str],
+    permute: str | None,
+    *,
+    n_permutations: int,
+    random_state: int,
+) -> tuple[dict[str, Plan], dict[str, str]]:
+    """What is permuted in each group, and why nothing is in the others."""
+    found: dict[str, Plan] = {}
+    reasons: dict[str, str] = {}
+    for i, (task, own) in enumerate(zip(ready.tasks, rows, strict=True)):
+        if task.design is None or own is None:
+            reasons[task.name] = task.reason or "The contrast cannot be answered here."
+            continue
+        try:
+            found[task.name] = make_plan(
+                task.design, ready.obs, own.L[0], donor=ready.donor, permute=permute, strata=strata,
+                n_permutations=n_permutations, seed=(random_state, i),
+            )  # fmt: skip
+        except DesignError as error:
+            reasons[task.name] = str(error)
+    if not found:
+        listed = told_reasons(reasons)[:5]
+        raise DesignError("\n  ".join(["No group can be calibrated:", *listed]) if len(reasons) > 1 else listed[0])
+    for text in told_reasons(reasons):
+        logger.warning(text)
+    return found, reasons
+
+
+def _calibrations(
+    ready: Prepared, plans: dict[str, Plan], *, ddf: str, n_jobs: int, progress: bool
+) -> dict[str, Calibration | None]:
+    """The calibration of every group, from one pass over the cells."""
+    variables, collapsed = ready.response.variables, ready.collapse(n_jobs)
+    out: dict[str, Calibration | None] = {task.name: None for task in ready.tasks}
+    total = sum(len(plan.arrangements.labels) for plan in plans.values())
+    with tqdm(total=total, unit="permutation", desc="permutations", disable=not progress) as bar:
+        for task, own in zip(ready.tasks, collapsed, strict=True):
+            if own is not None and task.name in plans:
+                out[task.name] = calibrate_statistics(
+                    own, variables, plans[task.name], ddf=ddf, donor=ready.donor, n_jobs=n_jobs, update=bar.update
+                )
+    for name, made in out.items():
+        if made is not None and made.reason:
+            logger.info("%s: Kenward-Roger degrees of freedom are calibrated: %s.", name, made.reason)
+    return out
+
+
+def _count(n: float) -> str:
+    return f"{n:,.0f}" if n < 1e9 else f"{n:.1e}"
+
+
+def _report(tables: dict[str, pd.DataFrame], n_permutations: int) -> None:
+    """One line per group: what the permutations say; and where there are fewer than were asked for."""
+    made = tables["groups"].loc[lambda t: t["n_permutations"] < n_permutations].groupby("n_permutations")["group"]
+    for n, groups in made:
+        logger.warning(
+            "%s: %d of the %d permutations asked for, the design has no more; the ratios of so few scatter widely.",
+            ", ".join(map(str, groups)), n, n_permutations,
+        )  # fmt: skip
+    at = tables["levels"][tables["levels"]["alpha"] == FDR].set_index("group")
+    for own in tables["groups"].itertuples():
+        level = at.loc[own.group]
+        logger.info(
+            "%s: %d of %s %s permutations of `%s`; observed/nominal at %g: %.2f (%.2f to %.2f), lambda %.2f (%.2f to "
+            "%.2f); with the observed labels %.2f and %.2f. Smallest permutation p possible: %.2g.",
+            own.group, own.n_permutations, _count(own.n_distinct - 1), own.kind, own.permuted, FDR, level["ratio"],
+            level["ratio_min"], level["ratio_max"], own.lambda_median, own.lambda_low, own.lambda_high,
+            level["ratio_observed"], own.lambda_observed, own.smallest_p,
+        )  # fmt: skip

@@ -1,0 +1,266 @@
+"""Power of studies like the one that was fitted."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._anndata import check_is_anndata, copied, keys, read_results, write_power
+from donorwise._anndata.recover import Recovered, recover
+from donorwise._core.design.contrasts import resolve_contrasts
+from donorwise._core.engine.arrays import effective_jobs
+from donorwise._core.engine.fitted import LMMFit
+from donorwise._core.engine.lmm import fit_statistics
+from donorwise._core.engine.power import POWER_STATUSES, Plan, power_table, replication
+from donorwise._core.progress import tqdm
+from donorwise.errors import DesignError, DonorwiseError, DonorwiseWarning
+from donorwise.get._select import choose
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+
+    from donorwise._typing import FloatArray
+
+
+def power(
+    data: ad.AnnData | LMMFit,
+    *,
+    n_donors: int | Sequence[int] = (6, 8, 12, 16, 24, 40, 60),
+    n_cells: int | Sequence[int] = (20, 100, 500),
+    effect: float | Sequence[float] | None = None,
+    log_fc: float | Sequence[float] | None = None,
+    alpha: float | Sequence[float] = 0.05,
+    moderated: bool | None = None,
+    key: str = keys.LMM,
+    contrast: Any = None,
+    group: str | Sequence[str] | None = None,
+    contrasts: Any = None,
+    weights: FloatArray | None = None,
+    n_jobs: int | None = None,
+    progress: bool = True,
+    copy: bool = False,
+) -> ad.AnnData | pd.DataFrame | None:
+    """Predict the power of larger and smaller studies from the variances of a fitted one.
+
+    Parameters
+    ----------
+    data
+        AnnData that holds a result of :func:`donorwise.tl.lmm`, with the cells that were fitted (it is
+        fitted again), or a :class:`donorwise.LMMFit`.
+    n_donors
+        Numbers of donors, of all arms together: the arms (and samples, and covariates) keep the
+        proportions of the fitted study. In a paired study, the number of pairs.
+    n_cells
+        Numbers of cells of each donor, all its samples together.
+    effect
+        True values of the contrast, in units of the response (0.5 if neither this nor `log_fc` is given); for a
+        covariate such as age per unit of it. Every feature is given the same: so large a change is easily seen
+        in a gene of few counts and hardly ever happens there, so plan by the rows of `expression` "middle" and "high".
+    log_fc
+        The same in log2 units, where the response is a logarithm (AnnData only).
+    alpha
+        Two-sided levels of the test, unadjusted. With a share s of features that change and power P, an
+        FDR of q is about ``alpha = q s P / (1 - q)``: 0.005 for s = .1, q = .05 and P near 1.
+    moderated
+        Whether the tests will be moderated; None for as in the result (for an LMMFit, where it can be).
+    key
+        Entry of ``uns`` that holds the result.
+    contrast
+        AnnData: names of contrasts of the result. LMMFit: contrasts as for :meth:`donorwise.LMMFit.test`.
+        None for all.
+    group
+        Groups of the result to plan for, None for all.
+    contrasts, weights
+        As in :func:`donorwise.tl.influence`; `weights` also for an LMMFit with weights.
+    n_jobs
+        Threads; None takes scanpy's setting, -1 all cores.
+    progress
+        Show a progress bar.
+    copy
+        Return a copy of the AnnData with the table instead of writing into it.
+
+    Returns
+    -------
+    For an LMMFit the table; for an AnnData None (or the copy), the table being in
+    ``adata.uns[f"{key}_power"]`` (read it with :func:`donorwise.get.power`, draw it with
+    :func:`donorwise.pl.power`). One row per group, contrast, expression, n_donors, n_cells, effect and
+    alpha: the mean power over features and its 10, 50 and 90% quantiles, df (the degrees of freedom),
+    n_features, status (``"ok"``, or ``"too_few_donors"`` for fewer than one degree of freedom: df and power
+    are NaN), kind (``"between-donor"``, ``"between-donor (change)"``, ``"within-donor"`` or ``"mixed"``: what the
+    contrast compares) and
+    unit (``"effect"`` or ``"log_fc"``: which was given). `expression` is ``all``, or the ``low``,
+    ``middle`` or ``high`` third of the features by mean response (on a log1p scale one effect is a larger
+    fold change in a rarer gene, so that thirds differ in more than variance).
+
+    Raises
+    ------
+    DataError
+        There is no such result, contrast or group; it is a result of :func:`donorwise.tl.pseudobulk`, which
+        has no variances of cells to plan with; the AnnData is not the one that was fitted any more;
+        weights have to be given; or no feature could be fitted.
+    DesignError
+        The model has no donors to add.
+    DonorwiseError
+        A number is out of range, or not a number.
+
+    Warns
+    -----
+    DonorwiseWarning
+        Some studies have too few donors for a test; or a contrast within donors has no random term of its
+        own, so that its power is promised on the assumption that donors do not differ in it.
+
+    Notes
+    -----
+    A study of n donors counts as n/D copies of the fitted one with its D donors, given m cells each:
+    ``Var = (D/n) sigma2 c'(X'V⁻¹X)⁻¹c``, which for two arms of n/2 donors is ``(tau2 + sigma2/m) 4/n``,
+    and power is that of a noncentral t with the degrees of freedom of the inner-outer rule (Pinheiro and
+    Bates 2000, section 2.4.2; levels of a random slope are the replicates of its column), exact in
+    balanced designs. Terms that cross donors, such as a batch, are
+    taken to grow with the donors.
+
+    An estimate of zero for a donor variance is often chance, and power from it too high. Where the
+    features share a prior (:attr:`donorwise.LMMFit.prior`: one or two random intercepts, 100 features)
+    the power of each is averaged over its posterior instead. Moderation adds degrees of freedom, by how
+    alike the features are under the prior (as in Smyth 2004): an approximation, in simulations within
+    .06 of the power at alpha = .05. With fewer than 10 donors and alpha of .001 or less the prediction is too
+    high, for Kenward-Roger tests too (a paired study of 6 donors: .19 predicted, .13 found).
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=400, n_genes=30, seed=1)
+    >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    >>> dw.tl.power(adata, n_donors=(8, 16, 32), n_cells=50, log_fc=0.5, progress=False)
+    >>> dw.get.power(adata, expression="all")["power"].is_monotonic_increasing
+    True
+    """
+    if effect is not None and log_fc is not None:
+        raise DonorwiseError("Give one of effect= and log_fc=, not both.")
+    sizes = {"n_donors": _numbers("n_donors", n_donors, 2), "n_cells": _numbers("n_cells", n_cells, 1)}
+    levels = _numbers("alpha", alpha, 0.0, 1.0)
+    unit, given = ("effect", 0.5 if effect is None else effect) if log_fc is None else ("log_fc", log_fc)
+    effects = _effects(unit, given)
+    if isinstance(data, LMMFit):
+        if log_fc is not None:
+            raise DonorwiseError("log_fc= needs an AnnData, which knows the base of the logarithm; give effect=.")
+        plan = Plan(**sizes, effect=effects, alpha=levels)
+        table, issues = _of_fit(data, contrast, plan, moderated is not False, weights)
+        _warn(table, issues)
+        return _categorical(table)
+    check_is_anndata(data)
+    if copy:
+        data = copied(data)
+    # what cannot be answered is said before anything is fitted
+    results = choose(choose(read_results(data, key).results, "contrast", contrast), "group", group)
+    found = recover(data, key, contrasts=contrasts, weights=weights)
+    scale = np.log(found.prepared.response.log_base) / np.log(2)
+    if log_fc is not None and not np.isfinite(scale):
+        raise DonorwiseError(f"log_fc= needs a response that is a logarithm; that of {key!r} is not. Give effect=.")
+    # log_fc is the estimate times this
+    effects = effects if unit == "effect" else tuple(value / scale for value in effects)
+    plan = Plan(**sizes, effect=effects, alpha=levels)
+    moderated = found.params["ddf"] == "moderated" if moderated is None else moderated
+    table, issues = _by_group(found, results, plan, moderated, n_jobs, progress)
+    write_power(data, key, _categorical(table.assign(log_fc=table["effect"] * scale, unit=unit)))
+    _warn(table, issues)
+    return data if copy else None
+
+
+def _of_fit(
+    fit: LMMFit, contrast: Any, plan: Plan, moderated: bool, weights: FloatArray | None
+) -> tuple[pd.DataFrame, list[str]]:
+    """The table of one fit, and what the audit warns of."""
+    _check_donor(fit)
+    names, L = resolve_contrasts(fit.design, contrast)
+    kinds, issues = replication(fit, L)
+    table = power_table(fit, names, L, plan, moderated=moderated, weights=weights)
+    kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))
+    return table.assign(group=keys.ALL, log_fc=np.nan, kind=kind, unit="effect"), issues
+
+
+def _by_group(
+    found: Recovered, results: pd.DataFrame, plan: Plan, moderated: bool, n_jobs: int | None, progress: bool
+) -> tuple[pd.DataFrame, list[str]]:
+    """The tables of the groups and contrasts that `results` holds, and what the audit warns of."""
+    ready, tables, workers = found.prepared, [], effective_jobs(n_jobs)
+    issues: list[str] = []
+    wanted = {str(name): set(part["contrast"].astype(str)) for name, part in results.groupby("group", observed=True)}
+    work = []
+    for task, own, rows in zip(ready.tasks, ready.collapse(workers), found.rows, strict=True):
+        names = [] if rows is None else [n for n in rows.names if n in wanted.get(task.name, ())]
+        if own is not None and rows is not None and names:
+            work.append((task.name, own, names, rows.L[[rows.names.index(n) for n in names]]))
+    total = sum(len(names) for _, _, names, _ in work) * len(plan.n_cells)
+    with tqdm(total=total, unit="study", desc="power", disable=not progress) as bar:
+        for group, own, names, L in work:
+            donor = found.params["donor"].split(":")[-1]
+            fit = fit_statistics(own, ready.response.variables, reml=found.params["reml"], donor=donor, n_jobs=workers)
+            _check_donor(fit)
+            # without cells there are no weights of single cells to take the patterns' from
+            observed = None if ready.rows is None else own.passes[0].collapsed
+            table = power_table(
+                fit, names, L, plan, moderated=moderated, weights=ready.weights, observed=observed, update=bar.update
+            )
+            kinds, own_issues = replication(fit, L)
+            kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))
+            tables.append(table.assign(group=group, kind=kind))
+            issues += own_issues
+    return pd.concat(tables, ignore_index=True), issues
+
+
+def _warn(table: pd.DataFrame, issues: Sequence[str]) -> None:
+    """Say which studies have no test, and what the predictions take for granted."""
+    few = sorted(table.loc[table["status"] == POWER_STATUSES[1], "n_donors"].unique())
+    if few:
+        listed = ", ".join(f"{n:,}" for n in few)
+        issues = [
+            *issues,
+            f"n_donors of {listed}: too few for a test of every contrast; power is NaN where it has none.",
+        ]
+    for text in dict.fromkeys(issues):
+        warnings.warn(text, DonorwiseWarning, stacklevel=3)
+
+
+def _array(name: str, values: Any) -> FloatArray:
+    try:
+        array = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
+        raise DonorwiseError(f"{name}={values!r}: give a number or a list of numbers.")
+    return array
+
+
+def _numbers(name: str, values: Any, low: float, high: float = np.inf) -> tuple[Any, ...]:
+    array, whole = _array(name, values), high == np.inf
+    allowed = (array >= low) & (array == np.round(array)) if whole else (array > low) & (array < high)
+    if not allowed.all():
+        what = f"whole numbers of at least {low:g}" if whole else f"numbers between {low:g} and {high:g}"
+        raise DonorwiseError(f"{name}={values!r}: give {what}.")
+    return tuple(dict.fromkeys(int(v) if whole else float(v) for v in array))
+
+
+def _effects(name: str, values: Any) -> tuple[float, ...]:
+    array = _array(name, values)
+    if not (array != 0).all():
+        raise DonorwiseError(f"{name}={values!r}: an effect must not be zero.")
+    return tuple(dict.fromkeys(float(v) for v in array))
+
+
+def _check_donor(fit: LMMFit) -> None:
+    if not fit.donor:
+        raise DesignError(f"{fit.formula!r} has no random term for the donors: there is nothing to plan more of.")
+
+
+def _categorical(table: pd.DataFrame) -> pd.DataFrame:
+    front = ["group", "contrast", "expression", "n_donors", "n_cells", "effect", "log_fc", "alpha"]
+    table = table[[*front, *(c for c in table.columns if c not in front)]]
+    texts = [*front[:3], "status", "kind", "unit"]
+    return table.assign(
+        **{c: pd.Categorical(table[c].astype(object), categories=list(dict.fromkeys(table[c]))) for c in texts}
+    )
