@@ -130,7 +130,7 @@ def test_doors_are_those_of_the_package(cohort: ad.AnnData) -> None:
     other = cohort.copy()
     cohort.donorwise.lmm(formula, groupby="cell_type", progress=False)
     dw.tl.lmm(other, formula, groupby="cell_type", progress=False)
-    pd.testing.assert_frame_equal(dw.get.lmm(cohort), dw.get.lmm(other))
+    pd.testing.assert_frame_equal(dw.get.tests(cohort), dw.get.tests(other))
     assert f"'lmm', {formula}" in repr(cohort.donorwise)
 
 

@@ -65,7 +65,7 @@ def test_script(tmp_path: Path) -> None:
     assert ad.read_h5ad(work / "atlas.h5ad").obs["n_cells"].sum() == 1_500
     formula = "~ condition + sex + cohort + log_depth + (1 | donor_id)"
     dw.tl.lmm(cells, formula, groupby="cell_type", contrasts="condition[T.disease]", progress=False)
-    expected = dw.get.lmm(cells, sort_by=None).set_index(["variable", "group"])
+    expected = dw.get.tests(cells, sort_by=None).set_index(["variable", "group"])
     found = pd.read_csv(work / "lmm.csv").set_index(["variable", "group"]).loc[expected.index]
     np.testing.assert_allclose(found["p_value"], expected["p_value"], rtol=1e-6)
     for model in ("lmm", "pseudobulk"):

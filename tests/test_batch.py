@@ -107,7 +107,7 @@ def test_lmm_is_the_tool_in_memory(
     )
     assert result.exit_code == 3, result.output
     found, key = read_any(out)
-    expected, table = (dw.get.lmm(a, key=key, sort_by=None) for a in (adata, found))
+    expected, table = (dw.get.tests(a, key=key, sort_by=None) for a in (adata, found))
     names = ["variable", "group", "contrast", "status"]
     expected, table = (t.astype(dict.fromkeys(names, str)) for t in (expected, table))
     pd.testing.assert_frame_equal(table, expected, **EXACT)
@@ -123,8 +123,8 @@ def test_pseudobulk_is_the_tool_in_memory(source: Path, tmp_path: Path) -> None:
     result = run("pseudobulk", source, "--formula", "~ condition", "--groupby", "cell_type", "--out", out)
     assert result.exit_code == 3, result.output
     found = ad.read_h5ad(out)
-    expected = dw.get.lmm(adata, key="pseudobulk", sort_by=None)
-    pd.testing.assert_frame_equal(dw.get.lmm(found, sort_by=None), expected, **EXACT)
+    expected = dw.get.tests(adata, key="pseudobulk", sort_by=None)
+    pd.testing.assert_frame_equal(dw.get.tests(found, sort_by=None), expected, **EXACT)
 
 
 def test_failed_group(source: Path, tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_report(source: Path, tmp_path: Path, suffix: str) -> None:
     result = run("report", out, "--alpha", 0.2, "--top", 2, *plots)
     assert result.exit_code == 0, result.output
     adata, key = read_any(out)
-    table = dw.get.lmm(adata, key=key, group="T cell")
+    table = dw.get.tests(adata, key=key, group="T cell")
     up = int(((table["adj_p_value"] <= 0.2) & (table["estimate"] > 0)).sum())
     row = next(line for line in result.stdout.splitlines() if line.startswith("| condition") and "T cell" in line)
     assert [cell.strip() for cell in row.split("|")][3:5] == ["110", str(up)]

@@ -234,7 +234,7 @@ def test_observed_labels_are_what_lmm_gives(null: ad.AnnData, ddf: str) -> None:
     adata = calibrated(null, groupby="type", ddf=ddf, n_permutations=2)
     dw.tl.lmm(adata, "~ arm + (1 | donor)", groupby="type", ddf=ddf, progress=False)
     ours = dw.get.calibration(adata, table="variables")
-    theirs = dw.get.lmm(adata, sort_by=None)
+    theirs = dw.get.tests(adata, sort_by=None)
     assert ours["variable"].tolist() == theirs["variable"].tolist()
     np.testing.assert_allclose(ours["p_value"], theirs["p_value"], rtol=1e-6)
     np.testing.assert_allclose(ours["estimate"], theirs["estimate"], rtol=1e-6, atol=1e-12)
@@ -419,7 +419,7 @@ def test_plots_of_a_result_without_permutations(null: ad.AnnData) -> None:
     assert dw.pl.qq(adata).get_title() == "arm[T.ms]", "without a calibration the result, and its first contrast"
     ax = dw.pl.qq(adata, key="lmm", contrast="sex[T.m]")
     assert "independent" in ax.get_legend().get_texts()[0].get_text()
-    p = np.sort(dw.get.lmm(adata, contrast="sex[T.m]")["p_value"])
+    p = np.sort(dw.get.tests(adata, contrast="sex[T.m]")["p_value"])
     assert ax.collections[-1].get_offsets()[0][1] == pytest.approx(-np.log10(p[0]))
     assert dw.pl.pvalues(adata, key="lmm", contrast="sex[T.m]", return_fig=True) is not None
     plt.close("all")

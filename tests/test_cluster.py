@@ -152,7 +152,7 @@ def test_models_of_files_use_the_client(client, cells):
     with client.as_current():
         dw.tl.lmm(found, formula, **options)
     assert len(sizes.of("donorwise-read")) > 5
-    a, e = dw.get.lmm(found), dw.get.lmm(expected)
+    a, e = dw.get.tests(found), dw.get.tests(expected)
     pd.testing.assert_frame_equal(a, e, rtol=1e-6)
 
 
@@ -164,7 +164,7 @@ def test_fits_run_on_the_cluster(client, cells):
     with client.as_current(), joblib.parallel_config("dask"):
         dw.tl.lmm(found, "~ condition + log_depth + (1 | donor_id)", progress=False)
     assert sizes.of("fit_collapsed"), sizes.found
-    pd.testing.assert_frame_equal(dw.get.lmm(found), dw.get.lmm(expected))
+    pd.testing.assert_frame_equal(dw.get.tests(found), dw.get.tests(expected))
 
 
 def test_result_does_not_depend_on_the_workers(client, cells):

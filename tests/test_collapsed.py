@@ -71,7 +71,7 @@ def _same_tables(one: pd.DataFrame, other: pd.DataFrame, rtol: float = RTOL) -> 
 
 
 def _same_results(cells: ad.AnnData, rows: ad.AnnData, key: str = "lmm", rtol: float = RTOL) -> None:
-    _same_tables(dw.get.lmm(cells, key=key), dw.get.lmm(rows, key=key), rtol)
+    _same_tables(dw.get.tests(cells, key=key), dw.get.tests(rows, key=key), rtol)
     for table in ("varcomp", "icc", "variance_partition"):
         _same_tables(cells.uns[key][table], rows.uns[key][table], rtol)
     a, b = (adata.uns[key]["params"] for adata in (cells, rows))
@@ -153,7 +153,7 @@ def test_missing_values_masks_and_layers(cells: ad.AnnData) -> None:
             mask = "some" if rows.n_vars == cells.n_vars else None
             dw.tl.lmm(cells, formula, layer="half", mask_var="some", **OPTIONS)
             dw.tl.lmm(rows, formula, mask_var=mask, **OPTIONS)
-            _same_tables(dw.get.lmm(cells), dw.get.lmm(rows))
+            _same_tables(dw.get.tests(cells), dw.get.tests(rows))
             assert cells.uns["lmm"]["params"]["n_dropped"] == rows.uns["lmm"]["params"]["n_dropped"]
 
 
@@ -229,7 +229,7 @@ def test_calibrate(cells: ad.AnnData, formula: str, contrast: str, options: dict
 def test_influence_power_and_ranef(cells: ad.AnnData, ddf: Any, weights: str | None) -> None:
     rows = _rows(cells, weights=weights)
     _fit_both(cells, rows, "~ condition + log_depth + (1 | donor_id)", weights=weights, ddf=ddf)
-    gene = dw.get.lmm(cells, contrast="condition[T.disease]")["variable"].iloc[0]
+    gene = dw.get.tests(cells, contrast="condition[T.disease]")["variable"].iloc[0]
     for adata in (cells, rows):
         dw.tl.influence(adata, contrast="condition[T.disease]", variables=gene, **OPTIONS)
         dw.tl.power(adata, n_donors=(6, 12), n_cells=50, contrast="condition[T.disease]", **OPTIONS)
@@ -442,6 +442,6 @@ def test_constant_and_empty_features_keep_their_status(cells: ad.AnnData) -> Non
     rows = _rows(cells)
     assert not rows.layers["within_ss"][:, :2].any()
     _fit_both(cells, rows, "~ condition + log_depth + (1 | donor_id)")
-    _same_tables(dw.get.lmm(cells), dw.get.lmm(rows))
-    status = dw.get.lmm(rows).set_index("variable")["status"]
+    _same_tables(dw.get.tests(cells), dw.get.tests(rows))
+    status = dw.get.tests(rows).set_index("variable")["status"]
     assert set(status.loc[list(cells.var_names[:2])]) == {"constant"}

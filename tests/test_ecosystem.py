@@ -102,12 +102,12 @@ def test_mudata_by_modality(run: Any, tmp_path: Path) -> None:
     names = run("MuData")
     mdata, mudata = names["mdata"], names["md"]
     assert len(names["proteins"]) == 20
-    for refused in (dw.get.lmm, dw.get.matrix, dw.pp.log_depth, lambda m: dw.tl.lmm(m, names["formula"])):
+    for refused in (dw.get.tests, dw.get.matrix, dw.pp.log_depth, lambda m: dw.tl.lmm(m, names["formula"])):
         with pytest.raises(DataError, match=r"give mdata\['rna'\] or mdata\['prot'\] in place of the MuData"):
             refused(mdata)
     mdata.write(tmp_path / "m.h5mu")
     again = mudata.read(tmp_path / "m.h5mu")
-    pd.testing.assert_frame_equal(dw.get.lmm(again["prot"], contrast=CONTRAST), names["proteins"])
+    pd.testing.assert_frame_equal(dw.get.tests(again["prot"], contrast=CONTRAST), names["proteins"])
     with pytest.raises(DataError, match="is a MuData with .*'prot'"):
         dw.pp.collapse(tmp_path / "m.h5mu", by="donor_id")
 
@@ -140,7 +140,7 @@ def test_matrix_holds_the_table(gaps: ad.AnnData, values: Any) -> None:
     wide = dw.get.matrix(gaps, values, contrast="age")
     assert list(wide.index) == ["T cell", "B cell", "Monocyte"]
     assert list(wide.columns) == [name for name in gaps.var_names if name != "gene_0004"]
-    table = dw.get.lmm(gaps, contrast="age").set_index(["group", "variable"])[values]
+    table = dw.get.tests(gaps, contrast="age").set_index(["group", "variable"])[values]
     for group, row in dw.get.matrix(gaps, values, contrast="age", fill=False).iterrows():
         np.testing.assert_array_equal(row, table[group][row.index])
         np.testing.assert_array_equal(wide.loc[group], row.fillna(1.0 if values == "adj_p_value" else 0.0))

@@ -41,18 +41,18 @@ def fitted(_fitted: ad.AnnData) -> ad.AnnData:
 
 
 def test_lmm_rows_and_columns(fitted: ad.AnnData) -> None:
-    table = dw.get.lmm(fitted)
+    table = dw.get.tests(fitted)
     assert tuple(table.columns) == keys.RESULT_COLUMNS
     assert len(table) == 30 * 3 * 2
     tested = table["p_value"].dropna()
     assert tested.is_monotonic_increasing
     assert table["p_value"].isna().sum() == 6
     assert table["p_value"].tail(6).isna().all(), "missing values come last"
-    assert list(dw.get.lmm(fitted, sort_by=None)["variable"].unique()) == list(fitted.var_names)
-    down = dw.get.lmm(fitted, sort_by="estimate", ascending=False)["estimate"].dropna()
+    assert list(dw.get.tests(fitted, sort_by=None)["variable"].unique()) == list(fitted.var_names)
+    down = dw.get.tests(fitted, sort_by="estimate", ascending=False)["estimate"].dropna()
     assert down.is_monotonic_decreasing
     table["estimate"] = 0.0
-    assert dw.get.lmm(fitted)["estimate"].abs().sum() > 0, "the caller's copy is the caller's"
+    assert dw.get.tests(fitted)["estimate"].abs().sum() > 0, "the caller's copy is the caller's"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_lmm_rows_and_columns(fitted: ad.AnnData) -> None:
     ],
 )
 def test_lmm_choice(fitted: ad.AnnData, options: dict[str, Any], n_rows: int) -> None:
-    table = dw.get.lmm(fitted, **options)
+    table = dw.get.tests(fitted, **options)
     assert len(table) == n_rows
     for option, column in {"contrast": "contrast", "group": "group", "variables": "variable"}.items():
         if option in options:
@@ -87,7 +87,7 @@ def test_lmm_choice(fitted: ad.AnnData, options: dict[str, Any], n_rows: int) ->
 )
 def test_lmm_refusals(fitted: ad.AnnData, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DonorwiseError, match=message):
-        dw.get.lmm(fitted, **options)
+        dw.get.tests(fitted, **options)
 
 
 def test_variances_agree(fitted: ad.AnnData) -> None:
@@ -142,7 +142,7 @@ def test_scanpy_reads_the_entry(fitted: ad.AnnData, family: str, tmp_path: Any) 
     dw.get.to_rank_genes_groups(fitted, **choice)
     fitted.write_h5ad(tmp_path / "a.h5ad")
     fitted = ad.read_h5ad(tmp_path / "a.h5ad")
-    ours = dw.get.lmm(fitted, **choice).rename(columns={"group" if family == "groups" else "contrast": "family"})
+    ours = dw.get.tests(fitted, **choice).rename(columns={"group" if family == "groups" else "contrast": "family"})
     theirs = sc.get.rank_genes_groups_df(fitted, group=None)
     assert list(theirs.columns) == ["group", "names", "scores", "logfoldchanges", "pvals", "pvals_adj"]
     assert theirs["names"].notna().all()
@@ -181,7 +181,7 @@ def test_varm_follows_features(fitted: ad.AnnData) -> None:
     names = {"lmm_age_T_NK cell", "lmm_age_B cell", "lmm_age_Monocyte", "weighted_condition[T.disease]", "weighted_age"}
     assert names <= set(fitted.varm)
     kept = fitted[:, ["gene_0020", "gene_0022", "gene_0006"]].copy()
-    table = dw.get.lmm(fitted, contrast="age", group="T/NK cell").set_index("variable")
+    table = dw.get.tests(fitted, contrast="age", group="T/NK cell").set_index("variable")
     pd.testing.assert_series_equal(
         kept.varm["lmm_age_T_NK cell"]["p_value"],
         table.loc[["gene_0020", "gene_0022", "gene_0006"], "p_value"],

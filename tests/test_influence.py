@@ -41,7 +41,7 @@ def assert_refits(adata: ad.AnnData, donors: pd.DataFrame, formula: str, leave: 
         if isinstance(options.get("weights"), np.ndarray):
             own = options | {"weights": options["weights"][(adata.obs["donor_id"] != donor).to_numpy()]}
         fit(rest, formula, **own)
-        again = dw.get.lmm(rest, sort_by=None).astype(dict.fromkeys([*ROW, "status"], str)).set_index(ROW)
+        again = dw.get.tests(rest, sort_by=None).astype(dict.fromkeys([*ROW, "status"], str)).set_index(ROW)
         table = donors[donors["donor"] == donor].astype(dict.fromkeys([*ROW, "status"], str)).set_index(ROW)
         again = again.loc[table.index]
         assert len(table) and list(table["status"]) == list(again["status"])
@@ -96,7 +96,7 @@ def test_missing_responses_and_weights_from_an_array() -> None:
     fit(adata, "~ condition + (1 | donor_id)", **options)
     with pytest.raises(DataError, match="give weights="):
         influence(adata)
-    names = list(dw.get.lmm(adata)["variable"].unique())
+    names = list(dw.get.tests(adata)["variable"].unique())
     _, donors = influence(adata, variables=names, weights=weights)
     assert_refits(adata, donors, "~ condition + (1 | donor_id)", ["D02", "D03"], **options)
 
@@ -151,7 +151,7 @@ def test_a_finding_of_one_donor_is_named(planted: ad.AnnData, caplog: pytest.Log
     assert hits.loc["one", "change"] < -2
     assert hits.loc["real", "stays_hit"] and hits.loc["real", "n_lost"] == 0
     assert "1 of 2 hits hang on one donor: D03 (1)" in caplog.text
-    table = dw.get.lmm(planted).set_index("variable")
+    table = dw.get.tests(planted).set_index("variable")
     assert table["max_p_loo"].notna().sum() == 2 and table.loc["one", "max_p_loo"] == hits.loc["one", "max_p_loo"]
 
 
@@ -160,7 +160,7 @@ def test_a_hit_stays_one_where_it_passes_the_rule_again() -> None:
     adata = simulate(n_genes=60, n_donors=10, effect_size=1.5, de_fraction=0.4)
     fit(adata, "~ condition + (1 | donor_id)", ddf="kenward-roger")
     hits, donors = influence(adata)
-    table = dw.get.lmm(adata, sort_by=None).set_index("variable")["p_value"]
+    table = dw.get.tests(adata, sort_by=None).set_index("variable")["p_value"]
     table.index = table.index.astype(str)
     assert 0 < (hits["n_lost"] > 0).sum() < len(hits)
     for hit in hits.itertuples():
@@ -182,7 +182,7 @@ def test_files_subsets_and_threads(planted: ad.AnnData, tmp_path: Path, suffix: 
         again = dw.get.influence(read, by=by)
         pd.testing.assert_frame_equal(again, table, check_dtype=False, check_categorical=False)
     assert list(dw.get.influence(read[:, 1:])["variable"]) == ["real"]
-    assert dw.get.lmm(read)["max_p_loo"].notna().sum() == 2
+    assert dw.get.tests(read)["max_p_loo"].notna().sum() == 2
     assert list(influence(read[:, 1:].copy(), n_jobs=2)[0]["max_p_loo"]) == list(hits["max_p_loo"][1:])
 
 
@@ -208,9 +208,9 @@ def test_pseudobulk_is_refused(cohort: ad.AnnData) -> None:
 
 def test_no_hits_is_an_answer(planted: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
     hits, donors = influence(planted, alpha=1e-80)
-    assert hits.empty and donors.empty and dw.get.lmm(planted)["max_p_loo"].isna().all()
+    assert hits.empty and donors.empty and dw.get.tests(planted)["max_p_loo"].isna().all()
     assert "name variables=" in caplog.text
-    contrast = dw.get.lmm(planted)["contrast"].iloc[0]
+    contrast = dw.get.tests(planted)["contrast"].iloc[0]
     assert dw.get.influence(planted, contrast=contrast).empty
     with pytest.raises(DataError, match="no contrast 'nonsense'"):
         dw.get.influence(planted, contrast="nonsense")
@@ -220,7 +220,7 @@ def test_no_hits_is_an_answer(planted: ad.AnnData, caplog: pytest.LogCaptureFixt
 
 def test_copy_leaves_the_original_alone(planted: ad.AnnData) -> None:
     out = dw.tl.influence(planted, copy=True, progress=False)
-    assert "max_p_loo" in dw.get.lmm(out) and "max_p_loo" not in dw.get.lmm(planted)
+    assert "max_p_loo" in dw.get.tests(out) and "max_p_loo" not in dw.get.tests(planted)
     fit(out, "~ treated + (1 | donor_id)")
     with pytest.raises(DataError, match="run dw.tl.influence"):
         dw.get.influence(out)

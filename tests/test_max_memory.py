@@ -59,7 +59,7 @@ def test_blocks_of_features_are_the_whole(
         for adata in (found, expected):
             tool(adata, formula, groupby="cell_type", progress=False)
         key = tool.__name__
-        pd.testing.assert_frame_equal(dw.get.lmm(found, key=key), dw.get.lmm(expected, key=key))
+        pd.testing.assert_frame_equal(dw.get.tests(found, key=key), dw.get.tests(expected, key=key))
     assert not isinstance(found.X, np.ndarray)
 
 
@@ -72,7 +72,7 @@ def test_some_rows_and_features_of_a_file(cells: ad.AnnData, tmp_path: Path) -> 
         dw.tl.lmm(some, FORMULA, mask_var="chosen", key_added="one", progress=False)
         adata.uns["one"] = some.uns["one"]
     for key in ("lmm", "one"):
-        pd.testing.assert_frame_equal(dw.get.lmm(found, key=key), dw.get.lmm(expected, key=key))
+        pd.testing.assert_frame_equal(dw.get.tests(found, key=key), dw.get.tests(expected, key=key))
 
 
 def test_an_interrupted_collapse_leaves_what_was_there(
@@ -147,7 +147,7 @@ def test_groups_of_a_fit_share_passes_as_memory_allows(cells: ad.AnnData, monkey
     tables = []
     for max_memory in (None, 1.0, 1e-9):
         dw.tl.lmm(cells, FORMULA, groupby="cell_type", max_memory=max_memory, progress=False)
-        tables.append([dw.get.lmm(cells), dw.get.varcomp(cells), dict(cells.uns["lmm"]["params"])])
+        tables.append([dw.get.tests(cells), dw.get.varcomp(cells), dict(cells.uns["lmm"]["params"])])
     assert passes == [3, 3, 1, 1, 1]
     for other in tables[1:]:
         pd.testing.assert_frame_equal(other[0], tables[0][0])

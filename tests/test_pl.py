@@ -88,7 +88,7 @@ def test_what_comes_back(fitted: ad.AnnData, plot: str, monkeypatch: pytest.Monk
 
 def test_volcano_shows_the_table(fitted: ad.AnnData) -> None:
     ax = dw.pl.volcano(fitted, contrast="condition[T.disease]", group="T cell", n_labels=4, labels=["gene_0060"])
-    table = dw.get.lmm(fitted, contrast="condition[T.disease]", group="T cell").dropna(subset=["p_value"])
+    table = dw.get.tests(fitted, contrast="condition[T.disease]", group="T cell").dropna(subset=["p_value"])
     called = table["adj_p_value"] <= 0.05
     points = np.vstack([c.get_offsets() for c in ax.collections if len(c.get_offsets()) > 1])
     expected = np.column_stack([table["log_fc"], -np.log10(table["p_value"])])
@@ -158,7 +158,7 @@ def test_donors_shows_donors(fitted: ad.AnnData) -> None:
 
 def test_donors_shows_the_estimate(fitted: ad.AnnData) -> None:
     ax = dw.pl.donors(fitted, "gene_0002", group="T cell")
-    row = dw.get.lmm(fitted, contrast="condition[T.disease]", group="T cell", variables="gene_0002").iloc[0]
+    row = dw.get.tests(fitted, contrast="condition[T.disease]", group="T cell", variables="gene_0002").iloc[0]
     xy, areas, colors = _donor_points(ax)
     first = colors[int(np.argmin(xy[:, 0]))]
     icc = dw.get.icc(fitted, group="T cell", variables="gene_0002")["icc"].iloc[0]
@@ -188,7 +188,7 @@ def test_donors_joins_pairs(paired: ad.AnnData) -> None:
 
 def test_donors_along_a_number(fitted: ad.AnnData) -> None:
     ax = dw.pl.donors(fitted, "gene_0002", group="T cell", contrast="age")
-    row = dw.get.lmm(fitted, contrast="age", group="T cell", variables="gene_0002").iloc[0]
+    row = dw.get.tests(fitted, contrast="age", group="T cell", variables="gene_0002").iloc[0]
     slope = ax.lines[-1].get_xydata()
     assert np.diff(slope[[0, -1]], axis=0)[0] @ [-row["estimate"], 1] == pytest.approx(0, abs=1e-9)
     ages = fitted.obs.drop_duplicates("donor_id")["age"]

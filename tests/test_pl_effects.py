@@ -108,7 +108,7 @@ def test_ma_shows_means_and_effects(fitted: ad.AnnData, key: str) -> None:
     cells = fitted[fitted.obs["cell_type"] == "T cell"]
     matrix = cells.X if key == "lmm" else cells.layers["counts"]
     means = pd.Series(np.ravel(matrix.astype(np.float64).mean(axis=0)), index=fitted.var_names)
-    table = dw.get.lmm(fitted, contrast=DISEASE, group="T cell", key=key).dropna(subset=["p_value"])
+    table = dw.get.tests(fitted, contrast=DISEASE, group="T cell", key=key).dropna(subset=["p_value"])
     assert 0 < len(table) < 40, "the gene without counts is not tested"
     x = means[table["variable"].astype(str)].to_numpy()
     points, colors = _points(ax)
@@ -186,7 +186,7 @@ def _check_rows(ax: Axes, table: pd.DataFrame, column: str) -> None:
 def test_forest_of_one_feature(fitted: ad.AnnData, key: str) -> None:
     axes = dw.pl.forest(fitted, "gene_0003", key=key)
     assert [a.get_title() for a in axes] == [f"gene_0003, {name}" for name in (DISEASE, "age")]
-    table = dw.get.lmm(fitted, variables="gene_0003", key=key)
+    table = dw.get.tests(fitted, variables="gene_0003", key=key)
     for ax, contrast in zip(axes, (DISEASE, "age"), strict=True):
         assert _names(ax.yaxis) == list(fitted.obs["cell_type"].cat.categories), "no group is left out"
         _check_rows(ax, table[table["contrast"] == contrast], "group")
@@ -199,7 +199,7 @@ def test_forest_of_one_feature(fitted: ad.AnnData, key: str) -> None:
 
 
 def test_forest_of_several_features(fitted: ad.AnnData) -> None:
-    table = dw.get.lmm(fitted, contrast=DISEASE, group="T cell")
+    table = dw.get.tests(fitted, contrast=DISEASE, group="T cell")
     top = dw.pl.forest(fitted, contrast=DISEASE, group="T cell", n_variables=7)
     assert _names(top.yaxis) == list(table["variable"].astype(str)[:7])
     _check_rows(top, table, "variable")
@@ -233,7 +233,7 @@ def test_heatmap_shows_the_table(fitted: ad.AnnData, key: str, value: str) -> No
     rows, columns = _names(ax.yaxis), _names(ax.xaxis)
     assert rows == list(fitted.obs["cell_type"].cat.categories)
     assert len(set(columns)) == 12
-    table = dw.get.lmm(fitted, contrast=DISEASE, key=key)
+    table = dw.get.tests(fitted, contrast=DISEASE, key=key)
     table = table.assign(variable=table["variable"].astype(str), group=table["group"].astype(str))
     column = {"effect": "log_fc", "statistic": "statistic"}[value]
     wide, called = (

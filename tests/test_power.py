@@ -198,7 +198,7 @@ def test_plot(fitted: ad.AnnData) -> None:
     with pytest.raises(DonorwiseError, match="was not planned"):
         dw.pl.power(fitted, n_cells=7)
     with pytest.raises(DonorwiseError, match=r"not one of dw\.tl\.power"):
-        dw.pl.power(dw.get.lmm(fitted))
+        dw.pl.power(dw.get.tests(fitted))
     plt.close("all")
 
 

@@ -146,7 +146,7 @@ def _cohort(design: str = "case-control", **options: object) -> ad.AnnData:
 
 def _table(adata: ad.AnnData, formula: str = "~ condition", **options: object) -> pd.DataFrame:
     dw.tl.pseudobulk(adata, formula, progress=False, **options)  # type: ignore[arg-type]
-    return dw.get.lmm(adata, key=KEY, sort_by=None)
+    return dw.get.tests(adata, key=KEY, sort_by=None)
 
 
 def _assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
@@ -327,7 +327,7 @@ def test_a_level_has_no_fold_change(tool: str, formula: str, contrasts: list[obj
     adata = _cohort()
     if tool == "lmm":
         dw.tl.lmm(adata, f"{formula} + log_depth + (1 | donor_id)", contrasts=contrasts or _INTERCEPT, progress=False)
-        table = dw.get.lmm(adata, sort_by=None)
+        table = dw.get.tests(adata, sort_by=None)
     else:
         table = _table(adata, formula, contrasts=contrasts)
     missing = table.groupby("contrast", observed=True, sort=False)["log_fc"].apply(lambda own: own.isna().all())
@@ -363,7 +363,7 @@ def test_samples_are_units_where_asked_or_where_the_donor_has_a_term() -> None:
 def test_readers_and_files(tmp_path: Path) -> None:
     adata = _cohort()
     table = _table(adata, groupby="cell_type")
-    assert list(table.columns) == list(dw.get.lmm(_fitted_lmm(adata), key="lmm").columns)
+    assert list(table.columns) == list(dw.get.tests(_fitted_lmm(adata), key="lmm").columns)
     np.testing.assert_allclose(table["log_fc"], table["estimate"] / np.log(2))
     parts = dw.get.variance_partition(adata, key=KEY)
     sums = parts.groupby(["variable", "group"], observed=True)["fraction"].sum()
@@ -373,7 +373,7 @@ def test_readers_and_files(tmp_path: Path) -> None:
     dw.pl.volcano(adata, key=KEY, group="T", show=False)
     dw.pl.icc(adata, key=KEY, show=False)
     adata.write_h5ad(tmp_path / "a.h5ad")
-    again = dw.get.lmm(ad.read_h5ad(tmp_path / "a.h5ad"), key=KEY, sort_by=None)
+    again = dw.get.tests(ad.read_h5ad(tmp_path / "a.h5ad"), key=KEY, sort_by=None)
     np.testing.assert_array_equal(again[NUMBERS], table[NUMBERS])
 
 

@@ -282,7 +282,7 @@ def sources_of(adata, folder: Path, kind: str) -> dict[str, ad.AnnData]:
 
 
 def assert_same_results(one: ad.AnnData, other: ad.AnnData) -> None:
-    a, b = (dw.get.lmm(x) for x in (one, other))
+    a, b = (dw.get.tests(x) for x in (one, other))
     assert list(a["variable"].astype(str)) == list(b["variable"].astype(str))
     for column in ("estimate", "se", "statistic", "df", "p_value", "log_fc", "n_obs"):
         np.testing.assert_allclose(b[column], a[column], rtol=1e-9, atol=1e-14, err_msg=column)
@@ -328,7 +328,7 @@ def test_other_tools_take_files_and_views_of_them(cells, tmp_path, file):
             dw.tl.influence(adata, progress=False)
             dw.tl.pseudobulk(adata, "~ condition", layer="counts", progress=False)
         assert_same_results(one, other)
-        a, b = (dw.get.lmm(x, key="pseudobulk") for x in (one, other))
+        a, b = (dw.get.tests(x, key="pseudobulk") for x in (one, other))
         np.testing.assert_allclose(b["p_value"], a["p_value"], rtol=1e-9)
         pd.testing.assert_frame_equal(dw.get.influence(one), dw.get.influence(other), rtol=1e-8)
     assert other.is_view and stored.uns["lmm"]["params"]["n_cells"] == cells.n_obs

@@ -19,7 +19,7 @@ def run(adata: ad.AnnData, formula: str = FORMULA, **options: object) -> pd.Data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DonorwiseWarning)
         dw.tl.lmm(adata, formula, progress=False, **options)
-    return dw.get.lmm(adata, sort_by=None)
+    return dw.get.tests(adata, sort_by=None)
 
 
 def test_every_feature_group_and_contrast_has_a_row(cohort: ad.AnnData) -> None:
@@ -90,7 +90,7 @@ def test_counts_are_noticed_even_after_log1p_was_noted(cohort: ad.AnnData) -> No
     cohort.X = cohort.layers["counts"].copy()
     with pytest.warns(DonorwiseWarning, match="raw counts"):
         dw.tl.lmm(cohort, FORMULA, progress=False)
-    assert dw.get.lmm(cohort)["log_fc"].isna().all()
+    assert dw.get.tests(cohort)["log_fc"].isna().all()
 
 
 def test_cells_left_out_are_reported(cohort: ad.AnnData) -> None:

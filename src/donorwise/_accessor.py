@@ -198,7 +198,7 @@ class DonorwiseAccessor:
         >>> import donorwise as dw
         >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
         >>> adata.donorwise.lmm("~ condition + (1 | donor_id)", progress=False)
-        >>> len(dw.get.lmm(adata))
+        >>> len(dw.get.tests(adata))
         20
         """
         from donorwise.tl import lmm

@@ -21,7 +21,7 @@ def _run(data: CountData, formula: str) -> np.ndarray:
         dw.tl.pseudobulk(
             adata, formula, layer="counts", donor="donor", sample="sample", mask_var="tested", progress=False
         )
-    table = dw.get.lmm(adata, key="pseudobulk", contrast=CONTRAST).set_index("variable")
+    table = dw.get.tests(adata, key="pseudobulk", contrast=CONTRAST).set_index("variable")
     return table["p_value"].reindex(adata.var_names[data.tested]).to_numpy(dtype=np.float64)
 
 

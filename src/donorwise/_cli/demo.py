@@ -36,7 +36,7 @@ def demo(out: Path, seed: int) -> None:
     click.echo(f"{adata.donorwise.audit(FORMULA)}\n")
 
     dw.tl.lmm(adata, FORMULA, groupby="cell_type")
-    results = dw.get.lmm(adata, contrast=CONTRAST)
+    results = dw.get.tests(adata, contrast=CONTRAST)
     naive = _cell_level_tests(adata)
     click.echo(f"\ndw.tl.lmm(adata, {FORMULA!r}, groupby='cell_type'); contrast {CONTRAST}\n")
     click.echo(results[SHOWN].head(10).to_string(index=False, float_format="{:.3g}".format))
@@ -81,7 +81,7 @@ def _scores(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame) -> st
 
 
 def _write(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame, out: Path) -> None:
-    dw.get.lmm(adata).to_csv(out / "results.csv", index=False)
+    dw.get.tests(adata).to_csv(out / "results.csv", index=False)
     volcano: Any = dw.pl.volcano(adata, contrast=CONTRAST, show=False, return_fig=True)
     volcano.savefig(out / "volcano.png", dpi=150, bbox_inches="tight")
 

@@ -39,7 +39,7 @@ def matrix(
     adata
         AnnData that holds a result. Features that are no longer in ``var`` are left out.
     values
-        The column of :func:`donorwise.get.lmm` to lay out.
+        The column of :func:`donorwise.get.tests` to lay out.
     key
         Entry of ``uns`` that holds the result.
     contrast, group, variables
@@ -82,7 +82,7 @@ def matrix(
     wide = table.pivot(index=["group", "contrast"], columns="variable", values=values)
     wide = wide.dropna(how="all").dropna(how="all", axis="columns")
     if wide.empty:
-        raise DataError(f"None of the chosen tests of {key!r} has a {values}; dw.get.lmm says their status.")
+        raise DataError(f"None of the chosen tests of {key!r} has a {values}; dw.get.tests says their status.")
     rows = _row_names(table, grouped=bool(stored.params["groupby"])).loc[wide.index]
     wide = wide.set_axis(pd.Index(rows, name=rows.name)).rename(columns=str)
     return wide.fillna(UNTESTED[values]) if fill else wide

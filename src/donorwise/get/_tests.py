@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def lmm(
+def tests(
     adata: ad.AnnData,
     *,
     key: str = keys.LMM,
@@ -29,7 +29,7 @@ def lmm(
     sort_by: str | None = "p_value",
     ascending: bool = True,
 ) -> pd.DataFrame:
-    """Return the tests of :func:`donorwise.tl.lmm` as a tidy DataFrame.
+    """Return the tests of a model as a tidy DataFrame: of :func:`donorwise.tl.lmm`, :func:`donorwise.tl.pseudobulk`.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def lmm(
     >>> import donorwise as dw
     >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
-    >>> table = dw.get.lmm(adata, contrast="condition[T.disease]", group="T cell")
+    >>> table = dw.get.tests(adata, contrast="condition[T.disease]", group="T cell")
     >>> table["p_value"].is_monotonic_increasing
     True
     """

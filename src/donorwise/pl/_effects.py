@@ -79,7 +79,7 @@ def tested_parts(table: pd.DataFrame, contrast: str) -> dict[str, pd.DataFrame]:
         There is none.
     """
     if not table["p_value"].notna().any():
-        raise DataError(f"No feature was tested for {contrast!r}: look at the status column of dw.get.lmm.")
+        raise DataError(f"No feature was tested for {contrast!r}: look at the status column of dw.get.tests.")
     groups = present(table, "group")
     return {name: table[(table["group"] == name) & table["p_value"].notna()] for name in groups}
 

@@ -167,7 +167,7 @@ def _top(table: pd.DataFrame, n: int) -> list[str]:
 def _grid(table: pd.DataFrame, columns: list[str], value: Value, alpha: float) -> tuple[_Grid, str]:
     """Rows by what tells them apart, and what they have in common as a title."""
     if not columns or not table["p_value"].notna().any():
-        raise DataError("Nothing of this was tested: look at the status column of dw.get.lmm.")
+        raise DataError("Nothing of this was tested: look at the status column of dw.get.tests.")
     table = table.assign(significant=table["adj_p_value"] <= alpha, variable=table["variable"].astype(str))
     shown = table[table["variable"].isin(columns)].set_index(["contrast", "group", "variable"])
     wide = shown[value].unstack("variable").reindex(columns=columns)

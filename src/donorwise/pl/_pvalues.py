@@ -116,7 +116,7 @@ def _of_result(
     table = choose(choose(results, "contrast", contrast), "group", group)
     tested = table[table["p_value"].notna()]
     if tested.empty:
-        raise DataError(f"No feature was tested for {contrast!r}: look at the status column of dw.get.lmm.")
+        raise DataError(f"No feature was tested for {contrast!r}: look at the status column of dw.get.tests.")
     found = {}
     for name, part in tested.groupby("group", observed=True)["p_value"]:
         found[str(name)] = _independent(part.to_numpy(dtype=np.float64), contrast)

@@ -93,7 +93,7 @@ def ranef(
         raise DataError(f"variable= names one feature, not {variable!r}.")
     effects = predict(adata, variable, key=key, group=group, term=_term(adata, key, term)).dropna()
     if effects.empty:
-        raise DataError(f"No model could be fitted to {variable!r}: look at the status column of dw.get.lmm.")
+        raise DataError(f"No model could be fitted to {variable!r}: look at the status column of dw.get.tests.")
     term = str(effects["term"].iloc[0])
     parts = [(g, c) for g, own in effects.groupby("group", sort=False) for c in own["column"].unique()]
     tallest = int(effects.groupby(["group", "column"]).size().max())

@@ -147,7 +147,7 @@ def icc(
     table = choose(choose(stored.icc, "term", term), "variable", variables)
     shown = choose(stored.results, "group", group)
     if not table["icc"][table["group"].isin(present(shown, "group"))].notna().any():
-        raise DataError("No model could be fitted: look at the status column of dw.get.lmm.")
+        raise DataError("No model could be fitted: look at the status column of dw.get.tests.")
     columns = _columns(table, shown)
     figure, axes = panels(ax, 1, size=(5.8, 1.4 + 0.5 * len(columns)))
     groupby = stored.params["groupby"]
@@ -238,7 +238,7 @@ def variance_partition(
     table = choose(stored.variance_partition, "variable", variables)
     table = table[table["group"].isin(groups) & table["fraction"].notna()]
     if table.empty:
-        raise DataError("No model could be fitted: look at the status column of dw.get.lmm.")
+        raise DataError("No model could be fitted: look at the status column of dw.get.tests.")
     terms = _ordered_terms(table)
     colors = [GREY if term in RESIDUAL else OKABE_ITO[i % len(OKABE_ITO)] for i, term in enumerate(terms)]
     figure, axes = panels(ax, len(groups), size=(1.6 + 0.9 * len(terms), 3.6), share=True)

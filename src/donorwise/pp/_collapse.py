@@ -128,7 +128,7 @@ def collapse(
     >>> rows.shape, int(rows.obs["n_cells"].sum())
     ((36, 50), 1200)
     >>> dw.tl.lmm(rows, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
-    >>> dw.get.lmm(rows).shape[0]
+    >>> dw.get.tests(rows).shape[0]
     150
     """
     by, covariates = (_listed(names) for names in (by, covariates))

@@ -176,7 +176,7 @@ def _looked_at(table: pd.DataFrame, variables: str | Sequence[str] | None, alpha
     named = choose(table, "variable", variables)
     tested = named[named["p_value"].notna()]
     if tested.empty:
-        raise DataError("None of the variables was tested: look at the status column of dw.get.lmm.")
+        raise DataError("None of the variables was tested: look at the status column of dw.get.tests.")
     return tested
 
 

@@ -102,7 +102,7 @@ def lmm(
     -------
     None, or the copy. ``adata.uns[key_added]`` holds ``params``, ``results`` (one row per variable x
     group x contrast, with a status), ``varcomp``, ``icc``, ``variance_partition`` and, for moderated tests,
-    ``prior``; read them with :func:`donorwise.get.lmm` and its neighbours.
+    ``prior``; read them with :func:`donorwise.get.tests` and its neighbours.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def lmm(
     >>> import donorwise as dw
     >>> adata = dw.datasets.simulate_cohort(n_cells=1200, n_genes=50, seed=1)
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
-    >>> dw.get.lmm(adata, group=adata.obs["cell_type"].cat.categories[0]).shape[0]
+    >>> dw.get.tests(adata, group=adata.obs["cell_type"].cat.categories[0]).shape[0]
     50
     """
     check_is_anndata(adata)

@@ -128,7 +128,7 @@ def pseudobulk(
     Returns
     -------
     None, or the copy. ``adata.uns[key_added]`` has the tables of :func:`donorwise.tl.lmm`; read them with
-    ``dw.get.lmm(adata, key="pseudobulk")`` and its neighbours. `estimate` is a difference of natural
+    ``dw.get.tests(adata, key="pseudobulk")`` and its neighbours. `estimate` is a difference of natural
     logarithms of rates, `log_fc` the same in log2. ``varcomp`` has the posterior mean of :math:`\tau^2`, the
     mean sampling variance as ``"Residual"``, and :math:`\hat\varphi` as ``"dispersion"``.
 
@@ -162,7 +162,7 @@ def pseudobulk(
     >>> import donorwise as dw
     >>> adata = dw.datasets.simulate_cohort(n_cells=1200, n_genes=200, seed=1)
     >>> dw.tl.pseudobulk(adata, "~ condition", groupby="cell_type", progress=False)
-    >>> dw.get.lmm(adata, key="pseudobulk", group="T cell").shape[0]
+    >>> dw.get.tests(adata, key="pseudobulk", group="T cell").shape[0]
     200
     """
     check_is_anndata(adata)
