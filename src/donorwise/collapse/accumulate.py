@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from donorwise.collapse.budget import BUDGET, Budget
 from donorwise.collapse.checks import check_chunk_size, check_features, check_finite
 from donorwise.collapse.cluster import active_client, collapse_on
 from donorwise.collapse.containers import Job, accumulate, check_matrix, in_memory
@@ -38,6 +39,7 @@ def collapse(
     names: Sequence[str] | None = None,
     chunk_size: int | None = None,
     progress: bool = False,
+    budget: Budget = BUDGET,
 ) -> Collapsed:
     """Exact sufficient statistics of a matrix for each pattern of its rows, in one pass.
 
@@ -77,6 +79,8 @@ def collapse(
         dask array are computed whole.
     progress
         Show a progress bar while a matrix is read that is not in memory.
+    budget
+        Bounds of what is held, read and sent at a time.
 
     Returns
     -------
@@ -95,10 +99,10 @@ def collapse(
         return collapse(
             matrix.matrix, codes, n_patterns, weights=weights, covariates=covariates,
             features=matrix.column_numbers(features), n_jobs=n_jobs, names=names, chunk_size=chunk_size,
-            progress=progress,
+            progress=progress, budget=budget,
         )  # fmt: skip
     columns = check_features(features, n_columns)
-    chunks: dict[str, Any] = {"chunk_size": chunk_size, "progress": progress}
+    chunks: dict[str, Any] = {"chunk_size": chunk_size, "progress": progress, "budget": budget}
     client = None if in_memory(matrix) else active_client()
     reader = None if client is None else open_reader(matrix)
     if reader is not None and can_travel(reader):
@@ -128,11 +132,12 @@ def summarise(
     n_jobs: int = 1,
     chunk_size: int | None = None,
     progress: bool = False,
+    budget: Budget = BUDGET,
 ) -> Collapsed:
     """`collapse`, without looking whether all values are finite."""
     columns = np.arange(matrix.shape[1]) if columns is None else columns
     cells = check_rows(codes, n_patterns, weights, covariates, matrix.shape[0])
-    segments = summarise_rows(cells, n_patterns)
+    segments = summarise_rows(cells, n_patterns, budget.segment_rows)
     n, m = segments.moment_sum.shape
     out = Moments(*(np.zeros(shape + (len(columns),)) for shape in ((n,), (n,), (n, m))))
     cutter = RowCutter(cells, segments)
@@ -141,7 +146,7 @@ def summarise(
     else:
         stream(
             open_reader(matrix), cutter, read_only(columns), out, n_jobs=n_jobs, chunk_size=chunk_size,
-            progress=progress,
+            progress=progress, budget=budget,
         )  # fmt: skip
     parts = Collapsed(
         n_obs=segments.n_obs,

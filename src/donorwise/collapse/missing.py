@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _BLOCK_NUMBERS = 2**22
 
 
-def missing_patterns(matrix: object, features: ArrayLike | None = None) -> list[tuple[IntArray, BoolArray | None]]:
+def missing_patterns(
+    matrix: object, features: ArrayLike | None = None, *, block_numbers: int = _BLOCK_NUMBERS
+) -> list[tuple[IntArray, BoolArray | None]]:
     """Group the columns of a dense matrix by the rows in which they are NaN.
 
     Parameters
@@ -31,6 +33,8 @@ def missing_patterns(matrix: object, features: ArrayLike | None = None) -> list[
         without NaN: looking for them would read it twice (`collapse` refuses them).
     features
         Column numbers to look at; all if None.
+    block_numbers
+        How many numbers to look at together.
 
     Returns
     -------
@@ -51,16 +55,16 @@ def missing_patterns(matrix: object, features: ArrayLike | None = None) -> list[
     if not isinstance(matrix, np.ndarray | pd.DataFrame):
         raise DataError("Missing values can be kept only in a dense matrix, a numpy array or a DataFrame.")
     groups: dict[bytes, list[int]] = {b"": []}
-    for column, key in _missing_rows(column_reader(matrix, columns), columns, n_rows):
+    for column, key in _missing_rows(column_reader(matrix, columns), columns, n_rows, block_numbers):
         groups.setdefault(key, []).append(column)
     return [(np.array(group), _unpack(key, n_rows)) for key, group in groups.items() if group]
 
 
 def _missing_rows(
-    read: Callable[[IntArray], NDArray[Any]], columns: IntArray, n_rows: int
+    read: Callable[[IntArray], NDArray[Any]], columns: IntArray, n_rows: int, block_numbers: int
 ) -> Iterator[tuple[int, bytes]]:
     """Each column with the packed bits of its NaN rows, b"" if there are none."""
-    width = max(1, _BLOCK_NUMBERS // max(1, n_rows))
+    width = max(1, block_numbers // max(1, n_rows))
     for low in range(0, len(columns), width):
         block = columns[low : low + width]
         missing = np.isnan(read(block))
