@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the tests keep the cores busy; read when numpy is imported
 
-# ruff: noqa: E402
 import anndata as ad
 import matplotlib
 import numpy as np
@@ -64,3 +65,9 @@ def Y() -> np.ndarray:
     """Four responses of the rows of `obs`, with donor effects."""
     rng = np.random.default_rng(1)
     return rng.normal(size=(160, 4)) + np.repeat(rng.normal(size=(8, 4)), 20, axis=0)
+
+
+@pytest.fixture(scope="session")
+def fit_once(Y: np.ndarray, obs: pd.DataFrame) -> Callable[..., dw.LMMFit]:
+    """`fit_lmm` of `Y` and `obs` by a formula and options, each fitted once."""
+    return cache(lambda formula, **options: dw.fit_lmm(Y, obs, formula, **options))
