@@ -32,6 +32,8 @@ from donorwise.pp._cells import _measure_values
 distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
 
+pytestmark = [pytest.mark.slow, pytest.mark.dask]
+
 RTOL = 1e-10
 BY = ["donor_id", "condition", "cell_type"]
 BOUND = 2**15
