@@ -47,6 +47,7 @@ from donorwise._core.engine.results import resolve_by_group, side_table, tasks_b
 from donorwise._core.engine.tables import prior_table
 from donorwise._core.engine.units import find_units, has_donor_term, merge_units, repeated_donors
 from donorwise._core.inference.multiplicity import UNIVERSE
+from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ _SINGLE_CELLS = (
 )
 
 
+@documented
 def pseudobulk(
     adata: ad.AnnData,
     formula: str,
@@ -105,27 +107,18 @@ def pseudobulk(
         ``"~ disease + sex"``; columns of ``adata.obs`` that describe donors or samples. Variables that
         vary within donors split them into several units; then add a term for the donor: the donor as a fixed
         effect where every donor has all conditions, or ``(1 | donor)``. Of random terms, one intercept is possible.
-    layer
-        Layer of raw counts; None for X.
+    {layer_counts}
     donor, sample
         Columns of obs; taken from ``adata.donorwise.setup`` or known by their usual names if None. Samples
         are units where ``sample`` is given, or where the formula has a term for the donor.
-    groupby
-        Column of obs, for instance the cell type: every group is fitted for itself, from the same pass.
-    mask_var
-        Boolean column of var, or array: which genes to test. Depth is that of all genes anyway.
-    depth
-        Column of obs with the depth of every cell, such as its total counts; the sum of the layer if None.
-    contrasts
-        As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.
-    key_added
-        Entry of ``adata.uns`` for the results.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores.
-    progress
-        Show a progress bar.
-    copy
-        Return a copy with the results instead of writing into `adata`.
+    {groupby}
+    {mask_var}
+    {depth}
+    {contrasts}
+    {key_added}
+    {n_jobs}
+    {progress}
+    {copy}
 
     Returns
     -------
