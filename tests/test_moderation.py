@@ -13,9 +13,10 @@ import donorwise as dw
 from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.tasks import Task, collapse_tasks
 from donorwise._core.inference.grid import ratio_axes, tensor
+from donorwise._core.inference.kernels import em_counts
 from donorwise._core.inference.mixture import summarise_mixture
 from donorwise._core.inference.moderation import grid_loglik, learn_prior, mean_rank, moderated_tests, refusal
-from donorwise._core.inference.prior import Prior
+from donorwise._core.inference.prior import Prior, triangular
 from donorwise._core.inference.wald import orthonormal_rows
 from donorwise._core.models.lmm.evaluate import evaluate_block
 
@@ -51,6 +52,18 @@ def test_em_never_falls_and_gives_probabilities(formula: str) -> None:
     assert np.diff(prior.objective).min() > -1e-9 * abs(prior.objective[0])
     np.testing.assert_allclose(prior.weights.sum(axis=1), 1)
     assert "share at zero" in repr(prior)
+
+
+def test_counts_of_a_step_are_those_of_matrices() -> None:
+    rng = np.random.default_rng(0)
+    likelihood, rank, weights = rng.random((50, 12)), np.linspace(0, 1, 50), rng.dirichlet(np.ones(12), size=6)
+    knot = np.minimum((5 * rank).astype(np.int64), 4)
+    counts = np.zeros_like(weights)
+    loglik = em_counts(likelihood, knot, 5 * rank - knot, weights, counts)
+    shares = triangular(rank, np.linspace(0, 1, 6))
+    marginal = (shares @ weights * likelihood).sum(axis=1)
+    np.testing.assert_allclose(loglik, np.log(marginal).sum(), rtol=1e-13)
+    np.testing.assert_allclose(counts, (shares / marginal[:, None]).T @ likelihood, rtol=1e-13)
 
 
 def test_a_prior_on_one_point_gives_the_t_of_known_variances() -> None:
