@@ -23,8 +23,7 @@ _RIDGE, _SINGULAR, _SCORING = 0.01, 1e-9, 10
 _KICK, _MAX_KICKS = 0.05, 2
 # A Newton decrement is the squared step in standard errors; the step after it is accurate to its square.
 _DECREMENT = 1e-12
-# Of another optimum's quadratic: half a squared standard error, and what the deviance may differ from it.
-_BASIN, _REMAINDER = 0.5, 0.1
+_LEFT = 0.01  # a tenth, squared
 _LIMIT = 1e10  # relative variances beyond this mean that there is no residual variance
 
 
@@ -149,37 +148,34 @@ def _moved(phi, step, size, bounded, out):
 
 
 @inner
-def _in_basin(f, gamma, known_f, known, difference):
-    """Whether the optimum `known` (gamma, gradient, Hessian in gamma) is where Newton's method would end from here.
+def _leads_to(gamma, known, decrement):
+    """Whether a Newton step with this decrement, to `gamma`, leads to the optimum `known` (gamma, Hessian in gamma).
 
-    The set of all T is convex, and so is the quadratic of the known optimum. Where that is within a standard
-    error and predicts the deviance, there is no room for another optimum.
+    A step of at most a standard error that leaves a tenth of its length satisfies the condition of Newton and
+    Kantorovich with room to spare: the iterations converge, and to that optimum.
     """
-    there, gradient, hessian = known
-    linear, quadratic = 0.0, 0.0
-    for k in range(gamma.size):
-        difference[k] = gamma[k] - there[k]
-        linear += gradient[k] * difference[k]
+    there, hessian = known
+    left = 0.0
     for k in range(gamma.size):
         for m in range(gamma.size):
-            quadratic += 0.5 * difference[k] * hessian[k, m] * difference[m]
-    return quadratic <= _BASIN and abs(f - known_f - linear - quadratic) <= _REMAINDER * quadratic
+            left += (gamma[k] - there[k]) * hessian[k, m] * (gamma[m] - there[m])
+    return decrement <= 1.0 and left <= _LEFT * decrement
 
 
 @inner
 def scratch_of(K):
-    """The arrays that :func:`minimise` works in: six vectors, seven matrices and a mask."""
+    """The arrays that :func:`minimise` works in: vectors, matrices and a mask."""
     return np.zeros((6, K)), np.zeros((7, K, K)), np.zeros(K, dtype=np.bool_)
 
 
 @inner
-def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known_f, known):
+def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known, is_known):
     """Minimise the profiled deviance from `phi`, in place; return (deviance, iterations, converged, regular).
 
     Derivatives are evaluated at every trial, since nearly all are accepted; and there is one call of
-    `evaluate`, since each is compiled anew. It ends without having converged where the optimum would be the
-    `known` one, of deviance `known_f` (inf for none). At a `regular` optimum with a definite Hessian in gamma
-    the first rows of `scratch` hold gamma, gradient and Hessian in gamma.
+    `evaluate`, since each is compiled anew. It ends without having converged where it comes to the optimum
+    `known` (gamma, Hessian in gamma), if one `is_known`. At a `regular` optimum, where that Hessian is positive
+    definite, the first of the vectors and matrices of `scratch` are those.
     """
     parameter = blocks[8]
     K = phi.size
@@ -188,10 +184,12 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known_f, kn
     hessian, expected, H, I = matrices[0], matrices[1], matrices[2], matrices[3]
     J, M, inverse = matrices[4], matrices[5], matrices[6]
     f, best_f, decrement, size, iteration, kicks, fresh = np.inf, np.inf, 0.0, 1.0, 0, 0, True
-    converged, regular = False, False
+    converged, regular, definite = False, False, False
     trial[:] = phi
     while iteration < _MAX_ITERATIONS:
         gamma_of(trial, parameter, bounded, gamma)
+        if is_known and definite and size == 1.0 and _leads_to(gamma, known, decrement):
+            return f, iteration, False, False
         value, R, _, _ = evaluate(blocks, gamma, zty, rss, nu, reml, np.int64(1), out)
         wanted = 1e-4 * size * min(decrement, abs(f)) if decrement > 1e-6 else -1e-10 * (1.0 + abs(f))
         if not fresh and not value <= f - wanted:
@@ -207,8 +205,6 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known_f, kn
             largest = max(largest, abs(gamma[k]))
         if not np.isfinite(f) or largest > _LIMIT:
             break
-        if known_f < np.inf and _in_basin(f, gamma, known_f, known, g):
-            return f, iteration, False, False
         derivatives(out, R, nu, gradient, hessian, expected)
         _jacobian(phi, parameter, bounded, J)
         _congruence(J, hessian, H)
@@ -254,22 +250,19 @@ def fit_features(blocks, starts, n_always, bounded, zty, rss, nu, reml, gamma, i
     parameter = blocks[8]
     K = starts.shape[1]
     out, scratch = workspace(blocks), scratch_of(K)
-    phi, known = np.zeros(K), (np.zeros(K), np.zeros(K), np.zeros((K, K)))
+    phi, known = np.zeros(K), (np.zeros(K), np.zeros((K, K)))
     for feature in range(zty.shape[0]):
-        best, known_f = np.inf, np.inf
+        best, is_known = np.inf, False
         for s in range(starts.shape[0]):
             phi[:] = starts[s]
             f, n, ok, regular = minimise(
-                blocks, phi, bounded, zty[feature], rss[feature], nu, reml, out, scratch, known_f, known
+                blocks, phi, bounded, zty[feature], rss[feature], nu, reml, out, scratch, known, is_known
             )
             iterations[feature] += n
             if (ok and not converged[feature]) or (ok == converged[feature] and f < best - 1e-9):
-                best, known_f = f, np.inf
-                converged[feature] = ok
+                best, converged[feature], is_known = f, ok, regular
                 gamma_of(phi, parameter, bounded, gamma[feature])
-                if regular:
-                    known_f = f
-                    known[0][:], known[1][:], known[2][:] = scratch[0][0], scratch[0][1], scratch[1][0]
+                known[0][:], known[1][:] = scratch[0][0], scratch[1][0]
             inside = ok
             for k in range(K):
                 inside = inside and not (bounded[k] and phi[k] <= 0.0)
