@@ -22,7 +22,7 @@ from donorwise._anndata.collapsed import (
     with_counts_dropped,
 )
 from donorwise._core.design.columns import label_codes
-from donorwise._core.design.design import combine, first_rows
+from donorwise._core.design.patterns import combine, first_rows
 from donorwise._core.engine.collapsed import CollapsedRows, RowCells, concatenate, merge_rows
 from donorwise.errors import DataError
 

@@ -283,7 +283,8 @@ def _fit_collapsed(
 
 def unit_warnings(parsed: ParsedFormula, units: Units, tasks: Sequence[Task], groupby: str | None) -> list[str]:
     """What deserves a second look before the tests: few donors, confounding, repeated units, cells left out."""
-    found = [*confounded(units.formula, units.table, units.donor), *_thin(units, tasks)]
+    whole = tasks[0].design if groupby is None else None
+    found = [*confounded(units.formula, units.table, units.donor, whole), *_thin(units, tasks)]
     repeated = repeated_donors(units, groupby)
     if repeated and not has_donor_term(parsed, units.donor):
         found.append(

@@ -11,7 +11,7 @@ from joblib import Parallel, delayed
 from threadpoolctl import ThreadpoolController
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.replication import replicate
+from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.arrays import as_matrix, check_aligned, check_weights, effective_jobs
 from donorwise._core.engine.fitted import LMMFit, assemble
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks
