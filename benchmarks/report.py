@@ -96,8 +96,12 @@ def main() -> None:
     for name in ("processor", "python", "versions"):
         if before[name] != after[name]:
             print(f"{name}: {before[name]} before, {after[name]} after")
-    for section in side_by_side(before, after):
+    shared = side_by_side(before, after)
+    for section in shared:
         print(section, end="\n\n")
+    every = {s["key"] for run in (before, after) for s in run["sections"]}
+    if left_out := sorted(every - {s.key for s in shared}):
+        print(f"in one of them only, or of other sizes: {', '.join(left_out)}")
 
 
 if __name__ == "__main__":

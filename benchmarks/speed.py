@@ -7,7 +7,7 @@ data, not judged by the aims.
 
 ``versions/`` keeps the numbers of each version, ``python benchmarks/speed.py --json benchmarks/versions/0.1.json``;
 sections that such a file has and that are not run again stay in it. ``python benchmarks/report.py`` puts two of
-them side by side.
+them side by side. To measure an older version in the same hour, put its ``src`` first on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -19,46 +19,32 @@ import platform
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from measurements import (
-    beyond_memory,
-    blas_threads,
-    collapse_cost,
-    end_to_end,
-    first_call,
-    fit_alone,
-    growth,
-    influence,
-    memory,
-    million,
-    models,
-    other_packages,
-    permutations,
-    shared_prior,
-    stored,
-)
 from report import Section
 
+# Imported when they run: some look inside the package, and the others must run with an older one on the path, too.
 MEASUREMENTS = {
-    "a": end_to_end,
-    "b": collapse_cost,
-    "c": fit_alone,
-    "d": memory,
-    "e": growth,
-    "f": models,
-    "g": first_call,
-    "h": shared_prior,
-    "i": stored,
-    "j": beyond_memory,
-    "k": million,
-    "l": permutations,
-    "m": influence,
-    "n": blas_threads,
-    "o": other_packages,
+    "a": "end_to_end",
+    "b": "collapse_cost",
+    "c": "fit_alone",
+    "d": "memory",
+    "e": "growth",
+    "f": "models",
+    "g": "first_call",
+    "h": "shared_prior",
+    "i": "stored",
+    "j": "beyond_memory",
+    "k": "million",
+    "l": "permutations",
+    "m": "influence",
+    "n": "blas_threads",
+    "o": "other_packages",
+    "p": "influence_full",
 }
 PACKAGES = ("donorwise", "numpy", "scipy", "numba", "pandas", "anndata", "scanpy", "edgepython")
 RESULTS = Path(__file__).parent / "results"
@@ -69,7 +55,7 @@ def main() -> None:
     sections = []
     for key in options.only:
         start = time.perf_counter()
-        section = MEASUREMENTS[key].run(options.quick)
+        section = import_module(f"measurements.{MEASUREMENTS[key]}").run(options.quick)
         sections.append(replace(section, aims=[]) if options.quick else section)  # aims are for the full sizes
         print(sections[-1], f"    [{time.perf_counter() - start:.0f} s]\n", sep="\n", flush=True)
     _write(options.json, sections, options.quick)

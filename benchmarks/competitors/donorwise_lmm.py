@@ -9,10 +9,8 @@ import donorwise as dw
 if TYPE_CHECKING:
     import anndata as ad
 
-    from donorwise._typing import Ddf
-
 NAME = "donorwise tl.lmm, (1 | donor), Kenward-Roger"
 
 
-def run(adata: ad.AnnData, *, n_jobs: int, ddf: Ddf = "kenward-roger") -> None:
+def run(adata: ad.AnnData, *, n_jobs: int, ddf: str = "kenward-roger") -> None:
     dw.tl.lmm(adata, "~ condition + (1 | donor)", ddf=ddf, n_jobs=n_jobs, progress=False)
