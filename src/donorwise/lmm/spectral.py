@@ -27,8 +27,6 @@ _LARGEST = 1e11  # ratio, in units of the smallest level, beyond which there is 
 _MAX_ITERATIONS = 100
 _STEP = 1e-7  # convergence is quadratic: the step after one this small (in log lam) would be rounding
 _ZERO = 1e-12  # share of the smallest grid point below which a ratio is zero
-_FLAT = 1e-10  # of two deviances as close as this the smaller ratio's counts: rounding must not choose
-_ROUNDING = 1e-14  # share of the sum of squares below which a residual is none
 _NULL = 1e-11  # eigenvalues below this share of the largest are the null space of P
 
 
@@ -81,13 +79,11 @@ def _best_on_grid(
     energy: FloatArray, s: FloatArray, determinant: FloatArray, rss: FloatArray, nu: int, grid: FloatArray
 ) -> IntArray:
     """Index of the best grid point of every feature: one matrix product for all of them."""
-    floor = rss - energy.sum(axis=1)
-    floor = np.where(floor <= _ROUNDING * rss, 0.0, floor)
+    floor = np.clip(rss - energy.sum(axis=1), 0, None)
     R = floor[:, None] + energy @ (1.0 / (1.0 + np.outer(s, grid)))
     logdet = np.log1p(np.outer(determinant, grid)).sum(axis=0)
     with np.errstate(divide="ignore"):
-        deviance = nu * np.log(R) + logdet
-    return np.argmax(deviance <= deviance.min(axis=1, keepdims=True) + _FLAT, axis=1)
+        return np.argmin(nu * np.log(R) + logdet, axis=1)
 
 
 @inner
@@ -113,8 +109,7 @@ def _newton(energy, s, determinant, rss, nu, grid, start):
     floor = rss
     for value in energy:
         floor -= value
-    if floor <= _ROUNDING * rss:
-        floor = 0.0
+    floor = max(floor, 0.0)
     lower = grid[max(start - 1, 0)]
     upper = grid[min(start + 1, grid.size - 1)]
     if start <= 1:
