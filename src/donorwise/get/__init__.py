@@ -21,3 +21,7 @@ __all__ = [
     "varcomp",
     "variance_partition",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

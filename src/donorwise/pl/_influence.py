@@ -11,8 +11,9 @@ from donorwise._anndata import check_is_anndata, keys, read_influence
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._select import choose, tidy
+from donorwise.pl._effects import draw_rows
 from donorwise.pl._labels import place_labels
-from donorwise.pl._names import choose_contrast, draw_rows, panel_title, shorten, write_title
+from donorwise.pl._names import choose_contrast, panel_title, shorten, write_title
 from donorwise.pl._style import (
     BLUE,
     GREY,

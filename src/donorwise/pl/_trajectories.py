@@ -110,7 +110,7 @@ def trajectories(
     if not isinstance(variable, str):
         raise DataError(f"variable= names one feature, not {variable!r}.")
     stored = read_results(adata, key)
-    if stored.params.get("method") == keys.PSEUDOBULK:
+    if stored.of_counts:
         raise DataError(
             f"{key!r} is a result of dw.tl.pseudobulk; trajectories are drawn with the fixed effects of a mixed model: "
             "name a result of dw.tl.lmm with key=."
