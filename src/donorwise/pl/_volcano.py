@@ -21,7 +21,7 @@ from donorwise.pl._effects import (
     with_effects,
 )
 from donorwise.pl._names import choose_contrast, feature_names, panel_title, write_title
-from donorwise.pl._style import INK, SMALLEST_P, finish, outer_labels, panels
+from donorwise.pl._style import SMALLEST_P, draw_reference, finish, outer_labels, panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_PANEL, _ALONE = (3.6, 3.3), (4.8, 4.2)  # inches of one of several panels, and of a single one
 _LOWEST_NAME = 0.08  # of the height of the axes: a line below this has no room for its name under it
 
 
@@ -51,11 +52,6 @@ def _chosen(
     table = choose(choose(stored.results, "contrast", contrast), "group", group)
     table, name = with_effects(table, stored.params["log_base"])
     return contrast, tested_parts(table, contrast), name
-
-
-def _size(n: int) -> tuple[float, float]:
-    """Inches of a panel: alone, or one of several."""
-    return (4.8, 4.2) if n == 1 else (3.6, 3.3)
 
 
 @documented
@@ -114,7 +110,7 @@ def volcano(
     stored, labels = _read(adata, key, labels)
     contrast, tested, x_label = _chosen(adata, stored, contrast=contrast, group=group)
     parts = {name: _volcano_points(part, alpha) for name, part in tested.items()}
-    figure, axes = panels(ax, len(parts), size=_size(len(parts)), share=True)
+    figure, axes = panels(ax, len(parts), size=_PANEL, alone=_ALONE, share=True)
     sides = effect_range(np.concatenate([points.x for points in parts.values()]))
     top = 1.12 * max(points.y.max(initial=0.0) for points in parts.values()) or 1.0
     for panel, (name, points) in zip(axes, parts.items(), strict=True):
@@ -143,7 +139,7 @@ def _threshold(ax: Axes, points: Points, *, alpha: float) -> None:
     if not points.significant.any() or points.significant.all():
         return
     height = (points.y[points.significant].min() + points.y[~points.significant].max()) / 2
-    ax.axhline(height, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
+    draw_reference(ax, height)
     has_room_below = height > _LOWEST_NAME * ax.get_ylim()[1]
     ax.text(
         1.0, height, f"FDR {alpha:.0%} ", transform=ax.get_yaxis_transform(), ha="right",
@@ -217,7 +213,7 @@ def ma(
         groups=list(tested),
     )
     parts = {name: _ma_points(part, means[name], alpha) for name, part in tested.items()}
-    figure, axes = panels(ax, len(parts), size=_size(len(parts)), share=True)
+    figure, axes = panels(ax, len(parts), size=_PANEL, alone=_ALONE, share=True)
     ends = effect_range(np.concatenate([points.y for points in parts.values()]))
     for panel, (name, points) in zip(axes, parts.items(), strict=True):
         draw_points(panel, points)
