@@ -23,10 +23,9 @@ from donorwise._anndata import (
 from donorwise._anndata.blocks import check_block_file, write_blocks
 from donorwise._anndata.collapsed import Counts, Depths, Origin, Parts, check_names, kept_uns, make_collapsed
 from donorwise._anndata.obs import as_frame
-from donorwise._core.design.columns import read_column
+from donorwise._core.design.columns import label_codes, read_column
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.engine.arrays import check_max_memory, check_weights, effective_jobs
-from donorwise._core.engine.collapsed import label_codes
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 from donorwise.pp._cells import CellPasses

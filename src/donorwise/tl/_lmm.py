@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from donorwise._anndata import cell_depth, check_free, check_is_anndata, copied, keys, write_results
-from donorwise._anndata.prepare import known_columns, prepare
+from donorwise._anndata.prepare import prepare
+from donorwise._anndata.roles import known_columns
 from donorwise._core.design.audit import audit, audit_design, few_donors
 from donorwise._core.engine.arrays import check_max_memory, effective_jobs
 from donorwise._core.engine.lmm import fit_statistics
@@ -180,7 +181,7 @@ def _audit_warnings(adata: ad.AnnData, ready: Prepared) -> list[str]:
     obs, donor, tasks = ready.obs, ready.donor, ready.tasks
     depth = cell_depth(adata) if ready.response.aligned_to_var else None
     designs = {t.name: t.design for t in tasks if t.design is not None}
-    roles = known_columns(adata, obs)
+    roles = known_columns(ready.roles, obs)
     if len(tasks) == 1:
         reports = [audit_design(d, obs, depth=depth, donor=donor, **roles) for d in designs.values()]
         found = [text for report in reports for text in report.warnings]
