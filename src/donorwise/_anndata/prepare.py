@@ -27,9 +27,9 @@ from donorwise._core.design.columns import check_obs
 from donorwise._core.design.formula import parse
 from donorwise._core.design.replication import leaves_out
 from donorwise._core.engine.arrays import check_weights
-from donorwise._core.engine.collapsed import coarsen, regroup
+from donorwise._core.engine.collapsed import coarsen
 from donorwise._core.engine.results import tasks_by_group
-from donorwise._core.engine.tasks import collapse_tasks
+from donorwise._core.engine.tasks import collapse_tasks, regroup
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-    from donorwise._core.engine.collapsed import CollapsedRows
+    from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.engine.tasks import Statistics, Task
     from donorwise._typing import BoolArray, FloatArray
 
