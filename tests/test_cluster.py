@@ -33,6 +33,8 @@ from donorwise.errors import DataError
 distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
 
+pytestmark = [pytest.mark.slow, pytest.mark.dask]
+
 RTOL = 1e-10
 BY = ["donor_id", "condition", "cell_type"]
 BOUND = 2**15

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from donorwise._core.models.lmm.evaluate import evaluate_block
 FORMULAS = ["~ arm + (1 | donor)", "~ arm + (1 | donor) + (1 | donor:sample)"]
 
 
+@cache
 def fitted(formula: str, n_features: int = 400, seed: int = 0) -> dw.LMMFit:
     """Three donors against three, two samples each, a fifth of the features without donor variance."""
     rng = np.random.default_rng(seed)

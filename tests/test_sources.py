@@ -97,7 +97,7 @@ def assert_equal(actual: Collapsed, expected: Collapsed, *, exact: bool = False)
 
 
 @pytest.mark.parametrize("options", ["", "weights covariates features"])
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [pytest.param(s, marks=pytest.mark.dask if " dask " in s else ()) for s in SOURCES])
 def test_every_source_equals_the_matrix_in_memory(tmp_path, source, options):
     rng = np.random.default_rng(1)
     matrix, stored = make(source, tmp_path, values())
@@ -336,6 +336,7 @@ def test_other_tools_take_files_and_views_of_them(cells, tmp_path, file):
 
 @pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.dask
 def test_lazy_anndata(cells, tmp_path, kind):
     pytest.importorskip("dask")
     pytest.importorskip("xarray")
@@ -352,6 +353,7 @@ def test_lazy_anndata(cells, tmp_path, kind):
 
 
 @pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+@pytest.mark.dask
 def test_what_a_lazy_anndata_says_of_itself(cells, tmp_path):
     """Roles and colours in uns, and what rows were collapsed from, are dask arrays there."""
     pytest.importorskip("dask")

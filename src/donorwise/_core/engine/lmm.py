@@ -17,6 +17,7 @@ from donorwise._core.engine.fitted import LMMFit, assemble
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks
 from donorwise._core.models.lmm.fit import Block, Model, Part, build_model, fit_collapsed
 from donorwise._core.progress import tqdm
+from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _BLOCK = 4_000_000
 _WORKER = 100_000
 
 
+@documented
 def fit_lmm(
     Y: Any,
     obs: pd.DataFrame,
@@ -58,15 +60,12 @@ def fit_lmm(
         N rows: the variables of the formula. Rows in which one of them is missing are left out, with a warning.
     formula
         ``"~ fixed + (columns | group)"``; see the package's documentation for random terms.
-    reml
-        REML, or maximum likelihood.
+    {reml}
     weights
         Precision weights: an array (N,), or the name of a column of `obs`. The residual variance
         of a row is ``sigma2 / weight``.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores.
-    progress
-        Show a progress bar.
+    {n_jobs}
+    {progress}
 
     Returns
     -------

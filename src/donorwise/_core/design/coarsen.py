@@ -1,4 +1,4 @@
-"""What a formula may ask of rows that stand for many cells, and the design that they can answer."""
+"""Formulas on rows that stand for many cells: what they may ask of these, and patterns without the covariates."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design.columns import label_codes
 from donorwise._core.design.design import combine, first_rows, varies
-from donorwise._core.design.formula import ParsedFormula, parse
-from donorwise._core.design.terms import factor_variables, parse_columns
+from donorwise._core.design.terms import factor_variables
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 
@@ -19,25 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from donorwise._core.design.design import Design
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._core.design.formula import ParsedFormula
+    from donorwise._typing import FloatArray
 
 # Functions that give a linear function of their first argument; mean and variance are all they learn from cells.
 _LINEAR = frozenset({"I", "scale", "center", "standardize"})
 
 
-def formula_variables(parsed: ParsedFormula) -> list[str]:
-    """Columns that the fixed part and the slopes of a formula read."""
-    texts = [parsed.fixed, *(bar.columns for bar in parsed.bars)]
-    terms = [term for text in texts for term in parse_columns(text, parsed.source)]
-    return list(dict.fromkeys(v for term in terms for factor in term.factors for v in factor_variables(factor)))
-
-
-def check_formula(formula: str, labels: Sequence[str], by: Sequence[str], covariates: Sequence[str]) -> list[str]:
+def check_formula(
+    parsed: ParsedFormula, labels: Sequence[str], by: Sequence[str], covariates: Sequence[str]
+) -> list[str]:
     """Columns that a formula and `labels` read, if collapsed rows can answer for them.
 
     Parameters
     ----------
-    formula
+    parsed
         Fixed and random effects.
     labels
         Further columns that are read as labels, such as a group.
@@ -49,9 +45,8 @@ def check_formula(formula: str, labels: Sequence[str], by: Sequence[str], covari
     DesignError
         A column was collapsed away, or more is asked of a covariate than moments can tell.
     """
-    parsed = parse(formula)
-    numbers = formula_variables(parsed)
-    groups = list(dict.fromkeys([*(g for bar in parsed.bars for g in bar.group), *labels]))
+    numbers = parsed.variables
+    groups = list(dict.fromkeys([*parsed.groups, *labels]))
     have = f"by={list(by)}" + (f" and covariates={list(covariates)}" if covariates else "")
     for name in dict.fromkeys([*numbers, *groups]):
         if name not in by and name not in covariates:
@@ -66,8 +61,8 @@ def check_formula(formula: str, labels: Sequence[str], by: Sequence[str], covari
 
 
 def _check_linear(parsed: ParsedFormula, covariates: Sequence[str]) -> None:
-    for text in (parsed.fixed, *(bar.columns for bar in parsed.bars)):
-        for term in parse_columns(text, parsed.source):
+    for part in parsed.parts:
+        for term in part:
             used = [v for factor in term.factors for v in factor_variables(factor) if v in covariates]
             if used and sum(_degree(factor, covariates) for factor in term.factors) > 1:
                 raise DesignError(
@@ -145,18 +140,8 @@ def coarsen(design: Design, covariates: Sequence[str]) -> Design:
 
 def _key_order(design: Design, frame: pd.DataFrame) -> list[str]:
     """Columns in the order in which patterns are numbered: grouping factors, categories, numbers."""
-    groups = dict.fromkeys(g for bar in parse(design.formula).bars for g in bar.group)
+    groups = design.parsed.groups
     others = [name for name in frame.columns if name not in groups]
     labels = [name for name in others if isinstance(frame[name].dtype, pd.CategoricalDtype)]
     numbers = sorted(frame.columns.difference([*groups, *labels]), key=lambda name: (frame[name].nunique(), name))
     return [*groups, *labels, *numbers]
-
-
-def label_codes(column: pd.Series) -> tuple[IntArray, int]:
-    """Codes in the order of categories or values, missing values last, and their number."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        codes, n = column.cat.codes.to_numpy().astype(np.int64), len(column.cat.categories)
-    else:
-        found, uniques = pd.factorize(column, sort=True)
-        codes, n = found.astype(np.int64), len(uniques)
-    return np.where(codes < 0, n, codes), n + 1
