@@ -25,9 +25,8 @@ from donorwise._core.cells.stored import Stored
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.arrays import check_weights
-from donorwise._core.engine.collapsed import regroup
 from donorwise._core.engine.results import tasks_by_group
-from donorwise._core.engine.tasks import collapse_tasks
+from donorwise._core.engine.tasks import collapse_tasks, regroup
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from donorwise._anndata.roles import Role
+    from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.design.formula import ParsedFormula
-    from donorwise._core.engine.collapsed import CollapsedRows
     from donorwise._core.engine.tasks import Statistics, Task
     from donorwise._typing import BoolArray, FloatArray
 

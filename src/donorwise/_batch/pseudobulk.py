@@ -12,7 +12,7 @@ import numpy as np
 from donorwise._anndata import count_depth, is_collapsed, keys, read_cells, read_counts, read_origin
 from donorwise._batch.lmm import few_features
 from donorwise._batch.tables import GroupResult
-from donorwise._core.cells.accumulate import collapse
+from donorwise._core.cells.collapse import collapse
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.pseudobulk import (
