@@ -12,14 +12,12 @@ from donorwise._anndata import (
     cell_depth,
     cell_frame,
     check_is_anndata,
-    check_obs_columns,
     columns_read,
     count_depth,
     find_roles,
     is_collapsed,
     keys,
     looks_like_counts,
-    obs_frame,
     read_cells,
     read_counts,
     read_origin,
@@ -27,13 +25,12 @@ from donorwise._anndata import (
     resolve_response,
 )
 from donorwise._anndata.collapsed import COUNTS
-from donorwise._core.design.columns import check_obs
+from donorwise._anndata.roles import AUDITED, known_columns, known_donor
+from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
-from donorwise._core.design.replication import leaves_out
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs
-from donorwise._core.engine.collapsed import coarsen
 from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis, check_counts, check_depths
 from donorwise._core.engine.results import resolve_by_group, tasks_by_group
@@ -43,17 +40,17 @@ from donorwise._core.models.lograte.units import depths_of_units
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import anndata as ad
-    import pandas as pd
 
     from donorwise._anndata.response import Response
+    from donorwise._anndata.roles import Role
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.tasks import Task
     from donorwise._core.engine.units import Units
     from donorwise._typing import BoolArray, FloatArray
 
-_AUDITED = ("sample", "batch")
 _NO_COUNTS = "These rows were collapsed without counts: give counts_layer= to dw.pp.collapse."
 
 
@@ -83,16 +80,17 @@ def prepare_lmm(
     named: dict[str, Any] = {"layer": layer, "obsm": obsm, "obs_keys": obs_keys, "mask_var": mask_var}
     collapsed = is_collapsed(adata)
     response = collapsed_response(adata, **named) if collapsed else resolve_response(adata, **named)
+    parsed, roles = parse(formula), find_roles(adata)
     made = assemble_lmm(
-        adata, formula, response, groupby=groupby, weights=weights, columns=columns, options=options, n_jobs=n_jobs
-    )
+        adata, parsed, response, groupby=groupby, weights=weights, roles=roles, columns=columns, options=options,
+        n_jobs=n_jobs,
+    )  # fmt: skip
     _check_random(made.tasks)
     made = made.asking(contrasts)
     raw = read_origin(adata).looks_like_counts if collapsed else _look_raw(response)
     depth = cell_depth(adata) if response.aligned_to_var else None
-    return replace(
-        made, warnings=cautions.of_cells(made, raw_counts=raw, depth=depth, roles=known_columns(adata, made.obs))
-    )
+    known = known_columns(roles, made.obs)
+    return replace(made, warnings=cautions.of_cells(made, raw_counts=raw, depth=depth, roles=known))
 
 
 def _look_raw(response: Response) -> bool:
@@ -101,37 +99,39 @@ def _look_raw(response: Response) -> bool:
 
 def assemble_lmm(
     adata: ad.AnnData,
-    formula: str,
+    formula: str | ParsedFormula,
     response: Response,
     *,
     groupby: str | None,
     weights: str | FloatArray | None,
+    roles: Mapping[str, Role] | None = None,
     columns: Sequence[str] = (),
     options: Options | None = None,
     n_jobs: int | None = None,
 ) -> LmmAnalysis:
     """A linear mixed model of a response, on cells or on collapsed rows, without contrasts and warnings yet."""
+    parsed, roles = parse(formula), find_roles(adata) if roles is None else roles
     if not is_collapsed(adata):
         obs = cell_frame(adata)
         w = check_weights(weights, obs)
         text = weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS
-        tasks = tasks_by_group(formula, obs, groupby)
+        tasks = tasks_by_group(parsed, obs, groupby)
         source: Cells | Rows = Cells(matrix=response.matrix, features=response.features, weights=w)
     else:
         origin = read_origin(adata)
         _check_no_weights(weights, origin.weights)
         text = origin.weights
-        obs = cell_frame(adata, read_columns(adata, formula, groupby, columns))
+        obs = cell_frame(adata, read_columns(adata, parsed, roles, groupby, columns))
         used = [name for name in origin.covariates if name in obs.columns]
         source = Rows(matrix=response.matrix, features=response.features, rows=read_rows(adata, used))
         tasks = [
             t if t.design is None else replace(t, design=coarsen(t.design, used))
-            for t in tasks_by_group(formula, obs, groupby)
+            for t in tasks_by_group(parsed, obs, groupby)
         ]
     return LmmAnalysis(
-        formula=formula, groupby=groupby or "", response=response.text, log_base=response.log_base, weights=text,
+        formula=parsed, groupby=groupby or "", response=response.text, log_base=response.log_base, weights=text,
         variables=response.variables, source=source, obs=obs, n_cells=len(obs), tasks=tasks,
-        donor=known_donor(adata, formula), options=options or Options(), n_jobs=effective_jobs(n_jobs),
+        donor=known_donor(adata, roles, parsed), options=options or Options(), n_jobs=effective_jobs(n_jobs),
     )  # fmt: skip
 
 
@@ -158,11 +158,12 @@ def prepare_pseudobulk(
     check_is_anndata(adata)
     jobs = effective_jobs(n_jobs)
     response = counts_response(adata, layer, depth, mask_var)
-    units, column = units_of(adata, formula, donor=donor, sample=sample, groupby=groupby)
+    parsed = parse(formula)
+    units, column = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
     tasks = tasks_by_group(units.formula, units.table, groupby)
     names, resolved = resolve_by_group(tasks, contrasts)
     made = PseudobulkAnalysis(
-        formula=formula, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
+        formula=parsed, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
         variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
         sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
         tasks=tasks, donor=units.donor, n_jobs=jobs, names=tuple(names), contrasts=tuple(resolved), units=units,
@@ -194,7 +195,7 @@ def _units_source(
 
 
 def units_of(
-    adata: ad.AnnData, formula: str, *, donor: str | None, sample: str | None, groupby: str | None
+    adata: ad.AnnData, parsed: ParsedFormula, *, donor: str | None, sample: str | None, groupby: str | None
 ) -> tuple[Units, str | None]:
     """The units, with the donor and the sample as given, declared, or known by their names; and the sample's column."""
     roles = find_roles(adata)
@@ -211,9 +212,9 @@ def units_of(
     column = sample if sample is not None else known.column if known is not None and known.column else None
     column = None if column == donor else column
     labels = [name for name in (donor, column, groupby) if name is not None]
-    obs = cell_frame(adata, columns_read(adata, formula, labels))
+    obs = cell_frame(adata, columns_read(adata, parsed, labels))
     explicit = sample is not None
-    return find_units(formula, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit), column
+    return find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit), column
 
 
 def counts_response(
@@ -243,20 +244,19 @@ def _collapsed_counts(
     return resolve_response(adata, layer=COUNTS, mask_var=mask_var)
 
 
-def read_columns(adata: ad.AnnData, formula: str, groupby: str | None, columns: Sequence[str] = ()) -> list[str]:
+def read_columns(
+    adata: ad.AnnData,
+    parsed: ParsedFormula,
+    roles: Mapping[str, Role],
+    groupby: str | None,
+    columns: Sequence[str] = (),
+) -> list[str]:
     """Columns of a collapsed AnnData that a tool reads: the formula's, the group, the donor, and others."""
     labels = [*([] if groupby is None else [groupby]), *columns]
-    names = columns_read(adata, formula, labels) or []
-    roles = find_roles(adata)
+    names = columns_read(adata, parsed, labels) or []
     donor = [roles["donor"].column] if "donor" in roles and roles["donor"].column else []
-    known = [roles[role].column for role in _AUDITED if role in roles]
+    known = [roles[role].column for role in AUDITED if role in roles]
     return list(dict.fromkeys([*names, *donor, *(c for c in known if c in read_origin(adata).by)]))
-
-
-def known_columns(adata: ad.AnnData, obs: pd.DataFrame) -> dict[str, str]:
-    """Columns of `obs` that are the sample and the batch, where that is known: what an audit can use beside the formula."""
-    roles = find_roles(adata)
-    return {name: roles[name].column for name in _AUDITED if name in roles and roles[name].column in obs.columns}
 
 
 def collapsed_response(
@@ -288,31 +288,6 @@ def collapsed_response(
 def _check_no_weights(weights: object, stored: str) -> None:
     if weights is not None and not (isinstance(weights, str) and weights == stored):
         raise DataError("Weights belong to cells: give weights= to dw.pp.collapse, from where the tools take them.")
-
-
-def known_donor(adata: ad.AnnData, formula: str) -> str:
-    """The column that is the donor: as declared, or guessed where the formula uses it or misses it; empty for neither.
-
-    A guess does not count where the formula has the same donors, or units inside them, under another name.
-
-    Raises
-    ------
-    FormulaError, DesignError
-        The formula does not parse, or its grouping factors or the declared donor are not in obs.
-    """
-    role = find_roles(adata).get("donor")
-    if role is None or not role.column:
-        return ""
-    if not role.guessed:
-        check_obs_columns(adata, [role.column])
-        return role.column
-    parsed = parse(formula)
-    groups = [bar.group for bar in parsed.bars]
-    columns = list(dict.fromkeys(column for group in groups for column in group))
-    obs = obs_frame(adata)
-    check_obs(obs, columns, parsed.source)
-    used = role.column in columns
-    return role.column if used or leaves_out(groups, obs, role.column) else ""
 
 
 def _check_random(tasks: Sequence[Task]) -> None:

@@ -8,6 +8,7 @@ from donorwise._anndata import check_free, check_is_anndata, copied, keys
 from donorwise._anndata.prepare import prepare_lmm
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_max_memory
+from donorwise._docs import documented
 from donorwise._typing import DDF, check_option
 from donorwise.tl._run import fit_and_write
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, Ddf, FloatArray
 
 
+@documented
 def lmm(
     adata: ad.AnnData,
     formula: str,
@@ -45,22 +47,15 @@ def lmm(
 
     Parameters
     ----------
-    adata
-        Cells x features, log-normalised; or cells collapsed by :func:`donorwise.pp.collapse`, whose weights
-        then apply.
+    {adata_cells}
     formula
         ``"~ disease + sex + (1 | donor_id)"``; columns of ``adata.obs``. Random terms as in lme4:
         ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``.
-    groupby
-        Column of obs, for instance the cell type: every group is fitted for itself, from the same pass.
-    layer, obsm, obs_keys
-        Model a layer, a table of scores in ``obsm``, or columns of obs instead of X.
-    mask_var
-        Boolean column of var, or array: which features to fit.
-    weights
-        Precision weights of the cells: a column of obs or an array (n_obs,).
-    contrasts
-        As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.
+    {groupby}
+    {response}
+    {mask_var}
+    {weights}
+    {contrasts}
     ddf
         How a test allows for what is unknown about the variances. ``"moderated"``: averaged over the
         variance ratios that the data leave possible, with a prior that the features of a group share
@@ -68,19 +63,14 @@ def lmm(
         one or two random terms, else Kenward-Roger takes its place, which the params and the log say. Every
         feature by itself: ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
         ``"between-within"`` or ``"residual"``.
-    reml
-        REML, or maximum likelihood.
-    key_added
-        Entry of ``adata.uns`` for the results.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores.
+    {reml}
+    {key_added}
+    {n_jobs}
     max_memory
         GB for the statistics of groups that share a pass over the cells: with less than all of them need, there are
         several passes (a group is never divided). None for one pass.
-    progress
-        Show a progress bar.
-    copy
-        Return a copy with the results instead of writing into `adata`.
+    {progress}
+    {copy}
 
     Returns
     -------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from donorwise._anndata import check_free, check_is_anndata, copied, keys
 from donorwise._anndata.prepare import prepare_pseudobulk
 from donorwise._core.engine.arrays import check_max_memory
+from donorwise._docs import documented
 from donorwise.tl._run import fit_and_write
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray
 
 
+@documented
 def pseudobulk(
     adata: ad.AnnData,
     formula: str,
@@ -53,30 +55,20 @@ def pseudobulk(
         ``"~ disease + sex"``; columns of ``adata.obs`` that describe donors or samples. Variables that
         vary within donors split them into several units; then add a term for the donor: the donor as a fixed
         effect where every donor has all conditions, or ``(1 | donor)``. Of random terms, one intercept is possible.
-    layer
-        Layer of raw counts; None for X.
+    {layer_counts}
     donor, sample
         Columns of obs; taken from ``adata.donorwise.setup`` or known by their usual names if None. Samples
         are units where ``sample`` is given, or where the formula has a term for the donor.
-    groupby
-        Column of obs, for instance the cell type: every group is fitted for itself, from the same pass.
-    mask_var
-        Boolean column of var, or array: which genes to test. Depth is that of all genes anyway.
-    depth
-        Column of obs with the depth of every cell, such as its total counts; the sum of the layer if None.
-    contrasts
-        As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.
-    key_added
-        Entry of ``adata.uns`` for the results.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores.
+    {groupby}
+    {mask_var}
+    {depth}
+    {contrasts}
+    {key_added}
+    {n_jobs}
     max_memory
-        GB for the statistics of groups that share a pass over the cells, as in :func:`donorwise.tl.lmm`; None for one
-        pass.
-    progress
-        Show a progress bar.
-    copy
-        Return a copy with the results instead of writing into `adata`.
+        GB for the statistics of groups that share a pass over the cells, as in :func:`donorwise.tl.lmm`.
+    {progress}
+    {copy}
 
     Returns
     -------

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.results import Contrasts
     from donorwise._core.engine.sources import Source
     from donorwise._core.engine.tasks import Task
@@ -122,7 +123,7 @@ class Analysis(ABC, Generic[S, F]):
 
     family: ClassVar[Family]
 
-    formula: str
+    formula: ParsedFormula
     groupby: str
     response: str
     log_base: float

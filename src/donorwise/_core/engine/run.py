@@ -178,7 +178,7 @@ def _params(analysis: Analysis[S, F], parts: dict[str, Tables], results: pd.Data
     reasons = {task.name: parts[task.name].failed or task.reason for task in analysis.tasks}
     return {
         **{f.name: getattr(analysis.family, f.name) for f in fields(Family)},
-        "formula": analysis.formula,
+        "formula": analysis.formula.source,
         "groupby": analysis.groupby,
         "donor": next(part.donor for part in parts.values() if part.ddf),
         "response": analysis.response,
