@@ -8,10 +8,12 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 
 from donorwise._anndata import check_is_anndata, keys, read_influence
+from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._select import choose, tidy
+from donorwise.pl._effects import draw_rows
 from donorwise.pl._labels import place_labels
-from donorwise.pl._names import choose_contrast, draw_rows, panel_title, shorten, write_title
+from donorwise.pl._names import choose_contrast, panel_title, shorten, write_title
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -20,6 +22,7 @@ from donorwise.pl._style import (
     SMALLEST_P,
     VERMILION,
     despine,
+    draw_reference,
     finish,
     format_p,
     outer_labels,
@@ -42,6 +45,7 @@ _LONGEST_DONOR = 12  # letters of its name beside that of a hit
 _MOST_COVERED = 7.0  # points under a name; a hit that can only be named so stays without
 
 
+@documented
 def influence(
     adata: ad.AnnData,
     variable: str | None = None,
@@ -65,26 +69,20 @@ def influence(
         A feature: its estimate and confidence interval without each donor, sorted, the one with all
         donors as a line. None: the largest p-value without any one donor against the p-value with all,
         for every hit.
-    contrast
-        The contrast to draw; None for the first one of the declared condition, else the first one.
+    {contrast_drawn}
     group
         Groups of ``groupby`` to draw, one panel each; None for all that have the feature (or hits).
-    key
-        Entry of ``uns`` that holds the result of :func:`donorwise.tl.lmm`.
+    {key}
     n_donors
         How many donors to draw, those that change the estimate most.
     n_labels
         How many hits to name in each panel with the donor that is left out, those that hang on one donor first.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------
@@ -176,7 +174,7 @@ def _finish_scatter(
     show: bool | None,
     return_fig: bool,
 ) -> Axes | np.ndarray | Figure | None:
-    figure, axes = panels(ax, len(parts), size=(4.8, 4.4) if len(parts) == 1 else (3.8, 3.6))
+    figure, axes = panels(ax, len(parts), size=(3.8, 3.6), alone=(4.8, 4.4))
     for panel, (name, hits) in zip(axes, parts.items(), strict=True):
         _scatter(panel, hits)
         write_title(panel, panel_title(name, contrast), pad=28)
@@ -214,7 +212,7 @@ def _scatter(ax: Axes, hits: pd.DataFrame) -> None:
     if top > 1:
         ax.set_yticks([p for p in ax.get_yticks() if low / 2 <= p <= 1])
     ax.axline((low, low), (high, high), color=LIGHT_GREY, lw=0.8, zorder=0)
-    ax.axhline(threshold, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
+    draw_reference(ax, threshold)
     ax.text(
         0.0,
         threshold,

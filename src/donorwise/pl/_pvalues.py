@@ -11,6 +11,7 @@ from scipy import stats
 
 from donorwise._anndata import check_is_anndata, holds_tables, keys, read_results, read_tables
 from donorwise._core.engine.calibration import BINS, ranks, shape_of
+from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._select import choose, only_one
 from donorwise.pl._names import choose_contrast, panel_title, write_title
@@ -63,15 +64,16 @@ def draw_distributions(
     contrast: str | None,
     group: str | Sequence[str] | None,
     ax: Axes | None,
-    sizes: tuple[tuple[float, float], tuple[float, float]],
+    size: tuple[float, float],
+    alone: tuple[float, float],
     x: str,
     y: str,
     show: bool | None,
     return_fig: bool,
 ) -> Axes | np.ndarray | Figure | None:
-    """Draw the p-values of each group in a panel; `sizes` of a panel alone and of one among several."""
+    """Draw the p-values of each group in a panel."""
     found = _read_distributions(adata, key=key, contrast=contrast, group=group)
-    figure, axes = panels(ax, len(found), size=sizes[len(found) > 1])
+    figure, axes = panels(ax, len(found), size=size, alone=alone)
     for panel, (name, own) in zip(axes, found.items(), strict=True):
         draw(panel, own)
         write_title(panel, panel_title(name, own.contrast))
@@ -136,6 +138,7 @@ def _independent(p: FloatArray, contrast: str) -> Distribution:
     return Distribution(contrast, shape.inflation, None, curve, histogram, "95% of independent tests")
 
 
+@documented
 def pvalues(
     adata: ad.AnnData,
     *,
@@ -150,25 +153,16 @@ def pvalues(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a calibration (:func:`donorwise.tl.calibrate`) or a result of tests
-        (:func:`donorwise.tl.lmm`).
-    key
-        Entry of ``uns`` that holds it; None for the calibration where there is one, else the result.
-    contrast
-        The contrast to draw; None for the first one of the declared condition, else the first one.
-    group
-        Groups of ``groupby`` to draw, one panel each; None for all.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {adata_tests}
+    {key_tests}
+    {contrast_drawn}
+    {group_panels}
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------
@@ -188,7 +182,7 @@ def pvalues(
     >>> ax = dw.pl.pvalues(adata)
     """
     return draw_distributions(
-        adata, _draw_histogram, key=key, contrast=contrast, group=group, ax=ax, sizes=((4.8, 3.6), (3.8, 3.1)),
+        adata, _draw_histogram, key=key, contrast=contrast, group=group, ax=ax, size=(3.8, 3.1), alone=(4.8, 3.6),
         x="p-value", y="features", show=show, return_fig=return_fig,
     )  # fmt: skip
 
@@ -207,6 +201,7 @@ def _draw_histogram(ax: Axes, own: Distribution) -> None:
     despine(ax)
 
 
+@documented
 def qq(
     adata: ad.AnnData,
     *,
@@ -221,25 +216,16 @@ def qq(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a calibration (:func:`donorwise.tl.calibrate`) or a result of tests
-        (:func:`donorwise.tl.lmm`).
-    key
-        Entry of ``uns`` that holds it; None for the calibration where there is one, else the result.
-    contrast
-        The contrast to draw; None for the first one of the declared condition, else the first one.
-    group
-        Groups of ``groupby`` to draw, one panel each; None for all.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {adata_tests}
+    {key_tests}
+    {contrast_drawn}
+    {group_panels}
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------
@@ -261,7 +247,7 @@ def qq(
     >>> ax = dw.pl.qq(adata)
     """
     return draw_distributions(
-        adata, _draw_quantiles, key=key, contrast=contrast, group=group, ax=ax, sizes=((4.4, 4.2), (3.6, 3.5)),
+        adata, _draw_quantiles, key=key, contrast=contrast, group=group, ax=ax, size=(3.6, 3.5), alone=(4.4, 4.2),
         x="expected $-\\log_{10}$ p", y="observed $-\\log_{10}$ p", show=show, return_fig=return_fig,
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, withStroke
 
 from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._ranef import warn_of_lost_cells
 from donorwise.get._select import choose, present
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _LONGEST_VISIT = 14  # letters
 
 
+@documented
 def trajectories(
     adata: ad.AnnData,
     variable: str,
@@ -58,9 +60,7 @@ def trajectories(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm` and the cells (or collapsed rows) it was
-        fitted to.
+    {adata_refit}
     variable
         A feature.
     x
@@ -69,20 +69,14 @@ def trajectories(
     condition
         Column of obs with the arms, drawn in their colours. By default the declared condition, else the
         labels that the model crosses with `x`, else the first labels in the model.
-    group
-        Groups of ``groupby`` to draw, one panel each; None for all.
-    key
-        Entry of ``uns`` that holds the result.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {group_panels}
+    {key}
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------
@@ -116,7 +110,7 @@ def trajectories(
     if not isinstance(variable, str):
         raise DataError(f"variable= names one feature, not {variable!r}.")
     stored = read_results(adata, key)
-    if stored.params.get("method") == keys.PSEUDOBULK:
+    if stored.of_counts:
         raise DataError(
             f"{key!r} is a result of dw.tl.pseudobulk; trajectories are drawn with the fixed effects of a mixed model: "
             "name a result of dw.tl.lmm with key=."
@@ -125,7 +119,7 @@ def trajectories(
     warn_of_lost_cells(adata, stored.params)
     groups = present(table, "group")
     courses = [collect_course(adata, stored, variable=variable, group=g, x=x, condition=condition) for g in groups]
-    figure, axes = panels(ax, len(courses), size=(5.6, 4.0) if len(courses) == 1 else (4.2, 3.4))
+    figure, axes = panels(ax, len(courses), size=(4.2, 3.4), alone=(5.6, 4.0))
     for panel, course in zip(axes, courses, strict=True):
         _draw(panel, course, colors=_colors(adata, course))
         write_title(panel, variable if course.group == keys.ALL else f"{variable}, {course.group}")

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import check_is_anndata, column_values, copied, looks_like_counts, obs_frame, resolve_response
+from donorwise._core.cells.matrices import row_sums
+from donorwise._docs import documented
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray
 
 
+@documented
 def log_depth(
     adata: ad.AnnData,
     *,
@@ -35,14 +38,12 @@ def log_depth(
     ----------
     adata
         Cells x genes.
-    layer
-        Layer of raw counts; None for X.
+    {layer_counts}
     obs_key
         A column of obs that holds the total counts, instead of a layer.
     key_added
         Name of the new column of obs.
-    copy
-        Return a copy instead of writing into `adata`.
+    {copy}
 
     Returns
     -------
@@ -84,7 +85,7 @@ def _totals(adata: ad.AnnData, layer: str | None) -> FloatArray:
         raise DataError(
             f"{response.text} does not hold raw counts; name the layer that does, or a column with obs_key=."
         )
-    return np.ravel(np.asarray(response.matrix.sum(axis=1, dtype=np.float64)))
+    return row_sums(response.matrix)
 
 
 def _column(adata: ad.AnnData, obs_key: str) -> FloatArray:

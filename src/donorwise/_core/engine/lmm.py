@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from threadpoolctl import ThreadpoolController
 
 from donorwise._core.design.build import build_design
 from donorwise._core.design.replicates import replicate
-from donorwise._core.engine.arrays import as_matrix, check_aligned, check_weights, effective_jobs
+from donorwise._core.engine.analysis import Analysis, Family, Tables
+from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs
 from donorwise._core.engine.fitted import LMMFit, assemble
+from donorwise._core.engine.results import with_group
+from donorwise._core.engine.tables import contrast_table, ddf_used, prior_table
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks
+from donorwise._core.engine.variances import icc_rows, long_partition, partition_table, varcomp_table
 from donorwise._core.models.lmm.fit import Block, Model, Part, build_model, fit_collapsed
 from donorwise._core.progress import tqdm
+from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import pandas as pd
 
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import IntArray
 
 # Doubles of temporary arrays that a block of features may use (32 MB).
 _BLOCK = 4_000_000
@@ -34,6 +38,7 @@ _BLOCK = 4_000_000
 _WORKER = 100_000
 
 
+@documented
 def fit_lmm(
     Y: Any,
     obs: pd.DataFrame,
@@ -58,15 +63,12 @@ def fit_lmm(
         N rows: the variables of the formula. Rows in which one of them is missing are left out, with a warning.
     formula
         ``"~ fixed + (columns | group)"``; see the package's documentation for random terms.
-    reml
-        REML, or maximum likelihood.
+    {reml}
     weights
         Precision weights: an array (N,), or the name of a column of `obs`. The residual variance
         of a row is ``sigma2 / weight``.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores.
-    progress
-        Show a progress bar.
+    {n_jobs}
+    {progress}
 
     Returns
     -------
@@ -104,53 +106,12 @@ def fit_lmm(
             DonorwiseWarning,
             stacklevel=2,
         )
-    (fit,) = fit_tasks(
-        matrix, variables, [Task("all", design, "")], reml=reml, weights=w, n_jobs=n_jobs, progress=progress
-    )
-    if fit is None:
+    jobs = effective_jobs(n_jobs)
+    (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=jobs)
+    if statistics is None:
         raise DesignError("The fixed part is rank deficient on the rows that have responses.")
-    return fit
-
-
-def fit_tasks(
-    matrix: Any,
-    variables: tuple[str, ...],
-    tasks: Sequence[Task],
-    *,
-    reml: bool,
-    weights: FloatArray | None = None,
-    features: IntArray | None = None,
-    donor: str = "",
-    n_jobs: int | None = None,
-    progress: bool = False,
-) -> list[LMMFit | None]:
-    """Fit every task from one pass over the matrix; None for a task without a design.
-
-    `donor` is the column that counts as the replicate, where that is declared.
-    """
-    n_jobs = effective_jobs(n_jobs)
-    statistics = collapse_tasks(matrix, variables, tasks, weights=weights, features=features, n_jobs=n_jobs)
-    return fit_each(statistics, variables, reml=reml, donor=donor, n_jobs=n_jobs, progress=progress)
-
-
-def fit_each(
-    statistics: Sequence[Statistics | None],
-    variables: tuple[str, ...],
-    *,
-    reml: bool,
-    donor: str = "",
-    n_jobs: int = 1,
-    progress: bool = False,
-) -> list[LMMFit | None]:
-    """Fit every task from its statistics; None for a task without any."""
-    n_fits = sum(s is not None for s in statistics) * len(variables)
-    with tqdm(total=n_fits, unit="fit", desc="mixed models", disable=not progress) as bar:
-        return [
-            None
-            if own is None
-            else fit_statistics(own, variables, reml=reml, donor=donor, n_jobs=n_jobs, update=bar.update)
-            for own in statistics
-        ]
+    with tqdm(total=len(variables), unit="fit", desc="mixed models", disable=not progress) as bar:
+        return fit_statistics(statistics, variables, reml=reml, n_jobs=jobs, update=bar.update)
 
 
 def fit_statistics(
@@ -161,30 +122,30 @@ def fit_statistics(
     donor: str = "",
     n_jobs: int = 1,
     update: Callable[[int], object] = lambda n: None,
+    budget: int = _BLOCK,
+    per_worker: int = _WORKER,
 ) -> LMMFit:
-    """Fit all features of one task from its statistics; `update` is told how many are done."""
+    """Fit all features of one task from its statistics; `update` is told how many are done.
+
+    `budget` doubles are used at a time by each worker, and there is one worker for `per_worker` features times levels.
+    """
     design = statistics.design
     replicates = replicate([t.group for t in design.random_terms], donor) or ""
-    workers = min(n_jobs, _useful_workers(design, len(variables)))
+    workers = min(n_jobs, _useful_workers(design, len(variables), per_worker))
     # BLAS would start threads of its own for every small product, and they would fight over the cores.
     with blas().limit(limits=1), Parallel(workers, prefer="threads", return_as="generator") as parallel:
         parts = [
-            _fit_part(design, p.collapsed, p.features, replicates, reml, parallel, update) for p in statistics.passes
+            _fit_part(design, p.collapsed, p.features, replicates, reml, parallel, update, budget)
+            for p in statistics.passes
         ]
     return assemble(design, tuple(parts), variables, donor=replicates, reml=reml)
 
 
-@cache
-def blas() -> ThreadpoolController:
-    """The BLAS libraries of the process (finding them takes milliseconds)."""
-    return ThreadpoolController().select(user_api="blas")
-
-
-def _useful_workers(design: Design, n_features: int) -> int:
+def _useful_workers(design: Design, n_features: int, per_worker: int) -> int:
     """Workers that a job of this size can keep busy: handing out work costs some 10 ms."""
     levels = sum(t.codes.max() + 1 for t in design.random_terms) if design.random_terms else 1
     iterative = sum(len(t.columns) for t in design.random_terms) > 1
-    return 1 + int(n_features * levels * (50 if iterative else 1)) // _WORKER
+    return 1 + int(n_features * levels * (50 if iterative else 1)) // per_worker
 
 
 def _fit_part(
@@ -195,6 +156,7 @@ def _fit_part(
     reml: bool,
     parallel: Parallel,
     update: Callable[[int], object],
+    budget: int,
 ) -> Part:
     present = np.flatnonzero(collapsed.n_obs > 0)
     n_obs = int(collapsed.n_obs.sum())
@@ -209,7 +171,9 @@ def _fit_part(
         update(features.size)
         return Part(features, None, None, n_obs, donors)
     # each with its features only: a backend that is not threads sends them
-    work = (delayed(fit_collapsed)(model, collapsed.take_features(s), reml=reml) for s in _slices(model, collapsed))
+    work = (
+        delayed(fit_collapsed)(model, collapsed.take_features(s), reml=reml) for s in _slices(model, collapsed, budget)
+    )
     blocks = []
     for block in parallel(work):
         blocks.append(block)
@@ -217,13 +181,49 @@ def _fit_part(
     return Part(features, model, Block.concatenate(blocks), n_obs, donors)
 
 
-def _slices(model: Model, collapsed: Collapsed) -> list[slice]:
+def _slices(model: Model, collapsed: Collapsed, budget: int) -> list[slice]:
     """Blocks of features within the memory budget; their number does not depend on the workers."""
     n_features, m = collapsed.mean.shape[1], collapsed.covariate_mean.shape[1]
     per_feature = collapsed.n_obs.size * (4 + 3 * m) + 4 * model.blocks.order.size + 4 * model.p**2
-    size = int(np.clip(_BLOCK // per_feature, 1, 1024))
+    size = int(np.clip(budget // per_feature, 1, 1024))
     return [slice(i, min(i + size, n_features)) for i in range(0, n_features, size)]
 
 
 def _n_donors(design: Design, donor: str) -> int:
     return next((np.unique(t.codes).size for t in design.random_terms if t.group == donor), 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LmmAnalysis(Analysis[Statistics, LMMFit]):
+    """A linear mixed model of cells."""
+
+    family = Family(method="lmm", observations="cells", link="identity", prior_on="ratio")
+
+    def fit(self, number: int, statistics: Statistics, update: Callable[[int], object]) -> LMMFit:
+        """See :class:`Analysis`."""
+        return fit_statistics(
+            statistics, self.variables, reml=self.options.reml, donor=self.donor, n_jobs=self.n_jobs, update=update
+        )
+
+    def tables(self, number: int, fit: LMMFit | None) -> Tables:
+        """See :class:`Analysis`."""
+        if fit is None:
+            return Tables(self.results(number, None))
+        name, own = self.tasks[number].name, self.contrasts[number]
+        ddf, note = ddf_used(fit, self.options.ddf)
+        tested = None if own is None else contrast_table(fit, own.names, own.L, ddf, 0.95)
+        partition = partition_table(fit)
+        return Tables(
+            results=self.results(number, tested, n_donors=fit.n_donors, n_obs=fit.n_obs),
+            varcomp=with_group(varcomp_table(fit), name),
+            icc=with_group(icc_rows(partition), name),
+            variance_partition=with_group(long_partition(partition, "fraction"), name),
+            prior=with_group(prior_table(fit.prior), name) if ddf == "moderated" else None,
+            ddf=ddf,
+            note=note,
+            donor=fit.donor,
+        )
+
+    def own_params(self) -> dict[str, Any]:
+        """See :class:`Analysis`."""
+        return {}

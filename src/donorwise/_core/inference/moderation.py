@@ -67,7 +67,7 @@ def refusal(parts: Sequence[Part]) -> str:
     return ""
 
 
-def learn_prior(parts: Sequence[Part], start: Prior | None = None) -> Prior:
+def learn_prior(parts: Sequence[Part], start: Prior | None = None, *, chunk: int = _CHUNK) -> Prior:
     """The prior shared by all features of a fit, whatever rows they have.
 
     `start` is the prior of a similar fit with the same random part, which saves most of the steps.
@@ -81,7 +81,7 @@ def learn_prior(parts: Sequence[Part], start: Prior | None = None) -> Prior:
     loglik, at = [], []
     for part, model, block in used:
         usable = fitted(block)
-        for features in _chunks(usable, axes):
+        for features in _chunks(usable, axes, chunk):
             loglik.append(grid_loglik(model, block.responses.take(features), axes))
         at.append(part.features[usable])
     rank = mean_rank(parts)[np.concatenate(at)]
@@ -108,7 +108,7 @@ def grid_loglik(model: Model, response: Responses, axes: list[FloatArray]) -> Fl
 
 
 def moderated_tests(
-    model: Model, block: Block, L: FloatArray, prior: Prior, rank: FloatArray, level: float
+    model: Model, block: Block, L: FloatArray, prior: Prior, rank: FloatArray, level: float, *, chunk: int = _CHUNK
 ) -> ContrastTests:
     """Test the rows of L (n, p), given in the basis of the formula, for features of one model.
 
@@ -116,7 +116,7 @@ def moderated_tests(
     """
     rows, nu = orthonormal_rows(model, L), float(model.nu(reml=True))
     numbers = {f.name: np.full((block.status.size, len(L)), np.nan) for f in fields(Summary)}
-    for features in _chunks(fitted(block), list(prior.axes)):
+    for features in _chunks(fitted(block), list(prior.axes), chunk):
         at = posterior(model, block.responses.take(features), prior, rank[features], rows)
         for i in range(len(L)):
             summary = summarise_mixture(at.weight, at.centre[i], at.scale[i], nu, level)
@@ -166,8 +166,8 @@ def _largest_ratios(block: Block) -> FloatArray:
     return np.asarray(block.gamma[fitted(block)].max(axis=0, initial=0.0))
 
 
-def _chunks(features: IntArray, axes: Sequence[FloatArray]) -> Iterator[IntArray]:
-    size = max(1, _CHUNK // int(np.prod([a.size for a in axes])))
+def _chunks(features: IntArray, axes: Sequence[FloatArray], chunk: int = _CHUNK) -> Iterator[IntArray]:
+    size = max(1, chunk // int(np.prod([a.size for a in axes])))
     for start in range(0, features.size, size):
         yield features[start : start + size]
 

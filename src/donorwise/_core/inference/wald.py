@@ -46,15 +46,17 @@ class JointTests:
     status: StrArray
 
 
-def contrast_tests(model: Model, block: Block, L: FloatArray, ddf: str, level: float = 0.95) -> ContrastTests:
-    """Test the rows of L (n, p), given in the basis of the formula.
+def contrast_tests(
+    model: Model, block: Block, L: FloatArray, ddf: str, level: float = 0.95, *, chunk: int = _CHUNK
+) -> ContrastTests:
+    """Test the rows of L (n, p), given in the basis of the formula, `chunk` doubles of pieces at a time.
 
     Kenward-Roger is defined at the REML estimates: a maximum-likelihood fit is refitted.
     """
     block = _at_reml(model, block, ddf)
     rows = orthonormal_rows(model, L)
     se, df = (np.full((block.status.size, L.shape[0]), np.nan) for _ in range(2))
-    for features in _chunks(model, fitted(block)):
+    for features in _chunks(model, fitted(block), chunk):
         se[features], df[features] = _se_and_df(model, block.take(features), rows, L, ddf)
     estimate = block.beta @ L.T
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -67,12 +69,12 @@ def contrast_tests(model: Model, block: Block, L: FloatArray, ddf: str, level: f
     return without_too_few(tests)
 
 
-def joint_tests(model: Model, block: Block, L: FloatArray, ddf: str) -> JointTests:
+def joint_tests(model: Model, block: Block, L: FloatArray, ddf: str, *, chunk: int = _CHUNK) -> JointTests:
     """F test that all rows of L (n, p) are zero, given in the basis of the formula."""
     block = _at_reml(model, block, ddf)
     rows = orthonormal_rows(model, L)
     statistic, den_df, scaling = (np.full(block.status.size, np.nan) for _ in range(3))
-    for features in _chunks(model, fitted(block)):
+    for features in _chunks(model, fitted(block), chunk):
         taken = block.take(features)
         statistic[features], den_df[features], scaling[features] = _joint(model, taken, rows, L, ddf)
     p_value = stats.f.sf(statistic, L.shape[0], den_df)
@@ -99,9 +101,9 @@ def _at_reml(model: Model, block: Block, ddf: str) -> Block:
     return block
 
 
-def _chunks(model: Model, features: np.ndarray) -> list[np.ndarray]:
+def _chunks(model: Model, features: np.ndarray, chunk: int) -> list[np.ndarray]:
     C, p = model.blocks.parameter.shape[0] + 1, model.p
-    size = max(1, _CHUNK // (3 * C * C * p * p + 1))
+    size = max(1, chunk // (3 * C * C * p * p + 1))
     return [features[i : i + size] for i in range(0, features.size, size)]
 
 
