@@ -15,7 +15,7 @@ from scipy import sparse
 from scipy.special import ndtr
 
 import donorwise as dw
-from donorwise._core.cells.accumulate import collapse
+from donorwise._core.cells.collapse import collapse
 from donorwise._core.design.build import build_design
 from donorwise._core.inference.grid import tensor
 from donorwise._core.inference.lograte import log_rate_tests
