@@ -121,6 +121,16 @@ def check_result(adata: ad.AnnData, key: str) -> None:
     raise DataError(f"adata.uns has no donorwise result {key!r}. {there}")
 
 
+def check_format(entry: Any, name: str) -> None:
+    """Raise where an entry of ``uns`` was written in a form that this version does not know."""
+    found = int(computed(entry[keys.FORMAT])) if keys.FORMAT in entry else 0
+    if found > keys.FORMAT_VERSION:
+        raise DataError(
+            f"adata.uns[{name!r}] was written by a newer donorwise (format {found}; this one reads up to "
+            f"{keys.FORMAT_VERSION}): update donorwise, or run the analysis again."
+        )
+
+
 def read_settings(adata: ad.AnnData) -> dict[str, str]:
     """Read the names of the columns that play a role; empty where ``setup`` was not called."""
     stored = adata.uns.get(keys.SETTINGS, {})

@@ -29,7 +29,7 @@ from donorwise._anndata import (
     resolve_response,
     write_results,
 )
-from donorwise._anndata.collapsed import COUNTS
+from donorwise._anndata.origin import COUNTS
 from donorwise._core.design.audit import confounded, few_donors
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.arrays import effective_jobs

@@ -141,7 +141,7 @@ def _segment_sizes(n_cells: IntArray, pieces: IntArray, size: int) -> IntArray:
 
 def _blocks(cells: Cells, pieces: IntArray, size: int) -> Iterator[tuple[NDArray[np.int32], FloatArray, FloatArray]]:
     """Segments (n,), weights (n, 1) and covariates (n, m) of the cells in use, a block of cells at a time."""
-    label = _Labels(pieces, size)
+    label = _Labeller(pieces, size)
     for low in range(0, len(cells.codes), _BLOCK_ROWS):
         part = slice(low, low + _BLOCK_ROWS)
         segment = label(cells.codes[part])
@@ -152,7 +152,7 @@ def _blocks(cells: Cells, pieces: IntArray, size: int) -> Iterator[tuple[NDArray
         yield by, w[:, None], c
 
 
-class _Labels:
+class _Labeller:
     """Segments of cells that come in order: which one depends on the number of cells of the pattern before."""
 
     def __init__(self, pieces: IntArray, size: int) -> None:
@@ -178,7 +178,7 @@ class Cutter:
 
     def __init__(self, cells: Cells, segments: Segments) -> None:
         self._cells, self._segments = cells, segments
-        self._label = _Labels(segments.pieces, segments.size)
+        self._label = _Labeller(segments.pieces, segments.size)
 
     def wanted(self, low: int, high: int) -> NDArray[np.bool_]:
         """Which of the cells low..high-1 are in use."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.cells.collapse import collapse, missing_patterns
+from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.collapsed_rows import merge_rows, with_covariates
+from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
 
 if TYPE_CHECKING:
