@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from donorwise._anndata import Response
     from donorwise._core.cells.measures import Collapsed, Measure
     from donorwise._core.cells.readers import Reader
-    from donorwise._core.cells.segments import Cells
+    from donorwise._core.cells.segments import CodedCells
     from donorwise._typing import BoolArray, IntArray
 
 
@@ -145,7 +145,7 @@ def _depths(sums: DepthSums) -> MeanDepths:
 
 
 def _measure_counts(
-    matrix: Any, cells: Cells, columns: IntArray, *, text: str, kept: IntArray | None
+    matrix: Any, cells: CodedCells, columns: IntArray, *, text: str, kept: IntArray | None
 ) -> tuple[Collapsed, DepthSums]:
     """What a worker computes of the counts of some cells; their depths are the sums over the `kept` columns."""
     check_counts(matrix, text)

@@ -16,7 +16,7 @@ from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.moments import Moments
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.remote import can_travel
-from donorwise._core.cells.segments import Cells, Cutter, check_cells, cut_segments, extra_starts
+from donorwise._core.cells.segments import CodedCells, Cutter, check_cells, cut_segments, extra_starts
 from donorwise._core.cells.stored import Stored
 from donorwise._core.cells.stream import read_chunks
 
@@ -160,7 +160,7 @@ def _on_cluster(matrix: Any, client: Any) -> tuple[Reader | None, Any]:
 
 def measure_cells(
     matrix: Any,
-    cells: Cells,
+    cells: CodedCells,
     columns: IntArray,
     *,
     measures: Sequence[Measure[Any]],

@@ -13,7 +13,8 @@ from scipy import stats
 
 from donorwise._core.design.exchange import estimable, find_exchange, relabel
 from donorwise._core.design.permutations import arrange
-from donorwise._core.engine.lmm import blas, fit_statistics
+from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.tables import contrast_table, ddf_used
 from donorwise._core.engine.tasks import Statistics
 from donorwise._core.inference.moderation import learn_prior, moderated_p_values

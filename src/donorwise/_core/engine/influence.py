@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.engine.fitted import LMMFit
-    from donorwise._core.engine.results import Rows
+    from donorwise._core.engine.results import Contrasts
     from donorwise._core.inference.wald import ContrastTests
     from donorwise._typing import FloatArray, IntArray
 
@@ -51,7 +51,7 @@ def donor_term(design: Design, donor: str) -> RandomTerm:
 def leave_one_out(
     statistics: Statistics,
     variables: tuple[str, ...],
-    rows: Rows,
+    rows: Contrasts,
     *,
     donor: str,
     update: Callable[[int], object] = lambda n: None,
@@ -95,7 +95,7 @@ def leave_one_out(
 def retest(
     statistics: Statistics,
     variables: tuple[str, ...],
-    rows: Rows,
+    rows: Contrasts,
     *,
     donor: str,
     ddf: str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -10,31 +9,30 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.matrices import stored_values
-from donorwise._core.engine.lmm import blas
-from donorwise._core.engine.results import log_fold_change
-from donorwise._core.engine.tables import NUMBERS, tidy
+from donorwise._core.engine.analysis import Analysis, Family, Tables
+from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.results import with_group
+from donorwise._core.engine.sources import UnitStatistics
+from donorwise._core.engine.tables import NUMBERS, prior_table, tidy
 from donorwise._core.inference.grid import tensor
 from donorwise._core.inference.lograte import expression_rank, grid, learn_prior, log_rate_tests, prior_genes
+from donorwise._core.inference.moderation import MIN_FEATURES
 from donorwise._core.models.lograte.model import build_model, grid_law
-from donorwise._core.models.lograte.units import depths_of_units, log_rates
-from donorwise._core.progress import tqdm
-from donorwise.errors import DataError
+from donorwise._core.models.lograte.units import log_rates
+from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from donorwise._core.cells.measures import Collapsed
-    from donorwise._core.engine.results import Rows
-    from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.results import Contrasts
     from donorwise._core.engine.units import Units
     from donorwise._core.inference.prior import Prior
     from donorwise._core.models.lograte.model import LogRateModel
     from donorwise._core.models.lograte.units import Depths, LogRates
     from donorwise._typing import FloatArray, IntArray, StrArray
 
-logger = logging.getLogger("donorwise")
 
 # Doubles of temporary arrays that a block of genes may use (32 MB).
 _BLOCK = 4_000_000
@@ -119,84 +117,23 @@ def check_counts(matrix: Any, text: str) -> None:
             )
 
 
-def fit_pseudobulk(
-    matrix: Any,
-    variables: tuple[str, ...],
-    depth: FloatArray,
-    units: Units,
-    tasks: Sequence[Task],
-    rows: Sequence[Rows | None],
-    *,
-    features: IntArray | None = None,
-    level: float = 0.95,
-    n_jobs: int = 1,
-    progress: bool = False,
-) -> list[LogRateFit | None]:
-    """Fit every group from one pass over the counts; None for a group without a design or contrasts.
-
-    Parameters
-    ----------
-    matrix
-        Counts, (N, columns).
-    variables
-        Names of the G genes.
-    depth
-        Shape (N,). Depth of every cell.
-    units
-        The units, which are the rows of the tasks' designs.
-    tasks, rows
-        Designs and contrasts by group.
-    features
-        Columns of the G genes; all if None.
-    level
-        Coverage of the confidence intervals.
-    n_jobs
-        Threads.
-    progress
-        Show a progress bar.
-
-    Raises
-    ------
-    DataError
-        If a unit has no counts, or a value is not finite.
-    """
-    depths = depths_of_units(depth, units.codes, len(units.table))
-    check_depths(depths, units)
-    collapsed = collapse(
-        matrix, units.codes, len(units.table), covariates=depth[:, None], features=features, n_jobs=n_jobs,
-        names=variables,
-    )  # fmt: skip
-    return fit_units(
-        collapsed, depths, units, tasks, rows, n_genes=len(variables), level=level, n_jobs=n_jobs, progress=progress
-    )
-
-
 def fit_units(
-    collapsed: Collapsed,
-    depths: Depths,
+    statistics: UnitStatistics,
+    contrasts: Contrasts,
     units: Units,
-    tasks: Sequence[Task],
-    rows: Sequence[Rows | None],
-    *,
     n_genes: int,
+    *,
     level: float = 0.95,
     n_jobs: int = 1,
-    progress: bool = False,
-) -> list[LogRateFit | None]:
-    """Fit every group from the statistics of the units, which have the depth as their only covariate."""
-    answerable = [task.design is not None and own is not None for task, own in zip(tasks, rows, strict=True)]
-    bar = tqdm(total=sum(answerable) * n_genes, unit="fit", desc="log-rate models", disable=not progress)
-    fits: list[LogRateFit | None] = []
-    with bar, blas().limit(limits=1), Parallel(n_jobs, prefer="threads", return_as="generator") as parallel:
-        for task, own in zip(tasks, rows, strict=True):
-            if task.design is None or own is None:
-                fits.append(None)
-                continue
-            model = build_model(task.design)
-            taken = collapsed.take(model.order)
-            work = _Work(model, taken, depths.take(model.order), np.flatnonzero((taken.mean > 0).any(axis=0)))
-            fits.append(_fit(task.name, work, own, units, n_genes, level, parallel, bar))
-    return fits
+    update: Callable[[int], object] = lambda n: None,
+) -> LogRateFit:
+    """Fit and test the genes of one task; `update` is told how many are done."""
+    model = build_model(statistics.design)
+    order = np.searchsorted(statistics.units, model.order)
+    collapsed, depths = statistics.collapsed.take(order), statistics.depths.take(order)
+    work = _Work(model, collapsed, depths, np.flatnonzero((collapsed.mean > 0).any(axis=0)))
+    with blas().limit(limits=1), Parallel(n_jobs, prefer="threads", return_as="generator") as parallel:
+        return _fit(work, contrasts, units, n_genes, level, parallel, update)
 
 
 def check_depths(depths: Depths, units: Units) -> None:
@@ -210,24 +147,27 @@ def check_depths(depths: Depths, units: Units) -> None:
 
 
 def _fit(
-    name: str, work: _Work, rows: Rows, units: Units, n_genes: int, level: float, parallel: Parallel, bar: tqdm
+    work: _Work,
+    contrasts: Contrasts,
+    units: Units,
+    n_genes: int,
+    level: float,
+    parallel: Parallel,
+    update: Callable[[int], object],
 ) -> LogRateFit:
     axes = grid(work.model, work.present.size)
     rank = expression_rank(work.counts()[work.present])
     prior = _learn(work, axes, rank, parallel)
-    if prior is None:
-        logger.info(
-            "%s: %d genes with counts are too few to learn a prior from; the variance between units is estimated "
-            "gene by gene and tested with t.", name, work.present.size,
-        )  # fmt: skip
     blocks = work.blocks(np.arange(work.present.size), len(tensor(axes)))
     priors = [None if prior is None else np.log(prior.at(rank[at])) for at in blocks]
-    fit = _empty(work, rows, units, n_genes, prior)
-    made = parallel(delayed(_test)(work, at, axes, own, rows.L, level) for at, own in zip(blocks, priors, strict=True))
+    fit = _empty(work, contrasts, units, n_genes, prior)
+    made = parallel(
+        delayed(_test)(work, at, axes, own, contrasts.L, level) for at, own in zip(blocks, priors, strict=True)
+    )
     for at, numbers in zip(blocks, made, strict=True):
         _fill(fit, work.present[at], numbers)
-        bar.update(at.size)
-    bar.update(n_genes - work.present.size)
+        update(at.size)
+    update(n_genes - work.present.size)
     return fit
 
 
@@ -270,13 +210,13 @@ def _test(
     return _Numbers(numbers, tests.variances, rates.dispersion, rates.v.mean(axis=1), fitted.var(axis=1))
 
 
-def _empty(work: _Work, rows: Rows, units: Units, G: int, prior: Prior | None) -> LogRateFit:
-    n, model = len(rows.names), work.model
+def _empty(work: _Work, contrasts: Contrasts, units: Units, G: int, prior: Prior | None) -> LogRateFit:
+    n, model = len(contrasts.names), work.model
     status = np.full((n, G), "constant", dtype="<U16")
     status[:, work.present] = "ok"
     terms = (units.name, model.group)[: 1 + bool(model.group)]
     return LogRateFit(
-        names=rows.names,
+        names=contrasts.names,
         numbers={key: np.full((n, G), np.nan) for key in NUMBERS},
         status=status,
         terms=terms,
@@ -295,41 +235,6 @@ def _fill(fit: LogRateFit, genes: IntArray, block: _Numbers) -> None:
         fit.numbers[key][:, genes] = values
     for field in fields(_Numbers)[1:]:
         getattr(fit, field.name)[genes] = getattr(block, field.name)
-
-
-def results_table(
-    tasks: Sequence[Task],
-    fits: Sequence[LogRateFit | None],
-    rows: Sequence[Rows | None],
-    names: Sequence[str],
-    variables: tuple[str, ...],
-) -> pd.DataFrame:
-    """The long table of all groups: one row per gene x group x contrast, whatever happened."""
-    tables = []
-    for code, fit in enumerate(fits):
-        own = () if fit is None else fit.names
-        missing = tuple(n for n in names if n not in own)
-        for part in (own, missing):
-            if part:
-                table = _table(fit, part, variables)
-                codes = np.full(len(table), code)
-                table.insert(1, "group", pd.Categorical.from_codes(codes, categories=[t.name for t in tasks]))
-                table["contrast"] = table["contrast"].cat.set_categories(list(names))
-                tables.append(table)
-    out = pd.concat(tables, ignore_index=True)
-    out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", log_fold_change(out, tasks, rows, 1 / np.log(2)))
-    return out
-
-
-def _table(fit: LogRateFit | None, names: tuple[str, ...], variables: tuple[str, ...]) -> pd.DataFrame:
-    """Rows of the contrasts that a group answers, or of those that it cannot."""
-    G, n = len(variables), len(names)
-    donors, cells = (0, 0) if fit is None else (fit.n_donors, fit.n_obs)
-    if fit is not None and names == fit.names:
-        numbers, status = fit.numbers, fit.status
-    else:
-        numbers, status = {key: np.full((n, G), np.nan) for key in NUMBERS}, np.full((n, G), "not_estimable")
-    return tidy(variables, names, numbers, status, np.full(G, donors), np.full(G, cells))
 
 
 def varcomp_table(fit: LogRateFit, variables: tuple[str, ...]) -> pd.DataFrame:
@@ -363,3 +268,54 @@ def _long(variables: tuple[str, ...], terms: list[str], values: FloatArray, name
             name: values.ravel(),
         }
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
+    """Counts summed over the cells of a unit.
+
+    Attributes
+    ----------
+    units
+        The units, which are the rows of the designs.
+    sample, depth
+        Columns of obs that tell units of a donor apart and that depths are from; empty for none, and for the sum of
+        the counts.
+    """
+
+    family = Family(method="pseudobulk", observations="units", link="log", prior_on="variance")
+
+    units: Units
+    sample: str
+    depth: str
+
+    def fit(self, number: int, statistics: UnitStatistics, update: Callable[[int], object]) -> LogRateFit:
+        """See :class:`Analysis`."""
+        contrasts = self.contrasts[number]
+        if contrasts is None:
+            raise DesignError(self.tasks[number].reason or "None of the contrasts can be answered here.")
+        return fit_units(statistics, contrasts, self.units, len(self.variables), n_jobs=self.n_jobs, update=update)
+
+    def tables(self, number: int, fit: LogRateFit | None) -> Tables:
+        """See :class:`Analysis`."""
+        if fit is None:
+            return Tables(self.results(number, None))
+        G, name, few = len(self.variables), self.tasks[number].name, fit.prior is None
+        donors, cells = np.full(G, fit.n_donors), np.full(G, fit.n_obs)
+        tested = tidy(self.variables, fit.names, fit.numbers, fit.status, donors, cells)
+        n_present = int((fit.status[0] == "ok").sum())
+        note = f"{n_present} genes with counts are too few to learn a prior from ({MIN_FEATURES} are needed)"
+        return Tables(
+            results=self.results(number, tested, n_donors=fit.n_donors, n_obs=fit.n_obs),
+            varcomp=with_group(varcomp_table(fit, self.variables), name),
+            icc=with_group(icc_table(fit, self.variables), name),
+            variance_partition=with_group(partition_table(fit, self.variables), name),
+            prior=None if fit.prior is None else with_group(prior_table(fit.prior), name),
+            ddf="between-within" if few else self.options.ddf,
+            note=note if few else "",
+            donor=self.donor,
+        )
+
+    def own_params(self) -> dict[str, Any]:
+        """See :class:`Analysis`."""
+        return {"units": self.units.name, "sample": self.sample, "depth": self.depth}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +75,7 @@ def tidy(
     table.insert(1, "contrast", _categorical(np.repeat(np.arange(n), G), names))
     table["adj_p_value"] = np.concatenate([adjust(p) for p in numbers["p_value"]] or [np.empty(0)])
     codes = np.searchsorted(_SORTED, status.ravel())
-    table["status"] = pd.Categorical.from_codes(_ORDER[codes], categories=list(STATUSES))
+    table["status"] = pd.Categorical.from_codes(_ORDER[codes], dtype=dtype_of(STATUSES))
     table["n_donors"], table["n_obs"] = np.tile(n_donors, n), np.tile(n_obs, n)
     return table
 
@@ -87,10 +88,17 @@ def _fill(numbers: dict[str, FloatArray], status: np.ndarray, features: np.ndarr
 
 def _categorical(codes: np.ndarray, names: tuple[str, ...]) -> pd.Categorical:
     """Names by code; names that occur twice (nothing forbids that in an array) share a category."""
-    unique, first = np.unique(np.array(names, dtype=object), return_inverse=True)
-    if unique.size == len(names):
-        return pd.Categorical.from_codes(codes, categories=list(names))
-    return pd.Categorical.from_codes(first[codes], categories=list(unique))
+    dtype = dtype_of(names)
+    if len(dtype.categories) < len(names):
+        codes = dtype.categories.get_indexer(list(names))[codes]
+    return pd.Categorical.from_codes(codes, dtype=dtype)
+
+
+@lru_cache(maxsize=16)
+def dtype_of(names: tuple[str, ...]) -> pd.CategoricalDtype:
+    """The categories of names, in their order, made once for all tables of a call."""
+    unique = list(dict.fromkeys(names))
+    return pd.CategoricalDtype(list(names) if len(unique) == len(names) else sorted(unique))
 
 
 def prior_table(prior: Prior) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def collapse_tasks(
     *,
     weights: FloatArray | None = None,
     features: IntArray | None = None,
-    n_jobs: int = 1,
+    n_jobs: int | None = 1,
 ) -> list[Statistics | None]:
     """The statistics of every task from one pass over the matrix; None for a task without a design."""
     designs = [t.design for t in tasks if t.design is not None]
@@ -100,7 +100,7 @@ def _passes(
     designs: Sequence[Design],
     weights: FloatArray | None,
     features: IntArray | None,
-    n_jobs: int,
+    n_jobs: int | None,
 ) -> Iterator[Pass]:
     codes, covariates = _stack(designs)
     n_patterns = sum(d.n_patterns for d in designs)
