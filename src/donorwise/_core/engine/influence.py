@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.matrices import split_columns
+from donorwise._core.design.identifiability import split_columns
 from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.tables import ddf_used
 from donorwise._core.engine.tasks import Statistics

@@ -10,7 +10,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.replication import replicate
+from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.analysis import Analysis, Family, Tables
 from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs, pass_jobs
 from donorwise._core.engine.fitted import LMMFit, assemble

@@ -20,8 +20,9 @@ from scipy import stats
 from scipy.special import polygamma
 
 from donorwise._core.cells.collapse import collapse
+from donorwise._core.design.arms import describe
 from donorwise._core.design.findings import uncovered
-from donorwise._core.design.replication import describe, find_donors
+from donorwise._core.design.replicates import find_donors
 from donorwise._core.engine.influence import donor_term
 from donorwise._core.inference.between_within import column_df
 from donorwise._core.inference.grid import tensor
@@ -158,13 +159,12 @@ def power_table(
 def replication(fit: LMMFit, L: FloatArray) -> tuple[list[str], list[str]]:
     """What each contrast (n, p) compares, donors or each donor with itself, and what the audit warns of there.
 
-    The kinds are those of :class:`donorwise._core.design.replication.Arms`. The warnings are those about
+    The kinds are those of :class:`donorwise._core.design.arms.Arms`. The warnings are those about
     contrasts within donors that no random term lets differ between donors.
     """
     design = fit.design
     donors = find_donors(design, design.frame, fit.donor)
-    assert donors is not None  # callers have checked that the donors are a grouping factor
-    arms = {arm.contrast: arm for arm in describe(design, donors, None)}
+    arms = {arm.contrast: arm for arm in describe(design, donors)}
     parts = [[arms[design.fixed_names[j]] for j in np.flatnonzero(row) if design.fixed_names[j] in arms] for row in L]
     kinds = [{arm.kind for arm in own} for own in parts]
     asked = {arm.contrast: arm for own in parts for arm in own}
