@@ -24,8 +24,8 @@ def run(quick: bool) -> Section:
     fit = dw.fit_lmm(Y, obs, FORMULA, n_jobs=1)
     design = build_design(FORMULA, obs)
     (statistics,) = collapse_tasks(Y, fit.variables, [Task("all", design, "")])
-    weights = resolve_contrasts(design, CONTRAST)[1][0]
-    plan = make_plan(design, obs, weights, n_permutations=n_permutations)
+    L = resolve_contrasts(design, CONTRAST)[1]
+    plan = make_plan(design, obs, L, n_permutations=n_permutations)
     tasks = {
         "moderated test with its prior": lambda: dw.fit_lmm(Y, obs, FORMULA, n_jobs=1).test(CONTRAST),
         "moderated test, prior known": lambda: (fit.prior, fit.test(CONTRAST)),

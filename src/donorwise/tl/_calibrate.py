@@ -202,7 +202,7 @@ def _plans(
             continue
         try:
             found[task.name] = make_plan(
-                task.design, ready.obs, own.L[0], donor=ready.donor, permute=permute, strata=strata,
+                task.design, ready.obs, own.L[:1], donor=ready.donor, permute=permute, strata=strata,
                 n_permutations=n_permutations, seed=(random_state, i),
             )  # fmt: skip
         except DesignError as error:

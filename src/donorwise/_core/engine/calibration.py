@@ -13,12 +13,12 @@ from scipy import stats
 
 from donorwise._core.design.exchange import estimable, find_exchange, relabel
 from donorwise._core.design.permutations import arrange
-from donorwise._core.engine.lmm import blas, fit_statistics
+from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.tables import contrast_table, ddf_used
 from donorwise._core.engine.tasks import Statistics
-from donorwise._core.inference.moderation import learn_prior, moderated_p_values
+from donorwise._core.inference.moderation import Learned, learn, p_values
 from donorwise._core.inference.multiplicity import adjust
-from donorwise._core.inference.wald import contrast_status
 from donorwise._typing import STATUSES
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ _TIE = 1e-9  # relative difference below which two |t| of equivalent fits are th
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is permuted: a contrast's weights (p,), the labels that move, and their arrangements."""
+    """What is permuted: a contrast L (1, p), the labels that move, and their arrangements."""
 
-    weights: FloatArray
+    L: FloatArray
     exchange: Exchange
     arrangements: Arrangements
 
@@ -125,7 +125,7 @@ class Calibration:
 def make_plan(
     design: Design,
     obs: pd.DataFrame,
-    weights: FloatArray,
+    L: FloatArray,
     *,
     donor: str = "",
     permute: str | None = None,
@@ -134,13 +134,13 @@ def make_plan(
     seed: tuple[int, ...] = (0,),
 ) -> Plan:
     """Decide what to permute and draw the arrangements, before any response is read."""
-    exchange = find_exchange(design, obs, weights, donor=donor, permute=permute, strata=strata)
+    exchange = find_exchange(design, obs, L[0], donor=donor, permute=permute, strata=strata)
     rng = np.random.default_rng(seed)
 
     def usable(labels: IntArray) -> bool:
         return estimable(relabel(design, exchange, labels))
 
-    return Plan(weights, exchange, arrange(exchange, n_permutations, rng, usable))
+    return Plan(L, exchange, arrange(exchange, n_permutations, rng, usable))
 
 
 def calibrate_statistics(
@@ -156,14 +156,14 @@ def calibrate_statistics(
     """Test under every arrangement of the labels; `update` is told how many refits are done."""
 
     def test(labelled: Statistics) -> Tests:
-        return refit(labelled, variables, plan.weights, ddf=used, donor=donor, start=prior)
+        return refit(labelled, variables, plan.L, ddf=used, donor=donor, start=prior)
 
     # The limit on BLAS threads is the process's own, so it is set once around all workers.
     with blas().limit(limits=1):
         fit = fit_statistics(statistics, variables, donor=donor)
         used, reason = ddf_used(fit, ddf)
         prior = fit.prior if used == "moderated" else None
-        observed = _tests(fit, plan.weights, used, prior)
+        observed = _tests(fit, plan.L, used, None if prior is None else fit.learned)
         shapes = [shape_of(observed.p_value)]
         enough = observed.evidence * (1 - _TIE)
         n_as_large, n_compared = (np.zeros(len(variables), dtype=np.int64) for _ in range(2))
@@ -186,32 +186,32 @@ def permuted(statistics: Statistics, plan: Plan, labels: IntArray) -> Statistics
 def refit(
     statistics: Statistics,
     variables: tuple[str, ...],
-    weights: FloatArray,
+    L: FloatArray,
     *,
     ddf: str,
     donor: str = "",
     start: Prior | None = None,
 ) -> Tests:
-    """Fit all features and test the contrast `weights` (p,); EM starts from the prior `start`."""
+    """Fit all features and test the contrast L (1, p); EM starts from the prior `start`."""
     fit = fit_statistics(statistics, variables, donor=donor)
     moderated = ddf == "moderated" and not ddf_used(fit, ddf)[1]
-    return _tests(fit, weights, ddf, learn_prior(fit.parts, start) if moderated else None)
+    return _tests(fit, L, ddf, learn(fit.models, start) if moderated else None)
 
 
-def _tests(fit: LMMFit, weights: FloatArray, ddf: str, prior: Prior | None) -> Tests:
-    if prior is not None:
-        return _moderated(fit, weights, prior)
-    table = contrast_table(fit, ("",), weights[None], ddf, 0.95)
+def _tests(fit: LMMFit, L: FloatArray, ddf: str, learned: Learned | None) -> Tests:
+    if learned is not None:
+        return _moderated(fit, L, learned)
+    table = contrast_table(fit, ("",), L, ddf, 0.95)
     estimate, t, p = (table[name].to_numpy(dtype=np.float64) for name in ("estimate", "statistic", "p_value"))
     return Tests(estimate, np.where(np.isfinite(p), np.abs(t), -np.inf), p, table["status"].astype(str).to_numpy())
 
 
-def _moderated(fit: LMMFit, weights: FloatArray, prior: Prior) -> Tests:
-    estimate, p = moderated_p_values(fit.parts, weights, prior)
+def _moderated(fit: LMMFit, L: FloatArray, learned: Learned) -> Tests:
+    estimate, p = (np.full(len(fit.variables), np.nan) for _ in range(2))
     status = fit.status.copy()
-    for part in fit.parts:
-        if part.model is not None and part.block is not None:
-            status[part.features] = contrast_status(part.model, part.block, weights[None])[:, 0]
+    for model in fit.models:
+        estimate[model.features], p[model.features] = p_values(model, L, learned)
+        status[model.features] = model.status(L)[:, 0]
     with np.errstate(divide="ignore"):
         return Tests(estimate, np.where(np.isfinite(p), -np.log(p), -np.inf), p, status)
 

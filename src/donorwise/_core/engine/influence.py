@@ -12,10 +12,10 @@ from donorwise._core.design.matrices import split_columns
 from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.tables import ddf_used
 from donorwise._core.engine.tasks import Statistics
-from donorwise._core.inference.moderation import mean_rank, moderated_tests
+from donorwise._core.inference.moderation import moderated_tests
 from donorwise._core.inference.wald import contrast_tests
+from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm.crossproducts import column_means
-from donorwise._core.models.lmm.fit import STATUS_DTYPE
 from donorwise._typing import STATUSES
 from donorwise.errors import DesignError
 
@@ -130,18 +130,14 @@ def retest(
 def _tests(fit: LMMFit, L: FloatArray, ddf: str, wanted: IntArray) -> Iterator[tuple[IntArray, ContrastTests]]:
     """Tests of the wanted features by the part of the fit they belong to, and their places in `wanted`."""
     used, _ = ddf_used(fit, ddf)
-    rank = mean_rank(fit.parts) if used == "moderated" else None
-    for part in fit.parts:
-        own = np.flatnonzero(np.isin(part.features, wanted))
-        if part.model is None or part.block is None or own.size == 0:
-            continue
-        at = part.features[own]
-        place = np.array([int(np.flatnonzero(wanted == i)[0]) for i in at])
-        block = part.block.take(own)
-        if rank is None:
-            yield place, contrast_tests(part.model, block, L, used, LEVEL)
+    order = np.argsort(wanted)
+    for model in fit.models:
+        own = model.take(np.flatnonzero(np.isin(model.features, wanted)))
+        place = order[np.searchsorted(wanted, own.features, sorter=order)]
+        if used == "moderated":
+            yield place, moderated_tests(own, L, fit.learned, LEVEL).tests
         else:
-            yield place, moderated_tests(part.model, block, L, fit.prior, rank[at], LEVEL)
+            yield place, contrast_tests(own, L, used, LEVEL)
 
 
 def _estimable(statistics: Statistics, L: FloatArray) -> tuple[Statistics, FloatArray, np.ndarray]:

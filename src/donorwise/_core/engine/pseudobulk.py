@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from scipy import sparse
 
 from donorwise._core.cells.accumulate import collapse
 from donorwise._core.cells.passes import stored_values
 from donorwise._core.cells.stored import Stored
-from donorwise._core.engine.lmm import blas
+from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.results import log_fold_change
 from donorwise._core.engine.tables import NUMBERS, tidy
-from donorwise._core.inference.grid import tensor
-from donorwise._core.inference.lograte import expression_rank, grid, learn_prior, log_rate_tests, prior_genes
-from donorwise._core.models.lograte.model import build_model, grid_law
-from donorwise._core.models.lograte.units import depths_of_units, log_rates
+from donorwise._core.inference.moderation import learn, moderated_tests, refusal, tests_by_law
+from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.lograte.fit import fit_log_rates
+from donorwise._core.models.lograte.units import depths_of_units
 from donorwise._core.progress import tqdm
 from donorwise.errors import DataError
 
@@ -33,16 +32,15 @@ if TYPE_CHECKING:
     from donorwise._core.engine.results import Rows
     from donorwise._core.engine.tasks import Task
     from donorwise._core.engine.units import Units
+    from donorwise._core.inference.moderation import Tested
     from donorwise._core.inference.prior import Prior
     from donorwise._core.models.lograte.model import LogRateModel
-    from donorwise._core.models.lograte.units import Depths, LogRates
+    from donorwise._core.models.lograte.units import Depths
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 logger = logging.getLogger("donorwise")
 
-# Doubles of temporary arrays that a block of genes may use (32 MB), and values checked at a time.
-_BLOCK = 4_000_000
-_CHUNK = 10_000_000
+_CHUNK = 10_000_000  # values checked at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +78,6 @@ class LogRateFit:
     n_donors: int
     n_obs: int
     prior: Prior | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One group: its model, its units' statistics, and the genes that have counts there."""
-
-    model: LogRateModel
-    collapsed: Collapsed
-    depths: Depths
-    present: IntArray
-
-    def counts(self) -> FloatArray:
-        """Total counts (G,); whole numbers, so that equal ones are equal in every order of the cells."""
-        return np.asarray(np.rint(self.depths.n_cells @ self.collapsed.mean))
-
-    def rates(self, at: IntArray) -> LogRates:
-        """Log rates of some of the genes with counts."""
-        return log_rates(self.collapsed.take_features(self.present[at]), self.depths, self.model.Q)
-
-    def blocks(self, genes: IntArray, points: int) -> list[IntArray]:
-        """Genes in blocks within the memory budget, which do not depend on the workers."""
-        size = int(np.clip(_BLOCK // (8 * self.model.order.size + 8 * points), 1, 1024))
-        return [genes[i : i + size] for i in range(0, genes.size, size)]
 
 
 def check_counts(matrix: Any, text: str) -> None:
@@ -203,15 +178,14 @@ def fit_units(
     answerable = [task.design is not None and own is not None for task, own in zip(tasks, rows, strict=True)]
     bar = tqdm(total=sum(answerable) * n_genes, unit="fit", desc="log-rate models", disable=not progress)
     fits: list[LogRateFit | None] = []
-    with bar, blas().limit(limits=1), Parallel(n_jobs, prefer="threads", return_as="generator") as parallel:
+    with bar, blas().limit(limits=1):
         for task, own in zip(tasks, rows, strict=True):
             if task.design is None or own is None:
                 fits.append(None)
                 continue
-            model = build_model(task.design)
-            taken = collapsed.take(model.order)
-            work = _Work(model, taken, depths.take(model.order), np.flatnonzero((taken.mean > 0).any(axis=0)))
-            fits.append(_fit(task.name, work, own, units, n_genes, level, parallel, bar))
+            model = fit_log_rates(task.design, collapsed, depths, n_jobs)
+            fits.append(_fit(task.name, model, own, units, n_genes, level, n_jobs))
+            bar.update(n_genes)
     return fits
 
 
@@ -226,91 +200,45 @@ def check_depths(depths: Depths, units: Units) -> None:
 
 
 def _fit(
-    name: str, work: _Work, rows: Rows, units: Units, n_genes: int, level: float, parallel: Parallel, bar: tqdm
+    name: str, model: LogRateModel, rows: Rows, units: Units, n_genes: int, level: float, n_jobs: int
 ) -> LogRateFit:
-    axes = grid(work.model, work.present.size)
-    rank = expression_rank(work.counts()[work.present])
-    prior = _learn(work, axes, rank, parallel)
-    if prior is None:
+    if refusal([model]):
         logger.info(
             "%s: %d genes with counts are too few to learn a prior from; the variance between units is estimated "
-            "gene by gene and tested with t.", name, work.present.size,
+            "gene by gene and tested with t.", name, model.features.size,
         )  # fmt: skip
-    blocks = work.blocks(np.arange(work.present.size), len(tensor(axes)))
-    priors = [None if prior is None else np.log(prior.at(rank[at])) for at in blocks]
-    fit = _empty(work, rows, units, n_genes, prior)
-    made = parallel(delayed(_test)(work, at, axes, own, rows.L, level) for at, own in zip(blocks, priors, strict=True))
-    for at, numbers in zip(blocks, made, strict=True):
-        _fill(fit, work.present[at], numbers)
-        bar.update(at.size)
-    bar.update(n_genes - work.present.size)
-    return fit
+        return _assemble(model, tests_by_law(model, rows.L, level, n_jobs), None, rows, units, n_genes)
+    learned = learn([model], n_jobs=n_jobs)
+    tested = moderated_tests(model, rows.L, learned, level, n_jobs)
+    return _assemble(model, tested, learned.prior, rows, units, n_genes)
 
 
-def _learn(work: _Work, axes: list[FloatArray], rank: FloatArray, parallel: Parallel) -> Prior | None:
-    """The prior shared by the genes with expression ranks (present,); None where they are too few."""
-    chosen = prior_genes(rank)
-    if not chosen.size:
-        return None
-    points = tensor(axes)
-    loglik = np.concatenate(
-        list(parallel(delayed(_loglik)(work, at, points) for at in work.blocks(chosen, len(points))))
-    )
-    return learn_prior(work.model, loglik, rank[chosen], rank.size)
+def _assemble(
+    model: LogRateModel, tested: Tested, prior: Prior | None, rows: Rows, units: Units, n_genes: int
+) -> LogRateFit:
+    """Every gene its row: NaN for those without counts."""
 
+    def spread(values: FloatArray) -> FloatArray:
+        out = np.full((n_genes, *values.shape[1:]), np.nan)
+        out[model.features] = values
+        return out
 
-def _loglik(work: _Work, at: IntArray, points: FloatArray) -> FloatArray:
-    return grid_law(work.model, work.rates(at), points).loglik
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """Results of a block of genes: (n, genes), then (genes, ...)."""
-
-    numbers: dict[str, FloatArray]
-    variances: FloatArray
-    dispersion: FloatArray
-    sampling: FloatArray
-    fixed: FloatArray
-
-
-def _test(
-    work: _Work, at: IntArray, axes: list[FloatArray], log_prior: FloatArray | None, L: FloatArray, level: float
-) -> _Numbers:
-    rates = work.rates(at)
-    tests = log_rate_tests(work.model, rates, axes, log_prior, L, level)
-    names = ("estimate", "se", "df", "p_value", "ci_low", "ci_high")
-    numbers = {key: np.stack([getattr(summary, key) for summary in tests.contrasts]) for key in names}
-    numbers["statistic"] = numbers["estimate"] / numbers["se"]
-    fitted = (rates.y @ work.model.Q) @ work.model.Q.T
-    return _Numbers(numbers, tests.variances, rates.dispersion, rates.v.mean(axis=1), fitted.var(axis=1))
-
-
-def _empty(work: _Work, rows: Rows, units: Units, G: int, prior: Prior | None) -> LogRateFit:
-    n, model = len(rows.names), work.model
-    status = np.full((n, G), "constant", dtype="<U16")
-    status[:, work.present] = "ok"
-    terms = (units.name, model.group)[: 1 + bool(model.group)]
+    status = np.full((len(rows.names), n_genes), "constant", dtype=STATUS_DTYPE)
+    status[:, model.features] = tested.tests.status.T
+    Q, rates = model.units.Q, model.rates
     return LogRateFit(
         names=rows.names,
-        numbers={key: np.full((n, G), np.nan) for key in NUMBERS},
+        numbers={key: spread(getattr(tested.tests, key)).T for key in NUMBERS},
         status=status,
-        terms=terms,
-        variances=np.full((G, len(terms)), np.nan),
-        dispersion=np.full(G, np.nan),
-        sampling=np.full(G, np.nan),
-        fixed=np.full(G, np.nan),
-        n_donors=units.n_donors(model.order),
-        n_obs=int(work.depths.n_cells.sum()),
+        terms=(units.name, model.units.group)[: 1 + bool(model.units.group)],
+        variances=spread(tested.variances),
+        dispersion=spread(rates.dispersion),
+        sampling=spread(rates.v.mean(axis=1)),
+        fixed=spread(((rates.y @ Q) @ Q.T).var(axis=1)),
+        n_donors=units.n_donors(model.units.order),
+        n_obs=int(model.depths.n_cells.sum()),
         prior=prior,
     )
-
-
-def _fill(fit: LogRateFit, genes: IntArray, block: _Numbers) -> None:
-    for key, values in block.numbers.items():
-        fit.numbers[key][:, genes] = values
-    for field in fields(_Numbers)[1:]:
-        getattr(fit, field.name)[genes] = getattr(block, field.name)
 
 
 def results_table(
