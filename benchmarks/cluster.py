@@ -23,6 +23,7 @@ from scipy import sparse
 import donorwise as dw
 from donorwise._anndata import open_source
 from donorwise._core.cells import cluster
+from donorwise._core.cells.budget import BUDGET
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.remote import Cells, Partial, cut_rows, merge, read
 from donorwise.pp._cells import _measure_values
@@ -69,7 +70,7 @@ def cpu_seconds(function, *args):
 def one_core(path: Path, codes: np.ndarray) -> None:
     """Rates of the steps of one task."""
     reader = open_reader(open_source(path).X)
-    high = int(np.searchsorted(np.cumsum(reader.cost()), cluster.RANGE_BYTES))
+    high = int(np.searchsorted(np.cumsum(reader.cost()), BUDGET.range_bytes))
     matrix, seconds = cpu_seconds(read, cut_rows(reader, 0, high))
     size = (matrix.data.nbytes + matrix.indices.nbytes) / 1e6
     patterns, own = np.unique(codes[:high], return_inverse=True)

@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import cache
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the tests keep the cores busy; read when numpy is imported
+
 import anndata as ad
 import matplotlib
 import numpy as np
@@ -14,6 +20,15 @@ matplotlib.use("Agg")
 # Kernels are compiled inside the first examples, which no deadline survives.
 settings.register_profile("donorwise", deadline=None, derandomize=True)
 settings.load_profile("donorwise")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A call in which every test is skipped has shown nothing, like one that selects none: it fails."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and exitstatus == pytest.ExitCode.OK and not session.config.option.collectonly:
+        if not reporter.stats.get("passed"):
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +65,9 @@ def Y() -> np.ndarray:
     """Four responses of the rows of `obs`, with donor effects."""
     rng = np.random.default_rng(1)
     return rng.normal(size=(160, 4)) + np.repeat(rng.normal(size=(8, 4)), 20, axis=0)
+
+
+@pytest.fixture(scope="session")
+def fit_once(Y: np.ndarray, obs: pd.DataFrame) -> Callable[..., dw.LMMFit]:
+    """`fit_lmm` of `Y` and `obs` by a formula and options, each fitted once."""
+    return cache(lambda formula, **options: dw.fit_lmm(Y, obs, formula, **options))

@@ -19,9 +19,12 @@ import donorwise as dw
 SCRIPT = Path(__file__).parents[1] / "tutorials" / "atlas_batch.sh"
 COLUMNS = "donor_id,cell_type,condition,sex,cohort"
 
-pytestmark = pytest.mark.skipif(
-    os.name == "nt" or shutil.which("bash") is None or not SCRIPT.exists(), reason="needs bash and the tutorials"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.name == "nt" or shutil.which("bash") is None or not SCRIPT.exists(), reason="needs bash and the tutorials"
+    ),
+]
 
 
 def commands(folder: Path) -> dict[str, str]:

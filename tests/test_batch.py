@@ -141,7 +141,10 @@ def test_failed_group(source: Path, tmp_path: Path) -> None:
     assert run(*lmm(tmp_path / "b.h5ad", tmp_path / "b.csv")).exit_code == 2
 
 
-@pytest.mark.parametrize(("at", "n_finished"), [(3, 1), (6, 4)], ids=["second group", "result"])
+@pytest.mark.parametrize(
+    ("at", "n_finished"),
+    [pytest.param(3, 1, id="second group"), pytest.param(6, 4, id="result", marks=pytest.mark.slow)],
+)
 def test_killed_and_resumed(source: Path, whole: bytes, tmp_path: Path, at: int, n_finished: int) -> None:
     out = tmp_path / "r.csv"
     process = start(at, "kill", lmm(source, out))

@@ -86,8 +86,12 @@ def test_blocks_are_the_whole(sources: list[Path], rows: list[Path], tmp_path: P
 @posix
 @pytest.mark.parametrize(
     ("command", "at", "n_finished"),
-    [("collapse", 3, 1), ("collapse", 6, 4), ("collapse", 8, 6), ("merge", 3, 1)],
-    ids=["second block", "second source", "result", "second block of features"],
+    [
+        pytest.param("collapse", 3, 1, id="second block"),
+        pytest.param("collapse", 6, 4, id="second source", marks=pytest.mark.slow),
+        pytest.param("collapse", 8, 6, id="result", marks=pytest.mark.slow),
+        pytest.param("merge", 3, 1, id="second block of features", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_resumed(
     sources: list[Path], rows: list[Path], tmp_path: Path, command: str, at: int, n_finished: int

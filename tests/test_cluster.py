@@ -7,6 +7,7 @@ import pickle
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import anndata as ad
@@ -19,18 +20,25 @@ from scipy import sparse
 
 import donorwise as dw
 from donorwise._anndata import open_source
-from donorwise._core.cells import cluster, stream
+from donorwise._core.cells import cluster
 from donorwise._core.cells.accumulate import collapse, moments_of
+from donorwise._core.cells.budget import Budget
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.readers import open_reader
+from donorwise._core.cells.remote import Cells
 from donorwise.errors import DataError
+from donorwise.pp._cells import _measure_values
 
 distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
 
+pytestmark = [pytest.mark.slow, pytest.mark.dask]
+
 RTOL = 1e-10
 BY = ["donor_id", "condition", "cell_type"]
 BOUND = 2**15
+# Ranges and messages so small that there are many.
+SMALL = Budget(chunk_bytes=2**14, range_bytes=2**15, result_bytes=2 * BOUND, message_bytes=BOUND)
 
 
 class Sizes(distributed.SchedulerPlugin):
@@ -57,13 +65,9 @@ def running() -> Iterator[distributed.Client]:
 
 
 @pytest.fixture
-def client(running, monkeypatch) -> distributed.Client:
-    """The client, in use; ranges and messages are so small that there are many."""
+def client(running) -> distributed.Client:
+    """The client, with both workers."""
     running.wait_for_workers(2)
-    monkeypatch.setattr(stream, "CHUNK_BYTES", 2**14)
-    monkeypatch.setattr(cluster, "RANGE_BYTES", 2**15)
-    monkeypatch.setattr(cluster, "RESULT_BYTES", 2 * BOUND)
-    monkeypatch.setattr(cluster, "MESSAGE_BYTES", BOUND)
     return running
 
 
@@ -111,6 +115,11 @@ def source_of(cells, name: str):
     return found
 
 
+def as_stored(source):
+    """The matrix of a file or of an AnnData."""
+    return open_source(source).X if isinstance(source, Path) else source.X
+
+
 def assert_same(actual: ad.AnnData, expected: ad.AnnData, rtol: float = RTOL) -> None:
     pairs = [(actual.X, expected.X)]
     for slot in ("layers", "obsm", "obs"):
@@ -136,7 +145,7 @@ def test_same_as_in_memory(client, cells, source, options):
         mask = np.arange(40) % 3 > 0
         chosen |= {"covariates": ["time"], "weights": "precision", "counts_layer": "counts", "mask_var": mask}
     sizes = Sizes(client.cluster.scheduler)
-    found = dw.pp.collapse(source_of(cells, source), client=client, **chosen)
+    found = dw.pp.collapse(source_of(cells, source), client=client, chunk_size=250, **chosen)
     assert_same(found, dw.pp.collapse(cells[0], **chosen))
     # a matrix in memory, or stored by columns, is read here; the counts beside the latter are not
     assert len(sizes.of("donorwise-read")) >= (0 if source == "memory" else 2)
@@ -151,7 +160,7 @@ def test_models_of_files_use_the_client(client, cells):
     sizes = Sizes(client.cluster.scheduler)
     with client.as_current():
         dw.tl.lmm(found, formula, **options)
-    assert len(sizes.of("donorwise-read")) > 5
+    assert sizes.of("donorwise-read")
     a, e = dw.get.tests(found), dw.get.tests(expected)
     pd.testing.assert_frame_equal(a, e, rtol=1e-6)
 
@@ -168,14 +177,33 @@ def test_fits_run_on_the_cluster(client, cells):
 
 
 def test_result_does_not_depend_on_the_workers(client, cells):
-    adata, folder = cells
-    two = dw.pp.collapse(folder / "x.h5ad", BY, covariates=["time"], client=client, progress=False)
+    options = {"by": BY, "covariates": ["time"], "client": client, "progress": False, "chunk_size": 250}
+    two = dw.pp.collapse(cells[1] / "x.h5ad", **options)
     client.cluster.scale(1)
     while len(client.scheduler_info()["workers"]) > 1:
         time.sleep(0.05)
-    one = dw.pp.collapse(folder / "x.h5ad", BY, covariates=["time"], client=client, progress=False)
+    one = dw.pp.collapse(cells[1] / "x.h5ad", **options)
     client.cluster.scale(2)
     assert_same(one, two, rtol=0)
+
+
+@pytest.mark.parametrize("source", ["x.h5ad", "x.zarr", "dense.h5ad", "dask"])
+def test_many_ranges_and_tiles(client, cells, source):
+    """What is added up besides the statistics is divided and merged as they are."""
+    reader = open_reader(as_stored(source_of(cells, source)))
+    rng = np.random.default_rng(3)
+    codes, columns = rng.integers(-1, 120, 3000).astype(np.int32), np.arange(40)
+    given = {"weights": rng.uniform(0.5, 2, 3000), "covariates": rng.normal(2020, 2, (3000, 1))}
+    options = {"columns": columns, "n_sums": 1, "budget": SMALL, **given}
+    sizes = Sizes(client.cluster.scheduler)
+    found, sums = cluster.collapse_on(client, reader, codes, 120, _measure_values, **options)
+    assert len(sizes.of("donorwise-read")) > 2
+    assert len(sizes.of("donorwise-pick")) > len(sizes.of("donorwise-read"))
+    expected, wanted = _measure_values(cells[0].X, Cells(codes, 120, *given.values()))
+    for field in fields(Collapsed):
+        a, b = getattr(found, field.name), getattr(expected, field.name)
+        assert (np.abs(a - b) <= RTOL * np.abs(b).max(initial=0)).all(), field.name
+    np.testing.assert_array_equal(sums["detected"], wanted["detected"])
 
 
 @pytest.mark.parametrize("order", ["by donor", "none"])
@@ -192,7 +220,7 @@ def test_messages_are_bounded(client, order, tmp_path, monkeypatch):
     monkeypatch.setattr(client, "submit", lambda f, *a, **k: sent.append(_sent_bytes(a)) or submit(f, *a, **k))
     sizes = Sizes(client.cluster.scheduler)
     with client.as_current():
-        found = collapse(open_source(tmp_path / "x.h5ad").X, codes, k, covariates=rng.normal(size=(n, 1)))
+        found = collapse(open_source(tmp_path / "x.h5ad").X, codes, k, covariates=rng.normal(size=(n, 1)), budget=SMALL)
     assert len(sizes.of("donorwise-read")) >= 4
     assert max(sizes.of("donorwise-read")) <= 2.1 * BOUND  # which is where it stays
     assert max(sizes.of("donorwise-pick") + sizes.of("donorwise-merge")) <= BOUND
@@ -220,7 +248,7 @@ def test_a_worker_that_is_killed(client, cells, tmp_path):
         return moments_of(matrix, cells)
 
     reader = open_reader(open_source(folder / "x.h5ad").X)
-    found, _ = cluster.collapse_on(client, reader, codes, 10, fragile, columns=np.arange(40))
+    found, _ = cluster.collapse_on(client, reader, codes, 10, fragile, columns=np.arange(40), budget=SMALL)
     assert marker.exists()
     expected = collapse(adata.X, codes, 10)
     np.testing.assert_allclose(found.mean, expected.mean, rtol=RTOL)
@@ -277,7 +305,7 @@ def test_no_rows_and_patterns_without_rows(client, cells):
     stored = open_source(cells[1] / "x.h5ad").X
     for codes in (np.full(3000, -1), np.where(np.arange(3000) < 10, 2, -1)):
         with client.as_current():
-            found = collapse(stored, codes, 4)
+            found = collapse(stored, codes, 4, budget=SMALL)
         expected = collapse(cells[0].X, codes, 4)
         assert isinstance(found, Collapsed) and (found.n_obs == expected.n_obs).all()
         np.testing.assert_allclose(found.mean, expected.mean, rtol=RTOL)

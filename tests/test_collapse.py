@@ -9,12 +9,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
 from donorwise._core.cells import rows
 from donorwise._core.cells.accumulate import collapse, missing_patterns
+from donorwise._core.cells.budget import BUDGET, Budget
 from donorwise._core.cells.measures import Collapsed
 from donorwise.errors import DataError, DonorwiseError
 
@@ -163,17 +164,15 @@ CONTAINERS = {
 KINDS = [sparse.csr_matrix, sparse.csc_matrix, np.ascontiguousarray, np.asfortranarray]
 
 
-@pytest.fixture(params=[None, 4], ids=["whole", "cut"])
-def segments(request, monkeypatch):
+@pytest.fixture(params=[BUDGET.segment_rows, 4], ids=["whole", "cut"])
+def budget(request):
     """Patterns whole, and cut into parts of a few rows as large patterns are."""
-    if request.param:
-        monkeypatch.setattr(rows, "MIN_SEGMENT_ROWS", request.param)
+    return Budget(segment_rows=request.param)
 
 
-@pytest.mark.usefixtures("segments")
 @pytest.mark.parametrize("options", ["", "weights", "covariates", "features", "weights covariates features"])
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_every_container_agrees_with_the_naive_twin(container, options):
+def test_every_container_agrees_with_the_naive_twin(container, options, budget):
     dense, codes, weights, covariates = make()
     features = np.random.default_rng(3).permutation(G)[:11] if "features" in options else None
     chosen = {
@@ -182,7 +181,7 @@ def test_every_container_agrees_with_the_naive_twin(container, options):
     }
     matrix = CONTAINERS[container](dense)
     before, dense = matrix.copy(), matrix.toarray() if sparse.issparse(matrix) else dense
-    actual = collapse(matrix, codes, K, features=features, n_jobs=2, **chosen)
+    actual = collapse(matrix, codes, K, features=features, n_jobs=2, **chosen, budget=budget)
     expected = naive(dense, codes, K, **chosen)
     assert_equal(actual, expected if features is None else expected.take_features(features))
     assert np.array_equal(*(a.toarray() if sparse.issparse(a) else np.asarray(a) for a in (matrix, before)))
@@ -205,7 +204,7 @@ def test_every_dtype_is_added_up_in_float64(kind, how, dtype):
     assert_equal(actual, naive(dense, codes, K, weights, covariates))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(0, 30),
@@ -216,42 +215,39 @@ def test_every_dtype_is_added_up_in_float64(kind, how, dtype):
     size=st.sampled_from([1, 3, 1000]),
     n_jobs=st.sampled_from([1, 3]),
 )
-def test_random_matrices_agree_with_the_naive_twin(monkeypatch, seed, n, g, k, offset, kind, size, n_jobs):
-    monkeypatch.setattr(rows, "MIN_SEGMENT_ROWS", size)
+def test_random_matrices_agree_with_the_naive_twin(seed, n, g, k, offset, kind, size, n_jobs):
+    budget = Budget(segment_rows=size)
     rng = np.random.default_rng(seed)
     dense = np.where(rng.random((n, g)) < rng.random(), offset + rng.normal(size=(n, g)), 0.0)
     codes, weights, covariates = rng.integers(-1, k, n), rng.uniform(0.5, 2, n), rng.normal(size=(n, 2))
-    actual = collapse(kind(dense), codes, k, weights=weights, covariates=covariates, n_jobs=n_jobs)
+    actual = collapse(kind(dense), codes, k, weights=weights, covariates=covariates, n_jobs=n_jobs, budget=budget)
     assert_equal(actual, naive(dense, codes, k, weights, covariates), rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, pd.DataFrame])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_number_of_threads_changes_no_bit(monkeypatch, kind, weighted):
-    monkeypatch.setattr(rows, "MIN_SEGMENT_ROWS", 50)
+def test_number_of_threads_changes_no_bit(kind, weighted):
     dense, codes, weights, covariates = make(n=900, g=40)
-    results = [
-        collapse(kind(dense), codes, K, weights=weights if weighted else None, covariates=covariates, n_jobs=n_jobs)
-        for n_jobs in (1, 2, 3, -1)
-    ]
+    chosen = {"weights": weights if weighted else None, "covariates": covariates, "budget": Budget(segment_rows=50)}
+    results = [collapse(kind(dense), codes, K, n_jobs=n_jobs, **chosen) for n_jobs in (1, 2, 3, -1)]
     for result in results[1:]:
         assert_identical(result, results[0])
 
 
-@pytest.mark.usefixtures("segments")
 @pytest.mark.parametrize("kind", KINDS)
-def test_order_of_rows_does_not_matter(kind):
+def test_order_of_rows_does_not_matter(kind, budget):
     dense, codes, weights, covariates = make(n=400)
     order = np.random.default_rng(1).permutation(400)
-    one = collapse(kind(dense), codes, K, weights=weights, covariates=covariates)
-    other = collapse(kind(dense[order]), codes[order], K, weights=weights[order], covariates=covariates[order])
+    one = collapse(kind(dense), codes, K, weights=weights, covariates=covariates, budget=budget)
+    other = collapse(
+        kind(dense[order]), codes[order], K, weights=weights[order], covariates=covariates[order], budget=budget
+    )
     assert_equal(other, one)
 
 
-@pytest.mark.usefixtures("segments")
 @pytest.mark.parametrize("kind", [*KINDS, pd.DataFrame])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_constant_features_have_no_variance_at_all(kind, weighted):
+def test_constant_features_have_no_variance_at_all(kind, weighted, budget):
     rng = np.random.default_rng(0)
     codes, weights = rng.integers(0, 3, 200), rng.uniform(0.1, 5, 200) if weighted else None
     dense = np.zeros((200, 6))
@@ -260,7 +256,7 @@ def test_constant_features_have_no_variance_at_all(kind, weighted):
     dense[:, 3] = -1e-3 / 7
     dense[:, 4] = rng.normal(size=200)
     covariates = np.column_stack([rng.normal(size=200), np.full(200, 2020.3), codes / 7])
-    result = collapse(kind(dense), codes, 3, weights=weights, covariates=covariates)
+    result = collapse(kind(dense), codes, 3, weights=weights, covariates=covariates, budget=budget)
     constant = [0, 1, 2, 3, 5]
     assert (result.within_ss[:, constant] == 0.0).all()
     assert (result.covariate_y[:, :, constant] == 0.0).all()
@@ -270,17 +266,16 @@ def test_constant_features_have_no_variance_at_all(kind, weighted):
     np.testing.assert_array_equal(result.mean[:, [0, 5]], 0.0)
 
 
-@pytest.mark.usefixtures("segments")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", ["offset", "offset and outlier first", "offset and zeros", "weighted"])
-def test_a_large_offset_costs_no_digits(kind, case):
+def test_a_large_offset_costs_no_digits(kind, case, budget):
     rng = np.random.default_rng(0)
     dense = 1e6 + rng.normal(size=(3000, 4))
     dense[0] = 1e9 if "outlier" in case else dense[0]
     dense[rng.random(dense.shape) < 0.3] = 0.0 if "zeros" in case else 1e6
     codes, covariates = rng.integers(0, 2, 3000), rng.normal(2020, 1, (3000, 1))
     weights = rng.uniform(0.5, 2, 3000) if case == "weighted" else None
-    actual = collapse(kind(dense), codes, 2, weights=weights, covariates=covariates)
+    actual = collapse(kind(dense), codes, 2, weights=weights, covariates=covariates, budget=budget)
     assert_equal(actual, naive(dense, codes, 2, weights, covariates), rtol=1e-10)
 
 
@@ -291,7 +286,7 @@ def test_large_patterns_are_cut_by_the_data_alone():
     segment = rows.RowCutter(cells, segments).all().segment
     size = np.bincount(segment[codes >= 0])
     np.testing.assert_array_equal(segments.n_obs, size)
-    assert size.max() <= rows.MIN_SEGMENT_ROWS
+    assert size.max() <= BUDGET.segment_rows
     assert segments.pieces.tolist() == [13, 1, 4, 0]
     assert len(size) == 4 + 12 + 3
     assert (segment[codes == -1] == -1).all()
@@ -427,12 +422,11 @@ def test_columns_that_miss_the_same_rows_are_grouped(dtype, kind):
         assert_equal(collapse(kind(dense), codes, 1, features=group), naive(dense[:, group], codes, 1))
 
 
-def test_missing_patterns_do_not_depend_on_blocks(monkeypatch):
+def test_missing_patterns_do_not_depend_on_blocks():
     rng = np.random.default_rng(0)
     dense = np.where(rng.random((11, 30)) < 0.05, np.nan, 1.0)
     whole = missing_patterns(dense)
-    monkeypatch.setattr("donorwise._core.cells.accumulate._BLOCK_NUMBERS", 40)
-    blocks = missing_patterns(dense)
+    blocks = missing_patterns(dense, block_numbers=40)
     for (a, rows_a), (b, rows_b) in zip(whole, blocks, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(rows_a, rows_b)

@@ -15,6 +15,7 @@ from donorwise._accessor import DonorwiseAccessor
 from donorwise._core.design import findings as audit_checks
 from donorwise._core.design import omissions as audit_omitted
 from donorwise._core.design.formula import parse
+from donorwise._docs import TEXTS, documented
 from donorwise._typing import STATUSES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -62,6 +63,26 @@ def test_docstrings_describe_every_parameter(name: str) -> None:
     described = re.search(r"^Parameters\n-+\n(.*?)(?=^\w+\n-{3,}$|\Z)", text, re.MULTILINE | re.DOTALL)
     lines = re.findall(r"^\w.*$", described[1], re.MULTILINE) if described else []
     assert [n for line in lines for n in line.split(", ")] == names
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstrings_have_no_empty_place(name: str) -> None:
+    assert re.findall(r"^ *\{\w+\}$", inspect.getdoc(PUBLIC[name]) or "", re.MULTILINE) == []
+
+
+def test_shared_texts_are_written_once() -> None:
+    """And shared they are."""
+    sources = [path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py") if path.name != "_docs.py"]
+    used = [place for source in sources for place in re.findall(r"^ +\{(\w+)\}$", source, re.MULTILINE)]
+    assert [name for name in TEXTS if used.count(name) < 2] == []
+    faces = [path.read_text(encoding="utf-8") for face in FACES for path in (SOURCE / face).glob("*.py")]
+    once = {name: text.splitlines()[-1].strip() for name, text in TEXTS.items()}
+    assert [name for name, text in once.items() if any(f" {text}\n" in source for source in faces)] == []
+
+
+def test_documented_without_docstrings() -> None:
+    """As Python runs with ``-OO``."""
+    assert documented(lambda: 1)() == 1
 
 
 def _strings(path: Path) -> list[str]:

@@ -85,6 +85,8 @@ def test_commands_run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         assert result.exit_code == 0, f"{command}\n{result.output}"
 
 
+@pytest.mark.slow
+@pytest.mark.dask
 def test_code_of_the_cluster_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")
     monkeypatch.chdir(folder)

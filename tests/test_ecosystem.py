@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+from tests._models import model
 
 import donorwise as dw
 from donorwise.errors import DataError, DonorwiseError
@@ -117,22 +118,9 @@ def test_mudata_is_refused_without_mudata() -> None:
         dw.tl.lmm(SimpleNamespace(mod={"atac": None}), "~ 1 + (1 | donor_id)")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def gaps() -> ad.AnnData:
-    """Three cell types, one of them in one donor only; a gene that is nowhere and one that B cells lack."""
-    adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=600, n_genes=60, effect_size=2.0, seed=1)
-    X = adata.X.toarray()
-    types = adata.obs["cell_type"].astype(str).to_numpy()
-    types[np.flatnonzero(adata.obs["donor_id"] == adata.obs["donor_id"].iloc[0])[:9]] = "Rare"
-    X[:, 3] = 0
-    X[types == "B cell", 5] = 0
-    adata.X = X
-    adata.obs["cell_type"] = pd.Categorical(types, categories=["T cell", "B cell", "Rare", "Monocyte"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dw.tl.lmm(adata, "~ condition + age + (1 | donor_id)", groupby="cell_type", progress=False)
-        dw.tl.lmm(adata, "~ condition + age + (1 | donor_id)", key_added="one", progress=False)
-    return adata
+    return model("gaps")
 
 
 @pytest.mark.parametrize("values", ["statistic", "log_fc", "adj_p_value"])

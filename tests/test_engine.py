@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,10 +64,12 @@ def assert_unfitted(fit: dw.LMMFit, g: int, status: str) -> None:
     ],
     ids=["vector", "list", "object", "series", "unnamed_series", "array", "dataframe", "csr", "csc_array"],
 )
-def test_forms_of_response(Y: np.ndarray, obs: pd.DataFrame, make: Any, names: list[str]) -> None:
+def test_forms_of_response(
+    Y: np.ndarray, obs: pd.DataFrame, make: Any, names: list[str], fit_once: Callable[..., dw.LMMFit]
+) -> None:
     fit = dw.fit_lmm(make(Y), obs, FORMULA)
     assert list(fit.variables) == names
-    np.testing.assert_allclose(fit.beta, dw.fit_lmm(Y, obs, FORMULA).beta[: len(names)], rtol=1e-10)
+    np.testing.assert_allclose(fit.beta, fit_once(FORMULA).beta[: len(names)], rtol=1e-10)
     assert len(fit.test(None)) == 2 * len(names)
 
 
@@ -271,8 +274,10 @@ def test_response_constant_within_donors(Y: np.ndarray, obs: pd.DataFrame) -> No
 
 @pytest.mark.parametrize("offset", [1e6, -1e6])
 @pytest.mark.parametrize("formula", [FORMULA, "~ arm + time + (time | donor)"])
-def test_large_offset(Y: np.ndarray, obs: pd.DataFrame, formula: str, offset: float) -> None:
-    plain, moved = dw.fit_lmm(Y, obs, formula), dw.fit_lmm(Y + offset, obs, formula)
+def test_large_offset(
+    Y: np.ndarray, obs: pd.DataFrame, formula: str, offset: float, fit_once: Callable[..., dw.LMMFit]
+) -> None:
+    plain, moved = fit_once(formula), dw.fit_lmm(Y + offset, obs, formula)
     np.testing.assert_allclose(moved.loglik, plain.loglik, atol=1e-6)
     np.testing.assert_allclose(moved.theta, plain.theta, rtol=1e-6, atol=1e-6)
     before, after = plain.test(None), moved.test(None)
@@ -281,8 +286,10 @@ def test_large_offset(Y: np.ndarray, obs: pd.DataFrame, formula: str, offset: fl
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-30, 1e9, 1e30])
 @pytest.mark.parametrize("formula", [FORMULA, "~ arm + time + (time | donor)"])
-def test_scale(Y: np.ndarray, obs: pd.DataFrame, formula: str, scale: float) -> None:
-    plain, scaled = dw.fit_lmm(Y, obs, formula), dw.fit_lmm(Y * scale, obs, formula)
+def test_scale(
+    Y: np.ndarray, obs: pd.DataFrame, formula: str, scale: float, fit_once: Callable[..., dw.LMMFit]
+) -> None:
+    plain, scaled = fit_once(formula), dw.fit_lmm(Y * scale, obs, formula)
     np.testing.assert_array_equal(scaled.status, plain.status)
     np.testing.assert_allclose(scaled.theta, plain.theta, rtol=1e-8, atol=1e-8)
     for ddf in DDF:
@@ -374,8 +381,8 @@ def test_statuses_of_every_feature(Y: np.ndarray, obs: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("group", ["nobody", "arm", None])
-def test_random_effects_of_what_is_no_grouping_factor(Y: np.ndarray, obs: pd.DataFrame, group: str | None) -> None:
-    fit = dw.fit_lmm(Y, obs, "~ arm + (1 | donor) + (1 | batch)")
+def test_random_effects_of_what_is_no_grouping_factor(group: str | None, fit_once: Callable[..., dw.LMMFit]) -> None:
+    fit = fit_once("~ arm + (1 | donor) + (1 | batch)")
     with pytest.raises(DesignError, match=re.escape("choose one of ['donor', 'batch']")):
         fit.ranef(group)
 
@@ -389,9 +396,9 @@ def test_random_effects_of_what_is_no_grouping_factor(Y: np.ndarray, obs: pd.Dat
         (lambda fit: fit.test("disease"), "`disease` is not a coefficient"),
     ],
 )
-def test_bad_questions(Y: np.ndarray, obs: pd.DataFrame, call: Any, message: str) -> None:
+def test_bad_questions(call: Any, message: str, fit_once: Callable[..., dw.LMMFit]) -> None:
     with pytest.raises(DonorwiseError, match=message):
-        call(dw.fit_lmm(Y, obs, FORMULA))
+        call(fit_once(FORMULA))
 
 
 def test_variances_of_rounding_errors_are_zero() -> None:

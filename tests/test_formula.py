@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
+import donorwise as dw
+from donorwise._core.design import formula as formula_module
 from donorwise._core.design.formula import parse
 from donorwise.errors import FormulaError
+
+FORMULA = "~ condition + (1 | donor_id)"
 
 BARS = [
     ("~ x + (1|g)", [("1", "g")]),
@@ -123,3 +129,42 @@ def test_errors_point_at_the_place(formula, message, marked):
 def test_a_formula_runs_no_python_but_arithmetic(formula):
     with pytest.raises(FormulaError):
         parse(formula)
+
+
+def _lmm(adata):
+    dw.tl.lmm(adata, FORMULA, groupby="cell_type", progress=False)
+
+
+def _calibrate(adata):
+    dw.tl.calibrate(adata, FORMULA, "condition[T.disease]", n_permutations=20, progress=False)
+
+
+def _pseudobulk(adata):
+    dw.tl.pseudobulk(adata, FORMULA, groupby="cell_type", progress=False)
+
+
+def _audit(adata):
+    adata.donorwise.audit(FORMULA)
+
+
+@pytest.mark.parametrize("call", [_lmm, _calibrate, _pseudobulk, _audit])
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_a_formula_is_parsed_once_per_call(call, collapsed, monkeypatch):
+    """Neither groups, nor permutations, nor the audit read the text again."""
+    adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=800, n_genes=5, seed=1)
+    if collapsed:
+        adata = dw.pp.collapse(adata, ["donor_id", "condition", "cell_type"], counts_layer="counts", progress=False)
+    read: list[str] = []
+    nest = formula_module._nest
+    monkeypatch.setattr(formula_module, "_nest", lambda source: (read.append(source), nest(source))[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        call(adata)
+    assert len(read) == 1
+
+
+def test_a_formula_with_fewer_random_terms_reads_as_its_text_does():
+    parsed = parse("~ x + (1 | a/`b c`) + (0 + x | d)")
+    kept = parsed.keep(parsed.bars[1:])
+    assert kept.source == "~ x + (1 | a:`b c`) + (0 + x | d)"
+    assert kept == parse(kept.source)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+from tests._models import FORMULA, model
 
 import donorwise as dw
 from donorwise._anndata import keys
@@ -18,26 +19,10 @@ from donorwise.errors import DataError, DesignError, DonorwiseError, DonorwiseWa
 # the audit's advice about these small simulations is tested elsewhere
 pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
 
-FORMULA = "~ condition + age + (1 | donor_id)"
-
-
-@pytest.fixture(scope="module")
-def _fitted() -> ad.AnnData:
-    adata = dw.datasets.simulate_cohort(
-        n_donors=8, n_cells=600, n_genes=30, cell_types=("T cell", "B cell", "Monocyte"), effect_size=2.0
-    )
-    adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories({"T cell": "T/NK cell"})
-    adata.X = adata.X.multiply(np.arange(30) != 3).tocsr()
-    adata.obs["w"] = np.random.default_rng(0).uniform(0.5, 2.0, adata.n_obs)
-    adata.var["early"] = np.arange(adata.n_vars) < 20
-    dw.tl.lmm(adata, FORMULA, groupby="cell_type", progress=False)
-    dw.tl.lmm(adata, FORMULA, weights="w", mask_var="early", key_added="weighted", progress=False)
-    return adata
-
 
 @pytest.fixture
-def fitted(_fitted: ad.AnnData) -> ad.AnnData:
-    return _fitted.copy()
+def fitted() -> ad.AnnData:
+    return model("weighted")
 
 
 def test_lmm_rows_and_columns(fitted: ad.AnnData) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,8 +16,8 @@ FORMULA = "~ arm + cond + (1 | donor)"
 N = 160
 
 
-def test_intervals_cover_what_is_asked(Y: np.ndarray, obs: pd.DataFrame) -> None:
-    fit = dw.fit_lmm(Y, obs, FORMULA)
+def test_intervals_cover_what_is_asked(fit_once: Callable[..., dw.LMMFit]) -> None:
+    fit = fit_once(FORMULA)
     for level in (0.5, 0.95, 0.999):
         table = fit.test(None, level=level)
         half = stats.t.ppf(0.5 + level / 2, table["df"]) * table["se"]
@@ -23,8 +25,8 @@ def test_intervals_cover_what_is_asked(Y: np.ndarray, obs: pd.DataFrame) -> None
         np.testing.assert_allclose(table["estimate"] - table["ci_low"], half)
 
 
-def test_kenward_roger_of_a_likelihood_fit_is_that_of_reml(Y: np.ndarray, obs: pd.DataFrame) -> None:
-    ml, reml = (dw.fit_lmm(Y, obs, FORMULA, reml=reml).test(None) for reml in (False, True))
+def test_kenward_roger_of_a_likelihood_fit_is_that_of_reml(fit_once: Callable[..., dw.LMMFit]) -> None:
+    ml, reml = (fit_once(FORMULA, reml=reml).test(None) for reml in (False, True))
     np.testing.assert_allclose(ml[["se", "df"]], reml[["se", "df"]], rtol=1e-8)
     np.testing.assert_allclose(ml["estimate"] / ml["se"], ml["statistic"])
     np.testing.assert_allclose(ml[["estimate", "p_value"]], reml[["estimate", "p_value"]], rtol=1e-8)
@@ -44,11 +46,11 @@ def test_kenward_roger_of_a_likelihood_fit_is_that_of_reml(Y: np.ndarray, obs: p
         ("~ arm + (1 | donor)", "~ 1", {1: 0.5, 2: 0.5}),
     ],
 )
-def test_likelihood_ratio(Y: np.ndarray, obs: pd.DataFrame, larger: str, smaller: str, law: dict[int, float]) -> None:
-    big, small = (dw.fit_lmm(Y, obs, formula) for formula in (larger, smaller))
+def test_likelihood_ratio(larger: str, smaller: str, law: dict[int, float], fit_once: Callable[..., dw.LMMFit]) -> None:
+    big, small = (fit_once(formula) for formula in (larger, smaller))
     table = big.lrt(small)
     pd.testing.assert_frame_equal(small.lrt(big), table)
-    ml = [dw.fit_lmm(Y, obs, formula, reml=False) for formula in (larger, smaller)]
+    ml = [fit_once(formula, reml=False) for formula in (larger, smaller)]
     statistic = 2 * (ml[0].loglik - ml[1].loglik)
     np.testing.assert_allclose(table["statistic"], statistic, atol=1e-8)
     tails = [w * (stats.chi2.sf(statistic, df) if df else 1.0 * (statistic <= 1e-8)) for df, w in law.items()]
@@ -78,14 +80,16 @@ def test_a_variance_estimated_at_zero_has_p_of_1(obs: pd.DataFrame) -> None:
     ],
 )
 def test_likelihood_ratio_of_models_that_are_not_nested(
-    Y: np.ndarray, obs: pd.DataFrame, formula: str, other: str
+    formula: str, other: str, fit_once: Callable[..., dw.LMMFit]
 ) -> None:
     with pytest.raises(DesignError, match="nested"):
-        dw.fit_lmm(Y, obs, formula).lrt(dw.fit_lmm(Y, obs, other))
+        fit_once(formula).lrt(fit_once(other))
 
 
 @pytest.mark.parametrize("change", ["features", "rows", "responses", "weights"])
-def test_likelihood_ratio_of_other_data(Y: np.ndarray, obs: pd.DataFrame, change: str) -> None:
+def test_likelihood_ratio_of_other_data(
+    Y: np.ndarray, obs: pd.DataFrame, change: str, fit_once: Callable[..., dw.LMMFit]
+) -> None:
     other = {
         "features": lambda: dw.fit_lmm(Y[:, :2], obs, "~ arm + (1 | donor)"),
         "rows": lambda: dw.fit_lmm(Y[1:], obs[1:], "~ arm + (1 | donor)"),
@@ -93,7 +97,7 @@ def test_likelihood_ratio_of_other_data(Y: np.ndarray, obs: pd.DataFrame, change
         "weights": lambda: dw.fit_lmm(Y, obs, "~ arm + (1 | donor)", weights=np.linspace(1, 2, N)),
     }[change]()
     with pytest.raises(DesignError):
-        dw.fit_lmm(Y, obs, FORMULA).lrt(other)
+        fit_once(FORMULA).lrt(other)
 
 
 # ---------------------------------------------------------------- degrees of freedom of the design

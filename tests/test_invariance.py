@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import anndata as ad
@@ -14,8 +15,9 @@ from tests._patterns import numbers_inside_patterns
 
 import donorwise as dw
 from donorwise._core.design import build
-from donorwise._core.engine import lmm as run
-from donorwise._core.inference import wald
+from donorwise._core.engine.lmm import fit_statistics
+from donorwise._core.engine.tasks import Task, collapse_tasks
+from donorwise._core.inference.wald import contrast_tests, joint_tests
 
 # Sums in another order differ in the last bits, and an optimum by what those move it.
 RELATIVE = 1e-8
@@ -63,6 +65,13 @@ def Y(obs: pd.DataFrame) -> np.ndarray:
     Y = np.log1p(rng.poisson(np.exp(0.2 + effects[donor] * 0.7 + slopes[donor] * time[:, None]))).astype(np.float64)
     Y[:, -1] = 0
     return Y
+
+
+def fitted(Y: np.ndarray, obs: pd.DataFrame, formula: str, **options: int) -> dw.LMMFit:
+    """`fit_lmm` with options of the engine."""
+    variables = tuple(f"y{i + 1}" for i in range(Y.shape[1]))
+    (statistics,) = collapse_tasks(Y, variables, [Task("all", build.build_design(formula, obs), "")])
+    return fit_statistics(statistics, variables, **options)
 
 
 def assert_same(own: dw.LMMFit, other: dw.LMMFit) -> None:
@@ -113,13 +122,23 @@ def test_order_of_rows(Y: np.ndarray, obs: pd.DataFrame, formula: str, weights: 
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
-def test_blocks_of_features(Y: np.ndarray, obs: pd.DataFrame, formula: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = dw.fit_lmm(Y, obs, formula)
-    wanted = fit.test(None)
-    monkeypatch.setattr(run, "_BLOCK", 1)
-    monkeypatch.setattr(wald, "_CHUNK", 1)
-    assert_same(dw.fit_lmm(Y, obs, formula), fit)
-    assert_same_tests(fit.test(None), wanted)
+def test_blocks_of_features(Y: np.ndarray, obs: pd.DataFrame, formula: str) -> None:
+    assert_same(fitted(Y, obs, formula, budget=1), dw.fit_lmm(Y, obs, formula))
+
+
+@pytest.mark.parametrize("ddf", ["kenward-roger", "satterthwaite"])
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_chunks_of_tests(Y: np.ndarray, obs: pd.DataFrame, formula: str, ddf: str) -> None:
+    (model,) = dw.fit_lmm(Y, obs, formula).models
+    L = np.eye(model.equations.p)[1:3]
+    for tests in (contrast_tests, joint_tests):
+        own, other = (tests(model, L, ddf, chunk=chunk) for chunk in (1, 8_000_000))
+        for field in fields(own):
+            a, b = np.asarray(getattr(own, field.name)), np.asarray(getattr(other, field.name))
+            if a.dtype.kind == "f":
+                np.testing.assert_allclose(a, b, rtol=RELATIVE, err_msg=field.name)
+            else:
+                np.testing.assert_array_equal(a, b, err_msg=field.name)
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
@@ -133,11 +152,12 @@ def test_one_feature_at_a_time(Y: np.ndarray, obs: pd.DataFrame, formula: str) -
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
-def test_threads(Y: np.ndarray, obs: pd.DataFrame, formula: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_BLOCK", 3000)  # several blocks
-    fit = dw.fit_lmm(Y, obs, formula, n_jobs=1)
-    assert_identical(dw.fit_lmm(Y, obs, formula, n_jobs=2), fit)
-    assert_identical(dw.fit_lmm(Y, obs, formula, n_jobs=-1), fit)
+def test_threads(Y: np.ndarray, obs: pd.DataFrame, formula: str) -> None:
+    several = {"budget": 3000, "per_worker": 1}  # blocks, and enough of them for all workers
+    fit = fitted(Y, obs, formula, n_jobs=1, **several)
+    for n_jobs in (2, 4):
+        assert_identical(fitted(Y, obs, formula, n_jobs=n_jobs, **several), fit)
+    assert_identical(dw.fit_lmm(Y, obs, formula, n_jobs=-1), dw.fit_lmm(Y, obs, formula, n_jobs=1))
 
 
 def test_repeated_calls(Y: np.ndarray, obs: pd.DataFrame) -> None:

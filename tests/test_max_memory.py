@@ -130,6 +130,7 @@ def test_a_source_is_not_overwritten(cells: ad.AnnData, tmp_path: Path) -> None:
         dw.pp.collapse([path, path], BY, out=tmp_path / "rows.zarr", **OPTIONS)
 
 
+@pytest.mark.dask
 def test_a_lazy_source_is_not_overwritten(cells: ad.AnnData, tmp_path: Path) -> None:
     pytest.importorskip("dask")
     pytest.importorskip("xarray")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import optimize, stats
 
 import donorwise as dw
+from donorwise._core.engine.lmm import fit_statistics
+from donorwise._core.engine.tasks import Task, collapse_tasks
 from donorwise._core.inference.mixture import summarise_mixture
-from donorwise._core.inference.moderation import Learned, moderated_tests, refusal
+from donorwise._core.inference.moderation import Learned, learn, moderated_tests, refusal
 from donorwise._core.inference.prior import Prior
 from donorwise._core.models.law import tensor
 from donorwise._core.models.lmm.evaluate import evaluate_block
@@ -17,6 +21,7 @@ from donorwise._core.models.lmm.evaluate import evaluate_block
 FORMULAS = ["~ arm + (1 | donor)", "~ arm + (1 | donor) + (1 | donor:sample)"]
 
 
+@cache
 def fitted(formula: str, n_features: int = 400, seed: int = 0) -> dw.LMMFit:
     """Three donors against three, two samples each, a fifth of the features without donor variance."""
     rng = np.random.default_rng(seed)
@@ -151,13 +156,16 @@ def test_order_of_donors_and_features_does_not_matter() -> None:
     np.testing.assert_allclose(other[TESTED].to_numpy(), own[TESTED].to_numpy(), rtol=1e-8)
 
 
-def test_blocks_and_workers_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_workers_do_not_matter() -> None:
     Y, obs = cells(150)
-    own = dw.fit_lmm(Y, obs, "~ arm + (1 | donor)").test()
-    monkeypatch.setattr("donorwise._core.models.law._CHUNK", 64 * 7)
-    monkeypatch.setattr("donorwise._core.engine.lmm._BLOCK", 2000)
-    other = dw.fit_lmm(Y, obs, "~ arm + (1 | donor)", n_jobs=2).test()
-    np.testing.assert_allclose(other[TESTED].to_numpy(), own[TESTED].to_numpy(), rtol=1e-10)
+    own = dw.fit_lmm(Y, obs, "~ arm + (1 | donor)")
+    (statistics,) = collapse_tasks(Y, own.variables, [Task("all", own.design, "")])
+    other = fit_statistics(statistics, own.variables, n_jobs=2, budget=2000, per_worker=1)
+    (model,) = other.models
+    chunk, L = 64 * 7, np.array([[0.0, 1.0]])
+    tests = moderated_tests(model, L, learn(other.models, chunk=chunk), 0.95, chunk=chunk).tests
+    for name, values in own.test()[TESTED].items():
+        np.testing.assert_allclose(getattr(tests, name)[:, 0], values, rtol=1e-10)
 
 
 def test_every_contrast_uses_the_same_prior_and_agrees_with_itself_alone() -> None:

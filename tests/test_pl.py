@@ -18,6 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from tests._models import model
 
 import donorwise as dw
 from donorwise.errors import DonorwiseError
@@ -34,23 +35,14 @@ PLOTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def _fitted() -> ad.AnnData:
-    adata = dw.datasets.simulate_cohort(n_donors=10, n_cells=900, n_genes=60, de_fraction=0.3, effect_size=2.5, seed=2)
-    dw.tl.lmm(adata, "~ condition + age + (1 | donor_id)", groupby="cell_type", progress=False)
-    return adata
+@pytest.fixture
+def fitted() -> ad.AnnData:
+    return model("case_control")
 
 
 @pytest.fixture
-def fitted(_fitted: ad.AnnData) -> ad.AnnData:
-    return _fitted.copy()
-
-
-@pytest.fixture(scope="module")
 def paired() -> ad.AnnData:
-    adata = dw.datasets.simulate_cohort("paired", n_donors=5, n_cells=500, n_genes=12, cell_types=("T cell",), seed=2)
-    dw.tl.lmm(adata, "~ condition + (1 | donor_id/sample_id)", progress=False)
-    return adata
+    return model("paired")
 
 
 @pytest.fixture(autouse=True)

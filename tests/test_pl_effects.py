@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from tests._models import model
 
 import donorwise as dw
 from donorwise.errors import DonorwiseError
@@ -30,24 +31,9 @@ PLOTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def _fitted() -> ad.AnnData:
-    adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=700, n_genes=40, de_fraction=0.3, effect_size=2.5, seed=2)
-    adata = adata[(adata.obs["cell_type"] != "B cell") | (adata.obs["condition"] == "disease")].copy()
-    counts = adata.layers["counts"].tolil()
-    counts[:, 0] = 0
-    adata.layers["counts"] = counts.tocsr()
-    values = adata.X.tolil()
-    values[:, 0] = 0
-    adata.X = values.tocsr()
-    dw.tl.lmm(adata, "~ condition + age + (1 | donor_id)", groupby="cell_type", progress=False)
-    dw.tl.pseudobulk(adata, "~ condition + age", groupby="cell_type", progress=False)
-    return adata
-
-
 @pytest.fixture
-def fitted(_fitted: ad.AnnData) -> ad.AnnData:
-    return _fitted.copy()
+def fitted() -> ad.AnnData:
+    return model("one_arm")
 
 
 @pytest.fixture(autouse=True)

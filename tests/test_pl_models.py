@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from tests._models import LINES, SLOPES, model
 
 import donorwise as dw
 from donorwise.errors import DataError, DesignError, DonorwiseError
@@ -22,26 +23,10 @@ from donorwise.errors import DataError, DesignError, DonorwiseError
 # the audit's advice about these small simulations is tested elsewhere
 pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
 
-LINES = "~ time * arm + age + (1 | donor_id)"
-SLOPES = "~ time * arm + age + (time | donor_id)"
-
-
-@pytest.fixture(scope="module")
-def _visits() -> ad.AnnData:
-    adata = dw.datasets.simulate_cohort(
-        "longitudinal", n_donors=8, n_cells=900, n_genes=6, cell_types=("T", "B"), seed=3
-    )
-    adata.obs["visit"] = adata.obs["visit"].astype("category")
-    adata.uns["arm_colors"] = ["#117733", "#882255"]
-    dw.tl.lmm(adata, LINES, progress=False)
-    dw.tl.lmm(adata, SLOPES, progress=False, key_added="slopes")
-    dw.tl.lmm(adata, LINES, groupby="cell_type", progress=False, key_added="by_type")
-    return adata
-
 
 @pytest.fixture
-def visits(_visits: ad.AnnData) -> ad.AnnData:
-    return _visits.copy()
+def visits() -> ad.AnnData:
+    return model("visits")
 
 
 @pytest.fixture(scope="module")

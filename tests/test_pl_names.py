@@ -13,6 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from tests._models import LONG_GENE as GENE
+from tests._models import LONG_PATIENT as PATIENT
+from tests._models import model
 
 import donorwise as dw
 from donorwise.errors import DataError
@@ -21,9 +24,6 @@ from donorwise.pl._names import shorten
 # the audit's advice about these small simulations is tested elsewhere
 pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
 
-DISEASE = "state[T.colitis ulcerosa, severe and refractory (β)]"
-PATIENT = "University hospital South/Patient №{}, visit of 2021-04-01"
-GENE = "HLA-DRB1*15:01:01:01_ENSG00000196126.11"
 PLOTS = {
     "volcano": dw.pl.volcano,
     "ma": dw.pl.ma,
@@ -44,23 +44,9 @@ PLOTS = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def long_names() -> ad.AnnData:
-    adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=700, n_genes=30, de_fraction=0.4, effect_size=3, seed=3)
-    adata.obs["state"] = adata.obs["condition"].cat.rename_categories(
-        ["healthy control without any former disease", DISEASE[8:-1]]
-    )
-    adata.obs["kind"] = adata.obs["cell_type"].cat.rename_categories(
-        ["CD4⁺ αβ T cells, central & effector memory", "классический моноцит", "B cell"]
-    )
-    adata.obs["patient"] = adata.obs["donor_id"].cat.rename_categories(PATIENT.format)
-    adata.var_names = [GENE, "$a_1$", *adata.var_names[2:]]
-    formula = "~ state + (1 | patient)"
-    dw.tl.lmm(adata, formula, groupby="kind", progress=False)
-    dw.tl.influence(adata, variables=[GENE, "$a_1$"], progress=False)
-    dw.tl.power(adata, n_donors=(8, 16), n_cells=(20,), progress=False)
-    dw.tl.calibrate(adata, formula, DISEASE, groupby="kind", n_permutations=3, progress=False)
-    return adata
+    return model("long_names")
 
 
 @pytest.fixture(autouse=True)
@@ -117,16 +103,9 @@ def test_dollars_are_no_formulas(long_names: ad.AnnData) -> None:
     assert [text.get_parse_math() for text in texts if text.get_text() == "$a_1$"] == [False]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def holes() -> ad.AnnData:
-    """A cell type in one arm only, and a gene without values."""
-    adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=500, n_genes=30, seed=3)
-    adata = adata[(adata.obs["cell_type"] != "Monocyte") | (adata.obs["condition"] == "control")].copy()
-    values = adata.X.toarray()
-    values[:, 0] = np.nan
-    adata.X = values
-    dw.tl.lmm(adata, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
-    return adata
+    return model("holes")
 
 
 @pytest.mark.parametrize(("plot", "where"), [(dw.pl.variance_partition, 1), (dw.pl.icc, 0)])

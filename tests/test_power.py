@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from tests._models import model
 
 import donorwise as dw
 from donorwise._core.engine.power import planned_df, two_sided_power
@@ -136,18 +137,9 @@ def test_weights_slopes_and_uneven_donors() -> None:
         predict(fit, **options)
 
 
-@pytest.fixture(scope="module")
-def _fitted() -> ad.AnnData:
-    adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=700, n_genes=130, cell_types=("T cell", "B cell"), seed=2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DonorwiseWarning)
-        dw.tl.lmm(adata, "~ condition + sex + (1 | donor_id)", groupby="cell_type", progress=False)
-    return adata
-
-
 @pytest.fixture
-def fitted(_fitted: ad.AnnData) -> ad.AnnData:
-    return _fitted.copy()
+def fitted() -> ad.AnnData:
+    return model("two_types")
 
 
 def test_table_of_an_anndata(fitted: ad.AnnData, tmp_path: Path) -> None:

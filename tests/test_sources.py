@@ -19,6 +19,7 @@ from donorwise._anndata import cell_depth, column_values, open_source, resolve_r
 from donorwise._anndata.sources import matrix_of
 from donorwise._core.cells import fetch, passes, stream
 from donorwise._core.cells.accumulate import collapse, missing_patterns
+from donorwise._core.cells.budget import Budget
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.readers import DaskBlocks, open_reader
 from donorwise._core.cells.stored import Stored
@@ -96,7 +97,7 @@ def assert_equal(actual: Collapsed, expected: Collapsed, *, exact: bool = False)
 
 
 @pytest.mark.parametrize("options", ["", "weights covariates features"])
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [pytest.param(s, marks=pytest.mark.dask if " dask " in s else ()) for s in SOURCES])
 def test_every_source_equals_the_matrix_in_memory(tmp_path, source, options):
     rng = np.random.default_rng(1)
     matrix, stored = make(source, tmp_path, values())
@@ -147,29 +148,28 @@ def test_unusual_sparse_files(tmp_path, kind, how):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_processes_that_open_the_file_give_the_same(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(fetch, "MIN_BYTES_FOR_PROCESSES", 0)
     stored = written(KINDS[kind](values()), tmp_path, "h5ad", compression="lzf")
     codes = np.arange(N) % K
     folders = []
     make_folder = fetch._folder
     monkeypatch.setattr(fetch, "_folder", lambda n: folders.append(make_folder(n)) or folders[-1])
-    found = collapse(stored, codes, K, chunk_size=5, n_jobs=2)
+    found = collapse(stored, codes, K, chunk_size=5, n_jobs=2, budget=Budget(process_bytes=0))
     assert_equal(found, collapse(stored, codes, K), exact=True)
     assert len(folders) == 1 and not Path(folders[0]).exists()
 
 
-def test_large_patterns_and_the_plan_of_chunks(tmp_path, monkeypatch):
+def test_large_patterns_and_the_plan_of_chunks(tmp_path):
     """Segments are those of the matrix in memory; chunks hold about so many bytes and skip what nobody uses."""
-    monkeypatch.setattr("donorwise._core.cells.rows.MIN_SEGMENT_ROWS", 4)
-    monkeypatch.setattr(stream, "CHUNK_BYTES", 400)
+    budget = Budget(segment_rows=4, chunk_bytes=400)
     stored = written(sparse.csr_matrix(values()), tmp_path, "h5ad")
     codes = np.where(np.arange(N) < 100, -1, np.arange(N) % 2)
-    assert_equal(collapse(stored, codes, 2), collapse(stored.to_memory(), codes, 2), exact=True)
+    found, wanted = (collapse(matrix, codes, 2, budget=budget) for matrix in (stored, stored.to_memory()))
+    assert_equal(found, wanted, exact=True)
     reader = open_reader(stored)
     cost = reader.cost(0, N)
     for items in (2**20, 30):  # how many are planned together
-        monkeypatch.setattr(stream, "_PLAN_ITEMS", items)
-        ranges, n_bytes = stream.plan(reader, lambda low, high: codes[low:high] >= 0)
+        few = budget._replace(plan_items=items)
+        ranges, n_bytes = stream.plan(reader, lambda low, high: codes[low:high] >= 0, budget=few)
         assert len(ranges) > 5 and ranges[0][1] > 100 and ranges[-1][1] == N
         assert n_bytes == sum(cost[low:high].sum() for low, high in ranges) >= cost[100:].sum()
         assert all(cost[low:high].sum() <= 400 + cost.max() for low, high in ranges)
@@ -177,11 +177,11 @@ def test_large_patterns_and_the_plan_of_chunks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("together", [3, 4, 2**20])
 def test_chunks_end_where_a_matrix_can_be_cut(monkeypatch, together):
-    monkeypatch.setattr(stream, "_PLAN_ITEMS", together)
+    budget = Budget(plan_items=together)
     blocks = DaskBlocks(np.zeros((10, 3)), (10, 3), False, np.array([0, 5, 10]))
     monkeypatch.setattr(DaskBlocks, "cost", lambda self, low, high: np.ones(high - low, dtype=int))
-    assert stream.plan(blocks, lambda low, high: np.arange(low, high) < 10, 4)[0] == [(0, 5), (5, 10)]
-    assert stream.plan(blocks, lambda low, high: np.arange(low, high) < 5, 4) == ([(0, 5)], 5)
+    assert stream.plan(blocks, lambda low, high: np.arange(low, high) < 10, 4, budget)[0] == [(0, 5), (5, 10)]
+    assert stream.plan(blocks, lambda low, high: np.arange(low, high) < 5, 4, budget) == ([(0, 5)], 5)
 
 
 @pytest.mark.parametrize(
@@ -336,6 +336,7 @@ def test_other_tools_take_files_and_views_of_them(cells, tmp_path, file):
 
 @pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.dask
 def test_lazy_anndata(cells, tmp_path, kind):
     pytest.importorskip("dask")
     pytest.importorskip("xarray")
@@ -352,6 +353,7 @@ def test_lazy_anndata(cells, tmp_path, kind):
 
 
 @pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+@pytest.mark.dask
 def test_what_a_lazy_anndata_says_of_itself(cells, tmp_path):
     """Roles and colours in uns, and what rows were collapsed from, are dask arrays there."""
     pytest.importorskip("dask")

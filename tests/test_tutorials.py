@@ -34,6 +34,7 @@ def test_outputs_are_not_stored(path):
         assert cell["outputs"] == [] and cell["execution_count"] is None
 
 
+@pytest.mark.slow
 @every_notebook
 def test_tutorials_run(path, tmp_path, monkeypatch):
     """No cell fails, and those and only those that are meant to warn do so."""

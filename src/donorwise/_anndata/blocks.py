@@ -74,7 +74,8 @@ def _write_frame(path: Path, block: ad.AnnData, var: pd.DataFrame) -> None:
 
 
 def _write_columns(path: Path, block: ad.AnnData, low: int, n_columns: int) -> None:
-    matrices = {"X": block.X} | {f"layers/{name}": matrix for name, matrix in block.layers.items()}
+    layers = {name: matrix for name, matrix in block.layers.items() if name is not None}  # None: X, in anndata 0.13
+    matrices = {"X": block.X} | {f"layers/{name}": matrix for name, matrix in layers.items()}
     root = _open(path)
     try:
         for name, matrix in matrices.items():

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.collapsed import CollapsedRows, RowCells
     from donorwise._typing import FloatArray, IntArray
 
@@ -296,22 +297,20 @@ def cell_frame(adata: ad.AnnData, columns: Sequence[str] | None = None) -> pd.Da
     return frame[names]
 
 
-def columns_read(adata: ad.AnnData, formula: str, labels: Sequence[str]) -> list[str] | None:
+def columns_read(adata: ad.AnnData, parsed: ParsedFormula, labels: Sequence[str]) -> list[str] | None:
     """Columns that a formula and `labels` read, checked against a collapse; None (all) for an AnnData of cells.
 
     Raises
     ------
-    FormulaError
-        The formula does not parse.
     DesignError
         A column was collapsed away, or a covariate is not linear in the formula.
     """
-    from donorwise._core.engine.collapsed import check_formula
+    from donorwise._core.design.coarsen import check_formula
 
     if not is_collapsed(adata):
         return None
     origin = read_origin(adata)
-    return check_formula(formula, labels, origin.by, origin.covariates)
+    return check_formula(parsed, labels, origin.by, origin.covariates)
 
 
 def collapsed_depth(adata: ad.AnnData) -> FloatArray | None:

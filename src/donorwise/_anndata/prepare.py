@@ -10,41 +10,40 @@ import numpy as np
 from donorwise._anndata import (
     cell_frame,
     check_is_anndata,
-    check_obs_columns,
     columns_read,
     find_roles,
     is_collapsed,
     keys,
     looks_like_counts,
-    obs_frame,
     read_origin,
     read_rows,
     resolve_response,
 )
 from donorwise._anndata.response import Response
+from donorwise._anndata.roles import AUDITED, known_donor
 from donorwise._core.cells.stored import Stored
-from donorwise._core.design.columns import check_obs
+from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
-from donorwise._core.design.replication import leaves_out
 from donorwise._core.engine.arrays import check_weights
-from donorwise._core.engine.collapsed import coarsen, regroup
+from donorwise._core.engine.collapsed import regroup
 from donorwise._core.engine.results import tasks_by_group
 from donorwise._core.engine.tasks import collapse_tasks
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import anndata as ad
     import pandas as pd
 
+    from donorwise._anndata.roles import Role
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.collapsed import CollapsedRows
     from donorwise._core.engine.tasks import Statistics, Task
     from donorwise._typing import BoolArray, FloatArray
 
 
 GB = 1e9
-_AUDITED = ("sample", "batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,8 @@ class Prepared:
     ----------
     formula
         The formula.
+    roles
+        The roles that columns of obs play.
     response
         The matrix and the names of its features.
     obs
@@ -73,7 +74,8 @@ class Prepared:
         Whether the response looks like raw counts.
     """
 
-    formula: str
+    formula: ParsedFormula
+    roles: Mapping[str, Role]
     response: Response
     obs: pd.DataFrame
     weights: FloatArray | None
@@ -159,40 +161,41 @@ def assemble(
     columns: Sequence[str] = (),
 ) -> Prepared:
     """Build the designs for a response, on cells or on collapsed rows."""
+    parsed, roles = parse(formula), find_roles(adata)
     if not is_collapsed(adata):
         obs = cell_frame(adata)
         w = check_weights(weights, obs)
         text = weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS
-        tasks, rows = tasks_by_group(formula, obs, groupby), None
+        tasks, rows = tasks_by_group(parsed, obs, groupby), None
         raw = np.isnan(response.log_base) and looks_like_counts(response.matrix)
     else:
         origin = read_origin(adata)
         _check_no_weights(weights, origin.weights)
         w, text, raw = None, origin.weights, origin.looks_like_counts
-        obs = cell_frame(adata, read_columns(adata, formula, groupby, columns))
+        obs = cell_frame(adata, read_columns(adata, parsed, roles, groupby, columns))
         used = [name for name in origin.covariates if name in obs.columns]
         rows = read_rows(adata, used)
         tasks = [
             t if t.design is None else replace(t, design=coarsen(t.design, used))
-            for t in tasks_by_group(formula, obs, groupby)
+            for t in tasks_by_group(parsed, obs, groupby)
         ]
-    return Prepared(formula, response, obs, w, text, tasks, known_donor(adata, formula), rows, bool(raw))
+    donor = known_donor(adata, roles, parsed)
+    return Prepared(parsed, roles, response, obs, w, text, tasks, donor, rows, bool(raw))
 
 
-def read_columns(adata: ad.AnnData, formula: str, groupby: str | None, columns: Sequence[str] = ()) -> list[str]:
+def read_columns(
+    adata: ad.AnnData,
+    parsed: ParsedFormula,
+    roles: Mapping[str, Role],
+    groupby: str | None,
+    columns: Sequence[str] = (),
+) -> list[str]:
     """Columns of a collapsed AnnData that a tool reads: the formula's, the group, the donor, and others."""
     labels = [*([] if groupby is None else [groupby]), *columns]
-    names = columns_read(adata, formula, labels) or []
-    roles = find_roles(adata)
+    names = columns_read(adata, parsed, labels) or []
     donor = [roles["donor"].column] if "donor" in roles and roles["donor"].column else []
-    known = [roles[role].column for role in _AUDITED if role in roles]
+    known = [roles[role].column for role in AUDITED if role in roles]
     return list(dict.fromkeys([*names, *donor, *(c for c in known if c in read_origin(adata).by)]))
-
-
-def known_columns(adata: ad.AnnData, obs: pd.DataFrame) -> dict[str, str]:
-    """Columns of `obs` that are the sample and the batch, where that is known: what an audit can use beside the formula."""
-    roles = find_roles(adata)
-    return {name: roles[name].column for name in _AUDITED if name in roles and roles[name].column in obs.columns}
 
 
 def collapsed_response(
@@ -224,31 +227,6 @@ def collapsed_response(
 def _check_no_weights(weights: object, stored: str) -> None:
     if weights is not None and not (isinstance(weights, str) and weights == stored):
         raise DataError("Weights belong to cells: give weights= to dw.pp.collapse, from where the tools take them.")
-
-
-def known_donor(adata: ad.AnnData, formula: str) -> str:
-    """The column that is the donor: as declared, or guessed where the formula uses it or misses it; empty for neither.
-
-    A guess does not count where the formula has the same donors, or units inside them, under another name.
-
-    Raises
-    ------
-    FormulaError, DesignError
-        The formula does not parse, or its grouping factors or the declared donor are not in obs.
-    """
-    role = find_roles(adata).get("donor")
-    if role is None or not role.column:
-        return ""
-    if not role.guessed:
-        check_obs_columns(adata, [role.column])
-        return role.column
-    parsed = parse(formula)
-    groups = [bar.group for bar in parsed.bars]
-    columns = list(dict.fromkeys(column for group in groups for column in group))
-    obs = obs_frame(adata)
-    check_obs(obs, columns, parsed.source)
-    used = role.column in columns
-    return role.column if used or leaves_out(groups, obs, role.column) else ""
 
 
 def _check_random(tasks: Sequence[Task]) -> None:

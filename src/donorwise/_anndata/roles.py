@@ -12,12 +12,16 @@ import pandas as pd
 from donorwise._anndata.collapsed import cell_count
 from donorwise._anndata.obs import check_obs_columns, obs_frame
 from donorwise._anndata.read import read_settings
+from donorwise._core.design.columns import check_obs
+from donorwise._core.design.replication import leaves_out
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import anndata as ad
+
+    from donorwise._core.design.formula import ParsedFormula
 
 # Best name first; letter case and the marks between words do not count.
 # A condition or a batch is the question itself, so they are never guessed.
@@ -29,6 +33,8 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "cell_type": ("cell_type", "cell_types", "celltype", "celltypes", "cell_type_ontology_term_id", "cell_label"),
     "sample": ("sample_id", "sample", "samples", "specimen_id", "specimen", "library_id"),
 }
+AUDITED = ("sample", "batch")
+"""Roles of which an audit speaks where the formula leaves them out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,34 @@ def find_roles(adata: ad.AnnData) -> dict[str, Role]:
             ambiguous = len(candidates) > 1
             roles[role] = Role("" if ambiguous else candidates[0], guessed=True, candidates=candidates)
     return roles
+
+
+def known_columns(roles: Mapping[str, Role], obs: pd.DataFrame) -> dict[str, str]:
+    """Columns of `obs` that are the sample and the batch, where that is known: what an audit can use beside the formula."""
+    return {name: roles[name].column for name in AUDITED if name in roles and roles[name].column in obs.columns}
+
+
+def known_donor(adata: ad.AnnData, roles: Mapping[str, Role], parsed: ParsedFormula) -> str:
+    """The column that is the donor: as declared, or guessed where the formula uses it or misses it; empty for neither.
+
+    A guess does not count where the formula has the same donors, or units inside them, under another name.
+
+    Raises
+    ------
+    DesignError
+        The formula's grouping factors or the declared donor are not in obs.
+    """
+    role = roles.get("donor")
+    if role is None or not role.column:
+        return ""
+    if not role.guessed:
+        check_obs_columns(adata, [role.column])
+        return role.column
+    check_obs(pd.DataFrame(columns=list(adata.obs.columns)), parsed.groups, parsed.source)
+    if role.column in parsed.groups:
+        return role.column
+    obs = obs_frame(adata, [*parsed.groups, role.column])
+    return role.column if leaves_out([bar.group for bar in parsed.bars], obs, role.column) else ""
 
 
 def check_setup(adata: ad.AnnData, settings: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from donorwise._anndata import count_depth, is_collapsed, keys, read_cells, read
 from donorwise._batch.lmm import few_features
 from donorwise._batch.tables import GroupResult
 from donorwise._core.cells.accumulate import collapse
+from donorwise._core.design.formula import parse
 from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.pseudobulk import (
     check_counts,
@@ -174,12 +175,13 @@ def plan_pseudobulk(
     """
     collapsed, jobs = is_collapsed(adata), effective_jobs(n_jobs)
     response = counts_response(adata, layer, depth, mask_var)
-    units = units_of(adata, formula, donor=donor, sample=sample, groupby=groupby)
+    parsed = parse(formula)
+    units = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
     tasks = tasks_by_group(units.formula, units.table, groupby)
     names, rows = resolve_by_group(tasks, contrasts)
     made = _from_rows(adata, units) if collapsed else _from_cells(adata, response, units, depth, jobs)
     column = depth or (read_origin(adata).depth if collapsed else "") or ""
-    found = unit_warnings(formula, units, tasks, groupby)
+    found = unit_warnings(parsed, units, tasks, groupby)
     return PseudobulkAnalysis(response, made, column, units, tasks, names, rows, found, jobs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from donorwise._anndata import keys, read_influence, read_power, read_results, read_tables
+from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.get._select import choose, choose_all, tidy
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@documented
 def calibration(
     adata: ad.AnnData,
     *,
@@ -28,14 +30,13 @@ def calibration(
     ----------
     adata
         AnnData that holds a calibration.
-    key
-        Entry of ``uns`` that holds it.
+    {key_calibration}
     table
         ``"levels"`` (observed over nominal at several alpha), ``"groups"`` (what was permuted),
         ``"permutations"`` (lambda, hits, shares per permutation), ``"variables"`` (permutation p-values),
         ``"curves"`` or ``"histogram"``.
     group
-        Groups of ``groupby`` to keep; None for all.
+        {keep}
 
     Returns
     -------
@@ -61,6 +62,7 @@ def calibration(
     return tidy(choose(tables[table], "group", group))
 
 
+@documented
 def influence(
     adata: ad.AnnData,
     *,
@@ -79,10 +81,9 @@ def influence(
         AnnData that holds the result.
     by
         ``"hit"``: one row per test; ``"donor"``: one row per test and donor left out.
-    key
-        Entry of ``uns`` that holds the result of :func:`donorwise.tl.lmm`.
+    {key}
     contrast, group, variables, donor
-        Which rows to keep, one value or several; None keeps all.
+        {keep}
 
     Returns
     -------
@@ -118,6 +119,7 @@ def influence(
     return choose_all(table, variable=variables, donor=donor)
 
 
+@documented
 def power(
     adata: ad.AnnData,
     *,
@@ -132,12 +134,10 @@ def power(
     ----------
     adata
         AnnData that holds the prediction.
-    key
-        Entry of ``uns`` that holds the result of :func:`donorwise.tl.lmm`.
+    {key}
     contrast, group
-        Which rows to keep, one value or several; None keeps all.
-    expression
-        ``"all"`` features, or the ``"low"``, ``"middle"`` or ``"high"`` third by mean response.
+        {keep}
+    {expression}
 
     Returns
     -------

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import check_key, keys, read_results, suggest
+from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError
 from donorwise.get._select import choose, choose_all, only_one
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 UNTESTED = {"statistic": 0.0, "estimate": 0.0, "log_fc": 0.0, "p_value": 1.0, "adj_p_value": 1.0}
 
 
+@documented
 def matrix(
     adata: ad.AnnData,
     values: Literal["statistic", "estimate", "log_fc", "p_value", "adj_p_value"] = "statistic",
@@ -40,10 +42,9 @@ def matrix(
         AnnData that holds a result. Features that are no longer in ``var`` are left out.
     values
         The column of :func:`donorwise.get.tests` to lay out.
-    key
-        Entry of ``uns`` that holds the result.
+    {key}
     contrast, group, variables
-        What to keep, one value or several; None keeps all.
+        {keep}
     fill
         Let a test that was not possible say that there is no evidence: 0, or 1 for p-values. False leaves it
         missing.
@@ -111,6 +112,7 @@ FIELDS = (
 )
 
 
+@documented
 def to_rank_genes_groups(
     adata: ad.AnnData,
     *,
@@ -128,8 +130,7 @@ def to_rank_genes_groups(
     ----------
     adata
         AnnData that holds a result of :func:`donorwise.tl.lmm`. ``uns[key_added]`` is replaced.
-    key
-        Entry of ``uns`` that holds the result.
+    {key}
     contrast
         The contrast to show; may be left out where there is only one.
     group
@@ -212,6 +213,7 @@ def _scanpy_params(params: dict[str, Any]) -> dict[str, Any]:
 COLUMNS = ("estimate", "se", "statistic", "df", "p_value", "adj_p_value", "log_fc", "status")
 
 
+@documented
 def to_varm(
     adata: ad.AnnData,
     *,
@@ -226,8 +228,7 @@ def to_varm(
     ----------
     adata
         AnnData that holds a result of :func:`donorwise.tl.lmm` for X or a layer. Changed in place.
-    key
-        Entry of ``uns`` that holds the result.
+    {key}
     contrast, group
         Which to write; None for all.
     columns

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import cell_count, column_values, is_collapsed, keys, obs_frame, read_results, response_of
+from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 from donorwise.get._select import choose
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray
 
 
+@documented
 def ranef(
     adata: ad.AnnData,
     variables: str | Sequence[str],
@@ -36,12 +38,10 @@ def ranef(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm` and the cells it was fitted to.
+    {adata_refit}
     variables
         One feature or a few.
-    key
-        Entry of ``uns`` that holds the result.
+    {key}
     group
         Which groups of ``groupby`` to fit; None for all.
     term

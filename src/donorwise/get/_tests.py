@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._anndata import keys, read_results, suggest
+from donorwise._docs import documented
 from donorwise._typing import STATUSES, check_option
 from donorwise.errors import DataError
 from donorwise.get._select import choose, tidy
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@documented
 def tests(
     adata: ad.AnnData,
     *,
@@ -35,10 +37,9 @@ def tests(
     ----------
     adata
         AnnData that holds a result. Features that are no longer in ``var`` are left out.
-    key
-        Entry of ``uns`` that holds it.
+    {key}
     contrast, group, variables, status
-        Which rows to keep, one value or several; None keeps all.
+        {keep}
     sort_by
         Column to sort by, missing values last; None keeps the order of the features.
     ascending

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from donorwise._anndata import keys, read_results
+from donorwise._docs import documented
 from donorwise.get._select import choose_all
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@documented
 def varcomp(
     adata: ad.AnnData,
     *,
@@ -26,12 +28,10 @@ def varcomp(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm`.
-    key
-        Entry of ``uns`` that holds it.
+    {adata_result}
+    {key}
     group, variables, term
-        Which rows to keep, one value or several; None keeps all.
+        {keep}
 
     Returns
     -------
@@ -55,6 +55,7 @@ def varcomp(
     return choose_all(read_results(adata, key).varcomp, group=group, variable=variables, term=term)
 
 
+@documented
 def icc(
     adata: ad.AnnData,
     *,
@@ -67,12 +68,10 @@ def icc(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm`.
-    key
-        Entry of ``uns`` that holds it.
+    {adata_result}
+    {key}
     group, variables, term
-        Which rows to keep, one value or several; None keeps all.
+        {keep}
 
     Returns
     -------
@@ -95,6 +94,7 @@ def icc(
     return choose_all(read_results(adata, key).icc, group=group, variable=variables, term=term)
 
 
+@documented
 def variance_partition(
     adata: ad.AnnData,
     *,
@@ -107,12 +107,10 @@ def variance_partition(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm`.
-    key
-        Entry of ``uns`` that holds it.
+    {adata_result}
+    {key}
     group, variables, term
-        Which rows to keep, one value or several; None keeps all.
+        {keep}
 
     Returns
     -------

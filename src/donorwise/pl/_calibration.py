@@ -10,6 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 
 from donorwise._anndata import check_is_anndata, keys, read_tables
+from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DonorwiseError
 from donorwise.get._select import choose
@@ -29,6 +30,7 @@ _LONGEST_TICK = 18  # letters
 _SPREAD = 0.6  # of the step between two alphas, over which the groups stand side by side
 
 
+@documented
 def calibration(
     adata: ad.AnnData,
     *,
@@ -48,16 +50,11 @@ def calibration(
     table
         ``"levels"`` for the share of p-values below alpha over alpha, ``"permutations"`` for the hits;
         None for both, side by side.
-    group
-        Groups of ``groupby`` to draw; None for all.
-    key
-        Entry of ``uns`` that holds the calibration.
+    {group_drawn}
+    {key_calibration}
     ax
         Axes to draw in, for one `table`.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {show}
 
     Returns
     -------

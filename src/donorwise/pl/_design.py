@@ -11,6 +11,8 @@ from matplotlib.lines import Line2D
 
 from donorwise._anndata import check_is_anndata
 from donorwise._anndata.audit import audit_cells
+from donorwise._core.design.formula import parse
+from donorwise._docs import documented
 from donorwise.pl._design_data import find_columns, flags, tabulate
 from donorwise.pl._names import shorten
 from donorwise.pl._style import GREY, INK, LIGHT_GREY, area_key, areas, finish, inches, level_colors, panels, root
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from donorwise.pl._design_data import Cohort, Covariate
 
 
+@documented
 def design(
     adata: ad.AnnData,
     formula: str | None = None,
@@ -56,14 +59,11 @@ def design(
         declared batch. Left out are those with more than 12 levels, and parts of donors such as samples.
     ax
         Axes to draw in.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {show}
 
     Returns
     -------
-    The Axes, the Figure with ``return_fig``, or None with ``show``.
+    {axes}
 
     Raises
     ------
@@ -88,8 +88,9 @@ def design(
     ['D01', 'D05', 'D03', 'D02', 'D06', 'D04']
     """
     check_is_anndata(adata)
-    audit = None if formula is None else audit_cells(adata, formula)
-    roles = find_columns(adata, formula, audit, condition=condition, cell_type=cell_type, covariates=covariates)
+    parsed = None if formula is None else parse(formula)
+    audit = None if parsed is None else audit_cells(adata, parsed)
+    roles = find_columns(adata, parsed, audit, condition=condition, cell_type=cell_type, covariates=covariates)
     cohort = tabulate(adata, roles)
     found = [*flags(cohort), *(audit.warnings if audit else ())]
     layout = lay_out(cohort)

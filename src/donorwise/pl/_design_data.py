@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import cell_frame, check_obs_columns, find_roles, obs_frame
-from donorwise._core.design.formula import parse
-from donorwise._core.engine.collapsed import formula_variables
 from donorwise._core.wording import listing
 from donorwise.errors import DataError, DesignError
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._core.design.audit import Audit
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import BoolArray, IntArray
 
 MOST_LEVELS = 12
@@ -113,19 +112,19 @@ class Cohort:
 
 
 def find_columns(
-    adata: ad.AnnData, formula: str | None, audit: Audit | None, *, condition: str | None, cell_type: str | None,
+    adata: ad.AnnData, parsed: ParsedFormula | None, audit: Audit | None, *, condition: str | None, cell_type: str | None,
     covariates: str | Sequence[str] | None,
 ) -> Roles:  # fmt: skip
     """Name the columns: as given, else as declared, else as the formula (which `audit` is about) has them.
 
     Raises
     ------
-    FormulaError, DesignError
-        The formula does not parse, a column is not in obs, or no column is known to be the donor.
+    DesignError
+        A column is not in obs, or no column is known to be the donor.
     """
     roles = {name: role.column for name, role in find_roles(adata).items() if role.column}
     covariates = [covariates] if isinstance(covariates, str) else covariates
-    read, grouping = _formula_columns(formula)
+    read, grouping = ([], []) if parsed is None else (parsed.variables, parsed.groups)
     check_obs_columns(adata, [*read, *grouping, *(covariates or ()), *(c for c in (condition, cell_type) if c)])
     # of a nested factor, the last column
     donor = (audit.donor.split(":")[-1] if audit else "") or roles.get("donor", "")
@@ -186,14 +185,6 @@ def flags(cohort: Cohort) -> list[str]:
         where = f" of {cohort.cell_types[i]!r}" if cohort.roles.cell_type else ""
         found.append(f"No cell{where} has `{condition}` {cohort.arms[j]}.")
     return found
-
-
-def _formula_columns(formula: str | None) -> tuple[list[str], list[str]]:
-    """Variables of a formula, and its grouping factors."""
-    if formula is None:
-        return [], []
-    parsed = parse(formula)
-    return list(formula_variables(parsed)), list(dict.fromkeys(g for bar in parsed.bars for g in bar.group))
 
 
 def _is_labels(adata: ad.AnnData, column: str) -> bool:

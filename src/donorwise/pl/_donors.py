@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._select import choose, present
 from donorwise.pl._donors_arms import areas_for, draw_arms, draw_intervals, size_key
@@ -41,6 +42,7 @@ _WIDEST = {2: 11.0, 4: 7.5, np.inf: 5.2}
 """Inches of a panel by the number of panels up to which they may be so wide."""
 
 
+@documented
 def donors(
     adata: ad.AnnData,
     variables: str | Sequence[str],
@@ -58,8 +60,7 @@ def donors(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm` and the cells it was fitted to.
+    {adata_refit}
     variables
         A feature, or several with a panel each.
     condition
@@ -67,18 +68,12 @@ def donors(
         condition, else the first that the model tests.
     contrast
         Contrast whose estimate to draw; None for all those of `condition`.
-    group
-        Groups of ``groupby`` to draw, one panel each; None for all.
-    key
-        Entry of ``uns`` that holds the result.
+    {group_panels}
+    {key}
     ncols
         Panels in a row, at least 1; None for as many as can be read.
-    ax
-        Axes to draw in, for one panel: one feature and one group.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {ax}
+    {show}
 
     Returns
     -------

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._select import choose, tidy
 from donorwise.pl._effects import effect_colors, tested_parts, with_effects
@@ -25,6 +26,7 @@ _LONGEST = 3.0
 """Beyond the farthest estimate, how many typical half intervals the axis may show: longer ones leave it."""
 
 
+@documented
 def forest(
     adata: ad.AnnData,
     variables: str | Sequence[str] | None = None,
@@ -42,8 +44,7 @@ def forest(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`.
+    {adata_result}
     variables
         One feature: a row for each group (a panel for each contrast), or where there is only one group, for
         each contrast. Several features: a row for each (a panel for each group). None: those with the
@@ -51,24 +52,16 @@ def forest(
     contrast
         The contrasts to draw, None for all; of several features only one contrast, None for the first one of
         the declared condition, else the first one.
-    group
-        Groups of ``groupby`` to draw; None for all.
-    key
-        Entry of ``uns`` that holds the result.
-    alpha
-        Estimates with an adjusted p-value up to this are drawn as significant.
-    n_variables
-        How many features to draw where `variables` names none.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {group_drawn}
+    {key}
+    {alpha}
+    {n_variables}
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------

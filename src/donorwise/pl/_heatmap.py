@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError
 from donorwise.get._select import choose, tidy
@@ -66,6 +67,7 @@ class _Grid:
         )
 
 
+@documented
 def heatmap(
     adata: ad.AnnData,
     variables: str | Sequence[str] | None = None,
@@ -85,15 +87,13 @@ def heatmap(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`.
+    {adata_result}
     variables
         Features to draw. None: those with the smallest p-values, in turn from every row.
     contrast
         The contrasts to draw. None for all of a single group; of several groups for the first one of the declared
         condition, else the first one. With several contrasts and several groups there is a row for each pair.
-    group
-        Groups of ``groupby`` to draw; None for all.
+    {group_drawn}
     value
         ``"effect"``: log2 fold changes, or estimates in units of the response. ``"statistic"``: these divided
         by their standard errors, which are comparable between contrasts of different units.
@@ -101,22 +101,16 @@ def heatmap(
         Of the features. ``"cluster"``: similar ones together (average linkage of Euclidean distances,
         leaves in optimal order, Bar-Joseph et al. 2001). ``"effect"``: by their mean over the rows, highest first.
         ``"given"``: as in `variables`, or by p-value.
-    key
-        Entry of ``uns`` that holds the result.
-    alpha
-        Tests with an adjusted p-value up to this have a dot.
-    n_variables
-        How many features to draw where `variables` names none.
+    {key}
+    {alpha}
+    {n_variables}
     ax
         Axes to draw in; the colour bar takes some of their room.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {show}
 
     Returns
     -------
-    The Axes, the Figure with ``return_fig``, or None with ``show``.
+    {axes}
 
     Raises
     ------

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 
 from donorwise._anndata import check_is_anndata, keys, read_influence
+from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._select import choose, tidy
 from donorwise.pl._labels import place_labels
@@ -42,6 +43,7 @@ _LONGEST_DONOR = 12  # letters of its name beside that of a hit
 _MOST_COVERED = 7.0  # points under a name; a hit that can only be named so stays without
 
 
+@documented
 def influence(
     adata: ad.AnnData,
     variable: str | None = None,
@@ -65,26 +67,20 @@ def influence(
         A feature: its estimate and confidence interval without each donor, sorted, the one with all
         donors as a line. None: the largest p-value without any one donor against the p-value with all,
         for every hit.
-    contrast
-        The contrast to draw; None for the first one of the declared condition, else the first one.
+    {contrast_drawn}
     group
         Groups of ``groupby`` to draw, one panel each; None for all that have the feature (or hits).
-    key
-        Entry of ``uns`` that holds the result of :func:`donorwise.tl.lmm`.
+    {key}
     n_donors
         How many donors to draw, those that change the estimate most.
     n_labels
         How many hits to name in each panel with the donor that is left out, those that hang on one donor first.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------

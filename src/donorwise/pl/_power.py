@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Patch
 
 from donorwise._anndata import check_is_anndata, keys, read_power
+from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError
 from donorwise.get._select import choose
@@ -34,6 +35,7 @@ _BY = (*_LINES, "expression")
 _MOST_BANDS = 2  # more of them cannot be told apart
 
 
+@documented
 def power(
     adata: ad.AnnData | pd.DataFrame,
     *,
@@ -59,30 +61,22 @@ def power(
     by
         What the lines differ in: ``"n_cells"`` of each donor, ``"effect"``, ``"log_fc"``, ``"alpha"`` or
         ``"expression"`` (thirds of the features).
-    contrast
-        The contrast to draw; None for the first one of the declared condition, else the first one.
-    group
-        Groups of ``groupby`` to draw, one panel each; None for all.
+    {contrast_drawn}
+    {group_panels}
     n_cells, effect, alpha
         Which of the planned values to draw; None for all that the lines differ in, and of the others the
         middle number of cells, the middle effect and the largest alpha (written above the legend, the effect
         in the unit that :func:`donorwise.tl.power` was given).
-    expression
-        Which features: ``"all"``, or a third of them, ``"low"``, ``"middle"`` or ``"high"``.
-    key
-        Entry of ``uns`` that holds the result of :func:`donorwise.tl.lmm`.
+    {expression}
+    {key}
     target
         Power at which to draw a line across.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------

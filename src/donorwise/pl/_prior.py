@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.tables import prior_table
+from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._select import choose
 from donorwise.pl._names import write_title
@@ -36,6 +37,7 @@ _HEADROOM = 1.22  # the legend is above the peaks
 _BRIGHTEST = 0.85  # of the colour map: its yellow end is pale on white
 
 
+@documented
 def prior(
     data: ad.AnnData | LMMFit,
     *,
@@ -55,20 +57,14 @@ def prior(
         :func:`donorwise.tl.pseudobulk`; or a :class:`donorwise.LMMFit`.
     term
         Which random term, ``"(1 | donor_id)"``; None for all of the model, a panel each.
-    group
-        Groups of ``groupby`` to draw, a panel each; None for all.
-    key
-        Entry of ``uns`` that holds the result (AnnData only).
-    ax
-        Axes to draw in (one group and term).
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {group_panels}
+    {key}
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes (an array of them for several panels), the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------

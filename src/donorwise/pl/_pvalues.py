@@ -11,6 +11,7 @@ from scipy import stats
 
 from donorwise._anndata import check_is_anndata, holds_tables, keys, read_results, read_tables
 from donorwise._core.engine.calibration import BINS, ranks, shape_of
+from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._select import choose, only_one
 from donorwise.pl._names import choose_contrast, panel_title, write_title
@@ -136,6 +137,7 @@ def _independent(p: FloatArray, contrast: str) -> Distribution:
     return Distribution(contrast, shape.inflation, None, curve, histogram, "95% of independent tests")
 
 
+@documented
 def pvalues(
     adata: ad.AnnData,
     *,
@@ -150,25 +152,16 @@ def pvalues(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a calibration (:func:`donorwise.tl.calibrate`) or a result of tests
-        (:func:`donorwise.tl.lmm`).
-    key
-        Entry of ``uns`` that holds it; None for the calibration where there is one, else the result.
-    contrast
-        The contrast to draw; None for the first one of the declared condition, else the first one.
-    group
-        Groups of ``groupby`` to draw, one panel each; None for all.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {adata_tests}
+    {key_tests}
+    {contrast_drawn}
+    {group_panels}
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------
@@ -207,6 +200,7 @@ def _draw_histogram(ax: Axes, own: Distribution) -> None:
     despine(ax)
 
 
+@documented
 def qq(
     adata: ad.AnnData,
     *,
@@ -221,25 +215,16 @@ def qq(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a calibration (:func:`donorwise.tl.calibrate`) or a result of tests
-        (:func:`donorwise.tl.lmm`).
-    key
-        Entry of ``uns`` that holds it; None for the calibration where there is one, else the result.
-    contrast
-        The contrast to draw; None for the first one of the declared condition, else the first one.
-    group
-        Groups of ``groupby`` to draw, one panel each; None for all.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {adata_tests}
+    {key_tests}
+    {contrast_drawn}
+    {group_panels}
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------

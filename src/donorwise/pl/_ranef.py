@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get import ranef as predict
 from donorwise.get._select import choose
@@ -27,6 +28,7 @@ COVERAGE = 1.96
 _ROW, _SMALLEST_ROW, _TALLEST = 0.16, 0.075, 10.5  # inches; names in smaller rows could not be read
 
 
+@documented
 def ranef(
     adata: ad.AnnData,
     variable: str,
@@ -42,23 +44,15 @@ def ranef(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm` and the cells (or collapsed rows) it was
-        fitted to.
+    {adata_refit}
     variable
         A feature.
-    group
-        Groups of ``groupby`` to draw; None for all.
+    {group_drawn}
     term
         Grouping factor, such as ``"donor_id"``; None for the donor, or for the first where the donor is none.
-    key
-        Entry of ``uns`` that holds the result.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {key}
+    {ax}
+    {show}
 
     Returns
     -------

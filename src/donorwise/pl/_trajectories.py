@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, withStroke
 
 from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._ranef import warn_of_lost_cells
 from donorwise.get._select import choose, present
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _LONGEST_VISIT = 14  # letters
 
 
+@documented
 def trajectories(
     adata: ad.AnnData,
     variable: str,
@@ -58,9 +60,7 @@ def trajectories(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm` and the cells (or collapsed rows) it was
-        fitted to.
+    {adata_refit}
     variable
         A feature.
     x
@@ -69,20 +69,14 @@ def trajectories(
     condition
         Column of obs with the arms, drawn in their colours. By default the declared condition, else the
         labels that the model crosses with `x`, else the first labels in the model.
-    group
-        Groups of ``groupby`` to draw, one panel each; None for all.
-    key
-        Entry of ``uns`` that holds the result.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {group_panels}
+    {key}
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------

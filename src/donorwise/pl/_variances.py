@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._select import choose, present
 from donorwise.pl._names import shorten, write_title
@@ -87,6 +88,7 @@ def _strip(ax: Axes, values: FloatArray, *, place: int, color: str, horizontal: 
     ax.scatter(x, y, s=26, color=color, edgecolors="white", linewidths=0.6, zorder=3, clip_on=False)
 
 
+@documented
 def icc(
     adata: ad.AnnData,
     *,
@@ -102,26 +104,19 @@ def icc(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm`.
+    {adata_result}
     term
         Which random term; None for the first of the model.
-    group
-        Groups of ``groupby`` to include; None for all.
-    variables
-        Features to include; None for all.
-    key
-        Entry of ``uns`` that holds the result.
+    {group_drawn}
+    {variables_drawn}
+    {key}
     ax
         Axes to draw in.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {show}
 
     Returns
     -------
-    The Axes, the Figure with ``return_fig``, or None with ``show``.
+    {axes}
 
     Raises
     ------
@@ -182,6 +177,7 @@ RESIDUAL = ("Residual", "Residuals")
 NAMES = {"fixed": "fixed\neffects", "Residual": "residual", "Residuals": "residual"}
 
 
+@documented
 def variance_partition(
     adata: ad.AnnData,
     *,
@@ -196,24 +192,16 @@ def variance_partition(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm`.
-    group
-        Groups of ``groupby`` to draw, one panel each; None for all.
-    variables
-        Features to include; None for all.
-    key
-        Entry of ``uns`` that holds the result.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {adata_result}
+    {group_panels}
+    {variables_drawn}
+    {key}
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------

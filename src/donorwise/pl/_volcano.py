@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from donorwise._anndata import check_is_anndata, group_means, keys, read_results
+from donorwise._docs import documented
 from donorwise.get._select import choose
 from donorwise.pl._effects import (
     Points,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@documented
 def volcano(
     adata: ad.AnnData,
     *,
@@ -49,33 +51,18 @@ def volcano(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm`.
-    contrast
-        The contrast to draw; None for the first one of the declared condition, else the first one.
-    group
-        Groups of ``groupby`` to draw, one panel each; None for all.
-    key
-        Entry of ``uns`` that holds the result.
-    alpha
-        Features with an adjusted p-value up to this are coloured.
-    n_labels
-        How many of the coloured features to name in each panel, smallest p-value first.
-    labels
-        Features to name in any case.
-    adjust_text
-        Leave it to adjustText (the extra ``labels``) where the names go. The placement that is built in
-        keeps names from overlapping and leaves out those without room; adjustText writes them all.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {adata_result}
+    {contrast_drawn}
+    {group_panels}
+    {key}
+    {alpha}
+    {labels}
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------
@@ -147,6 +134,7 @@ def _threshold(ax: Axes, points: Points, *, alpha: float) -> None:
     )
 
 
+@documented
 def ma(
     adata: ad.AnnData,
     *,
@@ -165,33 +153,18 @@ def ma(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk` and the
-        cells, or collapsed rows, it was fitted to.
-    contrast
-        The contrast to draw; None for the first one of the declared condition, else the first one.
-    group
-        Groups of ``groupby`` to draw, one panel each; None for all.
-    key
-        Entry of ``uns`` that holds the result.
-    alpha
-        Features with an adjusted p-value up to this are coloured.
-    n_labels
-        How many of the coloured features to name in each panel, smallest p-value first.
-    labels
-        Features to name in any case.
-    adjust_text
-        Leave it to adjustText (the extra ``labels``) where the names go; see :func:`donorwise.pl.volcano`.
-    ax
-        Axes to draw in, for one panel.
-    show
-        Show the figure and return nothing.
-    return_fig
-        Return the figure.
+    {adata_refit}
+    {contrast_drawn}
+    {group_panels}
+    {key}
+    {alpha}
+    {labels}
+    {ax}
+    {show}
 
     Returns
     -------
-    The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.
+    {axes_panels}
 
     Raises
     ------

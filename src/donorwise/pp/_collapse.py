@@ -23,10 +23,10 @@ from donorwise._anndata import (
 from donorwise._anndata.blocks import check_block_file, write_blocks
 from donorwise._anndata.collapsed import Counts, Depths, Origin, Parts, check_names, kept_uns, make_collapsed
 from donorwise._anndata.obs import as_frame
-from donorwise._core.design.columns import read_column
+from donorwise._core.design.columns import label_codes, read_column
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.engine.arrays import check_max_memory, check_weights, effective_jobs
-from donorwise._core.engine.collapsed import label_codes
+from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 from donorwise.pp._cells import CellPasses
 from donorwise.pp._merge_collapsed import merge_collapsed
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 
+@documented
 def collapse(
     source: ad.AnnData | str | os.PathLike[str] | Sequence[Any],
     by: str | Sequence[str],
@@ -81,12 +82,9 @@ def collapse(
         them linearly, alone or in interaction with columns of `by`.
     counts_layer
         Layer of raw counts, for :func:`donorwise.tl.pseudobulk`; None for none.
-    depth
-        Column of obs with the depth of every cell, for the counts; the sum of the counts if None.
-    weights
-        Precision weights of the cells: a column of obs or an array (n_obs,).
-    mask_var
-        Boolean column of var, or array: which features to keep. Depth is that of all genes anyway.
+    {depth}
+    {weights}
+    {mask_var}
     chunk_size
         Rows read at a time from a file; chosen by size if None.
     max_memory
@@ -95,13 +93,11 @@ def collapse(
     out
         Path of an ``.h5ad`` or ``.zarr`` to write to. The AnnData that is returned then leaves its matrices in that
         file, and the tools read of them what they need.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores.
+    {n_jobs}
     client
         A ``dask.distributed.Client``, whose workers read the source; the one in use, if there is one, if None. They
         need the file under the same path. A source in memory, or one that is stored by columns (CSC), is read here.
-    progress
-        Show a progress bar while a file is read.
+    {progress}
 
     Returns
     -------

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import check_is_anndata, column_values, copied, looks_like_counts, obs_frame, resolve_response
+from donorwise._docs import documented
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray
 
 
+@documented
 def log_depth(
     adata: ad.AnnData,
     *,
@@ -35,14 +37,12 @@ def log_depth(
     ----------
     adata
         Cells x genes.
-    layer
-        Layer of raw counts; None for X.
+    {layer_counts}
     obs_key
         A column of obs that holds the total counts, instead of a layer.
     key_added
         Name of the new column of obs.
-    copy
-        Return a copy instead of writing into `adata`.
+    {copy}
 
     Returns
     -------

@@ -14,6 +14,7 @@ from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
 from donorwise._core.engine.results import resolve_by_group, told_reasons
 from donorwise._core.progress import tqdm
+from donorwise._docs import documented
 from donorwise._typing import DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("donorwise")
 
 
+@documented
 def calibrate(
     adata: ad.AnnData,
     formula: str,
@@ -59,14 +61,12 @@ def calibrate(
 
     Parameters
     ----------
-    adata
-        Cells x features, log-normalised; or cells collapsed by :func:`donorwise.pp.collapse`.
+    {adata_cells}
     formula
         As in :func:`donorwise.tl.lmm`; the donor must be a grouping factor.
     contrast
         One contrast, as in :meth:`donorwise.LMMFit.test`, about one variable of the formula or an interaction.
-    groupby
-        Column of obs: every group is calibrated for itself, from the same pass.
+    {groupby}
     n_permutations
         Number of different permutations. All of them are taken where the design has no more.
     permute
@@ -76,18 +76,15 @@ def calibrate(
         Columns of obs: labels are exchanged within them only, for instance within sex or batch.
     ddf
         Degrees of freedom to calibrate, as in :func:`donorwise.tl.lmm`.
-    layer, obsm, obs_keys, mask_var, weights
-        As in :func:`donorwise.tl.lmm`.
+    {response}
+    {mask_var}
+    {weights}
     random_state
         Seed of the permutations.
-    key_added
-        Entry of ``adata.uns`` for the results.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores. The results do not depend on it.
-    progress
-        Show a progress bar.
-    copy
-        Return a copy with the results instead of writing into `adata`.
+    {key_added}
+    {n_jobs}
+    {progress}
+    {copy}
 
     Returns
     -------

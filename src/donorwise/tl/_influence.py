@@ -24,6 +24,7 @@ from donorwise._core.engine.influence import NUMBERS, donor_term, leave_one_out,
 from donorwise._core.engine.results import Rows
 from donorwise._core.progress import tqdm
 from donorwise._core.wording import listing
+from donorwise._docs import documented
 from donorwise.errors import DataError, DonorwiseError
 from donorwise.get._select import choose
 
@@ -42,6 +43,7 @@ ROW = ["variable", "group", "contrast"]
 _FULL = ["estimate", "se", "p_value", "adj_p_value"]
 
 
+@documented
 def influence(
     adata: ad.AnnData,
     *,
@@ -63,15 +65,12 @@ def influence(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm`, with the cells that were fitted.
-    key
-        Entry of ``uns`` that holds the result.
+    {adata_refit}
+    {key}
     contrast, group
         Which tests to look at; None for all, but for contrasts of covariates that differ from cell to cell
         (such as ``log_depth``), which are nobody's finding: name them to look at them.
-    alpha
-        Hits are the tests with an adjusted p-value up to this.
+    {alpha}
     variables
         Features to look at instead of the hits.
     contrasts
@@ -79,12 +78,9 @@ def influence(
         matrices and :func:`donorwise.cond`).
     weights
         As given to ``tl.lmm``, where that was an array.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores.
-    progress
-        Show a progress bar.
-    copy
-        Return a copy with the tables instead of writing into `adata`.
+    {n_jobs}
+    {progress}
+    {copy}
 
     Returns
     -------

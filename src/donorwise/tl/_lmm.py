@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from donorwise._anndata import cell_depth, check_free, check_is_anndata, copied, keys, write_results
-from donorwise._anndata.prepare import known_columns, prepare
+from donorwise._anndata.prepare import prepare
+from donorwise._anndata.roles import known_columns
 from donorwise._core.design.audit import audit, audit_design, few_donors
 from donorwise._core.engine.arrays import check_max_memory, effective_jobs
 from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.results import resolve_by_group, told_reasons
 from donorwise._core.inference.multiplicity import UNIVERSE
 from donorwise._core.progress import tqdm
+from donorwise._docs import documented
 from donorwise._typing import DDF, check_option
 from donorwise.errors import DonorwiseWarning
 from donorwise.tl._tables import GroupTables, group_tables
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("donorwise")
 
 
+@documented
 def lmm(
     adata: ad.AnnData,
     formula: str,
@@ -61,22 +64,15 @@ def lmm(
 
     Parameters
     ----------
-    adata
-        Cells x features, log-normalised; or cells collapsed by :func:`donorwise.pp.collapse`, whose weights
-        then apply.
+    {adata_cells}
     formula
         ``"~ disease + sex + (1 | donor_id)"``; columns of ``adata.obs``. Random terms as in lme4:
         ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``.
-    groupby
-        Column of obs, for instance the cell type: every group is fitted for itself, from the same pass.
-    layer, obsm, obs_keys
-        Model a layer, a table of scores in ``obsm``, or columns of obs instead of X.
-    mask_var
-        Boolean column of var, or array: which features to fit.
-    weights
-        Precision weights of the cells: a column of obs or an array (n_obs,).
-    contrasts
-        As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.
+    {groupby}
+    {response}
+    {mask_var}
+    {weights}
+    {contrasts}
     ddf
         How a test allows for what is unknown about the variances. ``"moderated"``: averaged over the
         variance ratios that the data leave possible, with a prior that the features of a group share
@@ -84,19 +80,14 @@ def lmm(
         one or two random terms, else Kenward-Roger takes its place, which the params and the log say. Every
         feature by itself: ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
         ``"between-within"`` or ``"residual"``.
-    reml
-        REML, or maximum likelihood.
-    key_added
-        Entry of ``adata.uns`` for the results.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores.
+    {reml}
+    {key_added}
+    {n_jobs}
     max_memory
         GB for the statistics of groups that share a pass over the cells: with less than all of them need, there are
         several passes (a group is never divided). None for one pass.
-    progress
-        Show a progress bar.
-    copy
-        Return a copy with the results instead of writing into `adata`.
+    {progress}
+    {copy}
 
     Returns
     -------
@@ -190,7 +181,7 @@ def _audit_warnings(adata: ad.AnnData, ready: Prepared) -> list[str]:
     obs, donor, tasks = ready.obs, ready.donor, ready.tasks
     depth = cell_depth(adata) if ready.response.aligned_to_var else None
     designs = {t.name: t.design for t in tasks if t.design is not None}
-    roles = known_columns(adata, obs)
+    roles = known_columns(ready.roles, obs)
     if len(tasks) == 1:
         reports = [audit_design(d, obs, depth=depth, donor=donor, **roles) for d in designs.values()]
         found = [text for report in reports for text in report.warnings]

@@ -16,6 +16,7 @@ from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.power import POWER_STATUSES, Plan, power_table, replication
 from donorwise._core.progress import tqdm
+from donorwise._docs import documented
 from donorwise.errors import DesignError, DonorwiseError, DonorwiseWarning
 from donorwise.get._select import choose
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray
 
 
+@documented
 def power(
     data: ad.AnnData | LMMFit,
     *,
@@ -68,8 +70,7 @@ def power(
         FDR of q is about ``alpha = q s P / (1 - q)``: 0.005 for s = .1, q = .05 and P near 1.
     moderated
         Whether the tests will be moderated; None for as in the result (for an LMMFit, where it can be).
-    key
-        Entry of ``uns`` that holds the result.
+    {key}
     contrast
         AnnData: names of contrasts of the result. LMMFit: contrasts as for :meth:`donorwise.LMMFit.test`.
         None for all.
@@ -77,12 +78,9 @@ def power(
         Groups of the result to plan for, None for all.
     contrasts, weights
         As in :func:`donorwise.tl.influence`; `weights` also for an LMMFit with weights.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores.
-    progress
-        Show a progress bar.
-    copy
-        Return a copy of the AnnData with the table instead of writing into it.
+    {n_jobs}
+    {progress}
+    {copy}
 
     Returns
     -------

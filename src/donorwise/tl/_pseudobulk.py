@@ -31,6 +31,7 @@ from donorwise._anndata import (
 )
 from donorwise._anndata.collapsed import COUNTS
 from donorwise._core.design.audit import confounded, few_donors
+from donorwise._core.design.formula import parse
 from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.pseudobulk import (
     check_counts,
@@ -46,6 +47,7 @@ from donorwise._core.engine.results import resolve_by_group, side_table, tasks_b
 from donorwise._core.engine.tables import prior_table
 from donorwise._core.engine.units import find_units, has_donor_term, merge_units, repeated_donors
 from donorwise._core.inference.multiplicity import UNIVERSE
+from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._anndata import Response
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.pseudobulk import LogRateFit
     from donorwise._core.engine.tasks import Task
     from donorwise._core.engine.units import Units
@@ -66,6 +69,7 @@ _SINGLE_CELLS = (
 )
 
 
+@documented
 def pseudobulk(
     adata: ad.AnnData,
     formula: str,
@@ -103,27 +107,18 @@ def pseudobulk(
         ``"~ disease + sex"``; columns of ``adata.obs`` that describe donors or samples. Variables that
         vary within donors split them into several units; then add a term for the donor: the donor as a fixed
         effect where every donor has all conditions, or ``(1 | donor)``. Of random terms, one intercept is possible.
-    layer
-        Layer of raw counts; None for X.
+    {layer_counts}
     donor, sample
         Columns of obs; taken from ``adata.donorwise.setup`` or known by their usual names if None. Samples
         are units where ``sample`` is given, or where the formula has a term for the donor.
-    groupby
-        Column of obs, for instance the cell type: every group is fitted for itself, from the same pass.
-    mask_var
-        Boolean column of var, or array: which genes to test. Depth is that of all genes anyway.
-    depth
-        Column of obs with the depth of every cell, such as its total counts; the sum of the layer if None.
-    contrasts
-        As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.
-    key_added
-        Entry of ``adata.uns`` for the results.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores.
-    progress
-        Show a progress bar.
-    copy
-        Return a copy with the results instead of writing into `adata`.
+    {groupby}
+    {mask_var}
+    {depth}
+    {contrasts}
+    {key_added}
+    {n_jobs}
+    {progress}
+    {copy}
 
     Returns
     -------
@@ -172,13 +167,14 @@ def pseudobulk(
     jobs = effective_jobs(n_jobs)
     collapsed = is_collapsed(adata)
     response = counts_response(adata, layer, depth, mask_var)
-    units = units_of(adata, formula, donor=donor, sample=sample, groupby=groupby)
+    parsed = parse(formula)
+    units = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
     tasks = tasks_by_group(units.formula, units.table, groupby)
     names, rows = resolve_by_group(tasks, contrasts)
     if not collapsed:
         check_counts(response.matrix, response.text)
         cell_depth = count_depth(adata, response, depth)
-    for text in unit_warnings(formula, units, tasks, groupby):
+    for text in unit_warnings(parsed, units, tasks, groupby):
         warnings.warn(text, DonorwiseWarning, stacklevel=2)
     for text in told_reasons({task.name: task.reason for task in tasks}):
         logger.warning(text)
@@ -208,7 +204,9 @@ def pseudobulk(
     return adata if copy else None
 
 
-def units_of(adata: ad.AnnData, formula: str, *, donor: str | None, sample: str | None, groupby: str | None) -> Units:
+def units_of(
+    adata: ad.AnnData, parsed: ParsedFormula, *, donor: str | None, sample: str | None, groupby: str | None
+) -> Units:
     """The units, with the donor and the sample as given, declared, or known by their names."""
     roles = find_roles(adata)
     if donor is None:
@@ -224,8 +222,8 @@ def units_of(adata: ad.AnnData, formula: str, *, donor: str | None, sample: str 
     column = sample if sample is not None else known.column if known is not None and known.column else None
     column = None if column == donor else column
     labels = [name for name in (donor, column, groupby) if name is not None]
-    obs = cell_frame(adata, columns_read(adata, formula, labels))
-    return find_units(formula, obs, donor=donor, sample=column, groupby=groupby, explicit=sample is not None)
+    obs = cell_frame(adata, columns_read(adata, parsed, labels))
+    return find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=sample is not None)
 
 
 def counts_response(
@@ -276,11 +274,11 @@ def _fit_collapsed(
     )
 
 
-def unit_warnings(formula: str, units: Units, tasks: Sequence[Task], groupby: str | None) -> list[str]:
+def unit_warnings(parsed: ParsedFormula, units: Units, tasks: Sequence[Task], groupby: str | None) -> list[str]:
     """What deserves a second look before the tests: few donors, confounding, repeated units, cells left out."""
     found = [*confounded(units.formula, units.table, units.donor), *_thin(units, tasks)]
     repeated = repeated_donors(units, groupby)
-    if repeated and not has_donor_term(formula, units.donor):
+    if repeated and not has_donor_term(parsed, units.donor):
         found.append(
             f"{repeated} donors have several units ({units.name}), and the formula takes them for replicates: a "
             "comparison between donors is then too sure of itself, and one within donors not sure enough. Add "

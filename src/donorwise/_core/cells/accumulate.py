@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from donorwise._core.cells.budget import BUDGET, Budget
 from donorwise._core.cells.checks import check_chunk_size, check_features, check_finite
 from donorwise._core.cells.cluster import active_client, collapse_on
 from donorwise._core.cells.kernels import Moments
@@ -40,6 +41,7 @@ def collapse(
     names: Sequence[str] | None = None,
     chunk_size: int | None = None,
     progress: bool = False,
+    budget: Budget = BUDGET,
 ) -> Collapsed:
     """Exact sufficient statistics of a matrix for each pattern of its rows, in one pass.
 
@@ -79,6 +81,8 @@ def collapse(
         dask array are computed whole.
     progress
         Show a progress bar while a matrix is read that is not in memory.
+    budget
+        Bounds of what is held, read and sent at a time.
 
     Returns
     -------
@@ -97,10 +101,10 @@ def collapse(
         return collapse(
             matrix.matrix, codes, n_patterns, weights=weights, covariates=covariates,
             features=matrix.column_numbers(features), n_jobs=n_jobs, names=names, chunk_size=chunk_size,
-            progress=progress,
+            progress=progress, budget=budget,
         )  # fmt: skip
     columns = check_features(features, n_columns)
-    chunks: dict[str, Any] = {"chunk_size": chunk_size, "progress": progress}
+    chunks: dict[str, Any] = {"chunk_size": chunk_size, "progress": progress, "budget": budget}
     client = None if in_memory(matrix) else active_client()
     reader = None if client is None else open_reader(matrix)
     if reader is not None and can_travel(reader):
@@ -130,11 +134,12 @@ def summarise(
     n_jobs: int = 1,
     chunk_size: int | None = None,
     progress: bool = False,
+    budget: Budget = BUDGET,
 ) -> Collapsed:
     """`collapse`, without looking whether all values are finite."""
     columns = np.arange(matrix.shape[1]) if columns is None else columns
     cells = check_rows(codes, n_patterns, weights, covariates, matrix.shape[0])
-    segments = summarise_rows(cells, n_patterns)
+    segments = summarise_rows(cells, n_patterns, budget.segment_rows)
     n, m = segments.moment_sum.shape
     out = Moments(*(np.zeros(shape + (len(columns),)) for shape in ((n,), (n,), (n, m))))
     cutter = RowCutter(cells, segments)
@@ -143,7 +148,7 @@ def summarise(
     else:
         stream(
             open_reader(matrix), cutter, read_only(columns), out, n_jobs=n_jobs, chunk_size=chunk_size,
-            progress=progress,
+            progress=progress, budget=budget,
         )  # fmt: skip
     parts = Collapsed(
         n_obs=segments.n_obs,
@@ -170,7 +175,9 @@ def fold(parts: Collapsed, pieces: IntArray) -> Collapsed:
 _BLOCK_NUMBERS = 2**22
 
 
-def missing_patterns(matrix: object, features: ArrayLike | None = None) -> list[tuple[IntArray, BoolArray | None]]:
+def missing_patterns(
+    matrix: object, features: ArrayLike | None = None, *, block_numbers: int = _BLOCK_NUMBERS
+) -> list[tuple[IntArray, BoolArray | None]]:
     """Group the columns of a dense matrix by the rows in which they are NaN.
 
     Parameters
@@ -180,6 +187,8 @@ def missing_patterns(matrix: object, features: ArrayLike | None = None) -> list[
         without NaN: looking for them would read it twice (`collapse` refuses them).
     features
         Column numbers to look at; all if None.
+    block_numbers
+        How many numbers to look at together.
 
     Returns
     -------
@@ -200,16 +209,16 @@ def missing_patterns(matrix: object, features: ArrayLike | None = None) -> list[
     if not isinstance(matrix, np.ndarray | pd.DataFrame):
         raise DataError("Missing values can be kept only in a dense matrix, a numpy array or a DataFrame.")
     groups: dict[bytes, list[int]] = {b"": []}
-    for column, key in _missing_rows(column_reader(matrix, columns), columns, n_rows):
+    for column, key in _missing_rows(column_reader(matrix, columns), columns, n_rows, block_numbers):
         groups.setdefault(key, []).append(column)
     return [(np.array(group), _unpack(key, n_rows)) for key, group in groups.items() if group]
 
 
 def _missing_rows(
-    read: Callable[[IntArray], NDArray[Any]], columns: IntArray, n_rows: int
+    read: Callable[[IntArray], NDArray[Any]], columns: IntArray, n_rows: int, block_numbers: int
 ) -> Iterator[tuple[int, bytes]]:
     """Each column with the packed bits of its NaN rows, b"" if there are none."""
-    width = max(1, _BLOCK_NUMBERS // max(1, n_rows))
+    width = max(1, block_numbers // max(1, n_rows))
     for low in range(0, len(columns), width):
         block = columns[low : low + width]
         missing = np.isnan(read(block))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from donorwise._core.cells.budget import BUDGET, Budget
 from donorwise._core.cells.checks import check_codes, check_covariates, check_weights
 from donorwise._core.cells.matrices import all_in_order
 from donorwise._core.cells.measures import Collapsed
@@ -34,14 +35,8 @@ if TYPE_CHECKING:
     from donorwise._core.cells.remote import Measure, Partial, Sums
     from donorwise._typing import IntArray
 
-MESSAGE_BYTES = 2**26
-"""What goes from one worker to another, and to the client, is no larger."""
-RESULT_BYTES = 2**28
-"""Statistics that a task may find; what they say of each tile is picked out where they are."""
-RANGE_BYTES = 2**27
-"""Decompressed values that are in the memory of a task."""
 VALUES_PER_STATISTIC = 4
-"""A task goes on reading, beyond RANGE_BYTES, until it has this many bytes of values for a byte of its statistics."""
+"""A task goes on reading, beyond `Budget.range_bytes`, until it has this many bytes of values for a byte of its statistics."""
 FAN_IN = 8
 
 
@@ -122,6 +117,7 @@ def collapse_on(
     n_sums: int = 0,
     chunk_size: int | None = None,
     progress: bool = False,
+    budget: Budget = BUDGET,
 ) -> tuple[Collapsed, Sums]:
     """What `measure` says of the rows of a matrix, by pattern, computed by the workers of a cluster.
 
@@ -133,7 +129,7 @@ def collapse_on(
         A ``dask.distributed.Client``.
     reader
         Of a matrix for which `donorwise._core.cells.remote.can_travel`.
-    codes, n_patterns, weights, covariates, chunk_size, progress
+    codes, n_patterns, weights, covariates, chunk_size, progress, budget
         As for :func:`donorwise.collapse.collapse`.
     measure
         Computes the statistics of some rows, and sums by pattern; a function that the workers can import.
@@ -164,8 +160,8 @@ def collapse_on(
     )
     m = 0 if cells.covariates is None else cells.covariates.shape[1]
     per_pattern = 8 * (len(columns) * (2 + m + n_sums) + m * (m + 1) + 8)
-    tiles = _Tiles(n_patterns, max(1, MESSAGE_BYTES // per_pattern))
-    tasks = _tasks(reader, known, tiles, per_pattern, chunk_size)
+    tiles = _Tiles(n_patterns, max(1, budget.message_bytes // per_pattern))
+    tasks = _tasks(reader, known, tiles, per_pattern, chunk_size, budget)
     out = measure(sparse.csr_array((0, reader.shape[1])), _rows(cells, 0, 0, known[:0]))
     finals = _submit(client, reader, cells, tasks, measure)
     try:
@@ -198,27 +194,27 @@ class _Tiles:
 
 
 def _tasks(
-    reader: Reader, codes: NDArray[Any], tiles: _Tiles, per_pattern: int, chunk_size: int | None
+    reader: Reader, codes: NDArray[Any], tiles: _Tiles, per_pattern: int, chunk_size: int | None, budget: Budget
 ) -> Iterator[_Task]:
-    """As many rows as the bounds allow; those whose statistics are larger than RESULT_BYTES are read several times.
+    """As many rows as the budget allows; those whose statistics are larger than its result are read several times.
 
     Where the cells are in no order, every range meets most patterns, and only long ones are worth their statistics.
     """
     reached = np.concatenate([[0], np.cumsum(reader.cost(0, reader.shape[0]))])
-    most = max(1, RESULT_BYTES // per_pattern)
+    most = max(1, budget.result_bytes // per_pattern)
     ranges: list[tuple[int, int]] = []
     patterns = np.zeros(0, dtype=np.int64)
-    for low, high in plan(reader, lambda low, high: codes[low:high] >= 0, chunk_size)[0]:
+    for low, high in plan(reader, lambda low, high: codes[low:high] >= 0, chunk_size, budget)[0]:
         seen = np.unique(codes[low:high])
         seen = seen[seen >= 0]
         joined = np.union1d(patterns, seen)
         n_bytes = reached[high] - reached[ranges[0][0] if ranges else low]
         mixed = 2 * (joined.size - patterns.size) <= seen.size  # in one order or another, most have been here before
-        roomy = n_bytes <= max(RANGE_BYTES, VALUES_PER_STATISTIC * joined.size * per_pattern)
+        roomy = n_bytes <= max(budget.range_bytes, VALUES_PER_STATISTIC * joined.size * per_pattern)
         if ranges and not (chunk_size is None and roomy and (joined.size <= most or mixed)):
             yield from _split(ranges, patterns, tiles, most)
             ranges, joined = [], seen
-        if ranges and ranges[-1][1] == low and reached[high] - reached[ranges[-1][0]] <= RANGE_BYTES:
+        if ranges and ranges[-1][1] == low and reached[high] - reached[ranges[-1][0]] <= budget.range_bytes:
             low = ranges.pop()[0]
         ranges.append((low, high))
         patterns = joined

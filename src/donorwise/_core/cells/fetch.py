@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from donorwise._core.cells.budget import BUDGET
 from donorwise._core.cells.readers import READ_ERRORS, source_file
 from donorwise._core.cells.threads import can_inflate, n_threads
 from donorwise.errors import DataError, DonorwiseError
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 Range = tuple[int, int]
 
-# Starting processes takes seconds: below this many bytes, decompressed, a thread reads faster.
-MIN_BYTES_FOR_PROCESSES = 2**29
 _IDLE_SECONDS = 120
 
 
@@ -38,14 +37,21 @@ class _Source(NamedTuple):
     ahead: int
 
 
-def fetch(reader: Reader, ranges: Sequence[Range], *, n_jobs: int, n_bytes: int) -> Iterator[tuple[Range, list[Part]]]:
+def fetch(
+    reader: Reader,
+    ranges: Sequence[Range],
+    *,
+    n_jobs: int,
+    n_bytes: int,
+    process_bytes: int = BUDGET.process_bytes,
+) -> Iterator[tuple[Range, list[Part]]]:
     """The chunks in their order; at most ``n_jobs + 1`` are held besides the one in use.
 
     Workers are threads where these can decompress at once (zarr, gzip in HDF5). With its other filters HDF5 has one
-    thread at work, whatever Python does, so there workers are processes, which open the file by its path; they hand
-    their chunks over in files that are removed at once (in shared memory where there is room).
+    thread at work, whatever Python does, so there workers are processes (from `process_bytes` on), which open the file
+    by its path; they hand their chunks over in files that are removed at once (in shared memory where there is room).
     """
-    with _source(reader, ranges, n_threads(n_jobs), n_bytes) as source:
+    with _source(reader, ranges, n_threads(n_jobs), n_bytes, process_bytes) as source:
         pending: deque[tuple[Range, Future[Any]]] = deque()
         todo = iter(ranges)
         for asked in todo:
@@ -83,13 +89,13 @@ def _said_where(reader: Reader, asked: Range) -> Iterator[None]:
 
 
 @contextmanager
-def _source(reader: Reader, ranges: Sequence[Range], jobs: int, n_bytes: int) -> Iterator[_Source]:
+def _source(reader: Reader, ranges: Sequence[Range], jobs: int, n_bytes: int, process_bytes: int) -> Iterator[_Source]:
     arrays = getattr(reader, "arrays", ())
     compressed = [a for a in arrays if getattr(a, "compression", None)]  # else reading HDF5 is no more than copying
     inflated = all(can_inflate(a) for a in compressed)
     paths = {source_file(a) for a in arrays}
     path = next(iter(paths)) if len(paths) == 1 else None
-    if jobs > 1 and path is not None and not inflated and n_bytes >= MIN_BYTES_FOR_PROCESSES:
+    if jobs > 1 and path is not None and not inflated and n_bytes >= process_bytes:
         largest = n_bytes // max(1, len(ranges)) * 2
         with _processes(reader, path, min(jobs, len(ranges)), largest) as source:
             yield source

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from donorwise._core.cells.budget import BUDGET
 from donorwise._core.cells.checks import check_codes, check_covariates, check_weights
 from donorwise._core.cells.kernels import Rows, add_by_segment, label_segments, sort_by_segment
 from donorwise._typing import FloatArray, IntArray
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-# A pattern of many rows is cut, so that few patterns still keep many threads busy. The cut may
-# depend on the data only: results must not change with the number of threads.
-MIN_SEGMENT_ROWS = 16_384
+# The cut of a pattern of many rows may depend on the data only: results must not change with the number of threads.
 MAX_EXTRA_SEGMENTS = 64
 
 _BLOCK_ROWS = 2**18
@@ -70,10 +69,10 @@ def check_rows(
     return RowInput(checked, check_weights(weights, checked), check_covariates(covariates, checked))
 
 
-def summarise_rows(cells: RowInput, n_patterns: int) -> Segments:
+def summarise_rows(cells: RowInput, n_patterns: int, segment_rows: int = BUDGET.segment_rows) -> Segments:
     """Cut the rows into segments, and add up what is known of each; row after row, as the kernels do."""
     n_rows = _count(cells.codes, n_patterns)
-    size = max(MIN_SEGMENT_ROWS, -(-int(n_rows.sum()) // MAX_EXTRA_SEGMENTS))
+    size = max(segment_rows, -(-int(n_rows.sum()) // MAX_EXTRA_SEGMENTS))
     pieces = -(-n_rows // size)
     n, m = n_patterns + int(np.maximum(pieces - 1, 0).sum()), cells.n_covariates
     n_obs, weight, log_weight = np.zeros(n, dtype=np.int64), np.zeros((n, 1)), np.zeros((n, 1))

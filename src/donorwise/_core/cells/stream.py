@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from donorwise._core.cells.budget import BUDGET, Budget
 from donorwise._core.cells.fetch import fetch
 from donorwise._core.cells.kernels import (
     SCRATCH,
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 
     Wanted = Callable[[int, int], BoolArray]
 
-CHUNK_BYTES = 2**25
-_PLAN_ITEMS = 2**18
 _FINISH_BYTES = 2**26
 
 
@@ -57,6 +56,7 @@ def stream(
     n_jobs: int = 1,
     chunk_size: int | None = None,
     progress: bool = False,
+    budget: Budget = BUDGET,
 ) -> None:
     """Fill `out` from a matrix that is read in chunks.
 
@@ -67,28 +67,30 @@ def stream(
     if reader.by_columns:
         wanted = np.zeros(reader.shape[1], dtype=bool)
         wanted[columns] = True
-        found = chunks(reader, lambda low, high: wanted[low:high], n_jobs, chunk_size, progress)
+        found = chunks(reader, lambda low, high: wanted[low:high], n_jobs, chunk_size, progress, budget)
         _stream_columns(found, Job(cutter.all(), columns, out, n_jobs))
     else:
-        found = chunks(reader, cutter.wanted, n_jobs, chunk_size, progress)
+        found = chunks(reader, cutter.wanted, n_jobs, chunk_size, progress, budget)
         _stream_rows(found, cutter, columns, out, n_jobs, reader.shape[1])
 
 
 def chunks(
-    reader: Reader, wanted: Wanted, n_jobs: int, chunk_size: int | None, progress: bool
+    reader: Reader, wanted: Wanted, n_jobs: int, chunk_size: int | None, progress: bool, budget: Budget = BUDGET
 ) -> Iterator[tuple[Range, list[Part]]]:
     """Chunks that hold all wanted rows (or columns), with the range of each."""
-    ranges, n_bytes = plan(reader, wanted, chunk_size)
+    ranges, n_bytes = plan(reader, wanted, chunk_size, budget)
     unit = "feature" if reader.by_columns else "cell"
     total = sum(high - low for low, high in ranges)
     with tqdm(total=total, unit=unit, unit_scale=True, desc="collapse", disable=not progress) as bar:
-        for asked, parts in fetch(reader, ranges, n_jobs=n_jobs, n_bytes=n_bytes):
+        for asked, parts in fetch(reader, ranges, n_jobs=n_jobs, n_bytes=n_bytes, process_bytes=budget.process_bytes):
             yield asked, parts
             bar.update(asked[1] - asked[0])
 
 
-def plan(reader: Reader, wanted: Wanted, chunk_size: int | None = None) -> tuple[list[Range], int]:
-    """Ranges to read, of `chunk_size` items or of about CHUNK_BYTES, and the bytes that they hold together.
+def plan(
+    reader: Reader, wanted: Wanted, chunk_size: int | None = None, budget: Budget = BUDGET
+) -> tuple[list[Range], int]:
+    """Ranges to read, of `chunk_size` items or of about `budget.chunk_bytes`, and the bytes that they hold together.
 
     They begin and end where the reader can be cut; a range without a wanted item is left out.
 
@@ -100,14 +102,14 @@ def plan(reader: Reader, wanted: Wanted, chunk_size: int | None = None) -> tuple
         A function of low and high: which of the rows (or columns) low..high-1 are wanted.
     chunk_size
         Number of rows (or columns); None to go by size.
+    budget
+        How much to read, and to plan, at a time.
     """
     cuts = reader.cuts if chunk_size is None or reader.whole_blocks else None
     ranges, n_bytes = [], 0
-    for start, stop in _blocks(
-        reader.shape[reader.by_columns], cuts, _PLAN_ITEMS if chunk_size is None else chunk_size
-    ):
+    for start, stop in _blocks(reader.shape[reader.by_columns], cuts, chunk_size, budget.plan_items):
         reached = np.concatenate([[0], np.cumsum(reader.cost(start, stop))])
-        edges = _edges(reached, chunk_size, None if cuts is None else cuts - start)
+        edges = _edges(reached, chunk_size, None if cuts is None else cuts - start, budget.chunk_bytes)
         seen = np.concatenate([[0], np.cumsum(wanted(start, stop))])
         for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             if seen[high] > seen[low]:
@@ -116,22 +118,22 @@ def plan(reader: Reader, wanted: Wanted, chunk_size: int | None = None) -> tuple
     return ranges, n_bytes
 
 
-def _blocks(n: int, cuts: IntArray | None, size: int) -> Iterator[Range]:
-    """Ranges of about _PLAN_ITEMS, whole multiples of `size`: costs are looked at for so many at a time."""
-    step = max(1, _PLAN_ITEMS // size) * size
+def _blocks(n: int, cuts: IntArray | None, chunk_size: int | None, items: int) -> Iterator[Range]:
+    """Ranges of about `items`, whole multiples of `chunk_size`: costs are looked at for so many at a time."""
+    step = items if chunk_size is None else max(1, items // chunk_size) * chunk_size
     edges = np.append(np.arange(0, n, step), n)
     if cuts is not None:
         edges = np.unique(np.append(cuts[np.searchsorted(cuts, edges[:-1], side="right") - 1], n))
     yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
 
-def _edges(reached: IntArray, chunk_size: int | None, cuts: IntArray | None) -> IntArray:
+def _edges(reached: IntArray, chunk_size: int | None, cuts: IntArray | None, chunk_bytes: int) -> IntArray:
     """Where chunks begin and end, from the bytes before each item."""
     n = len(reached) - 1
     if chunk_size is not None:
         edges = np.arange(0, n, chunk_size)
     else:
-        targets = np.arange(CHUNK_BYTES, reached[-1], CHUNK_BYTES)
+        targets = np.arange(chunk_bytes, reached[-1], chunk_bytes)
         edges = np.append(0, np.searchsorted(reached, targets, side="right") - 1)
     if cuts is not None:
         edges = np.maximum(0, cuts[np.searchsorted(cuts, edges, side="right") - 1])

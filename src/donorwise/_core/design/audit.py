@@ -12,7 +12,7 @@ from donorwise._core.design import findings as checks
 from donorwise._core.design import omissions as omitted
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.columns import check_obs
-from donorwise._core.design.formula import formula_columns, parse
+from donorwise._core.design.formula import ParsedFormula, parse
 from donorwise._core.design.replication import Arms, Donors, describe, find_donors
 from donorwise.errors import DesignError
 
@@ -96,7 +96,7 @@ class Audit:
 
 
 def audit(
-    formula: str,
+    formula: str | ParsedFormula,
     obs: pd.DataFrame,
     *,
     depth: FloatArray | None = None,
@@ -132,7 +132,7 @@ def audit(
         When a column is missing. A design that the data cannot answer is a warning, not an error.
     """
     parsed = parse(formula)
-    check_obs(obs, [*formula_columns(parsed), *([donor] if donor else [])], parsed.source)
+    check_obs(obs, [*parsed.columns, *([donor] if donor else [])], parsed.source)
     if depth is not None and np.shape(depth) != (len(obs),):
         raise DesignError(f"depth needs one value for each of the {len(obs):,} rows, not shape {np.shape(depth)}.")
     try:
@@ -153,11 +153,11 @@ def audit_design(
     counts: str | None = None,
 ) -> Audit:
     """As :func:`audit`, for a design that is there already."""
-    parsed, used = parse(design.formula), design.codes >= 0
+    used = design.codes >= 0
     depth = None if depth is None else np.asarray(depth, dtype=np.float64)[used]
     samples = None if sample is None else obs[sample][used]
     donors = find_donors(design, obs, donor)
-    arms = describe(design, parsed, donors, depth)
+    arms = describe(design, donors, depth)
     if samples is not None and samples.nunique() == len(samples):  # a row a sample: no number is one of cells
         arms = tuple(replace(arm, cell_level=False) for arm in arms)
     impossible = list(checks.impossible(design))
@@ -180,7 +180,7 @@ def audit_design(
         notes += omitted.period_left_out(design, obs, others, donors, samples, batch)
         notes += [] if counts is None or impossible else checks.count_scale(arms, counts)
     name, n_donors = (donors.name, len(donors.levels)) if donors else ("", 0)
-    return Audit(parsed.source, name, n_donors, int(used.sum()), design.n_dropped, arms, tuple(found), tuple(notes))
+    return Audit(design.formula, name, n_donors, int(used.sum()), design.n_dropped, arms, tuple(found), tuple(notes))
 
 
 def few_donors(design: Design, obs: pd.DataFrame, donor: str | None = None) -> list[str]:
@@ -188,19 +188,19 @@ def few_donors(design: Design, obs: pd.DataFrame, donor: str | None = None) -> l
     donors = find_donors(design, obs, donor)
     if donors is None:
         return []
-    return list(checks.few_donors(_asked(describe(design, parse(design.formula), donors, None), donors)))
+    return list(checks.few_donors(_asked(describe(design, donors, None), donors)))
 
 
-def confounded(formula: str, obs: pd.DataFrame, donor: str) -> list[str]:
+def confounded(formula: ParsedFormula, obs: pd.DataFrame, donor: str) -> list[str]:
     """Effects on donors that the data can hardly tell apart, a sentence each; none where there is no design."""
     try:
-        design = assemble_design(parse(formula), obs)
+        design = assemble_design(formula, obs)
     except DesignError:
         return []
     donors = find_donors(design, obs, donor)
     if donors is None:
         return []
-    arms = describe(design, parse(formula), donors, None)
+    arms = describe(design, donors, None)
     return [*checks.confined(design, arms, donors)[1], *checks.collinear(design, arms, donors)]
 
 

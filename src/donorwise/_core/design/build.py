@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from donorwise._core.design.columns import check_finite, check_obs, complete_row
 from donorwise._core.design.design import Design, RandomTerm, combine, find_patterns, first_rows
 from donorwise._core.design.formula import Bar, ParsedFormula, parse
 from donorwise._core.design.matrices import Evaluated, Rows, check_full_rank, evaluate, split_columns
-from donorwise._core.design.terms import categorical_only, parse_columns, variables
+from donorwise._core.design.terms import categorical_only, variables
 from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DesignError
 
@@ -52,17 +52,17 @@ def build_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolA
 
 def assemble_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None) -> Design:
     """Do what :func:`build_design` does, without asking whether the data can answer the formula."""
-    parsed = formula if isinstance(formula, ParsedFormula) else parse(formula)
+    parsed = parse(formula)
     columns, factors, used, n_dropped = _read(parsed, obs, rows)
     data = _patterns(columns, factors)
-    fixed = evaluate(parse_columns(parsed.fixed, parsed.source), data)
+    fixed = evaluate(parsed.terms, data)
     if not fixed.names:
         raise DesignError(f"The formula has no fixed effect, not even an intercept: {parsed.source}")
-    slopes = [evaluate(_columns_of(bar, parsed.source, columns), data) for bar in parsed.bars]
+    slopes = [evaluate(_columns_of(bar, columns), data) for bar in parsed.bars]
     covariates, index = _covariates([fixed, *slopes], len(data.codes))
     terms = zip(parsed.bars, slopes, index[1:], strict=True)
     return Design(
-        formula=parsed.source,
+        parsed=parsed,
         codes=_scatter(data.codes.astype(np.int32), used, fill=-1),
         X=fixed.values,
         fixed_names=fixed.names,
@@ -96,14 +96,12 @@ def _read(
     parsed: ParsedFormula, obs: pd.DataFrame, rows: BoolArray | None
 ) -> tuple[pd.DataFrame, dict[str, Factor], BoolArray, int]:
     """Read the columns the formula names, in the rows where none is missing."""
-    parts = [parse_columns(text, parsed.source) for text in (parsed.fixed, *(bar.columns for bar in parsed.bars))]
-    names = list(dict.fromkeys(v for part in parts for v in variables(part)))
-    groups = list(dict.fromkeys(g for bar in parsed.bars for g in bar.group))
+    names, groups = parsed.variables, parsed.groups
     check_obs(obs, [*names, *groups], parsed.source)
     if rows is not None and (np.asarray(rows).dtype != bool or np.shape(rows) != (len(obs),)):
         raise DesignError(f"rows must be a boolean mask of length {len(obs):,}.")
     asked = np.ones(len(obs), dtype=bool) if rows is None else np.asarray(rows)
-    labels = _read_as_labels(parts, names)
+    labels = _read_as_labels(parsed.parts, names)
     columns = {name: read_column(_select(obs[name], asked), name, categorical=name in labels) for name in names}
     factors = {name: read_column(_select(obs[name], asked), name, categorical=True) for name in groups}
     n_asked = int(asked.sum())
@@ -123,7 +121,7 @@ def _select(column: pd.Series, rows: BoolArray) -> pd.Series:
     return column if rows.all() else column[rows]
 
 
-def _read_as_labels(parts: list[SimpleFormula], names: list[str]) -> set[str]:
+def _read_as_labels(parts: Sequence[SimpleFormula], names: list[str]) -> set[str]:
     """Variables that each part of the formula reads through ``C(...)`` or not at all."""
     return set(names).intersection(*(categorical_only(part) | (set(names) - set(variables(part))) for part in parts))
 
@@ -165,16 +163,15 @@ def _patterns(columns: pd.DataFrame, factors: dict[str, Factor]) -> Rows:
     return Rows(columns, codes, first_rows(codes, size), frozenset(cell_level))
 
 
-def _columns_of(bar: Bar, source: str, columns: pd.DataFrame) -> SimpleFormula:
-    formula = parse_columns(bar.columns, source)
-    for name in variables(formula) if bar.uncorrelated else ():
+def _columns_of(bar: Bar, columns: pd.DataFrame) -> SimpleFormula:
+    for name in variables(bar.terms) if bar.uncorrelated else ():
         if _is_categorical(columns[name]):
             group = ":".join(bar.group)
             raise DesignError(
                 f"`{name}` in `{bar.text}` is categorical; `||` separates numeric columns only. "
                 f"Write `(1 | {group}) + (1 | {group}:{name})`, or one bar."
             )
-    return formula
+    return bar.terms
 
 
 def _covariates(parts: list[Evaluated], n: int) -> tuple[FloatArray, list[tuple[int, ...]]]:

@@ -14,7 +14,7 @@ from donorwise._core.wording import suggestion
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from donorwise._typing import BoolArray
+    from donorwise._typing import BoolArray, IntArray
 
 _TIMES = {
     **dict.fromkeys(("datetime", "datetime64", "date"), "date"),
@@ -77,6 +77,16 @@ def complete_rows(columns: Sequence[pd.Series], n_rows: int) -> BoolArray:
     for column in columns:
         complete &= column.notna().to_numpy()
     return complete
+
+
+def label_codes(column: pd.Series) -> tuple[IntArray, int]:
+    """Codes in the order of categories or values, missing values last, and their number."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes, n = column.cat.codes.to_numpy().astype(np.int64), len(column.cat.categories)
+    else:
+        found, uniques = pd.factorize(column, sort=True)
+        codes, n = found.astype(np.int64), len(uniques)
+    return np.where(codes < 0, n, codes), n + 1
 
 
 def _kind(column: pd.Series) -> str:

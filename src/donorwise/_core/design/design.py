@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from donorwise._typing import FloatArray, IntArray
-
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import FloatArray, IntArray
 
 
@@ -66,8 +63,8 @@ class Design:
 
     Attributes
     ----------
-    formula
-        The formula as the user wrote it.
+    parsed
+        The formula.
     codes
         Shape (N,), int32. Pattern of each row; -1 where the row is not used.
     X
@@ -94,7 +91,7 @@ class Design:
         Mean of each numeric variable over the rows in use (contrasts hold the others there).
     """
 
-    formula: str
+    parsed: ParsedFormula
     codes: IntArray
     X: FloatArray
     fixed_names: tuple[str, ...]
@@ -106,6 +103,11 @@ class Design:
     spec: Any
     n_dropped: int
     numeric_means: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def formula(self) -> str:
+        """The formula as the user wrote it."""
+        return self.parsed.source
 
     @property
     def n_patterns(self) -> int:

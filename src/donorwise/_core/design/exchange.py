@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import combine, first_rows
-from donorwise._core.design.formula import parse
 from donorwise._core.design.matrices import Rows, evaluate, evaluate_spec
 from donorwise._core.design.replication import describe, find_donors, replicate
-from donorwise._core.design.terms import is_rowwise, parse_columns, term_variables, variables
+from donorwise._core.design.terms import is_rowwise, term_variables, variables
 from donorwise._core.wording import listing, suggestion
 from donorwise.errors import DesignError
 
@@ -113,10 +112,9 @@ def relabel(design: Design, exchange: Exchange, labels: IntArray) -> Design:
     column = frame[exchange.variable].array
     frame[exchange.variable] = column[exchange.example[labels[exchange.unit]]]
     X = evaluate_spec(design.spec, frame).to_numpy(dtype=np.float64)
-    parsed = parse(design.formula)
     terms = tuple(
-        _moved_term(term, bar, parsed.source, exchange.variable, frame)
-        for term, bar in zip(design.random_terms, parsed.bars, strict=True)
+        _moved_term(term, bar, exchange.variable, frame)
+        for term, bar in zip(design.random_terms, design.parsed.bars, strict=True)
     )
     return replace(design, X=X, random_terms=terms, frame=frame)
 
@@ -130,7 +128,7 @@ def estimable(design: Design) -> bool:
 
 def donor_codes(design: Design, donor: str = "") -> IntArray:
     """The donor of each pattern: the declared column, or the grouping factor that is the replicate."""
-    groups = [bar.group for bar in parse(design.formula).bars]
+    groups = [bar.group for bar in design.parsed.bars]
     if not groups or (donor and not any(donor in group for group in groups)):
         raise DesignError(
             f"The formula {design.formula!r} has no random term for the donor{f' `{donor}`' if donor else ''}: its "
@@ -180,7 +178,6 @@ def _varies_within(column: pd.Series, donors: IntArray) -> BoolArray:
 
 def _check_movable(design: Design, obs: pd.DataFrame, variable: str, donors: IntArray, donor: str) -> None:
     """Raise where the labels of a variable are not those of donors or of units inside them."""
-    parsed = parse(design.formula)
     reads = {str(t): term_variables(t) for t in design.spec.terms}
     for term, columns in design.terms.items():
         if variable in reads[term] and any(design.varying[j] >= 0 for j in columns):
@@ -188,10 +185,10 @@ def _check_movable(design: Design, obs: pd.DataFrame, variable: str, donors: Int
             reason = f"stands in `{term}` with a number that differs from cell to cell" if with_other else _CELL_LEVEL
             raise DesignError(f"`{variable}` {reason}: there are no labels of donors or samples to permute.")
     if not isinstance(design.frame[variable].dtype, pd.CategoricalDtype):
-        arms = describe(design, parsed, find_donors(design, obs, donor or None), None)
+        arms = describe(design, find_donors(design, obs, donor or None), None)
         if any(a.cell_level for a in arms if a.variables == (variable,)):
             raise DesignError(f"`{variable}` {_CELL_LEVEL}: there are no labels of donors or samples to permute.")
-    for bar, random in zip(parsed.bars, design.random_terms, strict=True):
+    for bar, random in zip(design.parsed.bars, design.random_terms, strict=True):
         if variable in bar.group and not _nested(random.codes, donors):
             raise DesignError(
                 f"`{variable}` is also the grouping factor of `{bar.text}`, which would change with its labels."
@@ -250,16 +247,15 @@ def _strata(design: Design, obs: pd.DataFrame, unit: IntArray, strata: Sequence[
     return combine(factors, n_units)[0]
 
 
-def _moved_term(term: RandomTerm, bar: Bar, source: str, variable: str, frame: pd.DataFrame) -> RandomTerm:
+def _moved_term(term: RandomTerm, bar: Bar, variable: str, frame: pd.DataFrame) -> RandomTerm:
     """A random term whose slopes follow the labels."""
-    formula = parse_columns(bar.columns, source)
-    if variable not in variables(formula):
+    if variable not in variables(bar.terms):
         return term
     numeric = frozenset(n for n in frame.columns if not isinstance(frame[n].dtype, pd.CategoricalDtype))
-    if any(k >= 0 for k in term.varying) or not is_rowwise(formula, numeric):
+    if any(k >= 0 for k in term.varying) or not is_rowwise(bar.terms, numeric):
         raise DesignError(f"The slopes of `{bar.text}` cannot follow permuted labels of `{variable}`; simplify them.")
     rows = np.arange(len(frame))
-    Z = evaluate(formula, Rows(frame, rows, rows, frozenset())).values
+    Z = evaluate(bar.terms, Rows(frame, rows, rows, frozenset())).values
     return replace(term, Z=Z)
 
 

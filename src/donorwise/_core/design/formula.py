@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from donorwise._core.design.terms import column_terms, parse_columns, quote, syntax_error, variables
 from donorwise.errors import FormulaError
+
+if TYPE_CHECKING:
+    from formulaic.formula import SimpleFormula
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
@@ -36,6 +40,8 @@ class Bar:
         The term as the user wrote it.
     start
         Where it starts in the formula.
+    terms
+        `columns`, parsed.
     uncorrelated
         Whether it comes from ``||`` (then a categorical on its left is an error).
     """
@@ -44,23 +50,59 @@ class Bar:
     group: tuple[str, ...]
     text: str
     start: int
+    terms: SimpleFormula = field(repr=False, compare=False)
     uncorrelated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedFormula:
-    """A formula: its source, the fixed part (without ``~``), and the random terms."""
+    """A formula that is read once and handed on.
+
+    Attributes
+    ----------
+    source
+        The formula as the user wrote it.
+    fixed
+        Its fixed part, without ``~``.
+    terms
+        The fixed part, parsed.
+    bars
+        Its random terms.
+    """
 
     source: str
     fixed: str
+    terms: SimpleFormula = field(repr=False, compare=False)
     bars: tuple[Bar, ...]
 
+    @property
+    def parts(self) -> tuple[SimpleFormula, ...]:
+        """The fixed part, then the left of every bar."""
+        return (self.terms, *(bar.terms for bar in self.bars))
 
-def formula_columns(parsed: ParsedFormula) -> list[str]:
-    """Columns that a formula reads: its variables, then its grouping factors."""
-    texts = [parsed.fixed, *(bar.columns for bar in parsed.bars)]
-    names = [v for text in texts for v in variables(parse_columns(text, parsed.source))]
-    return list(dict.fromkeys([*names, *(g for bar in parsed.bars for g in bar.group)]))
+    @property
+    def variables(self) -> list[str]:
+        """Columns that the fixed part and the slopes read."""
+        return list(dict.fromkeys(name for part in self.parts for name in variables(part)))
+
+    @property
+    def groups(self) -> list[str]:
+        """Columns of the grouping factors."""
+        return list(dict.fromkeys(name for bar in self.bars for name in bar.group))
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns that are read: variables, then grouping factors."""
+        return list(dict.fromkeys([*self.variables, *self.groups]))
+
+    def keep(self, bars: Sequence[Bar]) -> ParsedFormula:
+        """The formula with these of its random terms only."""
+        source, kept = f"~ {self.fixed}", []
+        for bar in bars:
+            text = f"({bar.columns.strip()} | {':'.join(map(quote, bar.group))})"
+            kept.append(replace(bar, text=text, start=len(source) + 3))
+            source += f" + {text}"
+        return replace(self, source=source, bars=tuple(kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +126,8 @@ class _Group:
 _Items = tuple[_Token | _Group, ...]
 
 
-def parse(formula: str) -> ParsedFormula:
-    """Split a formula into its fixed part and its random terms.
+def parse(formula: str | ParsedFormula) -> ParsedFormula:
+    """Split a formula into its fixed part and its random terms; one that is parsed comes back as it is.
 
     Parameters
     ----------
@@ -98,6 +140,8 @@ def parse(formula: str) -> ParsedFormula:
     FormulaError
         When the formula does not parse; the message points at the place.
     """
+    if isinstance(formula, ParsedFormula):
+        return formula
     if not isinstance(formula, str):
         raise FormulaError(f"A formula is a string such as '~ disease + (1 | donor)', not {type(formula).__name__}.")
     if not formula.strip():
@@ -108,8 +152,8 @@ def parse(formula: str) -> ParsedFormula:
     bars = tuple(_random_terms(items, source, blanks))
     _check_overlap(bars, source)
     fixed = _blank(source, [(0, items[0].start), *blanks])
-    parse_columns(fixed if fixed.strip() else "1", source)
-    return ParsedFormula(source, fixed.strip() or "1", bars)
+    terms = parse_columns(fixed if fixed.strip() else "1", source)
+    return ParsedFormula(source, fixed.strip() or "1", terms, bars)
 
 
 def _tokenize(source: str) -> Iterator[_Token]:
@@ -256,19 +300,21 @@ def _expand(group: _Group, source: str) -> Iterator[Bar]:
         raise syntax_error("The grouping factor is missing right of the bar: `(1 | group)`.", source, bar.start)
     columns = _columns(left, source, split=_is(bar, "||"))
     for names in _groups(right, source):
-        for column in columns:
-            yield Bar(column, names, text, group.start, uncorrelated=_is(bar, "||"))
+        for column, terms in columns:
+            yield Bar(column, names, text, group.start, terms, uncorrelated=_is(bar, "||"))
 
 
-def _columns(left: _Items, source: str, *, split: bool) -> list[str]:
-    """Formulas of the columns left of a bar: one, or one per term for ``||``."""
+def _columns(left: _Items, source: str, *, split: bool) -> list[tuple[str, SimpleFormula]]:
+    """Formulas of the columns left of a bar, as text and parsed: one, or one per term for ``||``."""
     start, end = left[0].start, left[-1].end
-    terms = column_terms(parse_columns(" " * start + source[start:end], source))
+    whole = parse_columns(" " * start + source[start:end], source)
+    terms = column_terms(whole)
     if not terms:
         raise syntax_error("Left of the bar there is no column; write `(1 | group)`.", source, start, end)
     if not split:
-        return [source[start:end]]
-    return ["1" if term == "1" else f"0 + {term}" for term in terms]
+        return [(source[start:end], whole)]
+    texts = ["1" if term == "1" else f"0 + {term}" for term in terms]
+    return [(text, parse_columns(text, source)) for text in texts]
 
 
 def _groups(right: _Items, source: str) -> list[tuple[str, ...]]:
@@ -306,7 +352,7 @@ def _check_overlap(bars: tuple[Bar, ...], source: str) -> None:
     """Refuse the same column twice for the same grouping factor: the two could not be told apart."""
     seen: dict[tuple[frozenset[str], str], Bar] = {}
     for bar in bars:
-        for term in column_terms(parse_columns(bar.columns, source)):
+        for term in column_terms(bar.terms):
             key = (frozenset(bar.group), term)
             if key in seen:
                 name = f"({term} | {':'.join(quote(g) for g in bar.group)})"

@@ -12,12 +12,11 @@ import pandas as pd
 from donorwise._core.design.changes import Change, find_change
 from donorwise._core.design.columns import read_column
 from donorwise._core.design.design import combine, first_rows
-from donorwise._core.design.terms import parse_columns, term_variables, variables
+from donorwise._core.design.terms import term_variables, variables
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
-    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 Kind: TypeAlias = Literal["between-donor", "between-donor (change)", "within-donor", "mixed", "unknown"]
@@ -112,9 +111,7 @@ def find_donors(design: Design, obs: pd.DataFrame, donor: str | None) -> Donors 
     return Donors(name, column.cat.codes.to_numpy(dtype=np.int64), tuple(map(str, column.cat.categories)))
 
 
-def describe(
-    design: Design, parsed: ParsedFormula, donors: Donors | None, depth: FloatArray | None
-) -> tuple[Arms, ...]:
+def describe(design: Design, donors: Donors | None, depth: FloatArray | None) -> tuple[Arms, ...]:
     """Describe each coefficient but the intercept; `depth` has a value per row in use."""
     units = _units(design, donors, depth, by_row=False)
     rows = _units(design, donors, depth, by_row=True) if max(design.varying, default=-1) >= 0 else units
@@ -133,7 +130,7 @@ def describe(
             else:
                 facts = _compare(column, reference, len(reads[term]) > 1, seen, donors, with_depth=depth is not None)
             inside = _term_inside(design, donors, column, seen)
-            free = facts["kind"] == "between-donor" or _is_covered(design, parsed, donors, column, own, seen, inside)
+            free = facts["kind"] == "between-donor" or _is_covered(design, donors, column, own, seen, inside)
             arms.append(Arms(design.fixed_names[j], term, reads[term], own, covered=free, units=inside, **facts))
     return tuple(arms)
 
@@ -326,7 +323,6 @@ def _term_inside(design: Design, donors: Donors | None, column: FloatArray, unit
 
 def _is_covered(
     design: Design,
-    parsed: ParsedFormula,
     donors: Donors | None,
     column: FloatArray,
     within: tuple[str, ...],
@@ -339,9 +335,9 @@ def _is_covered(
     """
     if donors is None:
         return False
-    for bar, term in zip(parsed.bars, design.random_terms, strict=True):
+    for bar, term in zip(design.parsed.bars, design.random_terms, strict=True):
         if _constant(units.donor, term.codes[units.pattern], len(term.levels)):
-            slopes = set(variables(parse_columns(bar.columns, parsed.source)))
+            slopes = set(variables(bar.terms))
             if within and slopes.issuperset(within):
                 return True
     values = pd.DataFrame({"donor": units.donor, "value": column}).drop_duplicates()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +47,6 @@ def quote(name: str) -> str:
     return name if re.fullmatch(r"[^\W\d][\w.]*", name) else f"`{name}`"
 
 
-@lru_cache(maxsize=256)
 def parse_columns(text: str, source: str) -> SimpleFormula:
     """Parse a formula without bars and check what its Python may do.
 

@@ -16,6 +16,7 @@ from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks
 from donorwise._core.models.lmm.fit import Estimates, build_equations, fit_collapsed
 from donorwise._core.models.lmm.model import LMM
 from donorwise._core.progress import tqdm
+from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _BLOCK = 4_000_000
 _WORKER = 100_000
 
 
+@documented
 def fit_lmm(
     Y: Any,
     obs: pd.DataFrame,
@@ -58,15 +60,12 @@ def fit_lmm(
         N rows: the variables of the formula. Rows in which one of them is missing are left out, with a warning.
     formula
         ``"~ fixed + (columns | group)"``; see the package's documentation for random terms.
-    reml
-        REML, or maximum likelihood.
+    {reml}
     weights
         Precision weights: an array (N,), or the name of a column of `obs`. The residual variance
         of a row is ``sigma2 / weight``.
-    n_jobs
-        Threads; None takes scanpy's setting, -1 all cores.
-    progress
-        Show a progress bar.
+    {n_jobs}
+    {progress}
 
     Returns
     -------
@@ -161,28 +160,33 @@ def fit_statistics(
     donor: str = "",
     n_jobs: int = 1,
     update: Callable[[int], object] = lambda n: None,
+    budget: int = _BLOCK,
+    per_worker: int = _WORKER,
 ) -> LMMFit:
-    """Fit all features of one task from its statistics; `update` is told how many are done."""
+    """Fit all features of one task from its statistics; `update` is told how many are done.
+
+    `budget` doubles are used at a time by each worker, and there is one worker for `per_worker` features times levels.
+    """
     design = statistics.design
     replicates = replicate([t.group for t in design.random_terms], donor) or ""
-    workers = min(n_jobs, _useful_workers(design, len(variables)))
-    models = []
+    workers = min(n_jobs, _useful_workers(design, len(variables), per_worker))
+    models: list[LMM] = []
     n_obs, n_donors = (np.zeros(len(variables), dtype=np.int64) for _ in range(2))
     with blas().limit(limits=1), Parallel(workers, prefer="threads", return_as="generator") as parallel:
         for own in statistics.passes:
             n_obs[own.features] = own.collapsed.n_obs.sum()
-            model = _fit_model(design, own.collapsed, own.features, reml, parallel, update)
+            model = _fit_model(design, own.collapsed, own.features, reml, parallel, update, budget)
             n_donors[own.features] = _n_donors(design, own.collapsed, replicates)
             models += [] if model is None else [model]
     counts = {"n_obs": n_obs, "n_donors": n_donors}
     return assemble(design, tuple(models), variables, donor=replicates, reml=reml, **counts)
 
 
-def _useful_workers(design: Design, n_features: int) -> int:
+def _useful_workers(design: Design, n_features: int, per_worker: int) -> int:
     """Workers that a job of this size can keep busy: handing out work costs some 10 ms."""
     levels = sum(t.codes.max() + 1 for t in design.random_terms) if design.random_terms else 1
     iterative = sum(len(t.columns) for t in design.random_terms) > 1
-    return 1 + int(n_features * levels * (50 if iterative else 1)) // _WORKER
+    return 1 + int(n_features * levels * (50 if iterative else 1)) // per_worker
 
 
 def _fit_model(
@@ -192,6 +196,7 @@ def _fit_model(
     reml: bool,
     parallel: Parallel,
     update: Callable[[int], object],
+    budget: int,
 ) -> LMM | None:
     """The model of features that share their rows; None where these cannot be fitted."""
     present = np.flatnonzero(collapsed.n_obs > 0)
@@ -206,7 +211,8 @@ def _fit_model(
         return None
     # each with its features only: a backend that is not threads sends them
     work = (
-        delayed(fit_collapsed)(equations, collapsed.take_features(s), reml=reml) for s in _slices(equations, collapsed)
+        delayed(fit_collapsed)(equations, collapsed.take_features(s), reml=reml)
+        for s in _slices(equations, collapsed, budget)
     )
     blocks = []
     for block in parallel(work):
@@ -215,11 +221,11 @@ def _fit_model(
     return LMM(features, equations, Estimates.concatenate(blocks))
 
 
-def _slices(equations: Equations, collapsed: Collapsed) -> list[slice]:
+def _slices(equations: Equations, collapsed: Collapsed, budget: int) -> list[slice]:
     """Blocks of features within the memory budget; their number does not depend on the workers."""
     n_features, m = collapsed.mean.shape[1], collapsed.covariate_mean.shape[1]
     per_feature = collapsed.n_obs.size * (4 + 3 * m) + 4 * equations.blocks.order.size + 4 * equations.p**2
-    size = int(np.clip(_BLOCK // per_feature, 1, 1024))
+    size = int(np.clip(budget // per_feature, 1, 1024))
     return [slice(i, min(i + size, n_features)) for i in range(0, n_features, size)]
 
 

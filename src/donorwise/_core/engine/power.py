@@ -22,7 +22,6 @@ from scipy.special import polygamma
 from donorwise._core.cells.accumulate import collapse
 from donorwise._core.design.between_within import column_df
 from donorwise._core.design.findings import uncovered
-from donorwise._core.design.formula import parse
 from donorwise._core.design.replication import describe, find_donors
 from donorwise._core.engine.influence import donor_term
 from donorwise._core.inference.moderation import mean_rank, posterior, refusal
@@ -164,7 +163,7 @@ def replication(fit: LMMFit, L: FloatArray) -> tuple[list[str], list[str]]:
     design = fit.design
     donors = find_donors(design, design.frame, fit.donor)
     assert donors is not None  # callers have checked that the donors are a grouping factor
-    arms = {arm.contrast: arm for arm in describe(design, parse(design.formula), donors, None)}
+    arms = {arm.contrast: arm for arm in describe(design, donors, None)}
     parts = [[arms[design.fixed_names[j]] for j in np.flatnonzero(row) if design.fixed_names[j] in arms] for row in L]
     kinds = [{arm.kind for arm in own} for own in parts]
     asked = {arm.contrast: arm for own in parts for arm in own}

@@ -183,7 +183,8 @@ def fit_units(
             if task.design is None or own is None:
                 fits.append(None)
                 continue
-            model = fit_log_rates(task.design, collapsed, depths, n_jobs)
+            used = np.flatnonzero(task.design.codes >= 0)
+            model = fit_log_rates(task.design, collapsed.take(used), depths.take(used), n_jobs)
             fits.append(_fit(task.name, model, own, units, n_genes, level, n_jobs))
             bar.update(n_genes)
     return fits

@@ -12,7 +12,7 @@ import pandas as pd
 from donorwise._core.design.build import build_design
 from donorwise._core.design.columns import check_obs
 from donorwise._core.design.contrasts import Cond, resolve_contrasts, split_interaction
-from donorwise._core.design.formula import formula_columns, parse
+from donorwise._core.design.formula import ParsedFormula, parse
 from donorwise._core.engine.tables import NUMBERS, contrast_table, ddf_used, tidy
 from donorwise._core.engine.tasks import Task
 from donorwise._core.wording import suggestion
@@ -38,7 +38,7 @@ class Rows:
     L: FloatArray
 
 
-def tasks_by_group(formula: str, obs: pd.DataFrame, groupby: str | None) -> list[Task]:
+def tasks_by_group(formula: str | ParsedFormula, obs: pd.DataFrame, groupby: str | None) -> list[Task]:
     """One task per group of `obs`, in the order of the categories.
 
     Raises
@@ -55,7 +55,7 @@ def tasks_by_group(formula: str, obs: pd.DataFrame, groupby: str | None) -> list
             f"groupby={groupby!r} is not a column of obs; {suggestion(groupby, map(str, obs.columns), 'it has')}"
         )
     parsed = parse(formula)
-    check_obs(obs, formula_columns(parsed), parsed.source)
+    check_obs(obs, parsed.columns, parsed.source)
     groups = obs[groupby].astype("category").cat.remove_unused_categories()
     codes = groups.cat.codes.to_numpy()
     if len(set(map(str, groups.cat.categories))) < len(groups.cat.categories):

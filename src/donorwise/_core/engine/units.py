@@ -11,9 +11,8 @@ import pandas as pd
 
 from donorwise._core.design.columns import check_obs, read_column
 from donorwise._core.design.design import combine, first_rows
-from donorwise._core.design.formula import Bar, ParsedFormula, parse
-from donorwise._core.design.terms import quote
-from donorwise._core.engine.collapsed import formula_variables, merge_rows
+from donorwise._core.design.formula import Bar, ParsedFormula
+from donorwise._core.engine.collapsed import merge_rows
 from donorwise._core.models.lograte.units import Depths
 from donorwise.errors import DesignError
 
@@ -49,7 +48,7 @@ class Units:
     codes: IntArray
     donor: str
     columns: tuple[str, ...]
-    formula: str
+    formula: ParsedFormula
 
     @property
     def name(self) -> str:
@@ -62,14 +61,20 @@ class Units:
 
 
 def find_units(
-    formula: str, obs: pd.DataFrame, *, donor: str, sample: str | None, groupby: str | None, explicit: bool
+    parsed: ParsedFormula,
+    obs: pd.DataFrame,
+    *,
+    donor: str,
+    sample: str | None,
+    groupby: str | None,
+    explicit: bool,
 ) -> Units:
     """Divide cells into units.
 
     Parameters
     ----------
-    formula
-        Its variables split donors where they vary within them.
+    parsed
+        The formula; its variables split donors where they vary within them.
     obs
         N cells.
     donor, sample, groupby
@@ -80,12 +85,10 @@ def find_units(
 
     Raises
     ------
-    FormulaError, DesignError
-        The formula does not parse, a column is missing, or a number in the formula differs from cell to cell.
+    DesignError
+        A column is missing, or a number in the formula differs from cell to cell.
     """
-    parsed = parse(formula)
-    read = formula_variables(parsed)
-    grouping = [g for bar in parsed.bars for g in bar.group]
+    read, grouping = parsed.variables, parsed.groups
     by_donor = donor in (*read, *grouping)
     outer = [donor, *([groupby] if groupby is not None else [])]
     samples = [sample] if sample is not None and (explicit or by_donor) else []
@@ -107,10 +110,9 @@ def repeated_donors(units: Units, groupby: str | None) -> int:
     return int(sizes[sizes > 1].index.get_level_values(0).nunique())
 
 
-def has_donor_term(formula: str, donor: str) -> bool:
+def has_donor_term(parsed: ParsedFormula, donor: str) -> bool:
     """Whether the donor is in the formula, as a fixed or a random effect."""
-    parsed = parse(formula)
-    return donor in formula_variables(parsed) or any(donor in bar.group for bar in parsed.bars)
+    return donor in parsed.columns
 
 
 def merge_units(values: Collapsed, cubes: FloatArray, starts: IntArray, units: Units) -> tuple[Collapsed, Depths]:
@@ -185,7 +187,7 @@ def _check_random(parsed: ParsedFormula, kept: list[Bar]) -> None:
     )
 
 
-def _without_units(parsed: ParsedFormula, table: pd.DataFrame, groupby: str | None) -> str:
+def _without_units(parsed: ParsedFormula, table: pd.DataFrame, groupby: str | None) -> ParsedFormula:
     """The formula without random intercepts whose levels are the units themselves."""
     kept = []
     for bar in parsed.bars:
@@ -195,4 +197,4 @@ def _without_units(parsed: ParsedFormula, table: pd.DataFrame, groupby: str | No
         else:
             kept.append(bar)
     _check_random(parsed, kept)
-    return f"~ {parsed.fixed}" + "".join(f" + (1 | {':'.join(map(quote, bar.group))})" for bar in kept)
+    return parsed.keep(kept)

@@ -22,7 +22,7 @@ from donorwise._core.inference.mixture import Summary, summarise_mixture, two_si
 from donorwise._core.inference.prior import Prior, fit_prior
 from donorwise._core.inference.wald import ContrastTests, without_too_few
 from donorwise._core.jobs import in_threads
-from donorwise._core.models.law import chunks, tensor
+from donorwise._core.models.law import BUDGET, chunks, tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,10 +88,11 @@ def refusal(models: Sequence[Model]) -> str:
     return ""
 
 
-def learn(models: Sequence[Model], start: Prior | None = None, n_jobs: int = 1) -> Learned:
+def learn(models: Sequence[Model], start: Prior | None = None, n_jobs: int = 1, *, chunk: int = BUDGET) -> Learned:
     """The prior shared by all features of a fit, whatever rows they have.
 
-    `start` is the prior of a similar fit with the same random part, which saves most of the steps.
+    `start` is the prior of a similar fit with the same random part, which saves most of the steps. Arrays have
+    `chunk` doubles.
     """
     rank = mean_rank(models)
     axes, weights = _axes(models, start)
@@ -99,7 +100,7 @@ def learn(models: Sequence[Model], start: Prior | None = None, n_jobs: int = 1) 
     loglik, features = [], []
     for model in models:
         chosen = _learned_from(model, rank)
-        made = in_threads(model.on(points).loglik, chunks(chosen, len(points)), n_jobs)
+        made = in_threads(model.on(points).loglik, chunks(chosen, len(points), chunk), n_jobs)
         loglik += made
         features.append(model.features[chosen])
     together: FloatArray = np.concatenate(loglik)
@@ -147,15 +148,19 @@ def posterior(loglik: FloatArray, prior: FloatArray) -> FloatArray:
     return weight
 
 
-def moderated_tests(model: Model, L: FloatArray, learned: Learned, level: float, n_jobs: int = 1) -> Tested:
+def moderated_tests(
+    model: Model, L: FloatArray, learned: Learned, level: float, n_jobs: int = 1, *, chunk: int = BUDGET
+) -> Tested:
     """Test contrasts L (n, p), given in the basis of the formula, for the features of one model."""
     points, grid = learned.points, model.on(learned.points, L)
+
+    size = chunk // max(len(L), 1)
 
     def test(at: IntArray) -> tuple[list[Summary], FloatArray]:
         law, weight = _weighted(model, grid, at, learned)
         return _summaries(law, weight, np.full(len(L), law.nu), level), weight @ points
 
-    return _tested(model, L, in_threads(test, chunks(model.usable, len(points), len(L)), n_jobs))
+    return _tested(model, L, in_threads(test, chunks(model.usable, len(points), size), n_jobs))
 
 
 def tests_by_law(model: LogRateModel, L: FloatArray, level: float, n_jobs: int = 1) -> Tested:
@@ -172,7 +177,7 @@ def tests_by_law(model: LogRateModel, L: FloatArray, level: float, n_jobs: int =
         best[np.arange(at.size), law.loglik.argmax(axis=1)] = 1.0
         return _summaries(law, best, df, level), best @ points
 
-    return _tested(model, L, in_threads(test, chunks(model.usable, len(points), len(L)), n_jobs))
+    return _tested(model, L, in_threads(test, chunks(model.usable, len(points), BUDGET // max(len(L), 1)), n_jobs))
 
 
 def _summaries(law: Law, weight: FloatArray, df: FloatArray, level: float) -> list[Summary]:

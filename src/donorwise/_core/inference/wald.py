@@ -46,14 +46,14 @@ class JointTests:
     status: StrArray
 
 
-def contrast_tests(model: LMM, L: FloatArray, ddf: str, level: float = 0.95) -> ContrastTests:
-    """Test contrasts L (n, p), given in the basis of the formula.
+def contrast_tests(model: LMM, L: FloatArray, ddf: str, level: float = 0.95, *, chunk: int = _CHUNK) -> ContrastTests:
+    """Test contrasts L (n, p), given in the basis of the formula, `chunk` doubles of pieces at a time.
 
     Kenward-Roger is defined at the REML estimates: a maximum-likelihood fit is refitted.
     """
     model = _at_reml(model, ddf)
     se, df = (np.full((model.features.size, len(L)), np.nan) for _ in range(2))
-    for at in _chunks(model):
+    for at in _chunks(model, chunk):
         se[at], df[at] = _se_and_df(model.take(at), L, ddf)
     estimate = model.estimates.beta @ L.T
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -64,11 +64,11 @@ def contrast_tests(model: LMM, L: FloatArray, ddf: str, level: float = 0.95) -> 
     return without_too_few(ContrastTests(estimate, se, df, statistic, p_value, low, high, model.status(L)))
 
 
-def joint_tests(model: LMM, L: FloatArray, ddf: str) -> JointTests:
+def joint_tests(model: LMM, L: FloatArray, ddf: str, *, chunk: int = _CHUNK) -> JointTests:
     """F test that all contrasts L (n, p) are zero, given in the basis of the formula."""
     model = _at_reml(model, ddf)
     statistic, den_df, scaling = (np.full(model.features.size, np.nan) for _ in range(3))
-    for at in _chunks(model):
+    for at in _chunks(model, chunk):
         statistic[at], den_df[at], scaling[at] = _joint(model.take(at), L, ddf)
     p_value = stats.f.sf(statistic, len(L), den_df)
     few = (model.status(L) == "too_few_donors").any(axis=1)
@@ -81,9 +81,9 @@ def _at_reml(model: LMM, ddf: str) -> LMM:
     return model.fitted_by(reml=True) if ddf == "kenward-roger" else model
 
 
-def _chunks(model: LMM) -> list[IntArray]:
+def _chunks(model: LMM, chunk: int) -> list[IntArray]:
     C, p, usable = model.estimates.gamma.shape[1] + 1, model.equations.p, model.usable
-    size = max(1, _CHUNK // (3 * C * C * p * p + 1))
+    size = max(1, chunk // (3 * C * C * p * p + 1))
     return [usable[i : i + size] for i in range(0, usable.size, size)]
 
 

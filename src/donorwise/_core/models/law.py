@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 STATUS_DTYPE = "<U16"
-# Doubles of one array (features x points x contrasts) of a chunk of features (16 MB), and features of a chunk.
-_CHUNK, _MOST = 2_000_000, 4096
+BUDGET = 2_000_000
+"""Doubles of one array (features x points x contrasts) of a chunk of features (16 MB)."""
+_MOST = 4096  # features of a chunk
 
 
 class Law(NamedTuple):
@@ -120,9 +121,9 @@ def tensor(axes: list[FloatArray]) -> FloatArray:
     return np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
 
 
-def chunks(at: IntArray, points: int, contrasts: int = 1) -> Iterator[IntArray]:
+def chunks(at: IntArray, points: int, budget: int = BUDGET) -> Iterator[IntArray]:
     """Features in chunks whose arrays fit into memory; their number does not depend on the workers."""
-    size = int(np.clip(_CHUNK // (points * max(contrasts, 1)), 1, _MOST))
+    size = int(np.clip(budget // points, 1, _MOST))
     for start in range(0, at.size, size):
         yield at[start : start + size]
 

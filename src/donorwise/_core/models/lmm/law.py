@@ -93,15 +93,25 @@ class LMMGrid:
         return law_of(loglik, centre, scale, self.nu)
 
 
-def on_grid(equations: Equations, responses: Responses, points: FloatArray, L: FloatArray | None) -> LMMGrid:
-    """Equations at points (K, terms) of the ratios; only terms of one column."""
+def on_grid(
+    equations: Equations,
+    responses: Responses,
+    points: FloatArray,
+    L: FloatArray | None,
+    *,
+    most_pairs: int = _MOST_PAIRS,
+) -> LMMGrid:
+    """Equations at points (K, terms) of the ratios; only terms of one column.
+
+    Beyond `most_pairs` pairs of random effects in one block y'Py is worked out point by point.
+    """
     rows = np.empty((0, equations.p)) if L is None else equations.rows(L)
     nu, spectrum = float(equations.nu(reml=True)), equations.spectrum
     if spectrum is not None and not len(rows):
         half = -0.5 * np.log1p(np.outer(spectrum.s, points[:, 0])).sum(axis=0)
         return LMMGrid(responses, nu, half, _spectral(spectrum, points[:, 0]), rows, np.empty(0), np.empty(0))
     pairs = _Pairs(equations.blocks)
-    by_products = spectrum is None and pairs.first.size <= _MOST_PAIRS
+    by_products = spectrum is None and pairs.first.size <= most_pairs
     made = [_gathered(own, rows, nu, pairs if by_products else None) for own in _some_points(equations, points)]
     half, step, unit = (
         np.concatenate([getattr(own, name) for own in made], axis=-1) for name in ("half", "step", "unit")

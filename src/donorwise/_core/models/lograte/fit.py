@@ -29,12 +29,13 @@ def fit_log_rates(design: Design, collapsed: Collapsed, depths: Depths, n_jobs: 
     design
         Of the units, which are its rows.
     collapsed, depths
-        Statistics of the design's rows; the depth is the only covariate.
+        Statistics of the units that the design uses, in its order; the depth is the only covariate.
     n_jobs
         Threads.
     """
     units = unit_design(design)
-    collapsed, depths = collapsed.take(units.order), depths.take(units.order)
+    order = np.searchsorted(np.flatnonzero(design.codes >= 0), units.order)
+    collapsed, depths = collapsed.take(order), depths.take(order)
     present = np.flatnonzero((collapsed.mean > 0).any(axis=0))
 
     def rates(genes: IntArray) -> LogRates:

@@ -1,0 +1,141 @@
+"""What the docstrings of public functions share, written once: a line ``{key}`` in one stands for the text of that name.
+
+A text is a whole entry of a numpydoc section, several of them, or what stands under the names of some parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from textwrap import indent
+from typing import TypeVar
+
+T = TypeVar("T")
+
+TEXTS = {
+    # what is given
+    "adata_cells": """\
+adata
+    Cells x features, log-normalised; or cells collapsed by :func:`donorwise.pp.collapse`, whose weights then apply.""",
+    "adata_result": """\
+adata
+    AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`.""",
+    "adata_refit": """\
+adata
+    AnnData that holds a result, and the cells (or collapsed rows) that it was fitted to.""",
+    "adata_tests": """\
+adata
+    AnnData that holds a calibration (:func:`donorwise.tl.calibrate`) or a result of tests.""",
+    "key": """\
+key
+    Entry of ``uns`` that holds the result.""",
+    "key_calibration": """\
+key
+    Entry of ``uns`` that holds the calibration.""",
+    "key_tests": """\
+key
+    Entry of ``uns`` that holds it; None for the calibration where there is one, else the result.""",
+    # what is fitted
+    "groupby": """\
+groupby
+    Column of obs, for instance the cell type: every group is fitted for itself, from the same pass.""",
+    "response": """\
+layer, obsm, obs_keys
+    Model a layer, a table of scores in ``obsm``, or columns of obs instead of X.""",
+    "layer_counts": """\
+layer
+    Layer of raw counts; None for X.""",
+    "mask_var": """\
+mask_var
+    Boolean column of var, or array: which features to use. Depth is that of all genes anyway.""",
+    "depth": """\
+depth
+    Column of obs with the depth of every cell, such as its total counts; the sum of its counts if None.""",
+    "weights": """\
+weights
+    Precision weights of the cells: a column of obs or an array (n_obs,).""",
+    "contrasts": """\
+contrasts
+    As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.""",
+    "reml": """\
+reml
+    REML, or maximum likelihood.""",
+    # how it runs, and where it goes
+    "key_added": """\
+key_added
+    Entry of ``adata.uns`` for the results.""",
+    "n_jobs": """\
+n_jobs
+    Threads; None takes scanpy's setting, -1 all cores. The results do not depend on it.""",
+    "progress": """\
+progress
+    Show a progress bar.""",
+    "copy": """\
+copy
+    Write into a copy of the AnnData, and return that.""",
+    # what is read of it
+    "keep": "Which rows to keep, one value or several; None keeps all.",
+    "expression": """\
+expression
+    ``"all"`` features, or the ``"low"``, ``"middle"`` or ``"high"`` third of them by mean response.""",
+    # what is drawn
+    "contrast_drawn": """\
+contrast
+    The contrast to draw; None for the first one of the declared condition, else the first one.""",
+    "group_drawn": """\
+group
+    Groups of ``groupby`` to draw; None for all.""",
+    "group_panels": """\
+group
+    Groups of ``groupby`` to draw, one panel each; None for all.""",
+    "variables_drawn": """\
+variables
+    Features to include; None for all.""",
+    "n_variables": """\
+n_variables
+    How many features to draw where `variables` names none.""",
+    "alpha": """\
+alpha
+    Adjusted p-value up to which a test counts as significant.""",
+    "labels": """\
+n_labels
+    How many of the significant features to name in each panel, smallest p-value first.
+labels
+    Features to name in any case.
+adjust_text
+    Leave it to adjustText (the extra ``labels``) where the names go. The placement that is built in keeps names
+    from overlapping and leaves out those without room; adjustText writes them all.""",
+    "ax": """\
+ax
+    Axes to draw in, for one panel.""",
+    "show": """\
+show
+    Show the figure and return nothing.
+return_fig
+    Return the figure.""",
+    "axes": "The Axes, the Figure with ``return_fig``, or None with ``show``.",
+    "axes_panels": "The Axes, an array of Axes for several panels, the Figure with ``return_fig``, or None with ``show``.",
+}
+
+_PLACE = re.compile(r"^( *)\{(\w+)\}$", re.MULTILINE)
+
+
+def documented(item: T) -> T:
+    """Fill the places of a docstring; there is none where Python runs with ``-OO``.
+
+    Examples
+    --------
+    >>> @documented
+    ... def show(key):
+    ...     '''Show a result.
+    ...
+    ...     {key}
+    ...     '''
+    >>> print(show.__doc__)
+    Show a result.
+    <BLANKLINE>
+        key
+            Entry of ``uns`` that holds the result.
+    """
+    if item.__doc__:
+        item.__doc__ = _PLACE.sub(lambda place: indent(TEXTS[place[2]], place[1]), item.__doc__)
+    return item
