@@ -19,7 +19,7 @@ import donorwise as dw
 ROOT = Path(__file__).parent / "archive"
 ARCHIVES = sorted(ROOT.glob("*/*.tar.xz"))
 
-read_tests = dw.get.lmm
+read_tests = dw.get.tests
 """The reader of tests."""
 
 QUIET: dict[str, Any] = {"progress": False, "n_jobs": 1}

@@ -222,7 +222,8 @@ def test_few_genes_take_reml_and_t(caplog: pytest.LogCaptureFixture) -> None:
         table = _table(adata, mask_var=mask)
     assert "too few to learn a prior" in caplog.text
     params = adata.uns[KEY]["params"]
-    assert params["ddf"] == "between-within" and len(params["reasons"]["names"]) == 1
+    assert params["ddf"] == "moderated" and params["ddf_used"]["values"] == ["between-within"]
+    assert len(params["ddf_reasons"]["names"]) == 1 and not params["reasons"]["names"]
     np.testing.assert_allclose(table["df"], 6, rtol=1e-3)
     assert table["status"].eq("ok").all()
 

@@ -12,6 +12,7 @@ import donorwise as dw
 from donorwise._core.design.build import build_design
 from donorwise._core.design.contrasts import resolve_contrasts
 from donorwise._core.engine.calibration import calibrate_statistics, make_plan
+from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.tasks import Task, collapse_tasks
 
 FORMULA = "~ condition + (1 | donor)"
@@ -30,10 +31,10 @@ def run(quick: bool) -> Section:
         "moderated test with its prior": lambda: dw.fit_lmm(Y, obs, FORMULA, n_jobs=1).test(CONTRAST),
         "moderated test, prior known": lambda: (fit.prior, fit.test(CONTRAST)),
         f"{n_permutations} permutations, moderated": lambda: calibrate_statistics(
-            statistics, fit.variables, plan, ddf="moderated"
+            statistics, lambda own: fit_statistics(own, fit.variables), plan, ddf="moderated"
         ),
         f"{n_permutations} permutations, Kenward-Roger": lambda: calibrate_statistics(
-            statistics, fit.variables, plan, ddf="kenward-roger"
+            statistics, lambda own: fit_statistics(own, fit.variables), plan, ddf="kenward-roger"
         ),
     }
     s = one_core(tasks, repeats=1 if quick else 3)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
-from donorwise._anndata.prepare import assemble
-from donorwise._core.engine.results import resolve_by_group
+from donorwise._anndata.prepare import assemble_lmm
+from donorwise._core.engine.analysis import Options
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._anndata.prepare import Prepared
-    from donorwise._core.engine.results import Rows
+    from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._typing import FloatArray
 
@@ -33,17 +32,14 @@ class Recovered:
 
     Attributes
     ----------
-    prepared
-        Designs, responses (the features of the result that are still there) and weights.
+    analysis
+        Designs, contrasts, responses (the features of the result that are still there) and weights.
     params
         The result's params.
-    rows
-        Its contrasts, per task.
     """
 
-    prepared: Prepared
+    analysis: LmmAnalysis
     params: dict[str, Any]
-    rows: list[Rows | None]
 
 
 def recover(
@@ -53,6 +49,7 @@ def recover(
     contrasts: Any = None,
     weights: FloatArray | None = None,
     variables: Sequence[str] | None = None,
+    n_jobs: int | None = None,
 ) -> Recovered:
     """Rebuild what :func:`donorwise.tl.lmm` fitted from its params and the AnnData.
 
@@ -66,6 +63,8 @@ def recover(
         As they were given to ``tl.lmm``, where the params cannot say.
     variables
         Features to take; None for all of the result that are still there.
+    n_jobs
+        Threads.
 
     Raises
     ------
@@ -73,7 +72,7 @@ def recover(
         The AnnData is not the one that was fitted any more, or contrasts or weights have to be given.
     """
     params = read_params(adata, key)
-    if params.get("method", keys.LMM) != keys.LMM:
+    if params["observations"] != "cells":
         raise DataError(f"{key!r} is a result of dw.tl.{params['method']}; this needs one of dw.tl.lmm.")
     n_now, n_then = cell_count(adata), params["n_cells"] + params["n_dropped"]
     if n_now != n_then:
@@ -85,12 +84,15 @@ def recover(
         response, w = replace(response, log_base=read_origin(adata).log_base), weights
     else:
         w = _weights(params, weights, key)
-    ready = assemble(adata, params["formula"], response, groupby=params["groupby"] or None, weights=w)
-    ready = replace(ready, donor=params["donor"])
-    n_cells = sum(int((t.design.codes >= 0).sum()) for t in ready.tasks if t.design is not None)
+    made = assemble_lmm(
+        adata, params["formula"], response, groupby=params["groupby"] or None, weights=w,
+        options=Options(params["ddf"], bool(params["reml"])), n_jobs=n_jobs,
+    )  # fmt: skip
+    made = replace(made, donor=params["donor"])
+    n_cells = sum(made.cells_of(number) for number in range(len(made.tasks)))
     if n_cells != params["n_cells"]:
         raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could")
-    return Recovered(ready, params, _rows(ready.tasks, params, contrasts, key))
+    return Recovered(_asking(made, params, contrasts, key), params)
 
 
 def _changed(key: str, how: str) -> DataError:
@@ -108,14 +110,16 @@ def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
     return given if stored == keys.ARRAY_WEIGHTS else stored or None
 
 
-def _rows(tasks: Sequence[Task], params: dict[str, Any], given: Any, key: str) -> list[Rows | None]:
-    """Weights of the stored contrasts, per task."""
+def _asking(made: LmmAnalysis, params: dict[str, Any], given: Any, key: str) -> LmmAnalysis:
+    """The analysis with the stored contrasts."""
     if given is None:
-        given = [_contrast(tasks, name, key) for name in params["contrasts"]]
-    names, rows = resolve_by_group(tasks, given)
-    if set(names) != set(params["contrasts"]):
-        raise DataError(f"contrasts= gives {names}, and {key!r} has {params['contrasts']}; give those of the fit.")
-    return rows
+        given = [_contrast(made.tasks, name, key) for name in params["contrasts"]]
+    asked = made.asking(given)
+    if set(asked.names) != set(params["contrasts"]):
+        raise DataError(
+            f"contrasts= gives {list(asked.names)}, and {key!r} has {params['contrasts']}; give those of the fit."
+        )
+    return asked
 
 
 def _contrast(tasks: Sequence[Task], name: str, key: str) -> Any:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, TypeVar
 from joblib import Parallel, delayed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def in_threads(function: Callable[[Item], Made], items: Iterable[Item], n_jobs: int) -> list[Made]:
-    """What a function makes of each item, in their order."""
+def in_threads(function: Callable[[Item], Made], items: Iterable[Item], n_jobs: int) -> Iterator[Made]:
+    """What a function makes of each item, in their order; items are made one at a time, as they are handed out."""
     if n_jobs == 1:
-        return [function(item) for item in items]
-    return list(Parallel(n_jobs, prefer="threads")(delayed(function)(item) for item in items))
+        return map(function, items)
+    return iter(Parallel(n_jobs, prefer="threads", return_as="generator")(delayed(function)(item) for item in items))

@@ -100,12 +100,12 @@ def refit(adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group:
 
 def _refit_rows(adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group: str) -> LMMFit:
     """As :func:`refit`, from collapsed rows."""
-    from donorwise._anndata.prepare import assemble
+    from donorwise._anndata.prepare import assemble_lmm
     from donorwise._core.engine.lmm import fit_statistics
 
     response = response_of(adata, params["response"], names)
-    ready = assemble(adata, params["formula"], response, groupby=params["groupby"] or None, weights=None)
-    found = [own for task, own in zip(ready.tasks, ready.collapse(1), strict=True) if task.name == group and own]
+    made = assemble_lmm(adata, params["formula"], response, groupby=params["groupby"] or None, weights=None, n_jobs=1)
+    found = [own for task, own in zip(made.tasks, made.statistics(), strict=True) if task.name == group and own]
     if not found:
         raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
     return fit_statistics(found[0], tuple(names), reml=params["reml"])

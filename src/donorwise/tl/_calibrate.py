@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, write_tables
-from donorwise._anndata.prepare import prepare
-from donorwise._core.engine.arrays import effective_jobs
+from donorwise._anndata.prepare import prepare_lmm
+from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
-from donorwise._core.engine.results import resolve_by_group, told_reasons
+from donorwise._core.engine.results import told_reasons
 from donorwise._core.progress import tqdm
 from donorwise._docs import documented
 from donorwise._typing import DDF, check_option
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-    from donorwise._anndata.prepare import Prepared
     from donorwise._core.engine.calibration import Calibration, Plan
-    from donorwise._core.engine.results import Rows
+    from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._typing import BoolArray, Ddf, FloatArray
 
 logger = logging.getLogger("donorwise")
@@ -143,16 +142,16 @@ def calibrate(
     _check_count("n_permutations", n_permutations, 1)
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
-    ready = prepare(
+    analysis = prepare_lmm(
         adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights,
-        columns=strata,
+        contrasts=contrast, options=Options(ddf), n_jobs=n_jobs, columns=strata,
     )  # fmt: skip
-    names, rows = resolve_by_group(ready.tasks, contrast)
+    names = analysis.names
     if len(names) != 1:
         raise DesignError(f"calibrate takes one contrast, not {len(names)} ({', '.join(names)}).")
-    plans, reasons = _plans(ready, rows, strata, permute, n_permutations=n_permutations, random_state=random_state)
-    by_group = _calibrations(ready, plans, ddf=ddf, n_jobs=effective_jobs(n_jobs), progress=progress)
-    tables = calibration_tables(by_group, ready.response.variables, names[0])
+    plans, reasons = _plans(analysis, strata, permute, n_permutations=n_permutations, random_state=random_state)
+    by_group = _calibrations(analysis, plans, progress=progress)
+    tables = calibration_tables(by_group, analysis.variables, names[0])
     write_tables(
         adata, key_added, tables=tables,
         params={
@@ -164,9 +163,9 @@ def calibrate(
             "ddf": ddf,
             "n_permutations": n_permutations,
             "random_state": random_state,
-            "response": ready.response.text,
-            "weights": ready.weights_text,
-            "donor": ready.donor,
+            "response": analysis.response,
+            "weights": analysis.weights,
+            "donor": analysis.donor,
             "reasons": reasons,
             "version": version("donorwise"),
         },
@@ -182,8 +181,7 @@ def _check_count(name: str, value: object, smallest: int) -> None:
 
 
 def _plans(
-    ready: Prepared,
-    rows: Sequence[Rows | None],
+    analysis: LmmAnalysis,
     strata: Sequence[str],
     permute: str | None,
     *,
@@ -193,13 +191,13 @@ def _plans(
     """What is permuted in each group, and why nothing is in the others."""
     found: dict[str, Plan] = {}
     reasons: dict[str, str] = {}
-    for i, (task, own) in enumerate(zip(ready.tasks, rows, strict=True)):
+    for i, (task, own) in enumerate(zip(analysis.tasks, analysis.contrasts, strict=True)):
         if task.design is None or own is None:
             reasons[task.name] = task.reason or "The contrast cannot be answered here."
             continue
         try:
             found[task.name] = make_plan(
-                task.design, ready.obs, own.L[:1], donor=ready.donor, permute=permute, strata=strata,
+                task.design, analysis.obs, own.L[:1], donor=analysis.donor, permute=permute, strata=strata,
                 n_permutations=n_permutations, seed=(random_state, i),
             )  # fmt: skip
         except DesignError as error:
@@ -212,19 +210,17 @@ def _plans(
     return found, reasons
 
 
-def _calibrations(
-    ready: Prepared, plans: dict[str, Plan], *, ddf: str, n_jobs: int, progress: bool
-) -> dict[str, Calibration | None]:
+def _calibrations(analysis: LmmAnalysis, plans: dict[str, Plan], *, progress: bool) -> dict[str, Calibration | None]:
     """The calibration of every group, from one pass over the cells."""
-    variables, collapsed = ready.response.variables, ready.collapse(n_jobs)
-    out: dict[str, Calibration | None] = {task.name: None for task in ready.tasks}
+    out: dict[str, Calibration | None] = {task.name: None for task in analysis.tasks}
     total = sum(len(plan.arrangements.labels) for plan in plans.values())
     with tqdm(total=total, unit="permutation", desc="permutations", disable=not progress) as bar:
-        for task, own in zip(ready.tasks, collapsed, strict=True):
+        for number, (task, own) in enumerate(zip(analysis.tasks, analysis.statistics(), strict=True)):
             if own is not None and task.name in plans:
                 out[task.name] = calibrate_statistics(
-                    own, variables, plans[task.name], ddf=ddf, donor=ready.donor, n_jobs=n_jobs, update=bar.update
-                )
+                    own, analysis.fitting(number), plans[task.name], ddf=analysis.options.ddf, n_jobs=analysis.n_jobs,
+                    update=bar.update,
+                )  # fmt: skip
     for name, made in out.items():
         if made is not None and made.reason:
             logger.info("%s: Kenward-Roger degrees of freedom are calibrated: %s.", name, made.reason)

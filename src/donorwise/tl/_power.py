@@ -11,7 +11,6 @@ import pandas as pd
 from donorwise._anndata import check_is_anndata, copied, keys, read_results, write_power
 from donorwise._anndata.recover import Recovered, recover
 from donorwise._core.design.contrasts import resolve_contrasts
-from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.power import POWER_STATUSES, Plan, power_table, replication
@@ -155,15 +154,15 @@ def power(
         data = copied(data)
     # what cannot be answered is said before anything is fitted
     results = choose(choose(read_results(data, key).results, "contrast", contrast), "group", group)
-    found = recover(data, key, contrasts=contrasts, weights=weights)
-    scale = np.log(found.prepared.response.log_base) / np.log(2)
+    found = recover(data, key, contrasts=contrasts, weights=weights, n_jobs=n_jobs)
+    scale = np.log(found.analysis.log_base) / np.log(2)
     if log_fc is not None and not np.isfinite(scale):
         raise DonorwiseError(f"log_fc= needs a response that is a logarithm; that of {key!r} is not. Give effect=.")
     # log_fc is the estimate times this
     effects = effects if unit == "effect" else tuple(value / scale for value in effects)
     plan = Plan(**sizes, effect=effects, alpha=levels)
     moderated = found.params["ddf"] == "moderated" if moderated is None else moderated
-    table, issues = _by_group(found, results, plan, moderated, n_jobs, progress)
+    table, issues = _by_group(found, results, plan, moderated, progress)
     write_power(data, key, _categorical(table.assign(log_fc=table["effect"] * scale, unit=unit)))
     _warn(table, issues)
     return data if copy else None
@@ -182,14 +181,14 @@ def _of_fit(
 
 
 def _by_group(
-    found: Recovered, results: pd.DataFrame, plan: Plan, moderated: bool, n_jobs: int | None, progress: bool
+    found: Recovered, results: pd.DataFrame, plan: Plan, moderated: bool, progress: bool
 ) -> tuple[pd.DataFrame, list[str]]:
     """The tables of the groups and contrasts that `results` holds, and what the audit warns of."""
-    ready, tables, workers = found.prepared, [], effective_jobs(n_jobs)
+    analysis, tables = found.analysis, []
     issues: list[str] = []
     wanted = {str(name): set(part["contrast"].astype(str)) for name, part in results.groupby("group", observed=True)}
     work = []
-    for task, own, rows in zip(ready.tasks, ready.collapse(workers), found.rows, strict=True):
+    for task, own, rows in zip(analysis.tasks, analysis.statistics(), analysis.contrasts, strict=True):
         names = [] if rows is None else [n for n in rows.names if n in wanted.get(task.name, ())]
         if own is not None and rows is not None and names:
             work.append((task.name, own, names, rows.L[[rows.names.index(n) for n in names]]))
@@ -197,12 +196,15 @@ def _by_group(
     with tqdm(total=total, unit="study", desc="power", disable=not progress) as bar:
         for group, own, names, L in work:
             donor = found.params["donor"].split(":")[-1]
-            fit = fit_statistics(own, ready.response.variables, reml=found.params["reml"], donor=donor, n_jobs=workers)
+            fit = fit_statistics(
+                own, analysis.variables, reml=found.params["reml"], donor=donor, n_jobs=analysis.n_jobs
+            )
             _check_donor(fit)
             # without cells there are no weights of single cells to take the patterns' from
-            observed = None if ready.rows is None else own.passes[0].collapsed
+            observed = None if analysis.source.from_cells else own.passes[0].collapsed
+            weights = getattr(analysis.source, "weights", None)
             table = power_table(
-                fit, names, L, plan, moderated=moderated, weights=ready.weights, observed=observed, update=bar.update
+                fit, names, L, plan, moderated=moderated, weights=weights, observed=observed, update=bar.update
             )
             kinds, own_issues = replication(fit, L)
             kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))

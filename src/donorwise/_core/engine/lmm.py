@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +11,14 @@ from joblib import Parallel, delayed
 
 from donorwise._core.design.build import build_design
 from donorwise._core.design.replication import replicate
+from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
 from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs
+from donorwise._core.engine.fits import ddf_used
 from donorwise._core.engine.fitted import LMMFit, assemble
+from donorwise._core.engine.results import with_group
+from donorwise._core.engine.tables import contrast_table, prior_table
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks
+from donorwise._core.engine.variances import icc_rows, long_partition, partition_table, varcomp_table
 from donorwise._core.models.lmm.fit import Estimates, build_equations, fit_collapsed
 from donorwise._core.models.lmm.model import LMM
 from donorwise._core.progress import tqdm
@@ -20,14 +26,14 @@ from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import pandas as pd
 
     from donorwise._core.cells.measures import Collapsed
-    from donorwise._core.design.design import Design
+    from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.models.lmm.fit import Equations
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import IntArray
 
 # Doubles of temporary arrays that a block of features may use (32 MB).
 _BLOCK = 4_000_000
@@ -103,53 +109,12 @@ def fit_lmm(
             DonorwiseWarning,
             stacklevel=2,
         )
-    (fit,) = fit_tasks(
-        matrix, variables, [Task("all", design, "")], reml=reml, weights=w, n_jobs=n_jobs, progress=progress
-    )
-    if fit is None:
+    jobs = effective_jobs(n_jobs)
+    (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=jobs)
+    if statistics is None:
         raise DesignError("The fixed part is rank deficient on the rows that have responses.")
-    return fit
-
-
-def fit_tasks(
-    matrix: Any,
-    variables: tuple[str, ...],
-    tasks: Sequence[Task],
-    *,
-    reml: bool,
-    weights: FloatArray | None = None,
-    features: IntArray | None = None,
-    donor: str = "",
-    n_jobs: int | None = None,
-    progress: bool = False,
-) -> list[LMMFit | None]:
-    """Fit every task from one pass over the matrix; None for a task without a design.
-
-    `donor` is the column that counts as the replicate, where that is declared.
-    """
-    n_jobs = effective_jobs(n_jobs)
-    statistics = collapse_tasks(matrix, variables, tasks, weights=weights, features=features, n_jobs=n_jobs)
-    return fit_each(statistics, variables, reml=reml, donor=donor, n_jobs=n_jobs, progress=progress)
-
-
-def fit_each(
-    statistics: Sequence[Statistics | None],
-    variables: tuple[str, ...],
-    *,
-    reml: bool,
-    donor: str = "",
-    n_jobs: int = 1,
-    progress: bool = False,
-) -> list[LMMFit | None]:
-    """Fit every task from its statistics; None for a task without any."""
-    n_fits = sum(s is not None for s in statistics) * len(variables)
-    with tqdm(total=n_fits, unit="fit", desc="mixed models", disable=not progress) as bar:
-        return [
-            None
-            if own is None
-            else fit_statistics(own, variables, reml=reml, donor=donor, n_jobs=n_jobs, update=bar.update)
-            for own in statistics
-        ]
+    with tqdm(total=len(variables), unit="fit", desc="mixed models", disable=not progress) as bar:
+        return fit_statistics(statistics, variables, reml=reml, n_jobs=jobs, update=bar.update)
 
 
 def fit_statistics(
@@ -233,3 +198,62 @@ def _n_donors(design: Design, collapsed: Collapsed, donor: str) -> int:
     """Levels of `donor` that have rows."""
     used = collapsed.n_obs > 0
     return next((np.unique(t.codes[used]).size for t in design.random_terms if t.group == donor), 0)
+
+
+def donor_term(design: Design, donor: str) -> RandomTerm:
+    """The random term whose levels are the donors.
+
+    Raises
+    ------
+    DesignError
+        No random term has the grouping factor `donor`.
+    """
+    term = next((t for t in design.random_terms if t.group == donor), None)
+    if term is None:
+        groups = [t.group for t in design.random_terms]
+        raise DesignError(f"{donor!r} is not a grouping factor of {design.formula!r}; those are {groups}.")
+    return term
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LmmAnalysis(Analysis[Statistics, LMMFit]):
+    """A linear mixed model of cells."""
+
+    family = Family(method="lmm", observations="cells", link="identity", prior_on="ratio")
+
+    def fit(self, number: int, statistics: Statistics, update: Callable[[int], object]) -> LMMFit:
+        """See :class:`Analysis`."""
+        return fit_statistics(
+            statistics, self.variables, reml=self.options.reml, donor=self.donor, n_jobs=self.n_jobs, update=update
+        )
+
+    def tables(self, number: int, fit: LMMFit | None) -> Tables:
+        """See :class:`Analysis`."""
+        if fit is None:
+            return Tables(self.results(number, None))
+        name, own = self.tasks[number].name, self.contrasts[number]
+        ddf, note = ddf_used(fit, self.options.ddf)
+        tested = None if own is None else contrast_table(fit, own.names, own.L, ddf, 0.95)
+        partition = partition_table(fit)
+        return Tables(
+            results=self.results(number, tested, n_donors=fit.n_donors, n_obs=fit.n_obs),
+            varcomp=with_group(varcomp_table(fit), name),
+            icc=with_group(icc_rows(partition), name),
+            variance_partition=with_group(long_partition(partition, "fraction"), name),
+            prior=with_group(prior_table(fit.prior), name) if ddf == "moderated" else None,
+            ddf=ddf,
+            note=note,
+            donor=fit.donor,
+        )
+
+    def donors(self, number: int) -> Donors:
+        """See :class:`Analysis`."""
+        design = self.tasks[number].design
+        if design is None:
+            raise DesignError(self.tasks[number].reason)
+        term = donor_term(design, self.donor)
+        return Donors(term.levels, term.codes)
+
+    def own_params(self) -> dict[str, Any]:
+        """See :class:`Analysis`."""
+        return {}

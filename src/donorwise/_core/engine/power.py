@@ -23,7 +23,7 @@ from donorwise._core.cells.accumulate import collapse
 from donorwise._core.design.between_within import column_df
 from donorwise._core.design.findings import uncovered
 from donorwise._core.design.replication import describe, find_donors
-from donorwise._core.engine.influence import donor_term
+from donorwise._core.engine.lmm import donor_term
 from donorwise._core.inference.moderation import mean_rank, posterior, refusal
 from donorwise._core.models.lmm.crossproducts import Responses
 from donorwise._core.models.lmm.evaluate import evaluate_block

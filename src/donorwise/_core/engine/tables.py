@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from donorwise._core.inference.moderation import moderated_tests, refusal
+from donorwise._core.engine.fits import test_features
 from donorwise._core.inference.multiplicity import adjust
-from donorwise._core.inference.wald import ContrastTests, contrast_tests, joint_tests
+from donorwise._core.inference.wald import joint_tests
 from donorwise._typing import STATUSES
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from donorwise._core.design.design import Design
     from donorwise._core.engine.fitted import LMMFit
     from donorwise._core.inference.prior import Prior
     from donorwise._typing import FloatArray, IntArray, StrArray
 
-NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
 _NOT_NESTED = (
     "A likelihood-ratio test needs nested models: one must have all the terms of the other and more. Got {!r} and {!r}."
 )
@@ -34,27 +32,9 @@ _SORTED = np.array(STATUSES)[_ORDER]
 
 def contrast_table(fit: LMMFit, names: tuple[str, ...], L: FloatArray, ddf: str, level: float) -> pd.DataFrame:
     """See :meth:`LMMFit.test`."""
-    G, n = len(fit.variables), len(names)
-    numbers = {key: np.full((n, G), np.nan) for key in NUMBERS}
-    status = np.full((n, G), "not_estimable", dtype="<U16")
-    test = _method(fit, ddf)
-    for model in fit.models:
-        _fill(numbers, status, model.features, test(model, L, level))
-    return tidy(fit.variables, names, numbers, status, fit.n_donors, fit.n_obs)
-
-
-def ddf_used(fit: LMMFit, ddf: str) -> tuple[str, str]:
-    """The degrees of freedom that a fit's tests use where `ddf` is asked for, and why they are others."""
-    reason = refusal(fit.models) if ddf == "moderated" else ""
-    return ("kenward-roger", reason) if reason else (ddf, "")
-
-
-def _method(fit: LMMFit, ddf: str) -> Callable[..., ContrastTests]:
-    """The function (model, L, level) that tests contrasts."""
-    used = "kenward-roger" if ddf == "moderated" and fit.not_moderated else ddf
-    if used != "moderated":
-        return lambda model, L, level: contrast_tests(model, L, used, level)
-    return lambda model, L, level: moderated_tests(model, L, fit.learned, level).tests
+    used = fit.models[0].fallback if ddf == "moderated" and fit.not_moderated and fit.models else ddf
+    tested = test_features(fit, L, used, level)
+    return tidy(fit.variables, names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
 
 
 def tidy(
@@ -72,23 +52,24 @@ def tidy(
     table.insert(1, "contrast", _categorical(np.repeat(np.arange(n), G), names))
     table["adj_p_value"] = np.concatenate([adjust(p) for p in numbers["p_value"]] or [np.empty(0)])
     codes = np.searchsorted(_SORTED, status.ravel())
-    table["status"] = pd.Categorical.from_codes(_ORDER[codes], categories=list(STATUSES))
+    table["status"] = pd.Categorical.from_codes(_ORDER[codes], dtype=dtype_of(STATUSES))
     table["n_donors"], table["n_obs"] = np.tile(n_donors, n), np.tile(n_obs, n)
     return table
 
 
-def _fill(numbers: dict[str, FloatArray], status: np.ndarray, features: np.ndarray, tests: ContrastTests) -> None:
-    for key, values in numbers.items():
-        values[:, features] = getattr(tests, key).T
-    status[:, features] = tests.status.T
-
-
 def _categorical(codes: np.ndarray, names: tuple[str, ...]) -> pd.Categorical:
     """Names by code; names that occur twice (nothing forbids that in an array) share a category."""
-    unique, first = np.unique(np.array(names, dtype=object), return_inverse=True)
-    if unique.size == len(names):
-        return pd.Categorical.from_codes(codes, categories=list(names))
-    return pd.Categorical.from_codes(first[codes], categories=list(unique))
+    dtype = dtype_of(names)
+    if len(dtype.categories) < len(names):
+        codes = dtype.categories.get_indexer(list(names))[codes]
+    return pd.Categorical.from_codes(codes, dtype=dtype)
+
+
+@lru_cache(maxsize=16)
+def dtype_of(names: tuple[str, ...]) -> pd.CategoricalDtype:
+    """The categories of names, in their order, made once for all tables of a call."""
+    unique = list(dict.fromkeys(names))
+    return pd.CategoricalDtype(list(names) if len(unique) == len(names) else sorted(unique))
 
 
 def prior_table(prior: Prior) -> pd.DataFrame:

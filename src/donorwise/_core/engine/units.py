@@ -115,8 +115,8 @@ def has_donor_term(parsed: ParsedFormula, donor: str) -> bool:
     return donor in parsed.columns
 
 
-def merge_units(values: Collapsed, cubes: FloatArray, starts: IntArray, units: Units) -> tuple[Collapsed, Depths]:
-    """Statistics of counts and depths of U units, from those of K collapsed rows that lie in one unit each.
+def merge_units(values: Collapsed, cubes: FloatArray, codes: IntArray, n: int) -> tuple[Collapsed, Depths]:
+    """Statistics of counts and depths of n units, from those of K collapsed rows that lie in one unit each.
 
     Parameters
     ----------
@@ -124,13 +124,10 @@ def merge_units(values: Collapsed, cubes: FloatArray, starts: IntArray, units: U
         Of the rows; their covariate is the depth.
     cubes
         Shape (K,). Sums of the depths' cubes.
-    starts
-        Shape (K,). First cell of each row.
-    units
-        Units of the cells.
+    codes
+        Shape (K,). Unit of each row; -1 for rows that are left out.
     """
-    codes = units.codes[starts]
-    used, n = np.flatnonzero(codes >= 0), len(units.table)
+    used = np.flatnonzero(codes >= 0)
     merged = merge_rows(values.take(used), codes[used], n)
     total = merged.n_obs * merged.covariate_mean[:, 0]
     squares = merged.covariate_ss[:, 0, 0] + total * merged.covariate_mean[:, 0]

@@ -92,9 +92,23 @@ def partition_table(fit: LMMFit) -> pd.DataFrame:
 
 def icc_table(fit: LMMFit) -> pd.DataFrame:
     """See :meth:`LMMFit.icc`."""
-    table = partition_table(fit).drop(columns="fixed")
+    return icc_rows(partition_table(fit))
+
+
+def icc_rows(partition: pd.DataFrame) -> pd.DataFrame:
+    """Intraclass correlations from a variance partition: variable, term, icc."""
+    table = partition.drop(columns="fixed")
     shares = table.div(table.sum(axis=1, min_count=1), axis=0).drop(columns="Residual")
-    return shares.reset_index().melt(id_vars="variable", var_name="term", value_name="icc")
+    return long_partition(shares, "icc")
+
+
+def long_partition(table: pd.DataFrame, value: str) -> pd.DataFrame:
+    """A column a term as a long table, term under term: variable, term, value."""
+    n, terms = table.shape[0], list(table.columns)
+    variable = np.tile(table.index.to_numpy(dtype=object), len(terms))
+    return pd.DataFrame(
+        {"variable": variable, "term": np.repeat(np.array(terms, dtype=object), n), value: table.to_numpy().T.ravel()}
+    )
 
 
 def term_labels(design: Design) -> list[str]:

@@ -27,8 +27,7 @@ from donorwise._core.models.law import BUDGET, chunks, tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from donorwise._core.models.law import Law, Model, OnGrid
-    from donorwise._core.models.lograte.model import LogRateModel
+    from donorwise._core.models.law import ByLaw, Law, Model, OnGrid
     from donorwise._typing import FloatArray, IntArray
 
 MIN_FEATURES = 100
@@ -83,7 +82,8 @@ def refusal(models: Sequence[Model]) -> str:
         return reason
     n_features = sum(model.usable.size for model in models)
     if n_features < MIN_FEATURES:
-        count = "1 feature is" if n_features == 1 else f"{n_features} features are"
+        one, several = models[0].named
+        count = f"1 {one} is" if n_features == 1 else f"{n_features} {several} are"
         return f"{count} too few to learn a prior from ({MIN_FEATURES} are needed)"
     return ""
 
@@ -97,7 +97,8 @@ def learn(models: Sequence[Model], start: Prior | None = None, n_jobs: int = 1, 
     rank = mean_rank(models)
     axes, weights = _axes(models, start)
     points = tensor(axes)
-    loglik, features = [], []
+    loglik: list[FloatArray] = []
+    features: list[IntArray] = []
     for model in models:
         chosen = _learned_from(model, rank)
         made = in_threads(model.on(points).loglik, chunks(chosen, len(points), chunk), n_jobs)
@@ -160,10 +161,10 @@ def moderated_tests(
         law, weight = _weighted(model, grid, at, learned)
         return _summaries(law, weight, np.full(len(L), law.nu), level), weight @ points
 
-    return _tested(model, L, in_threads(test, chunks(model.usable, len(points), size), n_jobs))
+    return _tested(model, L, list(in_threads(test, chunks(model.usable, len(points), size), n_jobs)))
 
 
-def tests_by_law(model: LogRateModel, L: FloatArray, level: float, n_jobs: int = 1) -> Tested:
+def tests_by_law(model: ByLaw, L: FloatArray, level: float, n_jobs: int = 1) -> Tested:
     """Test contrasts without a prior: the variances at their REML estimates, and the design's degrees of freedom.
 
     For models that are known by their law alone: the estimate is the best point of a fine grid.
@@ -177,7 +178,9 @@ def tests_by_law(model: LogRateModel, L: FloatArray, level: float, n_jobs: int =
         best[np.arange(at.size), law.loglik.argmax(axis=1)] = 1.0
         return _summaries(law, best, df, level), best @ points
 
-    return _tested(model, L, in_threads(test, chunks(model.usable, len(points), BUDGET // max(len(L), 1)), n_jobs))
+    return _tested(
+        model, L, list(in_threads(test, chunks(model.usable, len(points), BUDGET // max(len(L), 1)), n_jobs))
+    )
 
 
 def _summaries(law: Law, weight: FloatArray, df: FloatArray, level: float) -> list[Summary]:

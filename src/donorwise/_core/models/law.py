@@ -8,7 +8,7 @@ points, with the restricted likelihood of each, and inference needs nothing else
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -83,6 +83,10 @@ class Model(Protocol):
         """Positions, within the model, of the features that have a law."""
 
     @property
+    def named(self) -> tuple[str, str]:
+        """What a feature and several of them are called."""
+
+    @property
     def fallback(self) -> str:
         """The degrees of freedom that take the place of moderation where it does not apply."""
 
@@ -114,6 +118,14 @@ class Model(Protocol):
 
     def take(self, at: IntArray) -> Model:
         """The model of some of its features."""
+
+
+@runtime_checkable
+class ByLaw(Model, Protocol):
+    """A model that is known by its law alone: where no prior is shared, the best point of finer axes is its estimate."""
+
+    def fine_axes(self) -> list[FloatArray]:
+        """Grid of each variance, zero first."""
 
 
 def tensor(axes: list[FloatArray]) -> FloatArray:

@@ -42,6 +42,7 @@ class LMM:
     equations: Equations
     estimates: Estimates
 
+    named: ClassVar[tuple[str, str]] = ("feature", "features")
     fallback: ClassVar[str] = "kenward-roger"
     most_learned_from: ClassVar[int] = sys.maxsize
 

@@ -44,4 +44,4 @@ def fit_log_rates(design: Design, collapsed: Collapsed, depths: Depths, n_jobs: 
     size = int(np.clip(_BLOCK // (8 * units.order.size), 1, 1024))
     blocks = [present[i : i + size] for i in range(0, max(present.size, 1), size)]
     counts = np.asarray(np.rint(depths.n_cells @ collapsed.mean[:, present]))
-    return LogRateModel(present, units, depths, LogRates.concatenate(in_threads(rates, blocks, n_jobs)), counts)
+    return LogRateModel(present, units, depths, LogRates.concatenate(list(in_threads(rates, blocks, n_jobs))), counts)

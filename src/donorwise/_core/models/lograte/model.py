@@ -55,6 +55,7 @@ class LogRateModel:
     rates: LogRates
     mean: FloatArray
 
+    named: ClassVar[tuple[str, str]] = ("gene with counts", "genes with counts")
     fallback: ClassVar[str] = "between-within"
     unmoderated: ClassVar[str] = ""
     most_learned_from: ClassVar[int] = 6_000
