@@ -15,7 +15,7 @@ from scipy import sparse
 from scipy.special import ndtr
 
 import donorwise as dw
-from donorwise._core.cells.accumulate import collapse
+from donorwise._core.cells.collapse import collapse
 from donorwise._core.design.build import build_design
 from donorwise._core.inference.moderation import Learned, moderated_tests
 from donorwise._core.inference.prior import Prior

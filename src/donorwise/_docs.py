@@ -18,7 +18,8 @@ adata
     Cells x features, log-normalised; or cells collapsed by :func:`donorwise.pp.collapse`, whose weights then apply.""",
     "adata_result": """\
 adata
-    AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`.""",
+    AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`. Features that are no
+    longer in ``var`` are left out.""",
     "adata_refit": """\
 adata
     AnnData that holds a result, and the cells (or collapsed rows) that it was fitted to.""",

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.formula import ParsedFormula
-    from donorwise._core.engine.collapsed import CollapsedRows, RowCells
     from donorwise._typing import FloatArray, IntArray
 
 COLLAPSED = "donorwise_collapsed"
@@ -165,8 +165,8 @@ def read_origin(adata: ad.AnnData) -> Origin:
 
 def read_rows(adata: ad.AnnData, covariates: Sequence[str]) -> CollapsedRows:
     """The statistics with some of the covariates; matrices in files are read when the rows are."""
+    from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.cells.measures import Collapsed
-    from donorwise._core.engine.collapsed import CollapsedRows
 
     origin = read_origin(adata)
     at = [origin.covariates.index(name) for name in covariates]
@@ -198,7 +198,7 @@ def read_rows(adata: ad.AnnData, covariates: Sequence[str]) -> CollapsedRows:
 
 def read_cells(adata: ad.AnnData) -> RowCells:
     """Read how many cells every row stands for, and the unweighted moments of their covariates."""
-    from donorwise._core.engine.collapsed import RowCells
+    from donorwise._core.cells.collapsed_rows import RowCells
 
     origin = read_origin(adata)
     names = (CELLS_MEAN, CELLS_SS) if CELLS_MEAN in adata.obsm else (MEAN, SS)

@@ -26,7 +26,7 @@ _FAMILIES_OF_0_1 = {
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One result of ``dw.tl.lmm``, restricted to the features that are still in the AnnData.
+    """One result of a model, restricted to the features that are still in the AnnData.
 
     Attributes
     ----------
@@ -47,6 +47,11 @@ class Results:
     icc: pd.DataFrame
     variance_partition: pd.DataFrame
     prior: pd.DataFrame | None = None
+
+    @property
+    def of_counts(self) -> bool:
+        """Whether counts in units of cells were modelled: the estimates are differences of log rates."""
+        return "units" in self.params
 
 
 def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:

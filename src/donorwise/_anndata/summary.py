@@ -112,7 +112,7 @@ def group_means(
     -------
     Variables x groups; cells without a value are left out, and a group without cells has NaN.
     """
-    from donorwise._core.cells.accumulate import collapse, missing_patterns
+    from donorwise._core.cells.collapse import collapse, missing_patterns
 
     source = response_of(adata, response, variables)
     codes = np.zeros(adata.n_obs, dtype=np.int32)

@@ -21,9 +21,9 @@ from donorwise._anndata.collapsed import (
     read_parts,
     with_counts_dropped,
 )
+from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells, concatenate, merge_rows
 from donorwise._core.design.columns import label_codes
 from donorwise._core.design.design import combine, first_rows
-from donorwise._core.engine.collapsed import CollapsedRows, RowCells, concatenate, merge_rows
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:

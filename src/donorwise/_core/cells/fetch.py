@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
-    from donorwise._core.cells.readers import Part, Reader
+    from donorwise._core.cells.readers import Piece, Reader
 
 Range = tuple[int, int]
 
@@ -44,7 +44,7 @@ def fetch(
     n_jobs: int,
     n_bytes: int,
     process_bytes: int = BUDGET.process_bytes,
-) -> Iterator[tuple[Range, list[Part]]]:
+) -> Iterator[tuple[Range, list[Piece]]]:
     """The chunks in their order; at most ``n_jobs + 1`` are held besides the one in use.
 
     Workers are threads where these can decompress at once (zarr, gzip in HDF5). With its other filters HDF5 has one
@@ -62,7 +62,7 @@ def fetch(
             yield _receive(reader, source, *pending.popleft())
 
 
-def _receive(reader: Reader, source: _Source, asked: Range, future: Future[Any]) -> tuple[Range, list[Part]]:
+def _receive(reader: Reader, source: _Source, asked: Range, future: Future[Any]) -> tuple[Range, list[Piece]]:
     with _said_where(reader, asked):
         try:
             loaded = source.receive(future.result())
@@ -70,7 +70,7 @@ def _receive(reader: Reader, source: _Source, asked: Range, future: Future[Any])
             raise DonorwiseError(
                 f"A process that reads {reader.where} was ended from outside, for lack of memory perhaps; use n_jobs=1."
             ) from error
-    return asked, reader.parts(*asked, loaded)
+    return asked, reader.pieces(*asked, loaded)
 
 
 @contextmanager

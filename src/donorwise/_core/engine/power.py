@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import stats
 from scipy.special import polygamma
 
-from donorwise._core.cells.accumulate import collapse
+from donorwise._core.cells.collapse import collapse
 from donorwise._core.design.between_within import column_df
 from donorwise._core.design.findings import uncovered
 from donorwise._core.design.replication import describe, find_donors

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from donorwise._core.cells.passes import stored_values
-from donorwise._core.cells.stored import Stored
+from donorwise._core.cells.matrices import stored_values
 from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
 from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.fits import ddf_used, test_features
@@ -24,17 +22,13 @@ from donorwise._core.models.lograte.fit import fit_log_rates
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.units import Units
     from donorwise._core.models.lograte.model import LogRateModel
     from donorwise._core.models.lograte.units import Depths
     from donorwise._typing import FloatArray, IntArray, StrArray
-
-_CHUNK = 10_000_000  # values checked at a time
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ def check_counts(matrix: Any, text: str) -> None:
     DataError
         Says what was found, and where counts usually are.
     """
-    for chunk in _chunks(matrix):
+    for chunk in stored_values(matrix):
         whole = (chunk >= 0) & np.isfinite(chunk) & (chunk == np.floor(chunk)) if chunk.dtype.kind in "fiu" else False
         bad = np.broadcast_to(~np.asarray(whole), chunk.shape)
         if bad.any():
@@ -105,17 +99,6 @@ def check_counts(matrix: Any, text: str) -> None:
                 "whole numbers, zero or more; name the layer that holds them with layer=, or fit these values with "
                 "dw.tl.lmm."
             )
-
-
-def _chunks(matrix: Any) -> Iterator[NDArray[Any]]:
-    """The stored values, some at a time."""
-    if isinstance(matrix, Stored):
-        yield from stored_values(matrix)
-        return
-    values = matrix.data if sparse.issparse(matrix) else matrix
-    step = max(1, _CHUNK // max(1, int(np.prod(values.shape[1:]))))
-    for start in range(0, len(values), step):
-        yield values[start : start + step]
 
 
 def fit_units(

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from donorwise._core.cells.accumulate import collapse
+from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.stored import Stored
-from donorwise._core.engine.collapsed import regroup
-from donorwise._core.engine.tasks import Statistics, collapse_tasks
+from donorwise._core.engine.tasks import Statistics, collapse_tasks, regroup
 from donorwise._core.engine.units import merge_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.collapsed import CollapsedRows
     from donorwise._core.engine.tasks import Task
     from donorwise._core.engine.units import Units
     from donorwise._core.models.lograte.units import Depths

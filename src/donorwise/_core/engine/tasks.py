@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.cells.accumulate import collapse, missing_patterns
+from donorwise._core.cells.collapse import collapse, missing_patterns
+from donorwise._core.cells.collapsed_rows import merge_rows, with_covariates
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.models.lmm.crossproducts import column_means
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.design.design import Design
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
@@ -176,3 +178,13 @@ def _stack(designs: Sequence[Design]) -> tuple[NDArray[np.int32], FloatArray | N
             covariates[used, : design.covariates.shape[1]] = design.covariates[used]
         start += design.n_patterns
     return codes, covariates
+
+
+def regroup(design: Design, rows: CollapsedRows, features: IntArray | None = None) -> Statistics:
+    """The statistics of a design on the cells of collapsed rows (a coarse one, see `coarsen`)."""
+    at = design.codes[rows.cells.starts].astype(np.int64)
+    used = np.flatnonzero(at >= 0)
+    values = rows.read(used if used.size < at.size else None, features)
+    moved = with_covariates(values, rows.cells, design.covariates, used)
+    merged = merge_rows(moved, at[used], design.n_patterns)
+    return Statistics(design, (Pass(np.arange(merged.mean.shape[1]), merged),))
