@@ -136,6 +136,18 @@ class UnitStatistics:
         at = np.searchsorted(units, own)
         return cls(design, own, collapsed.take(at), depths.take(at))
 
+    def take_features(self, features: IntArray) -> UnitStatistics:
+        """The statistics of some features."""
+        return replace(self, collapsed=self.collapsed.take_features(features))
+
+    def take_patterns(self, patterns: IntArray) -> UnitStatistics:
+        """The statistics of some patterns of the design: what the cells of the other units say is left out."""
+        design = self.design.take(patterns)
+        codes = _renumbered(self.design.codes, patterns, self.design.n_patterns)
+        kept = np.flatnonzero(codes[self.units] >= 0)
+        design = replace(design, codes=codes.astype(self.design.codes.dtype))
+        return UnitStatistics(design, self.units[kept], self.collapsed.take(kept), self.depths.take(kept))
+
 
 def _units_of(tasks: Sequence[Task]) -> IntArray:
     """The units that some task uses, ascending."""
