@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from donorwise._core.design.formula import ParsedFormula
@@ -118,3 +120,25 @@ class Design:
         """The design on some patterns; `codes` and `covariates` stay those of all rows."""
         terms = tuple(t.take(patterns) for t in self.random_terms)
         return replace(self, X=self.X[patterns], random_terms=terms, frame=self.frame.iloc[patterns])
+
+    def by_row(self) -> Design:
+        """The same with a pattern for every row in use, in their order."""
+        rows = np.flatnonzero(self.codes >= 0)
+        at, codes = self.codes[rows], np.full(self.codes.size, -1, dtype=self.codes.dtype)
+        codes[rows] = np.arange(rows.size)
+
+        def spread(values: FloatArray, varying: Sequence[int]) -> FloatArray:
+            out = values[at]
+            for column, covariate in enumerate(varying):
+                if covariate >= 0:
+                    out[:, column] = self.covariates[rows, covariate]
+            return out
+
+        terms = tuple(
+            replace(t, codes=t.codes[at], Z=spread(t.Z, t.varying), varying=(-1,) * len(t.varying))
+            for t in self.random_terms
+        )
+        return replace(
+            self, codes=codes, X=spread(self.X, self.varying), varying=(-1,) * len(self.varying), random_terms=terms,
+            covariates=self.covariates[:, :0], frame=self.frame.iloc[at].reset_index(drop=True),
+        )  # fmt: skip

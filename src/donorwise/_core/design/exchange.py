@@ -67,6 +67,7 @@ def find_exchange(
     weights: FloatArray,
     *,
     donor: str = "",
+    donors: IntArray | None = None,
     permute: str | None = None,
     strata: Sequence[str] = (),
 ) -> Exchange:
@@ -75,13 +76,15 @@ def find_exchange(
     Parameters
     ----------
     design
-        The design, its donor a grouping factor.
+        The design, its donor a grouping factor unless `donors` are given.
     obs
         N rows, with the columns `strata`.
     weights
         Shape (p,). The contrast.
     donor
         Column declared as the donor, if any.
+    donors
+        Shape (K,). Donor of each pattern, where that is known.
     permute
         Which variable of a contrast of several.
     strata
@@ -92,7 +95,7 @@ def find_exchange(
     DesignError
         When the contrast does not belong to one variable whose labels can move, or nothing can.
     """
-    donors = donor_codes(design, donor)
+    donors = donor_codes(design, donor) if donors is None else donors
     variable = tested_variable(design, weights, donors, permute)
     _check_movable(design, obs, variable, donors, donor)
     values = pd.factorize(design.frame[variable], sort=True)[0].astype(np.int64)
