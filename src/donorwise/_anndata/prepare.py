@@ -24,13 +24,13 @@ from donorwise._anndata import (
     read_rows,
     resolve_response,
 )
-from donorwise._anndata.collapsed import COUNTS
+from donorwise._anndata.origin import COUNTS
 from donorwise._anndata.roles import AUDITED, known_columns, known_donor
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
-from donorwise._core.engine.arrays import check_weights, effective_jobs
+from donorwise._core.engine.arrays import check_weights, effective_jobs, pass_jobs
 from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis, check_counts, check_depths
 from donorwise._core.engine.results import resolve_by_group, tasks_by_group
@@ -132,6 +132,7 @@ def assemble_lmm(
         formula=parsed, groupby=groupby or "", response=response.text, log_base=response.log_base, weights=text,
         variables=response.variables, source=source, obs=obs, n_cells=len(obs), tasks=tasks,
         donor=known_donor(adata, roles, parsed), options=options or Options(), n_jobs=effective_jobs(n_jobs),
+        pass_jobs=pass_jobs(n_jobs),
     )  # fmt: skip
 
 
@@ -156,16 +157,24 @@ def prepare_pseudobulk(
         See :func:`donorwise.tl.pseudobulk`.
     """
     check_is_anndata(adata)
-    jobs = effective_jobs(n_jobs)
-    response = counts_response(adata, layer, depth, mask_var)
-    units, column = units_of(adata, parse(formula), donor=donor, sample=sample, groupby=groupby)
-    tasks = tasks_by_group(units.formula, units.table, groupby)
-    names, resolved = resolve_by_group(tasks, contrasts)  # before anything is read
+    effective_jobs(n_jobs)  # like the contrasts, checked before anything is read
+    response, parsed = counts_response(adata, layer, depth, mask_var), parse(formula)
+    units, column = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
+    tasks = tasks_of_units(units, groupby)
+    names, resolved = resolve_by_group(tasks, contrasts)
     made = assemble_pseudobulk(
-        adata, parse(formula), response, units, tasks, groupby=groupby, sample=column, depth=depth, n_jobs=jobs
+        adata, parsed, response, units, tasks, groupby=groupby, sample=column, depth=depth, n_jobs=n_jobs
     )
     made = replace(made, names=tuple(names), contrasts=tuple(resolved))
     return replace(made, warnings=cautions.of_units(made))
+
+
+def tasks_of_units(units: Units, groupby: str | None) -> list[Task]:
+    """One task per group, whose patterns are units."""
+    return [
+        task if task.design is None else replace(task, design=task.design.by_row())
+        for task in tasks_by_group(units.formula, units.table, groupby)
+    ]
 
 
 def assemble_pseudobulk(
@@ -185,7 +194,8 @@ def assemble_pseudobulk(
         formula=formula, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
         variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
         sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
-        tasks=tasks, donor=units.donor, n_jobs=effective_jobs(n_jobs), units=units, sample=sample,
+        tasks=tasks, donor=units.donor, n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), units=units,
+        sample=sample,
         depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
     )  # fmt: skip
 

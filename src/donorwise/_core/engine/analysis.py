@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.engine.fits import Fit
     from donorwise._core.engine.results import Contrasts
     from donorwise._core.engine.sources import Source
-    from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.tasks import Task, TaskStatistics
     from donorwise._typing import IntArray
 
 GB = 1e9
-S = TypeVar("S")  # statistics of one task
-F = TypeVar("F")  # its fitted models
+S = TypeVar("S", bound="TaskStatistics")  # statistics of one task
+F = TypeVar("F", bound="Fit")  # its fitted models
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,13 @@ class Tables:
     failed: str = ""
 
 
+class Donors(NamedTuple):
+    """Names of donors, and which of them each of K patterns belongs to, (K,)."""
+
+    names: tuple[str, ...]
+    codes: IntArray
+
+
 TABLES = ("results", "varcomp", "icc", "variance_partition", "prior")
 FACTS = tuple(f.name for f in fields(Tables) if f.name not in TABLES)
 
@@ -115,6 +123,8 @@ class Analysis(ABC, Generic[S, F]):
         One per group.
     donor
         Column that is known to be the donor; empty for none.
+    n_jobs, pass_jobs
+        Threads of the fits, and of a pass over the cells (see `donorwise._core.cells.collapse.collapse`).
     names, contrasts
         Names of all contrasts, and those that each task can answer (None for none).
     warnings
@@ -137,6 +147,7 @@ class Analysis(ABC, Generic[S, F]):
     donor: str
     options: Options = field(default_factory=Options)
     n_jobs: int = 1
+    pass_jobs: int | None = 1
     names: tuple[str, ...] = ()
     contrasts: tuple[Contrasts | None, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -150,8 +161,17 @@ class Analysis(ABC, Generic[S, F]):
         """The tables of a task; without a fit every feature has its row all the same."""
 
     @abstractmethod
+    def donors(self, number: int) -> Donors:
+        """The donor of each pattern of a task's design."""
+
+    @abstractmethod
     def own_params(self) -> dict[str, Any]:
         """What params say of this kind of model alone."""
+
+    def fitting(self, number: int) -> Callable[[S], F]:
+        """What fits the models of a task from any of its statistics, in one thread."""
+        alone = replace(self, n_jobs=1)
+        return lambda statistics: alone.fit(number, statistics, lambda n: None)
 
     def results(
         self, number: int, tested: pd.DataFrame | None, *, n_donors: IntArray | int = 0, n_obs: IntArray | int = 0
@@ -208,4 +228,4 @@ class Analysis(ABC, Generic[S, F]):
     def statistics(self, numbers: Sequence[int] | None = None) -> list[S | None]:
         """The statistics of some tasks (all if None) from one pass over the cells; None for a task without a design."""
         tasks = self.tasks if numbers is None else [self.tasks[i] for i in numbers]
-        return self.source.statistics(tasks, self.variables, self.n_jobs)
+        return self.source.statistics(tasks, self.variables, self.pass_jobs)

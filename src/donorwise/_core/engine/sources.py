@@ -47,7 +47,7 @@ class Source(ABC, Generic[S]):
     features: IntArray | None = None
 
     @abstractmethod
-    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int) -> list[S | None]:
+    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None) -> list[S | None]:
         """The statistics of some tasks; None for a task without a design."""
 
     @abstractmethod
@@ -67,7 +67,9 @@ class Cells(Source[Statistics]):
 
     weights: FloatArray | None = None
 
-    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int) -> list[Statistics | None]:
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[Statistics | None]:
         """See :class:`Source`."""
         return collapse_tasks(
             self.matrix, variables, tasks, weights=self.weights, features=self.features, n_jobs=n_jobs
@@ -86,7 +88,9 @@ class Rows(Source[Statistics]):
 
     rows: CollapsedRows
 
-    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int) -> list[Statistics | None]:
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[Statistics | None]:
         """See :class:`Source`."""
         designs = (task.design for task in tasks)
         return [None if d is None else regroup(d, self.rows, self.features) for d in designs]
@@ -115,7 +119,7 @@ class UnitStatistics:
     Attributes
     ----------
     design
-        Its rows are units.
+        Its rows are units, and each of them is a pattern.
     units
         Shape (S,). The rows of the design in use, ascending.
     collapsed, depths
@@ -137,16 +141,24 @@ class UnitStatistics:
         return cls(design, own, collapsed.take(at), depths.take(at))
 
     def take_features(self, features: IntArray) -> UnitStatistics:
-        """The statistics of some features."""
+        """The statistics of some features, in the order given."""
         return replace(self, collapsed=self.collapsed.take_features(features))
 
     def take_patterns(self, patterns: IntArray) -> UnitStatistics:
-        """The statistics of some patterns of the design: what the cells of the other units say is left out."""
-        design = self.design.take(patterns)
-        codes = _renumbered(self.design.codes, patterns, self.design.n_patterns)
-        kept = np.flatnonzero(codes[self.units] >= 0)
-        design = replace(design, codes=codes.astype(self.design.codes.dtype))
-        return UnitStatistics(design, self.units[kept], self.collapsed.take(kept), self.depths.take(kept))
+        """The statistics of some of the units, each of which is a pattern of the design."""
+        units, design = self.units[patterns], self.design.take(patterns)
+        codes = np.full_like(design.codes, -1)
+        codes[units] = np.arange(units.size)
+        collapsed, depths = self.collapsed.take(patterns), self.depths.take(patterns)
+        return UnitStatistics(replace(design, codes=codes), units, collapsed, depths)
+
+    def relabelled(self, design: Design) -> UnitStatistics:
+        """The same units under another design."""
+        return replace(self, design=design)
+
+    def row_space(self) -> FloatArray:
+        """A matrix with the row space of X over the units."""
+        return self.design.X
 
 
 def _units_of(tasks: Sequence[Task]) -> IntArray:
@@ -172,7 +184,9 @@ class UnitsOfCells(Source[UnitStatistics]):
     depth: FloatArray
     depths: Depths
 
-    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int) -> list[UnitStatistics | None]:
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[UnitStatistics | None]:
         """See :class:`Source`."""
         units = _units_of(tasks)
         if not units.size:
@@ -210,7 +224,9 @@ class UnitsOfRows(Source[UnitStatistics]):
     cubes: FloatArray
     starts: IntArray
 
-    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int) -> list[UnitStatistics | None]:
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[UnitStatistics | None]:
         """See :class:`Source`."""
         values = self.values if self.features is None else self.values.take_features(self.features)
         units = _units_of(tasks)
