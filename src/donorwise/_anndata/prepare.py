@@ -157,17 +157,24 @@ def prepare_pseudobulk(
         See :func:`donorwise.tl.pseudobulk`.
     """
     check_is_anndata(adata)
-    effective_jobs(n_jobs)  # checked before anything is read
-    response = counts_response(adata, layer, depth, mask_var)
-    parsed = parse(formula)
+    effective_jobs(n_jobs)  # like the contrasts, checked before anything is read
+    response, parsed = counts_response(adata, layer, depth, mask_var), parse(formula)
     units, column = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
-    tasks = tasks_by_group(units.formula, units.table, groupby)
-    names, resolved = resolve_by_group(tasks, contrasts)  # before anything is read
+    tasks = tasks_of_units(units, groupby)
+    names, resolved = resolve_by_group(tasks, contrasts)
     made = assemble_pseudobulk(
         adata, parsed, response, units, tasks, groupby=groupby, sample=column, depth=depth, n_jobs=n_jobs
     )
     made = replace(made, names=tuple(names), contrasts=tuple(resolved))
     return replace(made, warnings=cautions.of_units(made))
+
+
+def tasks_of_units(units: Units, groupby: str | None) -> list[Task]:
+    """One task per group, whose patterns are units."""
+    return [
+        task if task.design is None else replace(task, design=task.design.by_row())
+        for task in tasks_by_group(units.formula, units.table, groupby)
+    ]
 
 
 def assemble_pseudobulk(
@@ -183,13 +190,13 @@ def assemble_pseudobulk(
     n_jobs: int | None = None,
 ) -> PseudobulkAnalysis:
     """A model of the counts of units, of cells or of collapsed rows, without contrasts and warnings yet."""
-    tasks = [task if task.design is None else replace(task, design=task.design.by_row()) for task in tasks]
     return PseudobulkAnalysis(
         formula=formula, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
         variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
         sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
         tasks=tasks, donor=units.donor, n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), units=units,
-        sample=sample, depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
+        sample=sample,
+        depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
     )  # fmt: skip
 
 

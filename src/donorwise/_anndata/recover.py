@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
-from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, units_of
+from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
-from donorwise._core.engine.results import tasks_by_group
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def _of_units(
     units, sample = units_of(adata, parsed, donor=params["donor"], sample=sample, groupby=groupby)
     if units.name != params["units"]:
         raise _changed(key, f"its units are {units.name} and were {params['units']}", params["method"])
-    tasks = tasks_by_group(units.formula, units.table, groupby)
+    tasks = tasks_of_units(units, groupby)
     depth = None if is_collapsed(adata) else params["depth"] or None
     return assemble_pseudobulk(
         adata, parsed, response, units, tasks, groupby=groupby, sample=sample, depth=depth, n_jobs=n_jobs
