@@ -161,7 +161,10 @@ def prepare_pseudobulk(
     response = counts_response(adata, layer, depth, mask_var)
     parsed = parse(formula)
     units, column = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
-    tasks = tasks_by_group(units.formula, units.table, groupby)
+    tasks = [
+        task if task.design is None else replace(task, design=task.design.by_row())
+        for task in tasks_by_group(units.formula, units.table, groupby)
+    ]
     names, resolved = resolve_by_group(tasks, contrasts)
     made = PseudobulkAnalysis(
         formula=parsed, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,

@@ -197,7 +197,7 @@ def _plans(
             continue
         try:
             found[task.name] = make_plan(
-                task.design, analysis.obs, own.L[0], donor=analysis.donor, permute=permute, strata=strata,
+                task.design, analysis.obs, own.L[:1], donor=analysis.donor, permute=permute, strata=strata,
                 n_permutations=n_permutations, seed=(random_state, i),
             )  # fmt: skip
         except DesignError as error:
@@ -212,21 +212,15 @@ def _plans(
 
 def _calibrations(analysis: LmmAnalysis, plans: dict[str, Plan], *, progress: bool) -> dict[str, Calibration | None]:
     """The calibration of every group, from one pass over the cells."""
-    variables, ddf = analysis.variables, analysis.options.ddf
     out: dict[str, Calibration | None] = {task.name: None for task in analysis.tasks}
     total = sum(len(plan.arrangements.labels) for plan in plans.values())
     with tqdm(total=total, unit="permutation", desc="permutations", disable=not progress) as bar:
-        for task, own in zip(analysis.tasks, analysis.statistics(), strict=True):
+        for number, (task, own) in enumerate(zip(analysis.tasks, analysis.statistics(), strict=True)):
             if own is not None and task.name in plans:
                 out[task.name] = calibrate_statistics(
-                    own,
-                    variables,
-                    plans[task.name],
-                    ddf=ddf,
-                    donor=analysis.donor,
-                    n_jobs=analysis.n_jobs,
+                    own, analysis.fitting(number), plans[task.name], ddf=analysis.options.ddf, n_jobs=analysis.n_jobs,
                     update=bar.update,
-                )
+                )  # fmt: skip
     for name, made in out.items():
         if made is not None and made.reason:
             logger.info("%s: Kenward-Roger degrees of freedom are calibrated: %s.", name, made.reason)

@@ -20,7 +20,7 @@ from donorwise._anndata import (
 )
 from donorwise._anndata.recover import Recovered, check_same, recover
 from donorwise._core.engine.arrays import effective_jobs
-from donorwise._core.engine.influence import NUMBERS, donor_term, leave_one_out, retest
+from donorwise._core.engine.influence import NUMBERS, leave_one_out, retest
 from donorwise._core.engine.results import Contrasts
 from donorwise._core.progress import tqdm
 from donorwise._core.wording import listing
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.tasks import Statistics
+    from donorwise._core.engine.analysis import Analysis, F, S
     from donorwise._typing import FloatArray
 
 logger = logging.getLogger("donorwise")
@@ -212,19 +212,17 @@ def _without_each(
     response = response_of(adata, found.params["response"], [str(v) for v in used["variable"].unique()])
     source = replace(found.analysis.source, features=response.features)
     analysis = replace(found.analysis, variables=response.variables, source=source, n_jobs=n_jobs, pass_jobs=n_jobs)
-    tables, donor = [], str(found.params["donor"])
-    options = {"ddf": found.params["ddf"], "reml": bool(found.params["reml"]), "donor": donor, "n_jobs": n_jobs}
     groups = set(looked_at["group"].astype(str))
     work = [
-        (task.name, own, rows)
-        for task, own, rows in zip(analysis.tasks, analysis.statistics(), analysis.contrasts, strict=True)
-        if own is not None and rows is not None and task.name in groups
+        (number, own, contrasts)
+        for number, (own, contrasts) in enumerate(zip(analysis.statistics(), analysis.contrasts, strict=True))
+        if own is not None and contrasts is not None and analysis.tasks[number].name in groups
     ]
-    n_donors = sum(len(donor_term(own.design, donor).levels) for _, own, _ in work)
+    tables, n_donors = [], sum(len(analysis.donors(number).names) for number, _, _ in work)
     with tqdm(total=n_donors, unit="donor", desc="leaving out donors", disable=not progress) as bar:
-        for name, own, rows in work:
-            asked = looked_at[looked_at["group"] == name]
-            repeated = _repeat(own, analysis.variables, rows, asked, key, options, bar)
+        for number, own, contrasts in work:
+            name = analysis.tasks[number].name
+            repeated = _repeat(analysis, number, own, contrasts, looked_at[looked_at["group"] == name], key, bar)
             tables.append(repeated.assign(group=name))
     columns = [*ROW, "donor", *NUMBERS, "status"]
     table = pd.concat([t.astype(dict.fromkeys(["variable", "contrast", "donor", "status"], str)) for t in tables])
@@ -232,24 +230,28 @@ def _without_each(
 
 
 def _repeat(
-    statistics: Statistics,
-    variables: tuple[str, ...],
-    rows: Contrasts,
+    analysis: Analysis[S, F],
+    number: int,
+    statistics: S,
+    contrasts: Contrasts,
     asked: pd.DataFrame,
     key: str,
-    options: dict[str, Any],
     bar: Any,
 ) -> pd.DataFrame:
     """The tests that are asked for in one group, without each donor."""
-    used = np.isin(rows.names, asked["contrast"].astype(str))
-    rows = Contrasts(tuple(np.array(rows.names, dtype=object)[used]), rows.L[used])
-    names = pd.Index(variables)
+    used = np.isin(contrasts.names, asked["contrast"].astype(str))
+    contrasts = Contrasts(tuple(np.array(contrasts.names, dtype=object)[used]), contrasts.L[used])
+    names = pd.Index(analysis.variables)
     wanted = np.unique(names.get_indexer(asked["variable"].astype(str)))
     pairs = pd.MultiIndex.from_frame(asked[["variable", "contrast"]].astype(str))
-    everyone = retest(statistics, variables, rows, wanted=wanted, **options)
+    fit, ddf = analysis.fitting(number), analysis.options.ddf
+    everyone = retest(statistics, fit, contrasts, ddf=ddf, wanted=wanted)
     again = everyone.set_index(pd.MultiIndex.from_frame(everyone[["variable", "contrast"]].astype(str)))["estimate"]
     check_same(again.reindex(pairs).to_numpy(), asked["estimate"].to_numpy(), key)
-    table = leave_one_out(statistics, variables, rows, wanted=wanted, update=bar.update, **options)
+    table = leave_one_out(
+        statistics, fit, contrasts, analysis.donors(number), ddf=ddf, wanted=wanted, n_jobs=analysis.n_jobs,
+        update=bar.update,
+    )  # fmt: skip
     return table[pd.MultiIndex.from_frame(table[["variable", "contrast"]].astype(str)).isin(pairs)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.engine.fits import Fit
     from donorwise._core.engine.results import Contrasts
     from donorwise._core.engine.sources import Source
-    from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.tasks import Task, TaskStatistics
     from donorwise._typing import IntArray
 
 GB = 1e9
-S = TypeVar("S")  # statistics of one task
-F = TypeVar("F")  # its fitted models
+S = TypeVar("S", bound="TaskStatistics")  # statistics of one task
+F = TypeVar("F", bound="Fit")  # its fitted models
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,13 @@ class Tables:
     note: str = ""
     donor: str = ""
     failed: str = ""
+
+
+class Donors(NamedTuple):
+    """Names of donors, and which of them each of K patterns belongs to, (K,)."""
+
+    names: tuple[str, ...]
+    codes: IntArray
 
 
 TABLES = ("results", "varcomp", "icc", "variance_partition", "prior")
@@ -153,8 +161,17 @@ class Analysis(ABC, Generic[S, F]):
         """The tables of a task; without a fit every feature has its row all the same."""
 
     @abstractmethod
+    def donors(self, number: int) -> Donors:
+        """The donor of each pattern of a task's design."""
+
+    @abstractmethod
     def own_params(self) -> dict[str, Any]:
         """What params say of this kind of model alone."""
+
+    def fitting(self, number: int) -> Callable[[S], F]:
+        """What fits the models of a task from any of its statistics, in one thread."""
+        alone = replace(self, n_jobs=1)
+        return lambda statistics: alone.fit(number, statistics, lambda n: None)
 
     def results(
         self, number: int, tested: pd.DataFrame | None, *, n_donors: IntArray | int = 0, n_obs: IntArray | int = 0

@@ -20,16 +20,15 @@ from scipy import stats
 from scipy.special import polygamma
 
 from donorwise._core.cells.collapse import collapse
+from donorwise._core.design.arms import describe
+from donorwise._core.design.between_within import column_df
 from donorwise._core.design.findings import uncovered
-from donorwise._core.design.replication import describe, find_donors
-from donorwise._core.engine.influence import donor_term
-from donorwise._core.inference.between_within import column_df
-from donorwise._core.inference.grid import tensor
+from donorwise._core.design.replicates import find_donors
+from donorwise._core.engine.lmm import donor_term
 from donorwise._core.inference.moderation import mean_rank, posterior, refusal
-from donorwise._core.inference.wald import orthonormal_rows
 from donorwise._core.models.lmm.crossproducts import Responses
 from donorwise._core.models.lmm.evaluate import evaluate_block
-from donorwise._core.models.lmm.fit import build_model
+from donorwise._core.models.lmm.fit import build_equations
 from donorwise._core.models.lmm.relative import original_covariance
 from donorwise.errors import DataError
 
@@ -39,7 +38,8 @@ if TYPE_CHECKING:
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design
     from donorwise._core.engine.fitted import LMMFit
-    from donorwise._core.models.lmm.fit import Block, Model
+    from donorwise._core.models.lmm.fit import Equations
+    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import FloatArray, IntArray
 
 COLUMNS = (
@@ -88,7 +88,7 @@ class _Known:
     """
 
     features: IntArray
-    model: Model
+    model: Equations
     gamma: FloatArray
     variance: FloatArray
     weight: FloatArray
@@ -135,9 +135,9 @@ def power_table(
     one degree of freedom is left.
     """
     observed = _observed(fit, weights) if observed is None else observed
-    models = {m: build_model(fit.design, _with_cells(fit, observed, m)) for m in plan.n_cells}
+    models = {m: build_equations(fit.design, _with_cells(fit, observed, m)) for m in plan.n_cells}
     used = _representative(fit)
-    tertile = np.minimum((3 * mean_rank(fit.parts)[used]).astype(int), 2) + 1
+    tertile = np.minimum((3 * mean_rank(fit.models)[used]).astype(int), 2) + 1
     D = len(donor_term(fit.design, fit.donor).levels)
     rows: list[dict[str, object]] = []
     for name, row in zip(names, L, strict=True):
@@ -158,13 +158,12 @@ def power_table(
 def replication(fit: LMMFit, L: FloatArray) -> tuple[list[str], list[str]]:
     """What each contrast (n, p) compares, donors or each donor with itself, and what the audit warns of there.
 
-    The kinds are those of :class:`donorwise._core.design.replication.Arms`. The warnings are those about
+    The kinds are those of :class:`donorwise._core.design.arms.Arms`. The warnings are those about
     contrasts within donors that no random term lets differ between donors.
     """
     design = fit.design
     donors = find_donors(design, design.frame, fit.donor)
-    assert donors is not None  # callers have checked that the donors are a grouping factor
-    arms = {arm.contrast: arm for arm in describe(design, donors, None)}
+    arms = {arm.contrast: arm for arm in describe(design, donors)}
     parts = [[arms[design.fixed_names[j]] for j in np.flatnonzero(row) if design.fixed_names[j] in arms] for row in L]
     kinds = [{arm.kind for arm in own} for own in parts]
     asked = {arm.contrast: arm for own in parts for arm in own}
@@ -204,7 +203,7 @@ def planned_df(design: Design, row: FloatArray, copies: float, n_obs: float) -> 
     """Degrees of freedom of one contrast (p,) in a number of copies of a design with `n_obs` rows in all.
 
     Those of a column are affine in the copies, by the inner-outer rule (see
-    :mod:`donorwise._core.inference.between_within`); a column with random slopes has their levels as its
+    :mod:`donorwise._core.design.between_within`); a column with random slopes has their levels as its
     replicates; and a contrast has the fewest of its columns.
     """
     per_copy = round(n_obs / copies)
@@ -258,7 +257,7 @@ def _doubled(design: Design) -> Design:
 
 def _observed(fit: LMMFit, weights: FloatArray | None) -> Collapsed:
     """Cells and covariates of the patterns, without responses."""
-    weighted = any(p.model is not None and abs(p.model.log_weight) > 1e-9 for p in fit.parts)
+    weighted = any(abs(m.equations.log_weight) > 1e-9 for m in fit.models)
     if weighted and weights is None:
         raise DataError("The model was fitted with weights: give weights= again.")
     design = fit.design
@@ -285,35 +284,30 @@ def _representative(fit: LMMFit) -> IntArray:
     if ok.size == 0:
         raise DataError("No feature could be fitted: there are no variances to plan with.")
     most = _MOST_FEATURES if len(fit.design.random_terms) == 1 else _MOST_FEATURES // 4
-    order = ok[np.argsort(mean_rank(fit.parts)[ok], kind="stable")]
+    order = ok[np.argsort(mean_rank(fit.models)[ok], kind="stable")]
     return np.sort(order[np.linspace(0, order.size - 1, min(order.size, most)).round().astype(int)])
 
 
 def _what_is_known(fit: LMMFit, row: FloatArray, used: IntArray) -> list[_Known]:
-    shared = not refusal(fit.parts)
-    found = []
-    for part in fit.parts:
-        own = np.flatnonzero(np.isin(part.features, used))
-        if part.model is None or part.block is None or own.size == 0:
-            continue
-        one = _from_prior if shared else _from_estimates
-        found.append(one(fit, part.features[own], part.model, part.block.take(own), row))
-    return found
+    one = _from_estimates if refusal(fit.models) else _from_prior
+    parts = (model.take(np.flatnonzero(np.isin(model.features, used))) for model in fit.models)
+    return [one(fit, part, row) for part in parts if part.features.size]
 
 
-def _from_prior(fit: LMMFit, features: IntArray, model: Model, block: Block, row: FloatArray) -> _Known:
-    rank = mean_rank(fit.parts)[features]
-    at = posterior(model, block.responses, fit.prior, rank, orthonormal_rows(model, row[None]))
-    return _Known(features, model, tensor(list(fit.prior.axes)), at.scale[0] ** 2, at.weight, fit.prior.at(rank))
+def _from_prior(fit: LMMFit, model: LMM, row: FloatArray) -> _Known:
+    learned = fit.learned
+    law, prior = model.law(learned.points, row[None]), learned.prior.at(learned.rank[model.features])
+    weight = posterior(law.loglik, prior)
+    return _Known(model.features, model.equations, learned.points, law.scale[..., 0] ** 2, weight, prior)
 
 
-def _from_estimates(fit: LMMFit, features: IntArray, model: Model, block: Block, row: FloatArray) -> _Known:
-    one = np.ones((features.size, 1))
-    variance = block.sigma2 * _relative_variance(model, row, block.gamma)
-    return _Known(features, model, block.gamma, variance[:, None], one, one)
+def _from_estimates(fit: LMMFit, model: LMM, row: FloatArray) -> _Known:
+    one, gamma = np.ones((model.features.size, 1)), model.estimates.gamma
+    variance = model.estimates.sigma2 * _relative_variance(model.equations, row, gamma)
+    return _Known(model.features, model.equations, gamma, variance[:, None], one, one)
 
 
-def _planned(known: Sequence[_Known], planned: Model, row: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _planned(known: Sequence[_Known], planned: Equations, row: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Variance of the contrast in one copy of the planned study, and the points' weights, (G, points)."""
     order = np.argsort(np.concatenate([k.features for k in known]), kind="stable")
     variance = []
@@ -324,7 +318,7 @@ def _planned(known: Sequence[_Known], planned: Model, row: FloatArray) -> tuple[
     return np.concatenate(variance)[order], np.concatenate([k.weight for k in known])[order]
 
 
-def prior_df(known: Sequence[_Known], planned: Model, row: FloatArray) -> float:
+def prior_df(known: Sequence[_Known], planned: Equations, row: FloatArray) -> float:
     """Degrees of freedom that moderation adds.
 
     The fewer, the more features differ in the variance of the contrast, relative to sigma2: if that
@@ -344,17 +338,17 @@ def prior_df(known: Sequence[_Known], planned: Model, row: FloatArray) -> float:
     return float(2 * np.exp(np.interp(-np.log(target), -np.log(polygamma(1, half)), np.log(half))))
 
 
-def _relative_variance(model: Model, row: FloatArray, gamma: FloatArray) -> FloatArray:
+def _relative_variance(model: Equations, row: FloatArray, gamma: FloatArray) -> FloatArray:
     """c'(X'V⁻¹X)⁻¹c at relative covariances (points, K), relative to sigma2."""
     n, q = gamma.shape[0], model.blocks.order.size
     zero = np.zeros(n, dtype=bool)
     nothing = Responses(np.zeros((n, model.p)), np.zeros((n, q)), np.ones(n), np.zeros(n), zero, zero)
     Phi = evaluate_block(model.blocks, np.ascontiguousarray(gamma), nothing, model.nu(reml=True)).Phi
-    c = orthonormal_rows(model, row[None])[0]
+    c = model.rows(row[None])[0]
     return np.einsum("p,gpr,r->g", c, Phi, c)
 
 
-def _planned_gamma(model: Model, planned: Model, gamma: FloatArray) -> FloatArray:
+def _planned_gamma(model: Equations, planned: Equations, gamma: FloatArray) -> FloatArray:
     """Relative covariances from one model's internal basis to another's (they differ by the cells' weights)."""
     parameter, out = planned.blocks.parameter, np.empty_like(gamma)
     for t, (before, after) in enumerate(zip(model.terms, planned.terms, strict=True)):

@@ -2,100 +2,84 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 
 from donorwise._core.cells.matrices import stored_values
-from donorwise._core.engine.analysis import Analysis, Family, Tables
+from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
 from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.fits import ddf_used, test_features
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.sources import UnitStatistics
-from donorwise._core.engine.tables import NUMBERS, prior_table, tidy
-from donorwise._core.inference.grid import tensor
-from donorwise._core.inference.lograte import expression_rank, grid, learn_prior, log_rate_tests, prior_genes
-from donorwise._core.inference.moderation import MIN_FEATURES
-from donorwise._core.models.lograte.model import build_model, grid_law
-from donorwise._core.models.lograte.units import log_rates
+from donorwise._core.engine.tables import prior_table, tidy
+from donorwise._core.inference.moderation import Learned, learn
+from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.lograte.fit import fit_log_rates
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from donorwise._core.cells.measures import Collapsed
-    from donorwise._core.engine.results import Contrasts
+    from donorwise._core.design.design import Design
     from donorwise._core.engine.units import Units
-    from donorwise._core.inference.prior import Prior
     from donorwise._core.models.lograte.model import LogRateModel
-    from donorwise._core.models.lograte.units import Depths, LogRates
+    from donorwise._core.models.lograte.units import Depths
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 
-# Doubles of temporary arrays that a block of genes may use (32 MB).
-_BLOCK = 4_000_000
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LogRateFit:
-    """What the model of log rates says about G genes in one group of cells.
+    """Models of the log rates of G genes in one group of cells (see :class:`donorwise._core.engine.fits.Fit`).
 
     Attributes
     ----------
-    names
-        Names of the n contrasts.
-    numbers
-        Columns of the results, each (n, G).
-    status
-        Shape (n, G).
-    terms
-        Names of the variances: the units, and the random term where there is one.
-    variances
-        Shape (G, terms). Posterior means.
-    dispersion, sampling, fixed
-        Shape (G,). phi; mean sampling variance of the log rates; variance of their fitted values.
+    variables
+        Names of the G genes.
+    models
+        The model of the genes that have counts.
+    unit
+        What a unit is called.
     n_donors, n_obs
-        Donors and cells.
-    prior
-        What was learned about the variances; None where there are too few genes.
+        Shape (G,). Donors and cells.
     """
 
-    names: tuple[str, ...]
-    numbers: dict[str, FloatArray]
-    status: StrArray
-    terms: tuple[str, ...]
-    variances: FloatArray
-    dispersion: FloatArray
-    sampling: FloatArray
-    fixed: FloatArray
-    n_donors: int
-    n_obs: int
-    prior: Prior | None
+    variables: tuple[str, ...]
+    models: tuple[LogRateModel, ...]
+    unit: str
+    n_donors: IntArray
+    n_obs: IntArray
 
+    @property
+    def design(self) -> Design:
+        """The design of the units."""
+        return self.models[0].design
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One group: its model, its units' statistics, and the genes that have counts there."""
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the variances: the units, and the random term where there is one."""
+        return (self.unit, *self.models[0].components()[0][1:])
 
-    model: LogRateModel
-    collapsed: Collapsed
-    depths: Depths
-    present: IntArray
+    @cached_property
+    def status(self) -> StrArray:
+        """Whether each gene has counts, (G,)."""
+        out = np.full(len(self.variables), "constant", dtype=STATUS_DTYPE)
+        out[self.models[0].features] = "ok"
+        return out
 
-    def counts(self) -> FloatArray:
-        """Total counts (G,); whole numbers, so that equal ones are equal in every order of the cells."""
-        return np.asarray(np.rint(self.depths.n_cells @ self.collapsed.mean))
+    @cached_property
+    def learned(self) -> Learned:
+        """The prior that the genes share."""
+        return learn(self.models)
 
-    def rates(self, at: IntArray) -> LogRates:
-        """Log rates of some of the genes with counts."""
-        return log_rates(self.collapsed.take_features(self.present[at]), self.depths, self.model.Q)
-
-    def blocks(self, genes: IntArray, points: int) -> list[IntArray]:
-        """Genes in blocks within the memory budget, which do not depend on the workers."""
-        size = int(np.clip(_BLOCK // (8 * self.model.order.size + 8 * points), 1, 1024))
-        return [genes[i : i + size] for i in range(0, genes.size, size)]
+    def spread(self, values: FloatArray) -> FloatArray:
+        """Values of the model's genes as values of all, NaN for those without counts."""
+        out = np.full((len(self.variables), *values.shape[1:]), np.nan)
+        out[self.models[0].features] = values
+        return out
 
 
 def check_counts(matrix: Any, text: str) -> None:
@@ -119,21 +103,19 @@ def check_counts(matrix: Any, text: str) -> None:
 
 def fit_units(
     statistics: UnitStatistics,
-    contrasts: Contrasts,
+    variables: tuple[str, ...],
     units: Units,
-    n_genes: int,
     *,
-    level: float = 0.95,
     n_jobs: int = 1,
     update: Callable[[int], object] = lambda n: None,
 ) -> LogRateFit:
-    """Fit and test the genes of one task; `update` is told how many are done."""
-    model = build_model(statistics.design)
-    order = np.searchsorted(statistics.units, model.order)
-    collapsed, depths = statistics.collapsed.take(order), statistics.depths.take(order)
-    work = _Work(model, collapsed, depths, np.flatnonzero((collapsed.mean > 0).any(axis=0)))
-    with blas().limit(limits=1), Parallel(n_jobs, prefer="threads", return_as="generator") as parallel:
-        return _fit(work, contrasts, units, n_genes, level, parallel, update)
+    """Fit the genes of one task; `update` is told how many are done."""
+    with blas().limit(limits=1):
+        model = fit_log_rates(statistics.design, statistics.collapsed, statistics.depths, n_jobs)
+    update(len(variables))
+    n_donors, n_obs = units.n_donors(statistics.units), int(model.depths.n_cells.sum())
+    counts = (np.full(len(variables), n) for n in (n_donors, n_obs))
+    return LogRateFit(variables, (model,), units.name, *counts)
 
 
 def check_depths(depths: Depths, units: Units) -> None:
@@ -146,117 +128,29 @@ def check_depths(depths: Depths, units: Units) -> None:
         )
 
 
-def _fit(
-    work: _Work,
-    contrasts: Contrasts,
-    units: Units,
-    n_genes: int,
-    level: float,
-    parallel: Parallel,
-    update: Callable[[int], object],
-) -> LogRateFit:
-    axes = grid(work.model, work.present.size)
-    rank = expression_rank(work.counts()[work.present])
-    prior = _learn(work, axes, rank, parallel)
-    blocks = work.blocks(np.arange(work.present.size), len(tensor(axes)))
-    priors = [None if prior is None else np.log(prior.at(rank[at])) for at in blocks]
-    fit = _empty(work, contrasts, units, n_genes, prior)
-    made = parallel(
-        delayed(_test)(work, at, axes, own, contrasts.L, level) for at, own in zip(blocks, priors, strict=True)
-    )
-    for at, numbers in zip(blocks, made, strict=True):
-        _fill(fit, work.present[at], numbers)
-        update(at.size)
-    update(n_genes - work.present.size)
-    return fit
-
-
-def _learn(work: _Work, axes: list[FloatArray], rank: FloatArray, parallel: Parallel) -> Prior | None:
-    """The prior shared by the genes with expression ranks (present,); None where they are too few."""
-    chosen = prior_genes(rank)
-    if not chosen.size:
-        return None
-    points = tensor(axes)
-    loglik = np.concatenate(
-        list(parallel(delayed(_loglik)(work, at, points) for at in work.blocks(chosen, len(points))))
-    )
-    return learn_prior(work.model, loglik, rank[chosen], rank.size)
-
-
-def _loglik(work: _Work, at: IntArray, points: FloatArray) -> FloatArray:
-    return grid_law(work.model, work.rates(at), points).loglik
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """Results of a block of genes: (n, genes), then (genes, ...)."""
-
-    numbers: dict[str, FloatArray]
-    variances: FloatArray
-    dispersion: FloatArray
-    sampling: FloatArray
-    fixed: FloatArray
-
-
-def _test(
-    work: _Work, at: IntArray, axes: list[FloatArray], log_prior: FloatArray | None, L: FloatArray, level: float
-) -> _Numbers:
-    rates = work.rates(at)
-    tests = log_rate_tests(work.model, rates, axes, log_prior, L, level)
-    names = ("estimate", "se", "df", "p_value", "ci_low", "ci_high")
-    numbers = {key: np.stack([getattr(summary, key) for summary in tests.contrasts]) for key in names}
-    numbers["statistic"] = numbers["estimate"] / numbers["se"]
-    fitted = (rates.y @ work.model.Q) @ work.model.Q.T
-    return _Numbers(numbers, tests.variances, rates.dispersion, rates.v.mean(axis=1), fitted.var(axis=1))
-
-
-def _empty(work: _Work, contrasts: Contrasts, units: Units, G: int, prior: Prior | None) -> LogRateFit:
-    n, model = len(contrasts.names), work.model
-    status = np.full((n, G), "constant", dtype="<U16")
-    status[:, work.present] = "ok"
-    terms = (units.name, model.group)[: 1 + bool(model.group)]
-    return LogRateFit(
-        names=contrasts.names,
-        numbers={key: np.full((n, G), np.nan) for key in NUMBERS},
-        status=status,
-        terms=terms,
-        variances=np.full((G, len(terms)), np.nan),
-        dispersion=np.full(G, np.nan),
-        sampling=np.full(G, np.nan),
-        fixed=np.full(G, np.nan),
-        n_donors=units.n_donors(model.order),
-        n_obs=int(work.depths.n_cells.sum()),
-        prior=prior,
-    )
-
-
-def _fill(fit: LogRateFit, genes: IntArray, block: _Numbers) -> None:
-    for key, values in block.numbers.items():
-        fit.numbers[key][:, genes] = values
-    for field in fields(_Numbers)[1:]:
-        getattr(fit, field.name)[genes] = getattr(block, field.name)
-
-
-def varcomp_table(fit: LogRateFit, variables: tuple[str, ...]) -> pd.DataFrame:
-    """Variances of log rates between units (and of the random term), of sampling, and the dispersion of cells."""
-    terms = [*fit.terms, "Residual", "dispersion"]
-    values = np.column_stack([fit.variances, fit.sampling, fit.dispersion])
-    table = _long(variables, terms, values, "variance")
-    table.insert(2, "column1", np.tile(["(Intercept)"] * len(fit.terms) + ["", ""], len(variables)))
+def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
+    """Variances of log rates: between units and of the random term (G, terms), of sampling; and the dispersion."""
+    terms, rates = [*fit.terms, "Residual", "dispersion"], fit.models[0].rates
+    values = np.column_stack([variances, fit.spread(rates.v.mean(axis=1)), fit.spread(rates.dispersion)])
+    table = _long(fit.variables, terms, values, "variance")
+    table.insert(2, "column1", np.tile(["(Intercept)"] * len(fit.terms) + ["", ""], len(fit.variables)))
     table.insert(3, "column2", "")
     return table.assign(sd=np.sqrt(table["variance"]))
 
 
-def icc_table(fit: LogRateFit, variables: tuple[str, ...]) -> pd.DataFrame:
-    """Share of every variance in those of the log rates about the fixed effects."""
-    total = fit.variances.sum(axis=1) + fit.sampling
-    return _long(variables, list(fit.terms), fit.variances / total[:, None], "icc")
+def icc_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
+    """Share of every variance (G, terms) in those of the log rates about the fixed effects."""
+    total = variances.sum(axis=1) + fit.spread(fit.models[0].rates.v.mean(axis=1))
+    return _long(fit.variables, list(fit.terms), variances / total[:, None], "icc")
 
 
-def partition_table(fit: LogRateFit, variables: tuple[str, ...]) -> pd.DataFrame:
+def partition_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     """Shares of the variance of log rates: fixed effects, between units (and the random term), sampling."""
-    values = np.column_stack([fit.fixed, fit.variances, fit.sampling])
-    return _long(variables, ["fixed", *fit.terms, "Residual"], values / values.sum(axis=1, keepdims=True), "fraction")
+    Q, rates = fit.models[0].units.Q, fit.models[0].rates
+    fixed = ((rates.y @ Q) @ Q.T).var(axis=1)
+    values = np.column_stack([fit.spread(fixed), variances, fit.spread(rates.v.mean(axis=1))])
+    shares = values / values.sum(axis=1, keepdims=True)
+    return _long(fit.variables, ["fixed", *fit.terms, "Residual"], shares, "fraction")
 
 
 def _long(variables: tuple[str, ...], terms: list[str], values: FloatArray, name: str) -> pd.DataFrame:
@@ -291,30 +185,37 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
 
     def fit(self, number: int, statistics: UnitStatistics, update: Callable[[int], object]) -> LogRateFit:
         """See :class:`Analysis`."""
-        contrasts = self.contrasts[number]
-        if contrasts is None:
+        if self.contrasts[number] is None:
             raise DesignError(self.tasks[number].reason or "None of the contrasts can be answered here.")
-        return fit_units(statistics, contrasts, self.units, len(self.variables), n_jobs=self.n_jobs, update=update)
+        return fit_units(statistics, self.variables, self.units, n_jobs=self.n_jobs, update=update)
 
     def tables(self, number: int, fit: LogRateFit | None) -> Tables:
         """See :class:`Analysis`."""
-        if fit is None:
+        own = self.contrasts[number]
+        if fit is None or own is None:
             return Tables(self.results(number, None))
-        G, name, few = len(self.variables), self.tasks[number].name, fit.prior is None
-        donors, cells = np.full(G, fit.n_donors), np.full(G, fit.n_obs)
-        tested = tidy(self.variables, fit.names, fit.numbers, fit.status, donors, cells)
-        n_present = int((fit.status[0] == "ok").sum())
-        note = f"{n_present} genes with counts are too few to learn a prior from ({MIN_FEATURES} are needed)"
+        name = self.tasks[number].name
+        ddf, note = ddf_used(fit, self.options.ddf)
+        tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
+        table = tidy(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
         return Tables(
-            results=self.results(number, tested, n_donors=fit.n_donors, n_obs=fit.n_obs),
-            varcomp=with_group(varcomp_table(fit, self.variables), name),
-            icc=with_group(icc_table(fit, self.variables), name),
-            variance_partition=with_group(partition_table(fit, self.variables), name),
-            prior=None if fit.prior is None else with_group(prior_table(fit.prior), name),
-            ddf="between-within" if few else self.options.ddf,
-            note=note if few else "",
+            results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
+            varcomp=with_group(varcomp_table(fit, tested.variances), name),
+            icc=with_group(icc_table(fit, tested.variances), name),
+            variance_partition=with_group(partition_table(fit, tested.variances), name),
+            prior=with_group(prior_table(fit.learned.prior), name) if ddf == "moderated" else None,
+            ddf=ddf,
+            note=note,
             donor=self.donor,
         )
+
+    def donors(self, number: int) -> Donors:
+        """See :class:`Analysis`."""
+        design = self.tasks[number].design
+        if design is None:
+            raise DesignError(self.tasks[number].reason)
+        codes, names = pd.factorize(self.units.table[self.units.donor].iloc[design.codes >= 0], sort=True)
+        return Donors(tuple(map(str, names)), codes.astype(np.int64))
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""

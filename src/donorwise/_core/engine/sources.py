@@ -119,7 +119,7 @@ class UnitStatistics:
     Attributes
     ----------
     design
-        Its rows are units.
+        Its rows are units, and each of them is a pattern.
     units
         Shape (S,). The rows of the design in use, ascending.
     collapsed, depths
@@ -139,6 +139,26 @@ class UnitStatistics:
         own = np.flatnonzero(design.codes >= 0)
         at = np.searchsorted(units, own)
         return cls(design, own, collapsed.take(at), depths.take(at))
+
+    def take_features(self, features: IntArray) -> UnitStatistics:
+        """The statistics of some features, in the order given."""
+        return replace(self, collapsed=self.collapsed.take_features(features))
+
+    def take_patterns(self, patterns: IntArray) -> UnitStatistics:
+        """The statistics of some of the units, each of which is a pattern of the design."""
+        units, design = self.units[patterns], self.design.take(patterns)
+        codes = np.full_like(design.codes, -1)
+        codes[units] = np.arange(units.size)
+        collapsed, depths = self.collapsed.take(patterns), self.depths.take(patterns)
+        return UnitStatistics(replace(design, codes=codes), units, collapsed, depths)
+
+    def relabelled(self, design: Design) -> UnitStatistics:
+        """The same units under another design."""
+        return replace(self, design=design)
+
+    def row_space(self) -> FloatArray:
+        """A matrix with the row space of X over the units."""
+        return self.design.X
 
 
 def _units_of(tasks: Sequence[Task]) -> IntArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy import sparse
@@ -12,9 +12,11 @@ from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.collapsed_rows import merge_rows, with_covariates
 from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
+from donorwise._core.models.lmm.crossproducts import column_means
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Self
 
     from numpy.typing import NDArray
 
@@ -34,6 +36,26 @@ class Task:
     design: Design | None
     reason: str
     changed: tuple[str, ...] = ()
+
+
+class TaskStatistics(Protocol):
+    """What one pass leaves of a task, of which any of its models can be fitted: of cells, or of units of them."""
+
+    @property
+    def design(self) -> Design:
+        """The design, whose patterns the statistics belong to."""
+
+    def take_features(self, features: IntArray) -> Self:
+        """The statistics of some features, renumbered in the order given."""
+
+    def take_patterns(self, patterns: IntArray) -> Self:
+        """Without the cells of the other patterns."""
+
+    def relabelled(self, design: Design) -> Self:
+        """The same cells under another design with the same patterns."""
+
+    def row_space(self) -> FloatArray:
+        """A matrix with the row space of X."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +82,21 @@ class Statistics:
             kept = np.flatnonzero(place[own.features] >= 0)
             passes.append(Pass(place[own.features[kept]], own.collapsed.take_features(kept)))
         return Statistics(self.design, tuple(p for p in passes if p.features.size))
+
+    def relabelled(self, design: Design) -> Statistics:
+        """The same cells under another design with the same patterns."""
+        return Statistics(design, self.passes)
+
+    def row_space(self) -> FloatArray:
+        """A matrix with the row space of X over the rows in use: the patterns, then what varies inside them."""
+        design = self.design
+        if all(k < 0 for k in design.varying) or not self.passes:
+            return design.X
+        collapsed = max((p.collapsed for p in self.passes), key=lambda c: int(c.n_obs.sum()))
+        columns = column_means(design.X, design.varying, collapsed)
+        values, vectors = np.linalg.eigh(collapsed.covariate_ss.sum(axis=0))
+        inside = (np.sqrt(np.clip(values, 0, None)) * vectors).T @ columns.deviation
+        return np.vstack([columns.mean, inside])
 
     def take_patterns(self, patterns: IntArray) -> Statistics:
         """The statistics of some patterns: what the cells of the others say is left out."""
