@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
-from donorwise._anndata.prepare import assemble_lmm
+from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, units_of
+from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
+from donorwise._core.engine.results import tasks_by_group
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import anndata as ad
 
+    from donorwise._anndata.response import Response
+    from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.lmm import LmmAnalysis
+    from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._typing import FloatArray
 
@@ -38,7 +43,7 @@ class Recovered:
         The result's params.
     """
 
-    analysis: LmmAnalysis
+    analysis: Analysis[Any, Any]
     params: dict[str, Any]
 
 
@@ -51,7 +56,7 @@ def recover(
     variables: Sequence[str] | None = None,
     n_jobs: int | None = None,
 ) -> Recovered:
-    """Rebuild what :func:`donorwise.tl.lmm` fitted from its params and the AnnData.
+    """Rebuild the analysis that gave a result from its params and the AnnData.
 
     Parameters
     ----------
@@ -72,14 +77,34 @@ def recover(
         The AnnData is not the one that was fitted any more, or contrasts or weights have to be given.
     """
     params = read_params(adata, key)
-    if params["observations"] != "cells":
-        raise DataError(f"{key!r} is a result of dw.tl.{params['method']}; this needs one of dw.tl.lmm.")
     n_now, n_then = cell_count(adata), params["n_cells"] + params["n_dropped"]
     if n_now != n_then:
-        raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}")
+        raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}", params["method"])
     if variables is None:
         variables = list(read_results(adata, key).results["variable"].cat.categories)
     response = response_of(adata, params["response"], variables)
+    made = _AGAIN[params["observations"]](adata, response, params, weights, key, n_jobs)
+    n_cells = sum(made.cells_of(number) for number in range(len(made.tasks)))
+    if n_cells != params["n_cells"]:
+        raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could", params["method"])
+    return Recovered(_asking(made, params, contrasts, key), params)
+
+
+def check_of_cells(adata: ad.AnnData, key: str) -> None:
+    """Raise where the rows of the model of a result are not cells."""
+    params = read_params(adata, key)
+    if params["observations"] != "cells":
+        raise DataError(f"{key!r} is a result of dw.tl.{params['method']}; this needs one of dw.tl.lmm.")
+
+
+def _of_cells(
+    adata: ad.AnnData,
+    response: Response,
+    params: dict[str, Any],
+    weights: FloatArray | None,
+    key: str,
+    n_jobs: int | None,
+) -> LmmAnalysis:
     if is_collapsed(adata):
         response, w = replace(response, log_base=read_origin(adata).log_base), weights
     else:
@@ -88,15 +113,35 @@ def recover(
         adata, params["formula"], response, groupby=params["groupby"] or None, weights=w,
         options=Options(params["ddf"], bool(params["reml"])), n_jobs=n_jobs,
     )  # fmt: skip
-    made = replace(made, donor=params["donor"])
-    n_cells = sum(made.cells_of(number) for number in range(len(made.tasks)))
-    if n_cells != params["n_cells"]:
-        raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could")
-    return Recovered(_asking(made, params, contrasts, key), params)
+    return replace(made, donor=params["donor"])
 
 
-def _changed(key: str, how: str) -> DataError:
-    return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run dw.tl.lmm again.")
+def _of_units(
+    adata: ad.AnnData,
+    response: Response,
+    params: dict[str, Any],
+    weights: FloatArray | None,
+    key: str,
+    n_jobs: int | None,
+) -> PseudobulkAnalysis:
+    _weights(params, weights, key)
+    parsed, groupby = parse(params["formula"]), params["groupby"] or None
+    sample = params.get("sample") or None  # 0.1 did not keep it
+    units, sample = units_of(adata, parsed, donor=params["donor"], sample=sample, groupby=groupby)
+    if units.name != params["units"]:
+        raise _changed(key, f"its units are {units.name} and were {params['units']}", params["method"])
+    tasks = tasks_by_group(units.formula, units.table, groupby)
+    depth = None if is_collapsed(adata) else params["depth"] or None
+    return assemble_pseudobulk(
+        adata, parsed, response, units, tasks, groupby=groupby, sample=sample, depth=depth, n_jobs=n_jobs
+    )
+
+
+_AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units}
+
+
+def _changed(key: str, how: str, tool: str = keys.LMM) -> DataError:
+    return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run dw.tl.{tool} again.")
 
 
 def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
@@ -110,7 +155,7 @@ def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
     return given if stored == keys.ARRAY_WEIGHTS else stored or None
 
 
-def _asking(made: LmmAnalysis, params: dict[str, Any], given: Any, key: str) -> LmmAnalysis:
+def _asking(made: Analysis[Any, Any], params: dict[str, Any], given: Any, key: str) -> Analysis[Any, Any]:
     """The analysis with the stored contrasts."""
     if given is None:
         given = [_contrast(made.tasks, name, key) for name in params["contrasts"]]

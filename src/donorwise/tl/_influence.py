@@ -18,7 +18,7 @@ from donorwise._anndata import (
     response_of,
     write_influence,
 )
-from donorwise._anndata.recover import Recovered, check_same, recover
+from donorwise._anndata.recover import Recovered, check_of_cells, check_same, recover
 from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.influence import NUMBERS, leave_one_out, retest
 from donorwise._core.engine.results import Contrasts
@@ -129,6 +129,7 @@ def influence(
         adata = copied(adata)
     table = _chosen(adata, key, contrast, group)
     one = list(table["variable"].cat.categories[:1])
+    check_of_cells(adata, key)
     found = recover(adata, key, contrasts=contrasts, weights=weights, variables=one)
     looked_at = _looked_at(table if contrast is not None else _without_covariates(table, found), variables, alpha)
     _check_moderated(adata, key, looked_at)

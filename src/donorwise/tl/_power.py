@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import check_is_anndata, copied, keys, read_results, write_power
-from donorwise._anndata.recover import Recovered, recover
+from donorwise._anndata.recover import Recovered, check_of_cells, recover
 from donorwise._core.design.contrasts import resolve_contrasts
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.lmm import fit_statistics
@@ -154,6 +154,7 @@ def power(
         data = copied(data)
     # what cannot be answered is said before anything is fitted
     results = choose(choose(read_results(data, key).results, "contrast", contrast), "group", group)
+    check_of_cells(data, key)
     found = recover(data, key, contrasts=contrasts, weights=weights, n_jobs=n_jobs)
     scale = np.log(found.analysis.log_base) / np.log(2)
     if log_fc is not None and not np.isfinite(scale):

@@ -205,7 +205,8 @@ def results_table(
     missing = tuple(n for n in names if n not in answered)
     parts = [] if tested is None else [tested]
     parts += [_not_estimable(variables, missing, n_donors, n_obs)] if missing else []
-    out = pd.concat([part.astype({"contrast": dtype_of(names)}) for part in parts], ignore_index=True)
+    parts = [with_levels(part, {"contrast": dtype_of(names)}) for part in parts]
+    out = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
     code = np.full(len(out), groups.index(task.name))
     out.insert(1, "group", pd.Categorical.from_codes(code, dtype=dtype_of(groups)))
     log_fc = _log_fold_change(out, task, contrasts, log2_scale)
@@ -246,6 +247,12 @@ def _not_estimable(
     numbers = {key: np.full((n, G), np.nan) for key in NUMBERS}
     counts = [np.broadcast_to(np.asarray(count, dtype=np.int64), (G,)) for count in (n_donors, n_obs)]
     return tidy(variables, names, numbers, np.full((n, G), "not_estimable"), *counts)
+
+
+def with_levels(table: pd.DataFrame, levels: Mapping[str, pd.CategoricalDtype]) -> pd.DataFrame:
+    """The table with these categories; those that it has already cost nothing."""
+    changed = {name: dtype for name, dtype in levels.items() if table[name].dtype != dtype}
+    return table.astype(changed) if changed else table
 
 
 def with_group(table: pd.DataFrame, name: str) -> pd.DataFrame:
