@@ -13,7 +13,7 @@ import pytest
 from scipy import special
 
 import donorwise as dw
-from donorwise._core.cells.accumulate import collapse
+from donorwise._core.cells.collapse import collapse
 from donorwise._core.design.build import build_design
 from donorwise._core.inference.moderation import learn, mean_rank, moderated_tests, p_values, posterior, refusal
 from donorwise._core.inference.prior import fit_prior

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from donorwise._anndata import (
     cell_depth,
@@ -33,7 +34,7 @@ from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs
 from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis, check_counts, check_depths
-from donorwise._core.engine.results import resolve_by_group, tasks_by_group
+from donorwise._core.engine.results import tasks_by_group
 from donorwise._core.engine.sources import Cells, Rows, UnitsOfCells, UnitsOfRows
 from donorwise._core.engine.units import find_units, merge_units
 from donorwise._core.models.lograte.units import depths_of_units
@@ -147,8 +148,9 @@ def prepare_pseudobulk(
     depth: str | None = None,
     contrasts: Any = None,
     n_jobs: int | None = None,
+    columns: Sequence[str] = (),
 ) -> PseudobulkAnalysis:
-    """Check all that :func:`donorwise.tl.pseudobulk` is given.
+    """Check all that :func:`donorwise.tl.pseudobulk` is given; `columns` are further columns of obs for the units.
 
     Raises
     ------
@@ -156,23 +158,51 @@ def prepare_pseudobulk(
         See :func:`donorwise.tl.pseudobulk`.
     """
     check_is_anndata(adata)
-    jobs = effective_jobs(n_jobs)
     response = counts_response(adata, layer, depth, mask_var)
-    parsed = parse(formula)
+    made = assemble_pseudobulk(
+        adata, formula, response, groupby=groupby, donor=donor, sample=sample, depth=depth, n_jobs=n_jobs
+    ).asking(contrasts)
+    made = replace(made, obs=_unit_table(adata, made.units, columns))
+    return replace(made, warnings=cautions.of_units(made))
+
+
+def assemble_pseudobulk(
+    adata: ad.AnnData,
+    formula: str,
+    response: Response,
+    *,
+    groupby: str | None,
+    donor: str | None,
+    sample: str | None,
+    depth: str | None,
+    n_jobs: int | None = None,
+) -> PseudobulkAnalysis:
+    """A model of log rates of a matrix of counts, on cells or on collapsed rows, without contrasts and warnings yet."""
+    parsed, jobs = parse(formula), effective_jobs(n_jobs)
     units, column = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
     tasks = [
         task if task.design is None else replace(task, design=task.design.by_row())
         for task in tasks_by_group(units.formula, units.table, groupby)
     ]
-    names, resolved = resolve_by_group(tasks, contrasts)
-    made = PseudobulkAnalysis(
+    return PseudobulkAnalysis(
         formula=parsed, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
         variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
         sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
-        tasks=tasks, donor=units.donor, n_jobs=jobs, names=tuple(names), contrasts=tuple(resolved), units=units,
+        tasks=tasks, donor=units.donor, n_jobs=jobs, units=units,
         sample=column or "", depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
     )  # fmt: skip
-    return replace(made, warnings=cautions.of_units(made))
+
+
+def _unit_table(adata: ad.AnnData, units: Units, columns: Sequence[str]) -> pd.DataFrame:
+    """The table of units with further columns of obs, which have to be the same in all cells of a unit."""
+    obs = cell_frame(adata, list(columns)) if columns else units.table
+    used, table = units.codes >= 0, units.table
+    for name in (c for c in columns if c in obs.columns and c not in table.columns):
+        pairs = pd.DataFrame({"unit": units.codes[used], name: obs[name].array[used]}).drop_duplicates()
+        if pairs["unit"].duplicated().any():
+            raise DesignError(f"`{name}` takes several values inside a unit ({units.name}).")
+        table = table.assign(**{name: pairs.set_index("unit")[name].reindex(table.index)})
+    return table
 
 
 def _units_source(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
-from donorwise._anndata.prepare import assemble_lmm
+from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk
 from donorwise._core.engine.analysis import Options
 from donorwise.errors import DataError
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from donorwise._anndata.response import Response
+    from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.lmm import LmmAnalysis
+    from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._typing import FloatArray
 
@@ -38,7 +41,7 @@ class Recovered:
         The result's params.
     """
 
-    analysis: LmmAnalysis
+    analysis: Analysis[Any, Any]
     params: dict[str, Any]
 
 
@@ -51,7 +54,7 @@ def recover(
     variables: Sequence[str] | None = None,
     n_jobs: int | None = None,
 ) -> Recovered:
-    """Rebuild what :func:`donorwise.tl.lmm` fitted from its params and the AnnData.
+    """Rebuild what :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk` fitted from its params and the AnnData.
 
     Parameters
     ----------
@@ -60,7 +63,7 @@ def recover(
     key
         Entry of ``uns``.
     contrasts, weights
-        As they were given to ``tl.lmm``, where the params cannot say.
+        As they were given to the tool, where the params cannot say.
     variables
         Features to take; None for all of the result that are still there.
     n_jobs
@@ -72,14 +75,24 @@ def recover(
         The AnnData is not the one that was fitted any more, or contrasts or weights have to be given.
     """
     params = read_params(adata, key)
-    if params["observations"] != "cells":
-        raise DataError(f"{key!r} is a result of dw.tl.{params['method']}; this needs one of dw.tl.lmm.")
     n_now, n_then = cell_count(adata), params["n_cells"] + params["n_dropped"]
     if n_now != n_then:
-        raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}")
+        raise _changed(params, key, f"it has {n_now:,} cells and had {n_then:,}")
     if variables is None:
         variables = list(read_results(adata, key).results["variable"].cat.categories)
     response = response_of(adata, params["response"], variables)
+    again = _units_again if params["observations"] == "units" else _cells_again
+    made: Analysis[Any, Any] = again(adata, params, response, weights, key, n_jobs)
+    n_cells = sum(made.cells_of(number) for number in range(len(made.tasks)))
+    if n_cells != params["n_cells"]:
+        raise _changed(params, key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could")
+    return Recovered(_asking(made, params, contrasts, key), params)
+
+
+def _cells_again(
+    adata: ad.AnnData, params: dict[str, Any], response: Response, weights: Any, key: str, n_jobs: int | None
+) -> LmmAnalysis:
+    """A mixed model of cells or collapsed rows, as its params say."""
     if is_collapsed(adata):
         response, w = replace(response, log_base=read_origin(adata).log_base), weights
     else:
@@ -88,15 +101,29 @@ def recover(
         adata, params["formula"], response, groupby=params["groupby"] or None, weights=w,
         options=Options(params["ddf"], bool(params["reml"])), n_jobs=n_jobs,
     )  # fmt: skip
-    made = replace(made, donor=params["donor"])
-    n_cells = sum(made.cells_of(number) for number in range(len(made.tasks)))
-    if n_cells != params["n_cells"]:
-        raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could")
-    return Recovered(_asking(made, params, contrasts, key), params)
+    return replace(made, donor=params["donor"])
 
 
-def _changed(key: str, how: str) -> DataError:
-    return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run dw.tl.lmm again.")
+def _units_again(
+    adata: ad.AnnData, params: dict[str, Any], response: Response, weights: Any, key: str, n_jobs: int | None
+) -> PseudobulkAnalysis:
+    """A model of the log rates of units, as its params say."""
+    if weights is not None:
+        raise DataError(f"weights= was given, and {key!r} was fitted with none; leave it out.")
+    sample, depth = params.get("sample", ""), params["depth"]
+    made = assemble_pseudobulk(
+        adata, params["formula"], response, groupby=params["groupby"] or None, donor=params["donor"],
+        sample=sample if sample in params["units"].split(":") else None,
+        depth=None if is_collapsed(adata) else depth or None, n_jobs=n_jobs,
+    )  # fmt: skip
+    if made.units.name != params["units"]:
+        raise _changed(params, key, f"its units are now {made.units.name} and were {params['units']}")
+    return made
+
+
+def _changed(params: dict[str, Any], key: str, how: str) -> DataError:
+    tool = f"dw.tl.{params['method']}"
+    return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run {tool} again.")
 
 
 def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
@@ -110,10 +137,10 @@ def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
     return given if stored == keys.ARRAY_WEIGHTS else stored or None
 
 
-def _asking(made: LmmAnalysis, params: dict[str, Any], given: Any, key: str) -> LmmAnalysis:
+def _asking(made: Analysis[Any, Any], params: dict[str, Any], given: Any, key: str) -> Analysis[Any, Any]:
     """The analysis with the stored contrasts."""
     if given is None:
-        given = [_contrast(made.tasks, name, key) for name in params["contrasts"]]
+        given = [_contrast(made.tasks, name, params, key) for name in params["contrasts"]]
     asked = made.asking(given)
     if set(asked.names) != set(params["contrasts"]):
         raise DataError(
@@ -122,7 +149,7 @@ def _asking(made: LmmAnalysis, params: dict[str, Any], given: Any, key: str) -> 
     return asked
 
 
-def _contrast(tasks: Sequence[Task], name: str, key: str) -> Any:
+def _contrast(tasks: Sequence[Task], name: str, params: dict[str, Any], key: str) -> Any:
     """A contrast from its name: a coefficient, or the difference of two levels of a variable."""
     designs = [t.design for t in tasks if t.design is not None]
     if any(name in d.fixed_names for d in designs):
@@ -131,15 +158,16 @@ def _contrast(tasks: Sequence[Task], name: str, key: str) -> Any:
     if match is not None and any(match["variable"] in d.frame.columns for d in designs):
         return (match["variable"], match["level"], match["other"])
     raise DataError(
-        f"The weights of the contrast {name!r} are not stored in {key!r}: give contrasts= as they were given to tl.lmm."
+        f"The weights of the contrast {name!r} are not stored in {key!r}: give contrasts= as they were given to "
+        f"tl.{params['method']}."
     )
 
 
-def check_same(estimates: FloatArray, stored: FloatArray, key: str) -> None:
+def check_same(estimates: FloatArray, stored: FloatArray, params: dict[str, Any], key: str) -> None:
     """Raise unless estimates that were computed again are those of the result."""
     if not np.allclose(
         estimates, stored, rtol=1e-5, atol=1e-8 * np.nanmax(np.abs(stored), initial=1.0), equal_nan=True
     ):
         raise _changed(
-            key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)"
+            params, key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)"
         )

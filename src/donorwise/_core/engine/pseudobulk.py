@@ -10,9 +10,13 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.cells.matrices import stored_values
+from donorwise._core.design.replication import Donors as DonorsOfRows
+from donorwise._core.design.replication import is_fixed
 from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
 from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.fits import ddf_used, test_features
+from donorwise._core.engine.planners import UnitPlanner
+from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.sources import UnitStatistics
 from donorwise._core.engine.tables import prior_table, tidy
@@ -211,11 +215,31 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
 
     def donors(self, number: int) -> Donors:
         """See :class:`Analysis`."""
-        design = self.tasks[number].design
-        if design is None:
-            raise DesignError(self.tasks[number].reason)
-        codes, names = pd.factorize(self.units.table[self.units.donor].iloc[design.codes >= 0], sort=True)
+        used = self._design(number).codes >= 0
+        codes, names = pd.factorize(self.units.table[self.units.donor].array[used], sort=True)
         return Donors(tuple(map(str, names)), codes.astype(np.int64))
+
+    def permuted_donors(self, number: int) -> IntArray:
+        """See :class:`Analysis`."""
+        return self.donors(number).codes
+
+    def planner(self, number: int, statistics: UnitStatistics, fit: LogRateFit) -> UnitPlanner:
+        """See :class:`Analysis`."""
+        design = self._design(number)
+        if is_fixed(design, self._donors_of_rows(number)):
+            raise DesignError(
+                f"{design.formula!r} has `{self.donor}` as a fixed effect, so more of them cannot be planned; fit "
+                f"(1 | {self.donor}) instead."
+            )
+        return UnitPlanner(self.donors(number).codes, statistics.depths.n_cells)
+
+    def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
+        """See :class:`Analysis`; the variance between units lets contrasts within donors differ between them."""
+        return replication(self._design(number), self._donors_of_rows(number), L)[0], []
+
+    def _donors_of_rows(self, number: int) -> DonorsOfRows:
+        names, codes = self.donors(number)
+        return DonorsOfRows(self.units.donor, codes, names)
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""
