@@ -11,18 +11,21 @@ import numpy as np
 from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
 from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk
 from donorwise._core.engine.analysis import Options
-from donorwise.errors import DataError
+from donorwise._core.engine.pseudobulk import fit_units
+from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import anndata as ad
 
+    from donorwise._anndata.read import Results
     from donorwise._anndata.response import Response
     from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.lmm import LmmAnalysis
-    from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
+    from donorwise._core.engine.pseudobulk import LogRateFit, PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.units import Units
     from donorwise._typing import FloatArray
 
 # "variable: level vs other", as contrasts of two levels are called
@@ -119,6 +122,30 @@ def _units_again(
     if made.units.name != params["units"]:
         raise _changed(params, key, f"its units are now {made.units.name} and were {params['units']}")
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsAgain:
+    """The log rates of a few genes in one group, fitted again: the units, the fit, and its stored variances (G, terms)."""
+
+    units: Units
+    fit: LogRateFit
+    variances: FloatArray
+
+
+def units_again(adata: ad.AnnData, stored: Results, names: list[str], group: str, key: str) -> UnitsAgain:
+    """Fit the units of a stored result of :func:`donorwise.tl.pseudobulk` again, at the variances that it found."""
+    params = stored.params
+    response = response_of(adata, params["response"], names)
+    made = _units_again(adata, params, response, None, key, 1)
+    at = [i for i, task in enumerate(made.tasks) if task.name == group and task.design is not None]
+    statistics = made.statistics(at)[0] if at else None
+    if statistics is None:
+        raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
+    fit = fit_units(statistics, made.variables, made.units)
+    own = stored.varcomp[(stored.varcomp["group"] == group) & (stored.varcomp["column1"] != "")]
+    wide = own.astype({"variable": str, "term": str}).set_index(["variable", "term"])["variance"].unstack("term")
+    return UnitsAgain(made.units, fit, wide.reindex(index=names, columns=list(fit.terms)).to_numpy(dtype=np.float64))
 
 
 def _changed(params: dict[str, Any], key: str, how: str) -> DataError:

@@ -134,7 +134,7 @@ class UnitPlanner:
         """Units."""
         return self.donors.size * n_donors / (int(self.donors.max()) + 1)
 
-    def most_df(self, n_obs: float, p: int) -> float:  # noqa: ARG002
+    def most_df(self, n_obs: float, p: int) -> float:
         """No limit: the variance of sampling is known."""
         return np.inf
 

@@ -22,6 +22,7 @@ from donorwise._core.engine.sources import UnitStatistics
 from donorwise._core.engine.tables import prior_table, tidy
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.lograte.effects import random_effects
 from donorwise._core.models.lograte.fit import fit_log_rates
 from donorwise.errors import DataError, DesignError
 
@@ -130,6 +131,19 @@ def check_depths(depths: Depths, units: Units) -> None:
         raise DataError(
             f"{empty.size} units have no counts at all (the first is {name}); filter their cells out first."
         )
+
+
+def ranef_table(fit: LogRateFit, units: Units, variances: FloatArray) -> pd.DataFrame:
+    """Effects of the units and of the random term's levels at variances (G, terms): term, variable, level, value, ..."""
+    model = fit.models[0]
+    used = np.flatnonzero(fit.design.codes >= 0)
+    levels = [units.labels(used), *(t.levels for t in fit.design.random_terms)]
+    frames = []
+    for term, own, names in zip(fit.terms, random_effects(model, variances[model.features]), levels, strict=True):
+        index = pd.MultiIndex.from_product([fit.variables, names], names=["variable", "level"])
+        values = {"value": fit.spread(own.mode).ravel(), "cond_sd": fit.spread(own.sd).ravel()}
+        frames.append(pd.DataFrame(values, index=index).reset_index().assign(term=term, column="(Intercept)"))
+    return pd.concat(frames, ignore_index=True)
 
 
 def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
