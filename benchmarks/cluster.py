@@ -28,7 +28,7 @@ from donorwise._core.cells.budget import BUDGET
 from donorwise._core.cells.collapse import MOMENTS, measure_cells
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.remote import Share, cut_rows, merge, read
-from donorwise._core.cells.segments import Cells
+from donorwise._core.cells.segments import CodedCells
 from donorwise._core.cells.sums import DETECTED
 
 
@@ -77,7 +77,7 @@ def one_core(path: Path, codes: np.ndarray) -> None:
     matrix, seconds = cpu_seconds(read, cut_rows(reader, 0, high))
     size = (matrix.data.nbytes + matrix.indices.nbytes) / 1e6
     patterns, own = np.unique(codes[:high], return_inverse=True)
-    cells, columns = Cells(own.astype(np.int32), patterns.size), np.arange(matrix.shape[1])
+    cells, columns = CodedCells(own.astype(np.int32), patterns.size), np.arange(matrix.shape[1])
     task = partial(measure_cells, measures=(MOMENTS, DETECTED))
     results, measured = cpu_seconds(task, matrix, cells, columns)
     share = Share(np.arange(patterns.size), results)

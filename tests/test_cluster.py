@@ -26,7 +26,7 @@ from donorwise._core.cells.budget import Budget
 from donorwise._core.cells.collapse import MOMENTS, collapse, measure_cells
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.readers import open_reader
-from donorwise._core.cells.segments import Cells
+from donorwise._core.cells.segments import CodedCells
 from donorwise._core.cells.sums import DETECTED
 from donorwise.errors import DataError
 
@@ -195,7 +195,7 @@ def test_many_ranges_and_tiles(client, cells, source):
     rng = np.random.default_rng(3)
     codes, columns = rng.integers(-1, 120, 3000).astype(np.int32), np.arange(40)
     given = {"weights": rng.uniform(0.5, 2, 3000), "covariates": rng.normal(2020, 2, (3000, 1))}
-    known = Cells(codes, 120, *given.values())
+    known = CodedCells(codes, 120, *given.values())
     task = partial(measure_cells, measures=(MOMENTS, DETECTED))
     sizes = Sizes(client.cluster.scheduler)
     found, sums = cluster.accumulate_on(client, reader, known, task, columns=columns, budget=SMALL)
@@ -250,7 +250,7 @@ def test_a_worker_that_is_killed(client, cells, tmp_path):
         return measure_cells(matrix, cells, columns, measures=(MOMENTS,))
 
     reader = open_reader(open_source(folder / "x.h5ad").X)
-    known = Cells(codes.astype(np.int32), 10)
+    known = CodedCells(codes.astype(np.int32), 10)
     (found,) = cluster.accumulate_on(client, reader, known, fragile, columns=np.arange(40), budget=SMALL)
     assert marker.exists()
     expected = collapse(adata.X, codes, 10)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from donorwise._core.cells.budget import BUDGET, Budget
-from donorwise._core.cells.collapse import collapse, missing_patterns
+from donorwise._core.cells.collapse import collapse
+from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.segments import Cutter, check_cells, cut_segments
 from donorwise.errors import DataError, DonorwiseError

@@ -66,7 +66,8 @@ key_added
     Entry of ``adata.uns`` for the results.""",
     "n_jobs": """\
 n_jobs
-    Threads; None takes scanpy's setting, -1 all cores. The results do not depend on it.""",
+    Threads; None takes scanpy's setting, and numba's for a pass over a matrix in memory; -1 all cores. The results do
+    not depend on it.""",
     "progress": """\
 progress
     Show a progress bar.""",

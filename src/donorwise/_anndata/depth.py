@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata.collapsed import collapsed_depth, is_collapsed
+from donorwise._anndata.collapsed import collapsed_depth
 from donorwise._anndata.obs import obs_frame
+from donorwise._anndata.origin import is_collapsed
 from donorwise._anndata.response import counts_layer
 from donorwise._anndata.sources import matrix_of
 from donorwise.errors import DataError

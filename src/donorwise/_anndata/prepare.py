@@ -25,13 +25,13 @@ from donorwise._anndata import (
     read_rows,
     resolve_response,
 )
-from donorwise._anndata.collapsed import COUNTS
+from donorwise._anndata.origin import COUNTS
 from donorwise._anndata.roles import AUDITED, known_columns, known_donor
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
-from donorwise._core.engine.arrays import check_weights, effective_jobs
+from donorwise._core.engine.arrays import check_weights, effective_jobs, pass_jobs
 from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis, check_counts, check_depths
 from donorwise._core.engine.results import tasks_by_group
@@ -133,6 +133,7 @@ def assemble_lmm(
         formula=parsed, groupby=groupby or "", response=response.text, log_base=response.log_base, weights=text,
         variables=response.variables, source=source, obs=obs, n_cells=len(obs), tasks=tasks,
         donor=known_donor(adata, roles, parsed), options=options or Options(), n_jobs=effective_jobs(n_jobs),
+        pass_jobs=pass_jobs(n_jobs),
     )  # fmt: skip
 
 
@@ -188,7 +189,7 @@ def assemble_pseudobulk(
         formula=parsed, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
         variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
         sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
-        tasks=tasks, donor=units.donor, n_jobs=jobs, units=units,
+        tasks=tasks, donor=units.donor, n_jobs=jobs, pass_jobs=pass_jobs(n_jobs), units=units,
         sample=column or "", depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
     )  # fmt: skip
 

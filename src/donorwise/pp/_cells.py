@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata.collapsed import Counts, Depths
+from donorwise._anndata.collapsed import Counts, MeanDepths
 from donorwise._core.cells.checks import check_features
 from donorwise._core.cells.cluster import accumulate_on, active_client, check_client
-from donorwise._core.cells.collapse import (
-    MOMENTS,
-    accumulate,
-    check_moments,
-    collapse,
-    measure_cells,
-    missing_patterns,
-)
+from donorwise._core.cells.collapse import MOMENTS, accumulate, check_moments, collapse, measure_cells
 from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells
-from donorwise._core.cells.matrices import row_sums
+from donorwise._core.cells.matrices import missing_patterns, row_sums
 from donorwise._core.cells.measures import ByPattern
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.remote import can_travel
@@ -39,7 +32,7 @@ if TYPE_CHECKING:
     from donorwise._anndata import Response
     from donorwise._core.cells.measures import Collapsed, Measure
     from donorwise._core.cells.readers import Reader
-    from donorwise._core.cells.segments import Cells
+    from donorwise._core.cells.segments import CodedCells
     from donorwise._typing import BoolArray, IntArray
 
 
@@ -54,7 +47,7 @@ class CellPasses:
         *,
         chunk_size: int | None,
         progress: bool,
-        n_jobs: int,
+        n_jobs: int | None,
         client: Any,
     ) -> None:
         self._codes, self._n_rows, self._n_jobs = codes, n_rows, n_jobs
@@ -73,7 +66,7 @@ class CellPasses:
         cells = RowCells(own.n_obs, tuple(names), own.covariate_mean, own.covariate_ss)
         return CollapsedRows.of(cells, values), detected.total[:, 0]
 
-    def counts(self, response: Response, depth: FloatArray | None) -> tuple[Counts, Depths]:
+    def counts(self, response: Response, depth: FloatArray | None) -> tuple[Counts, MeanDepths]:
         """Statistics of counts, and of the depths; these are the sums of the counts if None."""
         matrix, text = response.matrix, response.text
         reader = self._reader(matrix)
@@ -86,7 +79,7 @@ class CellPasses:
             sums = depth_sums(depth, self._codes, self._n_rows)
         return Counts(values, sums.cubes), _depths(sums)
 
-    def depths(self, depth: FloatArray) -> Depths:
+    def depths(self, depth: FloatArray) -> MeanDepths:
         """Mean depth over the cells that have one."""
         return _depths(depth_sums(depth, self._codes, self._n_rows))
 
@@ -147,12 +140,12 @@ def _total(values: FloatArray, codes: NDArray[Any], kept: BoolArray, n_rows: int
     return np.asarray(np.bincount(codes[kept], weights=values[kept], minlength=n_rows), dtype=np.float64)
 
 
-def _depths(sums: DepthSums) -> Depths:
-    return Depths(sums.depth / np.maximum(sums.n, 1), sums.n.astype(np.int64))
+def _depths(sums: DepthSums) -> MeanDepths:
+    return MeanDepths(sums.depth / np.maximum(sums.n, 1), sums.n.astype(np.int64))
 
 
 def _measure_counts(
-    matrix: Any, cells: Cells, columns: IntArray, *, text: str, kept: IntArray | None
+    matrix: Any, cells: CodedCells, columns: IntArray, *, text: str, kept: IntArray | None
 ) -> tuple[Collapsed, DepthSums]:
     """What a worker computes of the counts of some cells; their depths are the sums over the `kept` columns."""
     check_counts(matrix, text)

@@ -210,7 +210,7 @@ def _without_each(
     used = read_results(adata, key).results if _is_moderated(found.params) else looked_at
     response = response_of(adata, found.params["response"], [str(v) for v in used["variable"].unique()])
     source = replace(found.analysis.source, features=response.features)
-    analysis = replace(found.analysis, variables=response.variables, source=source, n_jobs=n_jobs)
+    analysis = replace(found.analysis, variables=response.variables, source=source, n_jobs=n_jobs, pass_jobs=n_jobs)
     groups = set(looked_at["group"].astype(str))
     work = [
         (number, own, contrasts)

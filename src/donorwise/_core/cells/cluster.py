@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from donorwise._core.cells.measures import ByPattern
     from donorwise._core.cells.readers import Reader
     from donorwise._core.cells.remote import Share, Task
-    from donorwise._core.cells.segments import Cells
+    from donorwise._core.cells.segments import CodedCells
     from donorwise._typing import IntArray
 
 VALUES_PER_STATISTIC = 4
@@ -107,7 +107,7 @@ class _Tree:
 def accumulate_on(
     client: Any,
     reader: Reader,
-    cells: Cells,
+    cells: CodedCells,
     task: Task,
     *,
     columns: IntArray,
@@ -219,7 +219,7 @@ def _split(ranges: list[tuple[int, int]], patterns: IntArray, tiles: _Tiles, mos
 
 
 def _submit(
-    client: Any, reader: Any, cells: Cells, columns: IntArray, batches: Iterator[_Batch], task: Task
+    client: Any, reader: Any, cells: CodedCells, columns: IntArray, batches: Iterator[_Batch], task: Task
 ) -> dict[Any, int]:
     """The tile of every final future; batches are submitted in the order in which they are best done."""
     run = uuid.uuid4().hex[:8]

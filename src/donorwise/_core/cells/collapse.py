@@ -6,31 +6,29 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from donorwise._core.cells.budget import BUDGET, Budget
 from donorwise._core.cells.checks import check_chunk_size, check_features, check_finite
-from donorwise._core.cells.chunks import Wanted, chunks_of, column_reader, in_memory
+from donorwise._core.cells.chunks import Wanted, chunks_of, in_memory
 from donorwise._core.cells.cluster import accumulate_on, active_client
 from donorwise._core.cells.matrices import check_matrix
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.moments import Moments
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.remote import can_travel
-from donorwise._core.cells.segments import Cells, Cutter, check_cells, cut_segments, extra_starts
+from donorwise._core.cells.segments import CodedCells, Cutter, check_cells, cut_segments, extra_starts
 from donorwise._core.cells.stored import Stored
 from donorwise._core.cells.stream import read_chunks
-from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from donorwise._core.cells.measures import ByPattern, Measure, R
     from donorwise._core.cells.readers import Reader
     from donorwise._core.cells.segments import Segments
-    from donorwise._typing import BoolArray, IntArray
+    from donorwise._typing import IntArray
 
 MOMENTS = Moments()
 
@@ -162,7 +160,7 @@ def _on_cluster(matrix: Any, client: Any) -> tuple[Reader | None, Any]:
 
 def measure_cells(
     matrix: Any,
-    cells: Cells,
+    cells: CodedCells,
     columns: IntArray,
     *,
     measures: Sequence[Measure[Any]],
@@ -237,66 +235,3 @@ def _fold(parts: R, pieces: IntArray) -> R:
         large = np.flatnonzero(pieces > piece)
         parts.put(large, parts.take(large).merge(parts.take(extra[large] + piece - 1)))
     return parts.take(slice(0, len(pieces)))
-
-
-_BLOCK_NUMBERS = 2**22
-
-
-def missing_patterns(
-    matrix: object, features: ArrayLike | None = None, *, block_numbers: int = _BLOCK_NUMBERS
-) -> list[tuple[IntArray, BoolArray | None]]:
-    """Group the columns of a dense matrix by the rows in which they are NaN.
-
-    Parameters
-    ----------
-    matrix
-        Shape (N, columns). Numpy array or DataFrame. A matrix that is not in memory is one group of columns
-        without NaN: looking for them would read it twice (`collapse` refuses them).
-    features
-        Column numbers to look at; all if None.
-    block_numbers
-        How many numbers to look at together.
-
-    Returns
-    -------
-    list of (columns, rows)
-        `columns` are elements of `features`, in their order; `rows` has shape (N,) and is True
-        where these columns have a value. The columns without NaN come first, with None for
-        `rows`; the other groups follow in the order of their first column. Every column is in one group.
-
-    Raises
-    ------
-    DataError
-        If the matrix is not dense or does not hold numbers.
-    """
-    n_rows, n_columns = check_matrix(matrix)
-    columns = check_features(features, n_columns)
-    if not in_memory(matrix):
-        return [(columns, None)] if len(columns) else []
-    if not isinstance(matrix, np.ndarray | pd.DataFrame):
-        raise DataError("Missing values can be kept only in a dense matrix, a numpy array or a DataFrame.")
-    groups: dict[bytes, list[int]] = {b"": []}
-    for column, key in _missing_rows(column_reader(matrix, columns), columns, n_rows, block_numbers):
-        groups.setdefault(key, []).append(column)
-    return [(np.array(group), _unpack(key, n_rows)) for key, group in groups.items() if group]
-
-
-def _missing_rows(
-    read: Callable[[IntArray], NDArray[Any]], columns: IntArray, n_rows: int, block_numbers: int
-) -> Iterator[tuple[int, bytes]]:
-    """Each column with the packed bits of its NaN rows, b"" if there are none."""
-    width = max(1, block_numbers // max(1, n_rows))
-    for low in range(0, len(columns), width):
-        block = columns[low : low + width]
-        missing = np.isnan(read(block))
-        some = missing.any(axis=0)
-        packed = np.packbits(missing[:, some].T, axis=1)
-        keys = iter(packed)
-        for column, has_missing in zip(block.tolist(), some.tolist(), strict=True):
-            yield column, next(keys).tobytes() if has_missing else b""
-
-
-def _unpack(key: bytes, n_rows: int) -> BoolArray | None:
-    if not key:
-        return None
-    return np.unpackbits(np.frombuffer(key, dtype=np.uint8), count=n_rows) == 0

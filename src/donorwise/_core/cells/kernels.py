@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +52,25 @@ class Segmented(NamedTuple):
     covariates: FloatArray
     moment: FloatArray
     moment_sum: FloatArray
+
+
+@intrinsic
+def prefetch(typingctx, array, index):
+    """Ask the processor to fetch ``array[index]``: rows of one pattern lie scattered over memory."""
+
+    def codegen(context, builder, signature, args):
+        struct = context.make_array(signature.args[0])(context, builder, args[0])
+        item = cgutils.get_item_pointer(context, builder, signature.args[0], struct, [args[1]], wraparound=False)
+        address = builder.bitcast(item, ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
+        builder.call(
+            builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind),
+            [address, flag(0), flag(3), flag(1)],  # for reading, into all caches, data
+        )
+        return context.get_dummy_value()
+
+    return types.void(array, index), codegen
 
 
 @njit(nogil=True, cache=True)
@@ -144,15 +166,20 @@ def add_csr_sums(
 
     `position` maps a column to its feature, or beyond G if it is not wanted; None where column j is feature j.
     """
-    n_features = sums.shape[2]
+    n_features = np.uint64(sums.shape[2])
     for s in segments:
         for r in range(cells.starts[s], cells.starts[s + 1]):
             row = cells.order[r]
+            upcoming = cells.order[min(r + 1, len(cells.order) - 1)]
+            for p in range(indptr[upcoming], indptr[upcoming + 1], 16):
+                prefetch(data, p)  # type: ignore[call-arg]
+                prefetch(indices, p)
             for q in range(loadings.shape[1]):
                 x, target = loadings[row, q], sums[s, q]
-                for p in range(indptr[row], indptr[row + 1]):
-                    g = np.int64(indices[p]) if position is None else np.int64(position[indices[p]])
-                    if g < n_features:
+                for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                    j = np.uint64(indices[p])
+                    g = j if position is None else np.uint64(position[j])
+                    if position is None or g < n_features:
                         target[g] += x * np.float64(data[p])
 
 
@@ -169,3 +196,28 @@ def add_dense_sums(
                 x, target = loadings[row, q], sums[s, q]
                 for j in range(len(y)):
                     target[start + j] += x * np.float64(y[j])
+
+
+@njit(nogil=True, cache=True)
+def csc_sums(
+    data: NDArray[Any],
+    indices: NDArray[Any],
+    indptr: NDArray[Any],
+    columns: IntArray,
+    cells: Segmented,
+    loadings: FloatArray,
+    sums: FloatArray,
+    first: int,
+    last: int,
+) -> None:
+    """Sums (S, q, G) of the columns ``columns[first:last]``, as in `add_csr_sums`."""
+    own = np.empty(sums.shape[:2])
+    for g in range(first, last):
+        own[:] = 0.0
+        for p in range(np.uint64(indptr[columns[g]]), np.uint64(indptr[columns[g] + 1])):
+            row = np.uint64(indices[p])
+            s = cells.segment[row]
+            if s >= 0:
+                for q in range(loadings.shape[1]):
+                    own[s, q] += loadings[row, q] * np.float64(data[p])
+        sums[:, :, g] = own

@@ -1,4 +1,4 @@
-"""What is asked of a matrix of cells x features wherever it is: its shape, sums of rows, columns, some of its values."""
+"""What is asked of a matrix of cells x features wherever it is: its shape, missing values, sums of rows, columns, a sample."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
-from donorwise._core.cells.chunks import check_real, in_memory, refuse
+from donorwise._core.cells.checks import check_features
+from donorwise._core.cells.chunks import check_real, column_reader, in_memory, refuse
 from donorwise._core.cells.fetch import fetch
 from donorwise._core.cells.readers import has_reader, open_reader
 from donorwise._core.cells.stored import Stored
@@ -17,9 +19,9 @@ from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from donorwise._core.cells.fetch import Range
     from donorwise._core.cells.readers import Piece, Reader
@@ -41,6 +43,66 @@ def check_matrix(matrix: object) -> tuple[int, int]:
     if len(shape) != 2:
         raise DataError(f"The matrix must have two dimensions, cells x features; got shape {shape}.")
     return shape
+
+
+def missing_patterns(
+    matrix: object, features: ArrayLike | None = None, *, block_numbers: int = _VALUES
+) -> list[tuple[IntArray, BoolArray | None]]:
+    """Group the columns of a dense matrix by the rows in which they are NaN.
+
+    Parameters
+    ----------
+    matrix
+        Shape (N, columns). Numpy array or DataFrame. A matrix that is not in memory is one group of columns
+        without NaN: looking for them would read it twice (`collapse` refuses them).
+    features
+        Column numbers to look at; all if None.
+    block_numbers
+        How many numbers to look at together.
+
+    Returns
+    -------
+    list of (columns, rows)
+        `columns` are elements of `features`, in their order; `rows` has shape (N,) and is True
+        where these columns have a value. The columns without NaN come first, with None for
+        `rows`; the other groups follow in the order of their first column. Every column is in one group.
+
+    Raises
+    ------
+    DataError
+        If the matrix is not dense or does not hold numbers.
+    """
+    n_rows, n_columns = check_matrix(matrix)
+    columns = check_features(features, n_columns)
+    if not in_memory(matrix):
+        return [(columns, None)] if len(columns) else []
+    if not isinstance(matrix, np.ndarray | pd.DataFrame):
+        raise DataError("Missing values can be kept only in a dense matrix, a numpy array or a DataFrame.")
+    groups: dict[bytes, list[int]] = {b"": []}
+    for column, key in _missing_rows(column_reader(matrix, columns), columns, n_rows, block_numbers):
+        groups.setdefault(key, []).append(column)
+    return [(np.array(group), _unpack(key, n_rows)) for key, group in groups.items() if group]
+
+
+def _missing_rows(
+    read: Callable[[IntArray], NDArray[Any]], columns: IntArray, n_rows: int, block_numbers: int
+) -> Iterator[tuple[int, bytes]]:
+    """Each column with the packed bits of its NaN rows, b"" if there are none."""
+    width = max(1, block_numbers // max(1, n_rows))
+    for low in range(0, len(columns), width):
+        block = columns[low : low + width]
+        missing = np.isnan(read(block))
+        some = missing.any(axis=0)
+        packed = np.packbits(missing[:, some].T, axis=1)
+        keys = iter(packed)
+        for column, has_missing in zip(block.tolist(), some.tolist(), strict=True):
+            yield column, next(keys).tobytes() if has_missing else b""
+
+
+def _unpack(key: bytes, n_rows: int) -> BoolArray | None:
+    if not key:
+        return None
+    return np.unpackbits(np.frombuffer(key, dtype=np.uint8), count=n_rows) == 0
 
 
 @singledispatch

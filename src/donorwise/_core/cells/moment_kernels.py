@@ -14,12 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from donorwise._core.cells.kernels import SCRATCH
+from donorwise._core.cells.kernels import SCRATCH, prefetch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,25 +35,6 @@ class Filled(NamedTuple):
     mean: FloatArray
     within_ss: FloatArray
     covariate_y: FloatArray
-
-
-@intrinsic
-def _prefetch(typingctx, array, index):
-    """Ask the processor to fetch ``array[index]``: rows of one pattern lie scattered over memory."""
-
-    def codegen(context, builder, signature, args):
-        struct = context.make_array(signature.args[0])(context, builder, args[0])
-        item = cgutils.get_item_pointer(context, builder, signature.args[0], struct, [args[1]], wraparound=False)
-        address = builder.bitcast(item, ir.IntType(8).as_pointer())
-        flag = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
-        builder.call(
-            builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind),
-            [address, flag(0), flag(3), flag(1)],  # for reading, into all caches, data
-        )
-        return context.get_dummy_value()
-
-    return types.void(array, index), codegen
 
 
 @njit(nogil=True, cache=True)
@@ -134,8 +112,8 @@ def _add_csr_rows(
         w = cells.weights[row]
         upcoming = cells.order[min(r + 1, len(cells.order) - 1)]
         for p in range(indptr[upcoming], indptr[upcoming + 1], 16):
-            _prefetch(data, p)  # type: ignore[call-arg]
-            _prefetch(indices, p)
+            prefetch(data, p)  # type: ignore[call-arg]
+            prefetch(indices, p)
         previous = np.int64(-1)
         for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
             j = indices[p]

@@ -14,7 +14,7 @@ from scipy import sparse
 from donorwise._core.cells.fetch import fetch
 from donorwise._core.cells.measures import ByPattern
 from donorwise._core.cells.readers import DaskBlocks, DenseFile, SparseFile, source_file
-from donorwise._core.cells.segments import Cells
+from donorwise._core.cells.segments import CodedCells
 from donorwise._typing import IntArray
 from donorwise.errors import DataError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from donorwise._core.cells.readers import Reader
 
 
-Task: TypeAlias = Callable[[Any, Cells, IntArray], tuple[ByPattern, ...]]
+Task: TypeAlias = Callable[[Any, CodedCells, IntArray], tuple[ByPattern, ...]]
 """What a worker computes of some cells: of their matrix in memory, and the columns in use."""
 
 
@@ -114,7 +114,7 @@ def read(found: Range, blocks: Any = None) -> Any:
 
 def measure_ranges(
     ranges: Sequence[Range],
-    cells: Sequence[Cells],
+    cells: Sequence[CodedCells],
     columns: IntArray,
     starts: Sequence[int],
     places: IntArray,

@@ -25,7 +25,7 @@ MAX_EXTRA_SEGMENTS = 64
 _BLOCK_ROWS = 2**18
 
 
-class Cells(NamedTuple):
+class CodedCells(NamedTuple):
     """What is known of N cells besides their values.
 
     Attributes
@@ -46,10 +46,10 @@ class Cells(NamedTuple):
         """Number of covariates, m."""
         return 0 if self.covariates is None else self.covariates.shape[1]
 
-    def between(self, low: int, high: int) -> Cells:
+    def between(self, low: int, high: int) -> CodedCells:
         """The cells low..high-1."""
         some = (None if given is None else given[low:high] for given in (self.weights, self.covariates))
-        return Cells(self.codes[low:high], self.n_patterns, *some)
+        return CodedCells(self.codes[low:high], self.n_patterns, *some)
 
 
 class Segments(NamedTuple):
@@ -77,13 +77,13 @@ class Segments(NamedTuple):
 
 def check_cells(
     codes: ArrayLike, n_patterns: int, weights: ArrayLike | None, covariates: ArrayLike | None, n_cells: int
-) -> Cells:
+) -> CodedCells:
     """What is given of the cells, or a DataError."""
     checked = check_codes(codes, n_patterns, n_cells)
-    return Cells(checked, n_patterns, check_weights(weights, checked), check_covariates(covariates, checked))
+    return CodedCells(checked, n_patterns, check_weights(weights, checked), check_covariates(covariates, checked))
 
 
-def cut_segments(cells: Cells, segment_rows: int = BUDGET.segment_rows) -> Segments:
+def cut_segments(cells: CodedCells, segment_rows: int = BUDGET.segment_rows) -> Segments:
     """Cut the cells into segments, and add up what is known of each; cell after cell, as the kernels do."""
     n_cells = _count(cells)
     size = max(segment_rows, -(-int(n_cells.sum()) // MAX_EXTRA_SEGMENTS))
@@ -104,7 +104,7 @@ _NO_COVARIATES = ((0,), (0,), (0, 0), (0,))
 
 
 def _centre(
-    cells: Cells, pieces: IntArray, size: int, weight: FloatArray
+    cells: CodedCells, pieces: IntArray, size: int, weight: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Origin, offset, cross-products and moment sums of the covariates."""
     n, m = len(weight), cells.n_covariates
@@ -124,7 +124,7 @@ def _centre(
     return origin, offset, ss, moment_sum
 
 
-def _count(cells: Cells) -> IntArray:
+def _count(cells: CodedCells) -> IntArray:
     counts = np.zeros(cells.n_patterns + 1, dtype=np.int64)
     for low in range(0, len(cells.codes), _BLOCK_ROWS):
         counts += np.bincount(cells.codes[low : low + _BLOCK_ROWS] + 1, minlength=cells.n_patterns + 1)
@@ -139,9 +139,11 @@ def _segment_sizes(n_cells: IntArray, pieces: IntArray, size: int) -> IntArray:
     return np.concatenate([np.minimum(n_cells, size), np.minimum(n_cells[owner] - before, size)])
 
 
-def _blocks(cells: Cells, pieces: IntArray, size: int) -> Iterator[tuple[NDArray[np.int32], FloatArray, FloatArray]]:
+def _blocks(
+    cells: CodedCells, pieces: IntArray, size: int
+) -> Iterator[tuple[NDArray[np.int32], FloatArray, FloatArray]]:
     """Segments (n,), weights (n, 1) and covariates (n, m) of the cells in use, a block of cells at a time."""
-    label = _Labels(pieces, size)
+    label = _Labeller(pieces, size)
     for low in range(0, len(cells.codes), _BLOCK_ROWS):
         part = slice(low, low + _BLOCK_ROWS)
         segment = label(cells.codes[part])
@@ -152,7 +154,7 @@ def _blocks(cells: Cells, pieces: IntArray, size: int) -> Iterator[tuple[NDArray
         yield by, w[:, None], c
 
 
-class _Labels:
+class _Labeller:
     """Segments of cells that come in order: which one depends on the number of cells of the pattern before."""
 
     def __init__(self, pieces: IntArray, size: int) -> None:
@@ -176,9 +178,9 @@ class Cutter:
         What is known of them.
     """
 
-    def __init__(self, cells: Cells, segments: Segments) -> None:
+    def __init__(self, cells: CodedCells, segments: Segments) -> None:
         self._cells, self._segments = cells, segments
-        self._label = _Labels(segments.pieces, segments.size)
+        self._label = _Labeller(segments.pieces, segments.size)
 
     def wanted(self, low: int, high: int) -> NDArray[np.bool_]:
         """Which of the cells low..high-1 are in use."""

@@ -8,12 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from scipy import sparse
 
-from donorwise._core.cells.chunks import SparseChunk, loadable
-from donorwise._core.cells.kernels import add_csr_sums, add_dense_sums
+from donorwise._core.cells.chunks import SparseChunk, loadable, sparse_arrays
+from donorwise._core.cells.kernels import add_csr_sums, add_dense_sums, csc_sums, index_state
 from donorwise._core.cells.measures import ByPattern, Measure
 from donorwise._core.cells.segments import read_only
-from donorwise._core.cells.threads import run_on_segments
+from donorwise._core.cells.threads import run_on_segments, run_ranges
 from donorwise._typing import FloatArray
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from donorwise._core.cells.chunks import Chunk
     from donorwise._core.cells.kernels import Segmented
     from donorwise._core.cells.segments import Segments
+    from donorwise._typing import IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,20 @@ class Sums(Measure[Totals]):
             values = read_only(loadable(self.value(chunk.values)))
             task = partial(add_dense_sums, *chunk._replace(values=values), *numbers)
         run_on_segments(task, chunk.cells, values.size, n_jobs)
+
+    def fill(
+        self, out: Totals, matrix: Any, columns: IntArray, cells: Segmented, segments: Segments, n_jobs: int | None
+    ) -> None:
+        """Columns in CSC form are read as they are, where no entry is stored twice."""
+        if sparse.issparse(matrix) and matrix.format == "csc":
+            data, indices, indptr = sparse_arrays(matrix)
+            if not index_state(indices, indptr, indices.dtype.type(matrix.shape[0])):
+                values = read_only(loadable(self.value(data)))
+                numbers = (read_only(columns), cells, read_only(self.loadings(cells)), out.total)
+                task = partial(csc_sums, values, indices, indptr, *numbers)
+                run_ranges(task, np.diff(indptr)[columns], n_jobs)
+                return
+        Measure.fill(self, out, matrix, columns, cells, segments, n_jobs)
 
 
 def is_positive(values: NDArray[Any]) -> NDArray[np.bool_]:

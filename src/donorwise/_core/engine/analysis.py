@@ -126,6 +126,8 @@ class Analysis(ABC, Generic[S, F]):
         One per group.
     donor
         Column that is known to be the donor; empty for none.
+    n_jobs, pass_jobs
+        Threads of the fits, and of a pass over the cells (see `donorwise._core.cells.collapse.collapse`).
     names, contrasts
         Names of all contrasts, and those that each task can answer (None for none).
     warnings
@@ -148,6 +150,7 @@ class Analysis(ABC, Generic[S, F]):
     donor: str
     options: Options = field(default_factory=Options)
     n_jobs: int = 1
+    pass_jobs: int | None = 1
     names: tuple[str, ...] = ()
     contrasts: tuple[Contrasts | None, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -247,4 +250,4 @@ class Analysis(ABC, Generic[S, F]):
     def statistics(self, numbers: Sequence[int] | None = None) -> list[S | None]:
         """The statistics of some tasks (all if None) from one pass over the cells; None for a task without a design."""
         tasks = self.tasks if numbers is None else [self.tasks[i] for i in numbers]
-        return self.source.statistics(tasks, self.variables, self.n_jobs)
+        return self.source.statistics(tasks, self.variables, self.pass_jobs)

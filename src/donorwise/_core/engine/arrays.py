@@ -30,6 +30,12 @@ def effective_jobs(n_jobs: int | None) -> int:
     return int(asked) if asked > 0 else max(1, (os.cpu_count() or 1) + 1 + int(asked))
 
 
+def pass_jobs(n_jobs: int | None) -> int | None:
+    """Number of threads of a pass over the cells: None, which is numba's for a matrix in memory, unless one was asked for."""
+    jobs = effective_jobs(n_jobs)
+    return None if n_jobs is None and jobs == 1 else jobs
+
+
 @cache
 def blas() -> ThreadpoolController:
     """The BLAS libraries of the process (finding them takes milliseconds)."""

@@ -68,7 +68,8 @@ def of_units(analysis: PseudobulkAnalysis) -> tuple[str, ...]:
         single = np.median(sizes[design.codes >= 0]) < 2
         return [*few_donors(design, units.table, units.donor), *([_SINGLE_CELLS] if single else [])]
 
-    found = [*confounded(units.formula, units.table, units.donor), *_by_group(analysis.tasks, thin)]
+    whole = None if analysis.groupby else analysis.tasks[0].design
+    found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]
     repeated = repeated_donors(units, analysis.groupby or None)
     if repeated and not has_donor_term(analysis.formula, units.donor):
         found.append(

@@ -10,10 +10,10 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.replication import Donors as DonorsOfRows
-from donorwise._core.design.replication import replicate
+from donorwise._core.design.replicates import Donors as DonorsOfRows
+from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
-from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs
+from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs, pass_jobs
 from donorwise._core.engine.fits import ddf_used
 from donorwise._core.engine.fitted import LMMFit, assemble
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
@@ -113,7 +113,7 @@ def fit_lmm(
             stacklevel=2,
         )
     jobs = effective_jobs(n_jobs)
-    (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=jobs)
+    (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:
         raise DesignError("The fixed part is rank deficient on the rows that have responses.")
     with tqdm(total=len(variables), unit="fit", desc="mixed models", disable=not progress) as bar:

@@ -19,9 +19,9 @@ import pandas as pd
 from scipy import stats
 from scipy.special import polygamma
 
+from donorwise._core.design.arms import describe
 from donorwise._core.design.between_within import column_df
 from donorwise._core.design.findings import uncovered
-from donorwise._core.design.replication import describe
 from donorwise._core.inference.moderation import mean_rank, posterior, refusal
 from donorwise.errors import DataError
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from donorwise._core.design.design import Design
-    from donorwise._core.design.replication import Donors as DonorsOfRows
+    from donorwise._core.design.replicates import Donors as DonorsOfRows
     from donorwise._core.engine.fits import Fit
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.models.law import Model
@@ -173,10 +173,10 @@ def power_table(
 def replication(design: Design, donors: DonorsOfRows, L: FloatArray) -> tuple[list[str], list[str]]:
     """What each contrast (n, p) compares, donors or each donor with itself, and what the audit warns of there.
 
-    The kinds are those of :class:`donorwise._core.design.replication.Arms`. The warnings are those about
+    The kinds are those of :class:`donorwise._core.design.arms.Arms`. The warnings are those about
     contrasts within donors that no random term lets differ between donors.
     """
-    arms = {arm.contrast: arm for arm in describe(design, donors, None)}
+    arms = {arm.contrast: arm for arm in describe(design, donors)}
     parts = [[arms[design.fixed_names[j]] for j in np.flatnonzero(row) if design.fixed_names[j] in arms] for row in L]
     kinds = [{arm.kind for arm in own} for own in parts]
     asked = {arm.contrast: arm for own in parts for arm in own}

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.cells.matrices import stored_values
-from donorwise._core.design.replication import Donors as DonorsOfRows
-from donorwise._core.design.replication import is_fixed
+from donorwise._core.design.replicates import Donors as DonorsOfRows
+from donorwise._core.design.replicates import is_fixed
 from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
 from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.fits import ddf_used, test_features

@@ -200,8 +200,10 @@ def _params(analysis: Analysis[S, F], parts: dict[str, Tables], results: pd.Data
 
 
 def _status_counts(results: pd.DataFrame) -> dict[str, int]:
-    counts = np.bincount(results["status"].cat.codes, minlength=len(STATUSES))
-    return {name: int(n) for name, n in zip(STATUSES, counts, strict=True) if n}
+    """How often each status occurs, first seen first."""
+    codes = results["status"].cat.codes.to_numpy()
+    counts = np.bincount(codes, minlength=len(STATUSES))
+    return {STATUSES[code]: int(counts[code]) for code in pd.unique(codes)}
 
 
 @cache

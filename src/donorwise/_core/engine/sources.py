@@ -47,7 +47,7 @@ class Source(ABC, Generic[S]):
     features: IntArray | None = None
 
     @abstractmethod
-    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int) -> list[S | None]:
+    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None) -> list[S | None]:
         """The statistics of some tasks; None for a task without a design."""
 
     @abstractmethod
@@ -67,7 +67,9 @@ class Cells(Source[Statistics]):
 
     weights: FloatArray | None = None
 
-    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int) -> list[Statistics | None]:
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[Statistics | None]:
         """See :class:`Source`."""
         return collapse_tasks(
             self.matrix, variables, tasks, weights=self.weights, features=self.features, n_jobs=n_jobs
@@ -86,7 +88,9 @@ class Rows(Source[Statistics]):
 
     rows: CollapsedRows
 
-    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int) -> list[Statistics | None]:
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[Statistics | None]:
         """See :class:`Source`."""
         designs = (task.design for task in tasks)
         return [None if d is None else regroup(d, self.rows, self.features) for d in designs]
@@ -180,7 +184,9 @@ class UnitsOfCells(Source[UnitStatistics]):
     depth: FloatArray
     depths: Depths
 
-    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int) -> list[UnitStatistics | None]:
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[UnitStatistics | None]:
         """See :class:`Source`."""
         units = _units_of(tasks)
         if not units.size:
@@ -218,7 +224,9 @@ class UnitsOfRows(Source[UnitStatistics]):
     cubes: FloatArray
     starts: IntArray
 
-    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int) -> list[UnitStatistics | None]:
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[UnitStatistics | None]:
         """See :class:`Source`."""
         values = self.values if self.features is None else self.values.take_features(self.features)
         units = _units_of(tasks)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.cells.collapse import collapse, missing_patterns
+from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.collapsed_rows import merge_rows, with_covariates
+from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.models.lmm.crossproducts import column_means
 
@@ -110,7 +111,7 @@ def collapse_tasks(
     *,
     weights: FloatArray | None = None,
     features: IntArray | None = None,
-    n_jobs: int = 1,
+    n_jobs: int | None = 1,
 ) -> list[Statistics | None]:
     """The statistics of every task from one pass over the matrix; None for a task without a design."""
     designs = [t.design for t in tasks if t.design is not None]
@@ -136,7 +137,7 @@ def _passes(
     designs: Sequence[Design],
     weights: FloatArray | None,
     features: IntArray | None,
-    n_jobs: int,
+    n_jobs: int | None,
 ) -> Iterator[Pass]:
     codes, covariates = _stack(designs)
     n_patterns = sum(d.n_patterns for d in designs)
