@@ -89,7 +89,7 @@ def test_an_interrupted_collapse_leaves_what_was_there(
         done.append(1)
         return made(*args)
 
-    module = import_module("donorwise.pp.collapse")
+    module = import_module("donorwise.pp._collapse")
     made = module._collapse
     monkeypatch.setattr(module, "_collapse", fail)
     with pytest.raises(KeyboardInterrupt):

@@ -17,8 +17,12 @@ from tests._batch import run
 
 import donorwise as dw
 from donorwise._anndata import keys, read_params, read_results
+from donorwise._anndata.prepare import prepare_pseudobulk
+from donorwise._anndata.recover import recover
 from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
+from donorwise._core.engine.run import Memory
+from donorwise._core.engine.run import run as run_analysis
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 BY = ["donor_id", "sample_id", "condition", "sex", "cell_type"]
@@ -187,3 +191,40 @@ def test_a_contrast_that_a_group_lacks_is_no_failure_of_the_others() -> None:
         dw.tl.pseudobulk(adata, UNITS, contrasts="nothing", progress=False)
     dw.tl.pseudobulk(adata, UNITS, groupby="cell_type", contrasts=["condition[T.disease]"], progress=False)
     assert set(read_params(adata, "pseudobulk")["reasons"]) == {"B cell"}
+
+
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+@pytest.mark.parametrize("source", ["cells", "rows"])
+@pytest.mark.parametrize(
+    ("formula", "options"),
+    [(UNITS, {}), ("~ condition + cell_type + (1 | donor_id)", {}), (UNITS, {"sample": "sample_id", "depth": "depth"})],
+)
+def test_an_analysis_is_made_again_from_its_params(source: str, formula: str, options: dict[str, Any]) -> None:
+    adata = cohort()
+    adata.obs["depth"] = adata.layers["counts"].sum(axis=1)
+    if source == "rows":
+        adata = dw.pp.collapse(adata, BY, counts_layer="counts", depth=options.get("depth"), progress=False)
+    dw.tl.pseudobulk(adata, formula, progress=False, **options)
+    again = run_analysis(recover(adata, "pseudobulk").analysis, Memory())
+    assert again.params == read_params(adata, "pseudobulk")
+    stored = read_results(adata, "pseudobulk").results
+    pd.testing.assert_frame_equal(again.tables["results"], stored, check_exact=True)
+    with pytest.raises(DataError, match=r"Run dw.tl.pseudobulk again"):
+        recover(adata[5:], "pseudobulk")
+
+
+def test_statistics_of_some_donors_are_those_of_their_cells() -> None:
+    adata = cohort()
+    left_out = adata.obs["donor_id"].cat.categories[1]
+    some = adata[adata.obs["donor_id"] != left_out].copy()
+    formula = "~ condition + age"
+    (whole,) = prepare_pseudobulk(adata, formula).statistics()
+    (part,) = prepare_pseudobulk(some, formula).statistics()
+    assert whole is not None and part is not None
+    kept = np.flatnonzero(prepare_pseudobulk(adata, formula).units.table["donor_id"] != left_out)
+    taken = whole.take_patterns(np.sort(whole.design.codes[kept])).take_features(np.arange(3, 7))
+    np.testing.assert_allclose(taken.collapsed.mean, part.collapsed.mean[:, 3:7], rtol=1e-12)
+    np.testing.assert_allclose(taken.depths.total, part.depths.total, rtol=1e-12)
+    np.testing.assert_allclose(
+        taken.design.X[taken.design.codes[taken.units]], part.design.X[part.design.codes[part.units]]
+    )

@@ -34,9 +34,9 @@ from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs, pass_jobs
 from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis, check_counts, check_depths
-from donorwise._core.engine.results import tasks_by_group
+from donorwise._core.engine.results import resolve_by_group, tasks_by_group, tasks_of_units
 from donorwise._core.engine.sources import Cells, Rows, UnitsOfCells, UnitsOfRows
-from donorwise._core.engine.units import find_units, merge_units
+from donorwise._core.engine.units import find_units, has_donor_term, merge_units
 from donorwise._core.models.lograte.units import depths_of_units
 from donorwise.errors import DataError, DesignError
 
@@ -160,37 +160,36 @@ def prepare_pseudobulk(
     """
     check_is_anndata(adata)
     response = counts_response(adata, layer, depth, mask_var)
+    units, column = units_of(adata, parse(formula), donor=donor, sample=sample, groupby=groupby)
+    tasks = tasks_of_units(units, groupby)
+    names, resolved = resolve_by_group(tasks, contrasts)  # before anything is read
     made = assemble_pseudobulk(
-        adata, formula, response, groupby=groupby, donor=donor, sample=sample, depth=depth, n_jobs=n_jobs
-    ).asking(contrasts)
-    made = replace(made, obs=_unit_table(adata, made.units, columns))
+        adata, parse(formula), response, units, tasks, groupby=groupby, sample=column, depth=depth, n_jobs=n_jobs
+    )
+    table = _unit_table(adata, units, columns)
+    made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
     return replace(made, warnings=cautions.of_units(made))
 
 
 def assemble_pseudobulk(
     adata: ad.AnnData,
-    formula: str,
+    formula: ParsedFormula,
     response: Response,
+    units: Units,
+    tasks: list[Task],
     *,
     groupby: str | None,
-    donor: str | None,
-    sample: str | None,
+    sample: str,
     depth: str | None,
     n_jobs: int | None = None,
 ) -> PseudobulkAnalysis:
-    """A model of log rates of a matrix of counts, on cells or on collapsed rows, without contrasts and warnings yet."""
-    parsed, jobs = parse(formula), effective_jobs(n_jobs)
-    units, column = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
-    tasks = [
-        task if task.design is None else replace(task, design=task.design.by_row())
-        for task in tasks_by_group(units.formula, units.table, groupby)
-    ]
+    """A model of the counts of units, of cells or of collapsed rows, without contrasts and warnings yet."""
     return PseudobulkAnalysis(
-        formula=parsed, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
+        formula=formula, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
         variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
         sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
-        tasks=tasks, donor=units.donor, n_jobs=jobs, pass_jobs=pass_jobs(n_jobs), units=units,
-        sample=column or "", depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
+        tasks=tasks, donor=units.donor, n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs),
+        units=units, sample=sample, depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
     )  # fmt: skip
 
 
@@ -230,8 +229,11 @@ def _units_source(
 
 def units_of(
     adata: ad.AnnData, parsed: ParsedFormula, *, donor: str | None, sample: str | None, groupby: str | None
-) -> tuple[Units, str | None]:
-    """The units, with the donor and the sample as given, declared, or known by their names; and the sample's column."""
+) -> tuple[Units, str]:
+    """The units, with the donor and the sample as given, declared, or known by their names.
+
+    Also the column of the samples, empty where samples are not units.
+    """
     roles = find_roles(adata)
     if donor is None:
         role = roles.get("donor")
@@ -248,7 +250,8 @@ def units_of(
     labels = [name for name in (donor, column, groupby) if name is not None]
     obs = cell_frame(adata, columns_read(adata, parsed, labels))
     explicit = sample is not None
-    return find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit), column
+    units = find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit)
+    return units, column if column and (explicit or has_donor_term(parsed, donor)) else ""
 
 
 def counts_response(

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
-from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk
+from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, units_of
+from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.pseudobulk import fit_units
+from donorwise._core.engine.results import tasks_of_units
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import anndata as ad
 
@@ -57,7 +59,7 @@ def recover(
     variables: Sequence[str] | None = None,
     n_jobs: int | None = None,
 ) -> Recovered:
-    """Rebuild what :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk` fitted from its params and the AnnData.
+    """Rebuild the analysis that gave a result from its params and the AnnData.
 
     Parameters
     ----------
@@ -66,7 +68,7 @@ def recover(
     key
         Entry of ``uns``.
     contrasts, weights
-        As they were given to the tool, where the params cannot say.
+        As they were given to ``tl.lmm``, where the params cannot say.
     variables
         Features to take; None for all of the result that are still there.
     n_jobs
@@ -80,22 +82,25 @@ def recover(
     params = read_params(adata, key)
     n_now, n_then = cell_count(adata), params["n_cells"] + params["n_dropped"]
     if n_now != n_then:
-        raise _changed(params, key, f"it has {n_now:,} cells and had {n_then:,}")
+        raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}", params["method"])
     if variables is None:
         variables = list(read_results(adata, key).results["variable"].cat.categories)
     response = response_of(adata, params["response"], variables)
-    again = _units_again if params["observations"] == "units" else _cells_again
-    made: Analysis[Any, Any] = again(adata, params, response, weights, key, n_jobs)
+    made = _AGAIN[params["observations"]](adata, response, params, weights, key, n_jobs)
     n_cells = sum(made.cells_of(number) for number in range(len(made.tasks)))
     if n_cells != params["n_cells"]:
-        raise _changed(params, key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could")
+        raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could", params["method"])
     return Recovered(_asking(made, params, contrasts, key), params)
 
 
-def _cells_again(
-    adata: ad.AnnData, params: dict[str, Any], response: Response, weights: Any, key: str, n_jobs: int | None
+def _of_cells(
+    adata: ad.AnnData,
+    response: Response,
+    params: dict[str, Any],
+    weights: FloatArray | None,
+    key: str,
+    n_jobs: int | None,
 ) -> LmmAnalysis:
-    """A mixed model of cells or collapsed rows, as its params say."""
     if is_collapsed(adata):
         response, w = replace(response, log_base=read_origin(adata).log_base), weights
     else:
@@ -107,21 +112,28 @@ def _cells_again(
     return replace(made, donor=params["donor"])
 
 
-def _units_again(
-    adata: ad.AnnData, params: dict[str, Any], response: Response, weights: Any, key: str, n_jobs: int | None
+def _of_units(
+    adata: ad.AnnData,
+    response: Response,
+    params: dict[str, Any],
+    weights: FloatArray | None,
+    key: str,
+    n_jobs: int | None,
 ) -> PseudobulkAnalysis:
-    """A model of the log rates of units, as its params say."""
-    if weights is not None:
-        raise DataError(f"weights= was given, and {key!r} was fitted with none; leave it out.")
-    sample, depth = params.get("sample", ""), params["depth"]
-    made = assemble_pseudobulk(
-        adata, params["formula"], response, groupby=params["groupby"] or None, donor=params["donor"],
-        sample=sample if sample in params["units"].split(":") else None,
-        depth=None if is_collapsed(adata) else depth or None, n_jobs=n_jobs,
-    )  # fmt: skip
-    if made.units.name != params["units"]:
-        raise _changed(params, key, f"its units are now {made.units.name} and were {params['units']}")
-    return made
+    _weights(params, weights, key)
+    parsed, groupby = parse(params["formula"]), params["groupby"] or None
+    sample = params.get("sample") or None  # 0.1 did not keep it
+    units, sample = units_of(adata, parsed, donor=params["donor"], sample=sample, groupby=groupby)
+    if units.name != params["units"]:
+        raise _changed(key, f"its units are {units.name} and were {params['units']}", params["method"])
+    tasks = tasks_of_units(units, groupby)
+    depth = None if is_collapsed(adata) else params["depth"] or None
+    return assemble_pseudobulk(
+        adata, parsed, response, units, tasks, groupby=groupby, sample=sample, depth=depth, n_jobs=n_jobs
+    )
+
+
+_AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +149,7 @@ def units_again(adata: ad.AnnData, stored: Results, names: list[str], group: str
     """Fit the units of a stored result of :func:`donorwise.tl.pseudobulk` again, at the variances that it found."""
     params = stored.params
     response = response_of(adata, params["response"], names)
-    made = _units_again(adata, params, response, None, key, 1)
+    made = _of_units(adata, response, params, None, key, 1)
     at = [i for i, task in enumerate(made.tasks) if task.name == group and task.design is not None]
     statistics = made.statistics(at)[0] if at else None
     if statistics is None:
@@ -148,9 +160,8 @@ def units_again(adata: ad.AnnData, stored: Results, names: list[str], group: str
     return UnitsAgain(made.units, fit, wide.reindex(index=names, columns=list(fit.terms)).to_numpy(dtype=np.float64))
 
 
-def _changed(params: dict[str, Any], key: str, how: str) -> DataError:
-    tool = f"dw.tl.{params['method']}"
-    return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run {tool} again.")
+def _changed(key: str, how: str, tool: str = keys.LMM) -> DataError:
+    return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run dw.tl.{tool} again.")
 
 
 def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
@@ -167,7 +178,7 @@ def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
 def _asking(made: Analysis[Any, Any], params: dict[str, Any], given: Any, key: str) -> Analysis[Any, Any]:
     """The analysis with the stored contrasts."""
     if given is None:
-        given = [_contrast(made.tasks, name, params, key) for name in params["contrasts"]]
+        given = [_contrast(made.tasks, name, params["method"], key) for name in params["contrasts"]]
     asked = made.asking(given)
     if set(asked.names) != set(params["contrasts"]):
         raise DataError(
@@ -176,7 +187,7 @@ def _asking(made: Analysis[Any, Any], params: dict[str, Any], given: Any, key: s
     return asked
 
 
-def _contrast(tasks: Sequence[Task], name: str, params: dict[str, Any], key: str) -> Any:
+def _contrast(tasks: Sequence[Task], name: str, tool: str, key: str) -> Any:
     """A contrast from its name: a coefficient, or the difference of two levels of a variable."""
     designs = [t.design for t in tasks if t.design is not None]
     if any(name in d.fixed_names for d in designs):
@@ -185,16 +196,15 @@ def _contrast(tasks: Sequence[Task], name: str, params: dict[str, Any], key: str
     if match is not None and any(match["variable"] in d.frame.columns for d in designs):
         return (match["variable"], match["level"], match["other"])
     raise DataError(
-        f"The weights of the contrast {name!r} are not stored in {key!r}: give contrasts= as they were given to "
-        f"tl.{params['method']}."
+        f"The weights of the contrast {name!r} are not stored in {key!r}: give contrasts= as they were given to tl.{tool}."
     )
 
 
-def check_same(estimates: FloatArray, stored: FloatArray, params: dict[str, Any], key: str) -> None:
+def check_same(estimates: FloatArray, stored: FloatArray, key: str, tool: str) -> None:
     """Raise unless estimates that were computed again are those of the result."""
     if not np.allclose(
         estimates, stored, rtol=1e-5, atol=1e-8 * np.nanmax(np.abs(stored), initial=1.0), equal_nan=True
     ):
         raise _changed(
-            params, key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)"
+            key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)", tool
         )

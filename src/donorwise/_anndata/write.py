@@ -130,20 +130,21 @@ def _storable_table(table: pd.DataFrame) -> pd.DataFrame:
 def _storable_column(column: pd.Series) -> Any:
     """Text becomes categorical with text categories, first seen first; numbers become float64 or int64."""
     if isinstance(column.dtype, pd.CategoricalDtype):
-        categories = column.cat.categories
-        texts = categories if pd.api.types.is_string_dtype(categories) else categories.astype(str)
-        return pd.Categorical.from_codes(column.cat.codes.to_numpy(), categories=texts)
+        categories = column.dtype.categories
+        if pd.api.types.is_string_dtype(categories) and not column.dtype.ordered:
+            return column.array
+        return pd.Categorical.from_codes(column.cat.codes.to_numpy(), categories=categories.astype(str))
     if pd.api.types.is_bool_dtype(column.dtype):
         return column.to_numpy(dtype=bool)
     if pd.api.types.is_integer_dtype(column.dtype) and not column.hasnans:
         return column.to_numpy(dtype=np.int64)
     if pd.api.types.is_numeric_dtype(column.dtype):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    codes, values = pd.factorize(column.to_numpy(dtype=object), use_na_sentinel=False)
-    texts = pd.Index(values.astype(str), dtype=object)
-    if texts.is_unique:
-        return pd.Categorical.from_codes(codes, categories=texts)
-    return pd.Categorical(texts[codes], categories=texts.unique())
+    codes, values = pd.factorize(column)
+    if codes.size and codes.min() >= 0 and pd.api.types.is_string_dtype(values):
+        return pd.Categorical.from_codes(codes, categories=values)
+    texts = column.astype(str)
+    return pd.Categorical(texts, categories=texts.unique())
 
 
 def _storable(name: str, value: Any) -> Any:

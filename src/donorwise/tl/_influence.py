@@ -249,7 +249,7 @@ def _repeat(
     fit, ddf = analysis.fitting(number), analysis.options.ddf
     everyone = retest(statistics, fit, contrasts, ddf=ddf, wanted=wanted)
     again = everyone.set_index(pd.MultiIndex.from_frame(everyone[["variable", "contrast"]].astype(str)))["estimate"]
-    check_same(again.reindex(pairs).to_numpy(), asked["estimate"].to_numpy(), params, key)
+    check_same(again.reindex(pairs).to_numpy(), asked["estimate"].to_numpy(), key, params["method"])
     table = leave_one_out(
         statistics, fit, contrasts, analysis.donors(number), ddf=ddf, wanted=wanted, n_jobs=analysis.n_jobs,
         update=bar.update,

@@ -11,9 +11,10 @@ import pandas as pd
 from donorwise._anndata import check_is_anndata, copied, keys, read_results, write_power
 from donorwise._anndata.recover import Recovered, recover
 from donorwise._core.design.contrasts import resolve_contrasts
+from donorwise._core.design.replicates import find_donors
 from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.fitted import LMMFit
-from donorwise._core.engine.lmm import donor_term, donors_of_rows
+from donorwise._core.engine.lmm import donor_term
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import POWER_STATUSES, Plan, power_table, replication
 from donorwise._core.progress import tqdm
@@ -177,7 +178,7 @@ def _of_fit(
         raise DesignError(f"{fit.formula!r} has no random term for the donors: there is nothing to plan more of.")
     names, L = resolve_contrasts(fit.design, contrast)
     term = donor_term(fit.design, fit.donor)
-    kinds, issues = replication(fit.design, donors_of_rows(fit.design, term), L)
+    kinds, issues = replication(fit.design, find_donors(fit.design, fit.design.frame, fit.donor), L)
     planner = CellPlanner(fit.design, cells_of_patterns(fit.design, fit.models, weights), term.codes)
     table = power_table(fit, names, L, plan, planner, len(term.levels), moderated=moderated)
     kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))

@@ -10,8 +10,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.replicates import Donors as DonorsOfRows
-from donorwise._core.design.replicates import replicate
+from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
 from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs, pass_jobs
 from donorwise._core.engine.fits import ddf_used
@@ -218,11 +217,6 @@ def donor_term(design: Design, donor: str) -> RandomTerm:
     return term
 
 
-def donors_of_rows(design: Design, term: RandomTerm) -> DonorsOfRows:
-    """The donors of the rows in use, which are the levels of a random term."""
-    return DonorsOfRows(term.group, term.codes[design.codes[design.codes >= 0]], term.levels)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LmmAnalysis(Analysis[Statistics, LMMFit]):
     """A linear mixed model of cells."""
@@ -270,7 +264,7 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
     def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
         """See :class:`Analysis`."""
         design = self._design(number)
-        return replication(design, donors_of_rows(design, donor_term(design, self.donor)), L)
+        return replication(design, find_donors(design, design.frame, self.donor), L)
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.cells.matrices import stored_values
-from donorwise._core.design.replicates import Donors as DonorsOfRows
-from donorwise._core.design.replicates import is_fixed
+from donorwise._core.design.replicates import find_donors, is_fixed
 from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
 from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.fits import ddf_used, test_features
@@ -240,7 +239,7 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     def planner(self, number: int, statistics: UnitStatistics, fit: LogRateFit) -> UnitPlanner:
         """See :class:`Analysis`."""
         design = self._design(number)
-        if is_fixed(design, self._donors_of_rows(number)):
+        if is_fixed(design, find_donors(self._design(number), self.units.table, self.donor)):
             raise DesignError(
                 f"{design.formula!r} has `{self.donor}` as a fixed effect, so more of them cannot be planned; fit "
                 f"(1 | {self.donor}) instead."
@@ -249,11 +248,9 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
 
     def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
         """See :class:`Analysis`; the variance between units lets contrasts within donors differ between them."""
-        return replication(self._design(number), self._donors_of_rows(number), L)[0], []
-
-    def _donors_of_rows(self, number: int) -> DonorsOfRows:
-        names, codes = self.donors(number)
-        return DonorsOfRows(self.units.donor, codes, names)
+        return replication(self._design(number), find_donors(self._design(number), self.units.table, self.donor), L)[
+            0
+        ], []
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from donorwise._core.design.design import Design
+    from donorwise._core.engine.units import Units
     from donorwise._typing import FloatArray, IntArray
 
 ALL = "all"
@@ -74,6 +75,18 @@ def tasks_by_group(formula: str | ParsedFormula, obs: pd.DataFrame, groupby: str
         reasons = "\n".join(f"  {text}" for text in told_reasons({t.name: t.reason for t in tasks})[:5])
         raise DesignError(f"None of the {len(tasks)} groups of {groupby!r} can be fitted:\n{reasons}")
     return tasks
+
+
+def tasks_of_units(units: Units, groupby: str | None) -> list[Task]:
+    """One task per group of units, each of which is a pattern of its design.
+
+    Raises
+    ------
+    DesignError
+        No group can be fitted.
+    """
+    tasks = tasks_by_group(units.formula, units.table, groupby)
+    return [t if t.design is None else replace(t, design=t.design.by_row()) for t in tasks]
 
 
 def told_reasons(reasons: Mapping[str, str]) -> list[str]:
@@ -205,7 +218,8 @@ def results_table(
     missing = tuple(n for n in names if n not in answered)
     parts = [] if tested is None else [tested]
     parts += [_not_estimable(variables, missing, n_donors, n_obs)] if missing else []
-    out = pd.concat([part.astype({"contrast": dtype_of(names)}) for part in parts], ignore_index=True)
+    parts = [with_levels(part, {"contrast": dtype_of(names)}) for part in parts]
+    out = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
     code = np.full(len(out), groups.index(task.name))
     out.insert(1, "group", pd.Categorical.from_codes(code, dtype=dtype_of(groups)))
     log_fc = _log_fold_change(out, task, contrasts, log2_scale)
@@ -246,6 +260,12 @@ def _not_estimable(
     numbers = {key: np.full((n, G), np.nan) for key in NUMBERS}
     counts = [np.broadcast_to(np.asarray(count, dtype=np.int64), (G,)) for count in (n_donors, n_obs)]
     return tidy(variables, names, numbers, np.full((n, G), "not_estimable"), *counts)
+
+
+def with_levels(table: pd.DataFrame, levels: Mapping[str, pd.CategoricalDtype]) -> pd.DataFrame:
+    """The table with these categories; those that it has already cost nothing."""
+    changed = {name: dtype for name, dtype in levels.items() if table[name].dtype != dtype}
+    return table.astype(changed) if changed else table
 
 
 def with_group(table: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from donorwise._core.engine.analysis import TABLES, Family, Tables
 from donorwise._core.engine.arrays import blas
-from donorwise._core.engine.results import told_reasons
+from donorwise._core.engine.results import told_reasons, with_levels
 from donorwise._core.engine.tables import dtype_of
 from donorwise._core.inference.multiplicity import UNIVERSE
 from donorwise._core.progress import tqdm
@@ -158,7 +158,7 @@ def _stack(analysis: Analysis[S, F], parts: Sequence[Tables]) -> dict[str, pd.Da
         "status": dtype_of(STATUSES),
     }
     found = {name: [own for part in parts if (own := getattr(part, name)) is not None] for name in TABLES}
-    found["results"] = [table.astype(levels) for table in found["results"]]
+    found["results"] = [with_levels(table, levels) for table in found["results"]]
     return {name: _concat(own) for name, own in found.items() if own}
 
 

@@ -97,9 +97,9 @@ def icc_table(fit: LMMFit) -> pd.DataFrame:
 
 def icc_rows(partition: pd.DataFrame) -> pd.DataFrame:
     """Intraclass correlations from a variance partition: variable, term, icc."""
-    table = partition.drop(columns="fixed")
-    shares = table.div(table.sum(axis=1, min_count=1), axis=0).drop(columns="Residual")
-    return long_partition(shares, "icc")
+    random = partition.to_numpy()[:, 1:]
+    shares = random[:, :-1] / random.sum(axis=1, keepdims=True)
+    return long_partition(pd.DataFrame(shares, partition.index, partition.columns[1:-1]), "icc")
 
 
 def long_partition(table: pd.DataFrame, value: str) -> pd.DataFrame:
