@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import decimal
 from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 import donorwise as dw
 from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.tasks import Task, collapse_tasks
-from donorwise._core.inference.mixture import summarise_mixture
+from donorwise._core.inference.kernels import em_counts
+from donorwise._core.inference.mixture import summarise_mixture, two_sided
 from donorwise._core.inference.moderation import Learned, learn, moderated_tests, refusal
-from donorwise._core.inference.prior import Prior
+from donorwise._core.inference.prior import Prior, triangular
 from donorwise._core.models.law import tensor
 from donorwise._core.models.lmm.evaluate import evaluate_block
 
@@ -50,6 +52,18 @@ def test_em_never_falls_and_gives_probabilities(formula: str) -> None:
     assert np.diff(prior.objective).min() > -1e-9 * abs(prior.objective[0])
     np.testing.assert_allclose(prior.weights.sum(axis=1), 1)
     assert "share at zero" in repr(prior)
+
+
+def test_counts_of_a_step_are_those_of_matrices() -> None:
+    rng = np.random.default_rng(0)
+    likelihood, rank, weights = rng.random((50, 12)), np.linspace(0, 1, 50), rng.dirichlet(np.ones(12), size=6)
+    knot = np.minimum((5 * rank).astype(np.int64), 4)
+    counts = np.zeros_like(weights)
+    loglik = em_counts(likelihood, knot, 5 * rank - knot, weights, counts)
+    shares = triangular(rank, np.linspace(0, 1, 6))
+    marginal = (shares @ weights * likelihood).sum(axis=1)
+    np.testing.assert_allclose(loglik, np.log(marginal).sum(), rtol=1e-13)
+    np.testing.assert_allclose(counts, (shares / marginal[:, None]).T @ likelihood, rtol=1e-13)
 
 
 def test_a_prior_on_one_point_gives_the_t_of_known_variances() -> None:
@@ -216,6 +230,38 @@ def test_p_is_continuous_where_the_variance_estimate_becomes_zero() -> None:
     last = int(np.flatnonzero(at_zero).max())
     assert steps[last] < 2 * max(steps[last - 1], steps[last + 1])
     assert smooth[last] > 2 * steps[last]
+
+
+def exact_tail(nu: int, x: float) -> decimal.Decimal:
+    """P(T < -x) for even nu: a finite sum that cancels, in 420 digits."""
+    with decimal.localcontext(decimal.Context(prec=420)):
+        square = decimal.Decimal(x) ** 2
+        cosine, term, total = nu / (nu + square), decimal.Decimal(1), decimal.Decimal(1)
+        for k in range(1, nu // 2):
+            term *= cosine * (2 * k - 1) / (2 * k)
+            total += term
+        return (1 - total * decimal.Decimal(x) / (nu + square).sqrt()) / 2
+
+
+@pytest.mark.parametrize("nu", [2, 6, 38, 78, 320, 2000])
+def test_tails_keep_their_digits_far_out(nu: int) -> None:
+    far = np.sqrt(nu) * np.sinh(np.arccosh(np.exp(min(670 / (nu + 1), 20))))
+    x = np.concatenate([[0.0], np.geomspace(1e-3, far, 40), np.linspace(0.1, min(far, 37), 40)])
+    one = np.ones((x.size, 1))
+    expected = [2 * exact_tail(nu, value) for value in x]
+    own = [decimal.Decimal(float(p)) for p in two_sided(one, -x[:, None], one, float(nu))]
+    assert max(abs(float(p / exact - 1)) for p, exact in zip(own, expected, strict=True)) < 1e-12
+    assert min(expected) < 1e-280 or nu < 38
+
+
+@pytest.mark.parametrize("nu", [1.0, 2.5, 39.0, 99_998.0, np.inf])
+def test_tails_agree_with_scipy_and_end_at_zero(nu: float) -> None:
+    x = np.concatenate([np.geomspace(1e-4, 1e150, 300), np.linspace(0.1, 38, 300), [np.inf]])
+    one = np.ones((x.size, 1))
+    np.testing.assert_allclose(two_sided(one, x[:, None], one, nu), 2 * special.stdtr(nu, -x), rtol=3e-12, atol=1e-305)
+    weights = np.array([[np.nan, 1.0], [0.5, 0.5]])
+    p = two_sided(weights, np.array([[1.0, 1.0], [1.0, -1.0]]), np.ones((2, 2)), nu)
+    np.testing.assert_allclose(p, [np.nan, 1.0])
 
 
 @pytest.mark.parametrize("nu", [3.0, 19.0, 25.0, 400.0, np.inf])

@@ -34,7 +34,7 @@ from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs, pass_jobs
 from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis, check_counts, check_depths
-from donorwise._core.engine.results import resolve_by_group, tasks_by_group, tasks_of_units
+from donorwise._core.engine.results import resolve_by_group, tasks_by_group
 from donorwise._core.engine.sources import Cells, Rows, UnitsOfCells, UnitsOfRows
 from donorwise._core.engine.units import find_units, has_donor_term, merge_units
 from donorwise._core.models.lograte.units import depths_of_units
@@ -159,16 +159,25 @@ def prepare_pseudobulk(
         See :func:`donorwise.tl.pseudobulk`.
     """
     check_is_anndata(adata)
-    response = counts_response(adata, layer, depth, mask_var)
-    units, column = units_of(adata, parse(formula), donor=donor, sample=sample, groupby=groupby)
+    effective_jobs(n_jobs)  # like the contrasts, checked before anything is read
+    response, parsed = counts_response(adata, layer, depth, mask_var), parse(formula)
+    units, column = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
     tasks = tasks_of_units(units, groupby)
-    names, resolved = resolve_by_group(tasks, contrasts)  # before anything is read
+    names, resolved = resolve_by_group(tasks, contrasts)
     made = assemble_pseudobulk(
-        adata, parse(formula), response, units, tasks, groupby=groupby, sample=column, depth=depth, n_jobs=n_jobs
+        adata, parsed, response, units, tasks, groupby=groupby, sample=column, depth=depth, n_jobs=n_jobs
     )
     table = _unit_table(adata, units, columns)
     made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
     return replace(made, warnings=cautions.of_units(made))
+
+
+def tasks_of_units(units: Units, groupby: str | None) -> list[Task]:
+    """One task per group, whose patterns are units."""
+    return [
+        task if task.design is None else replace(task, design=task.design.by_row())
+        for task in tasks_by_group(units.formula, units.table, groupby)
+    ]
 
 
 def assemble_pseudobulk(
@@ -188,8 +197,9 @@ def assemble_pseudobulk(
         formula=formula, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
         variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
         sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
-        tasks=tasks, donor=units.donor, n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs),
-        units=units, sample=sample, depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
+        tasks=tasks, donor=units.donor, n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), units=units,
+        sample=sample,
+        depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
     )  # fmt: skip
 
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
-from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, units_of
+from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.pseudobulk import fit_units
-from donorwise._core.engine.results import tasks_of_units
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:

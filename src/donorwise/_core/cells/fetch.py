@@ -29,7 +29,7 @@ Range = tuple[int, int]
 _IDLE_SECONDS = 120
 
 
-class _Source(NamedTuple):
+class _Workers(NamedTuple):
     """How chunks are asked for, and how what comes back is turned into arrays."""
 
     submit: Callable[[int, int], Future[Any]]
@@ -62,7 +62,7 @@ def fetch(
             yield _receive(reader, source, *pending.popleft())
 
 
-def _receive(reader: Reader, source: _Source, asked: Range, future: Future[Any]) -> tuple[Range, list[Piece]]:
+def _receive(reader: Reader, source: _Workers, asked: Range, future: Future[Any]) -> tuple[Range, list[Piece]]:
     with _said_where(reader, asked):
         try:
             loaded = source.receive(future.result())
@@ -89,7 +89,7 @@ def _said_where(reader: Reader, asked: Range) -> Iterator[None]:
 
 
 @contextmanager
-def _source(reader: Reader, ranges: Sequence[Range], jobs: int, n_bytes: int, process_bytes: int) -> Iterator[_Source]:
+def _source(reader: Reader, ranges: Sequence[Range], jobs: int, n_bytes: int, process_bytes: int) -> Iterator[_Workers]:
     arrays = getattr(reader, "arrays", ())
     compressed = [a for a in arrays if getattr(a, "compression", None)]  # else reading HDF5 is no more than copying
     inflated = all(can_inflate(a) for a in compressed)
@@ -104,20 +104,20 @@ def _source(reader: Reader, ranges: Sequence[Range], jobs: int, n_bytes: int, pr
     threads = min(jobs, max(1, len(ranges))) if in_parallel else 1
     pool = ThreadPoolExecutor(threads)
     try:
-        yield _Source(lambda low, high: pool.submit(reader.load, low, high), lambda loaded: loaded, threads)
+        yield _Workers(lambda low, high: pool.submit(reader.load, low, high), lambda loaded: loaded, threads)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _processes(reader: Any, path: str, jobs: int, largest: int) -> Iterator[_Source]:
+def _processes(reader: Any, path: str, jobs: int, largest: int) -> Iterator[_Workers]:
     from joblib.externals.loky import get_reusable_executor
 
     names = [a.name for a in reader.arrays]
     pool = get_reusable_executor(max_workers=jobs, timeout=_IDLE_SECONDS)
     folder = _folder((jobs + 2) * largest)
     try:
-        yield _Source(
+        yield _Workers(
             lambda low, high: pool.submit(_read, path, names, reader.spans(low, high), folder),
             _take,
             jobs + 1,

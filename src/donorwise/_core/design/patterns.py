@@ -70,7 +70,9 @@ def combine(factors: Sequence[tuple[IntArray, int]], n_rows: int) -> tuple[IntAr
     """Number the combinations of factors that occur, in the order of the first factor, then the second ..."""
     codes, size = np.zeros(n_rows, dtype=np.int64), 1
     for labels, n_levels in factors:
-        codes, size = _compress(codes * n_levels + labels if size > 1 else labels.astype(np.int64), size * n_levels)
+        joint = codes * n_levels
+        joint += labels
+        codes, size = _compress(joint, size * n_levels)
     return codes, size
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.units import Units
     from donorwise._typing import FloatArray, IntArray
 
 ALL = "all"
@@ -75,18 +74,6 @@ def tasks_by_group(formula: str | ParsedFormula, obs: pd.DataFrame, groupby: str
         reasons = "\n".join(f"  {text}" for text in told_reasons({t.name: t.reason for t in tasks})[:5])
         raise DesignError(f"None of the {len(tasks)} groups of {groupby!r} can be fitted:\n{reasons}")
     return tasks
-
-
-def tasks_of_units(units: Units, groupby: str | None) -> list[Task]:
-    """One task per group of units, each of which is a pattern of its design.
-
-    Raises
-    ------
-    DesignError
-        No group can be fitted.
-    """
-    tasks = tasks_by_group(units.formula, units.table, groupby)
-    return [t if t.design is None else replace(t, design=t.design.by_row()) for t in tasks]
 
 
 def told_reasons(reasons: Mapping[str, str]) -> list[str]:

@@ -141,16 +141,16 @@ class UnitStatistics:
         return cls(design, own, collapsed.take(at), depths.take(at))
 
     def take_features(self, features: IntArray) -> UnitStatistics:
-        """The statistics of some features."""
+        """The statistics of some features, in the order given."""
         return replace(self, collapsed=self.collapsed.take_features(features))
 
     def take_patterns(self, patterns: IntArray) -> UnitStatistics:
-        """The statistics of some patterns of the design: what the cells of the other units say is left out."""
-        design = self.design.take(patterns)
-        codes = _renumbered(self.design.codes, patterns, self.design.n_patterns)
-        kept = np.flatnonzero(codes[self.units] >= 0)
-        design = replace(design, codes=codes.astype(self.design.codes.dtype))
-        return UnitStatistics(design, self.units[kept], self.collapsed.take(kept), self.depths.take(kept))
+        """The statistics of some of the units, each of which is a pattern of the design."""
+        units, design = self.units[patterns], self.design.take(patterns)
+        codes = np.full_like(design.codes, -1)
+        codes[units] = np.arange(units.size)
+        collapsed, depths = self.collapsed.take(patterns), self.depths.take(patterns)
+        return UnitStatistics(replace(design, codes=codes), units, collapsed, depths)
 
     def relabelled(self, design: Design) -> UnitStatistics:
         """The same units under another design."""

@@ -8,12 +8,15 @@ response and are linear between them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from donorwise._core.inference.kernels import em_counts
+
 if TYPE_CHECKING:
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, IntArray
 
 _KNOTS = 6
 _PENALTY = 0.5  # pseudo-features in all; more of them, spread over a grid of two terms, would cost power
@@ -85,7 +88,7 @@ def fit_prior(
     """
     likelihood = np.exp(loglik - loglik.max(axis=1, keepdims=True))
     knots = np.linspace(0, 1, _KNOTS)
-    weights, objective = _em(likelihood, triangular(rank, knots), start)
+    weights, objective = _em(likelihood, rank, start)
     smooth = _smoothed(weights, [a.size for a in axes], passes=1 if rank.size >= _SMOOTH_MORE else 4)
     mixed = (1 - _UNIFORM) * smooth + _UNIFORM / smooth.shape[1]
     return Prior(tuple(axes), terms, scale or (1.0,) * len(axes), mixed, knots, objective, rank.size)
@@ -97,18 +100,20 @@ def triangular(rank: FloatArray, knots: FloatArray) -> FloatArray:
     return np.clip(1 - np.abs(rank[:, None] - knots) / step, 0, None)
 
 
-def _em(likelihood: FloatArray, share: FloatArray, start: FloatArray | None) -> tuple[FloatArray, FloatArray]:
-    """Weights at the knots by EM: a feature's prior mixes those of the knots by its `share` (G, knots).
+def _em(likelihood: FloatArray, rank: FloatArray, start: FloatArray | None) -> tuple[FloatArray, FloatArray]:
+    """Weights at the knots by EM: a feature's prior mixes those of the two knots beside its rank.
 
     Pairs of steps are extrapolated (Varadhan and Roland 2008, scheme S3) where that raises the
     objective, which is kept per step and never falls.
     """
-    weights = np.full((share.shape[1], likelihood.shape[1]), 1 / likelihood.shape[1]) if start is None else start
+    weights = np.full((_KNOTS, likelihood.shape[1]), 1 / likelihood.shape[1]) if start is None else start
+    knot = np.minimum((rank * (_KNOTS - 1)).astype(np.int64), _KNOTS - 2)
+    step = partial(_em_step, likelihood=likelihood, knot=knot, share=rank * (_KNOTS - 1) - knot)
     objective: list[float] = []
     for _ in range(_MAX_ROUNDS):
-        once, before = _em_step(weights, likelihood, share)
-        twice, middle = _em_step(once, likelihood, share)
-        leap, reached = _em_step(_extrapolated(weights, once, twice), likelihood, share)
+        once, before = step(weights)
+        twice, middle = step(once)
+        leap, reached = step(_extrapolated(weights, once, twice))
         objective += [before, middle]
         weights = leap if reached > middle else twice
         if max(reached, middle) - before < _TOLERANCE:
@@ -116,12 +121,14 @@ def _em(likelihood: FloatArray, share: FloatArray, start: FloatArray | None) -> 
     return weights, np.array(objective)
 
 
-def _em_step(weights: FloatArray, likelihood: FloatArray, share: FloatArray) -> tuple[FloatArray, float]:
+def _em_step(
+    weights: FloatArray, *, likelihood: FloatArray, knot: IntArray, share: FloatArray
+) -> tuple[FloatArray, float]:
     """Weights after one EM step, and the objective before it."""
     penalty = _PENALTY / weights.shape[1]
-    marginal = (share * (likelihood @ weights.T)).sum(axis=1)
-    objective = float(np.log(marginal).sum() + penalty * np.log(weights).sum())
-    counts = weights * ((share / marginal[:, None]).T @ likelihood) + penalty
+    counts = np.zeros_like(weights)
+    objective = em_counts(likelihood, knot, share, weights, counts) + float(penalty * np.log(weights).sum())
+    counts = weights * counts + penalty
     return counts / counts.sum(axis=1, keepdims=True), objective
 
 
