@@ -66,6 +66,11 @@ def ranef(
     DonorwiseWarning
         Cells were added or removed since the fit.
 
+    Notes
+    -----
+    Of :func:`donorwise.tl.pseudobulk`: the effects on the log rates of units (and of the levels of the random term) at
+    the posterior means of the variances, which the result holds.
+
     Examples
     --------
     >>> import donorwise as dw

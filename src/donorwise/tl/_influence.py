@@ -60,8 +60,8 @@ def influence(
 ) -> ad.AnnData | None:
     """Leave each donor out in turn and test every hit again.
 
-    The numbers are those of the tool (:func:`donorwise.tl.lmm`, :func:`donorwise.tl.pseudobulk`) without the donor, from one pass
-    over all cells: the statistics of the other donors' patterns are what that fit would collapse.
+    The numbers are those of :func:`donorwise.tl.lmm` (or :func:`donorwise.tl.pseudobulk`) on the AnnData without the
+    donor, from one pass over all cells: the statistics of the other donors' patterns are what that fit would collapse.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def influence(
     variables
         Features to look at instead of the hits.
     contrasts
-        As they were given to ``tl.lmm``, where their weights cannot be told from their names (dicts,
+        As they were given to the tool, where their weights cannot be told from their names (dicts,
         matrices and :func:`donorwise.cond`).
     weights
         As given to ``tl.lmm``, where that was an array.

@@ -54,7 +54,7 @@ def power(
     Parameters
     ----------
     data
-        AnnData that holds a result of :func:`donorwise.tl.lmm`, with the cells that were fitted (it is
+        AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`, with the cells that were fitted (it is
         fitted again), or a :class:`donorwise.LMMFit`.
     n_donors
         Numbers of donors, of all arms together: the arms (and samples, and covariates) keep the
@@ -121,6 +121,9 @@ def power(
     Bates 2000, section 2.4.2; levels of a random slope are the replicates of its column), exact in
     balanced designs. Terms that cross donors, such as a batch, are
     taken to grow with the donors.
+
+    For pseudobulk the variance between units stays, and that of sampling changes with the cells of a unit at the
+    depths of the fitted ones: the expected count grows with them, and the part of the dispersion falls as one over them.
 
     An estimate of zero for a donor variance is often chance, and power from it too high. Where the
     features share a prior (:attr:`donorwise.LMMFit.prior`: one or two random intercepts, 100 features)
