@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from donorwise._anndata import (
     cell_depth,
@@ -148,8 +149,9 @@ def prepare_pseudobulk(
     depth: str | None = None,
     contrasts: Any = None,
     n_jobs: int | None = None,
+    columns: Sequence[str] = (),
 ) -> PseudobulkAnalysis:
-    """Check all that :func:`donorwise.tl.pseudobulk` is given.
+    """Check all that :func:`donorwise.tl.pseudobulk` is given; `columns` are further columns of obs for the units.
 
     Raises
     ------
@@ -165,7 +167,8 @@ def prepare_pseudobulk(
     made = assemble_pseudobulk(
         adata, parsed, response, units, tasks, groupby=groupby, sample=column, depth=depth, n_jobs=n_jobs
     )
-    made = replace(made, names=tuple(names), contrasts=tuple(resolved))
+    table = _unit_table(adata, units, columns)
+    made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
     return replace(made, warnings=cautions.of_units(made))
 
 
@@ -198,6 +201,18 @@ def assemble_pseudobulk(
         sample=sample,
         depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
     )  # fmt: skip
+
+
+def _unit_table(adata: ad.AnnData, units: Units, columns: Sequence[str]) -> pd.DataFrame:
+    """The table of units with further columns of obs, which have to be the same in all cells of a unit."""
+    obs = cell_frame(adata, list(columns)) if columns else units.table
+    used, table = units.codes >= 0, units.table
+    for name in (c for c in columns if c in obs.columns and c not in table.columns):
+        pairs = pd.DataFrame({"unit": units.codes[used], name: obs[name].array[used]}).drop_duplicates()
+        if pairs["unit"].duplicated().any():
+            raise DesignError(f"`{name}` takes several values inside a unit ({units.name}).")
+        table = table.assign(**{name: pairs.set_index("unit")[name].reindex(table.index)})
+    return table
 
 
 def _units_source(

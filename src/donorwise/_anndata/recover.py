@@ -12,18 +12,21 @@ from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read
 from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
-from donorwise.errors import DataError
+from donorwise._core.engine.pseudobulk import fit_units
+from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import anndata as ad
 
+    from donorwise._anndata.read import Results
     from donorwise._anndata.response import Response
     from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.lmm import LmmAnalysis
-    from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
+    from donorwise._core.engine.pseudobulk import LogRateFit, PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.units import Units
     from donorwise._typing import FloatArray
 
 # "variable: level vs other", as contrasts of two levels are called
@@ -89,13 +92,6 @@ def recover(
     return Recovered(_asking(made, params, contrasts, key), params)
 
 
-def check_of_cells(adata: ad.AnnData, key: str) -> None:
-    """Raise where the rows of the model of a result are not cells."""
-    params = read_params(adata, key)
-    if params["observations"] != "cells":
-        raise DataError(f"{key!r} is a result of dw.tl.{params['method']}; this needs one of dw.tl.lmm.")
-
-
 def _of_cells(
     adata: ad.AnnData,
     response: Response,
@@ -139,6 +135,30 @@ def _of_units(
 _AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units}
 
 
+@dataclass(frozen=True, slots=True)
+class UnitsAgain:
+    """The log rates of a few genes in one group, fitted again: the units, the fit, and its stored variances (G, terms)."""
+
+    units: Units
+    fit: LogRateFit
+    variances: FloatArray
+
+
+def units_again(adata: ad.AnnData, stored: Results, names: list[str], group: str, key: str) -> UnitsAgain:
+    """Fit the units of a stored result of :func:`donorwise.tl.pseudobulk` again, at the variances that it found."""
+    params = stored.params
+    response = response_of(adata, params["response"], names)
+    made = _of_units(adata, response, params, None, key, 1)
+    at = [i for i, task in enumerate(made.tasks) if task.name == group and task.design is not None]
+    statistics = made.statistics(at)[0] if at else None
+    if statistics is None:
+        raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
+    fit = fit_units(statistics, made.variables, made.units)
+    own = stored.varcomp[(stored.varcomp["group"] == group) & (stored.varcomp["column1"] != "")]
+    wide = own.astype({"variable": str, "term": str}).set_index(["variable", "term"])["variance"].unstack("term")
+    return UnitsAgain(made.units, fit, wide.reindex(index=names, columns=list(fit.terms)).to_numpy(dtype=np.float64))
+
+
 def _changed(key: str, how: str, tool: str = keys.LMM) -> DataError:
     return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run dw.tl.{tool} again.")
 
@@ -157,7 +177,7 @@ def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
 def _asking(made: Analysis[Any, Any], params: dict[str, Any], given: Any, key: str) -> Analysis[Any, Any]:
     """The analysis with the stored contrasts."""
     if given is None:
-        given = [_contrast(made.tasks, name, key) for name in params["contrasts"]]
+        given = [_contrast(made.tasks, name, params["method"], key) for name in params["contrasts"]]
     asked = made.asking(given)
     if set(asked.names) != set(params["contrasts"]):
         raise DataError(
@@ -166,7 +186,7 @@ def _asking(made: Analysis[Any, Any], params: dict[str, Any], given: Any, key: s
     return asked
 
 
-def _contrast(tasks: Sequence[Task], name: str, key: str) -> Any:
+def _contrast(tasks: Sequence[Task], name: str, tool: str, key: str) -> Any:
     """A contrast from its name: a coefficient, or the difference of two levels of a variable."""
     designs = [t.design for t in tasks if t.design is not None]
     if any(name in d.fixed_names for d in designs):
@@ -175,15 +195,15 @@ def _contrast(tasks: Sequence[Task], name: str, key: str) -> Any:
     if match is not None and any(match["variable"] in d.frame.columns for d in designs):
         return (match["variable"], match["level"], match["other"])
     raise DataError(
-        f"The weights of the contrast {name!r} are not stored in {key!r}: give contrasts= as they were given to tl.lmm."
+        f"The weights of the contrast {name!r} are not stored in {key!r}: give contrasts= as they were given to tl.{tool}."
     )
 
 
-def check_same(estimates: FloatArray, stored: FloatArray, key: str) -> None:
+def check_same(estimates: FloatArray, stored: FloatArray, key: str, tool: str) -> None:
     """Raise unless estimates that were computed again are those of the result."""
     if not np.allclose(
         estimates, stored, rtol=1e-5, atol=1e-8 * np.nanmax(np.abs(stored), initial=1.0), equal_nan=True
     ):
         raise _changed(
-            key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)"
+            key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)", tool
         )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, write_tables
-from donorwise._anndata.prepare import prepare_lmm
+from donorwise._anndata.prepare import prepare_lmm, prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
 from donorwise._core.engine.results import told_reasons
+from donorwise._core.engine.run import DDF_NAMES
 from donorwise._core.progress import tqdm
 from donorwise._docs import documented
 from donorwise._typing import DDF, check_option
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
+    from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.calibration import Calibration, Plan
-    from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._typing import BoolArray, Ddf, FloatArray
 
 logger = logging.getLogger("donorwise")
+
+MODELS = ("lmm", "pseudobulk")
 
 
 @documented
@@ -41,12 +44,16 @@ def calibrate(
     n_permutations: int = 100,
     permute: str | None = None,
     strata: str | Sequence[str] | None = None,
+    model: Literal["lmm", "pseudobulk"] = "lmm",
     ddf: Ddf = "moderated",
     layer: str | None = None,
     obsm: str | None = None,
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
+    donor: str | None = None,
+    sample: str | None = None,
+    depth: str | None = None,
     random_state: int = 0,
     key_added: str = keys.CALIBRATION,
     n_jobs: int | None = None,
@@ -62,7 +69,7 @@ def calibrate(
     ----------
     {adata_cells}
     formula
-        As in :func:`donorwise.tl.lmm`; the donor must be a grouping factor.
+        As in the tool that is calibrated; for :func:`donorwise.tl.lmm` the donor must be a grouping factor.
     contrast
         One contrast, as in :meth:`donorwise.LMMFit.test`, about one variable of the formula or an interaction.
     {groupby}
@@ -73,11 +80,17 @@ def calibrate(
         differs between donors only, if it is alone in that.
     strata
         Columns of obs: labels are exchanged within them only, for instance within sex or batch.
+    model
+        Which tests to calibrate: those of :func:`donorwise.tl.lmm`, or of :func:`donorwise.tl.pseudobulk`, where donors
+        (or their units) exchange labels with all the counts that they have. ``layer`` is then that of raw counts,
+        ``"counts"`` if None.
     ddf
-        Degrees of freedom to calibrate, as in :func:`donorwise.tl.lmm`.
+        Degrees of freedom to calibrate, as in :func:`donorwise.tl.lmm`; those of pseudobulk are its own.
     {response}
     {mask_var}
     {weights}
+    donor, sample, depth
+        As in :func:`donorwise.tl.pseudobulk`, for ``model="pseudobulk"`` only.
     random_state
         Seed of the permutations.
     {key_added}
@@ -142,10 +155,19 @@ def calibrate(
     _check_count("n_permutations", n_permutations, 1)
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
-    analysis = prepare_lmm(
-        adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights,
-        contrasts=contrast, options=Options(ddf), n_jobs=n_jobs, columns=strata,
-    )  # fmt: skip
+    check_option("model", model, MODELS)
+    shared: dict[str, Any] = {
+        "groupby": groupby, "mask_var": mask_var, "contrasts": contrast, "n_jobs": n_jobs, "columns": strata,
+    }  # fmt: skip
+    of_cells: dict[str, Any] = {"obsm": obsm, "obs_keys": obs_keys, "weights": weights}
+    of_units: dict[str, Any] = {"donor": donor, "sample": sample, "depth": depth}
+    analysis: Analysis[Any, Any]
+    if model == "pseudobulk":
+        _check_unused(model, of_cells | {"ddf": None if ddf == "moderated" else ddf})
+        analysis = prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **of_units, **shared)
+    else:
+        _check_unused(model, of_units)
+        analysis = prepare_lmm(adata, formula, layer=layer, options=Options(ddf), **of_cells, **shared)
     names = analysis.names
     if len(names) != 1:
         raise DesignError(f"calibrate takes one contrast, not {len(names)} ({', '.join(names)}).")
@@ -168,10 +190,18 @@ def calibrate(
             "donor": analysis.donor,
             "reasons": reasons,
             "version": version("donorwise"),
+            **analysis.own_params(),
         },
     )  # fmt: skip
     _report(tables, n_permutations)
     return adata if copy else None
+
+
+def _check_unused(model: str, options: dict[str, Any]) -> None:
+    """Raise where an option was given that a model does not have."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise DonorwiseError(f"{given[0]}= has no meaning with model={model!r}; leave it out.")
 
 
 def _check_count(name: str, value: object, smallest: int) -> None:
@@ -181,7 +211,7 @@ def _check_count(name: str, value: object, smallest: int) -> None:
 
 
 def _plans(
-    analysis: LmmAnalysis,
+    analysis: Analysis[Any, Any],
     strata: Sequence[str],
     permute: str | None,
     *,
@@ -197,7 +227,7 @@ def _plans(
             continue
         try:
             found[task.name] = make_plan(
-                task.design, analysis.obs, own.L[:1], donor=analysis.donor, permute=permute, strata=strata,
+                task.design, analysis.obs, own.L[:1], donor=analysis.donor, donors=analysis.permuted_donors(i), permute=permute, strata=strata,
                 n_permutations=n_permutations, seed=(random_state, i),
             )  # fmt: skip
         except DesignError as error:
@@ -210,7 +240,9 @@ def _plans(
     return found, reasons
 
 
-def _calibrations(analysis: LmmAnalysis, plans: dict[str, Plan], *, progress: bool) -> dict[str, Calibration | None]:
+def _calibrations(
+    analysis: Analysis[Any, Any], plans: dict[str, Plan], *, progress: bool
+) -> dict[str, Calibration | None]:
     """The calibration of every group, from one pass over the cells."""
     out: dict[str, Calibration | None] = {task.name: None for task in analysis.tasks}
     total = sum(len(plan.arrangements.labels) for plan in plans.values())
@@ -223,7 +255,7 @@ def _calibrations(analysis: LmmAnalysis, plans: dict[str, Plan], *, progress: bo
                 )  # fmt: skip
     for name, made in out.items():
         if made is not None and made.reason:
-            logger.info("%s: Kenward-Roger degrees of freedom are calibrated: %s.", name, made.reason)
+            logger.info("%s: %s degrees of freedom are calibrated: %s.", name, DDF_NAMES[made.ddf], made.reason)
     return out
 
 

@@ -18,7 +18,7 @@ from donorwise._anndata import (
     response_of,
     write_influence,
 )
-from donorwise._anndata.recover import Recovered, check_of_cells, check_same, recover
+from donorwise._anndata.recover import Recovered, check_same, recover
 from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.influence import NUMBERS, leave_one_out, retest
 from donorwise._core.engine.results import Contrasts
@@ -60,8 +60,8 @@ def influence(
 ) -> ad.AnnData | None:
     """Leave each donor out in turn and test every hit again.
 
-    The numbers are those of :func:`donorwise.tl.lmm` on the AnnData without the donor, from one pass
-    over all cells: the statistics of the other donors' patterns are what that fit would collapse.
+    The numbers are those of :func:`donorwise.tl.lmm` (or :func:`donorwise.tl.pseudobulk`) on the AnnData without the
+    donor, from one pass over all cells: the statistics of the other donors' patterns are what that fit would collapse.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def influence(
     variables
         Features to look at instead of the hits.
     contrasts
-        As they were given to ``tl.lmm``, where their weights cannot be told from their names (dicts,
+        As they were given to the tool, where their weights cannot be told from their names (dicts,
         matrices and :func:`donorwise.cond`).
     weights
         As given to ``tl.lmm``, where that was an array.
@@ -91,8 +91,7 @@ def influence(
     Raises
     ------
     DataError
-        There is no such result, contrast, group or variable; it is a result of
-        :func:`donorwise.tl.pseudobulk`, which this cannot repeat; the AnnData is not the one that was fitted
+        There is no such result, contrast, group or variable; the AnnData is not the one that was fitted
         any more; or contrasts or weights have to be given.
     DonorwiseError
         `alpha` is not between 0 and 1.
@@ -129,7 +128,6 @@ def influence(
         adata = copied(adata)
     table = _chosen(adata, key, contrast, group)
     one = list(table["variable"].cat.categories[:1])
-    check_of_cells(adata, key)
     found = recover(adata, key, contrasts=contrasts, weights=weights, variables=one)
     looked_at = _looked_at(table if contrast is not None else _without_covariates(table, found), variables, alpha)
     _check_moderated(adata, key, looked_at)
@@ -185,7 +183,7 @@ def _check_moderated(adata: ad.AnnData, key: str, looked_at: pd.DataFrame) -> No
     if missing and _is_moderated(stored.params) and len(looked_at):
         raise DataError(
             f"{key!r} holds moderated tests, which learn from all features, and some of them are no longer in the "
-            "AnnData. Call dw.tl.influence before features are dropped, or run dw.tl.lmm again."
+            f"AnnData. Call dw.tl.influence before features are dropped, or run dw.tl.{stored.params['method']} again."
         )
 
 
@@ -223,7 +221,9 @@ def _without_each(
     with tqdm(total=n_donors, unit="donor", desc="leaving out donors", disable=not progress) as bar:
         for number, own, contrasts in work:
             name = analysis.tasks[number].name
-            repeated = _repeat(analysis, number, own, contrasts, looked_at[looked_at["group"] == name], key, bar)
+            repeated = _repeat(
+                analysis, number, own, contrasts, looked_at[looked_at["group"] == name], found.params, key, bar
+            )
             tables.append(repeated.assign(group=name))
     columns = [*ROW, "donor", *NUMBERS, "status"]
     table = pd.concat([t.astype(dict.fromkeys(["variable", "contrast", "donor", "status"], str)) for t in tables])
@@ -236,6 +236,7 @@ def _repeat(
     statistics: S,
     contrasts: Contrasts,
     asked: pd.DataFrame,
+    params: dict[str, Any],
     key: str,
     bar: Any,
 ) -> pd.DataFrame:
@@ -248,7 +249,7 @@ def _repeat(
     fit, ddf = analysis.fitting(number), analysis.options.ddf
     everyone = retest(statistics, fit, contrasts, ddf=ddf, wanted=wanted)
     again = everyone.set_index(pd.MultiIndex.from_frame(everyone[["variable", "contrast"]].astype(str)))["estimate"]
-    check_same(again.reindex(pairs).to_numpy(), asked["estimate"].to_numpy(), key)
+    check_same(again.reindex(pairs).to_numpy(), asked["estimate"].to_numpy(), key, params["method"])
     table = leave_one_out(
         statistics, fit, contrasts, analysis.donors(number), ddf=ddf, wanted=wanted, n_jobs=analysis.n_jobs,
         update=bar.update,

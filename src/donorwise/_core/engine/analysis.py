@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 import numpy as np
 
 from donorwise._core.engine.results import resolve_by_group, results_table
+from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import pandas as pd
 
+    from donorwise._core.design.design import Design
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.fits import Fit
+    from donorwise._core.engine.power import Planner
     from donorwise._core.engine.results import Contrasts
     from donorwise._core.engine.sources import Source
     from donorwise._core.engine.tasks import Task, TaskStatistics
-    from donorwise._typing import IntArray
+    from donorwise._typing import FloatArray, IntArray
 
 GB = 1e9
 S = TypeVar("S", bound="TaskStatistics")  # statistics of one task
@@ -165,8 +168,27 @@ class Analysis(ABC, Generic[S, F]):
         """The donor of each pattern of a task's design."""
 
     @abstractmethod
+    def planner(self, number: int, statistics: S, fit: F) -> Planner:
+        """What is known of studies like that of a task with other numbers of cells."""
+
+    @abstractmethod
+    def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
+        """What contrasts (n, p) of a task compare, and what to be warned of; see :func:`replication`."""
+
+    def permuted_donors(self, number: int) -> IntArray | None:
+        """The donor of each pattern, where a permutation cannot tell it from the design."""
+        return None
+
+    @abstractmethod
     def own_params(self) -> dict[str, Any]:
         """What params say of this kind of model alone."""
+
+    def _design(self, number: int) -> Design:
+        """The design of a task that has one."""
+        design = self.tasks[number].design
+        if design is None:
+            raise DesignError(self.tasks[number].reason)
+        return design
 
     def fitting(self, number: int) -> Callable[[S], F]:
         """What fits the models of a task from any of its statistics, in one thread."""

@@ -10,11 +10,13 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.replicates import replicate
+from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
 from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs, pass_jobs
 from donorwise._core.engine.fits import ddf_used
 from donorwise._core.engine.fitted import LMMFit, assemble
+from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
+from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.tables import contrast_table, prior_table
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.models.lmm.fit import Equations
-    from donorwise._typing import IntArray
+    from donorwise._typing import FloatArray, IntArray
 
 # Doubles of temporary arrays that a block of features may use (32 MB).
 _BLOCK = 4_000_000
@@ -248,11 +250,21 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
 
     def donors(self, number: int) -> Donors:
         """See :class:`Analysis`."""
-        design = self.tasks[number].design
-        if design is None:
-            raise DesignError(self.tasks[number].reason)
-        term = donor_term(design, self.donor)
+        term = donor_term(self._design(number), self.donor)
         return Donors(term.levels, term.codes)
+
+    def planner(self, number: int, statistics: Statistics, fit: LMMFit) -> CellPlanner:
+        """See :class:`Analysis`."""
+        if self.source.from_cells:
+            observed = cells_of_patterns(fit.design, fit.models, getattr(self.source, "weights", None))
+        else:  # without cells there are no weights of single cells to take the patterns' from
+            observed = statistics.passes[0].collapsed
+        return CellPlanner(fit.design, observed, self.donors(number).codes)
+
+    def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
+        """See :class:`Analysis`."""
+        design = self._design(number)
+        return replication(design, find_donors(design, design.frame, self.donor), L)
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""

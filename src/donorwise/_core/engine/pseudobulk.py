@@ -10,14 +10,18 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.cells.matrices import stored_values
+from donorwise._core.design.replicates import find_donors, is_fixed
 from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
 from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.fits import ddf_used, test_features
+from donorwise._core.engine.planners import UnitPlanner
+from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.sources import UnitStatistics
 from donorwise._core.engine.tables import prior_table, tidy
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.lograte.effects import random_effects
 from donorwise._core.models.lograte.fit import fit_log_rates
 from donorwise.errors import DataError, DesignError
 
@@ -128,6 +132,19 @@ def check_depths(depths: Depths, units: Units) -> None:
         )
 
 
+def ranef_table(fit: LogRateFit, units: Units, variances: FloatArray) -> pd.DataFrame:
+    """Effects of the units and of the random term's levels at variances (G, terms): term, variable, level, value, ..."""
+    model = fit.models[0]
+    used = np.flatnonzero(fit.design.codes >= 0)
+    levels = [units.labels(used), *(t.levels for t in fit.design.random_terms)]
+    frames = []
+    for term, own, names in zip(fit.terms, random_effects(model, variances[model.features]), levels, strict=True):
+        index = pd.MultiIndex.from_product([fit.variables, names], names=["variable", "level"])
+        values = {"value": fit.spread(own.mode).ravel(), "cond_sd": fit.spread(own.sd).ravel()}
+        frames.append(pd.DataFrame(values, index=index).reset_index().assign(term=term, column="(Intercept)"))
+    return pd.concat(frames, ignore_index=True)
+
+
 def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     """Variances of log rates: between units and of the random term (G, terms), of sampling; and the dispersion."""
     terms, rates = [*fit.terms, "Residual", "dispersion"], fit.models[0].rates
@@ -211,11 +228,29 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
 
     def donors(self, number: int) -> Donors:
         """See :class:`Analysis`."""
-        design = self.tasks[number].design
-        if design is None:
-            raise DesignError(self.tasks[number].reason)
-        codes, names = pd.factorize(self.units.table[self.units.donor].iloc[design.codes >= 0], sort=True)
+        used = self._design(number).codes >= 0
+        codes, names = pd.factorize(self.units.table[self.units.donor].array[used], sort=True)
         return Donors(tuple(map(str, names)), codes.astype(np.int64))
+
+    def permuted_donors(self, number: int) -> IntArray:
+        """See :class:`Analysis`."""
+        return self.donors(number).codes
+
+    def planner(self, number: int, statistics: UnitStatistics, fit: LogRateFit) -> UnitPlanner:
+        """See :class:`Analysis`."""
+        design = self._design(number)
+        if is_fixed(design, find_donors(self._design(number), self.units.table, self.donor)):
+            raise DesignError(
+                f"{design.formula!r} has `{self.donor}` as a fixed effect, so more of them cannot be planned; fit "
+                f"(1 | {self.donor}) instead."
+            )
+        return UnitPlanner(self.donors(number).codes, statistics.depths.n_cells)
+
+    def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
+        """See :class:`Analysis`; the variance between units lets contrasts within donors differ between them."""
+        return replication(self._design(number), find_donors(self._design(number), self.units.table, self.donor), L)[
+            0
+        ], []
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""

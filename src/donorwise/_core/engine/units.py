@@ -55,6 +55,11 @@ class Units:
         """What a unit is called, such as ``"donor"`` or ``"donor:stimulus"``."""
         return ":".join(self.columns)
 
+    def labels(self, units: IntArray) -> list[str]:
+        """Names of some of the units, such as ``"D01"`` or ``"D01:stimulated"``."""
+        parts = [self.table[column].astype(str).iloc[units] for column in self.columns]
+        return [":".join(own) for own in zip(*parts, strict=True)]
+
     def n_donors(self, units: IntArray) -> int:
         """Number of donors among some of the units."""
         return int(self.table[self.donor].iloc[units].nunique())

@@ -185,7 +185,10 @@ def tests_by_law(model: ByLaw, L: FloatArray, level: float, n_jobs: int = 1) -> 
 
 def _summaries(law: Law, weight: FloatArray, df: FloatArray, level: float) -> list[Summary]:
     """Of each contrast."""
-    return [summarise_mixture(weight, law.centre[..., i], law.scale[..., i], nu, level) for i, nu in enumerate(df)]
+    return [
+        summarise_mixture(weight, law.centre[..., i], law.scale[..., i], nu, level, law.root[..., i])
+        for i, nu in enumerate(df)
+    ]
 
 
 def _tested(model: Model, L: FloatArray, made: Sequence[tuple[list[Summary], FloatArray]]) -> Tested:
@@ -210,7 +213,8 @@ def p_values(model: Model, L: FloatArray, learned: Learned) -> tuple[FloatArray,
     for at in chunks(model.usable, len(learned.points)):
         law, weight = _weighted(model, grid, at, learned)
         estimate[at] = (weight * law.centre[..., 0]).sum(axis=1)
-        p_value[at] = two_sided(weight, law.centre[..., 0], law.scale[..., 0], law.nu)
+        root = law.root[..., 0]
+        p_value[at] = two_sided(weight, root, np.ones_like(root), law.nu)
     return estimate, np.where(few, np.nan, p_value)
 
 

@@ -10,13 +10,14 @@ and c'beta is N(c'b, c'(X'V⁻¹X)⁻¹c) at the generalised least-squares estim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from donorwise._core.models.law import STATUS_DTYPE, Law, law_of
 from donorwise._core.models.lograte.kernels import evaluate
+from donorwise._core.models.lograte.units import OFFSET
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
@@ -106,6 +107,14 @@ class LogRateModel:
     def law(self, points: FloatArray, L: FloatArray) -> Law:
         """The law of all genes at variances (K, 1 or 2)."""
         return self.on(points, L).law(self.usable)
+
+    def with_cells(self, factor: FloatArray) -> LogRateModel:
+        """The same rates, had every unit `factor` (S,) times its cells, in the order of the design."""
+        units, dispersion = self.units, self.rates.dispersion[:, None] * self.depths.share
+        own = factor[np.searchsorted(np.flatnonzero(self.design.codes >= 0), units.order)]
+        expected = 1 / (self.rates.v - dispersion) - OFFSET
+        counted = 1 / (own * expected + OFFSET)
+        return replace(self, rates=replace(self.rates, v=counted + dispersion / own))
 
     def take(self, at: IntArray) -> LogRateModel:
         """The model of some of its genes."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 # log(C + 1/2) has about the variance 1 / (mu + 1/2), and is 1 / mu where counts are large.
-_OFFSET = 0.5
+OFFSET = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def log_rates(collapsed: Collapsed, depths: Depths, Q: FloatArray) -> LogRates:
     counts = np.rint(collapsed.n_obs[:, None] * collapsed.mean)
     dispersion = dispersions(counts, _residual_ss(collapsed), depths)
     C = np.ascontiguousarray(counts.T)
-    y = np.log((C + _OFFSET) / depths.total)
+    y = np.log((C + OFFSET) / depths.total)
     return LogRates(y, sampling_variances(C, dispersion, depths, Q), dispersion)
 
 
@@ -123,7 +123,7 @@ def sampling_variances(C: FloatArray, dispersion: FloatArray, depths: Depths, Q:
     """
     mu = np.empty_like(C)
     fit_means(C, depths.total, dispersion, depths.share, Q, mu)
-    return 1 / (mu + _OFFSET) + dispersion[:, None] * depths.share
+    return 1 / (mu + OFFSET) + dispersion[:, None] * depths.share
 
 
 def _residual_ss(collapsed: Collapsed) -> FloatArray:
