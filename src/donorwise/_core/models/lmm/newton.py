@@ -6,15 +6,16 @@ zero and the deviance is smooth in it across the boundary, so that a variance at
 found exactly, by the sign of a derivative. The other columns of L need no bound, since
 their sign is arbitrary.
 
-numba's cache on disk does not follow imports from one file to another: whoever edits
-``kernels.py`` must touch this file, too, or clear ``__pycache__``.
+numba's cache on disk does not follow imports from one file to another: whoever edits ``algebra.py``,
+``pairs.py`` or ``kernels.py`` must touch this file, too, or clear ``__pycache__``.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from donorwise._core.models.lmm.kernels import cholesky_inverse, derivatives, entry, evaluate, inner, workspace
+from donorwise._core.models.lmm.algebra import cholesky_inverse, entry, inner
+from donorwise._core.models.lmm.kernels import derivatives, evaluate, workspace
 
 _MAX_ITERATIONS = 200
 _SMALLEST_STEP = 1e-12
@@ -184,7 +185,7 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
             largest = max(largest, abs(gamma[k]))
         if not np.isfinite(f) or largest > _LIMIT:
             break
-        derivatives(out, R, nu, reml, gradient, hessian, expected)
+        derivatives(out, R, nu, gradient, hessian, expected)
         J = _jacobian(phi, parameter, bounded)
         _congruence(J, hessian, H)
         _congruence(J, expected, I)
