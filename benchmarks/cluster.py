@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -24,9 +25,11 @@ import donorwise as dw
 from donorwise._anndata import open_source
 from donorwise._core.cells import cluster
 from donorwise._core.cells.budget import BUDGET
+from donorwise._core.cells.collapse import MOMENTS, measure_cells
 from donorwise._core.cells.readers import open_reader
-from donorwise._core.cells.remote import Cells, Partial, cut_rows, merge, read
-from donorwise.pp._cells import _measure_values
+from donorwise._core.cells.remote import Share, cut_rows, merge, read
+from donorwise._core.cells.segments import CodedCells
+from donorwise._core.cells.sums import DETECTED
 
 
 class Results(SchedulerPlugin):
@@ -70,14 +73,16 @@ def cpu_seconds(function, *args):
 def one_core(path: Path, codes: np.ndarray) -> None:
     """Rates of the steps of one task."""
     reader = open_reader(open_source(path).X)
-    high = int(np.searchsorted(np.cumsum(reader.cost()), BUDGET.range_bytes))
+    high = int(np.searchsorted(np.cumsum(reader.cost(0, reader.shape[0])), BUDGET.range_bytes))
     matrix, seconds = cpu_seconds(read, cut_rows(reader, 0, high))
     size = (matrix.data.nbytes + matrix.indices.nbytes) / 1e6
     patterns, own = np.unique(codes[:high], return_inverse=True)
-    (collapsed, sums), measured = cpu_seconds(_measure_values, matrix, Cells(own, patterns.size))
-    part = Partial(np.arange(patterns.size), collapsed, sums)
-    _, merged = cpu_seconds(merge, [part] * cluster.FAN_IN)
-    total = part.__sizeof__() / 1e6
+    cells, columns = CodedCells(own.astype(np.int32), patterns.size), np.arange(matrix.shape[1])
+    task = partial(measure_cells, measures=(MOMENTS, DETECTED))
+    results, measured = cpu_seconds(task, matrix, cells, columns)
+    share = Share(np.arange(patterns.size), results)
+    _, merged = cpu_seconds(merge, [share] * cluster.FAN_IN)
+    total = share.__sizeof__() / 1e6
     print(
         f"{path.name}: {high:,} cells, {size:.0f} MB, {patterns.size} patterns ({total:.0f} MB). Read "
         f"{size / seconds:.0f} MB/s, collapse {size / measured:.0f} MB/s, "

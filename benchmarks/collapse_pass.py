@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from scipy import sparse
 
-from donorwise._core.cells.accumulate import collapse
+from donorwise._core.cells.collapse import collapse
 
 
 def make_matrix(n_cells, n_genes, density, rng):

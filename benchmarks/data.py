@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from donorwise.datasets import simulate_cohort
+
 _BLOCK_CELLS = 20_000
 
 
@@ -91,6 +93,40 @@ def small_cohort(n_donors: int, n_features: int, seed: int = 0) -> tuple[np.ndar
         }
     )
     return Y, obs
+
+
+def wrapped(Y: np.ndarray, obs: pd.DataFrame) -> ad.AnnData:
+    """A dense table as an AnnData of log-normalised values."""
+    obs = obs.set_index(np.arange(len(obs)).astype(str))
+    adata = ad.AnnData(Y, obs=obs, var=pd.DataFrame(index=[f"gene{g}" for g in range(Y.shape[1])]))
+    adata.uns["log1p"] = {"base": None}
+    return adata
+
+
+def hits_cohort(n_features: int, n_donors: int, n_groups: int, seed: int = 0) -> ad.AnnData:
+    """Four cells of every donor and cell type; half of the donors are cases, and 5% of the genes know it."""
+    rng = np.random.default_rng(seed)
+    donor = np.repeat(np.arange(n_donors), n_groups * 4)
+    Y = rng.normal(size=(donor.size, n_features)) + 0.7 * _effects(rng, donor, n_features)
+    changed = rng.random(n_features) < 0.05
+    Y[:, changed] += (donor % 2)[:, None] * rng.uniform(0.7, 1.5, changed.sum())
+    cell_type = np.tile(np.repeat(np.arange(n_groups), 4), n_donors)
+    obs = pd.DataFrame(
+        {
+            "donor": pd.Categorical([f"D{d:03d}" for d in donor]),
+            "cell_type": pd.Categorical([f"T{t}" for t in cell_type]),
+            "condition": pd.Categorical.from_codes(donor % 2, categories=["control", "case"]),
+        }
+    )
+    return wrapped(Y, obs)
+
+
+def counts_cohort(n_cells: int, n_genes: int, seed: int = 0) -> ad.AnnData:
+    """Counts of one cell type of 20 donors in a layer, and their logarithms in X."""
+    adata = simulate_cohort(n_donors=20, n_cells=n_cells, n_genes=n_genes, cell_types=["T cell"], depth_sd=0, seed=seed)
+    adata.obs["donor"] = adata.obs["donor_id"].astype("category")
+    adata.obs["condition"] = adata.obs["condition"].cat.rename_categories(["control", "case"])
+    return adata
 
 
 def _effects(rng: np.random.Generator, codes: np.ndarray, n_features: int) -> np.ndarray:

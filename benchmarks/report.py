@@ -1,8 +1,14 @@
-"""What a measurement returns, and how it is shown."""
+"""What a measurement returns, and how it is shown; two stored runs side by side.
+
+python benchmarks/report.py benchmarks/versions/0.1.json benchmarks/versions/0.2.json
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -53,3 +59,50 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def side_by_side(before: dict[str, Any], after: dict[str, Any]) -> list[Section]:
+    """Sections of two stored runs of `speed.py` that both have at the same size, a row per number."""
+    olds = {section["key"]: section for section in before["sections"]}
+    pairs = [(olds[new["key"]], new) for new in after["sections"] if new["key"] in olds]
+    return [Section(new["key"], new["title"], _changes(old, new)) for old, new in pairs if _is_same(old, new)]
+
+
+def _is_same(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return old["title"] == new["title"] and [_label(r) for r in old["rows"]] == [_label(r) for r in new["rows"]]
+
+
+def _label(row: dict[str, Any]) -> str:
+    """The text of a row, which says what its numbers are of."""
+    return ", ".join(value for value in row.values() if isinstance(value, str))
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for b, a in zip(old["rows"], new["rows"], strict=True):
+        for name in (n for n, value in a.items() if isinstance(value, float) and isinstance(b.get(n), float)):
+            change = a[name] / b[name] if b[name] else float("nan")
+            rows.append({"of": _label(a), "": name, "before": b[name], "after": a[name], "after/before": change})
+    return rows
+
+
+def main() -> None:
+    """Print what two runs have in common."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    files = parser.parse_args()
+    before, after = (json.loads(file.read_text()) for file in (files.before, files.after))
+    for name in ("processor", "python", "versions"):
+        if before[name] != after[name]:
+            print(f"{name}: {before[name]} before, {after[name]} after")
+    shared = side_by_side(before, after)
+    for section in shared:
+        print(section, end="\n\n")
+    every = {s["key"] for run in (before, after) for s in run["sections"]}
+    if left_out := sorted(every - {s.key for s in shared}):
+        print(f"in one of them only, or of other sizes: {', '.join(left_out)}")
+
+
+if __name__ == "__main__":
+    main()

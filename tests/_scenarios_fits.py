@@ -110,8 +110,6 @@ def errors(folder: Path) -> Any:
         "two terms": lambda: pseudobulk(cells, "~ condition + (1 | donor_id) + (1 | sample_id)"),
         "permute": lambda: dw.tl.calibrate(cells, FORMULA, "Intercept", **QUIET),
         "no result": lambda: dw.tl.influence(cells, **QUIET),
-        "influence of counts": lambda: dw.tl.influence(pseudobulk(cells), key="pseudobulk", **QUIET),
-        "power of counts": lambda: dw.tl.power(pseudobulk(cells), key="pseudobulk", **QUIET),
         "collapse": lambda: dw.pp.collapse(cells, ["donor_id", "n_cells"], progress=False),
     }
     return {name: _said(question) for name, question in asked.items()}

@@ -28,7 +28,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarni
 def test_setup_is_kept(cohort: ad.AnnData, tmp_path) -> None:
     cohort.donorwise.setup(donor="donor_id", condition="condition")
     cohort.donorwise.setup(sample="sample_id")
-    assert cohort.uns["donorwise"] == {"donor": "donor_id", "sample": "sample_id", "condition": "condition"}
+    declared = {"donor": "donor_id", "sample": "sample_id", "condition": "condition"}
+    assert cohort.uns["donorwise"] == {"format": 1} | declared
     cohort.write_h5ad(tmp_path / "a.h5ad")
     again = ad.read_h5ad(tmp_path / "a.h5ad")
     assert again.donorwise.settings == cohort.donorwise.settings

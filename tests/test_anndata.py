@@ -99,7 +99,8 @@ def test_results_survive(adata: ad.AnnData, kind: str, tmp_path: Path) -> None:
     assert list(after.results["group"].cat.categories) == list(GROUPS)
     log_base = after.params.pop("log_base")
     assert np.isnan(log_base)
-    expected = PARAMS | {"contrasts": list(CONTRASTS), "status_counts": {"ok": 3}}
+    family = {"method": "lmm", "observations": "cells", "link": "identity", "prior_on": "ratio"}  # where not said
+    expected = PARAMS | family | {"contrasts": list(CONTRASTS), "status_counts": {"ok": 3}}
     assert after.params == {k: v for k, v in expected.items() if k != "log_base"}
     assert {k: type(v) for k, v in after.params.items()} == {k: type(v) for k, v in expected.items() if k != "log_base"}
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from donorwise._core.design.audit import audit
-from donorwise._core.design.replication import leaves_out
+from donorwise._core.design.replicates import leaves_out
 from donorwise.errors import DesignError, FormulaError
 
 

@@ -23,7 +23,7 @@ from donorwise._core.design.contrasts import resolve_contrasts
 from donorwise._core.design.exchange import find_exchange
 from donorwise._core.design.permutations import arrange, count_distinct
 from donorwise._core.engine.calibration import calibrate_statistics, make_plan, permuted, refit, shape_of
-from donorwise._core.engine.lmm import fit_lmm
+from donorwise._core.engine.lmm import fit_lmm, fit_statistics
 from donorwise._core.engine.tasks import Task, collapse_tasks
 from donorwise.errors import DataError, DesignError, DonorwiseError
 
@@ -64,7 +64,7 @@ def plan_and_statistics(Y: np.ndarray, obs: pd.DataFrame, formula: str, contrast
     variables = tuple(f"y{i + 1}" for i in range(Y.shape[1]))
     (statistics,) = collapse_tasks(Y, variables, [Task("all", design, "")], weights=weights)
     _, L = resolve_contrasts(design, contrast)
-    return statistics, variables, make_plan(design, obs, L[0], donor="donor", **options), design
+    return statistics, variables, make_plan(design, obs, L, donor="donor", **options), design
 
 
 def relabelled(obs: pd.DataFrame, design: Any, plan: Any, labels: np.ndarray) -> pd.DataFrame:
@@ -101,7 +101,7 @@ def test_permuted_fit_equals_refit_from_cells(case: str, weighted: bool, monkeyp
     assert not np.array_equal(labels, plan.exchange.labels)
     fit = fit_lmm(Y, relabelled(obs, design, plan, labels), formula, weights=w)
     for ddf in DDF if case in ("plain", "covariate") else DDF[1:]:
-        ours = refit(permuted(statistics, plan, labels), variables, plan.weights, ddf=ddf)
+        ours = refit(permuted(statistics, plan, labels), lambda own: fit_statistics(own, variables), plan.L, ddf=ddf)
         naive = fit.test(contrast, ddf=ddf)
         np.testing.assert_allclose(ours.p_value, naive["p_value"], rtol=2e-5, err_msg=ddf)
         np.testing.assert_array_equal(np.asarray(ours.status), naive["status"].astype(str))
@@ -113,7 +113,9 @@ def test_permutation_p_against_a_loop_over_refits() -> None:
     obs, formula, contrast = paired_obs(n_donors=6), "~ arm + (1 | donor)", "arm[T.ms]"
     Y = responses(obs, 12)
     statistics, variables, plan, design = plan_and_statistics(Y, obs, formula, contrast)
-    made = calibrate_statistics(statistics, variables, plan, ddf="kenward-roger", n_jobs=2)
+    made = calibrate_statistics(
+        statistics, lambda own: fit_statistics(own, variables), plan, ddf="kenward-roger", n_jobs=2
+    )
     t = np.array(
         [
             fit_lmm(Y, relabelled(obs, design, plan, labels), formula).test(contrast, "kenward-roger")["statistic"]
@@ -198,7 +200,7 @@ def test_labels_that_fall_together_with_a_covariate_are_left_out() -> None:
     obs = paired_obs(n_donors=6)
     obs["site"] = pd.Categorical(np.where(obs["donor"].cat.codes < 3, "x", "y"))
     design = build_design("~ arm + site + (1 | donor)", obs)
-    plan = make_plan(design, obs, np.array([0.0, 1.0, 0.0]))
+    plan = make_plan(design, obs, np.array([[0.0, 1.0, 0.0]]))
     assert plan.arrangements.n_unusable == 1 and len(plan.arrangements.labels) == 8
 
 

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -21,13 +22,13 @@ from scipy import sparse
 import donorwise as dw
 from donorwise._anndata import open_source
 from donorwise._core.cells import cluster
-from donorwise._core.cells.accumulate import collapse, moments_of
 from donorwise._core.cells.budget import Budget
+from donorwise._core.cells.collapse import MOMENTS, collapse, measure_cells
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.readers import open_reader
-from donorwise._core.cells.remote import Cells
+from donorwise._core.cells.segments import CodedCells
+from donorwise._core.cells.sums import DETECTED
 from donorwise.errors import DataError
-from donorwise.pp._cells import _measure_values
 
 distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
@@ -194,16 +195,17 @@ def test_many_ranges_and_tiles(client, cells, source):
     rng = np.random.default_rng(3)
     codes, columns = rng.integers(-1, 120, 3000).astype(np.int32), np.arange(40)
     given = {"weights": rng.uniform(0.5, 2, 3000), "covariates": rng.normal(2020, 2, (3000, 1))}
-    options = {"columns": columns, "n_sums": 1, "budget": SMALL, **given}
+    known = CodedCells(codes, 120, *given.values())
+    task = partial(measure_cells, measures=(MOMENTS, DETECTED))
     sizes = Sizes(client.cluster.scheduler)
-    found, sums = cluster.collapse_on(client, reader, codes, 120, _measure_values, **options)
+    found, sums = cluster.accumulate_on(client, reader, known, task, columns=columns, budget=SMALL)
     assert len(sizes.of("donorwise-read")) > 2
     assert len(sizes.of("donorwise-pick")) > len(sizes.of("donorwise-read"))
-    expected, wanted = _measure_values(cells[0].X, Cells(codes, 120, *given.values()))
+    expected, wanted = task(cells[0].X, known, columns)
     for field in fields(Collapsed):
         a, b = getattr(found, field.name), getattr(expected, field.name)
         assert (np.abs(a - b) <= RTOL * np.abs(b).max(initial=0)).all(), field.name
-    np.testing.assert_array_equal(sums["detected"], wanted["detected"])
+    np.testing.assert_array_equal(sums.total, wanted.total)
 
 
 @pytest.mark.parametrize("order", ["by donor", "none"])
@@ -238,17 +240,18 @@ def test_a_worker_that_is_killed(client, cells, tmp_path):
     codes = np.arange(3000) // 300
     marker = tmp_path / "killed"
 
-    def fragile(matrix, cells):
+    def fragile(matrix, cells, columns):
         if cells.codes.size and not marker.exists():
             with open(tmp_path / "seen", "a") as file:
                 file.write(".")
             if (tmp_path / "seen").stat().st_size > 4:  # others have been done, some of them here
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-        return moments_of(matrix, cells)
+        return measure_cells(matrix, cells, columns, measures=(MOMENTS,))
 
     reader = open_reader(open_source(folder / "x.h5ad").X)
-    found, _ = cluster.collapse_on(client, reader, codes, 10, fragile, columns=np.arange(40), budget=SMALL)
+    known = CodedCells(codes.astype(np.int32), 10)
+    (found,) = cluster.accumulate_on(client, reader, known, fragile, columns=np.arange(40), budget=SMALL)
     assert marker.exists()
     expected = collapse(adata.X, codes, 10)
     np.testing.assert_allclose(found.mean, expected.mean, rtol=RTOL)

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from donorwise._core.cells import rows
-from donorwise._core.cells.accumulate import collapse, missing_patterns
 from donorwise._core.cells.budget import BUDGET, Budget
+from donorwise._core.cells.collapse import collapse
+from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
+from donorwise._core.cells.segments import Cutter, check_cells, cut_segments
 from donorwise.errors import DataError, DonorwiseError
 
 RTOL = 1e-10  # agreement that does not depend on container, order, threads or chunks
@@ -281,9 +282,9 @@ def test_a_large_offset_costs_no_digits(kind, case, budget):
 
 def test_large_patterns_are_cut_by_the_data_alone():
     codes = np.repeat([0, 1, 2, -1], [200_000, 3, 50_000, 7]).astype(np.int32)
-    cells = rows.check_rows(codes, 4, None, None, len(codes))
-    segments = rows.summarise_rows(cells, 4)
-    segment = rows.RowCutter(cells, segments).all().segment
+    cells = check_cells(codes, 4, None, None, len(codes))
+    segments = cut_segments(cells)
+    segment = Cutter(cells, segments).all().segment
     size = np.bincount(segment[codes >= 0])
     np.testing.assert_array_equal(segments.n_obs, size)
     assert size.max() <= BUDGET.segment_rows

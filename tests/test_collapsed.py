@@ -445,3 +445,13 @@ def test_constant_and_empty_features_keep_their_status(cells: ad.AnnData) -> Non
     _same_tables(dw.get.tests(cells), dw.get.tests(rows))
     status = dw.get.tests(rows).set_index("variable")["status"]
     assert set(status.loc[list(cells.var_names[:2])]) == {"constant"}
+
+
+def test_collapsed_rows_of_a_newer_version_are_refused(cells: ad.AnnData) -> None:
+    rows = _rows(cells)
+    entry = rows.uns["donorwise_collapsed"]
+    assert entry.pop("format") == 1
+    assert dw.pp.merge_collapsed([rows]).n_obs == rows.n_obs  # those of 0.1 do not say it
+    entry["format"] = 2
+    with pytest.raises(DataError, match="newer donorwise"):
+        dw.pp.merge_collapsed([rows])

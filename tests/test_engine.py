@@ -149,7 +149,7 @@ def test_missing_values_are_dropped_by_feature(Y: np.ndarray, obs: pd.DataFrame,
     holes[:20, 2] = np.nan  # the whole first donor
     holes[::7, 3] = np.nan  # the rows of the second feature
     fit = dw.fit_lmm(holes, obs, formula)
-    assert [set(part.features) for part in fit.parts] == [{0}, {1, 3}, {2}]
+    assert [set(model.features) for model in fit.models] == [{0}, {1, 3}, {2}]
     np.testing.assert_array_equal(fit.n_donors, [8, 8, 7, 8])
     for g in range(4):
         seen = np.isfinite(holes[:, g])

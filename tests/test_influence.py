@@ -197,15 +197,6 @@ def test_covariates_of_cells_are_left_out_unless_named() -> None:
     assert set(influence(adata, **options)[0]["contrast"]) == {"log_depth"}
 
 
-def test_pseudobulk_is_refused(cohort: ad.AnnData) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DonorwiseWarning)
-        dw.tl.pseudobulk(cohort, "~ condition", progress=False)
-    for tool in (dw.tl.influence, dw.tl.power):
-        with pytest.raises(DataError, match=r"result of dw\.tl\.pseudobulk"):
-            tool(cohort, key="pseudobulk", progress=False)
-
-
 def test_no_hits_is_an_answer(planted: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
     hits, donors = influence(planted, alpha=1e-80)
     assert hits.empty and donors.empty and dw.get.tests(planted)["max_p_loo"].isna().all()

@@ -129,10 +129,10 @@ def test_blocks_of_features(Y: np.ndarray, obs: pd.DataFrame, formula: str) -> N
 @pytest.mark.parametrize("ddf", ["kenward-roger", "satterthwaite"])
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_chunks_of_tests(Y: np.ndarray, obs: pd.DataFrame, formula: str, ddf: str) -> None:
-    (part,) = dw.fit_lmm(Y, obs, formula).parts
-    L = np.eye(part.model.p)[1:3]
+    (model,) = dw.fit_lmm(Y, obs, formula).models
+    L = np.eye(model.equations.p)[1:3]
     for tests in (contrast_tests, joint_tests):
-        own, other = (tests(part.model, part.block, L, ddf, chunk=chunk) for chunk in (1, 8_000_000))
+        own, other = (tests(model, L, ddf, chunk=chunk) for chunk in (1, 8_000_000))
         for field in fields(own):
             a, b = np.asarray(getattr(own, field.name)), np.asarray(getattr(other, field.name))
             if a.dtype.kind == "f":

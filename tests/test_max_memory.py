@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import donorwise as dw
-from donorwise._anndata.prepare import Prepared
+from donorwise._core.engine.sources import Cells
 from donorwise.errors import DataError, DonorwiseError, DonorwiseWarning
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def test_an_interrupted_collapse_leaves_what_was_there(
         done.append(1)
         return made(*args)
 
-    module = import_module("donorwise.pp.collapse")
+    module = import_module("donorwise.pp._collapse")
     made = module._collapse
     monkeypatch.setattr(module, "_collapse", fail)
     with pytest.raises(KeyboardInterrupt):
@@ -143,8 +143,10 @@ def test_a_lazy_source_is_not_overwritten(cells: ad.AnnData, tmp_path: Path) -> 
 
 def test_groups_of_a_fit_share_passes_as_memory_allows(cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
-    own = Prepared.collapse
-    monkeypatch.setattr(Prepared, "collapse", lambda self, jobs: passes.append(len(self.tasks)) or own(self, jobs))
+    own = Cells.statistics
+    monkeypatch.setattr(
+        Cells, "statistics", lambda self, tasks, *more: passes.append(len(tasks)) or own(self, tasks, *more)
+    )
     tables = []
     for max_memory in (None, 1.0, 1e-9):
         dw.tl.lmm(cells, FORMULA, groupby="cell_type", max_memory=max_memory, progress=False)

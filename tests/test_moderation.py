@@ -13,12 +13,11 @@ from scipy import optimize, special, stats
 import donorwise as dw
 from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.tasks import Task, collapse_tasks
-from donorwise._core.inference.grid import ratio_axes, tensor
 from donorwise._core.inference.kernels import em_counts
 from donorwise._core.inference.mixture import summarise_mixture, two_sided
-from donorwise._core.inference.moderation import grid_loglik, learn_prior, mean_rank, moderated_tests, refusal
+from donorwise._core.inference.moderation import Learned, learn, moderated_tests, refusal
 from donorwise._core.inference.prior import Prior, triangular
-from donorwise._core.inference.wald import orthonormal_rows
+from donorwise._core.models.law import tensor
 from donorwise._core.models.lmm.evaluate import evaluate_block
 
 FORMULAS = ["~ arm + (1 | donor)", "~ arm + (1 | donor) + (1 | donor:sample)"]
@@ -37,13 +36,13 @@ def fitted(formula: str, n_features: int = 400, seed: int = 0) -> dw.LMMFit:
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_grid_likelihood_is_that_of_the_fits(formula: str) -> None:
-    part = fitted(formula, 5).parts[0]
-    axes = ratio_axes(part.model, np.zeros(len(part.model.terms)))
-    grid = tensor(axes)
-    on_grid = grid_loglik(part.model, part.block.responses, axes)
+    model = fitted(formula, 5).models[0]
+    equations, responses = model.equations, model.estimates.responses
+    grid = tensor(model.axes(np.zeros(len(equations.terms))))
+    on_grid = model.on(grid).loglik(np.arange(5))
     for k in (0, 7, len(grid) - 1):
         gamma = np.tile(grid[k], (5, 1))
-        at = evaluate_block(part.model.blocks, gamma, part.block.responses, part.model.nu(reml=True))
+        at = evaluate_block(equations.blocks, gamma, responses, equations.nu(reml=True))
         np.testing.assert_allclose(on_grid[:, k], -0.5 * at.deviance, rtol=1e-10)
 
 
@@ -69,15 +68,17 @@ def test_counts_of_a_step_are_those_of_matrices() -> None:
 
 def test_a_prior_on_one_point_gives_the_t_of_known_variances() -> None:
     fit = fitted(FORMULAS[0], 5)
-    part = fit.parts[0]
-    axes, at = ratio_axes(part.model, np.zeros(len(part.model.terms))), 20
+    model = fit.models[0]
+    axes, at, responses = model.axes(np.zeros(1)), 20, model.estimates.responses
     weights = np.full((6, 64), 1e-300)
     weights[:, at] = 1
     prior = Prior(tuple(axes), ("donor",), (1.0,), weights, np.linspace(0, 1, 6), np.zeros(1), 5)
-    rows = orthonormal_rows(part.model, np.array([[0.0, 1.0]]))
-    own = moderated_tests(part.model, part.block, np.array([[0.0, 1.0]]), prior, np.linspace(0, 1, 5), 0.95)
-    known = evaluate_block(part.model.blocks, np.full((5, 1), axes[0][at]), part.block.responses, 142)
-    estimate = (part.block.responses.ols + known.delta) @ rows[0]
+    L = np.array([[0.0, 1.0]])
+    rows = model.equations.rows(L)
+    learned = Learned(prior, np.linspace(0, 1, 5), np.full(5, -1), np.empty((0, 64)))
+    own = moderated_tests(model, L, learned, 0.95).tests
+    known = evaluate_block(model.equations.blocks, np.full((5, 1), axes[0][at]), responses, 142)
+    estimate = (responses.ols + known.delta) @ rows[0]
     se = np.sqrt(known.R / 142 * np.einsum("p,gpr,r->g", rows[0], known.Phi, rows[0]))
     np.testing.assert_allclose(own.estimate[:, 0], estimate, rtol=1e-10)
     np.testing.assert_allclose(own.p_value[:, 0], 2 * stats.t.sf(np.abs(estimate / se), 142), rtol=1e-8)
@@ -119,10 +120,10 @@ def test_large_ratios_and_units_of_weights(formula: str, ratio: float, weight: f
 
 
 def test_models_it_does_not_cover(caplog: pytest.LogCaptureFixture) -> None:
-    assert refusal(fitted(FORMULAS[0], 120).parts) == ""
+    assert refusal(fitted(FORMULAS[0], 120).models) == ""
     for formula, n_features, reason in [(FORMULAS[0], 50, "too few"), ("~ arm + (sample | donor)", 120, "slopes")]:
         fit = fitted(formula, n_features)
-        assert reason in refusal(fit.parts)
+        assert reason in refusal(fit.models)
         with caplog.at_level("INFO", "donorwise"):
             pd.testing.assert_frame_equal(fit.test("arm[T.b]"), fit.test("arm[T.b]", "kenward-roger"))
         assert reason in caplog.text
@@ -174,10 +175,9 @@ def test_blocks_and_workers_do_not_matter() -> None:
     own = dw.fit_lmm(Y, obs, "~ arm + (1 | donor)")
     (statistics,) = collapse_tasks(Y, own.variables, [Task("all", own.design, "")])
     other = fit_statistics(statistics, own.variables, n_jobs=2, budget=2000, per_worker=1)
-    (part,) = other.parts
+    (model,) = other.models
     chunk, L = 64 * 7, np.array([[0.0, 1.0]])
-    prior = learn_prior(other.parts, chunk=chunk)
-    tests = moderated_tests(part.model, part.block, L, prior, mean_rank(other.parts), 0.95, chunk=chunk)
+    tests = moderated_tests(model, L, learn(other.models, chunk=chunk), 0.95, chunk=chunk).tests
     for name, values in own.test()[TESTED].items():
         np.testing.assert_allclose(getattr(tests, name)[:, 0], values, rtol=1e-10)
 
@@ -199,7 +199,7 @@ def test_features_with_missing_cells_share_the_prior() -> None:
     holed = Y.copy()
     holed[0, :80] = np.nan
     whole, fit = (dw.fit_lmm(y, obs, "~ arm + (1 | donor)") for y in (Y, holed))
-    assert len(fit.parts) == 2
+    assert len(fit.models) == 2
     assert fit.prior.n_features == 160
     own, other = whole.test()["p_value"], fit.test()["p_value"]
     assert np.abs(np.log(own / other)).max() < 0.5

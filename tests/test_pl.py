@@ -103,6 +103,15 @@ def test_volcano_of_scores_has_estimates(fitted: ad.AnnData) -> None:
     assert dw.pl.volcano(fitted, group="T cell").get_title() == "T cell, condition[T.disease]", "the first of several"
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.95])
+def test_name_of_the_threshold_stays_in_the_axes(fitted: ad.AnnData, alpha: float) -> None:
+    """Also where nearly everything is significant, which puts the line near zero."""
+    ax = dw.pl.volcano(fitted, group="T cell", alpha=alpha, n_labels=0)
+    ax.figure.draw_without_rendering()
+    (name,) = (text for text in ax.texts if text.get_text().startswith("FDR"))
+    assert name.get_window_extent().y0 > ax.get_window_extent().y0
+
+
 @pytest.mark.parametrize(("n_points", "spread"), [(12, 1.0), (12, 0.02), (3000, 1.0)])
 def test_labels_do_not_overlap(n_points: int, spread: float) -> None:
     points = np.random.default_rng(1).normal(scale=spread, size=(n_points, 2))
@@ -243,6 +252,21 @@ def test_variance_partition_shows_medians(fitted: ad.AnnData) -> None:
     ]
     few = dw.pl.variance_partition(fitted[:, :5], group="T cell")
     assert [len(c.get_offsets()) for c in few.collections] == [5, 5, 5], "a few features are drawn one by one"
+
+
+def test_colors_of_terms_mean_the_same_in_every_model(paired: ad.AnnData) -> None:
+    """The donor, the fixed effects and the residual, whatever their medians and whatever stands beside them."""
+    adata = paired.copy()
+    dw.tl.lmm(adata, "~ condition + (1 | sample_id) + (1 | donor_id)", key_added="samples", progress=False)
+    dw.tl.pseudobulk(adata, "~ condition + (1 | donor_id)", progress=False)
+    meant = {"donor_id": "#0072b2", "fixed\neffects": "#d55e00", "residual": "#8c8c8c"}
+    for key in ("lmm", "samples", "pseudobulk"):
+        ax = dw.pl.variance_partition(adata, key=key)
+        names = [label.get_text() for label in ax.get_xticklabels()]
+        faces = [to_hex(drawn.get_facecolor()[0]) for drawn in ax.collections]
+        colors = dict(zip(names, faces, strict=True))
+        assert colors | meant == colors
+        assert len(set(faces)) == len(faces)
 
 
 def test_icc_keeps_the_order_of_groups(fitted: ad.AnnData, paired: ad.AnnData) -> None:

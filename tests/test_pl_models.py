@@ -219,10 +219,10 @@ def test_trajectories_explain(visits: ad.AnnData, options: dict[str, Any], error
 
 
 def test_what_has_no_random_effects_is_refused(visits: ad.AnnData) -> None:
-    visits.uns["pseudobulk"] = visits.uns["lmm"] | {"params": visits.uns["lmm"]["params"] | {"method": "pseudobulk"}}
-    for draw in (dw.pl.ranef, lambda *a, **o: dw.pl.trajectories(*a, x="time", **o)):
-        with pytest.raises(DataError, match="is a result of dw.tl.pseudobulk"):
-            draw(visits, "gene_0001", key="pseudobulk")
+    counted = {"method": "pseudobulk", "units": "donor_id"}
+    visits.uns["pseudobulk"] = visits.uns["lmm"] | {"params": visits.uns["lmm"]["params"] | counted}
+    with pytest.raises(DataError, match="is a result of dw.tl.pseudobulk"):
+        dw.pl.trajectories(visits, "gene_0001", x="time", key="pseudobulk")
     with pytest.raises(DataError, match="no term 'site'"):
         dw.pl.ranef(visits, "gene_0001", term="site")
     visits.X = visits.X.toarray() * 0

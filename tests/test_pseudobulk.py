@@ -15,18 +15,19 @@ from scipy import sparse
 from scipy.special import ndtr
 
 import donorwise as dw
-from donorwise._core.cells.accumulate import collapse
+from donorwise._core.cells.collapse import collapse
 from donorwise._core.design.build import build_design
-from donorwise._core.inference.grid import tensor
-from donorwise._core.inference.lograte import log_rate_tests
-from donorwise._core.models.lograte.model import build_model, grid_law
+from donorwise._core.inference.moderation import Learned, moderated_tests
+from donorwise._core.inference.prior import Prior
+from donorwise._core.models.law import tensor
+from donorwise._core.models.lograte.design import unit_design
+from donorwise._core.models.lograte.model import LogRateModel
 from donorwise._core.models.lograte.units import LogRates, depths_of_units, log_rates
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from donorwise._core.models.lograte.model import LogRateModel
     from donorwise._typing import FloatArray, IntArray
 
 KEY = "pseudobulk"
@@ -43,25 +44,29 @@ def _units(random: bool) -> pd.DataFrame:
     return pd.DataFrame({"donor": donors, "arm": list("xyxyyxxyxy"), "age": rng.normal(60, 9, 10)})
 
 
-def _model(random: bool) -> tuple[LogRateModel, pd.DataFrame]:
+def _model(random: bool, n_genes: int = 4) -> tuple[LogRateModel, pd.DataFrame]:
     table = _units(random)
-    return build_model(build_design("~ arm + age" + (" + (1 | donor)" if random else ""), table)), table
-
-
-def _rates(model: LogRateModel, n_genes: int = 4) -> LogRates:
+    units = unit_design(build_design("~ arm + age" + (" + (1 | donor)" if random else ""), table))
     rng = np.random.default_rng(6)
-    shape = (n_genes, model.order.size)
-    return LogRates(np.ones(shape), rng.normal(-8, 1, shape), rng.uniform(0.01, 1.0, shape), np.ones(n_genes))
+    shape = (n_genes, units.order.size)
+    rates = LogRates(rng.normal(-8, 1, shape), rng.uniform(0.01, 1.0, shape), np.ones(n_genes))
+    depths = depths_of_units(np.ones(10), units.order, 10)
+    return LogRateModel(np.arange(n_genes), units, depths, rates, np.arange(1.0, n_genes + 1)), table
+
+
+def _axes(*points: int) -> list[FloatArray]:
+    """Grids of the variances, zero first."""
+    return [np.concatenate([[0.0], np.geomspace(1e-4, 25, n - 1)]) for n in points]
 
 
 @pytest.mark.parametrize("random", [False, True])
 def test_likelihood_and_gls_equal_dense_algebra(random: bool) -> None:
     model, table = _model(random)
-    rates = _rates(model)
-    points = tensor(model.axes((5, 4) if random else (7,)))
+    rates = model.rates
+    points = tensor(_axes(5, 4) if random else _axes(7))
     L = np.array([[0.0, 1.0, 0.0], [1.0, 0.5, 60.0]])
-    law = grid_law(model, rates, points, model.rows(L))
-    own = table.iloc[model.order]
+    law = model.law(points, L)
+    own = table.iloc[model.units.order]
     X = np.column_stack([np.ones(10), own["arm"] == "y", own["age"]]).astype(float)
     same = np.equal.outer(own["donor"].to_numpy(), own["donor"].to_numpy())
     for g in range(4):
@@ -72,7 +77,7 @@ def test_likelihood_and_gls_equal_dense_algebra(random: bool) -> None:
             beta = cov @ X.T @ W @ rates.y[g]
             r = rates.y[g] - X @ beta
             # the kernel works in an orthonormal basis, whose determinant is that of the formula's but for |R|^2
-            logdet_X = -np.linalg.slogdet(cov)[1] + 2 * np.linalg.slogdet(model.inverse)[1]
+            logdet_X = -np.linalg.slogdet(cov)[1] + 2 * np.linalg.slogdet(model.units.inverse)[1]
             expected = -0.5 * (np.linalg.slogdet(V)[1] + logdet_X + r @ W @ r)
             assert law.loglik[g, k] == pytest.approx(expected, rel=1e-9)
             np.testing.assert_allclose(law.centre[g, k], L @ beta, rtol=1e-8)
@@ -82,19 +87,19 @@ def test_likelihood_and_gls_equal_dense_algebra(random: bool) -> None:
 @pytest.mark.parametrize("random", [False, True])
 def test_known_variance_gives_the_z_test(random: bool) -> None:
     model, _ = _model(random)
-    rates = _rates(model)
-    axes = model.axes((6, 5) if random else (6,))
+    axes = _axes(6, 5) if random else _axes(6)
     points = tensor(axes)
-    log_prior = np.full((4, len(points)), -np.inf)
-    log_prior[:, 3] = 0.0
+    weights = np.zeros((6, len(points)))
+    weights[:, 3] = 1.0
+    prior = Prior(tuple(axes), *model.components(), weights, np.linspace(0, 1, 6), np.zeros(1), 4)
     L = np.array([[0.0, 1.0, 0.0]])
-    tests = log_rate_tests(model, rates, axes, log_prior, L, 0.95)
-    law = grid_law(model, rates, points[3:4], model.rows(L))
-    z = law.centre[:, 0, 0] / law.scale[:, 0, 0]
-    found = tests.contrasts[0]
-    np.testing.assert_allclose(found.p_value, 2 * ndtr(-np.abs(z)), rtol=1e-9)
-    np.testing.assert_allclose(found.se, law.scale[:, 0, 0], rtol=1e-5)
-    np.testing.assert_allclose(tests.variances, np.tile(points[3], (4, 1)))
+    tested = moderated_tests(model, L, Learned(prior, np.linspace(0, 1, 4), np.full(4, -1), np.empty((0, 0))), 0.95)
+    law = model.law(points[3:4], L)
+    z = law.root[:, 0, 0]
+    np.testing.assert_allclose(z, law.centre[:, 0, 0] / law.scale[:, 0, 0])
+    np.testing.assert_allclose(tested.tests.p_value[:, 0], 2 * ndtr(-np.abs(z)), rtol=1e-9)
+    np.testing.assert_allclose(tested.tests.se[:, 0], law.scale[:, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(tested.variances, np.tile(points[3], (4, 1)))
 
 
 def _cells(seed: int = 0) -> tuple[FloatArray, FloatArray, IntArray]:
@@ -116,7 +121,7 @@ def test_unit_sums_and_dispersion_equal_loops_over_cells() -> None:
     for s in range(8):
         own, l = x[codes == s], depth[codes == s]
         C, total = own.sum(axis=0), l.sum()
-        np.testing.assert_array_equal(rates.counts[:, s], C)
+        np.testing.assert_allclose(np.exp(rates.y[:, s]) * total - 0.5, C, rtol=1e-12, atol=1e-9)
         np.testing.assert_allclose(rates.y[:, s], np.log((C + 0.5) / total))
         assert depths.share[s] == pytest.approx((l**2).sum() / total**2)
         for i in range(3):
@@ -217,7 +222,8 @@ def test_few_genes_take_reml_and_t(caplog: pytest.LogCaptureFixture) -> None:
         table = _table(adata, mask_var=mask)
     assert "too few to learn a prior" in caplog.text
     params = adata.uns[KEY]["params"]
-    assert params["ddf"] == "between-within" and len(params["reasons"]["names"]) == 1
+    assert params["ddf"] == "moderated" and params["ddf_used"]["values"] == ["between-within"]
+    assert len(params["ddf_reasons"]["names"]) == 1 and not params["reasons"]["names"]
     np.testing.assert_allclose(table["df"], 6, rtol=1e-3)
     assert table["status"].eq("ok").all()
 

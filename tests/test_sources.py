@@ -17,9 +17,10 @@ from scipy import sparse
 import donorwise as dw
 from donorwise._anndata import cell_depth, column_values, open_source, resolve_response, response_of
 from donorwise._anndata.sources import matrix_of
-from donorwise._core.cells import fetch, passes, stream
-from donorwise._core.cells.accumulate import collapse, missing_patterns
+from donorwise._core.cells import fetch, matrices, stream
 from donorwise._core.cells.budget import Budget
+from donorwise._core.cells.collapse import collapse
+from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.readers import DaskBlocks, open_reader
 from donorwise._core.cells.stored import Stored
@@ -169,7 +170,7 @@ def test_large_patterns_and_the_plan_of_chunks(tmp_path):
     cost = reader.cost(0, N)
     for items in (2**20, 30):  # how many are planned together
         few = budget._replace(plan_items=items)
-        ranges, n_bytes = stream.plan(reader, lambda low, high: codes[low:high] >= 0, budget=few)
+        ranges, n_bytes = stream.cut_ranges(reader, lambda low, high: codes[low:high] >= 0, budget=few)
         assert len(ranges) > 5 and ranges[0][1] > 100 and ranges[-1][1] == N
         assert n_bytes == sum(cost[low:high].sum() for low, high in ranges) >= cost[100:].sum()
         assert all(cost[low:high].sum() <= 400 + cost.max() for low, high in ranges)
@@ -180,8 +181,8 @@ def test_chunks_end_where_a_matrix_can_be_cut(monkeypatch, together):
     budget = Budget(plan_items=together)
     blocks = DaskBlocks(np.zeros((10, 3)), (10, 3), False, np.array([0, 5, 10]))
     monkeypatch.setattr(DaskBlocks, "cost", lambda self, low, high: np.ones(high - low, dtype=int))
-    assert stream.plan(blocks, lambda low, high: np.arange(low, high) < 10, 4, budget)[0] == [(0, 5), (5, 10)]
-    assert stream.plan(blocks, lambda low, high: np.arange(low, high) < 5, 4, budget) == ([(0, 5)], 5)
+    assert stream.cut_ranges(blocks, lambda low, high: np.arange(low, high) < 10, 4, budget)[0] == [(0, 5), (5, 10)]
+    assert stream.cut_ranges(blocks, lambda low, high: np.arange(low, high) < 5, 4, budget) == ([(0, 5)], 5)
 
 
 @pytest.mark.parametrize(
@@ -242,9 +243,9 @@ def test_rows_and_columns_of_a_file(tmp_path, kind, file):
             stored, codes, K, weights=weights, features=features, covariates=weights[:, None], chunk_size=9
         )
         assert_equal(found, expected)
-    np.testing.assert_allclose(stored.sum(axis=1), part.sum(axis=1, dtype=float), rtol=1e-12)
-    np.testing.assert_array_equal(stored[:, [3, 1]], part[:, [3, 1]])
-    assert sum(v.sum(dtype=float) for v in passes.stored_values(stored)) == pytest.approx(dense.sum(dtype=float))
+    np.testing.assert_allclose(matrices.row_sums(stored), part.sum(axis=1, dtype=float), rtol=1e-12)
+    np.testing.assert_array_equal(matrices.read_columns(stored, np.array([3, 1])), part[:, [3, 1]])
+    assert sum(v.sum(dtype=float) for v in matrices.stored_values(stored)) == pytest.approx(dense.sum(dtype=float))
     assert missing_patterns(stored, [1, 3])[0][0].tolist() == [1, 3]
     with pytest.raises(DataError, match="selected twice"):
         Stored(stored.matrix, np.array([0, 0]))
@@ -383,7 +384,7 @@ def test_only_a_few_places_are_read_before_the_pass(cells, tmp_path, monkeypatch
         load = reader.load
         with monkeypatch.context() as patch:
             patch.setattr(reader, "load", lambda self, *at, load=load, read=read: read.append(at) or load(self, *at))
-            sampled = passes.sample_stored(matrix, 800)
+            sampled = matrices.sample_values(matrix, 800)
             assert sum(high - low for low, high in read) <= 0.2 * max(matrix.shape)
         assert 0 < len(sampled) <= 2000
         assert np.isin(
@@ -392,7 +393,7 @@ def test_only_a_few_places_are_read_before_the_pass(cells, tmp_path, monkeypatch
         names = list(cells.var_names[[4, 2]])
         expected = column_values(response_of(cells, "X", names))
         np.testing.assert_array_equal(column_values(response_of(adata, "X", names)), expected)
-        sums = passes.sample_row_sums(matrix, n_rows=5, n_places=10)
+        sums = matrices.sample_row_sums(matrix, n_rows=5, n_places=10)
         if kind == "csc":
             assert sums is None
         else:
@@ -408,8 +409,8 @@ def test_every_kind_of_view_keeps_its_rows(cells, tmp_path):
         for adata in (found["backed"], found["zarr"]):
             view = matrix_of(adata[rows, [adata.var_names[3], adata.var_names[1]]])
             assert isinstance(view, Stored)
-            np.testing.assert_array_equal(view[:, :], dense[rows][:, [3, 1]])
-            sums = matrix_of(adata[rows]).sum(axis=1)
+            np.testing.assert_array_equal(matrices.read_columns(view), dense[rows][:, [3, 1]])
+            sums = matrices.row_sums(matrix_of(adata[rows]))
             np.testing.assert_allclose(sums, dense[rows].sum(axis=1, dtype=float), rtol=1e-6)
 
 

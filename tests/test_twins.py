@@ -277,12 +277,12 @@ def test_random_effects(recipe: Recipe, reml: bool) -> None:
 @given(recipe=recipes(ONE_RATIO), reml=st.booleans())
 def test_spectral_and_blocked_paths_meet(recipe: Recipe, reml: bool) -> None:
     _, own = fit(recipe, reml=reml)
-    for part in own.parts:
-        assert part.model.spectrum is not None
-        gamma, _, converged = optimise_blocked(part.model, part.block.responses, reml=reml)
+    for model in own.models:
+        assert model.equations.spectrum is not None
+        gamma, _, converged = optimise_blocked(model.equations, model.estimates.responses, reml=reml)
         assert converged.all()
-        check("gamma", gamma, part.block.gamma, 1e-3 + part.block.gamma)
-        assert ((gamma == 0) == (part.block.gamma == 0)).all()
+        check("gamma", gamma, model.estimates.gamma, 1e-3 + model.estimates.gamma)
+        assert ((gamma == 0) == (model.estimates.gamma == 0)).all()
 
 
 @pytest.mark.parametrize(

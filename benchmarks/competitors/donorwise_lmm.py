@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 NAME = "donorwise tl.lmm, (1 | donor), Kenward-Roger"
 
 
-def run(adata: ad.AnnData, *, n_jobs: int) -> None:
-    dw.tl.lmm(adata, "~ condition + (1 | donor)", ddf="kenward-roger", n_jobs=n_jobs, progress=False)
+def run(adata: ad.AnnData, *, n_jobs: int, ddf: str = "kenward-roger") -> None:
+    dw.tl.lmm(adata, "~ condition + (1 | donor)", ddf=ddf, n_jobs=n_jobs, progress=False)

@@ -36,4 +36,4 @@ def _along(axis: str, base: Size, values: tuple[int, ...], quick: bool) -> list[
 def _seconds(size: Size, repeats: int) -> float:
     adata = cohort(size)
     (seconds,) = interleave({"lmm": partial(donorwise_lmm.run, adata, n_jobs=2)}, repeats=repeats).values()
-    return median(seconds)
+    return median(seconds.wall)

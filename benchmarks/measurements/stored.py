@@ -18,9 +18,9 @@ from data import Size, cohort
 from report import Aim, Section
 
 from donorwise._anndata import open_source
-from donorwise._core.cells.accumulate import collapse
+from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.readers import open_reader
-from donorwise._core.cells.stream import plan
+from donorwise._core.cells.stream import cut_ranges
 from measurements.memory import _reset_peak, _status
 
 _BLOCK = 50_000
@@ -58,7 +58,7 @@ def speed(kind: str, size: Size, repeats: int) -> dict[str, Any]:
         }
         tasks["2 workers"]()  # processes start, kernels compile
         rounds = [{name: _seconds(task) for name, task in tasks.items()} for _ in range(repeats)]
-        mb = plan(open_reader(matrix), _all)[1] / 1e6
+        mb = cut_ranges(open_reader(matrix), _all)[1] / 1e6
     seconds = {name: median(r[name] for r in rounds) for name in tasks}
     return (
         {"kind": kind, "MB": mb}
@@ -73,7 +73,7 @@ def speed(kind: str, size: Size, repeats: int) -> dict[str, Any]:
 def read(matrix: Any) -> None:
     """Read and decompress the chunks that the pass reads."""
     reader = open_reader(matrix)
-    for low, high in plan(reader, _all)[0]:
+    for low, high in cut_ranges(reader, _all)[0]:
         reader.load(low, high)
 
 

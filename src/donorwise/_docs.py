@@ -18,7 +18,8 @@ adata
     Cells x features, log-normalised; or cells collapsed by :func:`donorwise.pp.collapse`, whose weights then apply.""",
     "adata_result": """\
 adata
-    AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`.""",
+    AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`. Features that are no
+    longer in ``var`` are left out.""",
     "adata_refit": """\
 adata
     AnnData that holds a result, and the cells (or collapsed rows) that it was fitted to.""",
@@ -65,7 +66,8 @@ key_added
     Entry of ``adata.uns`` for the results.""",
     "n_jobs": """\
 n_jobs
-    Threads; None takes scanpy's setting, -1 all cores. The results do not depend on it.""",
+    Threads; None takes scanpy's setting, and numba's for a pass over a matrix in memory; -1 all cores. The results do
+    not depend on it.""",
     "progress": """\
 progress
     Show a progress bar.""",

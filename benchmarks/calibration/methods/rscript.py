@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import tempfile
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from benchmarks import rscript
 from benchmarks.calibration.data import CountData
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _BEGIN = """
 suppressMessages({library(limma); library(edgeR)})
@@ -36,19 +31,13 @@ def p_values(data: CountData, code: str) -> np.ndarray:
         place = Path(folder)
         counts.to_csv(place / "counts.csv")
         samples.to_csv(place / "samples.csv")
-        (place / "run.R").write_text(_BEGIN + code + _END)
-        subprocess.run(["Rscript", "--vanilla", "run.R"], cwd=place, check=True, capture_output=True)
+        rscript.run(place, _BEGIN + code + _END)
         return np.array([float(line) for line in (place / "p.txt").read_text().replace("NA", "nan").split()])
 
 
-@cache
-def missing(packages: Sequence[str] = ("limma", "edgeR")) -> str:
+def missing() -> str:
     """What of R is not installed; empty where all is."""
-    if shutil.which("Rscript") is None:
-        return "R with limma and edgeR"
-    loads = "; ".join(f"loadNamespace('{p}')" for p in packages)
-    found = subprocess.run(["Rscript", "--vanilla", "-e", loads], capture_output=True, check=False).returncode == 0
-    return "" if found else "R packages limma and edgeR"
+    return rscript.missing(("limma", "edgeR"))
 
 
 def has_cells(data: Any) -> bool:

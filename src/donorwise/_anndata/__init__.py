@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from donorwise._anndata.collapsed import (
-    cell_count,
-    cell_frame,
-    columns_read,
-    is_collapsed,
-    read_cells,
-    read_counts,
-    read_origin,
-    read_rows,
-)
+from donorwise._anndata.collapsed import cell_count, cell_frame, columns_read, read_cells, read_counts, read_rows
 from donorwise._anndata.depth import cell_depth, count_depth
 from donorwise._anndata.obs import check_obs_columns, obs_frame, read_colors, suggest
+from donorwise._anndata.origin import is_collapsed, read_origin
 from donorwise._anndata.read import (
     Results,
     check_is_anndata,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from donorwise._anndata.collapsed import cell_frame, columns_read, is_collapsed, read_origin
+from donorwise._anndata.collapsed import cell_frame, columns_read
 from donorwise._anndata.depth import cell_depth
+from donorwise._anndata.origin import is_collapsed, read_origin
 from donorwise._anndata.response import counts_layer
 from donorwise._anndata.roles import find_roles, known_columns, known_donor
 from donorwise._core.design.audit import audit

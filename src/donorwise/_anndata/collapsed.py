@@ -1,86 +1,57 @@
-"""Cells collapsed to an AnnData of one row per combination of columns: its slots, and the cells behind its rows.
-
-``X`` has the means; layers hold ``within_ss``, ``n_detected``, for every covariate ``cov_y:<name>``, and of
-the counts their sums ``counts``, ``counts_ss`` and ``counts_depth``. ``obsm`` has the moments of the covariates.
-"""
+"""The statistics and cells behind the rows of a collapsed AnnData, read and laid out (its slots: `origin`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys
-from donorwise._anndata.obs import as_frame, check_obs_columns, computed, obs_frame
-from donorwise._anndata.read import read_settings
-from donorwise.errors import DataError, DesignError
+from donorwise._anndata.obs import as_frame, check_obs_columns, obs_frame
+from donorwise._anndata.origin import (
+    CELLS_MEAN,
+    CELLS_SS,
+    COLLAPSED,
+    COUNT_DEPTH,
+    COUNT_DEPTH_CUBES,
+    COUNT_DEPTH_SS,
+    COUNTS,
+    COUNTS_DEPTH,
+    COUNTS_SS,
+    COVARIATE_Y,
+    DEPTH,
+    DETECTED,
+    LOG_WEIGHT,
+    MEAN,
+    N_CELLS,
+    N_DEPTH,
+    SS,
+    WEIGHT,
+    WITHIN_SS,
+    Origin,
+    is_collapsed,
+    origin_entry,
+    read_origin,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import anndata as ad
 
+    from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.formula import ParsedFormula
-    from donorwise._core.engine.collapsed import CollapsedRows, RowCells
     from donorwise._typing import FloatArray, IntArray
-
-COLLAPSED = "donorwise_collapsed"
-"""``uns`` key that makes an AnnData a collapsed one."""
-
-N_CELLS, WEIGHT, LOG_WEIGHT = "n_cells", "sum_weights", "sum_log_weights"
-DEPTH, N_DEPTH = "mean_depth", "n_depth"
-COUNT_DEPTH, COUNT_DEPTH_SS, COUNT_DEPTH_CUBES = "count_depth", "count_depth_ss", "count_depth_cubes"
-OWN_COLUMNS = (N_CELLS, WEIGHT, LOG_WEIGHT, DEPTH, N_DEPTH, COUNT_DEPTH, COUNT_DEPTH_SS, COUNT_DEPTH_CUBES)
-"""Columns of obs that a collapse adds."""
-
-WITHIN_SS, DETECTED, COVARIATE_Y = "within_ss", "n_detected", "cov_y:"
-COUNTS, COUNTS_SS, COUNTS_DEPTH = "counts", "counts_ss", "counts_depth"
-MEAN, SS, CELLS_MEAN, CELLS_SS = "covariate_mean", "covariate_ss", "covariate_mean_cells", "covariate_ss_cells"
-
 
 # Rows of a matrix in a file that are read together.
 _ROWS_READ = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """What the rows are a collapse of.
-
-    Attributes
-    ----------
-    by, covariates
-        Columns of the cells' obs.
-    source
-        The matrix, as ``"X"`` or ``"layers/lognorm"``.
-    log_base
-        Base of its logarithm; NaN for none.
-    looks_like_counts
-        Whether it held raw counts.
-    weights
-        Column of the weights, ``"<array>"``, or empty for none.
-    counts_layer, depth
-        Layer of the counts, ``""`` for X, and the column of the depth, ``""`` for their sum; None without counts.
-    dropped
-        Features that some of the merged cohorts lacked.
-    """
-
-    by: tuple[str, ...]
-    covariates: tuple[str, ...] = ()
-    source: str = keys.RESPONSE_X
-    log_base: float = float("nan")
-    looks_like_counts: bool = False
-    weights: str = keys.NO_WEIGHTS
-    counts_layer: str | None = None
-    depth: str | None = None
-    dropped: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Depths:
+class MeanDepths:
     """Sequencing depth of the cells of K rows: mean over those that have one, and their number."""
 
     mean: FloatArray
@@ -104,7 +75,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Contents:
     """Everything that an AnnData of K rows and G features holds.
 
     Attributes
@@ -124,49 +95,13 @@ class Parts:
     rows: CollapsedRows
     detected: FloatArray
     counts: Counts | None
-    depths: Depths | None
-
-
-def is_collapsed(adata: ad.AnnData) -> bool:
-    """Whether rows stand for many cells, as :func:`donorwise.pp.collapse` made them.
-
-    Raises
-    ------
-    DataError
-        They do, and what says so is gone: they would pass for cells.
-    """
-    if COLLAPSED in adata.uns:
-        return True
-    if {N_CELLS, WEIGHT, LOG_WEIGHT}.issubset(adata.obs.columns) and WITHIN_SS in adata.layers:
-        raise DataError(
-            f"These are collapsed rows without their uns[{COLLAPSED!r}], which anndata.concat leaves out: put cohorts "
-            "together with dw.pp.merge_collapsed."
-        )
-    return False
-
-
-def read_origin(adata: ad.AnnData) -> Origin:
-    """Read what the rows are a collapse of."""
-    entry = {name: computed(value) for name, value in adata.uns[COLLAPSED].items()}
-    _check_slots(adata)
-    has_counts = bool(entry["has_counts"])
-    return Origin(
-        by=_names(entry["by"]),
-        covariates=_names(entry["covariates"]),
-        source=str(entry["source"]),
-        log_base=float(entry["log_base"]),
-        looks_like_counts=bool(entry["looks_like_counts"]),
-        weights=str(entry["weights"]),
-        counts_layer=str(entry["counts_layer"]) if has_counts else None,
-        depth=str(entry["depth"]) if has_counts else None,
-        dropped=_names(entry["dropped"]),
-    )
+    depths: MeanDepths | None
 
 
 def read_rows(adata: ad.AnnData, covariates: Sequence[str]) -> CollapsedRows:
     """The statistics with some of the covariates; matrices in files are read when the rows are."""
+    from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.cells.measures import Collapsed
-    from donorwise._core.engine.collapsed import CollapsedRows
 
     origin = read_origin(adata)
     at = [origin.covariates.index(name) for name in covariates]
@@ -198,7 +133,7 @@ def read_rows(adata: ad.AnnData, covariates: Sequence[str]) -> CollapsedRows:
 
 def read_cells(adata: ad.AnnData) -> RowCells:
     """Read how many cells every row stands for, and the unweighted moments of their covariates."""
-    from donorwise._core.engine.collapsed import RowCells
+    from donorwise._core.cells.collapsed_rows import RowCells
 
     origin = read_origin(adata)
     names = (CELLS_MEAN, CELLS_SS) if CELLS_MEAN in adata.obsm else (MEAN, SS)
@@ -225,13 +160,13 @@ def read_counts(adata: ad.AnnData) -> Counts | None:
     return Counts(values, _column(adata, COUNT_DEPTH_CUBES))
 
 
-def read_parts(adata: ad.AnnData) -> Parts:
+def read_parts(adata: ad.AnnData) -> Contents:
     """Read everything."""
     origin = read_origin(adata)
     depths = None
     if DEPTH in adata.obs.columns:
-        depths = Depths(_column(adata, DEPTH), _column(adata, N_DEPTH).astype(np.int64))
-    return Parts(
+        depths = MeanDepths(_column(adata, DEPTH), _column(adata, N_DEPTH).astype(np.int64))
+    return Contents(
         obs=obs_frame(adata, list(origin.by)),
         var=as_frame(adata.var),
         rows=read_rows(adata, origin.covariates),
@@ -241,7 +176,7 @@ def read_parts(adata: ad.AnnData) -> Parts:
     )
 
 
-def make_collapsed(parts: Parts, origin: Origin, uns: dict[str, Any]) -> ad.AnnData:
+def make_collapsed(parts: Contents, origin: Origin, uns: dict[str, Any]) -> ad.AnnData:
     """Lay out statistics as an AnnData; `uns` is what the cells' AnnData said about them."""
     import anndata as ad
 
@@ -269,7 +204,7 @@ def make_collapsed(parts: Parts, origin: Origin, uns: dict[str, Any]) -> ad.AnnD
         )
     obs.index = _row_names(parts.obs)
     made = ad.AnnData(X=values.mean, obs=obs, var=parts.var, layers=layers, obsm=obsm, uns=dict(uns))
-    made.uns[COLLAPSED] = _entry(origin)
+    made.uns[COLLAPSED] = origin_entry(origin)
     return made
 
 
@@ -323,55 +258,9 @@ def collapsed_depth(adata: ad.AnnData) -> FloatArray | None:
     return np.where(place < n[cells.rows()], mean[cells.rows()], 0.0)
 
 
-def kept_uns(adata: ad.AnnData, by: Sequence[str]) -> dict[str, Any]:
-    """What ``uns`` says about the columns that rows keep: declared roles, and colours of levels."""
-    roles = {role: column for role, column in read_settings(adata).items() if column in by}
-    colors = [f"{column}{keys.COLORS_SUFFIX}" for column in by]
-    return ({keys.SETTINGS: roles} if roles else {}) | {
-        name: computed(adata.uns[name]) for name in colors if name in adata.uns
-    }
-
-
-def check_names(by: Sequence[str], covariates: Sequence[str]) -> None:
-    """Raise unless these columns can be those of a collapsed AnnData that is written to a file."""
-    names = [*by, *covariates]
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if not by:
-        raise DesignError("by= names no column: name those that the formulas will need, the donor among them.")
-    if repeated is not None:
-        raise DesignError(f"{repeated!r} is named twice in by= and covariates=.")
-    for name in names:
-        if name in OWN_COLUMNS:
-            raise DesignError(f"{name!r} is the name of a column that the result has of its own: rename it in obs.")
-        if "/" in name:
-            raise DesignError(f"{name!r} has a '/', which files treat as a folder: rename the column in obs.")
-
-
-def with_counts_dropped(parts: Parts, origin: Origin) -> tuple[Parts, Origin]:
+def with_counts_dropped(parts: Contents, origin: Origin) -> tuple[Contents, Origin]:
     """The same without statistics of counts."""
     return replace(parts, counts=None), replace(origin, counts_layer=None, depth=None)
-
-
-def _entry(origin: Origin) -> dict[str, Any]:
-    texts = {name: np.array(getattr(origin, name), dtype=object) for name in ("by", "covariates", "dropped")}
-    return texts | {
-        "version": version("donorwise"),
-        "source": origin.source,
-        "log_base": origin.log_base,
-        "looks_like_counts": origin.looks_like_counts,
-        "weights": origin.weights,
-        "has_counts": origin.counts_layer is not None,
-        "counts_layer": origin.counts_layer or "",
-        "depth": origin.depth or "",
-    }
-
-
-def _check_slots(adata: ad.AnnData) -> None:
-    """Raise where a part that a collapse made is not there any more."""
-    missing = [f"obs[{name!r}]" for name in (N_CELLS, WEIGHT, LOG_WEIGHT) if name not in adata.obs.columns]
-    missing += [] if WITHIN_SS in adata.layers else [f"layers[{WITHIN_SS!r}]"]
-    if missing or adata.X is None:
-        raise DataError(f"This collapsed AnnData is not whole: it has no {', '.join(missing or ['X'])}.")
 
 
 def _column(adata: ad.AnnData, name: str) -> FloatArray:
@@ -407,10 +296,6 @@ def _moments(adata: ad.AnnData, origin: Origin, mean: str, ss: str) -> tuple[Flo
 
 def _flat(ss: FloatArray) -> FloatArray:
     return np.ascontiguousarray(ss).reshape(ss.shape[0], -1)
-
-
-def _names(values: Any) -> tuple[str, ...]:
-    return tuple(map(str, np.atleast_1d(values))) if np.size(values) else ()
 
 
 def _row_names(obs: pd.DataFrame) -> pd.Index:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata.collapsed import collapsed_depth, is_collapsed
+from donorwise._anndata.collapsed import collapsed_depth
 from donorwise._anndata.obs import obs_frame
+from donorwise._anndata.origin import is_collapsed
 from donorwise._anndata.response import counts_layer
 from donorwise._anndata.sources import matrix_of
-from donorwise._core.cells.stored import Stored
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,12 +40,9 @@ def cell_depth(adata: ad.AnnData) -> FloatArray | None:
     layer = counts_layer(adata)
     if layer is None:
         return None
-    matrix = matrix_of(adata, layer or None)
-    if isinstance(matrix, Stored):
-        from donorwise._core.cells.passes import sample_row_sums
+    from donorwise._core.cells.matrices import sample_row_sums
 
-        return sample_row_sums(matrix)
-    return np.ravel(np.asarray(matrix.sum(axis=1), dtype=np.float64))
+    return sample_row_sums(matrix_of(adata, layer or None))
 
 
 def count_depth(adata: ad.AnnData, response: Response, column: str | None) -> FloatArray:
@@ -57,7 +54,9 @@ def count_depth(adata: ad.AnnData, response: Response, column: str | None) -> Fl
         The column is not numeric, or has values that are no depth.
     """
     if column is None:
-        return np.ravel(np.asarray(response.matrix.sum(axis=1, dtype=np.float64)))
+        from donorwise._core.cells.matrices import row_sums
+
+        return row_sums(response.matrix)
     values = obs_frame(adata, [column])[column]
     if not pd.api.types.is_numeric_dtype(values):
         raise DataError(f"depth={column!r} is not a numeric column of obs.")

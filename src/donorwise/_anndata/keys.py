@@ -17,6 +17,11 @@ PSEUDOBULK = "pseudobulk"
 CALIBRATION = "calibration"
 """Default ``uns`` key of the results of ``dw.tl.calibrate``."""
 
+FORMAT = "format"
+"""Where every entry says the version of its form, an integer; entries of 0.1 have none, which is version 0."""
+
+FORMAT_VERSION = 1
+
 PARAMS = "params"
 RESULTS = "results"
 VARCOMP = "varcomp"

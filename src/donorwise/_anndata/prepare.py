@@ -1,140 +1,76 @@
-"""What every tool needs before the pass over the cells: responses, obs, weights, one design per group."""
+"""From an AnnData to an analysis: responses, obs, weights, one design per group; no matrix of cells has been read yet."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from donorwise._anndata import (
+    cell_depth,
     cell_frame,
     check_is_anndata,
     columns_read,
+    count_depth,
     find_roles,
     is_collapsed,
     keys,
     looks_like_counts,
+    read_cells,
+    read_counts,
     read_origin,
     read_rows,
     resolve_response,
 )
-from donorwise._anndata.response import Response
-from donorwise._anndata.roles import AUDITED, known_donor
-from donorwise._core.cells.stored import Stored
+from donorwise._anndata.origin import COUNTS
+from donorwise._anndata.roles import AUDITED, known_columns, known_donor
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
-from donorwise._core.engine.arrays import check_weights
-from donorwise._core.engine.collapsed import regroup
-from donorwise._core.engine.results import tasks_by_group
-from donorwise._core.engine.tasks import collapse_tasks
+from donorwise._core.engine import cautions
+from donorwise._core.engine.analysis import Options
+from donorwise._core.engine.arrays import check_weights, effective_jobs, pass_jobs
+from donorwise._core.engine.lmm import LmmAnalysis
+from donorwise._core.engine.pseudobulk import PseudobulkAnalysis, check_counts, check_depths
+from donorwise._core.engine.results import resolve_by_group, tasks_by_group
+from donorwise._core.engine.sources import Cells, Rows, UnitsOfCells, UnitsOfRows
+from donorwise._core.engine.units import find_units, has_donor_term, merge_units
+from donorwise._core.models.lograte.units import depths_of_units
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import anndata as ad
-    import pandas as pd
 
+    from donorwise._anndata.response import Response
     from donorwise._anndata.roles import Role
     from donorwise._core.design.formula import ParsedFormula
-    from donorwise._core.engine.collapsed import CollapsedRows
-    from donorwise._core.engine.tasks import Statistics, Task
+    from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.units import Units
     from donorwise._typing import BoolArray, FloatArray
 
-
-GB = 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Checked input of a tool; nothing of a matrix of cells has been read yet.
-
-    Attributes
-    ----------
-    formula
-        The formula.
-    roles
-        The roles that columns of obs play.
-    response
-        The matrix and the names of its features.
-    obs
-        The cells' columns (of a collapsed AnnData those that are read).
-    weights
-        Shape (N,), or None.
-    weights_text
-        What results say of the weights: a column, ``"<array>"``, or empty for none.
-    tasks
-        One per group.
-    donor
-        The column that is declared (or known by its name) to be the donor; empty for neither. See :func:`known_donor`.
-    rows
-        Statistics of the rows of a collapsed AnnData; None for cells.
-    raw_counts
-        Whether the response looks like raw counts.
-    """
-
-    formula: ParsedFormula
-    roles: Mapping[str, Role]
-    response: Response
-    obs: pd.DataFrame
-    weights: FloatArray | None
-    weights_text: str
-    tasks: list[Task]
-    donor: str
-    rows: CollapsedRows | None
-    raw_counts: bool
-
-    @property
-    def n_cells(self) -> int:
-        """Number of cells, N."""
-        return len(self.obs)
-
-    def passes(self, max_memory: float | None = None) -> list[list[int]]:
-        """Numbers of the tasks that share a pass over the cells: as many in order as fit into `max_memory` GB.
-
-        Collapsed rows are read task by task, which costs nothing.
-        """
-        if self.rows is not None:
-            return [[number] for number in range(len(self.tasks))]
-        out: list[list[int]] = [[]]
-        for number in range(len(self.tasks)):
-            if max_memory is not None and out[-1] and self.bytes_of([*out[-1], number]) > max_memory * GB:
-                out.append([])
-            out[-1].append(number)
-        return out
-
-    def bytes_of(self, numbers: Sequence[int]) -> int:
-        """Memory for the statistics of some tasks; for those of a file there are running sums while it is read."""
-        designs = [d for i in numbers if (d := self.tasks[i].design) is not None]
-        m = max((d.covariates.shape[1] for d in designs), default=0)
-        per_value = 4 + 2 * m if isinstance(self.response.matrix, Stored) else 2 + m
-        return 8 * sum(d.n_patterns for d in designs) * (len(self.response.variables) * per_value + 1 + m + m * m)
-
-    def collapse(self, n_jobs: int) -> list[Statistics | None]:
-        """The statistics of every task, from one pass over the matrix or from the collapsed rows."""
-        if self.rows is not None:
-            designs = (task.design for task in self.tasks)
-            return [None if d is None else regroup(d, self.rows, self.response.features) for d in designs]
-        return collapse_tasks(
-            self.response.matrix, self.response.variables, self.tasks, weights=self.weights,
-            features=self.response.features, n_jobs=n_jobs,
-        )  # fmt: skip
+_NO_COUNTS = "These rows were collapsed without counts: give counts_layer= to dw.pp.collapse."
 
 
-def prepare(
+def prepare_lmm(
     adata: ad.AnnData,
     formula: str,
     *,
-    groupby: str | None,
-    layer: str | None,
-    obsm: str | None,
-    obs_keys: str | Sequence[str] | None,
-    mask_var: str | BoolArray | None,
-    weights: str | FloatArray | None,
+    groupby: str | None = None,
+    layer: str | None = None,
+    obsm: str | None = None,
+    obs_keys: str | Sequence[str] | None = None,
+    mask_var: str | BoolArray | None = None,
+    weights: str | FloatArray | None = None,
+    contrasts: Any = None,
+    options: Options | None = None,
+    n_jobs: int | None = None,
     columns: Sequence[str] = (),
-) -> Prepared:
-    """Check the input and build the designs; `columns` are further columns of obs that will be read.
+) -> LmmAnalysis:
+    """Check all that :func:`donorwise.tl.lmm` is given; `columns` are further columns of obs that will be read.
 
     Raises
     ------
@@ -142,45 +78,217 @@ def prepare(
         See :func:`donorwise.tl.lmm`.
     """
     check_is_anndata(adata)
-    if is_collapsed(adata):
-        response = collapsed_response(adata, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var)
-    else:
-        response = resolve_response(adata, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var)
-    ready = assemble(adata, formula, response, groupby=groupby, weights=weights, columns=columns)
-    _check_random(ready.tasks)
-    return ready
+    named: dict[str, Any] = {"layer": layer, "obsm": obsm, "obs_keys": obs_keys, "mask_var": mask_var}
+    collapsed = is_collapsed(adata)
+    response = collapsed_response(adata, **named) if collapsed else resolve_response(adata, **named)
+    parsed, roles = parse(formula), find_roles(adata)
+    made = assemble_lmm(
+        adata, parsed, response, groupby=groupby, weights=weights, roles=roles, columns=columns, options=options,
+        n_jobs=n_jobs,
+    )  # fmt: skip
+    _check_random(made.tasks)
+    made = made.asking(contrasts)
+    raw = read_origin(adata).looks_like_counts if collapsed else _look_raw(response)
+    depth = cell_depth(adata) if response.aligned_to_var else None
+    known = known_columns(roles, made.obs)
+    return replace(made, warnings=cautions.of_cells(made, raw_counts=raw, depth=depth, roles=known))
 
 
-def assemble(
+def _look_raw(response: Response) -> bool:
+    return bool(np.isnan(response.log_base) and looks_like_counts(response.matrix))
+
+
+def assemble_lmm(
     adata: ad.AnnData,
-    formula: str,
+    formula: str | ParsedFormula,
     response: Response,
     *,
     groupby: str | None,
     weights: str | FloatArray | None,
+    roles: Mapping[str, Role] | None = None,
     columns: Sequence[str] = (),
-) -> Prepared:
-    """Build the designs for a response, on cells or on collapsed rows."""
-    parsed, roles = parse(formula), find_roles(adata)
+    options: Options | None = None,
+    n_jobs: int | None = None,
+) -> LmmAnalysis:
+    """A linear mixed model of a response, on cells or on collapsed rows, without contrasts and warnings yet."""
+    parsed, roles = parse(formula), find_roles(adata) if roles is None else roles
     if not is_collapsed(adata):
         obs = cell_frame(adata)
         w = check_weights(weights, obs)
         text = weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS
-        tasks, rows = tasks_by_group(parsed, obs, groupby), None
-        raw = np.isnan(response.log_base) and looks_like_counts(response.matrix)
+        tasks = tasks_by_group(parsed, obs, groupby)
+        source: Cells | Rows = Cells(matrix=response.matrix, features=response.features, weights=w)
     else:
         origin = read_origin(adata)
         _check_no_weights(weights, origin.weights)
-        w, text, raw = None, origin.weights, origin.looks_like_counts
+        text = origin.weights
         obs = cell_frame(adata, read_columns(adata, parsed, roles, groupby, columns))
         used = [name for name in origin.covariates if name in obs.columns]
-        rows = read_rows(adata, used)
+        source = Rows(matrix=response.matrix, features=response.features, rows=read_rows(adata, used))
         tasks = [
             t if t.design is None else replace(t, design=coarsen(t.design, used))
             for t in tasks_by_group(parsed, obs, groupby)
         ]
-    donor = known_donor(adata, roles, parsed)
-    return Prepared(parsed, roles, response, obs, w, text, tasks, donor, rows, bool(raw))
+    return LmmAnalysis(
+        formula=parsed, groupby=groupby or "", response=response.text, log_base=response.log_base, weights=text,
+        variables=response.variables, source=source, obs=obs, n_cells=len(obs), tasks=tasks,
+        donor=known_donor(adata, roles, parsed), options=options or Options(), n_jobs=effective_jobs(n_jobs),
+        pass_jobs=pass_jobs(n_jobs),
+    )  # fmt: skip
+
+
+def prepare_pseudobulk(
+    adata: ad.AnnData,
+    formula: str,
+    *,
+    groupby: str | None = None,
+    layer: str | None = "counts",
+    mask_var: str | BoolArray | None = None,
+    donor: str | None = None,
+    sample: str | None = None,
+    depth: str | None = None,
+    contrasts: Any = None,
+    n_jobs: int | None = None,
+    columns: Sequence[str] = (),
+) -> PseudobulkAnalysis:
+    """Check all that :func:`donorwise.tl.pseudobulk` is given; `columns` are further columns of obs for the units.
+
+    Raises
+    ------
+    FormulaError, DesignError, DataError
+        See :func:`donorwise.tl.pseudobulk`.
+    """
+    check_is_anndata(adata)
+    effective_jobs(n_jobs)  # like the contrasts, checked before anything is read
+    response, parsed = counts_response(adata, layer, depth, mask_var), parse(formula)
+    units, column = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
+    tasks = tasks_of_units(units, groupby)
+    names, resolved = resolve_by_group(tasks, contrasts)
+    made = assemble_pseudobulk(
+        adata, parsed, response, units, tasks, groupby=groupby, sample=column, depth=depth, n_jobs=n_jobs
+    )
+    table = _unit_table(adata, units, columns)
+    made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
+    return replace(made, warnings=cautions.of_units(made))
+
+
+def tasks_of_units(units: Units, groupby: str | None) -> list[Task]:
+    """One task per group, whose patterns are units."""
+    return [
+        task if task.design is None else replace(task, design=task.design.by_row())
+        for task in tasks_by_group(units.formula, units.table, groupby)
+    ]
+
+
+def assemble_pseudobulk(
+    adata: ad.AnnData,
+    formula: ParsedFormula,
+    response: Response,
+    units: Units,
+    tasks: list[Task],
+    *,
+    groupby: str | None,
+    sample: str,
+    depth: str | None,
+    n_jobs: int | None = None,
+) -> PseudobulkAnalysis:
+    """A model of the counts of units, of cells or of collapsed rows, without contrasts and warnings yet."""
+    return PseudobulkAnalysis(
+        formula=formula, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
+        variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
+        sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
+        tasks=tasks, donor=units.donor, n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), units=units,
+        sample=sample,
+        depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
+    )  # fmt: skip
+
+
+def _unit_table(adata: ad.AnnData, units: Units, columns: Sequence[str]) -> pd.DataFrame:
+    """The table of units with further columns of obs, which have to be the same in all cells of a unit."""
+    obs = cell_frame(adata, list(columns)) if columns else units.table
+    used, table = units.codes >= 0, units.table
+    for name in (c for c in columns if c in obs.columns and c not in table.columns):
+        pairs = pd.DataFrame({"unit": units.codes[used], name: obs[name].array[used]}).drop_duplicates()
+        if pairs["unit"].duplicated().any():
+            raise DesignError(f"`{name}` takes several values inside a unit ({units.name}).")
+        table = table.assign(**{name: pairs.set_index("unit")[name].reindex(table.index)})
+    return table
+
+
+def _units_source(
+    adata: ad.AnnData, response: Response, units: Units, column: str | None
+) -> UnitsOfCells | UnitsOfRows:
+    """The counts of units, checked: whole numbers, and some in every unit."""
+    n = len(units.table)
+    if not is_collapsed(adata):
+        check_counts(response.matrix, response.text)
+        depth = count_depth(adata, response, column)
+        depths = depths_of_units(depth, units.codes, n)
+        check_depths(depths, units)
+        return UnitsOfCells(matrix=response.matrix, features=response.features, units=units, depth=depth, depths=depths)
+    counts, starts = read_counts(adata), read_cells(adata).starts
+    if counts is None:
+        raise DataError(_NO_COUNTS)
+    none = counts.values.take_features(np.empty(0, dtype=np.int64))
+    check_depths(merge_units(none, counts.cubes, units.codes[starts], n)[1], units)
+    return UnitsOfRows(
+        matrix=response.matrix, features=response.features, units=units, values=counts.values, cubes=counts.cubes,
+        starts=starts,
+    )  # fmt: skip
+
+
+def units_of(
+    adata: ad.AnnData, parsed: ParsedFormula, *, donor: str | None, sample: str | None, groupby: str | None
+) -> tuple[Units, str]:
+    """The units, with the donor and the sample as given, declared, or known by their names.
+
+    Also the column of the samples, empty where samples are not units.
+    """
+    roles = find_roles(adata)
+    if donor is None:
+        role = roles.get("donor")
+        if role is None or not role.column:
+            several = f" (it could be one of {', '.join(role.candidates)})" if role is not None else ""
+            raise DesignError(
+                f"Which column of obs is the donor is not known{several}: give donor=, or declare it once with "
+                "adata.donorwise.setup(donor=...)."
+            )
+        donor = role.column
+    known = roles.get("sample")
+    column = sample if sample is not None else known.column if known is not None and known.column else None
+    column = None if column == donor else column
+    labels = [name for name in (donor, column, groupby) if name is not None]
+    obs = cell_frame(adata, columns_read(adata, parsed, labels))
+    explicit = sample is not None
+    units = find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit)
+    return units, column if column and (explicit or has_donor_term(parsed, donor)) else ""
+
+
+def counts_response(
+    adata: ad.AnnData, layer: str | None, depth: str | None, mask_var: str | BoolArray | None
+) -> Response:
+    """The matrix of counts, of cells or of collapsed rows."""
+    if is_collapsed(adata):
+        return _collapsed_counts(adata, layer, depth, mask_var)
+    return resolve_response(adata, layer=layer, mask_var=mask_var)
+
+
+def _collapsed_counts(
+    adata: ad.AnnData, layer: str | None, depth: str | None, mask_var: str | BoolArray | None
+) -> Response:
+    """The counts of a collapsed AnnData, if they are those that are asked for."""
+    origin = read_origin(adata)
+    if origin.counts_layer is None:
+        raise DataError(_NO_COUNTS)
+    if layer not in (COUNTS, origin.counts_layer):
+        raise DataError(
+            f"layer={layer!r} is not what was collapsed: these rows have the counts of {origin.counts_layer!r}. Leave "
+            "layer= out, or collapse the cells again."
+        )
+    if depth is not None and depth != origin.depth:
+        used = f"the column {origin.depth!r}" if origin.depth else "the sum of the counts"
+        raise DataError(f"depth={depth!r}: these rows were collapsed with {used} for the depth; give depth= there.")
+    return resolve_response(adata, layer=COUNTS, mask_var=mask_var)
 
 
 def read_columns(

@@ -18,9 +18,15 @@ if TYPE_CHECKING:
     import anndata as ad
 
 
+_FAMILIES_OF_0_1 = {
+    keys.LMM: {"method": keys.LMM, "observations": "cells", "link": "identity", "prior_on": "ratio"},
+    keys.PSEUDOBULK: {"observations": "units", "link": "log", "prior_on": "variance"},
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One result of ``dw.tl.lmm``, restricted to the features that are still in the AnnData.
+    """One result of a model, restricted to the features that are still in the AnnData.
 
     Attributes
     ----------
@@ -41,6 +47,11 @@ class Results:
     icc: pd.DataFrame
     variance_partition: pd.DataFrame
     prior: pd.DataFrame | None = None
+
+    @property
+    def of_counts(self) -> bool:
+        """Whether counts in units of cells were modelled: the estimates are differences of log rates."""
+        return "units" in self.params
 
 
 def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
@@ -75,6 +86,7 @@ def read_tables(adata: ad.AnnData, key: str, names: Sequence[str], *, made_by: s
     if key not in present:
         there = suggest(key, present) if present else f"There are none in this AnnData: run {made_by} first."
         raise DataError(f"adata.uns has no result {key!r} of {made_by}. {there}")
+    check_format(adata.uns[key], key)
     params = _params(adata.uns[key][keys.PARAMS])
     tables = {name: pd.DataFrame(adata.uns[key][name]) for name in names}
     for name, table in tables.items():
@@ -115,15 +127,27 @@ def check_result(adata: ad.AnnData, key: str) -> None:
     """Raise unless ``adata.uns[key]`` is a result of this package."""
     check_is_anndata(adata)
     if key in adata.uns and _is_result(adata.uns[key]):
+        check_format(adata.uns[key], key)
         return
     present = list_results(adata)
     there = suggest(key, present) if present else "There are none in this AnnData: run dw.tl.lmm first."
     raise DataError(f"adata.uns has no donorwise result {key!r}. {there}")
 
 
+def check_format(entry: Any, name: str) -> None:
+    """Raise where an entry of ``uns`` was written in a form that this version does not know."""
+    found = int(computed(entry[keys.FORMAT])) if keys.FORMAT in entry else 0
+    if found > keys.FORMAT_VERSION:
+        raise DataError(
+            f"adata.uns[{name!r}] was written by a newer donorwise (format {found}; this one reads up to "
+            f"{keys.FORMAT_VERSION}): update donorwise, or run the analysis again."
+        )
+
+
 def read_settings(adata: ad.AnnData) -> dict[str, str]:
     """Read the names of the columns that play a role; empty where ``setup`` was not called."""
     stored = adata.uns.get(keys.SETTINGS, {})
+    check_format(stored, keys.SETTINGS)
     return {role: str(computed(stored[role])) for role in keys.ROLES if role in stored}
 
 
@@ -141,7 +165,9 @@ def _aligned_to_var(params: dict[str, Any]) -> bool:
 
 
 def _params(stored: Any) -> dict[str, Any]:
-    return {str(name): _plain(value) for name, value in stored.items()}
+    """Params as plain values; of results of 0.1, which did not say it, with what differs between families of models."""
+    params = {str(name): _plain(value) for name, value in stored.items()}
+    return _FAMILIES_OF_0_1.get(str(params.get("method", keys.LMM)), {}) | params
 
 
 def _plain(value: Any) -> Any:

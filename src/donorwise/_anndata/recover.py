@@ -9,18 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
-from donorwise._anndata.prepare import assemble
-from donorwise._core.engine.results import resolve_by_group
-from donorwise.errors import DataError
+from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
+from donorwise._core.design.formula import parse
+from donorwise._core.engine.analysis import Options
+from donorwise._core.engine.pseudobulk import fit_units
+from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import anndata as ad
 
-    from donorwise._anndata.prepare import Prepared
-    from donorwise._core.engine.results import Rows
+    from donorwise._anndata.read import Results
+    from donorwise._anndata.response import Response
+    from donorwise._core.engine.analysis import Analysis
+    from donorwise._core.engine.lmm import LmmAnalysis
+    from donorwise._core.engine.pseudobulk import LogRateFit, PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.units import Units
     from donorwise._typing import FloatArray
 
 # "variable: level vs other", as contrasts of two levels are called
@@ -33,17 +39,14 @@ class Recovered:
 
     Attributes
     ----------
-    prepared
-        Designs, responses (the features of the result that are still there) and weights.
+    analysis
+        Designs, contrasts, responses (the features of the result that are still there) and weights.
     params
         The result's params.
-    rows
-        Its contrasts, per task.
     """
 
-    prepared: Prepared
+    analysis: Analysis[Any, Any]
     params: dict[str, Any]
-    rows: list[Rows | None]
 
 
 def recover(
@@ -53,8 +56,9 @@ def recover(
     contrasts: Any = None,
     weights: FloatArray | None = None,
     variables: Sequence[str] | None = None,
+    n_jobs: int | None = None,
 ) -> Recovered:
-    """Rebuild what :func:`donorwise.tl.lmm` fitted from its params and the AnnData.
+    """Rebuild the analysis that gave a result from its params and the AnnData.
 
     Parameters
     ----------
@@ -66,6 +70,8 @@ def recover(
         As they were given to ``tl.lmm``, where the params cannot say.
     variables
         Features to take; None for all of the result that are still there.
+    n_jobs
+        Threads.
 
     Raises
     ------
@@ -73,28 +79,88 @@ def recover(
         The AnnData is not the one that was fitted any more, or contrasts or weights have to be given.
     """
     params = read_params(adata, key)
-    if params.get("method", keys.LMM) != keys.LMM:
-        raise DataError(f"{key!r} is a result of dw.tl.{params['method']}; this needs one of dw.tl.lmm.")
     n_now, n_then = cell_count(adata), params["n_cells"] + params["n_dropped"]
     if n_now != n_then:
-        raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}")
+        raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}", params["method"])
     if variables is None:
         variables = list(read_results(adata, key).results["variable"].cat.categories)
     response = response_of(adata, params["response"], variables)
+    made = _AGAIN[params["observations"]](adata, response, params, weights, key, n_jobs)
+    n_cells = sum(made.cells_of(number) for number in range(len(made.tasks)))
+    if n_cells != params["n_cells"]:
+        raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could", params["method"])
+    return Recovered(_asking(made, params, contrasts, key), params)
+
+
+def _of_cells(
+    adata: ad.AnnData,
+    response: Response,
+    params: dict[str, Any],
+    weights: FloatArray | None,
+    key: str,
+    n_jobs: int | None,
+) -> LmmAnalysis:
     if is_collapsed(adata):
         response, w = replace(response, log_base=read_origin(adata).log_base), weights
     else:
         w = _weights(params, weights, key)
-    ready = assemble(adata, params["formula"], response, groupby=params["groupby"] or None, weights=w)
-    ready = replace(ready, donor=params["donor"])
-    n_cells = sum(int((t.design.codes >= 0).sum()) for t in ready.tasks if t.design is not None)
-    if n_cells != params["n_cells"]:
-        raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could")
-    return Recovered(ready, params, _rows(ready.tasks, params, contrasts, key))
+    made = assemble_lmm(
+        adata, params["formula"], response, groupby=params["groupby"] or None, weights=w,
+        options=Options(params["ddf"], bool(params["reml"])), n_jobs=n_jobs,
+    )  # fmt: skip
+    return replace(made, donor=params["donor"])
 
 
-def _changed(key: str, how: str) -> DataError:
-    return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run dw.tl.lmm again.")
+def _of_units(
+    adata: ad.AnnData,
+    response: Response,
+    params: dict[str, Any],
+    weights: FloatArray | None,
+    key: str,
+    n_jobs: int | None,
+) -> PseudobulkAnalysis:
+    _weights(params, weights, key)
+    parsed, groupby = parse(params["formula"]), params["groupby"] or None
+    sample = params.get("sample") or None  # 0.1 did not keep it
+    units, sample = units_of(adata, parsed, donor=params["donor"], sample=sample, groupby=groupby)
+    if units.name != params["units"]:
+        raise _changed(key, f"its units are {units.name} and were {params['units']}", params["method"])
+    tasks = tasks_of_units(units, groupby)
+    depth = None if is_collapsed(adata) else params["depth"] or None
+    return assemble_pseudobulk(
+        adata, parsed, response, units, tasks, groupby=groupby, sample=sample, depth=depth, n_jobs=n_jobs
+    )
+
+
+_AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units}
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsAgain:
+    """The log rates of a few genes in one group, fitted again: the units, the fit, and its stored variances (G, terms)."""
+
+    units: Units
+    fit: LogRateFit
+    variances: FloatArray
+
+
+def units_again(adata: ad.AnnData, stored: Results, names: list[str], group: str, key: str) -> UnitsAgain:
+    """Fit the units of a stored result of :func:`donorwise.tl.pseudobulk` again, at the variances that it found."""
+    params = stored.params
+    response = response_of(adata, params["response"], names)
+    made = _of_units(adata, response, params, None, key, 1)
+    at = [i for i, task in enumerate(made.tasks) if task.name == group and task.design is not None]
+    statistics = made.statistics(at)[0] if at else None
+    if statistics is None:
+        raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
+    fit = fit_units(statistics, made.variables, made.units)
+    own = stored.varcomp[(stored.varcomp["group"] == group) & (stored.varcomp["column1"] != "")]
+    wide = own.astype({"variable": str, "term": str}).set_index(["variable", "term"])["variance"].unstack("term")
+    return UnitsAgain(made.units, fit, wide.reindex(index=names, columns=list(fit.terms)).to_numpy(dtype=np.float64))
+
+
+def _changed(key: str, how: str, tool: str = keys.LMM) -> DataError:
+    return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run dw.tl.{tool} again.")
 
 
 def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
@@ -108,17 +174,19 @@ def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
     return given if stored == keys.ARRAY_WEIGHTS else stored or None
 
 
-def _rows(tasks: Sequence[Task], params: dict[str, Any], given: Any, key: str) -> list[Rows | None]:
-    """Weights of the stored contrasts, per task."""
+def _asking(made: Analysis[Any, Any], params: dict[str, Any], given: Any, key: str) -> Analysis[Any, Any]:
+    """The analysis with the stored contrasts."""
     if given is None:
-        given = [_contrast(tasks, name, key) for name in params["contrasts"]]
-    names, rows = resolve_by_group(tasks, given)
-    if set(names) != set(params["contrasts"]):
-        raise DataError(f"contrasts= gives {names}, and {key!r} has {params['contrasts']}; give those of the fit.")
-    return rows
+        given = [_contrast(made.tasks, name, params["method"], key) for name in params["contrasts"]]
+    asked = made.asking(given)
+    if set(asked.names) != set(params["contrasts"]):
+        raise DataError(
+            f"contrasts= gives {list(asked.names)}, and {key!r} has {params['contrasts']}; give those of the fit."
+        )
+    return asked
 
 
-def _contrast(tasks: Sequence[Task], name: str, key: str) -> Any:
+def _contrast(tasks: Sequence[Task], name: str, tool: str, key: str) -> Any:
     """A contrast from its name: a coefficient, or the difference of two levels of a variable."""
     designs = [t.design for t in tasks if t.design is not None]
     if any(name in d.fixed_names for d in designs):
@@ -127,15 +195,15 @@ def _contrast(tasks: Sequence[Task], name: str, key: str) -> Any:
     if match is not None and any(match["variable"] in d.frame.columns for d in designs):
         return (match["variable"], match["level"], match["other"])
     raise DataError(
-        f"The weights of the contrast {name!r} are not stored in {key!r}: give contrasts= as they were given to tl.lmm."
+        f"The weights of the contrast {name!r} are not stored in {key!r}: give contrasts= as they were given to tl.{tool}."
     )
 
 
-def check_same(estimates: FloatArray, stored: FloatArray, key: str) -> None:
+def check_same(estimates: FloatArray, stored: FloatArray, key: str, tool: str) -> None:
     """Raise unless estimates that were computed again are those of the result."""
     if not np.allclose(
         estimates, stored, rtol=1e-5, atol=1e-8 * np.nanmax(np.abs(stored), initial=1.0), equal_nan=True
     ):
         raise _changed(
-            key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)"
+            key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)", tool
         )

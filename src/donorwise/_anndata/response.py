@@ -119,15 +119,14 @@ def response_of(adata: ad.AnnData, text: str, variables: Sequence[str]) -> Respo
 
 def column_values(response: Response) -> FloatArray:
     """Return the selected columns as a dense array, shape (N, G), float64."""
-    if isinstance(response.matrix, Stored):
-        return response.matrix[:, slice(None) if response.features is None else response.features]
-    matrix = response.matrix if response.features is None else response.matrix[:, response.features]
-    return np.asarray(matrix.toarray() if sp.issparse(matrix) else matrix, dtype=np.float64)
+    from donorwise._core.cells.matrices import read_columns
+
+    return read_columns(response.matrix, response.features)
 
 
 def looks_like_counts(matrix: Any) -> bool:
     """Whether a sample of the stored values are all non-negative integers, some above 1 (0/1 is detection)."""
-    return are_counts(sample_values(matrix))
+    return are_counts(_sample(matrix))
 
 
 def are_counts(values: np.ndarray) -> bool:
@@ -137,17 +136,10 @@ def are_counts(values: np.ndarray) -> bool:
     return bool(np.all(np.isfinite(values)) and values.min() >= 0 and values.max() > 1 and np.all(values % 1 == 0))
 
 
-def sample_values(matrix: Any) -> np.ndarray:
-    """Return about 1e5 stored values, spread evenly over the matrix; of one in a file a few places are read."""
-    if isinstance(matrix, Stored):
-        from donorwise._core.cells.passes import sample_stored
+def _sample(matrix: Any) -> np.ndarray:
+    from donorwise._core.cells.matrices import sample_values
 
-        return sample_stored(matrix, SAMPLE_SIZE)
-    if sp.issparse(matrix):
-        stored = matrix.data if matrix.format in ("csr", "csc", "coo", "bsr") else matrix.tocsr().data
-        return np.asarray(stored[:: max(1, stored.size // SAMPLE_SIZE)])
-    rows = max(1, SAMPLE_SIZE // max(1, matrix.shape[1]))
-    return np.asarray(matrix[:: max(1, matrix.shape[0] // rows)]).ravel()[: 2 * SAMPLE_SIZE]
+    return sample_values(matrix, SAMPLE_SIZE)
 
 
 def _from_var(adata: ad.AnnData, *, layer: str | None, mask_var: str | Sequence[bool] | BoolArray | None) -> Response:
@@ -254,7 +246,7 @@ def _var_column(adata: ad.AnnData, column: str) -> pd.Series:
 def _log_base(adata: ad.AnnData, matrix: Any, text: str) -> float:
     """Return the base of the logarithm that the values are on, or NaN: log1p values are never negative."""
     noted = adata.uns.get(keys.LOG1P)
-    values = sample_values(matrix)
+    values = _sample(matrix)
     if noted is None or (values.size and values.min() < 0):
         return float("nan")
     if are_counts(values):

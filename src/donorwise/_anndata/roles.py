@@ -13,7 +13,7 @@ from donorwise._anndata.collapsed import cell_count
 from donorwise._anndata.obs import check_obs_columns, obs_frame
 from donorwise._anndata.read import read_settings
 from donorwise._core.design.columns import check_obs
-from donorwise._core.design.replication import leaves_out
+from donorwise._core.design.replicates import leaves_out
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from donorwise._anndata import keys
-from donorwise._anndata.collapsed import N_CELLS, WEIGHT, is_collapsed
 from donorwise._anndata.obs import obs_frame
+from donorwise._anndata.origin import N_CELLS, WEIGHT, is_collapsed
 from donorwise._anndata.response import column_values, response_of
 from donorwise.errors import DataError
 
@@ -112,7 +112,8 @@ def group_means(
     -------
     Variables x groups; cells without a value are left out, and a group without cells has NaN.
     """
-    from donorwise._core.cells.accumulate import collapse, missing_patterns
+    from donorwise._core.cells.collapse import collapse
+    from donorwise._core.cells.matrices import missing_patterns
 
     source = response_of(adata, response, variables)
     codes = np.zeros(adata.n_obs, dtype=np.int32)

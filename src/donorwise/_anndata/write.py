@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys
-from donorwise._anndata.read import check_result, holds_tables, read_results
+from donorwise._anndata.read import check_format, check_result, holds_tables, read_results
 from donorwise._anndata.sources import in_file, put_uns
 from donorwise.errors import DataError
 
@@ -73,10 +73,15 @@ def write_tables(adata: ad.AnnData, key: str, *, tables: Mapping[str, pd.DataFra
         `key` is not free or a value cannot be stored; `adata` is as it was then.
     """
     check_free(adata, key)
-    entry: dict[str, Any] = {keys.PARAMS: {name: _storable(name, value) for name, value in params.items()}}
+    entry: dict[str, Any] = stamped({keys.PARAMS: {name: _storable(name, value) for name, value in params.items()}})
     entry |= {name: _storable_table(table) for name, table in tables.items()}
     put_uns(adata, key, entry)
     drop_derived(adata, key)
+
+
+def stamped(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of ``uns`` that says the version of its form."""
+    return {keys.FORMAT: keys.FORMAT_VERSION, **entry}
 
 
 def copied(adata: ad.AnnData) -> ad.AnnData:
@@ -115,7 +120,7 @@ def check_free(adata: ad.AnnData, key: str) -> None:
 
 def write_settings(adata: ad.AnnData, settings: Mapping[str, str]) -> None:
     """Store the names of the columns that play a role."""
-    put_uns(adata, keys.SETTINGS, dict(settings))
+    put_uns(adata, keys.SETTINGS, stamped(settings))
 
 
 def _storable_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -125,15 +130,19 @@ def _storable_table(table: pd.DataFrame) -> pd.DataFrame:
 def _storable_column(column: pd.Series) -> Any:
     """Text becomes categorical with text categories, first seen first; numbers become float64 or int64."""
     if isinstance(column.dtype, pd.CategoricalDtype):
-        categories = column.cat.categories
-        texts = categories if pd.api.types.is_string_dtype(categories) else categories.astype(str)
-        return pd.Categorical.from_codes(column.cat.codes.to_numpy(), categories=texts)
+        categories = column.dtype.categories
+        if pd.api.types.is_string_dtype(categories) and not column.dtype.ordered:
+            return column.array
+        return pd.Categorical.from_codes(column.cat.codes.to_numpy(), categories=categories.astype(str))
     if pd.api.types.is_bool_dtype(column.dtype):
         return column.to_numpy(dtype=bool)
     if pd.api.types.is_integer_dtype(column.dtype) and not column.hasnans:
         return column.to_numpy(dtype=np.int64)
     if pd.api.types.is_numeric_dtype(column.dtype):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    codes, values = pd.factorize(column)
+    if codes.size and codes.min() >= 0 and pd.api.types.is_string_dtype(values):
+        return pd.Categorical.from_codes(codes, categories=values)
     texts = column.astype(str)
     return pd.Categorical(texts, categories=texts.unique())
 
@@ -176,7 +185,7 @@ class InfluenceTables:
 def holds_derived(adata: ad.AnnData, name: str) -> bool:
     """Whether ``adata.uns[name]`` is a table worked out from a result."""
     entry = adata.uns.get(name)
-    return hasattr(entry, "keys") and set(entry.keys()) in ({keys.PARAMS, _HITS, _DONORS}, {_TABLE})
+    return hasattr(entry, "keys") and set(entry.keys()) - {keys.FORMAT} in ({keys.PARAMS, _HITS, _DONORS}, {_TABLE})
 
 
 def drop_derived(adata: ad.AnnData, key: str) -> None:
@@ -202,7 +211,7 @@ def write_influence(
     at = pd.MultiIndex.from_frame(results[ROW].astype(str))
     entry[keys.RESULTS] = results.assign(**{keys.MAX_P_LOO: largest.reindex(at).to_numpy(dtype=np.float64)})
     put_uns(adata, key, entry)
-    put_uns(adata, f"{key}{keys.INFLUENCE_SUFFIX}", {keys.PARAMS: dict(params), _HITS: hits, _DONORS: donors})
+    put_uns(adata, f"{key}{keys.INFLUENCE_SUFFIX}", stamped({keys.PARAMS: dict(params), _HITS: hits, _DONORS: donors}))
 
 
 def read_influence(adata: ad.AnnData, key: str) -> InfluenceTables:
@@ -219,6 +228,7 @@ def read_influence(adata: ad.AnnData, key: str) -> InfluenceTables:
     if name not in adata.uns or keys.MAX_P_LOO not in results:
         raise DataError(f"The influence of the donors on {key!r} is not known: run dw.tl.influence first.")
     entry = adata.uns[name]
+    check_format(entry, name)
     present = results["variable"].cat.categories
     tables = [pd.DataFrame(entry[table]) for table in (_HITS, _DONORS)]
     hits, donors = (t[t["variable"].isin(present)].reset_index(drop=True) for t in tables)
@@ -228,7 +238,7 @@ def read_influence(adata: ad.AnnData, key: str) -> InfluenceTables:
 
 def write_power(adata: ad.AnnData, key: str, table: pd.DataFrame) -> None:
     """Store a table of power beside the result `key`."""
-    put_uns(adata, f"{key}{keys.POWER_SUFFIX}", {_TABLE: table})
+    put_uns(adata, f"{key}{keys.POWER_SUFFIX}", stamped({_TABLE: table}))
 
 
 def read_power(adata: ad.AnnData, key: str) -> pd.DataFrame:
@@ -242,4 +252,5 @@ def read_power(adata: ad.AnnData, key: str) -> pd.DataFrame:
     name = f"{key}{keys.POWER_SUFFIX}"
     if name not in adata.uns:
         raise DataError(f"The power of studies like {key!r} is not known: run dw.tl.power first.")
+    check_format(adata.uns[name], name)
     return pd.DataFrame(adata.uns[name][_TABLE]).reset_index(drop=True)

@@ -10,8 +10,8 @@ import pandas as pd
 
 from donorwise._anndata import keys, list_results, read_results
 from donorwise._batch.outputs import replaced
+from donorwise._batch.run import results_anndata
 from donorwise._batch.sources import read_source
-from donorwise._batch.tables import results_anndata
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 

@@ -16,17 +16,16 @@ from donorwise._cli.options import PATH
 from donorwise._typing import DDF
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import anndata as ad
 
-    from donorwise._batch.run import Analysis
+    from donorwise._core.engine.analysis import Analysis
 
-    Plan = Callable[[ad.AnnData, list[Any] | None], Analysis]
+    Prepare = Callable[[ad.AnnData, list[Any] | None], Analysis[Any, Any]]
 
 logger = logging.getLogger("donorwise")
-MIXED_MODEL = "lmm"
 _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, options.DRY_RUN, options.CONFIG,
         options.QUIET, options.LOG_JSON)  # fmt: skip
 
@@ -43,14 +42,15 @@ _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, o
 def lmm(ctx: click.Context, /, **given: Any) -> None:
     """Test every feature of SOURCE (.h5ad or .zarr) with a linear mixed model."""
 
-    def plan(adata: ad.AnnData, contrasts: list[Any] | None) -> Analysis:
-        from donorwise._batch.lmm import plan_lmm
+    def prepare(adata: ad.AnnData, contrasts: list[Any] | None) -> Analysis[Any, Any]:
+        from donorwise._anndata.prepare import prepare_lmm
+        from donorwise._core.engine.analysis import Options
 
-        names = ("groupby", "layer", "obsm", "mask_var", "weights", "ddf", "n_jobs")
-        chosen = {name: given[name] for name in names}
-        return plan_lmm(adata, given["formula"], contrasts=contrasts, reml=not given["ml"], **chosen)
+        chosen = {name: given[name] for name in ("groupby", "layer", "obsm", "mask_var", "weights", "n_jobs")}
+        options = Options(given["ddf"], reml=not given["ml"])
+        return prepare_lmm(adata, given["formula"], contrasts=contrasts, options=options, **chosen)
 
-    _run(ctx, given, plan)
+    _run(ctx, given, prepare)
 
 
 @click.command()
@@ -65,32 +65,32 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
 def pseudobulk(ctx: click.Context, /, **given: Any) -> None:
     """Test every gene of SOURCE (.h5ad or .zarr) on raw counts summed per donor."""
 
-    def plan(adata: ad.AnnData, contrasts: list[Any] | None) -> Analysis:
-        from donorwise._batch.pseudobulk import plan_pseudobulk
+    def prepare(adata: ad.AnnData, contrasts: list[Any] | None) -> Analysis[Any, Any]:
+        from donorwise._anndata.prepare import prepare_pseudobulk
 
         chosen = {name: given[name] for name in ("groupby", "mask_var", "donor", "sample", "depth", "n_jobs")}
         layer = None if given["layer"] == "X" else given["layer"]
-        return plan_pseudobulk(adata, given["formula"], contrasts=contrasts, layer=layer, **chosen)
+        return prepare_pseudobulk(adata, given["formula"], contrasts=contrasts, layer=layer, **chosen)
 
-    _run(ctx, given, plan)
+    _run(ctx, given, prepare)
 
 
-def _run(ctx: click.Context, given: dict[str, Any], plan: Plan) -> None:
-    """Check, lock, read, plan, fit, write."""
+def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare) -> None:
+    """Check, lock, read, prepare, fit, write."""
     progress = logs.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     out: Path = given["out"]
     check_output(out, TABLES, [given["source"]])
     element = given.get("obsm") or given["layer"] or "X"
     if given["dry_run"]:
         with reading(given["source"], element):
-            _describe(str(ctx.info_name), given, *_load(given, plan))
+            _describe(given, *_load(given, prepare))
         return
     with locked(out), reading(given["source"], element):
-        code = _fit(str(ctx.info_name), given, *_load(given, plan), progress=progress)
+        code = _fit(str(ctx.info_name), given, *_load(given, prepare), progress=progress)
     ctx.exit(code)
 
 
-def _load(given: dict[str, Any], plan: Plan) -> tuple[ad.AnnData, Analysis]:
+def _load(given: dict[str, Any], prepare: Prepare) -> tuple[ad.AnnData, Analysis[Any, Any]]:
     from donorwise._batch.plan import parse_contrast
 
     logger.info("Reading %s.", given["source"])
@@ -99,39 +99,41 @@ def _load(given: dict[str, Any], plan: Plan) -> tuple[ad.AnnData, Analysis]:
         adata.donorwise.setup(donor=given["donor"])
     columns = [str(c) for c in adata.obs.columns]
     contrasts = [parse_contrast(text, columns) for text in given["contrast"]] or None
-    analysis = plan(adata, contrasts)
-    for text in analysis.warnings:
-        logger.warning(text)
-    return adata, analysis
+    return adata, prepare(adata, contrasts)
 
 
-def _describe(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Analysis) -> None:
+def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, Any]) -> None:
     from donorwise._batch.plan import describe
 
-    if name == MIXED_MODEL:
-        click.echo(f"{adata.donorwise.audit(given['formula'])}\n")
+    said: tuple[str, ...] = ()
+    if analysis.family.observations == "cells":  # units are replicates, whatever the formula says of donors
+        report = adata.donorwise.audit(given["formula"])
+        click.echo(f"{report}\n")
+        said = report.warnings
+    _warn([text for text in analysis.warnings if text not in said])
     click.echo(describe(analysis, max_memory=given["max_memory"]))
 
 
-def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Analysis, *, progress: bool) -> int:
+def _warn(texts: Sequence[str]) -> None:
+    for text in texts:
+        logger.warning(text)
+
+
+def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, Any], *, progress: bool) -> int:
     """Run, leave a record beside the result, and return the exit status."""
     from donorwise._batch.outputs import run_manifest, run_record, write_record
     from donorwise._batch.partial import Partial
     from donorwise._batch.run import run
 
-    if name == MIXED_MODEL:  # the replicates of pseudobulk are its rows, whatever the formula says of donors
-        for text in adata.donorwise.audit(given["formula"]).warnings:
-            logger.warning(text)
+    _warn(analysis.warnings)
     chosen = {
         k: str(v.resolve()) if k in ("source", "out") else v for k, v in given.items() if k not in options.MANNERS
     }
     source = fingerprint(given["source"], adata)
     manifest = run_manifest(name, chosen, source)
-    params = {k: given.get(k) or "" for k in ("formula", "groupby", "weights")}
     outcome = run(
-        analysis, given["out"], manifest, params, resume=given["resume"],
-        max_memory=given["max_memory"], progress=progress,
-    )  # fmt: skip
+        analysis, given["out"], manifest, resume=given["resume"], max_memory=given["max_memory"], progress=progress
+    )
     result = {
         "seconds": round(outcome.seconds, 2),
         "rows": outcome.n_rows,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from donorwise._anndata.collapsed import COLLAPSED, is_collapsed
+from donorwise._anndata.origin import COLLAPSED, is_collapsed
 from donorwise._batch.outputs import check_output, locked, run_manifest, run_record, write_anndata, write_record
 from donorwise._batch.partial import Partial
 from donorwise._batch.sources import fingerprint, read_source

@@ -5,3 +5,7 @@ from __future__ import annotations
 from donorwise.datasets._simulate import simulate_cohort
 
 __all__ = ["simulate_cohort"]
+
+
+def __dir__() -> list[str]:
+    return ["__all__", *__all__]  # where Sphinx looks for the former

@@ -21,3 +21,7 @@ __all__ = [
     "varcomp",
     "variance_partition",
 ]
+
+
+def __dir__() -> list[str]:
+    return ["__all__", *__all__]  # where Sphinx looks for the former

@@ -29,7 +29,7 @@ def calibration(
     Parameters
     ----------
     adata
-        AnnData that holds a calibration.
+        AnnData that holds a calibration (:func:`donorwise.tl.calibrate`).
     {key_calibration}
     table
         ``"levels"`` (observed over nominal at several alpha), ``"groups"`` (what was permuted),
@@ -78,7 +78,7 @@ def influence(
     Parameters
     ----------
     adata
-        AnnData that holds the result.
+        AnnData for which :func:`donorwise.tl.influence` was run.
     by
         ``"hit"``: one row per test; ``"donor"``: one row per test and donor left out.
     {key}
@@ -133,7 +133,7 @@ def power(
     Parameters
     ----------
     adata
-        AnnData that holds the prediction.
+        AnnData for which :func:`donorwise.tl.power` was run.
     {key}
     contrast, group
         {keep}

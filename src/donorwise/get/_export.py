@@ -38,8 +38,7 @@ def matrix(
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result. Features that are no longer in ``var`` are left out.
+    {adata_result}
     values
         The column of :func:`donorwise.get.tests` to lay out.
     {key}
@@ -129,7 +128,7 @@ def to_rank_genes_groups(
     Parameters
     ----------
     adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm`. ``uns[key_added]`` is replaced.
+        AnnData that holds a result. ``uns[key_added]`` is replaced.
     {key}
     contrast
         The contrast to show; may be left out where there is only one.
@@ -227,7 +226,7 @@ def to_varm(
     Parameters
     ----------
     adata
-        AnnData that holds a result of :func:`donorwise.tl.lmm` for X or a layer. Changed in place.
+        AnnData that holds a result for X or a layer. Changed in place.
     {key}
     contrast, group
         Which to write; None for all.

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from donorwise._anndata import Results
     from donorwise._core.engine.fitted import LMMFit
     from donorwise._typing import BoolArray, FloatArray
+
+
+_COLUMNS = ["variable", "group", "term", "level", "column", "value", "cond_sd"]
 
 
 @documented
@@ -62,6 +66,11 @@ def ranef(
     DonorwiseWarning
         Cells were added or removed since the fit.
 
+    Notes
+    -----
+    Of :func:`donorwise.tl.pseudobulk`: the effects on the log rates of units (and of the levels of the random term) at
+    the posterior means of the variances, which the result holds.
+
     Examples
     --------
     >>> import donorwise as dw
@@ -72,17 +81,34 @@ def ranef(
     (6, ['level', 'column', 'value', 'cond_sd'])
     """
     stored = read_results(adata, key)
-    if stored.params.get("method") == keys.PSEUDOBULK:
-        raise DataError(f"{key!r} is a result of dw.tl.pseudobulk, which has no random effects of donors to show.")
     names = [variables] if isinstance(variables, str) else list(variables)
     warn_of_lost_cells(adata, stored.params)
     chosen = choose(choose(stored.varcomp, "variable", names), "group", group)
-    terms = list(dict.fromkeys(choose(chosen, "term", term)["term"].astype(str)))
-    tables = [
-        _effects(refit(adata, names, stored.params, group=g), g, [t for t in terms if t != "Residual"])
-        for g in dict.fromkeys(chosen["group"].astype(str))
-    ]
-    return pd.concat(tables, ignore_index=True)
+    chosen = choose(chosen, "term", term)
+    terms = list(dict.fromkeys(chosen.loc[chosen["column1"] != "", "term"].astype(str)))
+    effects = _unit_effects if stored.of_counts else _cell_effects
+    groups = dict.fromkeys(chosen["group"].astype(str))
+    return pd.concat([effects(adata, stored, names, g, terms, key) for g in groups], ignore_index=True)[_COLUMNS]
+
+
+def _cell_effects(
+    adata: ad.AnnData, stored: Results, names: list[str], group: str, terms: list[str], key: str
+) -> pd.DataFrame:
+    """Of mixed models of cells, at the estimates."""
+    fit = refit(adata, names, stored.params, group=group)
+    return pd.concat([fit.ranef(term).assign(group=group, term=term) for term in terms], ignore_index=True)
+
+
+def _unit_effects(
+    adata: ad.AnnData, stored: Results, names: list[str], group: str, terms: list[str], key: str
+) -> pd.DataFrame:
+    """Of models of log rates, at the posterior means of the variances."""
+    from donorwise._anndata.recover import units_again
+    from donorwise._core.engine.pseudobulk import ranef_table
+
+    again = units_again(adata, stored, names, group, key)
+    table = ranef_table(again.fit, again.units, again.variances)
+    return table[table["term"].isin(terms)].assign(group=group)
 
 
 def refit(adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group: str) -> LMMFit:
@@ -100,20 +126,15 @@ def refit(adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group:
 
 def _refit_rows(adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group: str) -> LMMFit:
     """As :func:`refit`, from collapsed rows."""
-    from donorwise._anndata.prepare import assemble
+    from donorwise._anndata.prepare import assemble_lmm
     from donorwise._core.engine.lmm import fit_statistics
 
     response = response_of(adata, params["response"], names)
-    ready = assemble(adata, params["formula"], response, groupby=params["groupby"] or None, weights=None)
-    found = [own for task, own in zip(ready.tasks, ready.collapse(1), strict=True) if task.name == group and own]
+    made = assemble_lmm(adata, params["formula"], response, groupby=params["groupby"] or None, weights=None, n_jobs=1)
+    found = [own for task, own in zip(made.tasks, made.statistics(), strict=True) if task.name == group and own]
     if not found:
         raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
     return fit_statistics(found[0], tuple(names), reml=params["reml"])
-
-
-def _effects(fit: LMMFit, group: str, terms: list[str]) -> pd.DataFrame:
-    tables = [fit.ranef(term).assign(group=group, term=term) for term in terms]
-    return pd.concat(tables, ignore_index=True)[["variable", "group", "term", "level", "column", "value", "cond_sd"]]
 
 
 def _rows(adata: ad.AnnData, params: dict[str, Any], group: str) -> BoolArray:

@@ -31,12 +31,11 @@ def tests(
     sort_by: str | None = "p_value",
     ascending: bool = True,
 ) -> pd.DataFrame:
-    """Return the tests of a model as a tidy DataFrame: of :func:`donorwise.tl.lmm`, :func:`donorwise.tl.pseudobulk`.
+    """Return the tests of a model as a tidy DataFrame.
 
     Parameters
     ----------
-    adata
-        AnnData that holds a result. Features that are no longer in ``var`` are left out.
+    {adata_result}
     {key}
     contrast, group, variables, status
         {keep}

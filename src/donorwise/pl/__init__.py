@@ -34,3 +34,7 @@ __all__ = [
     "variance_partition",
     "volcano",
 ]
+
+
+def __dir__() -> list[str]:
+    return ["__all__", *__all__]  # where Sphinx looks for the former

@@ -15,7 +15,7 @@ from donorwise._typing import check_option
 from donorwise.errors import DonorwiseError
 from donorwise.get._select import choose
 from donorwise.pl._names import shorten, write_title
-from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, finish, format_p, level_colors, panels
+from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, draw_reference, finish, format_p, level_colors, panels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,7 +131,7 @@ def _poisson(count: int, expected: float) -> tuple[float, float]:
 
 def _draw_levels(ax: Axes, ratios: pd.DataFrame, groups: Sequence[str], colors: Mapping[str, str]) -> None:
     alphas = list(dict.fromkeys(ratios["alpha"]))
-    ax.axhline(1, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
+    draw_reference(ax, 1.0)
     for i, (name, short) in enumerate(zip(groups, shorten(groups), strict=True)):
         own = ratios[ratios["group"] == name]
         place = np.arange(len(alphas)) + _SPREAD * ((i + 0.5) / len(groups) - 0.5)
@@ -142,14 +142,19 @@ def _draw_levels(ax: Axes, ratios: pd.DataFrame, groups: Sequence[str], colors: 
     ax.set_yscale("symlog", linthresh=1.0, linscale=0.6)
     top = 1.15 * max(float(ratios["high"].max()), 1.6)
     ax.set_ylim(-0.05, top)
-    ax.yaxis.set_major_locator(FixedLocator([r for r in _TICKS if r <= top]))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}"))
+    _name_ticks(ax, [r for r in _TICKS if r <= top], "{:g}")
     ax.set_xlabel("alpha")
     ax.set_ylabel("p-values below alpha / expected\n(permuted labels)")
     if len(groups) > 1:
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="x-small", labelspacing=0.4)
     despine(ax)
+
+
+def _name_ticks(ax: Axes, ticks: Sequence[float], template: str) -> None:
+    """Put these ticks, and no others, on the vertical axis."""
+    ax.yaxis.set_major_locator(FixedLocator(ticks))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: template.format(value)))
 
 
 def _draw_hits(ax: Axes, permutations: pd.DataFrame, groups: Sequence[str], colors: Mapping[str, str]) -> None:
@@ -169,9 +174,7 @@ def _draw_hits(ax: Axes, permutations: pd.DataFrame, groups: Sequence[str], colo
     top = float(permutations["hits"].max())
     ax.set_yscale("symlog", linthresh=10.0)
     ax.set_ylim(-0.5, 1.3 * top + 2 if top < 10 else 3 * top)
-    ax.yaxis.set_major_locator(FixedLocator([n for n in _TICKS if n != 0.5]))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda hits, _: f"{hits:,.0f}"))
+    _name_ticks(ax, [n for n in _TICKS if n != 0.5], "{:,.0f}")
     names = ["" if name == keys.ALL else name for name in shorten(groups, _LONGEST_TICK)]
     slanted = sum(map(len, names)) > 12 + 3 * len(names)
     ax.set_xticks(

@@ -94,7 +94,8 @@ def donors(
     where it leaves the plot); lines join the points of one donor. The line through an arm is the mean of
     its donors, weighted as the model weights them. On the right, on the same scale, the model's estimate of the difference
     with its 95% interval, and in grey what a t-test would claim that takes the cells for replicates.
-    A numeric covariate is drawn as a scatter plot with the model's slope.
+    For a result of :func:`donorwise.tl.pseudobulk` the cells above have their counts, and the points below are the log
+    rates of the units (donors, or samples of them), with bars for the error of sampling. A numeric covariate is drawn as a scatter plot with the model's slope.
 
     Examples
     --------
@@ -112,14 +113,9 @@ def donors(
     if ncols is not None and ncols < 1:
         raise DataError(f"ncols={ncols} must be 1 or more.")
     groups = present(table, "group")
-    if stored.params.get("method") == keys.PSEUDOBULK:
-        raise DataError(
-            f"{key!r} is a result of dw.tl.pseudobulk, which tests rates of counts; this plot shows means of cells beside "
-            "the estimate of a mixed model: name a result of dw.tl.lmm with key=."
-        )
     condition, contrasts = find_condition(adata, stored, condition=condition, contrast=contrast)
     content = [
-        collect(adata, stored, variable=name, group=g, condition=condition, contrasts=contrasts)
+        collect(adata, stored, key=key, variable=name, group=g, condition=condition, contrasts=contrasts)
         for name in names
         for g in groups
     ]
@@ -146,11 +142,12 @@ def _size(content: list[Panel]) -> tuple[float, float]:
 
 def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, response: str, areas: Areas, with_key: bool) -> None:
     unit = "log expression" if response == keys.RESPONSE_X else response
+    height = "rate of counts\n(natural log)" if panel.of_counts else f"donor mean\n({unit})"
     if panel.arms:
         colors = level_colors(adata, panel.condition, panel.arms)
-        draw_arms(ax, panel, colors=colors, unit=unit, title=_title(ax, panel), areas=areas, with_key=with_key)
+        draw_arms(ax, panel, colors=colors, height=height, title=_title(ax, panel), areas=areas, with_key=with_key)
     else:
-        draw_numeric(ax, panel, unit=unit, areas=areas, with_key=with_key)
+        draw_numeric(ax, panel, height=height, areas=areas, with_key=with_key)
         ax.set_title(_title(ax, panel), fontsize="medium", loc="left", parse_math=False)
 
 
@@ -160,7 +157,7 @@ def _title(ax: Axes, panel: Panel) -> str:
     if len(panel.effects) == 1:
         effect = panel.effects[0]
         adjusted = "" if np.isnan(effect.adj_p) else f", {format_p(effect.adj_p, 'FDR')}"
-        lines.append(f"mixed model: {format_p(effect.p)}{adjusted}")
+        lines.append(f"{panel.model}: {format_p(effect.p)}{adjusted}")
     return "\n".join(lines)
 
 
@@ -182,7 +179,7 @@ POINTS_PER_DONOR = 20
 """A covariate with more values per donor varies from cell to cell: then its mean per donor is drawn."""
 
 
-def draw_numeric(ax: Axes, panel: Panel, *, unit: str, areas: Areas, with_key: bool) -> None:
+def draw_numeric(ax: Axes, panel: Panel, *, height: str, areas: Areas, with_key: bool) -> None:
     """Draw one point per donor and value of the covariate, and the slope with its 95% band."""
     donors = donor_points(panel)
     for _, one in donors.groupby("donor", sort=False):
@@ -196,7 +193,7 @@ def draw_numeric(ax: Axes, panel: Panel, *, unit: str, areas: Areas, with_key: b
     if with_key:
         size_key(ax, areas, donors["n_cells"], outside=True)
     ax.set_xlabel(panel.condition)
-    ax.set_ylabel(f"donor mean\n({unit})")
+    ax.set_ylabel(height)
     despine(ax)
 
 

@@ -73,7 +73,7 @@ def areas_for(tables: Sequence[pd.DataFrame]) -> Areas:
 
 
 def draw_arms(
-    ax: Axes, panel: Panel, *, colors: Mapping[str, str], unit: str, title: str, areas: Areas, with_key: bool
+    ax: Axes, panel: Panel, *, colors: Mapping[str, str], height: str, title: str, areas: Areas, with_key: bool
 ) -> None:
     """Draw cells above, donors and estimates below.
 
@@ -85,8 +85,8 @@ def draw_arms(
         What to draw.
     colors
         A colour for each arm.
-    unit
-        Name of the response on the vertical axis.
+    height
+        What the vertical axis of the donors shows.
     title
         Goes above the cells.
     areas
@@ -100,8 +100,8 @@ def draw_arms(
     _draw_donors(ax, panel, layout, colors=colors, areas=areas)
     _draw_effects(ax, panel, layout, colors=colors)
     ax.set_xlim(-1, layout.right)
-    ax.set_ylabel(f"donor mean\n({unit})")
-    cells_ax.set_ylabel("cells")
+    ax.set_ylabel(height)
+    cells_ax.set_ylabel("counts of cells" if panel.of_counts else "cells")
     limit_height(ax, [*layout.donors["mean"], *_effect_heights(panel, layout)])
     _ticks(ax, panel, layout)
     if with_key:
@@ -301,7 +301,7 @@ def _effect_name(panel: Panel, i: int) -> str:
     if i == len(panel.effects):
         return "cells as\nreplicates"
     return (
-        "mixed\nmodel"
+        panel.model.replace(" ", "\n")
         if len(panel.effects) == 1
         else fill(shorten([effect.label for effect in panel.effects], _LONGEST_ARM)[i], 10)
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ class Panel:
         Shape (len(donors),). What each donor's mean counts for in the model: with an intraclass correlation
         near one every donor counts the same, with one of zero every cell.
     naive
-        What a t-test would say that takes every cell for a replicate; None where there are not two arms.
+        What a t-test would say that takes every cell for a replicate; None where there are not two arms, or counts.
+    of_counts
+        Whether the cells' values are counts, and the donors' means log rates of them.
     """
 
     variable: str
@@ -76,6 +78,12 @@ class Panel:
     effects: tuple[Effect, ...]
     weights: FloatArray
     naive: Effect | None
+    of_counts: bool
+
+    @property
+    def model(self) -> str:
+        """What the model is called."""
+        return "log-rate model" if self.of_counts else "mixed model"
 
     @property
     def n_donors(self) -> int:
@@ -115,7 +123,7 @@ def find_condition(
 
 
 def collect(
-    adata: ad.AnnData, stored: Results, *, variable: str, group: str, condition: str, contrasts: Sequence[str]
+    adata: ad.AnnData, stored: Results, *, key: str, variable: str, group: str, condition: str, contrasts: Sequence[str]
 ) -> Panel:
     """Gather one panel.
 
@@ -124,7 +132,8 @@ def collect(
     DataError, DesignError
         The variable, the donor column or the condition is no longer there, or the group has no cells.
     """
-    cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition)
+    shown = _units if stored.of_counts else _means
+    cells, donors, weights = shown(adata, stored, key, variable=variable, group=group, condition=condition)
     results = stored.results
     rows = results[(results["variable"] == variable) & (results["group"] == group)].set_index("contrast")
     numeric = _is_numeric(cells["condition"], contrasts)
@@ -132,7 +141,6 @@ def collect(
     arms = () if numeric else _arms(cells["condition"], contrasts, known)
     # an estimate against another level has no place on an axis of differences from the first arm
     drawn = [name for name in contrasts if name in rows.index and _sides(name, arms)[1] in ("", *arms[:1])]
-    donors = summarise(cells)
     return Panel(
         variable=variable,
         group=group,
@@ -141,9 +149,58 @@ def collect(
         donors=donors,
         arms=arms,
         effects=tuple(_effect(rows.loc[name], name, arms) for name in drawn),
-        weights=_weights(donors, stored, variable=variable, group=group),
-        naive=_cell_level_test(cells, arms) if len(arms) == 2 else None,
+        weights=weights,
+        naive=_cell_level_test(cells, arms) if len(arms) == 2 and not stored.of_counts else None,
+        of_counts=stored.of_counts,
     )
+
+
+def _means(
+    adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
+) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray]:
+    """Cells with their values, the donors' means of them, and what the means count for."""
+    cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition)
+    donors = summarise(cells)
+    return cells, donors, _weights(donors, stored, variable=variable, group=group)
+
+
+def _units(
+    adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
+) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray]:
+    """Cells with their counts, the log rates of the units, and what those count for.
+
+    `sd` is such that a unit's cells give its sampling error, sd / sqrt(n_cells). Where a donor has several units
+    in an arm they stand beside each other under names of their own.
+    """
+    from donorwise._anndata.recover import units_again
+
+    again = units_again(adata, stored, [variable], group, key)
+    table, model = again.units.table, again.fit.models[0]
+    if condition not in table.columns:
+        raise DataError(f"condition={condition!r} is not a variable of the formula, which the units are known by.")
+    if not model.features.size:
+        raise DataError(f"{variable!r} has no counts in {group!r}; there is nothing to draw.")
+    used = np.flatnonzero(again.fit.design.codes >= 0)
+    labels = pd.DataFrame(
+        {"donor": table[again.units.donor].astype(str).iloc[used], "condition": table[condition].iloc[used]}
+    )
+    if labels.duplicated().any():
+        labels["donor"] = again.units.labels(used)
+    place = np.argsort(model.units.order)
+    n_cells = model.depths.n_cells[place]
+    y, v = model.rates.y[0, place], model.rates.v[0, place]
+    donors = labels.assign(group=group, n_cells=n_cells, mean=y, sd=np.sqrt(v * n_cells)).reset_index(drop=True)
+    cells = _counts(adata, stored.params, variable, labels, again.units.codes).assign(group=group)
+    return cells, donors, 1 / (v + np.nansum(again.variances[0]))
+
+
+def _counts(
+    adata: ad.AnnData, params: dict[str, Any], variable: str, labels: pd.DataFrame, codes: IntArray
+) -> pd.DataFrame:
+    """The counts of the cells of some units, whose labels are indexed by their codes (-1 for none)."""
+    values = cell_values(adata, variable, columns=[params["donor"]], response=params["response"])["value"].to_numpy()
+    own = np.isin(codes, labels.index)
+    return labels.loc[codes[own]].assign(value=values[own]).reset_index(drop=True)
 
 
 def _sides(contrast: str, levels: Sequence[str]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Tested features as points: in colour where significant, counted, named. Shared by the volcano and the MA plot."""
+"""Effects as several plots show them: tested features as points, or estimates and intervals in rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from donorwise.errors import DataError
 from donorwise.get._select import present
 from donorwise.pl._labels import adjust_labels, place_labels
+from donorwise.pl._names import shorten
 from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, say_empty
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
     from donorwise._typing import BoolArray, FloatArray
 
@@ -169,3 +171,46 @@ def name_panels(
             xy = np.column_stack([points.x, points.y])
             colors = np.where(points.significant, effect_colors(points.effect, points.significant), INK)[chosen]
             place(ax, list(points.names[chosen]), xy[chosen], points=xy, colors=list(colors))
+
+
+def draw_rows(
+    ax: Axes,
+    effect: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    *,
+    labels: Sequence[str],
+    texts: Sequence[str],
+    colors: np.ndarray,
+    text_colors: np.ndarray | None = None,
+    filled: BoolArray | None = None,
+) -> None:
+    """Draw R rows, the first on top.
+
+    Parameters
+    ----------
+    ax
+        Axes to draw in.
+    effect, low, high
+        Shape (R,). Estimates and ends of their intervals; NaN leaves a row empty.
+    labels, texts
+        On the left and on the right of the rows.
+    colors
+        Shape (R,). Of the estimates.
+    text_colors
+        Shape (R,). Of the texts; None for `colors`.
+    filled
+        Shape (R,). Which estimates are full points, the others being rings; None for all.
+    """
+    place = np.arange(float(len(labels)))
+    full = np.ones(len(labels), dtype=bool) if filled is None else filled
+    ax.hlines(place, low, high, color=colors, lw=1.2)
+    ax.scatter(effect, place, c=np.where(full, colors, "white"), edgecolors=list(colors), s=20, lw=1, zorder=3)
+    ax.axvline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
+    for y, text, color in zip(place, texts, colors if text_colors is None else text_colors, strict=True):
+        ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="x-small", color=color)
+    ax.set_yticks(place, shorten(labels), fontsize="x-small", parse_math=False)
+    ax.locator_params(axis="x", nbins=5)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    despine(ax)

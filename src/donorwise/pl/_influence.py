@@ -11,8 +11,9 @@ from donorwise._anndata import check_is_anndata, keys, read_influence
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._select import choose, tidy
+from donorwise.pl._effects import draw_rows
 from donorwise.pl._labels import place_labels
-from donorwise.pl._names import choose_contrast, draw_rows, panel_title, shorten, write_title
+from donorwise.pl._names import choose_contrast, panel_title, shorten, write_title
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -21,6 +22,7 @@ from donorwise.pl._style import (
     SMALLEST_P,
     VERMILION,
     despine,
+    draw_reference,
     finish,
     format_p,
     outer_labels,
@@ -172,7 +174,7 @@ def _finish_scatter(
     show: bool | None,
     return_fig: bool,
 ) -> Axes | np.ndarray | Figure | None:
-    figure, axes = panels(ax, len(parts), size=(4.8, 4.4) if len(parts) == 1 else (3.8, 3.6))
+    figure, axes = panels(ax, len(parts), size=(3.8, 3.6), alone=(4.8, 4.4))
     for panel, (name, hits) in zip(axes, parts.items(), strict=True):
         _scatter(panel, hits)
         write_title(panel, panel_title(name, contrast), pad=28)
@@ -210,7 +212,7 @@ def _scatter(ax: Axes, hits: pd.DataFrame) -> None:
     if top > 1:
         ax.set_yticks([p for p in ax.get_yticks() if low / 2 <= p <= 1])
     ax.axline((low, low), (high, high), color=LIGHT_GREY, lw=0.8, zorder=0)
-    ax.axhline(threshold, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
+    draw_reference(ax, threshold)
     ax.text(
         0.0,
         threshold,

@@ -16,7 +16,7 @@ from donorwise._typing import check_option
 from donorwise.errors import DataError
 from donorwise.get._select import choose
 from donorwise.pl._names import choose_contrast, panel_title, write_title
-from donorwise.pl._style import GREY, INK, LIGHT_GREY, OKABE_ITO, despine, finish, outer_labels, panels
+from donorwise.pl._style import GREY, LIGHT_GREY, OKABE_ITO, despine, draw_reference, finish, outer_labels, panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +106,7 @@ def power(
     parts = {str(name): part for name, part in table.groupby("group", observed=True)}
     if not table["power"].notna().any():
         raise DataError("No planned study has enough donors for a test; plan more in dw.tl.power.")
-    figure, axes = panels(ax, len(parts), size=(5.2, 3.8) if len(parts) == 1 else (3.6, 3.2), share=len(parts) > 1)
+    figure, axes = panels(ax, len(parts), size=(3.6, 3.2), alone=(5.2, 3.8), share=len(parts) > 1)
     for panel, (name, part) in zip(axes, parts.items(), strict=True):
         _draw(panel, part, by, target)
         write_title(panel, panel_title(name, contrast))
@@ -163,7 +163,7 @@ def _draw(ax: Axes, table: pd.DataFrame, by: str, target: float) -> None:
             # the edges tell bands apart where they overlap
             face, edge = to_rgba(color, 0.1), to_rgba(color, 0.5)
             ax.fill_between(line["n_donors"], line["q10"], line["q90"], facecolor=face, edgecolor=edge, lw=0.7)
-    ax.axhline(target, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
+    draw_reference(ax, target)
     ax.set_ylim(0, 1.02)
     ax.set_xlim(left=0)
     ax.grid(axis="y", color=LIGHT_GREY, lw=0.5)

@@ -64,15 +64,16 @@ def draw_distributions(
     contrast: str | None,
     group: str | Sequence[str] | None,
     ax: Axes | None,
-    sizes: tuple[tuple[float, float], tuple[float, float]],
+    size: tuple[float, float],
+    alone: tuple[float, float],
     x: str,
     y: str,
     show: bool | None,
     return_fig: bool,
 ) -> Axes | np.ndarray | Figure | None:
-    """Draw the p-values of each group in a panel; `sizes` of a panel alone and of one among several."""
+    """Draw the p-values of each group in a panel."""
     found = _read_distributions(adata, key=key, contrast=contrast, group=group)
-    figure, axes = panels(ax, len(found), size=sizes[len(found) > 1])
+    figure, axes = panels(ax, len(found), size=size, alone=alone)
     for panel, (name, own) in zip(axes, found.items(), strict=True):
         draw(panel, own)
         write_title(panel, panel_title(name, own.contrast))
@@ -181,7 +182,7 @@ def pvalues(
     >>> ax = dw.pl.pvalues(adata)
     """
     return draw_distributions(
-        adata, _draw_histogram, key=key, contrast=contrast, group=group, ax=ax, sizes=((4.8, 3.6), (3.8, 3.1)),
+        adata, _draw_histogram, key=key, contrast=contrast, group=group, ax=ax, size=(3.8, 3.1), alone=(4.8, 3.6),
         x="p-value", y="features", show=show, return_fig=return_fig,
     )  # fmt: skip
 
@@ -246,7 +247,7 @@ def qq(
     >>> ax = dw.pl.qq(adata)
     """
     return draw_distributions(
-        adata, _draw_quantiles, key=key, contrast=contrast, group=group, ax=ax, sizes=((4.4, 4.2), (3.6, 3.5)),
+        adata, _draw_quantiles, key=key, contrast=contrast, group=group, ax=ax, size=(3.6, 3.5), alone=(4.4, 4.2),
         x="expected $-\\log_{10}$ p", y="observed $-\\log_{10}$ p", show=show, return_fig=return_fig,
     )  # fmt: skip
 

@@ -108,14 +108,13 @@ def ranef(
 def _term(adata: ad.AnnData, key: str, term: str | None) -> str | None:
     """The grouping factor that was asked for, else the donor, else the first."""
     stored = read_results(adata, key)
-    if stored.params.get("method") == keys.PSEUDOBULK:
-        return term  # get.ranef says why there are none
     if term is not None:
         if not isinstance(term, str):
             raise DataError(f"term= names one grouping factor, not {term!r}.")
         choose(stored.varcomp, "term", term)
         return term
-    terms = [t for t in dict.fromkeys(stored.varcomp["term"].astype(str)) if t != "Residual"]
+    random = stored.varcomp[stored.varcomp["column1"] != ""]
+    terms = list(dict.fromkeys(random["term"].astype(str)))
     donor = stored.params["donor"]
     return donor if donor in terms else terms[0]
 

@@ -38,10 +38,17 @@ def level_colors(adata: ad.AnnData, column: str, levels: Sequence[str]) -> dict[
 
 
 def panels(
-    ax: Axes | None, n: int, *, size: tuple[float, float], share: bool = False, n_columns: int | None = None
+    ax: Axes | None,
+    n: int,
+    *,
+    size: tuple[float, float],
+    alone: tuple[float, float] | None = None,
+    share: bool = False,
+    n_columns: int | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """Return n axes: the one that was given, or those of a new figure, few enough in a row to be read.
 
+    `size` is that of a panel in inches, `alone` of one that has the figure for itself, where that is another.
     `n_columns` says how many in a row; None for as many as fit.
 
     Raises
@@ -53,6 +60,8 @@ def panels(
         if n != 1:
             raise DonorwiseError(f"ax= holds one panel and this plot has {n}; choose one group and one variable.")
         return root(ax), [ax]
+    if n == 1 and alone is not None:
+        size = alone
     n_rows = -(-n // (n_columns or max(1, int(WIDEST // size[0]))))
     n_columns = min(n, n_columns or -(-n // n_rows))
     figure, axes = plt.subplots(
@@ -93,6 +102,11 @@ def limit_height(ax: Axes, heights: Sequence[float]) -> None:
     seen = np.array([height for height in heights if np.isfinite(height)])
     margin = 0.15 * (np.ptp(seen) or 1.0)
     ax.set_ylim(seen.min() - margin, seen.max() + margin)
+
+
+def draw_reference(ax: Axes, height: float) -> None:
+    """Draw a dashed line across, with which the values are compared."""
+    ax.axhline(height, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
 
 
 def say_empty(ax: Axes, why: str) -> None:

@@ -110,7 +110,7 @@ def trajectories(
     if not isinstance(variable, str):
         raise DataError(f"variable= names one feature, not {variable!r}.")
     stored = read_results(adata, key)
-    if stored.params.get("method") == keys.PSEUDOBULK:
+    if stored.of_counts:
         raise DataError(
             f"{key!r} is a result of dw.tl.pseudobulk; trajectories are drawn with the fixed effects of a mixed model: "
             "name a result of dw.tl.lmm with key=."
@@ -119,7 +119,7 @@ def trajectories(
     warn_of_lost_cells(adata, stored.params)
     groups = present(table, "group")
     courses = [collect_course(adata, stored, variable=variable, group=g, x=x, condition=condition) for g in groups]
-    figure, axes = panels(ax, len(courses), size=(5.6, 4.0) if len(courses) == 1 else (4.2, 3.4))
+    figure, axes = panels(ax, len(courses), size=(4.2, 3.4), alone=(5.6, 4.0))
     for panel, course in zip(axes, courses, strict=True):
         _draw(panel, course, colors=_colors(adata, course))
         write_title(panel, variable if course.group == keys.ALL else f"{variable}, {course.group}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from donorwise.pl._style import (
     GREY,
     INK,
     OKABE_ITO,
+    VERMILION,
     despine,
     finish,
     level_colors,
@@ -173,8 +175,8 @@ def _decorate(ax: Axes, columns: dict[str, FloatArray], *, term: str) -> None:
     despine(ax)
 
 
-RESIDUAL = ("Residual", "Residuals")
-NAMES = {"fixed": "fixed\neffects", "Residual": "residual", "Residuals": "residual"}
+FIXED, RESIDUAL = "fixed", "Residual"
+NAMES = {FIXED: "fixed\neffects", RESIDUAL: "residual"}
 
 
 @documented
@@ -211,7 +213,8 @@ def variance_partition(
     Notes
     -----
     One violin per term over the features, quartiles inside; the number above is the median. The terms
-    stand in the order of their medians, what remains last.
+    stand in the order of their medians, what remains last; the donor, the fixed effects and what remains have the
+    same colours in every model.
 
     Examples
     --------
@@ -228,10 +231,10 @@ def variance_partition(
     if table.empty:
         raise DataError("No model could be fitted: look at the status column of dw.get.tests.")
     terms = _ordered_terms(table)
-    colors = [GREY if term in RESIDUAL else OKABE_ITO[i % len(OKABE_ITO)] for i, term in enumerate(terms)]
+    colors = _term_colors(table, stored.params["donor"])
     figure, axes = panels(ax, len(groups), size=(1.6 + 0.9 * len(terms), 3.6), share=True)
     for panel, name in zip(axes, groups, strict=True):
-        _draw(panel, table[table["group"] == name], terms=terms, colors=colors)
+        _draw(panel, table[table["group"] == name], terms=terms, colors=[colors[term] for term in terms])
         write_title(panel, "" if name == keys.ALL else name, pad=18)
     outer_labels(axes, x="", y="share of the variance")
     return finish(figure, axes, show=show, return_fig=return_fig)
@@ -240,7 +243,17 @@ def variance_partition(
 def _ordered_terms(table: pd.DataFrame) -> list[str]:
     medians = table.groupby("term", observed=True)["fraction"].median().sort_values(ascending=False, kind="stable")
     terms = [str(term) for term in medians.index]
-    return [t for t in terms if t not in RESIDUAL] + [t for t in terms if t in RESIDUAL]
+    return sorted(terms, key=RESIDUAL.__eq__)
+
+
+def _term_colors(table: pd.DataFrame, donor: str) -> dict[str, str]:
+    """A colour for each term that is the same in every model: the donor's, the fixed effects', what remains.
+
+    Other terms take further colours in the order of the model.
+    """
+    known = {donor: BLUE, FIXED: VERMILION, RESIDUAL: GREY}
+    others = cycle(OKABE_ITO[2:])
+    return {term: known.get(term) or next(others) for term in dict.fromkeys(table["term"].astype(str))}
 
 
 def _draw(ax: Axes, table: pd.DataFrame, *, terms: list[str], colors: list[str]) -> None:

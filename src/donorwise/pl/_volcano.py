@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.ticker import LogLocator
 
-from donorwise._anndata import check_is_anndata, group_means, keys, read_results
+from donorwise._anndata import Results, check_is_anndata, group_means, keys, read_results
 from donorwise._docs import documented
 from donorwise.get._select import choose
 from donorwise.pl._effects import (
@@ -21,7 +21,7 @@ from donorwise.pl._effects import (
     with_effects,
 )
 from donorwise.pl._names import choose_contrast, feature_names, panel_title, write_title
-from donorwise.pl._style import INK, SMALLEST_P, finish, outer_labels, panels
+from donorwise.pl._style import SMALLEST_P, draw_reference, finish, outer_labels, panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +30,28 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_PANEL, _ALONE = (3.6, 3.3), (4.8, 4.2)  # inches of one of several panels, and of a single one
+_LOWEST_NAME = 0.08  # of the height of the axes: a line below this has no room for its name under it
+
+
+def _read(adata: ad.AnnData, key: str, labels: str | Sequence[str]) -> tuple[Results, list[str]]:
+    """The result, and the features to name, which are in it."""
+    check_is_anndata(adata)
+    stored = read_results(adata, key)
+    names = feature_names(labels) if len(labels) else []
+    choose(stored.results, "variable", names)
+    return stored, names
+
+
+def _chosen(
+    adata: ad.AnnData, stored: Results, *, contrast: str | None, group: str | Sequence[str] | None
+) -> tuple[str, dict[str, pd.DataFrame], str]:
+    """The contrast to draw, its tested features in each group, and what their effects are called."""
+    contrast = choose_contrast(adata, stored.results, contrast)
+    table = choose(choose(stored.results, "contrast", contrast), "group", group)
+    table, name = with_effects(table, stored.params["log_base"])
+    return contrast, tested_parts(table, contrast), name
 
 
 @documented
@@ -85,23 +107,18 @@ def volcano(
     >>> ax.get_xlabel()
     'log2 fold change'
     """
-    check_is_anndata(adata)
-    stored = read_results(adata, key)
-    labels = feature_names(labels) if len(labels) else []
-    choose(stored.results, "variable", labels)
-    contrast = choose_contrast(adata, stored.results, contrast)
-    table = choose(choose(stored.results, "contrast", contrast), "group", group)
-    table, x_label = with_effects(table, stored.params["log_base"])
-    parts = {name: _volcano_points(part, alpha) for name, part in tested_parts(table, contrast).items()}
-    figure, axes = panels(ax, len(parts), size=(4.8, 4.2) if len(parts) == 1 else (3.6, 3.3), share=True)
+    stored, labels = _read(adata, key, labels)
+    contrast, tested, x_label = _chosen(adata, stored, contrast=contrast, group=group)
+    parts = {name: _volcano_points(part, alpha) for name, part in tested.items()}
+    figure, axes = panels(ax, len(parts), size=_PANEL, alone=_ALONE, share=True)
     sides = effect_range(np.concatenate([points.x for points in parts.values()]))
     top = 1.12 * max(points.y.max(initial=0.0) for points in parts.values()) or 1.0
     for panel, (name, points) in zip(axes, parts.items(), strict=True):
         draw_points(panel, points)
         draw_zero(panel, vertical=True)
-        _threshold(panel, points, alpha=alpha)
         panel.set_xlim(sides)
         panel.set_ylim(0, top)
+        _threshold(panel, points, alpha=alpha)
         write_title(panel, panel_title(name, contrast), pad=18)
     outer_labels(axes, x=x_label, y="$-\\log_{10}$ p-value")
     name_panels(figure, axes, list(parts.values()), n_labels=n_labels, labels=labels, adjust_text=adjust_text)
@@ -122,16 +139,12 @@ def _threshold(ax: Axes, points: Points, *, alpha: float) -> None:
     if not points.significant.any() or points.significant.all():
         return
     height = (points.y[points.significant].min() + points.y[~points.significant].max()) / 2
-    ax.axhline(height, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
+    draw_reference(ax, height)
+    has_room_below = height > _LOWEST_NAME * ax.get_ylim()[1]
     ax.text(
-        1.0,
-        height,
-        f"FDR {alpha:.0%} ",
-        transform=ax.get_yaxis_transform(),
-        ha="right",
-        va="top",
-        fontsize="x-small",
-    )
+        1.0, height, f"FDR {alpha:.0%} ", transform=ax.get_yaxis_transform(), ha="right",
+        va="top" if has_room_below else "bottom", fontsize="x-small",
+    )  # fmt: skip
 
 
 @documented
@@ -190,36 +203,29 @@ def ma(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('mean log expression', 'log2 fold change')
     """
-    check_is_anndata(adata)
-    stored = read_results(adata, key)
-    labels = feature_names(labels) if len(labels) else []
-    choose(stored.results, "variable", labels)
-    contrast = choose_contrast(adata, stored.results, contrast)
-    table = choose(choose(stored.results, "contrast", contrast), "group", group)
-    table, y_label = with_effects(table, stored.params["log_base"])
-    tested = tested_parts(table, contrast)
+    stored, labels = _read(adata, key, labels)
+    contrast, tested, y_label = _chosen(adata, stored, contrast=contrast, group=group)
     means = group_means(
         adata,
-        list(table["variable"].cat.categories),
+        list(stored.results["variable"].cat.categories),
         response=stored.params["response"],
         groupby=stored.params["groupby"],
         groups=list(tested),
     )
     parts = {name: _ma_points(part, means[name], alpha) for name, part in tested.items()}
-    figure, axes = panels(ax, len(parts), size=(4.8, 4.2) if len(parts) == 1 else (3.6, 3.3), share=True)
+    figure, axes = panels(ax, len(parts), size=_PANEL, alone=_ALONE, share=True)
     ends = effect_range(np.concatenate([points.y for points in parts.values()]))
-    counted = stored.params.get("method") == keys.PSEUDOBULK
     for panel, (name, points) in zip(axes, parts.items(), strict=True):
         draw_points(panel, points)
         draw_zero(panel, vertical=False)
         panel.text(0.5, 1.0, f"FDR {alpha:.0%}", transform=panel.transAxes, ha="center", va="bottom", fontsize="small")
         panel.set_ylim(ends)
         panel.margins(x=0.08)
-        if counted:
+        if stored.of_counts:
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(numticks=5))
         write_title(panel, panel_title(name, contrast), pad=18)
-    outer_labels(axes, x=_mean_label(stored.params, counted=counted), y=y_label)
+    outer_labels(axes, x=_mean_label(stored), y=y_label)
     name_panels(figure, axes, list(parts.values()), n_labels=n_labels, labels=labels, adjust_text=adjust_text)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
@@ -229,7 +235,7 @@ def _ma_points(tested: pd.DataFrame, means: pd.Series, alpha: float) -> Points:
     return points_of(tested, x=x, y=tested["effect"].to_numpy(), alpha=alpha)
 
 
-def _mean_label(params: dict[str, Any], *, counted: bool) -> str:
-    if counted:
+def _mean_label(stored: Results) -> str:
+    if stored.of_counts:
         return "mean count per cell"
-    return "mean log expression" if np.isfinite(params["log_base"]) else f"mean of {params['response']}"
+    return "mean log expression" if np.isfinite(stored.params["log_base"]) else f"mean of {stored.params['response']}"

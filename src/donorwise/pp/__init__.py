@@ -7,3 +7,7 @@ from donorwise.pp._log_depth import log_depth
 from donorwise.pp._merge_collapsed import merge_collapsed
 
 __all__ = ["collapse", "log_depth", "merge_collapsed"]
+
+
+def __dir__() -> list[str]:
+    return ["__all__", *__all__]  # where Sphinx looks for the former

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata.collapsed import Counts, Depths
-from donorwise._core.cells.accumulate import collapse, missing_patterns, summarise
-from donorwise._core.cells.checks import check_features, check_finite
-from donorwise._core.cells.cluster import active_client, check_client, collapse_on
+from donorwise._anndata.collapsed import Counts, MeanDepths
+from donorwise._core.cells.checks import check_features
+from donorwise._core.cells.cluster import accumulate_on, active_client, check_client
+from donorwise._core.cells.collapse import MOMENTS, accumulate, check_moments, collapse, measure_cells
+from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells
+from donorwise._core.cells.matrices import missing_patterns, row_sums
+from donorwise._core.cells.measures import ByPattern
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.remote import can_travel
+from donorwise._core.cells.segments import check_cells
 from donorwise._core.cells.stored import Stored
-from donorwise._core.engine.collapsed import CollapsedRows, RowCells
-from donorwise._core.engine.detected import detected_cells
+from donorwise._core.cells.sums import DETECTED
 from donorwise._core.engine.pseudobulk import check_counts
+from donorwise._typing import FloatArray
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,10 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from donorwise._anndata import Response
-    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.cells.measures import Collapsed, Measure
     from donorwise._core.cells.readers import Reader
-    from donorwise._core.cells.remote import Cells, Measure, Sums
-    from donorwise._typing import BoolArray, FloatArray, IntArray
+    from donorwise._core.cells.segments import CodedCells
+    from donorwise._typing import BoolArray, IntArray
 
 
 class CellPasses:
@@ -42,7 +47,7 @@ class CellPasses:
         *,
         chunk_size: int | None,
         progress: bool,
-        n_jobs: int,
+        n_jobs: int | None,
         client: Any,
     ) -> None:
         self._codes, self._n_rows, self._n_jobs = codes, n_rows, n_jobs
@@ -54,55 +59,42 @@ class CellPasses:
         self, matrix: Any, names: Sequence[str], covariates: FloatArray | None, weights: FloatArray | None
     ) -> tuple[CollapsedRows, FloatArray]:
         """Statistics with weights, the unweighted moments of the covariates, and the number of cells above zero."""
-        values, detected = self._values(matrix, covariates, weights)
+        values, detected = self._pass(matrix, (MOMENTS, DETECTED), covariates, weights)
         own = values
         if weights is not None and names:
             own = collapse(np.zeros((len(self._codes), 1)), self._codes, self._n_rows, covariates=covariates)
-        return CollapsedRows.of(
-            RowCells(own.n_obs, tuple(names), own.covariate_mean, own.covariate_ss), values
-        ), detected
+        cells = RowCells(own.n_obs, tuple(names), own.covariate_mean, own.covariate_ss)
+        return CollapsedRows.of(cells, values), detected.total[:, 0]
 
-    def counts(self, response: Response, depth: FloatArray | None) -> tuple[Counts, Depths]:
+    def counts(self, response: Response, depth: FloatArray | None) -> tuple[Counts, MeanDepths]:
         """Statistics of counts, and of the depths; these are the sums of the counts if None."""
         matrix, text = response.matrix, response.text
         reader = self._reader(matrix)
         if reader is not None:
-            given = None if depth is None else depth[:, None]
-            measure = partial(_measure_counts, text=text, kept=matrix.columns)
-            values, sums = self._on_cluster(reader, matrix, measure, given, None)
+            values, sums = self._counts_on_cluster(reader, matrix, text, depth)
         else:
             check_counts(matrix, text)
-            if depth is None:
-                depth = np.ravel(np.asarray(matrix.sum(axis=1, dtype=np.float64)))
-            values = self._read(matrix, depth[:, None], None)
+            depth = row_sums(matrix) if depth is None else depth
+            (values,) = self._pass(matrix, (MOMENTS,), depth[:, None], None)
             sums = depth_sums(depth, self._codes, self._n_rows)
-        return Counts(values, sums["cubes"]), _depths(sums)
+        return Counts(values, sums.cubes), _depths(sums)
 
-    def depths(self, depth: FloatArray) -> Depths:
+    def depths(self, depth: FloatArray) -> MeanDepths:
         """Mean depth over the cells that have one."""
         return _depths(depth_sums(depth, self._codes, self._n_rows))
 
-    def _values(
-        self, matrix: Any, covariates: FloatArray | None, weights: FloatArray | None
-    ) -> tuple[Collapsed, FloatArray]:
-        reader = self._reader(matrix)
-        if reader is not None:
-            values, sums = self._on_cluster(reader, matrix, _measure_values, covariates, weights)
-            return values, sums["detected"]
-        detected = detected_cells(
-            matrix, self._codes, self._n_rows, features=self._features, n_jobs=self._n_jobs, **self._options(matrix)
-        )
-        return self._read(matrix, covariates, weights), detected
-
-    def _read(self, matrix: Any, covariates: FloatArray | None, weights: FloatArray | None) -> Collapsed:
+    def _pass(
+        self,
+        matrix: Any,
+        measures: tuple[Measure[Any], ...],
+        covariates: FloatArray | None,
+        weights: FloatArray | None,
+    ) -> tuple[Any, ...]:
         _check_complete(matrix, self._features, self._names)
-        return collapse(
-            matrix, self._codes, self._n_rows, weights=weights, covariates=covariates, features=self._features,
-            names=self._names, n_jobs=self._n_jobs, **self._options(matrix),
+        return accumulate(
+            matrix, self._codes, self._n_rows, measures, weights=weights, covariates=covariates,
+            features=self._features, names=self._names, n_jobs=self._n_jobs, client=self._client, **self._chunks,
         )  # fmt: skip
-
-    def _options(self, matrix: Any) -> dict[str, Any]:
-        return self._chunks if isinstance(matrix, Stored) else {}
 
     def _reader(self, matrix: Any) -> Reader | None:
         """The reader that workers of the cluster can use; None if there is no cluster, or the matrix is read here."""
@@ -111,50 +103,50 @@ class CellPasses:
         reader = open_reader(matrix.matrix)
         return reader if can_travel(reader) else None
 
-    def _on_cluster(
-        self,
-        reader: Reader,
-        stored: Stored,
-        measure: Measure,
-        covariates: FloatArray | None,
-        weights: FloatArray | None,
-    ) -> tuple[Collapsed, Sums]:
-        codes, w, c = stored.spread(self._codes, weights, covariates)
+    def _counts_on_cluster(
+        self, reader: Reader, stored: Stored, text: str, depth: FloatArray | None
+    ) -> tuple[Collapsed, DepthSums]:
+        codes, _, given = stored.spread(self._codes, None, None if depth is None else depth[:, None])
         columns = check_features(stored.column_numbers(self._features), reader.shape[1])
-        values, sums = collapse_on(
-            self._client, reader, codes, self._n_rows, measure, weights=w, covariates=c, columns=columns, n_sums=1,
-            **self._chunks,
-        )  # fmt: skip
-        check_finite(values.within_ss, columns, self._names)
+        cells = check_cells(codes, self._n_rows, None, given, reader.shape[0])
+        task = partial(_measure_counts, text=text, kept=stored.columns)
+        found = accumulate_on(self._client, reader, cells, task, columns=columns, **self._chunks)
+        check_moments(found, columns, self._names)
+        values, sums = found
         return values, sums
 
 
-def depth_sums(depth: FloatArray, codes: NDArray[Any], n_rows: int) -> Sums:
+@dataclass(frozen=True, slots=True)
+class DepthSums(ByPattern):
     """By row: number and total of the depths that can be used, and the sum of all cubes."""
+
+    n: FloatArray
+    depth: FloatArray
+    cubes: FloatArray
+
+
+def depth_sums(depth: FloatArray, codes: NDArray[Any], n_rows: int) -> DepthSums:
+    """Sums of the depths (N,) of cells."""
     used = codes >= 0
     usable = np.isfinite(depth) & (depth > 0) & used
-    return {
-        "n": _total(np.ones(len(codes)), codes, usable, n_rows),
-        "depth": _total(depth, codes, usable, n_rows),
-        "cubes": _total(depth**3, codes, used, n_rows),
-    }
+    return DepthSums(
+        n=_total(np.ones(len(codes)), codes, usable, n_rows),
+        depth=_total(depth, codes, usable, n_rows),
+        cubes=_total(depth**3, codes, used, n_rows),
+    )
 
 
 def _total(values: FloatArray, codes: NDArray[Any], kept: BoolArray, n_rows: int) -> FloatArray:
     return np.asarray(np.bincount(codes[kept], weights=values[kept], minlength=n_rows), dtype=np.float64)
 
 
-def _depths(sums: Sums) -> Depths:
-    return Depths(sums["depth"] / np.maximum(sums["n"], 1), sums["n"].astype(np.int64))
+def _depths(sums: DepthSums) -> MeanDepths:
+    return MeanDepths(sums.depth / np.maximum(sums.n, 1), sums.n.astype(np.int64))
 
 
-def _measure_values(matrix: Any, cells: Cells) -> tuple[Collapsed, Sums]:
-    """What a worker computes of the values of some cells."""
-    detected = detected_cells(matrix, cells.codes.astype(np.int32), cells.n_patterns, features=cells.columns)
-    return summarise(matrix, *cells), {"detected": detected}
-
-
-def _measure_counts(matrix: Any, cells: Cells, *, text: str, kept: IntArray | None) -> tuple[Collapsed, Sums]:
+def _measure_counts(
+    matrix: Any, cells: CodedCells, columns: IntArray, *, text: str, kept: IntArray | None
+) -> tuple[Collapsed, DepthSums]:
     """What a worker computes of the counts of some cells; their depths are the sums over the `kept` columns."""
     check_counts(matrix, text)
     if cells.covariates is None:
@@ -163,7 +155,7 @@ def _measure_counts(matrix: Any, cells: Cells, *, text: str, kept: IntArray | No
         depth = np.ravel(np.asarray(matrix @ weight))
     else:
         depth = cells.covariates[:, 0]
-    values = summarise(matrix, *cells._replace(covariates=depth[:, None]))
+    (values,) = measure_cells(matrix, cells._replace(covariates=depth[:, None]), columns, measures=(MOMENTS,))
     return values, depth_sums(depth, cells.codes, cells.n_patterns)
 
 

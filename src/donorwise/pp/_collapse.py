@@ -21,11 +21,12 @@ from donorwise._anndata import (
     resolve_response,
 )
 from donorwise._anndata.blocks import check_block_file, write_blocks
-from donorwise._anndata.collapsed import Counts, Depths, Origin, Parts, check_names, kept_uns, make_collapsed
+from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_collapsed
 from donorwise._anndata.obs import as_frame
+from donorwise._anndata.origin import Origin, check_names, kept_uns
 from donorwise._core.design.columns import label_codes, read_column
-from donorwise._core.design.design import combine, first_rows
-from donorwise._core.engine.arrays import check_max_memory, check_weights, effective_jobs
+from donorwise._core.design.patterns import combine, first_rows
+from donorwise._core.engine.arrays import check_max_memory, check_weights, pass_jobs
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 from donorwise.pp._cells import CellPasses
@@ -174,7 +175,7 @@ def _collapse(
     covariates, weights, counts_layer, depth = (options[k] for k in ("covariates", "weights", "counts_layer", "depth"))
     cells = CellPasses(
         codes, n_rows, response, chunk_size=options["chunk_size"], progress=options["progress"],
-        n_jobs=effective_jobs(options["n_jobs"]), client=options["client"],
+        n_jobs=pass_jobs(options["n_jobs"]), client=options["client"],
     )  # fmt: skip
     w = None if weights is None else check_weights(weights, obs_frame(adata))
     rows, detected = cells.rows(response.matrix, covariates, _covariates(adata, covariates), w)
@@ -190,7 +191,7 @@ def _collapse(
         depth=None if counts_layer is None else depth or "",
     )
     return make_collapsed(
-        Parts(obs, _var(adata, response.features), rows, detected, counts, depths), origin, kept_uns(adata, by)
+        Contents(obs, _var(adata, response.features), rows, detected, counts, depths), origin, kept_uns(adata, by)
     )
 
 
@@ -314,7 +315,7 @@ def _covariates(adata: ad.AnnData, names: Sequence[str]) -> FloatArray | None:
 
 def _counts(
     adata: ad.AnnData, layer: str | None, column: str | None, cells: CellPasses
-) -> tuple[Counts | None, Depths | None]:
+) -> tuple[Counts | None, MeanDepths | None]:
     """Statistics of the counts, and the depths as far as they are known."""
     known = cell_depth(adata)
     if layer is None:

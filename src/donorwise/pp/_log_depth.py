@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import check_is_anndata, column_values, copied, looks_like_counts, obs_frame, resolve_response
+from donorwise._core.cells.matrices import row_sums
 from donorwise._docs import documented
 from donorwise.errors import DataError
 
@@ -84,7 +85,7 @@ def _totals(adata: ad.AnnData, layer: str | None) -> FloatArray:
         raise DataError(
             f"{response.text} does not hold raw counts; name the layer that does, or a column with obs_key=."
         )
-    return np.ravel(np.asarray(response.matrix.sum(axis=1, dtype=np.float64)))
+    return row_sums(response.matrix)
 
 
 def _column(adata: ad.AnnData, obs_key: str) -> FloatArray:

@@ -10,20 +10,11 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import check_is_anndata, is_collapsed, read_origin
-from donorwise._anndata.collapsed import (
-    DEPTH,
-    Counts,
-    Depths,
-    Origin,
-    Parts,
-    kept_uns,
-    make_collapsed,
-    read_parts,
-    with_counts_dropped,
-)
+from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_collapsed, read_parts, with_counts_dropped
+from donorwise._anndata.origin import DEPTH, Origin, kept_uns
+from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells, concatenate, merge_rows
 from donorwise._core.design.columns import label_codes
-from donorwise._core.design.design import combine, first_rows
-from donorwise._core.engine.collapsed import CollapsedRows, RowCells, concatenate, merge_rows
+from donorwise._core.design.patterns import combine, first_rows
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -152,7 +143,7 @@ def _shared_features(cohorts: Sequence[ad.AnnData]) -> tuple[list[str], tuple[st
     return [name for name in cohorts[0].var_names if name in shared], dropped
 
 
-def _without_some(parts: list[Parts], origins: Sequence[Origin]) -> tuple[list[Parts], Origin]:
+def _without_some(parts: list[Contents], origins: Sequence[Origin]) -> tuple[list[Contents], Origin]:
     """Drop counts and depths unless all cohorts have them; the first cohort's origin."""
     origin = origins[0]
     if any(own.counts is None for own in parts) and any(own.counts is not None for own in parts):
@@ -163,7 +154,7 @@ def _without_some(parts: list[Parts], origins: Sequence[Origin]) -> tuple[list[P
     return parts, origin
 
 
-def _merged(parts: Sequence[Parts], origin: Origin) -> Parts:
+def _merged(parts: Sequence[Contents], origin: Origin) -> Contents:
     """All rows, those with equal columns as one."""
     obs = pd.DataFrame({name: _united([own.obs[name] for own in parts], name) for name in origin.by})
     codes, n = combine([label_codes(obs[name]) for name in origin.by], len(obs))
@@ -171,7 +162,7 @@ def _merged(parts: Sequence[Parts], origin: Origin) -> Parts:
     # Order of the covariates is that of the first cohort; see the same names in _check_alike.
     rows = [_ordered(own.rows, origin.covariates) for own in parts]
     values = merge_rows(concatenate([own.values for own in rows]), codes, n)
-    return Parts(
+    return Contents(
         obs=obs.iloc[first].reset_index(drop=True),
         var=parts[0].var,
         rows=CollapsedRows.of(_merged_cells([own.cells for own in rows], codes, n), values),
@@ -231,11 +222,11 @@ def _merged_counts(counts: Sequence[Counts | None], codes: IntArray, n: int) -> 
     return Counts(values, _sums(np.concatenate([own.cubes for own in known]), codes, n))
 
 
-def _merged_depths(depths: Sequence[Depths | None], codes: IntArray, n: int) -> Depths | None:
+def _merged_depths(depths: Sequence[MeanDepths | None], codes: IntArray, n: int) -> MeanDepths | None:
     known = [own for own in depths if own is not None]
     if len(known) < len(depths):
         return None
     usable = np.concatenate([own.n for own in known])
     total = _sums(usable * np.concatenate([own.mean for own in known]), codes, n)
     number = np.rint(_sums(usable.astype(np.float64), codes, n)).astype(np.int64)
-    return Depths(total / np.maximum(number, 1), number)
+    return MeanDepths(total / np.maximum(number, 1), number)

@@ -9,3 +9,7 @@ from donorwise.tl._power import power
 from donorwise.tl._pseudobulk import pseudobulk
 
 __all__ = ["calibrate", "influence", "lmm", "power", "pseudobulk"]
+
+
+def __dir__() -> list[str]:
+    return ["__all__", *__all__]  # where Sphinx looks for the former

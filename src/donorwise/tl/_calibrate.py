@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, write_tables
-from donorwise._anndata.prepare import prepare
-from donorwise._core.engine.arrays import effective_jobs
+from donorwise._anndata.prepare import prepare_lmm, prepare_pseudobulk
+from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
-from donorwise._core.engine.results import resolve_by_group, told_reasons
+from donorwise._core.engine.results import told_reasons
+from donorwise._core.engine.run import DDF_NAMES
 from donorwise._core.progress import tqdm
 from donorwise._docs import documented
 from donorwise._typing import DDF, check_option
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-    from donorwise._anndata.prepare import Prepared
+    from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.calibration import Calibration, Plan
-    from donorwise._core.engine.results import Rows
     from donorwise._typing import BoolArray, Ddf, FloatArray
 
 logger = logging.getLogger("donorwise")
+
+MODELS = ("lmm", "pseudobulk")
 
 
 @documented
@@ -42,12 +44,16 @@ def calibrate(
     n_permutations: int = 100,
     permute: str | None = None,
     strata: str | Sequence[str] | None = None,
+    model: Literal["lmm", "pseudobulk"] = "lmm",
     ddf: Ddf = "moderated",
     layer: str | None = None,
     obsm: str | None = None,
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
+    donor: str | None = None,
+    sample: str | None = None,
+    depth: str | None = None,
     random_state: int = 0,
     key_added: str = keys.CALIBRATION,
     n_jobs: int | None = None,
@@ -63,7 +69,7 @@ def calibrate(
     ----------
     {adata_cells}
     formula
-        As in :func:`donorwise.tl.lmm`; the donor must be a grouping factor.
+        As in the tool that is calibrated; for :func:`donorwise.tl.lmm` the donor must be a grouping factor.
     contrast
         One contrast, as in :meth:`donorwise.LMMFit.test`, about one variable of the formula or an interaction.
     {groupby}
@@ -74,11 +80,17 @@ def calibrate(
         differs between donors only, if it is alone in that.
     strata
         Columns of obs: labels are exchanged within them only, for instance within sex or batch.
+    model
+        Which tests to calibrate: those of :func:`donorwise.tl.lmm`, or of :func:`donorwise.tl.pseudobulk`, where donors
+        (or their units) exchange labels with all the counts that they have. ``layer`` is then that of raw counts,
+        ``"counts"`` if None.
     ddf
-        Degrees of freedom to calibrate, as in :func:`donorwise.tl.lmm`.
+        Degrees of freedom to calibrate, as in :func:`donorwise.tl.lmm`; those of pseudobulk are its own.
     {response}
     {mask_var}
     {weights}
+    donor, sample, depth
+        As in :func:`donorwise.tl.pseudobulk`, for ``model="pseudobulk"`` only.
     random_state
         Seed of the permutations.
     {key_added}
@@ -143,16 +155,25 @@ def calibrate(
     _check_count("n_permutations", n_permutations, 1)
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
-    ready = prepare(
-        adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights,
-        columns=strata,
-    )  # fmt: skip
-    names, rows = resolve_by_group(ready.tasks, contrast)
+    check_option("model", model, MODELS)
+    shared: dict[str, Any] = {
+        "groupby": groupby, "mask_var": mask_var, "contrasts": contrast, "n_jobs": n_jobs, "columns": strata,
+    }  # fmt: skip
+    of_cells: dict[str, Any] = {"obsm": obsm, "obs_keys": obs_keys, "weights": weights}
+    of_units: dict[str, Any] = {"donor": donor, "sample": sample, "depth": depth}
+    analysis: Analysis[Any, Any]
+    if model == "pseudobulk":
+        _check_unused(model, of_cells | {"ddf": None if ddf == "moderated" else ddf})
+        analysis = prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **of_units, **shared)
+    else:
+        _check_unused(model, of_units)
+        analysis = prepare_lmm(adata, formula, layer=layer, options=Options(ddf), **of_cells, **shared)
+    names = analysis.names
     if len(names) != 1:
         raise DesignError(f"calibrate takes one contrast, not {len(names)} ({', '.join(names)}).")
-    plans, reasons = _plans(ready, rows, strata, permute, n_permutations=n_permutations, random_state=random_state)
-    by_group = _calibrations(ready, plans, ddf=ddf, n_jobs=effective_jobs(n_jobs), progress=progress)
-    tables = calibration_tables(by_group, ready.response.variables, names[0])
+    plans, reasons = _plans(analysis, strata, permute, n_permutations=n_permutations, random_state=random_state)
+    by_group = _calibrations(analysis, plans, progress=progress)
+    tables = calibration_tables(by_group, analysis.variables, names[0])
     write_tables(
         adata, key_added, tables=tables,
         params={
@@ -164,15 +185,23 @@ def calibrate(
             "ddf": ddf,
             "n_permutations": n_permutations,
             "random_state": random_state,
-            "response": ready.response.text,
-            "weights": ready.weights_text,
-            "donor": ready.donor,
+            "response": analysis.response,
+            "weights": analysis.weights,
+            "donor": analysis.donor,
             "reasons": reasons,
             "version": version("donorwise"),
+            **analysis.own_params(),
         },
     )  # fmt: skip
     _report(tables, n_permutations)
     return adata if copy else None
+
+
+def _check_unused(model: str, options: dict[str, Any]) -> None:
+    """Raise where an option was given that a model does not have."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise DonorwiseError(f"{given[0]}= has no meaning with model={model!r}; leave it out.")
 
 
 def _check_count(name: str, value: object, smallest: int) -> None:
@@ -182,8 +211,7 @@ def _check_count(name: str, value: object, smallest: int) -> None:
 
 
 def _plans(
-    ready: Prepared,
-    rows: Sequence[Rows | None],
+    analysis: Analysis[Any, Any],
     strata: Sequence[str],
     permute: str | None,
     *,
@@ -193,13 +221,13 @@ def _plans(
     """What is permuted in each group, and why nothing is in the others."""
     found: dict[str, Plan] = {}
     reasons: dict[str, str] = {}
-    for i, (task, own) in enumerate(zip(ready.tasks, rows, strict=True)):
+    for i, (task, own) in enumerate(zip(analysis.tasks, analysis.contrasts, strict=True)):
         if task.design is None or own is None:
             reasons[task.name] = task.reason or "The contrast cannot be answered here."
             continue
         try:
             found[task.name] = make_plan(
-                task.design, ready.obs, own.L[0], donor=ready.donor, permute=permute, strata=strata,
+                task.design, analysis.obs, own.L[:1], donor=analysis.donor, donors=analysis.permuted_donors(i), permute=permute, strata=strata,
                 n_permutations=n_permutations, seed=(random_state, i),
             )  # fmt: skip
         except DesignError as error:
@@ -213,21 +241,21 @@ def _plans(
 
 
 def _calibrations(
-    ready: Prepared, plans: dict[str, Plan], *, ddf: str, n_jobs: int, progress: bool
+    analysis: Analysis[Any, Any], plans: dict[str, Plan], *, progress: bool
 ) -> dict[str, Calibration | None]:
     """The calibration of every group, from one pass over the cells."""
-    variables, collapsed = ready.response.variables, ready.collapse(n_jobs)
-    out: dict[str, Calibration | None] = {task.name: None for task in ready.tasks}
+    out: dict[str, Calibration | None] = {task.name: None for task in analysis.tasks}
     total = sum(len(plan.arrangements.labels) for plan in plans.values())
     with tqdm(total=total, unit="permutation", desc="permutations", disable=not progress) as bar:
-        for task, own in zip(ready.tasks, collapsed, strict=True):
+        for number, (task, own) in enumerate(zip(analysis.tasks, analysis.statistics(), strict=True)):
             if own is not None and task.name in plans:
                 out[task.name] = calibrate_statistics(
-                    own, variables, plans[task.name], ddf=ddf, donor=ready.donor, n_jobs=n_jobs, update=bar.update
-                )
+                    own, analysis.fitting(number), plans[task.name], ddf=analysis.options.ddf, n_jobs=analysis.n_jobs,
+                    update=bar.update,
+                )  # fmt: skip
     for name, made in out.items():
         if made is not None and made.reason:
-            logger.info("%s: Kenward-Roger degrees of freedom are calibrated: %s.", name, made.reason)
+            logger.info("%s: %s degrees of freedom are calibrated: %s.", name, DDF_NAMES[made.ddf], made.reason)
     return out
 
 

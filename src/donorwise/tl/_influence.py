@@ -20,8 +20,8 @@ from donorwise._anndata import (
 )
 from donorwise._anndata.recover import Recovered, check_same, recover
 from donorwise._core.engine.arrays import effective_jobs
-from donorwise._core.engine.influence import NUMBERS, donor_term, leave_one_out, retest
-from donorwise._core.engine.results import Rows
+from donorwise._core.engine.influence import NUMBERS, leave_one_out, retest
+from donorwise._core.engine.results import Contrasts
 from donorwise._core.progress import tqdm
 from donorwise._core.wording import listing
 from donorwise._docs import documented
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.tasks import Statistics
+    from donorwise._core.engine.analysis import Analysis, F, S
     from donorwise._typing import FloatArray
 
 logger = logging.getLogger("donorwise")
@@ -60,8 +60,8 @@ def influence(
 ) -> ad.AnnData | None:
     """Leave each donor out in turn and test every hit again.
 
-    The numbers are those of :func:`donorwise.tl.lmm` on the AnnData without the donor, from one pass
-    over all cells: the statistics of the other donors' patterns are what that fit would collapse.
+    The numbers are those of :func:`donorwise.tl.lmm` (or :func:`donorwise.tl.pseudobulk`) on the AnnData without the
+    donor, from one pass over all cells: the statistics of the other donors' patterns are what that fit would collapse.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def influence(
     variables
         Features to look at instead of the hits.
     contrasts
-        As they were given to ``tl.lmm``, where their weights cannot be told from their names (dicts,
+        As they were given to the tool, where their weights cannot be told from their names (dicts,
         matrices and :func:`donorwise.cond`).
     weights
         As given to ``tl.lmm``, where that was an array.
@@ -91,8 +91,7 @@ def influence(
     Raises
     ------
     DataError
-        There is no such result, contrast, group or variable; it is a result of
-        :func:`donorwise.tl.pseudobulk`, which this cannot repeat; the AnnData is not the one that was fitted
+        There is no such result, contrast, group or variable; the AnnData is not the one that was fitted
         any more; or contrasts or weights have to be given.
     DonorwiseError
         `alpha` is not between 0 and 1.
@@ -148,7 +147,8 @@ def _chosen(
 
 def _without_covariates(table: pd.DataFrame, found: Recovered) -> pd.DataFrame:
     """Leave out the contrasts of covariates that differ from cell to cell, unless there are no others."""
-    tasks = [(t.design, rows) for t, rows in zip(found.prepared.tasks, found.rows, strict=True) if rows is not None]
+    analysis = found.analysis
+    tasks = [(t.design, own) for t, own in zip(analysis.tasks, analysis.contrasts, strict=True) if own is not None]
     # in a group of few cells such a covariate can look like one of donors
     names = {name for design, rows in tasks if design is not None for name in _covariates(design, rows)}
     left_out = table["contrast"].isin(names)
@@ -158,7 +158,7 @@ def _without_covariates(table: pd.DataFrame, found: Recovered) -> pd.DataFrame:
     return table[~left_out]
 
 
-def _covariates(design: Design, rows: Rows) -> list[str]:
+def _covariates(design: Design, rows: Contrasts) -> list[str]:
     """Contrasts of nothing but main effects of covariates that differ from cell to cell."""
     main = {j for term, columns in design.terms.items() if ":" not in term for j in columns}
     plain = np.array([j in main and k >= 0 for j, k in enumerate(design.varying)])
@@ -183,7 +183,7 @@ def _check_moderated(adata: ad.AnnData, key: str, looked_at: pd.DataFrame) -> No
     if missing and _is_moderated(stored.params) and len(looked_at):
         raise DataError(
             f"{key!r} holds moderated tests, which learn from all features, and some of them are no longer in the "
-            "AnnData. Call dw.tl.influence before features are dropped, or run dw.tl.lmm again."
+            f"AnnData. Call dw.tl.influence before features are dropped, or run dw.tl.{stored.params['method']} again."
         )
 
 
@@ -209,21 +209,21 @@ def _without_each(
         return _empty()
     used = read_results(adata, key).results if _is_moderated(found.params) else looked_at
     response = response_of(adata, found.params["response"], [str(v) for v in used["variable"].unique()])
-    prepared = replace(found.prepared, response=response)
-    tables, donor = [], str(found.params["donor"])
-    options = {"ddf": found.params["ddf"], "reml": bool(found.params["reml"]), "donor": donor, "n_jobs": n_jobs}
+    source = replace(found.analysis.source, features=response.features)
+    analysis = replace(found.analysis, variables=response.variables, source=source, n_jobs=n_jobs, pass_jobs=n_jobs)
     groups = set(looked_at["group"].astype(str))
-    statistics = prepared.collapse(n_jobs)
     work = [
-        (task.name, own, rows)
-        for task, own, rows in zip(prepared.tasks, statistics, found.rows, strict=True)
-        if own is not None and rows is not None and task.name in groups
+        (number, own, contrasts)
+        for number, (own, contrasts) in enumerate(zip(analysis.statistics(), analysis.contrasts, strict=True))
+        if own is not None and contrasts is not None and analysis.tasks[number].name in groups
     ]
-    n_donors = sum(len(donor_term(own.design, donor).levels) for _, own, _ in work)
+    tables, n_donors = [], sum(len(analysis.donors(number).names) for number, _, _ in work)
     with tqdm(total=n_donors, unit="donor", desc="leaving out donors", disable=not progress) as bar:
-        for name, own, rows in work:
-            asked = looked_at[looked_at["group"] == name]
-            repeated = _repeat(own, response.variables, rows, asked, key, options, bar)
+        for number, own, contrasts in work:
+            name = analysis.tasks[number].name
+            repeated = _repeat(
+                analysis, number, own, contrasts, looked_at[looked_at["group"] == name], found.params, key, bar
+            )
             tables.append(repeated.assign(group=name))
     columns = [*ROW, "donor", *NUMBERS, "status"]
     table = pd.concat([t.astype(dict.fromkeys(["variable", "contrast", "donor", "status"], str)) for t in tables])
@@ -231,24 +231,29 @@ def _without_each(
 
 
 def _repeat(
-    statistics: Statistics,
-    variables: tuple[str, ...],
-    rows: Rows,
+    analysis: Analysis[S, F],
+    number: int,
+    statistics: S,
+    contrasts: Contrasts,
     asked: pd.DataFrame,
+    params: dict[str, Any],
     key: str,
-    options: dict[str, Any],
     bar: Any,
 ) -> pd.DataFrame:
     """The tests that are asked for in one group, without each donor."""
-    used = np.isin(rows.names, asked["contrast"].astype(str))
-    rows = Rows(tuple(np.array(rows.names, dtype=object)[used]), rows.L[used])
-    names = pd.Index(variables)
+    used = np.isin(contrasts.names, asked["contrast"].astype(str))
+    contrasts = Contrasts(tuple(np.array(contrasts.names, dtype=object)[used]), contrasts.L[used])
+    names = pd.Index(analysis.variables)
     wanted = np.unique(names.get_indexer(asked["variable"].astype(str)))
     pairs = pd.MultiIndex.from_frame(asked[["variable", "contrast"]].astype(str))
-    everyone = retest(statistics, variables, rows, wanted=wanted, **options)
+    fit, ddf = analysis.fitting(number), analysis.options.ddf
+    everyone = retest(statistics, fit, contrasts, ddf=ddf, wanted=wanted)
     again = everyone.set_index(pd.MultiIndex.from_frame(everyone[["variable", "contrast"]].astype(str)))["estimate"]
-    check_same(again.reindex(pairs).to_numpy(), asked["estimate"].to_numpy(), key)
-    table = leave_one_out(statistics, variables, rows, wanted=wanted, update=bar.update, **options)
+    check_same(again.reindex(pairs).to_numpy(), asked["estimate"].to_numpy(), key, params["method"])
+    table = leave_one_out(
+        statistics, fit, contrasts, analysis.donors(number), ddf=ddf, wanted=wanted, n_jobs=analysis.n_jobs,
+        update=bar.update,
+    )  # fmt: skip
     return table[pd.MultiIndex.from_frame(table[["variable", "contrast"]].astype(str)).isin(pairs)]
 
 

@@ -11,9 +11,11 @@ import pandas as pd
 from donorwise._anndata import check_is_anndata, copied, keys, read_results, write_power
 from donorwise._anndata.recover import Recovered, recover
 from donorwise._core.design.contrasts import resolve_contrasts
-from donorwise._core.engine.arrays import effective_jobs
+from donorwise._core.design.replicates import find_donors
+from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.fitted import LMMFit
-from donorwise._core.engine.lmm import fit_statistics
+from donorwise._core.engine.lmm import donor_term
+from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import POWER_STATUSES, Plan, power_table, replication
 from donorwise._core.progress import tqdm
 from donorwise._docs import documented
@@ -52,7 +54,7 @@ def power(
     Parameters
     ----------
     data
-        AnnData that holds a result of :func:`donorwise.tl.lmm`, with the cells that were fitted (it is
+        AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`, with the cells that were fitted (it is
         fitted again), or a :class:`donorwise.LMMFit`.
     n_donors
         Numbers of donors, of all arms together: the arms (and samples, and covariates) keep the
@@ -98,8 +100,7 @@ def power(
     Raises
     ------
     DataError
-        There is no such result, contrast or group; it is a result of :func:`donorwise.tl.pseudobulk`, which
-        has no variances of cells to plan with; the AnnData is not the one that was fitted any more;
+        There is no such result, contrast or group; the AnnData is not the one that was fitted any more;
         weights have to be given; or no feature could be fitted.
     DesignError
         The model has no donors to add.
@@ -120,6 +121,9 @@ def power(
     Bates 2000, section 2.4.2; levels of a random slope are the replicates of its column), exact in
     balanced designs. Terms that cross donors, such as a batch, are
     taken to grow with the donors.
+
+    For pseudobulk the variance between units stays, and that of sampling changes with the cells of a unit at the
+    depths of the fitted ones: the expected count grows with them, and the part of the dispersion falls as one over them.
 
     An estimate of zero for a donor variance is often chance, and power from it too high. Where the
     features share a prior (:attr:`donorwise.LMMFit.prior`: one or two random intercepts, 100 features)
@@ -155,15 +159,15 @@ def power(
         data = copied(data)
     # what cannot be answered is said before anything is fitted
     results = choose(choose(read_results(data, key).results, "contrast", contrast), "group", group)
-    found = recover(data, key, contrasts=contrasts, weights=weights)
-    scale = np.log(found.prepared.response.log_base) / np.log(2)
+    found = recover(data, key, contrasts=contrasts, weights=weights, n_jobs=n_jobs)
+    scale = np.log(found.analysis.log_base) / np.log(2)
     if log_fc is not None and not np.isfinite(scale):
         raise DonorwiseError(f"log_fc= needs a response that is a logarithm; that of {key!r} is not. Give effect=.")
     # log_fc is the estimate times this
     effects = effects if unit == "effect" else tuple(value / scale for value in effects)
     plan = Plan(**sizes, effect=effects, alpha=levels)
     moderated = found.params["ddf"] == "moderated" if moderated is None else moderated
-    table, issues = _by_group(found, results, plan, moderated, n_jobs, progress)
+    table, issues = _by_group(found, results, plan, moderated, progress)
     write_power(data, key, _categorical(table.assign(log_fc=table["effect"] * scale, unit=unit)))
     _warn(table, issues)
     return data if copy else None
@@ -173,40 +177,41 @@ def _of_fit(
     fit: LMMFit, contrast: Any, plan: Plan, moderated: bool, weights: FloatArray | None
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table of one fit, and what the audit warns of."""
-    _check_donor(fit)
+    if not fit.donor:
+        raise DesignError(f"{fit.formula!r} has no random term for the donors: there is nothing to plan more of.")
     names, L = resolve_contrasts(fit.design, contrast)
-    kinds, issues = replication(fit, L)
-    table = power_table(fit, names, L, plan, moderated=moderated, weights=weights)
+    term = donor_term(fit.design, fit.donor)
+    kinds, issues = replication(fit.design, find_donors(fit.design, fit.design.frame, fit.donor), L)
+    planner = CellPlanner(fit.design, cells_of_patterns(fit.design, fit.models, weights), term.codes)
+    table = power_table(fit, names, L, plan, planner, len(term.levels), moderated=moderated)
     kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))
     return table.assign(group=keys.ALL, log_fc=np.nan, kind=kind, unit="effect"), issues
 
 
 def _by_group(
-    found: Recovered, results: pd.DataFrame, plan: Plan, moderated: bool, n_jobs: int | None, progress: bool
+    found: Recovered, results: pd.DataFrame, plan: Plan, moderated: bool, progress: bool
 ) -> tuple[pd.DataFrame, list[str]]:
     """The tables of the groups and contrasts that `results` holds, and what the audit warns of."""
-    ready, tables, workers = found.prepared, [], effective_jobs(n_jobs)
+    analysis, tables = found.analysis, []
     issues: list[str] = []
     wanted = {str(name): set(part["contrast"].astype(str)) for name, part in results.groupby("group", observed=True)}
     work = []
-    for task, own, rows in zip(ready.tasks, ready.collapse(workers), found.rows, strict=True):
-        names = [] if rows is None else [n for n in rows.names if n in wanted.get(task.name, ())]
-        if own is not None and rows is not None and names:
-            work.append((task.name, own, names, rows.L[[rows.names.index(n) for n in names]]))
+    for number, (own, contrasts) in enumerate(zip(analysis.statistics(), analysis.contrasts, strict=True)):
+        asked = wanted.get(analysis.tasks[number].name, set())
+        at = [] if contrasts is None else [i for i, name in enumerate(contrasts.names) if name in asked]
+        if own is not None and contrasts is not None and at:
+            work.append((number, own, [contrasts.names[i] for i in at], contrasts.L[at]))
     total = sum(len(names) for _, _, names, _ in work) * len(plan.n_cells)
-    with tqdm(total=total, unit="study", desc="power", disable=not progress) as bar:
-        for group, own, names, L in work:
-            donor = found.params["donor"].split(":")[-1]
-            fit = fit_statistics(own, ready.response.variables, reml=found.params["reml"], donor=donor, n_jobs=workers)
-            _check_donor(fit)
-            # without cells there are no weights of single cells to take the patterns' from
-            observed = None if ready.rows is None else own.passes[0].collapsed
+    with tqdm(total=total, unit="study", desc="power", disable=not progress) as bar, blas().limit(limits=1):
+        for number, own, names, L in work:
+            fit = analysis.fit(number, own, lambda n: None)
             table = power_table(
-                fit, names, L, plan, moderated=moderated, weights=ready.weights, observed=observed, update=bar.update
-            )
-            kinds, own_issues = replication(fit, L)
+                fit, names, L, plan, analysis.planner(number, own, fit), len(analysis.donors(number).names),
+                moderated=moderated, update=bar.update,
+            )  # fmt: skip
+            kinds, own_issues = analysis.replication(number, L)
             kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))
-            tables.append(table.assign(group=group, kind=kind))
+            tables.append(table.assign(group=analysis.tasks[number].name, kind=kind))
             issues += own_issues
     return pd.concat(tables, ignore_index=True), issues
 
@@ -248,11 +253,6 @@ def _effects(name: str, values: Any) -> tuple[float, ...]:
     if not (array != 0).all():
         raise DonorwiseError(f"{name}={values!r}: an effect must not be zero.")
     return tuple(dict.fromkeys(float(v) for v in array))
-
-
-def _check_donor(fit: LMMFit) -> None:
-    if not fit.donor:
-        raise DesignError(f"{fit.formula!r} has no random term for the donors: there is nothing to plan more of.")
 
 
 def _categorical(table: pd.DataFrame) -> pd.DataFrame:

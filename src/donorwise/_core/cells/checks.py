@@ -29,14 +29,14 @@ def check_codes(codes: ArrayLike, n_patterns: int, n_rows: int) -> NDArray[np.in
         raise DataError(
             f"codes must lie between -1 and {n_patterns - 1}; they reach from {array.min()} to {array.max()}."
         )
-    return array.astype(np.int32, copy=False)
+    return np.ascontiguousarray(array, dtype=np.int32)
 
 
 def check_weights(weights: ArrayLike | None, codes: NDArray[np.int32]) -> FloatArray | None:
     """Weights as float64, positive and finite where a row is in use."""
     if weights is None:
         return None
-    array = np.asarray(weights, dtype=np.float64)
+    array = np.ascontiguousarray(weights, dtype=np.float64)
     if array.shape != codes.shape:
         raise DataError(f"weights must have shape ({len(codes)},), one for each row; got {array.shape}.")
     n_bad = _count_bad(array, codes, lambda w: (w > 0) & np.isfinite(w))
@@ -49,7 +49,7 @@ def check_covariates(covariates: ArrayLike | None, codes: NDArray[np.int32]) -> 
     """Covariates as float64 of shape (N, m), finite where a row is in use; None if there are none."""
     if covariates is None:
         return None
-    array = np.asarray(covariates, dtype=np.float64)
+    array = np.asarray(covariates, dtype=np.float64, order="C")
     if array.ndim != 2 or len(array) != len(codes):
         raise DataError(f"covariates must have shape ({len(codes)}, m), one row for each row; got {array.shape}.")
     n_bad = _count_bad(array, codes, _finite_rows)

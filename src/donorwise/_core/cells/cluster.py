@@ -10,34 +10,34 @@ from __future__ import annotations
 
 import sys
 import uuid
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 from donorwise._core.cells.budget import BUDGET, Budget
-from donorwise._core.cells.checks import check_codes, check_covariates, check_weights
-from donorwise._core.cells.matrices import all_in_order
-from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.readers import DaskBlocks
-from donorwise._core.cells.remote import Cells, cut_rows, merge, pick, summarise_ranges
-from donorwise._core.cells.stream import plan
+from donorwise._core.cells.remote import cut_rows, measure_ranges, merge, pick
+from donorwise._core.cells.stream import cut_ranges
 from donorwise._core.progress import tqdm
 from donorwise.errors import DataError, DonorwiseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
+    from donorwise._core.cells.measures import ByPattern
     from donorwise._core.cells.readers import Reader
-    from donorwise._core.cells.remote import Measure, Partial, Sums
+    from donorwise._core.cells.remote import Share, Task
+    from donorwise._core.cells.segments import CodedCells
     from donorwise._typing import IntArray
 
 VALUES_PER_STATISTIC = 4
 """A task goes on reading, beyond `Budget.range_bytes`, until it has this many bytes of values for a byte of its statistics."""
 FAN_IN = 8
+_PATTERN_BYTES = 64  # of what goes with the results of a pattern
 
 
 def active_client() -> Any | None:
@@ -64,7 +64,7 @@ def check_client(client: Any) -> Any:
     return client
 
 
-class _Task(NamedTuple):
+class _Batch(NamedTuple):
     """Rows to read and patterns to keep, with their places in their tiles; those of a tile begin at its start."""
 
     ranges: list[tuple[int, int]]
@@ -104,22 +104,18 @@ class _Tree:
         return self.client.submit(merge, list(futures), key=f"{self.name}-{uuid.uuid4().hex}", pure=False)
 
 
-def collapse_on(
+def accumulate_on(
     client: Any,
     reader: Reader,
-    codes: ArrayLike,
-    n_patterns: int,
-    measure: Measure,
+    cells: CodedCells,
+    task: Task,
     *,
-    weights: ArrayLike | None = None,
-    covariates: ArrayLike | None = None,
     columns: IntArray,
-    n_sums: int = 0,
     chunk_size: int | None = None,
     progress: bool = False,
     budget: Budget = BUDGET,
-) -> tuple[Collapsed, Sums]:
-    """What `measure` says of the rows of a matrix, by pattern, computed by the workers of a cluster.
+) -> tuple[Any, ...]:
+    """What `task` says of the rows of a matrix, by pattern, computed by the workers of a cluster.
 
     Values that are not finite are not refused.
 
@@ -129,18 +125,18 @@ def collapse_on(
         A ``dask.distributed.Client``.
     reader
         Of a matrix for which `donorwise._core.cells.remote.can_travel`.
-    codes, n_patterns, weights, covariates, chunk_size, progress, budget
-        As for :func:`donorwise.collapse.collapse`.
-    measure
-        Computes the statistics of some rows, and sums by pattern; a function that the workers can import.
+    cells
+        What is known of its rows.
+    task
+        Computes the results of some rows; a function that the workers can import.
     columns
         Shape (G,). Columns of the matrix in use.
-    n_sums
-        How many numbers per pattern and feature `measure` adds up besides.
+    chunk_size, progress, budget
+        As for :func:`donorwise._core.cells.collapse.collapse`.
 
     Returns
     -------
-    Statistics of K patterns, and the sums (K, ...).
+    What `task` does, for all patterns.
 
     Raises
     ------
@@ -149,23 +145,14 @@ def collapse_on(
     DonorwiseError
         Workers were ended again and again.
     """
-    n_rows = reader.shape[0]
-    known = check_codes(codes, n_patterns, n_rows)
-    cells = Cells(
-        known,
-        n_patterns,
-        check_weights(weights, known),
-        check_covariates(covariates, known),
-        None if all_in_order(columns, reader.shape[1]) else columns,
-    )
-    m = 0 if cells.covariates is None else cells.covariates.shape[1]
-    per_pattern = 8 * (len(columns) * (2 + m + n_sums) + m * (m + 1) + 8)
-    tiles = _Tiles(n_patterns, max(1, budget.message_bytes // per_pattern))
-    tasks = _tasks(reader, known, tiles, per_pattern, chunk_size, budget)
-    out = measure(sparse.csr_array((0, reader.shape[1])), _rows(cells, 0, 0, known[:0]))
-    finals = _submit(client, reader, cells, tasks, measure)
+    nothing = task(sparse.csr_array((0, reader.shape[1])), cells.between(0, 0)._replace(n_patterns=1), columns)
+    out = tuple(result.take(np.zeros(cells.n_patterns, dtype=np.int64)) for result in nothing)
+    per_pattern = _PATTERN_BYTES + sum(array.nbytes for result in nothing for array in result.arrays().values())
+    tiles = _Tiles(cells.n_patterns, max(1, budget.message_bytes // per_pattern))
+    batches = _batches(reader, cells.codes, tiles, per_pattern, chunk_size, budget)
+    finals = _submit(client, reader, cells, columns, batches, task)
     try:
-        _gather(client, finals, tiles, *out, progress=progress)
+        _gather(client, finals, tiles, out, progress=progress)
     finally:
         client.cancel(list(finals))
     return out
@@ -193,9 +180,9 @@ class _Tiles:
         return self._order[tile * self.size + places]
 
 
-def _tasks(
+def _batches(
     reader: Reader, codes: NDArray[Any], tiles: _Tiles, per_pattern: int, chunk_size: int | None, budget: Budget
-) -> Iterator[_Task]:
+) -> Iterator[_Batch]:
     """As many rows as the budget allows; those whose statistics are larger than its result are read several times.
 
     Where the cells are in no order, every range meets most patterns, and only long ones are worth their statistics.
@@ -204,7 +191,7 @@ def _tasks(
     most = max(1, budget.result_bytes // per_pattern)
     ranges: list[tuple[int, int]] = []
     patterns = np.zeros(0, dtype=np.int64)
-    for low, high in plan(reader, lambda low, high: codes[low:high] >= 0, chunk_size, budget)[0]:
+    for low, high in cut_ranges(reader, lambda low, high: codes[low:high] >= 0, chunk_size, budget)[0]:
         seen = np.unique(codes[low:high])
         seen = seen[seen >= 0]
         joined = np.union1d(patterns, seen)
@@ -222,49 +209,44 @@ def _tasks(
         yield from _split(ranges, patterns, tiles, most)
 
 
-def _split(ranges: list[tuple[int, int]], patterns: IntArray, tiles: _Tiles, most: int) -> Iterator[_Task]:
+def _split(ranges: list[tuple[int, int]], patterns: IntArray, tiles: _Tiles, most: int) -> Iterator[_Batch]:
     ordered = tiles.see(patterns)
     for first in range(0, ordered.size, most):
         some = ordered[first : first + most]
         rank = tiles.rank[some]
         numbers, starts = np.unique(rank // tiles.size, return_index=True)
-        yield _Task(ranges, some, rank % tiles.size, numbers, np.append(starts, some.size))
+        yield _Batch(ranges, some, rank % tiles.size, numbers, np.append(starts, some.size))
 
 
-def _submit(client: Any, reader: Any, cells: Cells, tasks: Iterator[_Task], measure: Measure) -> dict[Any, int]:
-    """The tile of every final future; tasks are submitted in the order in which they are best done."""
+def _submit(
+    client: Any, reader: Any, cells: CodedCells, columns: IntArray, batches: Iterator[_Batch], task: Task
+) -> dict[Any, int]:
+    """The tile of every final future; batches are submitted in the order in which they are best done."""
     run = uuid.uuid4().hex[:8]
     trees: dict[int, _Tree] = {}
-    for i, task in enumerate(tasks):
-        place = np.full(cells.n_patterns + 1, -1, dtype=np.int16 if len(task.patterns) < 2**15 else np.int32)
-        place[task.patterns] = np.arange(len(task.patterns))  # the last entry is that of code -1
-        n = len(task.patterns)
+    for i, batch in enumerate(batches):
+        n = len(batch.patterns)
+        place = np.full(cells.n_patterns + 1, -1, dtype=np.int16 if n < 2**15 else np.int32)
+        place[batch.patterns] = np.arange(n)  # the last entry is that of code -1
         found = client.submit(
-            summarise_ranges,
-            [cut_rows(reader, low, high) for low, high in task.ranges],
-            [_rows(cells, low, high, place[cells.codes[low:high]], n) for low, high in task.ranges],
-            task.starts.tolist(),
-            task.places,
-            measure,
-            [_blocks(client, reader, low, high) for low, high in task.ranges],
+            measure_ranges,
+            [cut_rows(reader, low, high) for low, high in batch.ranges],
+            [
+                cells.between(low, high)._replace(codes=place[cells.codes[low:high]], n_patterns=n)
+                for low, high in batch.ranges
+            ],
+            columns,
+            batch.starts.tolist(),
+            batch.places,
+            task,
+            [_blocks(client, reader, low, high) for low, high in batch.ranges],
             key=f"donorwise-read-{run}-{i}",
             pure=False,
         )
-        for at, tile in enumerate(task.tiles.tolist()):
+        for at, tile in enumerate(batch.tiles.tolist()):
             tree = trees.setdefault(tile, _Tree(client, f"donorwise-merge-{run}"))
             tree.add(client.submit(pick, found, at, key=f"donorwise-pick-{run}-{i}-{at}", pure=False))
     return {tree.finish(): tile for tile, tree in trees.items()}
-
-
-def _rows(cells: Cells, low: int, high: int, codes: NDArray[Any], n_patterns: int | None = None) -> Cells:
-    """Some of the cells, with other codes."""
-    return Cells(
-        codes,
-        cells.n_patterns if n_patterns is None else n_patterns,
-        None if cells.weights is None else cells.weights[low:high],
-        None if cells.covariates is None else cells.covariates[low:high],
-        cells.columns,
-    )
 
 
 def _blocks(client: Any, reader: Any, low: int, high: int) -> list[list[Any]] | None:
@@ -277,24 +259,20 @@ def _blocks(client: Any, reader: Any, low: int, high: int) -> list[list[Any]] | 
     return [[next(futures) for _ in row] for row in blocks]
 
 
-def _gather(
-    client: Any, finals: dict[Any, int], tiles: _Tiles, collapsed: Collapsed, sums: Sums, *, progress: bool
-) -> None:
+def _gather(client: Any, finals: dict[Any, int], tiles: _Tiles, out: tuple[ByPattern, ...], *, progress: bool) -> None:
     """Write every tile where it belongs as soon as it is done; one at a time is here."""
     from distributed import KilledWorker, as_completed
 
     with tqdm(total=len(finals), unit="block", desc="collapse", disable=not progress) as bar:
         for future in as_completed(list(finals), loop=client.loop):
             try:
-                part: Partial = future.result()
+                share: Share = future.result()
             except KilledWorker as error:
                 raise DonorwiseError(
                     f"Workers of the cluster were ended while they read, for lack of memory perhaps ({error}). Give them "
                     "more memory, or fewer threads each."
                 ) from error
-            patterns = tiles.patterns(finals[future], part.patterns)
-            for field_ in fields(Collapsed):
-                getattr(collapsed, field_.name)[patterns] = getattr(part.collapsed, field_.name)
-            for name, values in part.sums.items():
-                sums[name][patterns] = values
+            patterns = tiles.patterns(finals[future], share.patterns)
+            for whole, part in zip(out, share.results, strict=True):
+                whole.put(patterns, part)
             bar.update()

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
-    from donorwise._core.cells.readers import Part, Reader
+    from donorwise._core.cells.readers import Piece, Reader
 
 Range = tuple[int, int]
 
 _IDLE_SECONDS = 120
 
 
-class _Source(NamedTuple):
+class _Workers(NamedTuple):
     """How chunks are asked for, and how what comes back is turned into arrays."""
 
     submit: Callable[[int, int], Future[Any]]
@@ -44,7 +44,7 @@ def fetch(
     n_jobs: int,
     n_bytes: int,
     process_bytes: int = BUDGET.process_bytes,
-) -> Iterator[tuple[Range, list[Part]]]:
+) -> Iterator[tuple[Range, list[Piece]]]:
     """The chunks in their order; at most ``n_jobs + 1`` are held besides the one in use.
 
     Workers are threads where these can decompress at once (zarr, gzip in HDF5). With its other filters HDF5 has one
@@ -62,7 +62,7 @@ def fetch(
             yield _receive(reader, source, *pending.popleft())
 
 
-def _receive(reader: Reader, source: _Source, asked: Range, future: Future[Any]) -> tuple[Range, list[Part]]:
+def _receive(reader: Reader, source: _Workers, asked: Range, future: Future[Any]) -> tuple[Range, list[Piece]]:
     with _said_where(reader, asked):
         try:
             loaded = source.receive(future.result())
@@ -70,7 +70,7 @@ def _receive(reader: Reader, source: _Source, asked: Range, future: Future[Any])
             raise DonorwiseError(
                 f"A process that reads {reader.where} was ended from outside, for lack of memory perhaps; use n_jobs=1."
             ) from error
-    return asked, reader.parts(*asked, loaded)
+    return asked, reader.pieces(*asked, loaded)
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def _said_where(reader: Reader, asked: Range) -> Iterator[None]:
 
 
 @contextmanager
-def _source(reader: Reader, ranges: Sequence[Range], jobs: int, n_bytes: int, process_bytes: int) -> Iterator[_Source]:
+def _source(reader: Reader, ranges: Sequence[Range], jobs: int, n_bytes: int, process_bytes: int) -> Iterator[_Workers]:
     arrays = getattr(reader, "arrays", ())
     compressed = [a for a in arrays if getattr(a, "compression", None)]  # else reading HDF5 is no more than copying
     inflated = all(can_inflate(a) for a in compressed)
@@ -104,20 +104,20 @@ def _source(reader: Reader, ranges: Sequence[Range], jobs: int, n_bytes: int, pr
     threads = min(jobs, max(1, len(ranges))) if in_parallel else 1
     pool = ThreadPoolExecutor(threads)
     try:
-        yield _Source(lambda low, high: pool.submit(reader.load, low, high), lambda loaded: loaded, threads)
+        yield _Workers(lambda low, high: pool.submit(reader.load, low, high), lambda loaded: loaded, threads)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _processes(reader: Any, path: str, jobs: int, largest: int) -> Iterator[_Source]:
+def _processes(reader: Any, path: str, jobs: int, largest: int) -> Iterator[_Workers]:
     from joblib.externals.loky import get_reusable_executor
 
     names = [a.name for a in reader.arrays]
     pool = get_reusable_executor(max_workers=jobs, timeout=_IDLE_SECONDS)
     folder = _folder((jobs + 2) * largest)
     try:
-        yield _Source(
+        yield _Workers(
             lambda low, high: pool.submit(_read, path, names, reader.spans(low, high), folder),
             _take,
             jobs + 1,

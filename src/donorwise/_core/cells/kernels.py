@@ -1,13 +1,4 @@
-"""Numba loops of the collapse: nothing but arithmetic, no checks.
-
-Every kernel accumulates, per segment s and feature g, over the stored entries v with weight w::
-
-    n = sum w,   s1 = sum w (v - c),   s2 = sum w (v - c)^2,   c = the first such v
-
-Hazard: sum w v^2 cancels, so the sums are taken about c. As c is one of the data, the variance
-cannot be small against (c - mean)^2: at most a factor of the number of rows in the segment is
-lost. And where all v are equal, s1 and s2 are exactly 0.
-"""
+"""Numba loops of every pass: cells by segment, the order of sparse indices, and sums of products."""
 
 from __future__ import annotations
 
@@ -24,14 +15,12 @@ if TYPE_CHECKING:
 
     from donorwise._typing import FloatArray, IntArray
 
-WIDTH = 4  # n, s1, s2, c together: half a cache line
 SCRATCH = 64
-_CSC_BLOCK = 8  # columns finished together: their results share cache lines of the C-ordered output
-_DENSE_BLOCK = 2048  # features whose accumulators fit the L2 cache
+"""Places beyond those of the features, for columns that are not wanted (see `add_csr_sums`)."""
 
 
-class Rows(NamedTuple):
-    """Rows by segment, as the kernels read them (read-only arrays).
+class Segmented(NamedTuple):
+    """Cells by segment, as the kernels read them (read-only arrays).
 
     A segment is a pattern, or a part of one: segments 0..K-1 are the first parts of the
     patterns, later ones are further parts of large patterns.
@@ -39,18 +28,20 @@ class Rows(NamedTuple):
     Attributes
     ----------
     segment
-        Shape (N,), int32. Segment of each row, -1 for unused rows.
+        Shape (N,), int32. Segment of each cell, -1 for unused ones.
     order, starts
-        Used rows sorted by segment (ascending inside one), and where each segment begins, shape (S + 1,).
+        Used cells sorted by segment (ascending inside one), and where each segment begins, shape (S + 1,).
     weights
-        Shape (N,). Weight w of each row.
+        Shape (N,). Weight w of each cell.
     weight
-        Shape (S,). Sum of w, added up in the order of the rows: a sum over the nonzeros of a
+        Shape (S,). Sum of w, added up in the order of the cells: a sum over the nonzeros of a
         feature in the same order equals it exactly if the feature has no zeros.
+    covariates
+        Shape (N, m). As they were given.
     moment
         Shape (N, m). w times the covariates, centred in each segment.
     moment_sum
-        Shape (S, m). Sum of `moment`, about 0, added up in the order of the rows.
+        Shape (S, m). Sum of `moment`, about 0, added up in the order of the cells.
     """
 
     segment: NDArray[np.int32]
@@ -58,20 +49,13 @@ class Rows(NamedTuple):
     starts: IntArray
     weights: FloatArray
     weight: FloatArray
+    covariates: FloatArray
     moment: FloatArray
     moment_sum: FloatArray
 
 
-class Moments(NamedTuple):
-    """Where the kernels write, zero before; the same arrays as in `Collapsed`, one row per segment."""
-
-    mean: FloatArray
-    within_ss: FloatArray
-    covariate_y: FloatArray
-
-
 @intrinsic
-def _prefetch(typingctx, array, index):
+def prefetch(typingctx, array, index):
     """Ask the processor to fetch ``array[index]``: rows of one pattern lie scattered over memory."""
 
     def codegen(context, builder, signature, args):
@@ -135,165 +119,6 @@ def sort_by_segment(segment: NDArray[np.int32], n_segments: int) -> tuple[IntArr
 
 
 @njit(nogil=True, cache=True)
-def _add(acc: FloatArray, a: np.uint64, v: float, w: float) -> None:
-    """Add one entry. Without a branch: whether an entry is the first of its kind is hard to predict."""
-    n, s1, s2, c = acc[a], acc[a + np.uint64(1)], acc[a + np.uint64(2)], acc[a + np.uint64(3)]
-    c = v if n == 0.0 else c
-    d = v - c
-    wd = w * d
-    acc[a] = n + w
-    acc[a + np.uint64(1)] = s1 + wd
-    acc[a + np.uint64(2)] = s2 + wd * d
-    acc[a + np.uint64(3)] = c
-
-
-@njit(nogil=True, cache=True)
-def _finish(acc: FloatArray, a: int, total: float) -> tuple[float, float]:
-    """Mean and sum of squares of the stored entries and the zeros, whose weight is total - n."""
-    n, s1, s2, c = acc[a], acc[a + 1], acc[a + 2], acc[a + 3]
-    if n == 0.0:
-        return 0.0, 0.0
-    mean = c + s1 / n
-    ss = s2 - s1 * (s1 / n)
-    if ss < 0.0:  # rounding; a NaN has to pass
-        ss = 0.0
-    return mean * (n / total), ss + mean * mean * n * ((total - n) / total)
-
-
-@njit(nogil=True, cache=True)
-def csr_moments(
-    data: NDArray[Any],
-    indices: NDArray[Any],
-    indptr: NDArray[Any],
-    position: NDArray[np.int32] | None,
-    rows: Rows,
-    out: Moments,
-    first: int,
-    last: int,
-) -> bool:
-    """Moments of the segments first..last-1; whether the indices of every row increase strictly.
-
-    `position` maps a column to its accumulator: its place in the output, or one of the SCRATCH
-    places beyond for columns that are not wanted (a branch would be mispredicted too often, and
-    one place shared by all would make each addition wait for the last). With None, which numba
-    compiles apart, column j is feature j. Rows come sorted by segment, so one row of
-    accumulators is enough and stays in the cache.
-    """
-    n_features, m = out.mean.shape[1], rows.moment.shape[1]
-    acc = np.empty(WIDTH * (n_features + SCRATCH))
-    acc_c = np.empty((m, n_features + SCRATCH, 2))
-    increasing = True
-    for s in range(first, last):
-        acc[:] = 0.0
-        acc_c[:] = 0.0
-        increasing &= _add_csr_rows(data, indices, indptr, position, rows, s, acc, acc_c)
-        _finish_segment(acc, acc_c, rows.weight, rows.moment_sum, out, s)
-    return increasing
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _add_csr_rows(
-    data: NDArray[Any],
-    indices: NDArray[Any],
-    indptr: NDArray[Any],
-    position: NDArray[np.int32] | None,
-    rows: Rows,
-    s: int,
-    acc: FloatArray,
-    acc_c: FloatArray,
-) -> bool:
-    """Add the rows of segment s to its accumulators; whether the indices of every row increase strictly."""
-    increasing = True
-    for r in range(rows.starts[s], rows.starts[s + 1]):
-        row = rows.order[r]
-        w = rows.weights[row]
-        upcoming = rows.order[min(r + 1, len(rows.order) - 1)]
-        for p in range(indptr[upcoming], indptr[upcoming + 1], 16):
-            _prefetch(data, p)  # type: ignore[call-arg]
-            _prefetch(indices, p)
-        previous = np.int64(-1)
-        for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-            j = indices[p]
-            increasing &= j > previous
-            previous = np.int64(j)
-            place = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
-            _add(acc, np.uint64(WIDTH) * place, np.float64(data[p]), w)
-        for q in range(rows.moment.shape[1]):
-            x = rows.moment[row, q]
-            for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                j = indices[p]
-                place = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
-                d = np.float64(data[p]) - acc[np.uint64(WIDTH) * place + np.uint64(3)]
-                acc_c[q, place, 0] += x
-                acc_c[q, place, 1] += x * d
-    return increasing
-
-
-@njit(nogil=True, cache=True)
-def _finish_segment(
-    acc: FloatArray, acc_c: FloatArray, weight: FloatArray, moment_sum: FloatArray, out: Moments, s: int
-) -> None:
-    for g in range(out.mean.shape[1]):
-        out.mean[s, g], out.within_ss[s, g] = _finish(acc, WIDTH * g, weight[s])
-        for q in range(moment_sum.shape[1]):
-            zeros = moment_sum[s, q] - acc_c[q, g, 0]
-            out.covariate_y[s, q, g] = acc_c[q, g, 1] - acc[WIDTH * g + 3] * zeros
-
-
-@njit(nogil=True, cache=True)
-def add_csr(
-    data: NDArray[Any],
-    indices: NDArray[Any],
-    indptr: NDArray[Any],
-    position: NDArray[np.int32] | None,
-    rows: Rows,
-    sums: FloatArray,
-    products: FloatArray,
-    segments: IntArray,
-) -> None:
-    """Add a chunk of rows to the running sums, (S, WIDTH (G + SCRATCH)) and (S, m, G + SCRATCH, 2), of some segments.
-
-    Row after row as in `csr_moments`, so the sums do not depend on where the chunks end.
-    """
-    for s in segments:
-        _add_csr_rows(data, indices, indptr, position, rows, s, sums[s], products[s])
-
-
-@njit(nogil=True, cache=True)
-def add_dense(
-    matrix: NDArray[Any], start: int, rows: Rows, sums: FloatArray, products: FloatArray, segments: IntArray
-) -> None:
-    """Add a chunk of C-ordered rows, whose columns are the features from `start` on, as `add_csr` does."""
-    for s in segments:
-        acc, acc_c = sums[s], products[s]
-        for r in range(rows.starts[s], rows.starts[s + 1]):
-            row = rows.order[r]
-            y, w = matrix[row], rows.weights[row]
-            for j in range(len(y)):
-                _add(acc, np.uint64(WIDTH) * np.uint64(start + j), np.float64(y[j]), w)
-            for q in range(rows.moment.shape[1]):
-                x = rows.moment[row, q]
-                for j in range(len(y)):
-                    acc_c[q, start + j, 0] += x
-                    acc_c[q, start + j, 1] += x * (np.float64(y[j]) - acc[WIDTH * (start + j) + 3])
-
-
-@njit(nogil=True, cache=True)
-def finish_sums(
-    sums: FloatArray,
-    products: FloatArray,
-    weight: FloatArray,
-    moment_sum: FloatArray,
-    out: Moments,
-    first: int,
-    last: int,
-) -> None:
-    """Moments of the segments first..last-1 from their running sums; `weight` and `moment_sum` as in `Rows`."""
-    for s in range(first, last):
-        _finish_segment(sums[s], products[s], weight, moment_sum, out, s)
-
-
-@njit(nogil=True, cache=True)
 def index_state(indices: NDArray[Any], indptr: NDArray[Any], limit: np.integer[Any]) -> int:
     """2 if an index is not below `limit` (of the same dtype), else 1 if those of a row do not increase strictly, else 0.
 
@@ -327,93 +152,72 @@ def csr_has_duplicates(indices: NDArray[Any], indptr: NDArray[Any], n_columns: i
 
 
 @njit(nogil=True, cache=True)
-def csc_moments(
+def add_csr_sums(
+    data: NDArray[Any],
+    indices: NDArray[Any],
+    indptr: NDArray[Any],
+    position: NDArray[np.int32] | None,
+    cells: Segmented,
+    loadings: FloatArray,
+    sums: FloatArray,
+    segments: IntArray,
+) -> None:
+    """Add values times the loadings (N, q) of their cells to the sums (S, q, G) of some segments.
+
+    `position` maps a column to its feature, or beyond G if it is not wanted; None where column j is feature j.
+    """
+    n_features = np.uint64(sums.shape[2])
+    for s in segments:
+        for r in range(cells.starts[s], cells.starts[s + 1]):
+            row = cells.order[r]
+            upcoming = cells.order[min(r + 1, len(cells.order) - 1)]
+            for p in range(indptr[upcoming], indptr[upcoming + 1], 16):
+                prefetch(data, p)  # type: ignore[call-arg]
+                prefetch(indices, p)
+            for q in range(loadings.shape[1]):
+                x, target = loadings[row, q], sums[s, q]
+                for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                    j = np.uint64(indices[p])
+                    g = j if position is None else np.uint64(position[j])
+                    if position is None or g < n_features:
+                        target[g] += x * np.float64(data[p])
+
+
+@njit(nogil=True, cache=True)
+def add_dense_sums(
+    values: NDArray[Any], start: int, cells: Segmented, loadings: FloatArray, sums: FloatArray, segments: IntArray
+) -> None:
+    """Add C-ordered rows, whose columns are the features from `start` on, as `add_csr_sums` does."""
+    for s in segments:
+        for r in range(cells.starts[s], cells.starts[s + 1]):
+            row = cells.order[r]
+            y = values[row]
+            for q in range(loadings.shape[1]):
+                x, target = loadings[row, q], sums[s, q]
+                for j in range(len(y)):
+                    target[start + j] += x * np.float64(y[j])
+
+
+@njit(nogil=True, cache=True)
+def csc_sums(
     data: NDArray[Any],
     indices: NDArray[Any],
     indptr: NDArray[Any],
     columns: IntArray,
-    rows: Rows,
-    out: Moments,
+    cells: Segmented,
+    loadings: FloatArray,
+    sums: FloatArray,
     first: int,
     last: int,
-) -> bool:
-    """Moments of the columns ``columns[first:last]``; whether the rows of every column increase strictly."""
-    n_segments, m = rows.moment_sum.shape
-    acc = np.empty(_CSC_BLOCK * n_segments * WIDTH)
-    acc_c = np.empty((_CSC_BLOCK * n_segments, m, 2))
-    increasing = True
-    for low in range(first, last, _CSC_BLOCK):
-        high = min(low + _CSC_BLOCK, last)
-        acc[:] = 0.0
-        acc_c[:] = 0.0
-        for g in range(low, high):
-            base = np.uint64((g - low) * n_segments)
-            previous = np.int64(-1)
-            for p in range(np.uint64(indptr[columns[g]]), np.uint64(indptr[columns[g] + 1])):
-                row = np.uint64(indices[p])
-                increasing &= indices[p] > previous
-                previous = np.int64(indices[p])
-                s = rows.segment[row]
-                if s >= 0:
-                    place = base + np.uint64(s)
-                    v = np.float64(data[p])
-                    _add(acc, np.uint64(WIDTH) * place, v, rows.weights[row])
-                    for q in range(m):
-                        acc_c[place, q, 0] += rows.moment[row, q]
-                        acc_c[place, q, 1] += rows.moment[row, q] * (v - acc[np.uint64(WIDTH) * place + np.uint64(3)])
-        for s in range(n_segments):
-            for g in range(low, high):
-                done = (g - low) * n_segments + s
-                out.mean[s, g], out.within_ss[s, g] = _finish(acc, WIDTH * done, rows.weight[s])
-                for q in range(m):
-                    zeros = rows.moment_sum[s, q] - acc_c[done, q, 0]
-                    out.covariate_y[s, q, g] = acc_c[done, q, 1] - acc[WIDTH * done + 3] * zeros
-    return increasing
-
-
-@njit(nogil=True, cache=True)
-def _add_row(y: NDArray[Any], w: float, c: FloatArray, s1: FloatArray, s2: FloatArray) -> None:
-    """Add one row of dense entries; one-dimensional arrays, or LLVM finds no vector loop."""
-    for g in range(len(c)):
-        d = y[g] - c[g]
-        wd = w * d
-        s1[g] += wd
-        s2[g] += wd * d
-
-
-@njit(nogil=True, cache=True)
-def _add_moments(y: NDArray[Any], moment: FloatArray, c: FloatArray, sums: FloatArray) -> None:
-    """Add the products of one row of dense entries with each covariate."""
-    for q in range(len(moment)):
-        x, target = moment[q], sums[q]
-        for g in range(len(c)):
-            target[g] += x * (y[g] - c[g])
-
-
-@njit(nogil=True, cache=True)
-def dense_moments(matrix: NDArray[Any], rows: Rows, out: Moments, first: int, last: int) -> None:
-    """Moments of the segments first..last-1 of a C-ordered matrix, in which every entry is a stored one."""
-    n_features, m = out.mean.shape[1], rows.moment.shape[1]
-    for low in range(0, n_features, _DENSE_BLOCK):
-        width = min(_DENSE_BLOCK, n_features - low)
-        c, s1, s2, products = np.empty(width), np.empty(width), np.empty(width), np.empty((m, width))
-        for s in range(first, last):
-            begin, end = rows.starts[s], rows.starts[s + 1]
-            if begin == end:
-                continue
-            for b in range(width):
-                c[b], s1[b], s2[b] = matrix[rows.order[begin], low + b], 0.0, 0.0
-                for q in range(m):
-                    products[q, b] = 0.0
-            for r in range(begin, end):
-                row = rows.order[r]
-                y = matrix[row][low : low + width]
-                _add_row(y, rows.weights[row], c, s1, s2)
-                _add_moments(y, rows.moment[row], c, products)
-            for b in range(width):
-                excess = s1[b] / rows.weight[s]
-                ss = s2[b] - s1[b] * excess
-                out.mean[s, low + b] = c[b] + excess
-                out.within_ss[s, low + b] = 0.0 if ss < 0.0 else ss  # rounding; a NaN has to pass
-                for q in range(m):
-                    out.covariate_y[s, q, low + b] = products[q, b]
+) -> None:
+    """Sums (S, q, G) of the columns ``columns[first:last]``, as in `add_csr_sums`."""
+    own = np.empty(sums.shape[:2])
+    for g in range(first, last):
+        own[:] = 0.0
+        for p in range(np.uint64(indptr[columns[g]]), np.uint64(indptr[columns[g] + 1])):
+            row = np.uint64(indices[p])
+            s = cells.segment[row]
+            if s >= 0:
+                for q in range(loadings.shape[1]):
+                    own[s, q] += loadings[row, q] * np.float64(data[p])
+        sums[:, :, g] = own

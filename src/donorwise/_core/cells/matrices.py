@@ -1,232 +1,230 @@
-"""One handler for each container a matrix of cells x features may come in."""
+"""What is asked of a matrix of cells x features wherever it is: its shape, missing values, sums of rows, columns, a sample."""
 
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from donorwise._core.cells.kernels import (
-    SCRATCH,
-    Moments,
-    Rows,
-    csc_moments,
-    csr_has_duplicates,
-    csr_moments,
-    dense_moments,
-)
-from donorwise._core.cells.readers import has_reader
-from donorwise._core.cells.rows import read_only
+from donorwise._core.cells.checks import check_features
+from donorwise._core.cells.chunks import check_real, column_reader, in_memory, refuse
+from donorwise._core.cells.fetch import fetch
+from donorwise._core.cells.readers import has_reader, open_reader
 from donorwise._core.cells.stored import Stored
-from donorwise._core.cells.threads import run_ranges
+from donorwise._core.cells.stream import cut_ranges, read_chunks
+from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-    from donorwise._typing import IntArray
+    from donorwise._core.cells.fetch import Range
+    from donorwise._core.cells.readers import Piece, Reader
 
-Csr: TypeAlias = sparse.csr_matrix | sparse.csr_array
-Csc: TypeAlias = sparse.csc_matrix | sparse.csc_array
-
-# Columns that have to be converted are so in blocks of about this many numbers per thread.
-_BLOCK_NUMBERS = 2**21
-
-
-class Job(NamedTuple):
-    """What to collapse besides the matrix: segments of rows, columns, output, number of threads."""
-
-    rows: Rows
-    columns: IntArray
-    out: Moments
-    n_jobs: int
-
-
-@singledispatch
-def accumulate(matrix: object, job: Job) -> None:
-    """Fill ``job.out`` with the moments of the segments ``job.rows`` of the columns ``job.columns``."""
-    refuse(matrix)
-
-
-def refuse(matrix: object) -> NoReturn:
-    """Raise the DataError for a container without a handler."""
-    kind = type(matrix)
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    raise DataError(
-        f"Cannot read a matrix of type {name}; use a scipy sparse matrix, a numpy array or a DataFrame in memory, a "
-        "backed h5ad, a zarr array, or a dask array of sparse or dense blocks."
-    )
-
-
-def in_memory(matrix: object) -> bool:
-    """Whether the matrix can be passed to `accumulate`."""
-    return accumulate.dispatch(type(matrix)) is not accumulate.dispatch(object)
+# Values of a matrix in memory that are looked at together.
+_VALUES = 2**22
+# Rows or columns from whose size that of the others is guessed.
+_COSTS_LOOKED_AT = 2**16
 
 
 def check_matrix(matrix: object) -> tuple[int, int]:
-    """Shape of a matrix that has a handler; a DataError otherwise."""
+    """Shape of a matrix that can be read; a DataError otherwise."""
     known = in_memory(matrix) or isinstance(matrix, Stored) or has_reader(type(matrix))
     if not known or isinstance(matrix, np.ma.MaskedArray):
         refuse(matrix)
     if not in_memory(matrix):
-        _check_real(matrix.dtype)  # type: ignore[attr-defined]
+        check_real(matrix.dtype)  # type: ignore[attr-defined]
     shape = matrix.shape  # type: ignore[attr-defined]  # every container with a handler has one
     if len(shape) != 2:
         raise DataError(f"The matrix must have two dimensions, cells x features; got shape {shape}.")
     return shape
 
 
-@accumulate.register(sparse.csr_matrix)
-@accumulate.register(sparse.csr_array)
-def _(matrix: Csr, job: Job) -> None:
-    arrays = sparse_arrays(matrix)
-    if not _csr_pass(arrays, matrix.shape[1], job) and csr_has_duplicates(*arrays[1:], matrix.shape[1]):
-        _csr_pass(sparse_arrays(canonical(matrix)), matrix.shape[1], job)
+def missing_patterns(
+    matrix: object, features: ArrayLike | None = None, *, block_numbers: int = _VALUES
+) -> list[tuple[IntArray, BoolArray | None]]:
+    """Group the columns of a dense matrix by the rows in which they are NaN.
+
+    Parameters
+    ----------
+    matrix
+        Shape (N, columns). Numpy array or DataFrame. A matrix that is not in memory is one group of columns
+        without NaN: looking for them would read it twice (`collapse` refuses them).
+    features
+        Column numbers to look at; all if None.
+    block_numbers
+        How many numbers to look at together.
+
+    Returns
+    -------
+    list of (columns, rows)
+        `columns` are elements of `features`, in their order; `rows` has shape (N,) and is True
+        where these columns have a value. The columns without NaN come first, with None for
+        `rows`; the other groups follow in the order of their first column. Every column is in one group.
+
+    Raises
+    ------
+    DataError
+        If the matrix is not dense or does not hold numbers.
+    """
+    n_rows, n_columns = check_matrix(matrix)
+    columns = check_features(features, n_columns)
+    if not in_memory(matrix):
+        return [(columns, None)] if len(columns) else []
+    if not isinstance(matrix, np.ndarray | pd.DataFrame):
+        raise DataError("Missing values can be kept only in a dense matrix, a numpy array or a DataFrame.")
+    groups: dict[bytes, list[int]] = {b"": []}
+    for column, key in _missing_rows(column_reader(matrix, columns), columns, n_rows, block_numbers):
+        groups.setdefault(key, []).append(column)
+    return [(np.array(group), _unpack(key, n_rows)) for key, group in groups.items() if group]
 
 
-@accumulate.register(sparse.csc_matrix)
-@accumulate.register(sparse.csc_array)
-def _(matrix: Csc, job: Job) -> None:
-    arrays = sparse_arrays(matrix)
-
-    def task(first: int, last: int) -> None:
-        if not csc_moments(*arrays, job.columns, job.rows, job.out, first, last):
-            # Duplicates, or rows out of order, in which the weights must not be added up.
-            block = canonical(matrix, job.columns[first:last])
-            local = read_only(np.arange(len(job.columns)) - first)
-            csc_moments(*sparse_arrays(block), local, job.rows, job.out, first, last)
-
-    run_ranges(task, np.diff(matrix.indptr)[job.columns], job.n_jobs)
-
-
-@accumulate.register(sparse.spmatrix)
-@accumulate.register(sparse.sparray)
-def _(matrix: sparse.spmatrix | sparse.sparray, job: Job) -> None:
-    accumulate(matrix.tocsr(), job)
+def _missing_rows(
+    read: Callable[[IntArray], NDArray[Any]], columns: IntArray, n_rows: int, block_numbers: int
+) -> Iterator[tuple[int, bytes]]:
+    """Each column with the packed bits of its NaN rows, b"" if there are none."""
+    width = max(1, block_numbers // max(1, n_rows))
+    for low in range(0, len(columns), width):
+        block = columns[low : low + width]
+        missing = np.isnan(read(block))
+        some = missing.any(axis=0)
+        packed = np.packbits(missing[:, some].T, axis=1)
+        keys = iter(packed)
+        for column, has_missing in zip(block.tolist(), some.tolist(), strict=True):
+            yield column, next(keys).tobytes() if has_missing else b""
 
 
-@accumulate.register(np.ndarray)
-def _(matrix: NDArray[Any], job: Job) -> None:
-    array = np.asarray(matrix)
-    if is_ready(array) and all_in_order(job.columns, array.shape[1]):
-        _dense_pass(array, job)
-    else:
-        _dense_by_blocks(column_reader(array, job.columns), job)
-
-
-@accumulate.register(pd.DataFrame)
-def _(matrix: pd.DataFrame, job: Job) -> None:
-    _dense_by_blocks(column_reader(matrix, job.columns), job)
-
-
-def column_reader(matrix: NDArray[Any] | pd.DataFrame, columns: IntArray) -> Callable[[IntArray | slice], NDArray[Any]]:
-    """A function that reads some of `columns` as real numbers, NaN where a value is missing."""
-    if not isinstance(matrix, pd.DataFrame):
-        array = np.asarray(matrix)
-        _check_real(array.dtype)
-        return lambda some: array[:, some]
-    dtypes = matrix.dtypes.iloc[columns]
-    for name, dtype in dtypes.items():
-        if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
-            raise DataError(f"Column {name!r} holds {dtype}, not real numbers; leave it out or convert it.")
-    # Columns of one numpy dtype are views of the frame; others have to be converted.
-    plain = dtypes.nunique() == 1 and isinstance(dtypes.iloc[0], np.dtype)
-    how = {} if plain else {"dtype": np.float64, "na_value": np.nan}
-    return lambda some: matrix.iloc[:, some].to_numpy(**how)
-
-
-def _csr_pass(arrays: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], n_columns: int, job: Job) -> bool:
-    """One pass; whether the indices of every row increase strictly."""
-    args = (*arrays, positions(job.columns, n_columns), job.rows, job.out)
-    stored = np.concatenate([[0], np.cumsum(np.diff(arrays[2])[job.rows.order], dtype=np.int64)])
-    cost = np.diff(stored[job.rows.starts])
-    return all(run_ranges(lambda first, last: csr_moments(*args, first, last), cost, job.n_jobs))
-
-
-def positions(columns: IntArray, n_columns: int) -> NDArray[np.int32] | None:
-    """Accumulator of each column (see `csr_moments`); None where each column has its own number."""
-    if all_in_order(columns, n_columns):
+def _unpack(key: bytes, n_rows: int) -> BoolArray | None:
+    if not key:
         return None
-    position = (len(columns) + np.arange(n_columns) % SCRATCH).astype(np.int32)
-    position[columns] = np.arange(len(columns))
-    return read_only(position)
+    return np.unpackbits(np.frombuffer(key, dtype=np.uint8), count=n_rows) == 0
 
 
-def _dense_pass(matrix: NDArray[Any], job: Job) -> None:
-    args = (read_only(matrix), job.rows, job.out)
-    run_ranges(lambda first, last: dense_moments(*args, first, last), np.diff(job.rows.starts), job.n_jobs)
+@singledispatch
+def row_sums(matrix: Any) -> FloatArray:
+    """Sums of the rows, shape (N,), in float64; one pass where the matrix is not in memory."""
+    return np.ravel(np.asarray(matrix.sum(axis=1, dtype=np.float64)))
 
 
-def _dense_by_blocks(load: Callable[[IntArray | slice], NDArray[Any]], job: Job) -> None:
-    """Collapse the matrices ``load(columns)`` of a few columns each, in several threads."""
-    n_features = len(job.columns)
-    width = max(8, _BLOCK_NUMBERS // max(1, len(job.rows.segment)))
-
-    def task(first: int, last: int) -> None:
-        for low in range(first * width, min(last * width, n_features), width):
-            part = slice(low, low + width)
-            block = load(slice_if_run(job.columns[part]))
-            if not is_ready(block):
-                block = np.ascontiguousarray(block, dtype=np.float32 if block.dtype == np.float32 else np.float64)
-            out = Moments(*(array[..., part] for array in job.out))
-            _dense_pass(block, Job(job.rows, job.columns[part], out, n_jobs=1))
-
-    run_ranges(task, np.ones(-(-n_features // width), dtype=np.int64), job.n_jobs)
+@row_sums.register(Stored)
+def _(matrix: Stored) -> FloatArray:
+    reader, kept = open_reader(matrix.matrix), _kept(matrix)
+    sums = np.zeros(reader.shape[0])
+    for (low, high), pieces in _pass(reader, matrix):
+        rows = slice(None) if reader.by_columns else slice(low, high)
+        for start, block in pieces:
+            sums[rows] += block @ kept[start : start + block.shape[1]]
+    return sums if matrix.rows is None else sums[matrix.rows]
 
 
-def is_ready(array: NDArray[Any]) -> bool:
-    """Whether the dense kernel reads the array as it is; compiling it for more kinds would take longer than it saves."""
-    return array.dtype in (np.float32, np.float64) and array.flags.c_contiguous
+@singledispatch
+def read_columns(matrix: Any, columns: IntArray | None = None) -> FloatArray:
+    """Some columns (all if None) as a dense array, shape (N, len(columns)); one pass where they are not in memory."""
+    some = matrix if columns is None else matrix[:, columns]
+    return np.asarray(some.toarray() if sparse.issparse(some) else some, dtype=np.float64)
 
 
-def all_in_order(columns: IntArray, n_columns: int) -> bool:
-    """Whether these are all columns, in order."""
-    return np.array_equal(columns, np.arange(n_columns))
+@read_columns.register(Stored)
+def _(matrix: Stored, columns: IntArray | None = None) -> FloatArray:
+    reader = open_reader(matrix.matrix)
+    wanted = np.asarray(matrix.column_numbers(np.arange(matrix.shape[1]) if columns is None else columns))
+    values = np.zeros((reader.shape[0], len(wanted)))
+    for (low, high), pieces in _pass(reader, Stored(matrix.matrix, matrix.rows, wanted)):
+        rows = slice(None) if reader.by_columns else slice(low, high)
+        for start, block in pieces:
+            inside = np.flatnonzero((wanted >= start) & (wanted < start + block.shape[1]))
+            taken = block[:, wanted[inside] - start]
+            values[rows, inside] = taken.toarray() if sparse.issparse(taken) else taken
+    return values if matrix.rows is None else values[matrix.rows]
 
 
-def slice_if_run(columns: IntArray) -> IntArray | slice:
-    """Consecutive columns as a slice, which numpy and pandas read without a detour."""
-    run = len(columns) and (np.diff(columns) == 1).all()
-    return slice(int(columns[0]), int(columns[-1]) + 1) if run else columns
+@singledispatch
+def stored_values(matrix: Any) -> Iterator[NDArray[Any]]:
+    """All stored values, some at a time; the zeros of a sparse matrix are not among them.
+
+    Of a `Stored` the whole matrix is read, what is not kept of it too.
+    """
+    values = matrix.data if sparse.issparse(matrix) else matrix
+    step = max(1, _VALUES // max(1, int(np.prod(values.shape[1:]))))
+    for start in range(0, len(values), step):
+        yield values[start : start + step]
 
 
-def sparse_arrays(matrix: Csr | Csc) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Data, indices and indptr, as the kernels read them."""
-    data, indices, indptr = (np.ascontiguousarray(_loadable(a)) for a in (matrix.data, matrix.indices, matrix.indptr))
-    return read_only(data), read_only(indices), read_only(indptr)
+@stored_values.register(Stored)
+def _(matrix: Stored) -> Iterator[NDArray[Any]]:
+    for _, pieces in _pass(open_reader(matrix.matrix), matrix):
+        for _, block in pieces:
+            yield block.data if sparse.issparse(block) else np.ravel(block)
 
 
-def _plain(matrix: Csr | Csc) -> Csr | Csc:
-    """The same arrays in a new object: the flags of the given one may say "canonical" without being true."""
-    kind = sparse.csr_array if matrix.format == "csr" else sparse.csc_array
-    data = matrix.data if matrix.data.dtype == bool else _loadable(matrix.data)  # as scipy adds: True + True is True
-    return kind((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+@singledispatch
+def sample_values(matrix: Any, size: int, *, n_places: int = 8) -> NDArray[Any]:
+    """About `size` stored values, spread evenly; of a matrix that is not in memory from `n_places` chunks."""
+    if sparse.issparse(matrix):
+        stored = matrix.data if matrix.format in ("csr", "csc", "coo", "bsr") else matrix.tocsr().data
+        return np.asarray(stored[:: max(1, stored.size // size)])
+    rows = max(1, size // max(1, matrix.shape[1]))
+    return np.asarray(matrix[:: max(1, matrix.shape[0] // rows)]).ravel()[: 2 * size]
 
 
-def canonical(matrix: Csr | Csc, columns: IntArray | None = None) -> Csr | Csc:
-    """A copy (of some columns) with sorted indices and duplicates added up."""
-    plain = _plain(matrix)
-    copy = plain.copy() if columns is None else plain[:, columns]
-    copy.sum_duplicates()
-    return copy
+@sample_values.register(Stored)
+def _(matrix: Stored, size: int, *, n_places: int = 8) -> NDArray[Any]:
+    reader = open_reader(matrix.matrix)
+    n = reader.shape[reader.by_columns]
+    cost = reader.cost(0, min(n, _COSTS_LOOKED_AT))
+    n_items = max(1, int(size / n_places / max(1.0, cost.mean() / 8))) if n else 1
+    found = [block for _, pieces in _read_places(reader, n_items, n_places) for _, block in pieces]
+    values = [np.asarray(block.data if sparse.issparse(block) else block).ravel() for block in found]
+    taken = [v[:: max(1, len(v) * n_places // size)] for v in values]
+    return np.concatenate(taken) if taken else np.zeros(0, dtype=matrix.dtype)
 
 
-def _check_real(dtype: np.dtype[Any]) -> None:
-    if dtype.kind not in "biuf":
-        raise DataError(f"The matrix holds {dtype}, not real numbers.")
+@singledispatch
+def sample_row_sums(matrix: Any, *, n_rows: int = 100, n_places: int = 100) -> FloatArray | None:
+    """Sums of the rows; of a matrix that is not in memory in `n_places` places, NaN for the others.
+
+    None for one that is read by columns.
+    """
+    return row_sums(matrix)
 
 
-def _loadable(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in a dtype that numba can read, the same array in almost all cases."""
-    dtype = array.dtype
-    _check_real(dtype)
-    if dtype.kind == "b":
-        return array.view(np.uint8)
-    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
-        return array.astype(np.float64)
-    return array.astype(dtype.newbyteorder("="), copy=False)
+@sample_row_sums.register(Stored)
+def _(matrix: Stored, *, n_rows: int = 100, n_places: int = 100) -> FloatArray | None:
+    reader, kept = open_reader(matrix.matrix), _kept(matrix)
+    if reader.by_columns:
+        return None
+    sums = np.full(reader.shape[0], np.nan)
+    for (low, high), pieces in _read_places(reader, n_rows, n_places):
+        sums[low:high] = sum(block @ kept[start : start + block.shape[1]] for start, block in pieces)
+    return sums if matrix.rows is None else sums[matrix.rows]
+
+
+def _kept(stored: Stored) -> FloatArray:
+    """1 for the kept columns of the whole matrix, else 0."""
+    kept = np.zeros(stored.matrix.shape[1])
+    kept[slice(None) if stored.columns is None else stored.columns] = 1.0
+    return kept
+
+
+def _pass(reader: Reader, stored: Stored) -> Iterator[tuple[Range, list[Piece]]]:
+    kept = stored.columns if reader.by_columns else stored.rows
+    wanted = np.full(reader.shape[reader.by_columns], kept is None)
+    if kept is not None:
+        wanted[kept] = True
+    return read_chunks(reader, lambda low, high: wanted[low:high])
+
+
+def _all(low: int, high: int) -> BoolArray:
+    return np.ones(high - low, dtype=bool)
+
+
+def _read_places(reader: Reader, n_items: int, n_places: int) -> Iterator[tuple[Range, list[Piece]]]:
+    """Chunks of `n_items` rows or columns, spread evenly."""
+    ranges, _ = cut_ranges(reader, _all, n_items)
+    places = np.unique(np.linspace(0, len(ranges) - 1, min(n_places, len(ranges))).astype(int))
+    yield from fetch(reader, [ranges[i] for i in places], n_jobs=1, n_bytes=0)

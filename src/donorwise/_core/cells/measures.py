@@ -1,23 +1,115 @@
-"""Exact sufficient statistics of cells x features, one row per design pattern."""
+"""What a pass over cells x features accumulates, and its results: one row per design pattern, mergeable and exact."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 
+from donorwise._core.cells.chunks import Chunk, Wanted, chunks_of
 from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from donorwise._core.cells.kernels import Segmented
+    from donorwise._core.cells.segments import Segments
+
 Index: TypeAlias = IntArray | BoolArray | slice
 
 
+class ByPattern:
+    """Base of results: frozen dataclasses of arrays whose first axis is the patterns.
+
+    Attributes
+    ----------
+    of_features
+        Names of the arrays whose last axis is the features.
+    """
+
+    __slots__ = ()
+    of_features: ClassVar[tuple[str, ...]] = ()
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays by their names."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+    def merge(self, other: Self) -> Self:
+        """The result of the cells of both, pattern by pattern; their sum, where a subclass does not say otherwise."""
+        mine = self.arrays()
+        return type(self)(**{name: mine[name] + values for name, values in other.arrays().items()})
+
+    def take(self, patterns: Index) -> Self:
+        """Some patterns, in the order given; a slice gives views.
+
+        Parameters
+        ----------
+        patterns
+            Integer positions, a boolean mask of shape (K,), or a slice.
+        """
+        return type(self)(**{name: values[patterns] for name, values in self.arrays().items()})
+
+    def take_features(self, idx: Index) -> Self:
+        """Some features, in the order given; a slice gives views.
+
+        Parameters
+        ----------
+        idx
+            Integer positions, a boolean mask of shape (G,), or a slice.
+        """
+        return replace(self, **{name: _take_last(getattr(self, name), idx) for name in self.of_features})  # type: ignore[type-var]
+
+    def put(self, patterns: Index, part: Self) -> None:
+        """Overwrite some patterns."""
+        for name, values in self.arrays().items():
+            values[patterns] = getattr(part, name)
+
+    def put_features(self, idx: Index, part: Self) -> None:
+        """Overwrite some features of all patterns."""
+        for name in self.of_features:
+            getattr(self, name)[..., idx] = getattr(part, name)
+
+
+R = TypeVar("R", bound=ByPattern)
+
+
+class Measure(ABC, Generic[R]):
+    """What is accumulated by pattern and feature: a small record of options, which is sent to the workers of a cluster.
+
+    A pass over whole rows asks `begin` once, `add` for every chunk and `end` once; where a matrix in memory, or a
+    chunk of columns, holds all cells, it asks `fill`. Large patterns are cut into segments, whose results are merged.
+    """
+
+    @abstractmethod
+    def empty(self, segments: Segments, n_features: int) -> R:
+        """The result, one row per segment, before any value was seen."""
+
+    @abstractmethod
+    def add(self, running: Any, chunk: Chunk, n_jobs: int | None) -> None:
+        """Add the cells of a chunk, the next ones of their segments, to what `begin` gave."""
+
+    def begin(self, out: R) -> Any:
+        """What chunks are added to: `out` itself, where a subclass does not say otherwise."""
+        return out
+
+    def end(self, running: Any, out: R, segments: Segments, n_jobs: int | None) -> None:
+        """Write `out` from what was added up; nothing to do where that is `out` itself."""
+
+    def fill(
+        self, out: R, matrix: Any, columns: IntArray, cells: Segmented, segments: Segments, n_jobs: int | None
+    ) -> None:
+        """Write `out` from a matrix in memory that has all cells; its columns `columns` are the features."""
+        running = self.begin(out)
+        for chunk in chunks_of(matrix, 0, Wanted(columns, matrix.shape[1]), cells):
+            self.add(running, chunk, n_jobs)
+        self.end(running, out, segments, n_jobs)
+
+
 @dataclass(frozen=True, slots=True)
-class Collapsed:
+class Collapsed(ByPattern):
     """What the cells of K patterns say about G features; mergeable and exact.
 
     With weights w (1 where none were given), covariates c (m columns) and responses y:
@@ -49,6 +141,7 @@ class Collapsed:
     covariate_mean: FloatArray
     covariate_ss: FloatArray
     covariate_y: FloatArray
+    of_features: ClassVar[tuple[str, ...]] = ("mean", "within_ss", "covariate_y")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -91,31 +184,6 @@ class Collapsed:
             covariate_mean=self.covariate_mean + share[:, None] * dc,
             covariate_ss=self.covariate_ss + other.covariate_ss + _outer(cross, dc, dc),
             covariate_y=self.covariate_y + other.covariate_y + _outer(cross, dc, dy),
-        )
-
-    def take(self, patterns: Index) -> Collapsed:
-        """Statistics of some patterns, in the order given; a slice gives views.
-
-        Parameters
-        ----------
-        patterns
-            Integer positions, a boolean mask of shape (K,), or a slice.
-        """
-        return Collapsed(**{field.name: getattr(self, field.name)[patterns] for field in fields(self)})
-
-    def take_features(self, idx: Index) -> Collapsed:
-        """Statistics of some features, in the order given; a slice gives views.
-
-        Parameters
-        ----------
-        idx
-            Integer positions, a boolean mask of shape (G,), or a slice.
-        """
-        return replace(
-            self,
-            mean=_take_last(self.mean, idx),
-            within_ss=_take_last(self.within_ss, idx),
-            covariate_y=_take_last(self.covariate_y, idx),
         )
 
     def take_covariates(self, m: int) -> Collapsed:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from scipy import sparse
 
+from donorwise._core.cells.kernels import index_state
 from donorwise._core.cells.threads import can_inflate, inflate
 from donorwise.errors import DataError
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from donorwise._typing import IntArray
 
-Part = tuple[int, Any]
+Piece = tuple[int, Any]
 """Number of the first column, and the matrix in memory."""
 
 # What a sparse block of unknown content is taken to hold, for the size of a chunk.
@@ -66,7 +67,7 @@ class Reader(Protocol):
     def load(self, low: int, high: int) -> Any:
         """Read and decompress rows (or columns) low..high-1: the part that takes long."""
 
-    def parts(self, low: int, high: int, loaded: Any) -> list[Part]:
+    def pieces(self, low: int, high: int, loaded: Any) -> list[Piece]:
         """The matrices in what `load` returned, side by side."""
 
 
@@ -98,7 +99,7 @@ class SparseFile:
         """Data, indices and indptr."""
         return _read(self.arrays, self.spans(low, high))
 
-    def parts(self, low: int, high: int, loaded: list[NDArray[Any]]) -> list[Part]:
+    def pieces(self, low: int, high: int, loaded: list[NDArray[Any]]) -> list[Piece]:
         """One CSR or CSC matrix."""
         data, indices, starts = loaded
         indptr = starts.astype(np.int64) - np.int64(starts[0])
@@ -141,7 +142,7 @@ class DenseFile:
         """The rows."""
         return _read(self.arrays, self.spans(low, high))
 
-    def parts(self, low: int, high: int, loaded: list[NDArray[Any]]) -> list[Part]:
+    def pieces(self, low: int, high: int, loaded: list[NDArray[Any]]) -> list[Piece]:
         """One array."""
         return [(0, loaded[0])]
 
@@ -177,7 +178,7 @@ class DaskBlocks:
         rows = [[some.blocks[i, j] for j in range(some.numblocks[1])] for i in range(some.numblocks[0])]
         return list(import_module("dask").compute(*rows))  # together, in the threads of dask
 
-    def parts(self, low: int, high: int, loaded: list[list[Any]]) -> list[Part]:
+    def pieces(self, low: int, high: int, loaded: list[list[Any]]) -> list[Piece]:
         """A matrix for each column of blocks."""
         starts = np.cumsum([low if self.by_columns else 0, *(block.shape[1] for block in loaded[0])])
         columns = [_stack(column, self.where) for column in zip(*loaded, strict=True)]
@@ -289,8 +290,6 @@ def _check_complete(array: Any, where: str) -> None:
 
 def checked(matrix: Any, where: str) -> Any:
     """The matrix, CSR or CSC, flagged as canonical if it is; a DataError for an index out of range."""
-    from donorwise._core.cells.kernels import index_state
-
     n_minor = matrix.shape[1 if matrix.format == "csr" else 0]
     plain = matrix.indices.dtype.newbyteorder("=") if n_minor <= np.iinfo(matrix.indices.dtype).max else np.int64
     indices = matrix.indices.astype(plain, copy=False)

@@ -1,10 +1,10 @@
-"""What a worker of a cluster does: read some cells, say what they say, and add up what others said."""
+"""What a worker of a cluster does: read some cells, measure them, and merge what others measured."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -12,9 +12,10 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._core.cells.fetch import fetch
-from donorwise._core.cells.measures import Collapsed
+from donorwise._core.cells.measures import ByPattern
 from donorwise._core.cells.readers import DaskBlocks, DenseFile, SparseFile, source_file
-from donorwise._typing import FloatArray, IntArray
+from donorwise._core.cells.segments import CodedCells
+from donorwise._typing import IntArray
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,41 +26,20 @@ if TYPE_CHECKING:
     from donorwise._core.cells.readers import Reader
 
 
-class Cells(NamedTuple):
-    """Some cells and the features to use: `columns` of their matrix, all if None.
-
-    Attributes
-    ----------
-    codes
-        Shape (N,), integer. Pattern of each cell, from 0 to ``n_patterns - 1``; -1 for cells to leave out.
-    weights, covariates
-        Shapes (N,) and (N, m), or None.
-    """
-
-    codes: NDArray[Any]
-    n_patterns: int
-    weights: FloatArray | None = None
-    covariates: FloatArray | None = None
-    columns: IntArray | None = None
-
-
-Sums: TypeAlias = dict[str, FloatArray]
-Measure: TypeAlias = Callable[[Any, Cells], tuple[Collapsed, Sums]]
-"""Statistics of a matrix in memory, and whatever else is added up, by pattern (K, ...)."""
+Task: TypeAlias = Callable[[Any, CodedCells, IntArray], tuple[ByPattern, ...]]
+"""What a worker computes of some cells: of their matrix in memory, and the columns in use."""
 
 
 @dataclass(frozen=True, slots=True)
-class Partial:
-    """What some cells say about the patterns numbered `patterns`, ascending."""
+class Share:
+    """What some cells say about the patterns numbered `patterns`, ascending: a result for each measure."""
 
     patterns: IntArray
-    collapsed: Collapsed
-    sums: Sums
+    results: tuple[ByPattern, ...]
 
     def __sizeof__(self) -> int:
         """Bytes of the arrays, by which the scheduler decides what to move."""
-        arrays = [self.patterns, *(getattr(self.collapsed, f.name) for f in fields(Collapsed)), *self.sums.values()]
-        return sum(array.nbytes for array in arrays)
+        return self.patterns.nbytes + sum(array.nbytes for own in self.results for array in own.arrays().values())
 
 
 class Range(NamedTuple):
@@ -120,27 +100,28 @@ def read(found: Range, blocks: Any = None) -> Any:
     """The rows as one matrix in memory; `blocks` are those of a dask array, computed."""
     reader, low, high = found
     if blocks is not None:
-        parts = reader.parts(low, high, blocks)
+        pieces = reader.pieces(low, high, blocks)
     else:
         for array in reader.arrays:  # type: ignore[attr-defined]  # files have arrays
             if isinstance(array, HDF5Element):
                 array.check()
-        ((_, parts),) = fetch(reader, [(low, high)], n_jobs=1, n_bytes=0)
-    matrices = [matrix for _, matrix in parts]
+        ((_, pieces),) = fetch(reader, [(low, high)], n_jobs=1, n_bytes=0)
+    matrices = [matrix for _, matrix in pieces]
     if len(matrices) == 1:
         return matrices[0]
     return sparse.hstack(matrices, format="csr") if sparse.issparse(matrices[0]) else np.concatenate(matrices, axis=1)
 
 
-def summarise_ranges(
+def measure_ranges(
     ranges: Sequence[Range],
-    cells: Sequence[Cells],
+    cells: Sequence[CodedCells],
+    columns: IntArray,
     starts: Sequence[int],
     places: IntArray,
-    measure: Measure,
+    task: Task,
     blocks: Sequence[Any],
-) -> list[Partial]:
-    """Read ranges of rows, one in memory at a time; a `Partial` for each tile.
+) -> list[Share]:
+    """Read ranges of rows, one in memory at a time; a `Share` for each tile.
 
     Parameters
     ----------
@@ -148,58 +129,50 @@ def summarise_ranges(
         See `read`.
     cells
         The cells of each range.
+    columns
+        The features.
     starts
         Where each tile begins among the patterns, and their number.
     places
         Place of each pattern in its tile.
-    measure
+    task
         What to compute.
     """
-    parts: list[Partial] = []
+    shares: list[Share] = []
     for rows, own, computed in zip(ranges, cells, blocks, strict=True):
         present = np.unique(own.codes[own.codes >= 0])
         if not present.size:  # all of its patterns belong to another task
             continue
         place = np.append(np.full(own.n_patterns, -1), -1)
         place[present] = np.arange(present.size)
-        few = own._replace(codes=place[own.codes], n_patterns=present.size)
-        parts.append(Partial(present, *measure(read(rows, computed), few)))
-        parts = [merge(parts)] if len(parts) > 1 else parts
-    (found,) = parts
+        few = own._replace(codes=place[own.codes].astype(np.int32), n_patterns=present.size)
+        shares.append(Share(present, task(read(rows, computed), few, columns)))
+        shares = [merge(shares)] if len(shares) > 1 else shares
+    (found,) = shares
     tiles = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
-    return [
-        Partial(places[t], _own(found.collapsed.take(t)), {n: v[t].copy() for n, v in found.sums.items()})
-        for t in tiles
-    ]
+    return [Share(places[t], tuple(_copied(own.take(t)) for own in found.results)) for t in tiles]
 
 
-def _own(collapsed: Collapsed) -> Collapsed:
+def _copied(result: ByPattern) -> ByPattern:
     """Arrays that do not keep those alive of which they are views."""
-    return Collapsed(**{field.name: getattr(collapsed, field.name).copy() for field in fields(Collapsed)})
+    return type(result)(**{name: array.copy() for name, array in result.arrays().items()})
 
 
-def pick(parts: Sequence[Partial], at: int) -> Partial:
+def pick(shares: Sequence[Share], at: int) -> Share:
     """One of several."""
-    return parts[at]
+    return shares[at]
 
 
-def merge(parts: Sequence[Partial]) -> Partial:
-    """Merge statistics of different cells, in their order."""
-    patterns = np.unique(np.concatenate([part.patterns for part in parts]))
-    first = parts[0]
-    collapsed = Collapsed(
-        **{f.name: _zeros(getattr(first.collapsed, f.name), patterns.size) for f in fields(Collapsed)}
-    )
-    sums = {name: _zeros(values, patterns.size) for name, values in first.sums.items()}
-    for part in parts:
-        at = np.searchsorted(patterns, part.patterns)
-        merged = collapsed.take(at).merge(part.collapsed)
-        for field in fields(Collapsed):
-            getattr(collapsed, field.name)[at] = getattr(merged, field.name)
-        for name, values in part.sums.items():
-            sums[name][at] += values
-    return Partial(patterns, collapsed, sums)
-
-
-def _zeros(like: NDArray[Any], n_patterns: int) -> NDArray[Any]:
-    return np.zeros((n_patterns, *like.shape[1:]), dtype=like.dtype)
+def merge(shares: Sequence[Share]) -> Share:
+    """Merge results of different cells, in their order."""
+    patterns = np.unique(np.concatenate([share.patterns for share in shares]))
+    merged = tuple(own.take(np.zeros(patterns.size, dtype=np.int64)) for own in shares[0].results)
+    seen = np.zeros(patterns.size, dtype=bool)
+    for share in shares:
+        at = np.searchsorted(patterns, share.patterns)
+        new = ~seen[at]
+        for own, part in zip(merged, share.results, strict=True):
+            own.put(at[new], part.take(new))
+            own.put(at[~new], own.take(at[~new]).merge(part.take(~new)))
+        seen[at] = True
+    return Share(patterns, merged)

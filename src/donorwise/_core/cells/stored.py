@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from donorwise._typing import FloatArray, IntArray
+from donorwise._typing import IntArray
 from donorwise.errors import DataError
 
 
@@ -76,20 +76,3 @@ class Stored:
         if self.columns is None or features is None:
             return self.columns if features is None else features
         return self.columns[np.asarray(features)]
-
-    def sum(self, axis: int, dtype: Any = np.float64) -> FloatArray:
-        """Sums of the rows over the kept columns, shape (N,); ``axis=1`` is the only one there is."""
-        from donorwise._core.cells.passes import row_sums
-
-        if axis != 1:
-            raise DataError("Only the sums of the rows of a matrix that is not in memory can be had, axis=1.")
-        return row_sums(self).astype(dtype, copy=False)
-
-    def __getitem__(self, at: Any) -> FloatArray:
-        """Some columns of all rows, as a dense array: ``stored[:, columns]``."""
-        from donorwise._core.cells.passes import read_columns
-
-        rows, columns = at if isinstance(at, tuple) and len(at) == 2 else (at, slice(None))
-        if not isinstance(rows, slice) or rows != slice(None):
-            raise DataError("Only whole columns of a matrix that is not in memory can be taken: stored[:, columns].")
-        return read_columns(self, np.arange(self.shape[1])[columns])

@@ -1,4 +1,4 @@
-"""Threads that read and decompress."""
+"""Threads: over ranges of work, and decompressing HDF5 files chunk by chunk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numba import get_num_threads
 
 from donorwise.errors import DonorwiseError
 
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from donorwise._core.cells.kernels import Segmented
     from donorwise._typing import IntArray
 
 T = TypeVar("T")
 
 # More ranges than threads, so that a thread that falls behind does not hold up the others.
 _RANGES_PER_THREAD = 8
+# Below this much work a thread costs more than it saves.
+_VALUES_PER_THREAD = 2**19
 
 
 def n_threads(n_jobs: int) -> int:
@@ -32,14 +36,27 @@ def n_threads(n_jobs: int) -> int:
     return n_jobs if n_jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + n_jobs)
 
 
-def run_ranges(task: Callable[[int, int], T], cost: IntArray, n_jobs: int) -> list[T]:
-    """Results of ``task(first, last)`` over contiguous ranges of about equal cost that cover all items."""
+def run_ranges(task: Callable[[int, int], T], cost: IntArray, n_jobs: int | None) -> list[T]:
+    """Results of ``task(first, last)`` over contiguous ranges of about equal cost that cover all items.
+
+    `cost` is in values; for ``n_jobs=None`` numba's number of threads is used, where there is work for them.
+    """
+    if n_jobs is None:
+        n_jobs = max(1, min(get_num_threads(), int(cost.sum()) // _VALUES_PER_THREAD))
     threads = min(n_threads(n_jobs), len(cost))
     if threads <= 1:
         return [task(0, len(cost))]
     ranges = _cut(cost, _RANGES_PER_THREAD * threads)
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda pair: task(*pair), ranges))
+
+
+def run_on_segments(add: Callable[[IntArray], None], cells: Segmented, n_values: int, n_jobs: int | None) -> None:
+    """Call `add` for all segments that have cells, several in each call; `n_values` is what all cells have."""
+    size = np.diff(cells.starts)
+    present = np.flatnonzero(size)
+    per_cell = max(1, n_values // max(1, len(cells.segment)))
+    run_ranges(lambda first, last: add(present[first:last]), size[present] * per_cell, n_jobs)
 
 
 def _cut(cost: IntArray, n_ranges: int) -> list[tuple[int, int]]:

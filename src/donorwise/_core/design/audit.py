@@ -10,13 +10,16 @@ import pandas as pd
 
 from donorwise._core.design import findings as checks
 from donorwise._core.design import omissions as omitted
+from donorwise._core.design.arms import Arms, describe
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.columns import check_obs
 from donorwise._core.design.formula import ParsedFormula, parse
-from donorwise._core.design.replication import Arms, Donors, describe, find_donors
+from donorwise._core.design.replicates import Donors, find_donors
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from donorwise._core.design.design import Design
     from donorwise._typing import FloatArray
 
@@ -139,7 +142,10 @@ def audit(
         design = assemble_design(parsed, obs)
     except DesignError as error:
         return Audit(parsed.source, "", 0, len(obs), 0, (), (str(error),), ())
-    return audit_design(design, obs, depth=depth, donor=donor, sample=sample, batch=batch, counts=counts)
+    return audit_design(
+        design, obs, depth=depth, donor=donor, sample=sample, batch=batch, counts=counts,
+        impossible=list(checks.impossible(design)),
+    )  # fmt: skip
 
 
 def audit_design(
@@ -151,25 +157,24 @@ def audit_design(
     sample: str | None = None,
     batch: str | None = None,
     counts: str | None = None,
+    impossible: Sequence[str] = (),
 ) -> Audit:
-    """As :func:`audit`, for a design that is there already."""
-    used = design.codes >= 0
-    depth = None if depth is None else np.asarray(depth, dtype=np.float64)[used]
-    samples = None if sample is None else obs[sample][used]
-    donors = find_donors(design, obs, donor)
-    arms = describe(design, donors, depth)
-    if samples is not None and samples.nunique() == len(samples):  # a row a sample: no number is one of cells
+    """As :func:`audit`, for a design that is there already; `impossible` is why it cannot be fitted, if it cannot."""
+    donors = find_donors(design, obs, donor, depth)
+    rows = donors.rows
+    samples = None if sample is None else rows.cross(obs[sample], design)
+    arms = describe(design, donors)
+    if samples is not None and samples.n_labels == rows.n_rows:  # a row a sample: no number is one of cells
         arms = tuple(replace(arm, cell_level=False) for arm in arms)
-    impossible = list(checks.impossible(design))
     found = [*impossible, *checks.unreplicated(design, arms, donors)]
     notes: list[str] = []
-    if donors is not None:
+    if donors.name:
         confined, serious = checks.confined(design, arms, donors)
         asked = _asked(arms, donors)
         batches = [arm for arm in arms if checks.is_technical(arm, batch)]
         others = [arm for arm in arms if arm not in batches]
         found += [*checks.few_donors(asked), *checks.uncovered(design, others, donors, samples), *serious]
-        found += [*checks.collinear(design, arms, donors), *checks.depth_differs(design, arms, donors, depth)]
+        found += [*checks.collinear(design, arms, donors), *checks.depth_differs(design, arms, donors)]
         found += omitted.batch_left_out(design, obs, others, donors, batch)
         notes = [
             *checks.effective_replicates(asked, len(donors.levels)),
@@ -179,28 +184,28 @@ def audit_design(
         notes += [*checks.technical(design, batches, donors, samples), *checks.cell_level(arms, donors)]
         notes += omitted.period_left_out(design, obs, others, donors, samples, batch)
         notes += [] if counts is None or impossible else checks.count_scale(arms, counts)
-    name, n_donors = (donors.name, len(donors.levels)) if donors else ("", 0)
-    return Audit(design.formula, name, n_donors, int(used.sum()), design.n_dropped, arms, tuple(found), tuple(notes))
+    return Audit(
+        design.formula, donors.name, len(donors.levels), rows.n_rows, design.n_dropped, arms, tuple(found), tuple(notes)
+    )
 
 
 def few_donors(design: Design, obs: pd.DataFrame, donor: str | None = None) -> list[str]:
     """Contrasts of a design that one or two donors make up, a sentence each."""
     donors = find_donors(design, obs, donor)
-    if donors is None:
-        return []
-    return list(checks.few_donors(_asked(describe(design, donors, None), donors)))
+    return list(checks.few_donors(_asked(describe(design, donors), donors))) if donors.name else []
 
 
-def confounded(formula: ParsedFormula, obs: pd.DataFrame, donor: str) -> list[str]:
-    """Effects on donors that the data can hardly tell apart, a sentence each; none where there is no design."""
+def confounded(formula: ParsedFormula, obs: pd.DataFrame, donor: str, design: Design | None = None) -> list[str]:
+    """Effects on donors that the data can hardly tell apart, a sentence each; none where there is no design.
+
+    `design` is that of all rows of `obs`, where it has been built.
+    """
     try:
-        design = assemble_design(formula, obs)
+        design = design or assemble_design(formula, obs)
     except DesignError:
         return []
     donors = find_donors(design, obs, donor)
-    if donors is None:
-        return []
-    arms = describe(design, donors, None)
+    arms = describe(design, donors)
     return [*checks.confined(design, arms, donors)[1], *checks.collinear(design, arms, donors)]
 
 

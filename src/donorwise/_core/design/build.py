@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.columns import check_finite, check_obs, complete_rows, read_column
-from donorwise._core.design.design import Design, RandomTerm, combine, find_patterns, first_rows
+from donorwise._core.design.columns import check_finite, check_obs, complete_rows, read_column, used_categories
+from donorwise._core.design.design import Design, RandomTerm
+from donorwise._core.design.evaluate import Evaluated, RowsInUse, evaluate
 from donorwise._core.design.formula import Bar, ParsedFormula, parse
-from donorwise._core.design.matrices import Evaluated, Rows, check_full_rank, evaluate, split_columns
-from donorwise._core.design.terms import categorical_only, variables
+from donorwise._core.design.identifiability import check_design
+from donorwise._core.design.patterns import combine, find_patterns, first_rows
+from donorwise._core.design.terms import categorical_only, column_terms, variables
 from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DesignError
 
@@ -58,7 +60,7 @@ def assemble_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: Bo
     fixed = evaluate(parsed.terms, data)
     if not fixed.names:
         raise DesignError(f"The formula has no fixed effect, not even an intercept: {parsed.source}")
-    slopes = [evaluate(_columns_of(bar, columns), data) for bar in parsed.bars]
+    slopes = [_evaluate_bar(bar, data) for bar in parsed.bars]
     covariates, index = _covariates([fixed, *slopes], len(data.codes))
     terms = zip(parsed.bars, slopes, index[1:], strict=True)
     return Design(
@@ -75,21 +77,6 @@ def assemble_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: Bo
         n_dropped=n_dropped,
         numeric_means={n: float(c.mean()) for n, c in columns.items() if not _is_categorical(c)},
     )
-
-
-def check_design(design: Design) -> None:
-    """Raise a DesignError that says why when the data cannot answer the formula."""
-    n, p = int(np.sum(design.codes >= 0)), len(design.fixed_names)
-    for term in design.random_terms:
-        check_random_size(term, n)
-    if p >= n:
-        raise DesignError(
-            f"{p} fixed effects need more than {p} rows, and there are {n}; use a smaller formula or more rows."
-        )
-    X = np.vstack([design.X, _inside_patterns(design)])
-    check_full_rank(X, design)
-    for term in design.random_terms:
-        check_replication(X, design.fixed_names, term)
 
 
 def _read(
@@ -118,7 +105,7 @@ def _read(
 
 
 def _select(column: pd.Series, rows: BoolArray) -> pd.Series:
-    return column if rows.all() else column[rows]
+    return column if rows.all() else pd.Series(column.array[rows])
 
 
 def _read_as_labels(parts: Sequence[SimpleFormula], names: list[str]) -> set[str]:
@@ -136,7 +123,7 @@ def _nothing_left(names: list[str], n_asked: int) -> str:
 def _take(column: pd.Series, rows: BoolArray) -> pd.Categorical | FloatArray:
     """Return the rows in use as an array; a category that no row has is gone."""
     values = column.array if rows.all() else column.array[rows]
-    return values.remove_unused_categories() if _is_categorical(column) else np.asarray(values, dtype=np.float64)
+    return used_categories(values) if _is_categorical(column) else np.asarray(values, dtype=np.float64)
 
 
 def _is_categorical(column: pd.Series) -> bool:
@@ -153,25 +140,27 @@ def _check_column(column: pd.Series, name: str) -> None:
         )
 
 
-def _patterns(columns: pd.DataFrame, factors: dict[str, Factor]) -> Rows:
+def _patterns(columns: pd.DataFrame, factors: dict[str, Factor]) -> RowsInUse:
     """Find the patterns; key order is grouping factors, categories, then numbers."""
     keys = [(f.codes, len(f.levels)) for f in factors.values()]
     labelled = [n for n in columns if _is_categorical(columns[n])]
     keys += [(columns[n].cat.codes.to_numpy(dtype=np.int64), len(columns[n].cat.categories)) for n in labelled]
     numeric = {n: columns[n].to_numpy() for n in columns if n not in labelled}
     codes, size, cell_level = find_patterns(keys, numeric, len(columns))
-    return Rows(columns, codes, first_rows(codes, size), frozenset(cell_level))
+    return RowsInUse(columns, codes, first_rows(codes, size), frozenset(cell_level))
 
 
-def _columns_of(bar: Bar, columns: pd.DataFrame) -> SimpleFormula:
+def _evaluate_bar(bar: Bar, data: RowsInUse) -> Evaluated:
     for name in variables(bar.terms) if bar.uncorrelated else ():
-        if _is_categorical(columns[name]):
+        if _is_categorical(data.frame[name]):
             group = ":".join(bar.group)
             raise DesignError(
                 f"`{name}` in `{bar.text}` is categorical; `||` separates numeric columns only. "
                 f"Write `(1 | {group}) + (1 | {group}:{name})`, or one bar."
             )
-    return bar.terms
+    if column_terms(bar.terms) == ("1",):
+        return Evaluated(("Intercept",), np.ones((len(data.first), 1)), {}, {}, None)
+    return evaluate(bar.terms, data)
 
 
 def _covariates(parts: list[Evaluated], n: int) -> tuple[FloatArray, list[tuple[int, ...]]]:
@@ -189,20 +178,7 @@ def _covariates(parts: list[Evaluated], n: int) -> tuple[FloatArray, list[tuple[
     return np.stack(kept, axis=1) if kept else np.zeros((n, 0)), index
 
 
-def _inside_patterns(design: Design) -> FloatArray:
-    """Rows that stand for the variation inside patterns: the R factor of the deviations, as few rows as columns."""
-    j = [i for i, k in enumerate(design.varying) if k >= 0]
-    if not j:
-        return np.zeros((0, len(design.fixed_names)))
-    used = design.codes >= 0
-    values = design.covariates[used][:, [design.varying[i] for i in j]]
-    triangle = np.linalg.qr(values - design.X[:, j][design.codes[used]], mode="r")
-    rows = np.zeros((len(triangle), len(design.fixed_names)))
-    rows[:, j] = triangle
-    return rows
-
-
-def _frame(data: Rows, factors: dict[str, Factor]) -> pd.DataFrame:
+def _frame(data: RowsInUse, factors: dict[str, Factor]) -> pd.DataFrame:
     """Variables of the formula, one row per pattern."""
     frame = data.frame.iloc[data.first].reset_index(drop=True)
     for name, factor in factors.items():
@@ -240,7 +216,7 @@ def read_factor(values: pd.Categorical, name: str) -> Factor:
 
 
 def random_term(
-    bar: Bar, columns: Evaluated, varying: tuple[int, ...], factors: Mapping[str, Factor], rows: Rows
+    bar: Bar, columns: Evaluated, varying: tuple[int, ...], factors: Mapping[str, Factor], rows: RowsInUse
 ) -> RandomTerm:
     """Build one term from its evaluated columns and its grouping columns."""
     own = [factors[name] for name in bar.group]
@@ -255,39 +231,3 @@ def random_term(
         Z=columns.values,
         varying=varying,
     )
-
-
-def check_random_size(term: RandomTerm, n: int) -> None:
-    """Raise when a term has as many effects as there are rows."""
-    if len(term.levels) == n:
-        raise DesignError(
-            f"`{term.label}` has one level per row ({n:,} of each), so it cannot be told from the residual. "
-            "A grouping factor has several rows per level: donors or samples, not cells."
-        )
-    n_effects = len(term.levels) * len(term.columns)
-    if n_effects >= n:
-        raise DesignError(
-            f"`{term.label}` has {n_effects:,} random effects ({len(term.levels):,} levels x {len(term.columns)}) "
-            f"for {n:,} rows: they cannot be told from the residual. Use fewer slopes or a coarser grouping factor."
-        )
-
-
-def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -> None:
-    """Raise when the fixed effects fit every level of a random intercept, so that its variance has no data left.
-
-    Parameters
-    ----------
-    X
-        Shape (n, p). The K patterns first, then rows that span what varies inside them.
-    """
-    if term.columns != ("(Intercept)",) or len(term.levels) > len(names):
-        return
-    indicators = np.zeros((len(X), len(term.levels)))
-    indicators[np.arange(len(term.codes)), term.codes] = 1.0
-    _, aliased = split_columns(np.hstack([X, indicators]), names)
-    if len(aliased) == len(term.levels):
-        raise DesignError(
-            f"The fixed effects already fit each of the {len(term.levels)} levels of `{term.group}` exactly, so nothing is "
-            f"left to estimate `{term.label}` from, and no comparison between levels of `{term.group}` has replicates. "
-            f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
-        )

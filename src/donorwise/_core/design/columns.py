@@ -79,6 +79,14 @@ def complete_rows(columns: Sequence[pd.Series], n_rows: int) -> BoolArray:
     return complete
 
 
+def used_categories(values: pd.Categorical) -> pd.Categorical:
+    """Labels without the categories that no row has; none is missing."""
+    seen = np.bincount(values.codes, minlength=len(values.categories)) > 0
+    if seen.all():
+        return values
+    return pd.Categorical.from_codes((np.cumsum(seen) - 1)[values.codes], categories=values.categories[seen])
+
+
 def label_codes(column: pd.Series) -> tuple[IntArray, int]:
     """Codes in the order of categories or values, missing values last, and their number."""
     if isinstance(column.dtype, pd.CategoricalDtype):

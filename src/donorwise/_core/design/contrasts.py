@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design.evaluate import evaluate_spec
 from donorwise._core.design.terms import term_variables
 from donorwise._core.wording import linear_combination, listing, suggestion
 from donorwise.errors import DesignError
@@ -252,8 +253,6 @@ def expected_rows(design: Design, conditions: Sequence[Mapping[str, object]]) ->
     The average of a column over a full grid only involves the variables of its term, so each term gets
     the grid of its own variables, and all grids are evaluated at once.
     """
-    from donorwise._core.design.matrices import evaluate_spec
-
     variables = {str(t): term_variables(t) for t in design.spec.terms}
     every = tuple(dict.fromkeys(v for names in variables.values() for v in names))
     checked = [_check_condition(design, condition, every) for condition in conditions]

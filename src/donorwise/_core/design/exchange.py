@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.design import combine, first_rows
-from donorwise._core.design.matrices import Rows, evaluate, evaluate_spec
-from donorwise._core.design.replication import describe, find_donors, replicate
+from donorwise._core.design.arms import describe
+from donorwise._core.design.evaluate import RowsInUse, evaluate, evaluate_spec
+from donorwise._core.design.patterns import combine, first_rows
+from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.design.terms import is_rowwise, term_variables, variables
 from donorwise._core.wording import listing, suggestion
 from donorwise.errors import DesignError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.formula import Bar
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
-Kind: TypeAlias = Literal["between-donor", "within-donor"]
+ExchangeKind: TypeAlias = Literal["between-donor", "within-donor"]
 
 # A symmetry of the design is looked for among so few labels only.
 _MAX_LABELS = 8
@@ -52,7 +53,7 @@ class Exchange:
     """
 
     variable: str
-    kind: Kind
+    kind: ExchangeKind
     unit: IntArray
     labels: IntArray
     example: IntArray
@@ -66,6 +67,7 @@ def find_exchange(
     weights: FloatArray,
     *,
     donor: str = "",
+    donors: IntArray | None = None,
     permute: str | None = None,
     strata: Sequence[str] = (),
 ) -> Exchange:
@@ -74,13 +76,15 @@ def find_exchange(
     Parameters
     ----------
     design
-        The design, its donor a grouping factor.
+        The design, its donor a grouping factor unless `donors` are given.
     obs
         N rows, with the columns `strata`.
     weights
         Shape (p,). The contrast.
     donor
         Column declared as the donor, if any.
+    donors
+        Shape (K,). Donor of each pattern, where that is known.
     permute
         Which variable of a contrast of several.
     strata
@@ -91,7 +95,7 @@ def find_exchange(
     DesignError
         When the contrast does not belong to one variable whose labels can move, or nothing can.
     """
-    donors = donor_codes(design, donor)
+    donors = donor_codes(design, donor) if donors is None else donors
     variable = tested_variable(design, weights, donors, permute)
     _check_movable(design, obs, variable, donors, donor)
     values = pd.factorize(design.frame[variable], sort=True)[0].astype(np.int64)
@@ -185,7 +189,7 @@ def _check_movable(design: Design, obs: pd.DataFrame, variable: str, donors: Int
             reason = f"stands in `{term}` with a number that differs from cell to cell" if with_other else _CELL_LEVEL
             raise DesignError(f"`{variable}` {reason}: there are no labels of donors or samples to permute.")
     if not isinstance(design.frame[variable].dtype, pd.CategoricalDtype):
-        arms = describe(design, find_donors(design, obs, donor or None), None)
+        arms = describe(design, find_donors(design, obs, donor or None))
         if any(a.cell_level for a in arms if a.variables == (variable,)):
             raise DesignError(f"`{variable}` {_CELL_LEVEL}: there are no labels of donors or samples to permute.")
     for bar, random in zip(design.parsed.bars, design.random_terms, strict=True):
@@ -202,7 +206,7 @@ def _nested(inner: IntArray, outer: IntArray) -> bool:
     )
 
 
-def _units(design: Design, variable: str, donors: IntArray, values: IntArray) -> tuple[Kind, IntArray]:
+def _units(design: Design, variable: str, donors: IntArray, values: IntArray) -> tuple[ExchangeKind, IntArray]:
     """What carries the labels: donors; or the coarsest levels inside donors with one label each."""
     several = _varies_within(design.frame[variable], donors)
     if not several.any():
@@ -255,7 +259,7 @@ def _moved_term(term: RandomTerm, bar: Bar, variable: str, frame: pd.DataFrame) 
     if any(k >= 0 for k in term.varying) or not is_rowwise(bar.terms, numeric):
         raise DesignError(f"The slopes of `{bar.text}` cannot follow permuted labels of `{variable}`; simplify them.")
     rows = np.arange(len(frame))
-    Z = evaluate(bar.terms, Rows(frame, rows, rows, frozenset())).values
+    Z = evaluate(bar.terms, RowsInUse(frame, rows, rows, frozenset())).values
     return replace(term, Z=Z)
 
 

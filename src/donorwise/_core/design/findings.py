@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.build import check_design
-from donorwise._core.design.design import combine
-from donorwise._core.design.replication import CHANGE, Arms, Donors, is_fixed, random_levels
+from donorwise._core.design.arms import CHANGE, Arms
+from donorwise._core.design.identifiability import check_design
+from donorwise._core.design.patterns import combine
+from donorwise._core.design.replicates import is_fixed, random_levels
 from donorwise._core.design.terms import quote, term_variables
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design, RandomTerm
+    from donorwise._core.design.replicates import Crossing, Donors
     from donorwise._typing import FloatArray
 
 _DEPTH = re.compile(r"depth|lib|total_counts|n_?counts?|umi", re.IGNORECASE)
@@ -41,9 +43,9 @@ def impossible(design: Design) -> Iterator[str]:
         yield str(error)
 
 
-def unreplicated(design: Design, arms: Iterable[Arms], donors: Donors | None) -> Iterator[str]:
+def unreplicated(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
     """Cells, or units inside donors, that would count as replicates."""
-    if donors is None:
+    if not donors.name:
         yield f"`{design.formula}` has no random term, so every cell counts as a replicate; add one such as `(1 | donor)`."
         return
     if random_levels(design, donors) or is_fixed(design, donors):
@@ -88,8 +90,8 @@ def few_donors(arms: Iterable[Arms]) -> Iterator[str]:
         yield f"{arm.contrast} {text}: {verdict}."
 
 
-def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: pd.Series | None = None) -> Iterator[str]:
-    """Contrasts within donors that are taken to be the same in every donor; `samples` has the sample of each row in use."""
+def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: Crossing | None = None) -> Iterator[str]:
+    """Contrasts within donors that are taken to be the same in every donor; `samples` are those of the rows in use."""
     group = ":".join(quote(part) for part in donors.name.split(":"))
     for names, own in _uncovered(arms).items():
         alone = len(names) == 1
@@ -111,7 +113,7 @@ def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: pd.
         )
 
 
-def technical(design: Design, arms: Iterable[Arms], donors: Donors, samples: pd.Series | None = None) -> Iterator[str]:
+def technical(design: Design, arms: Iterable[Arms], donors: Donors, samples: Crossing | None = None) -> Iterator[str]:
     """Batches that donors are spread over: only tests of the batch itself take it to act alike in every donor."""
     for names, own in _uncovered(arms).items():
         yield (
@@ -135,7 +137,7 @@ def _uncovered(arms: Iterable[Arms]) -> dict[tuple[str, ...], list[Arms]]:
     return grouped
 
 
-def _advice(design: Design, names: Sequence[str], donors: Donors, samples: pd.Series | None) -> str:
+def _advice(design: Design, names: Sequence[str], donors: Donors, samples: Crossing | None) -> str:
     """The random term that lets the effect of variables differ between donors."""
     group = ":".join(quote(part) for part in donors.name.split(":"))
     numeric = [v for v in names if v in design.numeric_means]
@@ -144,19 +146,20 @@ def _advice(design: Design, names: Sequence[str], donors: Donors, samples: pd.Se
     inside = f"`(1 | {':'.join([group, *(quote(v) for v in names)])})`"
     if samples is None or not _same_units(design, names, donors, samples):
         return inside
-    return f"{inside}, which is the same here as `(1 | {quote(str(samples.name))})`"
+    return f"{inside}, which is the same here as `(1 | {quote(samples.name)})`"
 
 
-def _same_units(design: Design, names: Sequence[str], donors: Donors, samples: pd.Series) -> bool:
+def _same_units(design: Design, names: Sequence[str], donors: Donors, samples: Crossing) -> bool:
     """Whether samples are the combinations of the donors with the levels of some factors."""
-    rows = design.codes[design.codes >= 0]
-    levels = [pd.factorize(design.frame[name])[0].astype(np.int64) for name in names]
-    factors = [(donors.codes, len(donors.levels)), *((own[rows], int(own.max()) + 1) for own in levels)]
-    units, n_units = combine(factors, len(rows))
-    own = pd.factorize(samples)[0].astype(np.int64)
-    if own.min() < 0 or own.max() + 1 != n_units:
+    if samples.some_missing:
         return False
-    return combine([(units, n_units), (own, n_units)], len(rows))[1] == n_units
+    entries = donors.rows
+    levels = [pd.factorize(design.frame[name])[0] for name in names]
+    factors = [(entries.donor, len(donors.levels)), *((own[entries.pattern], int(own.max()) + 1) for own in levels)]
+    units, n_units = combine(factors, len(entries.n))
+    if samples.n_labels != n_units:
+        return False
+    return combine([(units[samples.entry], n_units), (samples.label, n_units)], len(samples.entry))[1] == n_units
 
 
 def _slopes(names: list[str], group: str, has_intercept: bool) -> str:
@@ -168,14 +171,15 @@ def _slopes(names: list[str], group: str, has_intercept: bool) -> str:
     return f"`{alone}`, which with `(1 | {group})` is {together}"
 
 
-def depth_differs(design: Design, arms: Iterable[Arms], donors: Donors, depth: FloatArray | None) -> Iterator[str]:
+def depth_differs(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
     """Depth that differs between donors and is not in the formula."""
     reads = {v for term in design.spec.terms for v in term_variables(term)}
-    if depth is None or any(_DEPTH.search(name) for name in reads):
+    rows = donors.rows
+    if rows.depths is None or any(_DEPTH.search(name) for name in reads):
         return
-    usable = np.isfinite(depth) & (depth > 0)
-    table = pd.Series(depth[usable]).groupby(donors.codes[usable]).mean()
-    spread = float(np.log(table).std()) if len(table) > 1 else 0.0
+    n = np.bincount(rows.donor, weights=rows.n_depth)
+    means = np.bincount(rows.donor, weights=rows.depth)[n > 0] / n[n > 0]
+    spread = float(np.log(means).std(ddof=1)) if len(means) > 1 else 0.0
     if spread <= _DEPTH_SPREAD:
         return
     ratios = {
@@ -194,8 +198,7 @@ def depth_differs(design: Design, arms: Iterable[Arms], donors: Donors, depth: F
 def collinear(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
     """Donor-level effects that the other donor-level effects nearly give."""
     between = _donor_level(arms)
-    example = np.zeros(len(donors.levels), dtype=np.int64)
-    example[donors.codes] = design.codes[design.codes >= 0]
+    example = donors.example()
     for arm in between:
         others = [a for a in between if set(a.variables).isdisjoint(arm.variables)]
         x = design.X[example, design.fixed_names.index(arm.contrast)]
@@ -213,9 +216,7 @@ def collinear(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[
 def confined(design: Design, arms: Iterable[Arms], donors: Donors) -> tuple[list[str], list[str]]:
     """Levels of one covariate that occur in one arm of another: notes, and the serious ones."""
     names = list(dict.fromkeys(a.variables[0] for a in _donor_level(arms) if len(a.variables) == 1))
-    example = np.zeros(len(donors.levels), dtype=np.int64)
-    example[donors.codes] = design.codes[design.codes >= 0]
-    table = design.frame.iloc[example][[n for n in names if n not in design.numeric_means]]
+    table = design.frame.iloc[donors.example()][[n for n in names if n not in design.numeric_means]]
     notes: list[str] = []
     serious: list[str] = []
     for arm in table.columns:
@@ -275,7 +276,7 @@ def cell_level(arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
         return
     verb, group = "differs" if len(own) == 1 else "differ", quote(donors.name)
     text = f"{_few([a.contrast for a in own])} {verb} from cell to cell; a test of such a slope takes it to be the same in every donor"
-    if len(donors.codes) < _MANY_ROWS * len(donors.levels):
+    if donors.rows.n_rows < _MANY_ROWS * len(donors.levels):
         names = dict.fromkeys(v for a in own for v in a.within)
         slopes = " + ".join(f"(0 + {quote(v)} | {group})" for v in names)
         text += f". If the rows are visits or samples and not cells, add `{slopes}`"
@@ -284,10 +285,9 @@ def cell_level(arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
 
 def _inside_donors(design: Design, donors: Donors) -> RandomTerm | None:
     """The random intercept with the fewest levels among those whose levels lie inside donors."""
-    rows = design.codes[design.codes >= 0]
-    donor = np.zeros(design.n_patterns, dtype=np.int64)
-    donor[rows] = donors.codes
-    if not np.array_equal(donor[rows], donors.codes):
+    entries, donor = donors.rows, np.zeros(design.n_patterns, dtype=np.int64)
+    donor[entries.pattern] = entries.donor
+    if len(entries.n) > design.n_patterns:
         return None  # rows of one pattern are of several donors, so no term tells them apart
     inside = [
         t
@@ -304,9 +304,9 @@ def _counts_repeatedly(design: Design, contrast: str, donors: Donors, inside: Ra
     What the other fixed effects leave of its column says where it looks: that of ``disease`` in ``disease * cell_type``
     is in the reference cell type only.
     """
-    rows, n_units = design.codes[design.codes >= 0], len(inside.levels)
+    n_units = len(inside.levels)
     donor = np.zeros(n_units, dtype=np.int64)
-    donor[inside.codes[rows]] = donors.codes
+    donor[inside.codes[donors.rows.pattern]] = donors.rows.donor
     kept = [j for j, k in enumerate(design.varying) if k < 0]
     sums = np.stack([np.bincount(inside.codes, weights=design.X[:, j], minlength=n_units) for j in kept], axis=1)
     X = sums / np.bincount(inside.codes, minlength=n_units)[:, None]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.design import first_rows
-from donorwise._core.design.replication import Arms, Donors
+from donorwise._core.design.patterns import constant, first_rows
 from donorwise._core.design.terms import quote
 
 if TYPE_CHECKING:
+    from donorwise._core.design.arms import Arms
     from donorwise._core.design.design import Design
+    from donorwise._core.design.replicates import Crossing, Donors
     from donorwise._typing import FloatArray, IntArray
 
 _UNEVEN = 0.3  # adjusted share of a contrast that lies between batches
@@ -29,13 +30,12 @@ def batch_left_out(
     """A declared batch that is not in the formula and goes with what is tested."""
     if batch is None or batch in design.frame.columns or batch == donors.name:
         return
-    used = design.codes >= 0
-    codes = pd.factorize(obs[batch][used], sort=True)[0].astype(np.int64)
-    known = codes >= 0
+    own = donors.rows.cross(obs[batch], design)
+    pattern, donor = donors.rows.pattern[own.entry], donors.rows.donor[own.entry]
     worst: dict[str, tuple[float, Arms]] = {}
     for arm in _single(arms):
-        x = design.X[design.codes[used], design.fixed_names.index(arm.contrast)]
-        share = _share_between(x[known], codes[known], donors.codes[known], within=arm.kind != "between-donor")
+        x = design.X[pattern, design.fixed_names.index(arm.contrast)]
+        share = _share_between(x, own, donor, within=arm.kind != "between-donor")
         if share > worst.get(arm.term, (_UNEVEN, arm))[0]:
             worst[arm.term] = (share, arm)
     for share, arm in worst.values():
@@ -57,7 +57,7 @@ def period_left_out(
     obs: pd.DataFrame,
     arms: Iterable[Arms],
     donors: Donors,
-    samples: pd.Series | None,
+    samples: Crossing | None,
     batch: str | None,
 ) -> Iterator[str]:
     """A column of times that is not in the formula and whose order is that of what is tested, in nearly all donors.
@@ -65,19 +65,19 @@ def period_left_out(
     Of columns that are another name of what is tested, or a finer one, nothing is said.
     """
     tested = [a for a in _single(arms) if a.kind in ("within-donor", "mixed") and not _TIME.search(a.variables[0])]
-    if not tested or samples is None or samples.isna().any():
+    if not tested or samples is None or samples.some_missing:
         return
-    units = pd.factorize(samples)[0].astype(np.int64)
+    rows = donors.rows
+    first = first_rows(samples.codes, samples.n_labels)
+    pattern, donor = rows.pattern[rows.entry[first]], rows.donor[rows.entry[first]]
     used = np.flatnonzero(design.codes >= 0)
-    first = first_rows(units, int(units.max()) + 1)
-    pattern, donor = design.codes[used][first], donors.codes[first]
     left_out = [c for c in obs.columns if c not in (*design.frame.columns, donors.name, samples.name, batch)]
-    times = {c: codes for c in left_out if (codes := _times(obs[c].iloc[used], first, units, donor)) is not None}
+    times = {c: codes for c in left_out if (codes := _times(obs[c], used, samples, first, donor)) is not None}
     told: set[tuple[str, str]] = set()
     for arm in tested:
         j = design.fixed_names.index(arm.contrast)
         x = design.X[pattern, j]
-        if not np.array_equal(x[units], design.X[design.codes[used], j]):
+        if not np.array_equal(x[samples.label], design.X[rows.pattern[samples.entry], j]):
             continue  # several values in a sample: a cell type, not a treatment
         for name, time in times.items():
             if (arm.term, name) not in told and _goes_with(x, time, donor):
@@ -93,24 +93,23 @@ def _single(arms: Iterable[Arms]) -> list[Arms]:
     return [a for a in arms if len(a.variables) == 1 and not a.cell_level and a.kind != "unknown"]
 
 
-def _share_between(x: FloatArray, batch: IntArray, donor: IntArray, *, within: bool) -> float:
+def _share_between(x: FloatArray, batch: Crossing, donor: IntArray, *, within: bool) -> float:
     """Adjusted share of the variance of x, among donors or within them, that lies between batches; 0 if there is no telling.
 
     A donor counts in its batches by the share of its cells there. A batch of one donor differs as donors do, so that it
     takes up a degree of freedom and explains nothing.
     """
-    rows = pd.DataFrame({"donor": donor, "batch": batch, "x": x})
     if within:
-        rows = rows.drop_duplicates()
+        rows = pd.DataFrame({"donor": donor, "batch": batch.label, "x": x}).drop_duplicates()
         means = rows["x"].groupby(rows["donor"]).transform("mean")
         y, P = (rows["x"] - means).to_numpy(), pd.get_dummies(rows["batch"], dtype=np.float64).to_numpy()
         df = len(rows) - rows["donor"].nunique()
     else:
-        by_donor = rows.groupby("donor")["x"].first()
-        y, P = (
-            (by_donor - by_donor.mean()).to_numpy(),
-            pd.crosstab(rows["donor"], rows["batch"], normalize="index").to_numpy(),
-        )
+        kept, row = np.unique(donor, return_inverse=True)
+        value, n_cells = np.zeros(len(kept)), np.zeros((len(kept), batch.n_labels))
+        value[row] = x
+        np.add.at(n_cells, (row, batch.label), batch.n)
+        y, P = value - value.mean(), n_cells / n_cells.sum(axis=1, keepdims=True)
         df = len(y) - 1
     rank, total = int(np.linalg.matrix_rank(P)) - 1, float(y @ y)
     if rank == 0 or df - rank < 1 or total == 0:
@@ -119,9 +118,9 @@ def _share_between(x: FloatArray, batch: IntArray, donor: IntArray, *, within: b
     return 1.0 - (1.0 - explained / total) * df / (df - rank)
 
 
-def _times(column: pd.Series, first: IntArray, units: IntArray, donor: IntArray) -> IntArray | None:
+def _times(column: pd.Series, used: IntArray, samples: Crossing, first: IntArray, donor: IntArray) -> IntArray | None:
     """Ranks of a column that may be a time: one value a sample, several in a donor, three or more that donors share."""
-    name, values = str(column.name), column.iloc[first]
+    name, values = str(column.name), column.iloc[used[first]]
     named = _TIME.search(name) is not None
     try:
         codes = _ranks(values)
@@ -133,8 +132,7 @@ def _times(column: pd.Series, first: IntArray, units: IntArray, donor: IntArray)
     pairs = pd.DataFrame({"donor": donor, "code": codes}).drop_duplicates()
     if not pairs["donor"].duplicated().any():
         return None
-    rows = _ranks(column)
-    return codes if np.array_equal(rows[first][units], rows) else None
+    return codes if constant(_ranks(column.iloc[used]), samples.codes, samples.n_labels) else None
 
 
 def _ranks(values: pd.Series) -> IntArray:

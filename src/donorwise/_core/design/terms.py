@@ -102,6 +102,11 @@ def factor_variables(factor: Factor) -> tuple[str, ...]:
     return tuple(dict.fromkeys(n for n in found if n not in _CODINGS))
 
 
+def is_column(term: Term) -> bool:
+    """Whether a term is a column as it stands."""
+    return [factor.eval_method.name for factor in term.factors] == ["LOOKUP"]
+
+
 def is_rowwise(formula: SimpleFormula, numeric: frozenset[str]) -> bool:
     """Whether every factor of a row depends on that row alone.
 

@@ -1,14 +1,16 @@
-"""What users pass as responses, weights and number of jobs, checked and in one form."""
+"""What users pass as responses, weights and number of jobs, checked and in one form; and the threads of BLAS."""
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from threadpoolctl import ThreadpoolController
 
 from donorwise._core.wording import suggestion
 from donorwise.errors import DataError, DonorwiseError
@@ -26,6 +28,18 @@ def effective_jobs(n_jobs: int | None) -> int:
     if not isinstance(asked, int | np.integer) or isinstance(asked, bool) or asked == 0:
         raise DataError(f"n_jobs={n_jobs!r} makes no sense; use a positive whole number, or -1 for all cores.")
     return int(asked) if asked > 0 else max(1, (os.cpu_count() or 1) + 1 + int(asked))
+
+
+def pass_jobs(n_jobs: int | None) -> int | None:
+    """Number of threads of a pass over the cells: None, which is numba's for a matrix in memory, unless one was asked for."""
+    jobs = effective_jobs(n_jobs)
+    return None if n_jobs is None and jobs == 1 else jobs
+
+
+@cache
+def blas() -> ThreadpoolController:
+    """The BLAS libraries of the process (finding them takes milliseconds)."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def as_matrix(Y: Any) -> tuple[Any, tuple[str, ...]]:

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from scipy import stats
 
 from donorwise._core.design.exchange import estimable, find_exchange, relabel
 from donorwise._core.design.permutations import arrange
-from donorwise._core.engine.lmm import blas, fit_statistics
-from donorwise._core.engine.tables import contrast_table, ddf_used
-from donorwise._core.engine.tasks import Statistics
-from donorwise._core.inference.moderation import learn_prior, moderated_p_values
+from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.fits import ddf_used, test_features
+from donorwise._core.inference.moderation import Learned, learn, p_values
 from donorwise._core.inference.multiplicity import adjust
-from donorwise._core.inference.wald import contrast_status
+from donorwise._core.jobs import in_threads
 from donorwise._typing import STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import pandas as pd
-
     from donorwise._core.design.design import Design
     from donorwise._core.design.exchange import Exchange
     from donorwise._core.design.permutations import Arrangements
-    from donorwise._core.engine.fitted import LMMFit
+    from donorwise._core.engine.fits import Fit
+    from donorwise._core.engine.tasks import TaskStatistics
     from donorwise._core.inference.prior import Prior
     from donorwise._typing import FloatArray, IntArray, StrArray
+
+    S = TypeVar("S", bound=TaskStatistics)
 
 ALPHAS = (0.05, 0.01, 0.001, 1e-4)
 BINS = np.linspace(0, 1, 21)
@@ -42,9 +41,9 @@ _TIE = 1e-9  # relative difference below which two |t| of equivalent fits are th
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is permuted: a contrast's weights (p,), the labels that move, and their arrangements."""
+    """What is permuted: a contrast L (1, p), the labels that move, and their arrangements."""
 
-    weights: FloatArray
+    L: FloatArray
     exchange: Exchange
     arrangements: Arrangements
 
@@ -125,52 +124,53 @@ class Calibration:
 def make_plan(
     design: Design,
     obs: pd.DataFrame,
-    weights: FloatArray,
+    L: FloatArray,
     *,
     donor: str = "",
+    donors: IntArray | None = None,
     permute: str | None = None,
     strata: Sequence[str] = (),
     n_permutations: int = 100,
     seed: tuple[int, ...] = (0,),
 ) -> Plan:
     """Decide what to permute and draw the arrangements, before any response is read."""
-    exchange = find_exchange(design, obs, weights, donor=donor, permute=permute, strata=strata)
+    exchange = find_exchange(design, obs, L[0], donor=donor, donors=donors, permute=permute, strata=strata)
     rng = np.random.default_rng(seed)
 
     def usable(labels: IntArray) -> bool:
         return estimable(relabel(design, exchange, labels))
 
-    return Plan(weights, exchange, arrange(exchange, n_permutations, rng, usable))
+    return Plan(L, exchange, arrange(exchange, n_permutations, rng, usable))
 
 
 def calibrate_statistics(
-    statistics: Statistics,
-    variables: tuple[str, ...],
+    statistics: S,
+    fit: Callable[[S], Fit],
     plan: Plan,
     *,
     ddf: str,
-    donor: str = "",
     n_jobs: int = 1,
     update: Callable[[int], object] = lambda n: None,
 ) -> Calibration:
-    """Test under every arrangement of the labels; `update` is told how many refits are done."""
+    """Test under every arrangement of the labels; `update` is told how many refits are done.
 
-    def test(labelled: Statistics) -> Tests:
-        return refit(labelled, variables, plan.weights, ddf=used, donor=donor, start=prior)
-
+    `fit` fits the models of statistics, in one thread; there are `n_jobs` of them.
+    """
     # The limit on BLAS threads is the process's own, so it is set once around all workers.
     with blas().limit(limits=1):
-        fit = fit_statistics(statistics, variables, donor=donor)
-        used, reason = ddf_used(fit, ddf)
-        prior = fit.prior if used == "moderated" else None
-        observed = _tests(fit, plan.weights, used, prior)
+        made = fit(statistics)
+        used, reason = ddf_used(made, ddf)
+        learned = made.learned if used == "moderated" else None
+        observed = _tests(made, plan.L, used, learned)
+
+        def test(labelled: S) -> Tests:
+            return refit(labelled, fit, plan.L, ddf=used, start=None if learned is None else learned.prior)
+
         shapes = [shape_of(observed.p_value)]
         enough = observed.evidence * (1 - _TIE)
-        n_as_large, n_compared = (np.zeros(len(variables), dtype=np.int64) for _ in range(2))
-        parallel = Parallel(n_jobs, prefer="threads", return_as="generator")
+        n_as_large, n_compared = (np.zeros(enough.size, dtype=np.int64) for _ in range(2))
         # Formulas are evaluated as jobs are handed out, one at a time: that is not safe in threads.
-        jobs = (delayed(test)(permuted(statistics, plan, labels)) for labels in plan.arrangements.labels)
-        for tests in parallel(jobs):
+        for tests in in_threads(test, (permuted(statistics, plan, own) for own in plan.arrangements.labels), n_jobs):
             shapes.append(shape_of(tests.p_value))
             n_as_large += tests.evidence >= enough
             n_compared += np.isfinite(tests.p_value)
@@ -178,40 +178,32 @@ def calibrate_statistics(
     return Calibration(plan, used, reason, observed, n_as_large, n_compared, tuple(shapes))
 
 
-def permuted(statistics: Statistics, plan: Plan, labels: IntArray) -> Statistics:
+def permuted(statistics: S, plan: Plan, labels: IntArray) -> S:
     """The same cells where the units have other labels (U,)."""
-    return Statistics(relabel(statistics.design, plan.exchange, labels), statistics.passes)
+    return statistics.relabelled(relabel(statistics.design, plan.exchange, labels))
 
 
-def refit(
-    statistics: Statistics,
-    variables: tuple[str, ...],
-    weights: FloatArray,
-    *,
-    ddf: str,
-    donor: str = "",
-    start: Prior | None = None,
-) -> Tests:
-    """Fit all features and test the contrast `weights` (p,); EM starts from the prior `start`."""
-    fit = fit_statistics(statistics, variables, donor=donor)
-    moderated = ddf == "moderated" and not ddf_used(fit, ddf)[1]
-    return _tests(fit, weights, ddf, learn_prior(fit.parts, start) if moderated else None)
+def refit(statistics: S, fit: Callable[[S], Fit], L: FloatArray, *, ddf: str, start: Prior | None = None) -> Tests:
+    """Fit all features and test the contrast L (1, p); EM starts from the prior `start`."""
+    made = fit(statistics)
+    moderated = ddf == "moderated" and not ddf_used(made, ddf)[1]
+    return _tests(made, L, ddf, learn(made.models, start) if moderated else None)
 
 
-def _tests(fit: LMMFit, weights: FloatArray, ddf: str, prior: Prior | None) -> Tests:
-    if prior is not None:
-        return _moderated(fit, weights, prior)
-    table = contrast_table(fit, ("",), weights[None], ddf, 0.95)
-    estimate, t, p = (table[name].to_numpy(dtype=np.float64) for name in ("estimate", "statistic", "p_value"))
-    return Tests(estimate, np.where(np.isfinite(p), np.abs(t), -np.inf), p, table["status"].astype(str).to_numpy())
+def _tests(fit: Fit, L: FloatArray, ddf: str, learned: Learned | None) -> Tests:
+    if learned is not None:
+        return _moderated(fit, L, learned)
+    tested = test_features(fit, L, ddf, 0.95)
+    estimate, t, p = (tested.numbers[name][0] for name in ("estimate", "statistic", "p_value"))
+    return Tests(estimate, np.where(np.isfinite(p), np.abs(t), -np.inf), p, tested.status[0])
 
 
-def _moderated(fit: LMMFit, weights: FloatArray, prior: Prior) -> Tests:
-    estimate, p = moderated_p_values(fit.parts, weights, prior)
+def _moderated(fit: Fit, L: FloatArray, learned: Learned) -> Tests:
+    estimate, p = (np.full(len(fit.variables), np.nan) for _ in range(2))
     status = fit.status.copy()
-    for part in fit.parts:
-        if part.model is not None and part.block is not None:
-            status[part.features] = contrast_status(part.model, part.block, weights[None])[:, 0]
+    for model in fit.models:
+        estimate[model.features], p[model.features] = p_values(model, L, learned)
+        status[model.features] = model.status(L)[:, 0]
     with np.errstate(divide="ignore"):
         return Tests(estimate, np.where(np.isfinite(p), -np.log(p), -np.inf), p, status)
 

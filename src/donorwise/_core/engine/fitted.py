@@ -12,16 +12,19 @@ import pandas as pd
 
 from donorwise._core.design.contrasts import resolve_contrasts, resolve_term
 from donorwise._core.engine import variances as variance
+from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.tables import contrast_table, joint_table, lrt_table
-from donorwise._core.inference.moderation import learn_prior, refusal
+from donorwise._core.inference.moderation import learn, refusal
+from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm.blup import random_effects
-from donorwise._core.models.lmm.fit import STATUS_DTYPE, Part, fit_responses
 from donorwise._typing import DDF, STATUSES, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
+    from donorwise._core.inference.moderation import Learned
     from donorwise._core.inference.prior import Prior
+    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import Ddf, FloatArray, IntArray, StrArray
 
 logger = logging.getLogger("donorwise")
@@ -66,8 +69,8 @@ class LMMFit:
         Shape (G,). Levels of `donor` with a response.
     design
         The design that all features share.
-    parts
-        Features by the rows that they have (one part unless responses are missing).
+    models
+        The fitted features by the rows that they have (one model unless responses are missing).
 
     Examples
     --------
@@ -94,7 +97,7 @@ class LMMFit:
     n_obs: IntArray
     n_donors: IntArray
     design: Design
-    parts: tuple[Part, ...]
+    models: tuple[LMM, ...]
 
     @cached_property
     def prior(self) -> Prior:
@@ -118,9 +121,15 @@ class LMMFit:
         >>> fit.prior.terms, fit.prior.weights.shape == (6, fit.prior.axes[0].size)
         (('(1 | donor_id)',), True)
         """
-        if reason := refusal(self.parts):
+        if reason := refusal(self.models):
             raise DesignError(f"There is no shared prior: {reason}.")
-        return learn_prior(self.parts)
+        return self.learned.prior
+
+    @cached_property
+    def learned(self) -> Learned:
+        """The prior with what the tests need besides."""
+        with blas().limit(limits=1):
+            return learn(self.models)
 
     @cached_property
     def not_moderated(self) -> str:
@@ -133,7 +142,7 @@ class LMMFit:
         >>> dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)").not_moderated
         '20 features are too few to learn a prior from (100 are needed)'
         """
-        reason = refusal(self.parts)
+        reason = refusal(self.models)
         if reason:
             logger.warning("Kenward-Roger degrees of freedom are used: %s.", reason)
         return reason
@@ -197,7 +206,8 @@ class LMMFit:
         if not 0 < level < 1:
             raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
         names, L = resolve_contrasts(self.design, contrasts)
-        return contrast_table(self, names, L, ddf, level)
+        with blas().limit(limits=1):
+            return contrast_table(self, names, L, ddf, level)
 
     def joint_test(self, term: str, ddf: Ddf = "kenward-roger") -> pd.DataFrame:
         """F test that all coefficients of a fixed term are zero.
@@ -381,19 +391,9 @@ class LMMFit:
         """
         if not self.reml:
             return self
-        parts = tuple(
-            part
-            if part.block is None or part.model is None
-            else Part(
-                part.features,
-                part.model,
-                fit_responses(part.model, part.block.responses, reml=False),
-                part.n_obs,
-                part.n_donors,
-            )
-            for part in self.parts
-        )
-        return assemble(self.design, parts, self.variables, donor=self.donor, reml=False)
+        models = tuple(model.fitted_by(reml=False) for model in self.models)
+        counts = {"n_obs": self.n_obs, "n_donors": self.n_donors}
+        return assemble(self.design, models, self.variables, donor=self.donor, reml=False, **counts)
 
     def __repr__(self) -> str:
         counts = {s: int((self.status == s).sum()) for s in STATUSES}
@@ -411,43 +411,44 @@ class LMMFit:
         )
 
 
-def assemble(design: Design, parts: tuple[Part, ...], variables: tuple[str, ...], *, donor: str, reml: bool) -> LMMFit:
-    """Put the parts' arrays into one struct over all features."""
+def assemble(
+    design: Design,
+    models: tuple[LMM, ...],
+    variables: tuple[str, ...],
+    *,
+    donor: str,
+    reml: bool,
+    n_obs: IntArray,
+    n_donors: IntArray,
+) -> LMMFit:
+    """Put the models' arrays into one struct over all features."""
     G, p = len(variables), len(design.fixed_names)
     names = variance.theta_names(design)
     beta, vcov = np.full((G, p), np.nan), np.full((G, p, p), np.nan)
     theta, sigma2, loglik = np.full((G, len(names)), np.nan), np.full(G, np.nan), np.full(G, np.nan)
-    status = np.full(G, "not_estimable", dtype=STATUS_DTYPE)
-    n_iter, n_obs, n_donors = (np.zeros(G, dtype=np.int64) for _ in range(3))
-    for part in parts:
-        at = part.features
-        n_obs[at], n_donors[at] = part.n_obs, part.n_donors
-        if part.model is None or part.block is None:
-            continue
-        block = part.block
-        inverse = part.model.fixed.inverse
-        beta[at], sigma2[at], loglik[at] = block.beta, block.sigma2, block.loglik
-        vcov[at] = block.sigma2[:, None, None] * (inverse @ block.Phi @ inverse.T)
-        theta[at] = variance.theta(part.model, block)
-        status[at], n_iter[at] = block.status, block.n_iter
+    status, n_iter = np.full(G, "not_estimable", dtype=STATUS_DTYPE), np.zeros(G, dtype=np.int64)
+    for model in models:
+        at, own, inverse = model.features, model.estimates, model.equations.fixed.inverse
+        beta[at], sigma2[at], loglik[at] = own.beta, own.sigma2, own.loglik
+        vcov[at] = own.sigma2[:, None, None] * (inverse @ own.Phi @ inverse.T)
+        theta[at] = variance.theta(model)
+        status[at], n_iter[at] = own.status, own.n_iter
     return LMMFit(
         design.formula, reml, donor, variables, design.fixed_names, beta, vcov, sigma2, theta, names,
-        loglik, status, n_iter, n_obs, n_donors, design, parts,
+        loglik, status, n_iter, n_obs, n_donors, design, models,
     )  # fmt: skip
 
 
 def _ranef_table(fit: LMMFit, group: str) -> pd.DataFrame:
     variables = np.array(fit.variables, dtype=object)
     frames = []
-    for part in fit.parts:
-        if part.model is None or part.block is None:
-            continue
-        for t, basis in enumerate(part.model.terms):
+    for model in fit.models:
+        for t, basis in enumerate(model.equations.terms):
             if basis.term.group == group:
-                modes, covariance = random_effects(part.model, part.block, t)
+                modes, covariance = random_effects(model.equations, model.estimates, t)
                 sd = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
                 index = pd.MultiIndex.from_product(
-                    [variables[part.features], basis.term.levels, basis.term.columns],
+                    [variables[model.features], basis.term.levels, basis.term.columns],
                     names=["variable", "level", "column"],
                 )
                 frames.append(pd.DataFrame({"value": modes.ravel(), "cond_sd": sd.ravel()}, index=index).reset_index())

@@ -3,59 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.matrices import split_columns
-from donorwise._core.engine.lmm import fit_statistics
-from donorwise._core.engine.tables import ddf_used
-from donorwise._core.engine.tasks import Statistics
-from donorwise._core.inference.moderation import mean_rank, moderated_tests
-from donorwise._core.inference.wald import contrast_tests
-from donorwise._core.models.lmm.crossproducts import column_means
-from donorwise._core.models.lmm.fit import STATUS_DTYPE
+from donorwise._core.design.identifiability import split_columns
+from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.fits import ddf_used, test_features
+from donorwise._core.jobs import in_threads
+from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import STATUSES
-from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from donorwise._core.design.design import Design, RandomTerm
-    from donorwise._core.engine.fitted import LMMFit
-    from donorwise._core.engine.results import Rows
-    from donorwise._core.inference.wald import ContrastTests
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._core.engine.analysis import Donors
+    from donorwise._core.engine.fits import Fit
+    from donorwise._core.engine.results import Contrasts
+    from donorwise._core.engine.tasks import TaskStatistics
+    from donorwise._typing import BoolArray, FloatArray, IntArray
+
+    S = TypeVar("S", bound=TaskStatistics)
 
 LEVEL = 0.95
 NUMBERS = ("estimate", "se", "ci_low", "ci_high", "p_value")
 _NOT_IN_SPAN = 1e-7  # relative part of a contrast that the remaining rows cannot express
 
 
-def donor_term(design: Design, donor: str) -> RandomTerm:
-    """The random term whose levels are the donors.
-
-    Raises
-    ------
-    DesignError
-        No random term has the grouping factor `donor`.
-    """
-    term = next((t for t in design.random_terms if t.group == donor), None)
-    if term is None:
-        groups = [t.group for t in design.random_terms]
-        raise DesignError(f"{donor!r} is not a grouping factor of {design.formula!r}; those are {groups}.")
-    return term
-
-
 def leave_one_out(
-    statistics: Statistics,
-    variables: tuple[str, ...],
-    rows: Rows,
+    statistics: S,
+    fit: Callable[[S], Fit],
+    contrasts: Contrasts,
+    donors: Donors,
     *,
-    donor: str,
+    ddf: str,
+    wanted: IntArray,
+    n_jobs: int = 1,
     update: Callable[[int], object] = lambda n: None,
-    **options: Any,
 ) -> pd.DataFrame:
     """Test the contrasts without each donor in turn.
 
@@ -66,92 +51,87 @@ def leave_one_out(
     ----------
     statistics
         Of all donors; reduced, never recomputed.
-    variables
-        Names of the G features of `statistics`.
-    rows
-        The n contrasts, in the basis of the formula.
-    donor
-        Grouping factor whose levels are left out.
+    fit
+        Fits the models of statistics, in one thread.
+    contrasts
+        The n contrasts.
+    donors
+        Donors of the patterns.
+    ddf, wanted
+        As for :func:`retest`.
+    n_jobs
+        Donors are left out in so many threads.
     update
         Told 1 after each donor.
-    options
-        As for :func:`retest`.
 
     Returns
     -------
     Donors x contrasts x features: ``donor, contrast, variable``, the numbers and the status.
     """
-    term = donor_term(statistics.design, donor)
+
+    def without(code: int) -> pd.DataFrame:
+        kept = np.flatnonzero(donors.codes != code)
+        if not kept.size:
+            return _table(fit(statistics).variables, contrasts, wanted, *_nothing(contrasts, wanted))
+        return retest(statistics.take_patterns(kept), fit, contrasts, ddf=ddf, wanted=wanted)
+
     tables = []
-    for code in range(len(term.levels)):
-        kept = np.flatnonzero(term.codes != code)
-        table = retest(statistics.take_patterns(kept), variables, rows, donor=donor, **options)
-        table.insert(0, "donor", pd.Categorical.from_codes(np.full(len(table), code), categories=list(term.levels)))
-        tables.append(table)
-        update(1)
+    with blas().limit(limits=1):
+        for code, table in enumerate(in_threads(without, range(len(donors.names)), n_jobs)):
+            codes = np.full(len(table), code)
+            table.insert(0, "donor", pd.Categorical.from_codes(codes, categories=list(donors.names)))
+            tables.append(table)
+            update(1)
     return pd.concat(tables, ignore_index=True)
 
 
-def retest(
-    statistics: Statistics,
-    variables: tuple[str, ...],
-    rows: Rows,
-    *,
-    donor: str,
-    ddf: str,
-    reml: bool,
-    wanted: IntArray,
-    n_jobs: int = 1,
-) -> pd.DataFrame:
+def retest(statistics: S, fit: Callable[[S], Fit], contrasts: Contrasts, *, ddf: str, wanted: IntArray) -> pd.DataFrame:
     """Fit all features and test some, `wanted` (positions); what cannot be answered is ``not_estimable``.
 
     A moderated test learns its prior from all the features, and is worked out for those that are wanted.
     """
-    reduced, L, estimable = _estimable(statistics, rows.L)
-    shape = (len(rows.names), wanted.size)
-    numbers = {name: np.full(shape, np.nan) for name in NUMBERS}
-    status = np.full(shape, "not_estimable", dtype=STATUS_DTYPE)
-    if estimable.any() and len(donor_term(statistics.design, donor).levels) > 1:
-        fit = fit_statistics(reduced, variables, reml=reml, n_jobs=n_jobs)
-        for place, tests in _tests(fit, L[estimable], ddf, wanted):
-            cells = np.ix_(np.flatnonzero(estimable), place)
-            status[cells] = tests.status.T
+    reduced, L, estimable = _estimable(statistics, contrasts.L)
+    numbers, status = _nothing(contrasts, wanted)
+    with blas().limit(limits=1):
+        made = fit(reduced)
+        if estimable.any():
+            tested = test_features(made, L[estimable], ddf_used(made, ddf)[0], LEVEL, features=wanted)
+            status[estimable] = tested.status[:, wanted]
             for name, values in numbers.items():
-                values[cells] = getattr(tests, name).T
-    names = [variables[i] for i in wanted]
-    codes, n = np.repeat(np.arange(shape[0]), shape[1]), shape[0]
-    table = pd.DataFrame({"contrast": pd.Categorical.from_codes(codes, categories=list(rows.names))})
+                values[estimable] = tested.numbers[name][:, wanted]
+    return _table(made.variables, contrasts, wanted, numbers, status)
+
+
+def _nothing(contrasts: Contrasts, wanted: IntArray) -> tuple[dict[str, FloatArray], np.ndarray]:
+    """Numbers and statuses (n, features) of tests that have no answer."""
+    shape = (len(contrasts.names), wanted.size)
+    return {name: np.full(shape, np.nan) for name in NUMBERS}, np.full(shape, "not_estimable", dtype=STATUS_DTYPE)
+
+
+def _table(
+    variables: tuple[str, ...],
+    contrasts: Contrasts,
+    wanted: IntArray,
+    numbers: dict[str, FloatArray],
+    status: np.ndarray,
+) -> pd.DataFrame:
+    n, names = len(contrasts.names), [variables[i] for i in wanted]
+    codes = np.repeat(np.arange(n), wanted.size)
+    table = pd.DataFrame({"contrast": pd.Categorical.from_codes(codes, categories=list(contrasts.names))})
     table["variable"] = pd.Categorical(names * n, categories=names)
     for name, values in numbers.items():
         table[name] = values.ravel()
     return table.assign(status=pd.Categorical(status.ravel(), categories=list(STATUSES)))
 
 
-def _tests(fit: LMMFit, L: FloatArray, ddf: str, wanted: IntArray) -> Iterator[tuple[IntArray, ContrastTests]]:
-    """Tests of the wanted features by the part of the fit they belong to, and their places in `wanted`."""
-    used, _ = ddf_used(fit, ddf)
-    rank = mean_rank(fit.parts) if used == "moderated" else None
-    for part in fit.parts:
-        own = np.flatnonzero(np.isin(part.features, wanted))
-        if part.model is None or part.block is None or own.size == 0:
-            continue
-        at = part.features[own]
-        place = np.array([int(np.flatnonzero(wanted == i)[0]) for i in at])
-        block = part.block.take(own)
-        if rank is None:
-            yield place, contrast_tests(part.model, block, L, used, LEVEL)
-        else:
-            yield place, moderated_tests(part.model, block, L, fit.prior, rank[at], LEVEL)
-
-
-def _estimable(statistics: Statistics, L: FloatArray) -> tuple[Statistics, FloatArray, np.ndarray]:
+def _estimable(statistics: S, L: FloatArray) -> tuple[S, FloatArray, BoolArray]:
     """Drop columns of X that the others give, rewrite the contrasts, and say which can be answered.
 
     With X = X₁T for independent columns X₁, a contrast c'β with c' = a'X is c₁'(Tβ), c₁ being the
     entries of c that belong to X₁; others have no answer (Searle 1971, Linear Models, section 5.4).
     """
     design = statistics.design
-    X = _row_space(statistics)
+    X = statistics.row_space()
     kept, aliased = split_columns(X, design.fixed_names)
     if not aliased:
         return statistics, L, np.ones(len(L), dtype=bool)
@@ -164,16 +144,4 @@ def _estimable(statistics: Statistics, L: FloatArray) -> tuple[Statistics, Float
         design, X=design.X[:, kept], fixed_names=tuple(design.fixed_names[j] for j in kept),
         varying=tuple(design.varying[j] for j in kept),
     )  # fmt: skip
-    return Statistics(smaller, statistics.passes), L[:, kept], estimable
-
-
-def _row_space(statistics: Statistics) -> FloatArray:
-    """A matrix with the row space of X over the rows in use: the patterns, then what varies inside them."""
-    design = statistics.design
-    if all(k < 0 for k in design.varying) or not statistics.passes:
-        return design.X
-    collapsed = max((p.collapsed for p in statistics.passes), key=lambda c: int(c.n_obs.sum()))
-    columns = column_means(design.X, design.varying, collapsed)
-    values, vectors = np.linalg.eigh(collapsed.covariate_ss.sum(axis=0))
-    inside = (np.sqrt(np.clip(values, 0, None)) * vectors).T @ columns.deviation
-    return np.vstack([columns.mean, inside])
+    return statistics.relabelled(smaller), L[:, kept], estimable

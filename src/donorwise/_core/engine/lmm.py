@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from threadpoolctl import ThreadpoolController
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.replication import replicate
-from donorwise._core.engine.arrays import as_matrix, check_aligned, check_weights, effective_jobs
+from donorwise._core.design.replicates import find_donors, replicate
+from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
+from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs, pass_jobs
+from donorwise._core.engine.fits import ddf_used
 from donorwise._core.engine.fitted import LMMFit, assemble
+from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
+from donorwise._core.engine.power import replication
+from donorwise._core.engine.results import with_group
+from donorwise._core.engine.tables import contrast_table, prior_table
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks
-from donorwise._core.models.lmm.fit import Block, Model, Part, build_model, fit_collapsed
+from donorwise._core.engine.variances import icc_rows, long_partition, partition_table, varcomp_table
+from donorwise._core.models.lmm.fit import Estimates, build_equations, fit_collapsed
+from donorwise._core.models.lmm.model import LMM
 from donorwise._core.progress import tqdm
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import pandas as pd
 
     from donorwise._core.cells.measures import Collapsed
-    from donorwise._core.design.design import Design
+    from donorwise._core.design.design import Design, RandomTerm
+    from donorwise._core.models.lmm.fit import Equations
     from donorwise._typing import FloatArray, IntArray
 
 # Doubles of temporary arrays that a block of features may use (32 MB).
@@ -103,53 +111,12 @@ def fit_lmm(
             DonorwiseWarning,
             stacklevel=2,
         )
-    (fit,) = fit_tasks(
-        matrix, variables, [Task("all", design, "")], reml=reml, weights=w, n_jobs=n_jobs, progress=progress
-    )
-    if fit is None:
+    jobs = effective_jobs(n_jobs)
+    (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
+    if statistics is None:
         raise DesignError("The fixed part is rank deficient on the rows that have responses.")
-    return fit
-
-
-def fit_tasks(
-    matrix: Any,
-    variables: tuple[str, ...],
-    tasks: Sequence[Task],
-    *,
-    reml: bool,
-    weights: FloatArray | None = None,
-    features: IntArray | None = None,
-    donor: str = "",
-    n_jobs: int | None = None,
-    progress: bool = False,
-) -> list[LMMFit | None]:
-    """Fit every task from one pass over the matrix; None for a task without a design.
-
-    `donor` is the column that counts as the replicate, where that is declared.
-    """
-    n_jobs = effective_jobs(n_jobs)
-    statistics = collapse_tasks(matrix, variables, tasks, weights=weights, features=features, n_jobs=n_jobs)
-    return fit_each(statistics, variables, reml=reml, donor=donor, n_jobs=n_jobs, progress=progress)
-
-
-def fit_each(
-    statistics: Sequence[Statistics | None],
-    variables: tuple[str, ...],
-    *,
-    reml: bool,
-    donor: str = "",
-    n_jobs: int = 1,
-    progress: bool = False,
-) -> list[LMMFit | None]:
-    """Fit every task from its statistics; None for a task without any."""
-    n_fits = sum(s is not None for s in statistics) * len(variables)
-    with tqdm(total=n_fits, unit="fit", desc="mixed models", disable=not progress) as bar:
-        return [
-            None
-            if own is None
-            else fit_statistics(own, variables, reml=reml, donor=donor, n_jobs=n_jobs, update=bar.update)
-            for own in statistics
-        ]
+    with tqdm(total=len(variables), unit="fit", desc="mixed models", disable=not progress) as bar:
+        return fit_statistics(statistics, variables, reml=reml, n_jobs=jobs, update=bar.update)
 
 
 def fit_statistics(
@@ -170,19 +137,16 @@ def fit_statistics(
     design = statistics.design
     replicates = replicate([t.group for t in design.random_terms], donor) or ""
     workers = min(n_jobs, _useful_workers(design, len(variables), per_worker))
-    # BLAS would start threads of its own for every small product, and they would fight over the cores.
+    models: list[LMM] = []
+    n_obs, n_donors = (np.zeros(len(variables), dtype=np.int64) for _ in range(2))
     with blas().limit(limits=1), Parallel(workers, prefer="threads", return_as="generator") as parallel:
-        parts = [
-            _fit_part(design, p.collapsed, p.features, replicates, reml, parallel, update, budget)
-            for p in statistics.passes
-        ]
-    return assemble(design, tuple(parts), variables, donor=replicates, reml=reml)
-
-
-@cache
-def blas() -> ThreadpoolController:
-    """The BLAS libraries of the process (finding them takes milliseconds)."""
-    return ThreadpoolController().select(user_api="blas")
+        for own in statistics.passes:
+            n_obs[own.features] = own.collapsed.n_obs.sum()
+            model = _fit_model(design, own.collapsed, own.features, reml, parallel, update, budget)
+            n_donors[own.features] = _n_donors(design, own.collapsed, replicates)
+            models += [] if model is None else [model]
+    counts = {"n_obs": n_obs, "n_donors": n_donors}
+    return assemble(design, tuple(models), variables, donor=replicates, reml=reml, **counts)
 
 
 def _useful_workers(design: Design, n_features: int, per_worker: int) -> int:
@@ -192,46 +156,116 @@ def _useful_workers(design: Design, n_features: int, per_worker: int) -> int:
     return 1 + int(n_features * levels * (50 if iterative else 1)) // per_worker
 
 
-def _fit_part(
+def _fit_model(
     design: Design,
     collapsed: Collapsed,
     features: IntArray,
-    donor: str,
     reml: bool,
     parallel: Parallel,
     update: Callable[[int], object],
     budget: int,
-) -> Part:
+) -> LMM | None:
+    """The model of features that share their rows; None where these cannot be fitted."""
     present = np.flatnonzero(collapsed.n_obs > 0)
-    n_obs = int(collapsed.n_obs.sum())
     if present.size < design.n_patterns:
         collapsed, design = collapsed.take(present), design.take(present)
-    donors = _n_donors(design, donor)
     try:
-        model = build_model(design, collapsed)
-        if n_obs <= model.p:
+        equations = build_equations(design, collapsed)
+        if equations.n_obs <= equations.p:
             raise DesignError("No more rows than fixed effects.")
     except DesignError:
         update(features.size)
-        return Part(features, None, None, n_obs, donors)
+        return None
     # each with its features only: a backend that is not threads sends them
     work = (
-        delayed(fit_collapsed)(model, collapsed.take_features(s), reml=reml) for s in _slices(model, collapsed, budget)
+        delayed(fit_collapsed)(equations, collapsed.take_features(s), reml=reml)
+        for s in _slices(equations, collapsed, budget)
     )
     blocks = []
     for block in parallel(work):
         blocks.append(block)
         update(block.status.size)
-    return Part(features, model, Block.concatenate(blocks), n_obs, donors)
+    return LMM(features, equations, Estimates.concatenate(blocks))
 
 
-def _slices(model: Model, collapsed: Collapsed, budget: int) -> list[slice]:
+def _slices(equations: Equations, collapsed: Collapsed, budget: int) -> list[slice]:
     """Blocks of features within the memory budget; their number does not depend on the workers."""
     n_features, m = collapsed.mean.shape[1], collapsed.covariate_mean.shape[1]
-    per_feature = collapsed.n_obs.size * (4 + 3 * m) + 4 * model.blocks.order.size + 4 * model.p**2
+    per_feature = collapsed.n_obs.size * (4 + 3 * m) + 4 * equations.blocks.order.size + 4 * equations.p**2
     size = int(np.clip(budget // per_feature, 1, 1024))
     return [slice(i, min(i + size, n_features)) for i in range(0, n_features, size)]
 
 
-def _n_donors(design: Design, donor: str) -> int:
-    return next((np.unique(t.codes).size for t in design.random_terms if t.group == donor), 0)
+def _n_donors(design: Design, collapsed: Collapsed, donor: str) -> int:
+    """Levels of `donor` that have rows."""
+    used = collapsed.n_obs > 0
+    return next((np.unique(t.codes[used]).size for t in design.random_terms if t.group == donor), 0)
+
+
+def donor_term(design: Design, donor: str) -> RandomTerm:
+    """The random term whose levels are the donors.
+
+    Raises
+    ------
+    DesignError
+        No random term has the grouping factor `donor`.
+    """
+    term = next((t for t in design.random_terms if t.group == donor), None)
+    if term is None:
+        groups = [t.group for t in design.random_terms]
+        raise DesignError(f"{donor!r} is not a grouping factor of {design.formula!r}; those are {groups}.")
+    return term
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LmmAnalysis(Analysis[Statistics, LMMFit]):
+    """A linear mixed model of cells."""
+
+    family = Family(method="lmm", observations="cells", link="identity", prior_on="ratio")
+
+    def fit(self, number: int, statistics: Statistics, update: Callable[[int], object]) -> LMMFit:
+        """See :class:`Analysis`."""
+        return fit_statistics(
+            statistics, self.variables, reml=self.options.reml, donor=self.donor, n_jobs=self.n_jobs, update=update
+        )
+
+    def tables(self, number: int, fit: LMMFit | None) -> Tables:
+        """See :class:`Analysis`."""
+        if fit is None:
+            return Tables(self.results(number, None))
+        name, own = self.tasks[number].name, self.contrasts[number]
+        ddf, note = ddf_used(fit, self.options.ddf)
+        tested = None if own is None else contrast_table(fit, own.names, own.L, ddf, 0.95)
+        partition = partition_table(fit)
+        return Tables(
+            results=self.results(number, tested, n_donors=fit.n_donors, n_obs=fit.n_obs),
+            varcomp=with_group(varcomp_table(fit), name),
+            icc=with_group(icc_rows(partition), name),
+            variance_partition=with_group(long_partition(partition, "fraction"), name),
+            prior=with_group(prior_table(fit.prior), name) if ddf == "moderated" else None,
+            ddf=ddf,
+            note=note,
+            donor=fit.donor,
+        )
+
+    def donors(self, number: int) -> Donors:
+        """See :class:`Analysis`."""
+        term = donor_term(self._design(number), self.donor)
+        return Donors(term.levels, term.codes)
+
+    def planner(self, number: int, statistics: Statistics, fit: LMMFit) -> CellPlanner:
+        """See :class:`Analysis`."""
+        if self.source.from_cells:
+            observed = cells_of_patterns(fit.design, fit.models, getattr(self.source, "weights", None))
+        else:  # without cells there are no weights of single cells to take the patterns' from
+            observed = statistics.passes[0].collapsed
+        return CellPlanner(fit.design, observed, self.donors(number).codes)
+
+    def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
+        """See :class:`Analysis`."""
+        design = self._design(number)
+        return replication(design, find_donors(design, design.frame, self.donor), L)
+
+    def own_params(self) -> dict[str, Any]:
+        """See :class:`Analysis`."""
+        return {}

@@ -12,34 +12,27 @@ balanced arms of n/2 donors this is Var = (tau2 + sigma2/m) 4/n with n - 2 degre
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from scipy.special import polygamma
 
-from donorwise._core.cells.accumulate import collapse
+from donorwise._core.design.arms import describe
+from donorwise._core.design.between_within import column_df
 from donorwise._core.design.findings import uncovered
-from donorwise._core.design.replication import describe, find_donors
-from donorwise._core.engine.influence import donor_term
-from donorwise._core.inference.between_within import column_df
-from donorwise._core.inference.grid import tensor
 from donorwise._core.inference.moderation import mean_rank, posterior, refusal
-from donorwise._core.inference.wald import orthonormal_rows
-from donorwise._core.models.lmm.crossproducts import Responses
-from donorwise._core.models.lmm.evaluate import evaluate_block
-from donorwise._core.models.lmm.fit import build_model
-from donorwise._core.models.lmm.relative import original_covariance
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.fitted import LMMFit
-    from donorwise._core.models.lmm.fit import Block, Model
+    from donorwise._core.design.replicates import Donors as DonorsOfRows
+    from donorwise._core.engine.fits import Fit
+    from donorwise._core.inference.moderation import Learned
+    from donorwise._core.models.law import Model
     from donorwise._typing import FloatArray, IntArray
 
 COLUMNS = (
@@ -70,45 +63,68 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """What a fit says about a contrast's variance in G features of one part, at points of the variance ratios.
+class Known:
+    """What a fit says about a contrast's variance in G features of one model, at points of the variances.
 
     Attributes
     ----------
-    features
-        Shape (G,). Their positions in the fit.
     model
-        The part's model.
-    gamma
-        Relative covariances at the points: (points, K) that all features share, or (G, K), one each.
+        The model of these features.
+    points
+        Variances at the points: (points, K) that all features share, or (G, K), one point each.
     variance
         Shape (G, points). Variance of the estimate in the fitted study.
     weight, prior
         Shape (G, points). Probability of the points, with and without the feature's own data.
     """
 
-    features: IntArray
     model: Model
-    gamma: FloatArray
+    points: FloatArray
     variance: FloatArray
     weight: FloatArray
     prior: FloatArray
 
 
+class Planned(NamedTuple):
+    """Variance of a contrast in one copy of a planned study (G, points), and what of it the points alone decide.
+
+    The latter is (points,) or (G, points): the variance relative to what is known apart from them.
+    """
+
+    variance: FloatArray
+    relative: FloatArray
+
+
+class Planner(Protocol):
+    """What a family knows of studies with other numbers of cells."""
+
+    def at(self, n_cells: int, known: Known, L: FloatArray) -> Planned:
+        """A contrast L (1, p) in a study with `n_cells` cells of every donor."""
+
+    def n_obs(self, n_donors: int, n_cells: int) -> float:
+        """Rows of the model in such a study of `n_donors` donors."""
+
+    def most_df(self, n_obs: float, p: int) -> float:
+        """Degrees of freedom that moderation cannot exceed, with p fixed effects."""
+
+    def from_estimates(self, model: Model, L: FloatArray) -> Known:
+        """What is known of features that share no prior."""
+
+
 def power_table(
-    fit: LMMFit,
+    fit: Fit,
     names: Sequence[str],
     L: FloatArray,
     plan: Plan,
+    planner: Planner,
+    n_donors: int,
     *,
     moderated: bool = True,
-    weights: FloatArray | None = None,
-    observed: Collapsed | None = None,
     update: Callable[[int], object] = lambda n: None,
 ) -> pd.DataFrame:
     """Power of contrasts L (n, p) for every plan, over the features of a fit.
 
-    Where the features share a prior on the variance ratios the power of each is averaged over its
+    Where the features share a prior on the variances the power of each is averaged over its
     posterior (and that of sigma2 given them); else its estimates are taken for the truth.
 
     Parameters
@@ -119,12 +135,12 @@ def power_table(
         The contrasts.
     plan
         The studies.
+    planner
+        What the fit's family knows of them.
+    n_donors
+        Donors of the fitted study.
     moderated
         Whether the tests will be moderated; they have more degrees of freedom, see :func:`prior_df`.
-    weights
-        Of the cells, where the fit had them.
-    observed
-        Statistics of the patterns, where they are at hand; counted from the cells otherwise.
     update
         Told 1 after each contrast and number of cells.
 
@@ -134,37 +150,33 @@ def power_table(
     its 10, 50 and 90% quantiles over the features; NaN with the status ``too_few_donors`` where fewer than
     one degree of freedom is left.
     """
-    observed = _observed(fit, weights) if observed is None else observed
-    models = {m: build_model(fit.design, _with_cells(fit, observed, m)) for m in plan.n_cells}
     used = _representative(fit)
-    tertile = np.minimum((3 * mean_rank(fit.parts)[used]).astype(int), 2) + 1
-    D = len(donor_term(fit.design, fit.donor).levels)
+    tertile = np.minimum((3 * mean_rank(fit.models)[used]).astype(int), 2) + 1
     rows: list[dict[str, object]] = []
     for name, row in zip(names, L, strict=True):
-        known = _what_is_known(fit, row, used)
-        for m, model in models.items():
-            variance, weight = _planned(known, model, row)
-            extra = prior_df(known, model, row) if moderated else 0.0
+        known = _what_is_known(fit, row[None], used, planner)
+        for m in plan.n_cells:
+            planned = [planner.at(m, own, row[None]) for own in known]
+            variance, weight = _together(known, [own.variance for own in planned])
+            extra = prior_df([own.prior for own in known], [own.relative for own in planned]) if moderated else 0.0
             for n in plan.n_donors:
-                df = planned_df(fit.design, row, n / D, n * m)
-                df = min(df + extra, n * m - model.p) if df >= 1 else np.nan
+                n_obs = planner.n_obs(n, m)
+                df = planned_df(fit.design, row, n / n_donors, n_obs)
+                df = min(df + extra, planner.most_df(n_obs, len(row))) if df >= 1 else np.nan
                 status = POWER_STATUSES[not df >= 1]
                 study = {"contrast": name, "n_donors": n, "n_cells": m, "df": df, "status": status}
-                rows += _rows(study, variance * D / n, weight, plan, df, tertile)
+                rows += _rows(study, variance * n_donors / n, weight, plan, df, tertile)
             update(1)
     return pd.DataFrame(rows)[list(COLUMNS)]
 
 
-def replication(fit: LMMFit, L: FloatArray) -> tuple[list[str], list[str]]:
+def replication(design: Design, donors: DonorsOfRows, L: FloatArray) -> tuple[list[str], list[str]]:
     """What each contrast (n, p) compares, donors or each donor with itself, and what the audit warns of there.
 
-    The kinds are those of :class:`donorwise._core.design.replication.Arms`. The warnings are those about
+    The kinds are those of :class:`donorwise._core.design.arms.Arms`. The warnings are those about
     contrasts within donors that no random term lets differ between donors.
     """
-    design = fit.design
-    donors = find_donors(design, design.frame, fit.donor)
-    assert donors is not None  # callers have checked that the donors are a grouping factor
-    arms = {arm.contrast: arm for arm in describe(design, donors, None)}
+    arms = {arm.contrast: arm for arm in describe(design, donors)}
     parts = [[arms[design.fixed_names[j]] for j in np.flatnonzero(row) if design.fixed_names[j] in arms] for row in L]
     kinds = [{arm.kind for arm in own} for own in parts]
     asked = {arm.contrast: arm for own in parts for arm in own}
@@ -204,7 +216,7 @@ def planned_df(design: Design, row: FloatArray, copies: float, n_obs: float) -> 
     """Degrees of freedom of one contrast (p,) in a number of copies of a design with `n_obs` rows in all.
 
     Those of a column are affine in the copies, by the inner-outer rule (see
-    :mod:`donorwise._core.inference.between_within`); a column with random slopes has their levels as its
+    :mod:`donorwise._core.design.between_within`); a column with random slopes has their levels as its
     replicates; and a contrast has the fewest of its columns.
     """
     per_copy = round(n_obs / copies)
@@ -256,75 +268,38 @@ def _doubled(design: Design) -> Design:
     return replace(design, X=np.vstack([design.X, design.X]), random_terms=terms)
 
 
-def _observed(fit: LMMFit, weights: FloatArray | None) -> Collapsed:
-    """Cells and covariates of the patterns, without responses."""
-    weighted = any(p.model is not None and abs(p.model.log_weight) > 1e-9 for p in fit.parts)
-    if weighted and weights is None:
-        raise DataError("The model was fitted with weights: give weights= again.")
-    design = fit.design
-    covariates = design.covariates if design.covariates.shape[1] else None
-    nothing = np.zeros((design.codes.size, 1))
-    return collapse(nothing, design.codes, design.n_patterns, weights=weights, covariates=covariates)
-
-
-def _with_cells(fit: LMMFit, observed: Collapsed, n_cells: int) -> Collapsed:
-    """The patterns with `n_cells` cells of every donor, spread over its patterns as they are."""
-    codes = donor_term(fit.design, fit.donor).codes
-    factor = (n_cells / np.bincount(codes, weights=observed.n_obs))[codes]
-    return replace(
-        observed,
-        n_obs=np.maximum(1, np.round(observed.n_obs * factor)).astype(np.int64),
-        weight=observed.weight * factor,
-        covariate_ss=observed.covariate_ss * factor[:, None, None],
-    )
-
-
-def _representative(fit: LMMFit) -> IntArray:
+def _representative(fit: Fit) -> IntArray:
     """Features that were fitted, or as many as are needed, evenly spread over mean expression."""
     ok = np.flatnonzero(np.isin(fit.status, ("ok", "boundary")))
     if ok.size == 0:
         raise DataError("No feature could be fitted: there are no variances to plan with.")
     most = _MOST_FEATURES if len(fit.design.random_terms) == 1 else _MOST_FEATURES // 4
-    order = ok[np.argsort(mean_rank(fit.parts)[ok], kind="stable")]
+    order = ok[np.argsort(mean_rank(fit.models)[ok], kind="stable")]
     return np.sort(order[np.linspace(0, order.size - 1, min(order.size, most)).round().astype(int)])
 
 
-def _what_is_known(fit: LMMFit, row: FloatArray, used: IntArray) -> list[_Known]:
-    shared = not refusal(fit.parts)
-    found = []
-    for part in fit.parts:
-        own = np.flatnonzero(np.isin(part.features, used))
-        if part.model is None or part.block is None or own.size == 0:
-            continue
-        one = _from_prior if shared else _from_estimates
-        found.append(one(fit, part.features[own], part.model, part.block.take(own), row))
-    return found
+def _what_is_known(fit: Fit, L: FloatArray, used: IntArray, planner: Planner) -> list[Known]:
+    parts = [model.take(np.flatnonzero(np.isin(model.features, used))) for model in fit.models]
+    shared = not refusal(fit.models)
+    return [
+        _from_prior(fit.learned, part, L) if shared else planner.from_estimates(part, L)
+        for part in parts
+        if part.features.size
+    ]
 
 
-def _from_prior(fit: LMMFit, features: IntArray, model: Model, block: Block, row: FloatArray) -> _Known:
-    rank = mean_rank(fit.parts)[features]
-    at = posterior(model, block.responses, fit.prior, rank, orthonormal_rows(model, row[None]))
-    return _Known(features, model, tensor(list(fit.prior.axes)), at.scale[0] ** 2, at.weight, fit.prior.at(rank))
+def _from_prior(learned: Learned, model: Model, L: FloatArray) -> Known:
+    law, prior = model.law(learned.points, L), learned.prior.at(learned.rank[model.features])
+    return Known(model, learned.points, law.scale[..., 0] ** 2, posterior(law.loglik, prior), prior)
 
 
-def _from_estimates(fit: LMMFit, features: IntArray, model: Model, block: Block, row: FloatArray) -> _Known:
-    one = np.ones((features.size, 1))
-    variance = block.sigma2 * _relative_variance(model, row, block.gamma)
-    return _Known(features, model, block.gamma, variance[:, None], one, one)
-
-
-def _planned(known: Sequence[_Known], planned: Model, row: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Variance of the contrast in one copy of the planned study, and the points' weights, (G, points)."""
-    order = np.argsort(np.concatenate([k.features for k in known]), kind="stable")
-    variance = []
-    for k in known:
-        after = _relative_variance(planned, row, _planned_gamma(k.model, planned, k.gamma))
-        change = after / _relative_variance(k.model, row, k.gamma)
-        variance.append(k.variance * (change if change.size == k.variance.shape[1] else change[:, None]))
+def _together(known: Sequence[Known], variance: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
+    """Variances and the points' weights of all features in their order, (G, points)."""
+    order = np.argsort(np.concatenate([k.model.features for k in known]), kind="stable")
     return np.concatenate(variance)[order], np.concatenate([k.weight for k in known])[order]
 
 
-def prior_df(known: Sequence[_Known], planned: Model, row: FloatArray) -> float:
+def prior_df(priors: Sequence[FloatArray], relative: Sequence[FloatArray]) -> float:
     """Degrees of freedom that moderation adds.
 
     The fewer, the more features differ in the variance of the contrast, relative to sigma2: if that
@@ -332,36 +307,16 @@ def prior_df(known: Sequence[_Known], planned: Model, row: FloatArray) -> float:
     were trigamma(d0 / 2), and a moderated t had d0 degrees of freedom more (Smyth 2004, Stat Appl
     Genet Mol Biol 3:3, sections 3 and 6.2).
     """
-    if any(k.prior.shape[1] == 1 for k in known):
+    if any(prior.shape[1] == 1 for prior in priors):
         return 0.0
     spread = []
-    for k in known:
-        log_variance = np.log(_relative_variance(planned, row, _planned_gamma(k.model, planned, k.gamma)))
-        mean = k.prior @ log_variance
-        spread.append((k.prior * (log_variance - mean[:, None]) ** 2).sum(axis=1))
+    for prior, own in zip(priors, relative, strict=True):
+        log_variance = np.broadcast_to(np.log(own), prior.shape)
+        mean = np.einsum("gk,gk->g", prior, log_variance)
+        spread.append((prior * (log_variance - mean[:, None]) ** 2).sum(axis=1))
     target = float(np.concatenate(spread).mean())
     half = np.geomspace(0.05, 1e7, 2000)
     return float(2 * np.exp(np.interp(-np.log(target), -np.log(polygamma(1, half)), np.log(half))))
-
-
-def _relative_variance(model: Model, row: FloatArray, gamma: FloatArray) -> FloatArray:
-    """c'(X'V⁻¹X)⁻¹c at relative covariances (points, K), relative to sigma2."""
-    n, q = gamma.shape[0], model.blocks.order.size
-    zero = np.zeros(n, dtype=bool)
-    nothing = Responses(np.zeros((n, model.p)), np.zeros((n, q)), np.ones(n), np.zeros(n), zero, zero)
-    Phi = evaluate_block(model.blocks, np.ascontiguousarray(gamma), nothing, model.nu(reml=True)).Phi
-    c = orthonormal_rows(model, row[None])[0]
-    return np.einsum("p,gpr,r->g", c, Phi, c)
-
-
-def _planned_gamma(model: Model, planned: Model, gamma: FloatArray) -> FloatArray:
-    """Relative covariances from one model's internal basis to another's (they differ by the cells' weights)."""
-    parameter, out = planned.blocks.parameter, np.empty_like(gamma)
-    for t, (before, after) in enumerate(zip(model.terms, planned.terms, strict=True)):
-        T = after.factor.T @ original_covariance(before, t, parameter, gamma) @ after.factor
-        for k in np.flatnonzero(parameter[:, 0] == t):
-            out[:, k] = T[:, parameter[k, 1], parameter[k, 2]]
-    return out
 
 
 def _summaries(power: FloatArray, tertile: IntArray) -> list[dict[str, object]]:

@@ -2,107 +2,88 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
-from scipy import sparse
 
-from donorwise._core.cells.accumulate import collapse
-from donorwise._core.cells.passes import stored_values
-from donorwise._core.cells.stored import Stored
-from donorwise._core.engine.lmm import blas
-from donorwise._core.engine.results import log_fold_change
-from donorwise._core.engine.tables import NUMBERS, tidy
-from donorwise._core.inference.grid import tensor
-from donorwise._core.inference.lograte import expression_rank, grid, learn_prior, log_rate_tests, prior_genes
-from donorwise._core.models.lograte.model import build_model, grid_law
-from donorwise._core.models.lograte.units import depths_of_units, log_rates
-from donorwise._core.progress import tqdm
-from donorwise.errors import DataError
+from donorwise._core.cells.matrices import stored_values
+from donorwise._core.design.replicates import find_donors, is_fixed
+from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
+from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.fits import ddf_used, test_features
+from donorwise._core.engine.planners import UnitPlanner
+from donorwise._core.engine.power import replication
+from donorwise._core.engine.results import with_group
+from donorwise._core.engine.sources import UnitStatistics
+from donorwise._core.engine.tables import prior_table, tidy
+from donorwise._core.inference.moderation import Learned, learn
+from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.lograte.effects import random_effects
+from donorwise._core.models.lograte.fit import fit_log_rates
+from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
-    from donorwise._core.cells.measures import Collapsed
-    from donorwise._core.engine.results import Rows
-    from donorwise._core.engine.tasks import Task
+    from donorwise._core.design.design import Design
     from donorwise._core.engine.units import Units
-    from donorwise._core.inference.prior import Prior
     from donorwise._core.models.lograte.model import LogRateModel
-    from donorwise._core.models.lograte.units import Depths, LogRates
+    from donorwise._core.models.lograte.units import Depths
     from donorwise._typing import FloatArray, IntArray, StrArray
 
-logger = logging.getLogger("donorwise")
 
-# Doubles of temporary arrays that a block of genes may use (32 MB), and values checked at a time.
-_BLOCK = 4_000_000
-_CHUNK = 10_000_000
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LogRateFit:
-    """What the model of log rates says about G genes in one group of cells.
+    """Models of the log rates of G genes in one group of cells (see :class:`donorwise._core.engine.fits.Fit`).
 
     Attributes
     ----------
-    names
-        Names of the n contrasts.
-    numbers
-        Columns of the results, each (n, G).
-    status
-        Shape (n, G).
-    terms
-        Names of the variances: the units, and the random term where there is one.
-    variances
-        Shape (G, terms). Posterior means.
-    dispersion, sampling, fixed
-        Shape (G,). phi; mean sampling variance of the log rates; variance of their fitted values.
+    variables
+        Names of the G genes.
+    models
+        The model of the genes that have counts.
+    unit
+        What a unit is called.
     n_donors, n_obs
-        Donors and cells.
-    prior
-        What was learned about the variances; None where there are too few genes.
+        Shape (G,). Donors and cells.
     """
 
-    names: tuple[str, ...]
-    numbers: dict[str, FloatArray]
-    status: StrArray
-    terms: tuple[str, ...]
-    variances: FloatArray
-    dispersion: FloatArray
-    sampling: FloatArray
-    fixed: FloatArray
-    n_donors: int
-    n_obs: int
-    prior: Prior | None
+    variables: tuple[str, ...]
+    models: tuple[LogRateModel, ...]
+    unit: str
+    n_donors: IntArray
+    n_obs: IntArray
 
+    @property
+    def design(self) -> Design:
+        """The design of the units."""
+        return self.models[0].design
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One group: its model, its units' statistics, and the genes that have counts there."""
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the variances: the units, and the random term where there is one."""
+        return (self.unit, *self.models[0].components()[0][1:])
 
-    model: LogRateModel
-    collapsed: Collapsed
-    depths: Depths
-    present: IntArray
+    @cached_property
+    def status(self) -> StrArray:
+        """Whether each gene has counts, (G,)."""
+        out = np.full(len(self.variables), "constant", dtype=STATUS_DTYPE)
+        out[self.models[0].features] = "ok"
+        return out
 
-    def counts(self) -> FloatArray:
-        """Total counts (G,); whole numbers, so that equal ones are equal in every order of the cells."""
-        return np.asarray(np.rint(self.depths.n_cells @ self.collapsed.mean))
+    @cached_property
+    def learned(self) -> Learned:
+        """The prior that the genes share."""
+        return learn(self.models)
 
-    def rates(self, at: IntArray) -> LogRates:
-        """Log rates of some of the genes with counts."""
-        return log_rates(self.collapsed.take_features(self.present[at]), self.depths, self.model.Q)
-
-    def blocks(self, genes: IntArray, points: int) -> list[IntArray]:
-        """Genes in blocks within the memory budget, which do not depend on the workers."""
-        size = int(np.clip(_BLOCK // (8 * self.model.order.size + 8 * points), 1, 1024))
-        return [genes[i : i + size] for i in range(0, genes.size, size)]
+    def spread(self, values: FloatArray) -> FloatArray:
+        """Values of the model's genes as values of all, NaN for those without counts."""
+        out = np.full((len(self.variables), *values.shape[1:]), np.nan)
+        out[self.models[0].features] = values
+        return out
 
 
 def check_counts(matrix: Any, text: str) -> None:
@@ -113,7 +94,7 @@ def check_counts(matrix: Any, text: str) -> None:
     DataError
         Says what was found, and where counts usually are.
     """
-    for chunk in _chunks(matrix):
+    for chunk in stored_values(matrix):
         whole = (chunk >= 0) & np.isfinite(chunk) & (chunk == np.floor(chunk)) if chunk.dtype.kind in "fiu" else False
         bad = np.broadcast_to(~np.asarray(whole), chunk.shape)
         if bad.any():
@@ -124,95 +105,21 @@ def check_counts(matrix: Any, text: str) -> None:
             )
 
 
-def _chunks(matrix: Any) -> Iterator[NDArray[Any]]:
-    """The stored values, some at a time."""
-    if isinstance(matrix, Stored):
-        yield from stored_values(matrix)
-        return
-    values = matrix.data if sparse.issparse(matrix) else matrix
-    step = max(1, _CHUNK // max(1, int(np.prod(values.shape[1:]))))
-    for start in range(0, len(values), step):
-        yield values[start : start + step]
-
-
-def fit_pseudobulk(
-    matrix: Any,
-    variables: tuple[str, ...],
-    depth: FloatArray,
-    units: Units,
-    tasks: Sequence[Task],
-    rows: Sequence[Rows | None],
-    *,
-    features: IntArray | None = None,
-    level: float = 0.95,
-    n_jobs: int = 1,
-    progress: bool = False,
-) -> list[LogRateFit | None]:
-    """Fit every group from one pass over the counts; None for a group without a design or contrasts.
-
-    Parameters
-    ----------
-    matrix
-        Counts, (N, columns).
-    variables
-        Names of the G genes.
-    depth
-        Shape (N,). Depth of every cell.
-    units
-        The units, which are the rows of the tasks' designs.
-    tasks, rows
-        Designs and contrasts by group.
-    features
-        Columns of the G genes; all if None.
-    level
-        Coverage of the confidence intervals.
-    n_jobs
-        Threads.
-    progress
-        Show a progress bar.
-
-    Raises
-    ------
-    DataError
-        If a unit has no counts, or a value is not finite.
-    """
-    depths = depths_of_units(depth, units.codes, len(units.table))
-    check_depths(depths, units)
-    collapsed = collapse(
-        matrix, units.codes, len(units.table), covariates=depth[:, None], features=features, n_jobs=n_jobs,
-        names=variables,
-    )  # fmt: skip
-    return fit_units(
-        collapsed, depths, units, tasks, rows, n_genes=len(variables), level=level, n_jobs=n_jobs, progress=progress
-    )
-
-
 def fit_units(
-    collapsed: Collapsed,
-    depths: Depths,
+    statistics: UnitStatistics,
+    variables: tuple[str, ...],
     units: Units,
-    tasks: Sequence[Task],
-    rows: Sequence[Rows | None],
     *,
-    n_genes: int,
-    level: float = 0.95,
     n_jobs: int = 1,
-    progress: bool = False,
-) -> list[LogRateFit | None]:
-    """Fit every group from the statistics of the units, which have the depth as their only covariate."""
-    answerable = [task.design is not None and own is not None for task, own in zip(tasks, rows, strict=True)]
-    bar = tqdm(total=sum(answerable) * n_genes, unit="fit", desc="log-rate models", disable=not progress)
-    fits: list[LogRateFit | None] = []
-    with bar, blas().limit(limits=1), Parallel(n_jobs, prefer="threads", return_as="generator") as parallel:
-        for task, own in zip(tasks, rows, strict=True):
-            if task.design is None or own is None:
-                fits.append(None)
-                continue
-            model = build_model(task.design)
-            taken = collapsed.take(model.order)
-            work = _Work(model, taken, depths.take(model.order), np.flatnonzero((taken.mean > 0).any(axis=0)))
-            fits.append(_fit(task.name, work, own, units, n_genes, level, parallel, bar))
-    return fits
+    update: Callable[[int], object] = lambda n: None,
+) -> LogRateFit:
+    """Fit the genes of one task; `update` is told how many are done."""
+    with blas().limit(limits=1):
+        model = fit_log_rates(statistics.design, statistics.collapsed, statistics.depths, n_jobs)
+    update(len(variables))
+    n_donors, n_obs = units.n_donors(statistics.units), int(model.depths.n_cells.sum())
+    counts = (np.full(len(variables), n) for n in (n_donors, n_obs))
+    return LogRateFit(variables, (model,), units.name, *counts)
 
 
 def check_depths(depths: Depths, units: Units) -> None:
@@ -225,149 +132,42 @@ def check_depths(depths: Depths, units: Units) -> None:
         )
 
 
-def _fit(
-    name: str, work: _Work, rows: Rows, units: Units, n_genes: int, level: float, parallel: Parallel, bar: tqdm
-) -> LogRateFit:
-    axes = grid(work.model, work.present.size)
-    rank = expression_rank(work.counts()[work.present])
-    prior = _learn(work, axes, rank, parallel)
-    if prior is None:
-        logger.info(
-            "%s: %d genes with counts are too few to learn a prior from; the variance between units is estimated "
-            "gene by gene and tested with t.", name, work.present.size,
-        )  # fmt: skip
-    blocks = work.blocks(np.arange(work.present.size), len(tensor(axes)))
-    priors = [None if prior is None else np.log(prior.at(rank[at])) for at in blocks]
-    fit = _empty(work, rows, units, n_genes, prior)
-    made = parallel(delayed(_test)(work, at, axes, own, rows.L, level) for at, own in zip(blocks, priors, strict=True))
-    for at, numbers in zip(blocks, made, strict=True):
-        _fill(fit, work.present[at], numbers)
-        bar.update(at.size)
-    bar.update(n_genes - work.present.size)
-    return fit
+def ranef_table(fit: LogRateFit, units: Units, variances: FloatArray) -> pd.DataFrame:
+    """Effects of the units and of the random term's levels at variances (G, terms): term, variable, level, value, ..."""
+    model = fit.models[0]
+    used = np.flatnonzero(fit.design.codes >= 0)
+    levels = [units.labels(used), *(t.levels for t in fit.design.random_terms)]
+    frames = []
+    for term, own, names in zip(fit.terms, random_effects(model, variances[model.features]), levels, strict=True):
+        index = pd.MultiIndex.from_product([fit.variables, names], names=["variable", "level"])
+        values = {"value": fit.spread(own.mode).ravel(), "cond_sd": fit.spread(own.sd).ravel()}
+        frames.append(pd.DataFrame(values, index=index).reset_index().assign(term=term, column="(Intercept)"))
+    return pd.concat(frames, ignore_index=True)
 
 
-def _learn(work: _Work, axes: list[FloatArray], rank: FloatArray, parallel: Parallel) -> Prior | None:
-    """The prior shared by the genes with expression ranks (present,); None where they are too few."""
-    chosen = prior_genes(rank)
-    if not chosen.size:
-        return None
-    points = tensor(axes)
-    loglik = np.concatenate(
-        list(parallel(delayed(_loglik)(work, at, points) for at in work.blocks(chosen, len(points))))
-    )
-    return learn_prior(work.model, loglik, rank[chosen], rank.size)
-
-
-def _loglik(work: _Work, at: IntArray, points: FloatArray) -> FloatArray:
-    return grid_law(work.model, work.rates(at), points).loglik
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """Results of a block of genes: (n, genes), then (genes, ...)."""
-
-    numbers: dict[str, FloatArray]
-    variances: FloatArray
-    dispersion: FloatArray
-    sampling: FloatArray
-    fixed: FloatArray
-
-
-def _test(
-    work: _Work, at: IntArray, axes: list[FloatArray], log_prior: FloatArray | None, L: FloatArray, level: float
-) -> _Numbers:
-    rates = work.rates(at)
-    tests = log_rate_tests(work.model, rates, axes, log_prior, L, level)
-    names = ("estimate", "se", "df", "p_value", "ci_low", "ci_high")
-    numbers = {key: np.stack([getattr(summary, key) for summary in tests.contrasts]) for key in names}
-    numbers["statistic"] = numbers["estimate"] / numbers["se"]
-    fitted = (rates.y @ work.model.Q) @ work.model.Q.T
-    return _Numbers(numbers, tests.variances, rates.dispersion, rates.v.mean(axis=1), fitted.var(axis=1))
-
-
-def _empty(work: _Work, rows: Rows, units: Units, G: int, prior: Prior | None) -> LogRateFit:
-    n, model = len(rows.names), work.model
-    status = np.full((n, G), "constant", dtype="<U16")
-    status[:, work.present] = "ok"
-    terms = (units.name, model.group)[: 1 + bool(model.group)]
-    return LogRateFit(
-        names=rows.names,
-        numbers={key: np.full((n, G), np.nan) for key in NUMBERS},
-        status=status,
-        terms=terms,
-        variances=np.full((G, len(terms)), np.nan),
-        dispersion=np.full(G, np.nan),
-        sampling=np.full(G, np.nan),
-        fixed=np.full(G, np.nan),
-        n_donors=units.n_donors(model.order),
-        n_obs=int(work.depths.n_cells.sum()),
-        prior=prior,
-    )
-
-
-def _fill(fit: LogRateFit, genes: IntArray, block: _Numbers) -> None:
-    for key, values in block.numbers.items():
-        fit.numbers[key][:, genes] = values
-    for field in fields(_Numbers)[1:]:
-        getattr(fit, field.name)[genes] = getattr(block, field.name)
-
-
-def results_table(
-    tasks: Sequence[Task],
-    fits: Sequence[LogRateFit | None],
-    rows: Sequence[Rows | None],
-    names: Sequence[str],
-    variables: tuple[str, ...],
-) -> pd.DataFrame:
-    """The long table of all groups: one row per gene x group x contrast, whatever happened."""
-    tables = []
-    for code, fit in enumerate(fits):
-        own = () if fit is None else fit.names
-        missing = tuple(n for n in names if n not in own)
-        for part in (own, missing):
-            if part:
-                table = _table(fit, part, variables)
-                codes = np.full(len(table), code)
-                table.insert(1, "group", pd.Categorical.from_codes(codes, categories=[t.name for t in tasks]))
-                table["contrast"] = table["contrast"].cat.set_categories(list(names))
-                tables.append(table)
-    out = pd.concat(tables, ignore_index=True)
-    out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", log_fold_change(out, tasks, rows, 1 / np.log(2)))
-    return out
-
-
-def _table(fit: LogRateFit | None, names: tuple[str, ...], variables: tuple[str, ...]) -> pd.DataFrame:
-    """Rows of the contrasts that a group answers, or of those that it cannot."""
-    G, n = len(variables), len(names)
-    donors, cells = (0, 0) if fit is None else (fit.n_donors, fit.n_obs)
-    if fit is not None and names == fit.names:
-        numbers, status = fit.numbers, fit.status
-    else:
-        numbers, status = {key: np.full((n, G), np.nan) for key in NUMBERS}, np.full((n, G), "not_estimable")
-    return tidy(variables, names, numbers, status, np.full(G, donors), np.full(G, cells))
-
-
-def varcomp_table(fit: LogRateFit, variables: tuple[str, ...]) -> pd.DataFrame:
-    """Variances of log rates between units (and of the random term), of sampling, and the dispersion of cells."""
-    terms = [*fit.terms, "Residual", "dispersion"]
-    values = np.column_stack([fit.variances, fit.sampling, fit.dispersion])
-    table = _long(variables, terms, values, "variance")
-    table.insert(2, "column1", np.tile(["(Intercept)"] * len(fit.terms) + ["", ""], len(variables)))
+def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
+    """Variances of log rates: between units and of the random term (G, terms), of sampling; and the dispersion."""
+    terms, rates = [*fit.terms, "Residual", "dispersion"], fit.models[0].rates
+    values = np.column_stack([variances, fit.spread(rates.v.mean(axis=1)), fit.spread(rates.dispersion)])
+    table = _long(fit.variables, terms, values, "variance")
+    table.insert(2, "column1", np.tile(["(Intercept)"] * len(fit.terms) + ["", ""], len(fit.variables)))
     table.insert(3, "column2", "")
     return table.assign(sd=np.sqrt(table["variance"]))
 
 
-def icc_table(fit: LogRateFit, variables: tuple[str, ...]) -> pd.DataFrame:
-    """Share of every variance in those of the log rates about the fixed effects."""
-    total = fit.variances.sum(axis=1) + fit.sampling
-    return _long(variables, list(fit.terms), fit.variances / total[:, None], "icc")
+def icc_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
+    """Share of every variance (G, terms) in those of the log rates about the fixed effects."""
+    total = variances.sum(axis=1) + fit.spread(fit.models[0].rates.v.mean(axis=1))
+    return _long(fit.variables, list(fit.terms), variances / total[:, None], "icc")
 
 
-def partition_table(fit: LogRateFit, variables: tuple[str, ...]) -> pd.DataFrame:
+def partition_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     """Shares of the variance of log rates: fixed effects, between units (and the random term), sampling."""
-    values = np.column_stack([fit.fixed, fit.variances, fit.sampling])
-    return _long(variables, ["fixed", *fit.terms, "Residual"], values / values.sum(axis=1, keepdims=True), "fraction")
+    Q, rates = fit.models[0].units.Q, fit.models[0].rates
+    fixed = ((rates.y @ Q) @ Q.T).var(axis=1)
+    values = np.column_stack([fit.spread(fixed), variances, fit.spread(rates.v.mean(axis=1))])
+    shares = values / values.sum(axis=1, keepdims=True)
+    return _long(fit.variables, ["fixed", *fit.terms, "Residual"], shares, "fraction")
 
 
 def _long(variables: tuple[str, ...], terms: list[str], values: FloatArray, name: str) -> pd.DataFrame:
@@ -379,3 +179,79 @@ def _long(variables: tuple[str, ...], terms: list[str], values: FloatArray, name
             name: values.ravel(),
         }
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
+    """Counts summed over the cells of a unit.
+
+    Attributes
+    ----------
+    units
+        The units, which are the rows of the designs.
+    sample, depth
+        Columns of obs that tell units of a donor apart and that depths are from; empty for none, and for the sum of
+        the counts.
+    """
+
+    family = Family(method="pseudobulk", observations="units", link="log", prior_on="variance")
+
+    units: Units
+    sample: str
+    depth: str
+
+    def fit(self, number: int, statistics: UnitStatistics, update: Callable[[int], object]) -> LogRateFit:
+        """See :class:`Analysis`."""
+        if self.contrasts[number] is None:
+            raise DesignError(self.tasks[number].reason or "None of the contrasts can be answered here.")
+        return fit_units(statistics, self.variables, self.units, n_jobs=self.n_jobs, update=update)
+
+    def tables(self, number: int, fit: LogRateFit | None) -> Tables:
+        """See :class:`Analysis`."""
+        own = self.contrasts[number]
+        if fit is None or own is None:
+            return Tables(self.results(number, None))
+        name = self.tasks[number].name
+        ddf, note = ddf_used(fit, self.options.ddf)
+        tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
+        table = tidy(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
+        return Tables(
+            results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
+            varcomp=with_group(varcomp_table(fit, tested.variances), name),
+            icc=with_group(icc_table(fit, tested.variances), name),
+            variance_partition=with_group(partition_table(fit, tested.variances), name),
+            prior=with_group(prior_table(fit.learned.prior), name) if ddf == "moderated" else None,
+            ddf=ddf,
+            note=note,
+            donor=self.donor,
+        )
+
+    def donors(self, number: int) -> Donors:
+        """See :class:`Analysis`."""
+        used = self._design(number).codes >= 0
+        codes, names = pd.factorize(self.units.table[self.units.donor].array[used], sort=True)
+        return Donors(tuple(map(str, names)), codes.astype(np.int64))
+
+    def permuted_donors(self, number: int) -> IntArray:
+        """See :class:`Analysis`."""
+        return self.donors(number).codes
+
+    def planner(self, number: int, statistics: UnitStatistics, fit: LogRateFit) -> UnitPlanner:
+        """See :class:`Analysis`."""
+        design = self._design(number)
+        if is_fixed(design, find_donors(self._design(number), self.units.table, self.donor)):
+            raise DesignError(
+                f"{design.formula!r} has `{self.donor}` as a fixed effect, so more of them cannot be planned; fit "
+                f"(1 | {self.donor}) instead."
+            )
+        return UnitPlanner(self.donors(number).codes, statistics.depths.n_cells)
+
+    def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
+        """See :class:`Analysis`; the variance between units lets contrasts within donors differ between them."""
+        return replication(self._design(number), find_donors(self._design(number), self.units.table, self.donor), L)[
+            0
+        ], []
+
+    def own_params(self) -> dict[str, Any]:
+        """See :class:`Analysis`."""
+        return {"units": self.units.name, "sample": self.sample, "depth": self.depth}

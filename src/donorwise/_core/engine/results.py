@@ -1,10 +1,10 @@
-"""Many groups of rows, one table: designs per group, and the long tables of all of them."""
+"""Many groups of rows: their designs, the contrasts that each can answer, and the table of one of them."""
 
 from __future__ import annotations
 
 import numbers
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,26 +13,25 @@ from donorwise._core.design.build import build_design
 from donorwise._core.design.columns import check_obs
 from donorwise._core.design.contrasts import Cond, resolve_contrasts, split_interaction
 from donorwise._core.design.formula import ParsedFormula, parse
-from donorwise._core.engine.tables import NUMBERS, contrast_table, ddf_used, tidy
+from donorwise._core.engine.fits import NUMBERS
+from donorwise._core.engine.tables import dtype_of, tidy
 from donorwise._core.engine.tasks import Task
 from donorwise._core.wording import suggestion
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.fitted import LMMFit
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, IntArray
 
 ALL = "all"
 _TINY = 1e-8  # of a level in a contrast of differences, for rounding
-Fit = TypeVar("Fit")
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Contrasts of one design: their names and their weights (n, p)."""
+class Contrasts:
+    """Contrasts of one design: their names, and L (n, p) in the basis of the formula."""
 
     names: tuple[str, ...]
     L: FloatArray
@@ -116,48 +115,46 @@ def _codes(part: str, column: str) -> bool:
     return "[" in part and (plain or contrast_coded)
 
 
-def resolve_by_group(tasks: Sequence[Task], contrasts: Any) -> tuple[list[str], list[Rows | None]]:
+def resolve_by_group(tasks: Sequence[Task], contrasts: Any) -> tuple[list[str], list[Contrasts | None]]:
     """Contrasts of every task, and the names of all of them.
 
     A contrast that only some groups can answer (a level is missing elsewhere) is kept; one
     that none can answer is an error.
     """
     items = _items(contrasts)
-    found: list[dict[int, Rows]] = []
+    found: list[dict[int, Contrasts]] = []
     errors: dict[int, DesignError] = {}
     for task in tasks:
-        rows: dict[int, Rows] = {}
+        own: dict[int, Contrasts] = {}
         for i, item in enumerate(items):
             if task.design is None:
                 continue
             try:
-                found_rows = _answerable(task, item, Rows(*resolve_contrasts(task.design, item)))
+                resolved = _answerable(task, item, Contrasts(*resolve_contrasts(task.design, item)))
             except DesignError as error:
                 errors[i] = error
                 continue
-            if found_rows.names:
-                rows[i] = found_rows
-        found.append(rows)
-    unanswered = [i for i in errors if not any(i in rows for rows in found)]
+            if resolved.names:
+                own[i] = resolved
+        found.append(own)
+    unanswered = [i for i in errors if not any(i in own for own in found)]
     if unanswered:
         raise errors[unanswered[0]]
     if not any(found):
         raise DesignError("None of the contrasts can be answered: " + " ".join(t.reason for t in tasks if t.reason))
-    names = list(
-        dict.fromkeys(name for i in range(len(items)) for rows in found if i in rows for name in rows[i].names)
-    )
-    return names, [_stack(rows) if rows else None for rows in found]
+    names = list(dict.fromkeys(name for i in range(len(items)) for own in found if i in own for name in own[i].names))
+    return names, [_stack(own) if own else None for own in found]
 
 
-def _answerable(task: Task, item: Any, rows: Rows) -> Rows:
-    """Leave out rows on coefficients that mean something else here; contrasts of levels name their own."""
+def _answerable(task: Task, item: Any, contrasts: Contrasts) -> Contrasts:
+    """Leave out contrasts of coefficients that mean something else here; contrasts of levels name their own."""
     inner = item[0] if isinstance(item, list) and len(item) == 1 else item
     inner = next(iter(inner.values())) if isinstance(inner, dict) and len(inner) == 1 else inner
     if not task.changed or task.design is None or isinstance(inner, (tuple, Cond)):
-        return rows
+        return contrasts
     at = [i for i, name in enumerate(task.design.fixed_names) if name in task.changed]
-    kept = ~(rows.L[:, at] != 0).any(axis=1)
-    return Rows(tuple(n for n, keep in zip(rows.names, kept, strict=True) if keep), rows.L[kept])
+    kept = ~(contrasts.L[:, at] != 0).any(axis=1)
+    return Contrasts(tuple(n for n, keep in zip(contrasts.names, kept, strict=True) if keep), contrasts.L[kept])
 
 
 def _items(contrasts: Any) -> list[Any]:
@@ -169,55 +166,61 @@ def _items(contrasts: Any) -> list[Any]:
     return [contrasts]
 
 
-def _stack(rows: dict[int, Rows]) -> Rows:
-    names = tuple(name for r in rows.values() for name in r.names)
+def _stack(found: dict[int, Contrasts]) -> Contrasts:
+    names = tuple(name for own in found.values() for name in own.names)
     repeated = next((n for n in names if names.count(n) > 1), None)
     if repeated is not None:
         raise DesignError(f"Two contrasts are called `{repeated}`; name them with a dict, {{'name': contrast}}.")
-    return Rows(names, np.concatenate([r.L for r in rows.values()]))
+    return Contrasts(names, np.concatenate([own.L for own in found.values()]))
 
 
 def results_table(
-    tasks: Sequence[Task],
-    fits: Sequence[LMMFit | None],
-    rows: Sequence[Rows | None],
-    names: Sequence[str],
-    variables: tuple[str, ...],
+    task: Task,
+    contrasts: Contrasts | None,
+    tested: pd.DataFrame | None,
     *,
-    ddf: str,
+    names: tuple[str, ...],
+    variables: tuple[str, ...],
+    groups: tuple[str, ...],
     log2_scale: float,
+    n_donors: IntArray | int = 0,
+    n_obs: IntArray | int = 0,
 ) -> pd.DataFrame:
-    """The long table of all groups: one row per variable x group x contrast, whatever happened.
+    """The results of one task: a row per variable and contrast, whatever happened.
 
-    `log2_scale` takes an estimate to log2 units (NaN where the response is no logarithm).
+    Parameters
+    ----------
+    task, contrasts
+        The task, and the contrasts that it can answer.
+    tested
+        Their tests, as :func:`tidy` makes them; None where nothing was fitted.
+    names, variables, groups
+        All contrasts, features and tasks.
+    log2_scale
+        Takes an estimate to log2 units; NaN where the response is no logarithm.
+    n_donors, n_obs
+        Shape (G,) or numbers, for the contrasts that cannot be answered.
     """
-    tables = []
-    for code, (fit, own) in enumerate(zip(fits, rows, strict=True)):
-        parts = (
-            [] if own is None or fit is None else [contrast_table(fit, own.names, own.L, ddf_used(fit, ddf)[0], 0.95)]
-        )
-        missing = [n for n in names if own is None or n not in own.names]
-        parts += [_not_estimable(variables, missing, fit)] if missing else []
-        for table in parts:
-            group = np.full(len(table), code)
-            table.insert(1, "group", pd.Categorical.from_codes(group, categories=[t.name for t in tasks]))
-            table["contrast"] = table["contrast"].cat.set_categories(list(names))
-            tables.append(table)
-    out = pd.concat(tables, ignore_index=True)
-    out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", log_fold_change(out, tasks, rows, log2_scale))
+    answered = () if tested is None or contrasts is None else contrasts.names
+    missing = tuple(n for n in names if n not in answered)
+    parts = [] if tested is None else [tested]
+    parts += [_not_estimable(variables, missing, n_donors, n_obs)] if missing else []
+    parts = [with_levels(part, {"contrast": dtype_of(names)}) for part in parts]
+    out = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    code = np.full(len(out), groups.index(task.name))
+    out.insert(1, "group", pd.Categorical.from_codes(code, dtype=dtype_of(groups)))
+    log_fc = _log_fold_change(out, task, contrasts, log2_scale)
+    out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", log_fc)
     return out
 
 
-def log_fold_change(
-    table: pd.DataFrame, tasks: Sequence[Task], rows: Sequence[Rows | None], log2_scale: float
-) -> FloatArray:
+def _log_fold_change(table: pd.DataFrame, task: Task, contrasts: Contrasts | None, log2_scale: float) -> FloatArray:
     """Estimates in log2 units; NaN for a contrast that is a level of the response, such as the intercept."""
     names = table["contrast"].cat.categories
-    is_level = np.zeros((len(tasks), len(names)), dtype=bool)
-    for code, (task, own) in enumerate(zip(tasks, rows, strict=True)):
-        if task.design is not None and own is not None:
-            is_level[code, names.get_indexer(list(own.names))] = np.abs(own.L @ _constant(task.design)) > _TINY
-    at = is_level[table["group"].cat.codes, table["contrast"].cat.codes]
+    is_level = np.zeros(len(names), dtype=bool)
+    if task.design is not None and contrasts is not None:
+        is_level[names.get_indexer(list(contrasts.names))] = np.abs(contrasts.L @ _constant(task.design)) > _TINY
+    at = is_level[table["contrast"].cat.codes]
     return np.where(at, np.nan, table["estimate"].to_numpy() * log2_scale)
 
 
@@ -236,32 +239,23 @@ def _constant(design: Design) -> FloatArray:
     return out
 
 
-def _not_estimable(variables: tuple[str, ...], names: Sequence[str], fit: LMMFit | None) -> pd.DataFrame:
-    """Rows of contrasts that a group cannot answer."""
+def _not_estimable(
+    variables: tuple[str, ...], names: tuple[str, ...], n_donors: IntArray | int, n_obs: IntArray | int
+) -> pd.DataFrame:
+    """Rows of contrasts that a task cannot answer."""
     G, n = len(variables), len(names)
-    counts = np.zeros(G, dtype=np.int64)
-    return tidy(
-        variables,
-        tuple(names),
-        {key: np.full((n, G), np.nan) for key in NUMBERS},
-        np.full((n, G), "not_estimable"),
-        counts if fit is None else fit.n_donors,
-        counts if fit is None else fit.n_obs,
-    )
+    numbers = {key: np.full((n, G), np.nan) for key in NUMBERS}
+    counts = [np.broadcast_to(np.asarray(count, dtype=np.int64), (G,)) for count in (n_donors, n_obs)]
+    return tidy(variables, names, numbers, np.full((n, G), "not_estimable"), *counts)
 
 
-def side_table(tasks: Sequence[Task], fits: Sequence[Fit | None], make: Callable[[Fit], pd.DataFrame]) -> pd.DataFrame:
-    """A table of every group's fit, such as its variance components, one under another."""
-    tables = []
-    for task, fit in zip(tasks, fits, strict=True):
-        if fit is not None:
-            table = make(fit)
-            table.insert(1, "group", task.name)
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+def with_levels(table: pd.DataFrame, levels: Mapping[str, pd.CategoricalDtype]) -> pd.DataFrame:
+    """The table with these categories; those that it has already cost nothing."""
+    changed = {name: dtype for name, dtype in levels.items() if table[name].dtype != dtype}
+    return table.astype(changed) if changed else table
 
 
-def partition_rows(fit: LMMFit) -> pd.DataFrame:
-    """The variance partition as a long table: variable, term, fraction."""
-    wide = fit.variance_partition().reset_index()
-    return wide.melt(id_vars="variable", var_name="term", value_name="fraction")
+def with_group(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A table of one task, such as its variance components, with the task's name as second column."""
+    table.insert(1, "group", name)
+    return table

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from donorwise._core.inference.moderation import mean_rank, moderated_tests, refusal
+from donorwise._core.engine.fits import test_features
 from donorwise._core.inference.multiplicity import adjust
-from donorwise._core.inference.wald import ContrastTests, contrast_tests, joint_tests
+from donorwise._core.inference.wald import joint_tests
 from donorwise._typing import STATUSES
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from donorwise._core.design.design import Design
     from donorwise._core.engine.fitted import LMMFit
     from donorwise._core.inference.prior import Prior
     from donorwise._typing import FloatArray, IntArray, StrArray
 
-NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
 _NOT_NESTED = (
     "A likelihood-ratio test needs nested models: one must have all the terms of the other and more. Got {!r} and {!r}."
 )
@@ -34,29 +32,9 @@ _SORTED = np.array(STATUSES)[_ORDER]
 
 def contrast_table(fit: LMMFit, names: tuple[str, ...], L: FloatArray, ddf: str, level: float) -> pd.DataFrame:
     """See :meth:`LMMFit.test`."""
-    G, n = len(fit.variables), len(names)
-    numbers = {key: np.full((n, G), np.nan) for key in NUMBERS}
-    status = np.full((n, G), "not_estimable", dtype="<U16")
-    test = _method(fit, ddf)
-    for part in fit.parts:
-        if part.model is not None and part.block is not None:
-            _fill(numbers, status, part.features, test(part, part.model, part.block, L, level))
-    return tidy(fit.variables, names, numbers, status, fit.n_donors, fit.n_obs)
-
-
-def ddf_used(fit: LMMFit, ddf: str) -> tuple[str, str]:
-    """The degrees of freedom that a fit's tests use where `ddf` is asked for, and why they are others."""
-    reason = refusal(fit.parts) if ddf == "moderated" else ""
-    return ("kenward-roger", reason) if reason else (ddf, "")
-
-
-def _method(fit: LMMFit, ddf: str) -> Callable[..., ContrastTests]:
-    """The function (part, model, block, L, level) that tests contrasts."""
-    used = "kenward-roger" if ddf == "moderated" and fit.not_moderated else ddf
-    if used != "moderated":
-        return lambda part, model, block, L, level: contrast_tests(model, block, L, used, level)
-    prior, rank = fit.prior, mean_rank(fit.parts)
-    return lambda part, model, block, L, level: moderated_tests(model, block, L, prior, rank[part.features], level)
+    used = fit.models[0].fallback if ddf == "moderated" and fit.not_moderated and fit.models else ddf
+    tested = test_features(fit, L, used, level)
+    return tidy(fit.variables, names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
 
 
 def tidy(
@@ -74,23 +52,24 @@ def tidy(
     table.insert(1, "contrast", _categorical(np.repeat(np.arange(n), G), names))
     table["adj_p_value"] = np.concatenate([adjust(p) for p in numbers["p_value"]] or [np.empty(0)])
     codes = np.searchsorted(_SORTED, status.ravel())
-    table["status"] = pd.Categorical.from_codes(_ORDER[codes], categories=list(STATUSES))
+    table["status"] = pd.Categorical.from_codes(_ORDER[codes], dtype=dtype_of(STATUSES))
     table["n_donors"], table["n_obs"] = np.tile(n_donors, n), np.tile(n_obs, n)
     return table
 
 
-def _fill(numbers: dict[str, FloatArray], status: np.ndarray, features: np.ndarray, tests: ContrastTests) -> None:
-    for key, values in numbers.items():
-        values[:, features] = getattr(tests, key).T
-    status[:, features] = tests.status.T
-
-
 def _categorical(codes: np.ndarray, names: tuple[str, ...]) -> pd.Categorical:
     """Names by code; names that occur twice (nothing forbids that in an array) share a category."""
-    unique, first = np.unique(np.array(names, dtype=object), return_inverse=True)
-    if unique.size == len(names):
-        return pd.Categorical.from_codes(codes, categories=list(names))
-    return pd.Categorical.from_codes(first[codes], categories=list(unique))
+    dtype = dtype_of(names)
+    if len(dtype.categories) < len(names):
+        codes = dtype.categories.get_indexer(list(names))[codes]
+    return pd.Categorical.from_codes(codes, dtype=dtype)
+
+
+@lru_cache(maxsize=16)
+def dtype_of(names: tuple[str, ...]) -> pd.CategoricalDtype:
+    """The categories of names, in their order, made once for all tables of a call."""
+    unique = list(dict.fromkeys(names))
+    return pd.CategoricalDtype(list(names) if len(unique) == len(names) else sorted(unique))
 
 
 def prior_table(prior: Prior) -> pd.DataFrame:
@@ -108,12 +87,11 @@ def joint_table(fit: LMMFit, term: str, L: FloatArray, ddf: str) -> pd.DataFrame
     G = len(fit.variables)
     columns = {key: np.full(G, np.nan) for key in ("statistic", "den_df", "scaling", "p_value")}
     status = np.full(G, "not_estimable", dtype="<U16")
-    for part in fit.parts:
-        if part.model is not None and part.block is not None:
-            tests = joint_tests(part.model, part.block, L, "kenward-roger" if ddf == "moderated" else ddf)
-            for key, values in columns.items():
-                values[part.features] = getattr(tests, key)
-            status[part.features] = tests.status
+    for model in fit.models:
+        tests = joint_tests(model, L, "kenward-roger" if ddf == "moderated" else ddf)
+        for key, values in columns.items():
+            values[model.features] = getattr(tests, key)
+        status[model.features] = tests.status
     table = pd.DataFrame({"variable": list(fit.variables), "term": term, "statistic": columns["statistic"]})
     table["num_df"] = L.shape[0]
     for key in ("den_df", "scaling", "p_value"):
@@ -192,9 +170,8 @@ def _same_data(larger: LMMFit, smaller: LMMFit) -> bool:
 def _fingerprint(fit: LMMFit) -> FloatArray:
     """Mean response of every feature and the weights of its rows, (2, G)."""
     out = np.full((2, len(fit.variables)), np.nan)
-    for part in fit.parts:
-        if part.model is not None and part.block is not None:
-            out[:, part.features] = part.block.responses.mean, np.full(part.features.size, part.model.log_weight)
+    for model in fit.models:
+        out[:, model.features] = model.mean, np.full(model.features.size, model.equations.log_weight)
     return out
 
 

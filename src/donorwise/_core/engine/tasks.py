@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.cells.accumulate import collapse, missing_patterns
+from donorwise._core.cells.collapse import collapse
+from donorwise._core.cells.collapsed_rows import merge_rows, with_covariates
+from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
+from donorwise._core.models.lmm.crossproducts import column_means
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Self
 
     from numpy.typing import NDArray
 
+    from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.design.design import Design
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
@@ -31,6 +36,26 @@ class Task:
     design: Design | None
     reason: str
     changed: tuple[str, ...] = ()
+
+
+class TaskStatistics(Protocol):
+    """What one pass leaves of a task, of which any of its models can be fitted: of cells, or of units of them."""
+
+    @property
+    def design(self) -> Design:
+        """The design, whose patterns the statistics belong to."""
+
+    def take_features(self, features: IntArray) -> Self:
+        """The statistics of some features, renumbered in the order given."""
+
+    def take_patterns(self, patterns: IntArray) -> Self:
+        """Without the cells of the other patterns."""
+
+    def relabelled(self, design: Design) -> Self:
+        """The same cells under another design with the same patterns."""
+
+    def row_space(self) -> FloatArray:
+        """A matrix with the row space of X."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +83,21 @@ class Statistics:
             passes.append(Pass(place[own.features[kept]], own.collapsed.take_features(kept)))
         return Statistics(self.design, tuple(p for p in passes if p.features.size))
 
+    def relabelled(self, design: Design) -> Statistics:
+        """The same cells under another design with the same patterns."""
+        return Statistics(design, self.passes)
+
+    def row_space(self) -> FloatArray:
+        """A matrix with the row space of X over the rows in use: the patterns, then what varies inside them."""
+        design = self.design
+        if all(k < 0 for k in design.varying) or not self.passes:
+            return design.X
+        collapsed = max((p.collapsed for p in self.passes), key=lambda c: int(c.n_obs.sum()))
+        columns = column_means(design.X, design.varying, collapsed)
+        values, vectors = np.linalg.eigh(collapsed.covariate_ss.sum(axis=0))
+        inside = (np.sqrt(np.clip(values, 0, None)) * vectors).T @ columns.deviation
+        return np.vstack([columns.mean, inside])
+
     def take_patterns(self, patterns: IntArray) -> Statistics:
         """The statistics of some patterns: what the cells of the others say is left out."""
         passes = tuple(Pass(p.features, p.collapsed.take(patterns)) for p in self.passes)
@@ -71,7 +111,7 @@ def collapse_tasks(
     *,
     weights: FloatArray | None = None,
     features: IntArray | None = None,
-    n_jobs: int = 1,
+    n_jobs: int | None = 1,
 ) -> list[Statistics | None]:
     """The statistics of every task from one pass over the matrix; None for a task without a design."""
     designs = [t.design for t in tasks if t.design is not None]
@@ -97,7 +137,7 @@ def _passes(
     designs: Sequence[Design],
     weights: FloatArray | None,
     features: IntArray | None,
-    n_jobs: int,
+    n_jobs: int | None,
 ) -> Iterator[Pass]:
     codes, covariates = _stack(designs)
     n_patterns = sum(d.n_patterns for d in designs)
@@ -139,3 +179,13 @@ def _stack(designs: Sequence[Design]) -> tuple[NDArray[np.int32], FloatArray | N
             covariates[used, : design.covariates.shape[1]] = design.covariates[used]
         start += design.n_patterns
     return codes, covariates
+
+
+def regroup(design: Design, rows: CollapsedRows, features: IntArray | None = None) -> Statistics:
+    """The statistics of a design on the cells of collapsed rows (a coarse one, see `coarsen`)."""
+    at = design.codes[rows.cells.starts].astype(np.int64)
+    used = np.flatnonzero(at >= 0)
+    values = rows.read(used if used.size < at.size else None, features)
+    moved = with_covariates(values, rows.cells, design.covariates, used)
+    merged = merge_rows(moved, at[used], design.n_patterns)
+    return Statistics(design, (Pass(np.arange(merged.mean.shape[1]), merged),))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from donorwise._core.cells.collapsed_rows import merge_rows
 from donorwise._core.design.columns import check_obs, read_column
-from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.formula import Bar, ParsedFormula
-from donorwise._core.engine.collapsed import merge_rows
+from donorwise._core.design.patterns import combine, first_rows
 from donorwise._core.models.lograte.units import Depths
 from donorwise.errors import DesignError
 
@@ -54,6 +54,11 @@ class Units:
     def name(self) -> str:
         """What a unit is called, such as ``"donor"`` or ``"donor:stimulus"``."""
         return ":".join(self.columns)
+
+    def labels(self, units: IntArray) -> list[str]:
+        """Names of some of the units, such as ``"D01"`` or ``"D01:stimulated"``."""
+        parts = [self.table[column].astype(str).iloc[units] for column in self.columns]
+        return [":".join(own) for own in zip(*parts, strict=True)]
 
     def n_donors(self, units: IntArray) -> int:
         """Number of donors among some of the units."""
@@ -115,8 +120,8 @@ def has_donor_term(parsed: ParsedFormula, donor: str) -> bool:
     return donor in parsed.columns
 
 
-def merge_units(values: Collapsed, cubes: FloatArray, starts: IntArray, units: Units) -> tuple[Collapsed, Depths]:
-    """Statistics of counts and depths of U units, from those of K collapsed rows that lie in one unit each.
+def merge_units(values: Collapsed, cubes: FloatArray, codes: IntArray, n: int) -> tuple[Collapsed, Depths]:
+    """Statistics of counts and depths of n units, from those of K collapsed rows that lie in one unit each.
 
     Parameters
     ----------
@@ -124,13 +129,10 @@ def merge_units(values: Collapsed, cubes: FloatArray, starts: IntArray, units: U
         Of the rows; their covariate is the depth.
     cubes
         Shape (K,). Sums of the depths' cubes.
-    starts
-        Shape (K,). First cell of each row.
-    units
-        Units of the cells.
+    codes
+        Shape (K,). Unit of each row; -1 for rows that are left out.
     """
-    codes = units.codes[starts]
-    used, n = np.flatnonzero(codes >= 0), len(units.table)
+    used = np.flatnonzero(codes >= 0)
     merged = merge_rows(values.take(used), codes[used], n)
     total = merged.n_obs * merged.covariate_mean[:, 0]
     squares = merged.covariate_ss[:, 0, 0] + total * merged.covariate_mean[:, 0]

@@ -12,7 +12,7 @@ from donorwise._core.models.lmm.relative import cholesky_psd, original_covarianc
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.engine.fitted import LMMFit
-    from donorwise._core.models.lmm.fit import Block, Model
+    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import FloatArray
 
 
@@ -27,12 +27,12 @@ def theta_names(design: Design) -> tuple[str, ...]:
     return tuple(names)
 
 
-def theta(model: Model, block: Block) -> FloatArray:
+def theta(model: LMM) -> FloatArray:
     """Relative covariance factors of the original columns, (G, n_theta)."""
-    parameter = model.blocks.parameter
-    out = np.empty((block.gamma.shape[0], parameter.shape[0]))
-    for t, basis in enumerate(model.terms):
-        L = cholesky_psd(original_covariance(basis, t, parameter, block.gamma))
+    parameter = model.equations.blocks.parameter
+    out = np.empty((model.estimates.gamma.shape[0], parameter.shape[0]))
+    for t, basis in enumerate(model.equations.terms):
+        L = cholesky_psd(original_covariance(basis, t, parameter, model.estimates.gamma))
         for k in np.flatnonzero(parameter[:, 0] == t):
             out[:, k] = L[:, parameter[k, 1], parameter[k, 2]]
     return out
@@ -42,9 +42,8 @@ def varcomp_table(fit: LMMFit) -> pd.DataFrame:
     """See :meth:`LMMFit.varcomp`."""
     rows = _component_rows(fit.design)
     values, sds = (np.full((len(fit.variables), len(rows)), np.nan) for _ in range(2))
-    for part in fit.parts:
-        if part.model is not None and part.block is not None:
-            values[part.features], sds[part.features] = _components(part.model, part.block)
+    for model in fit.models:
+        values[model.features], sds[model.features] = _components(model)
     term, first, second = (np.tile(c, len(fit.variables)) for c in zip(*rows, strict=True))
     variable = np.repeat(np.array(fit.variables, dtype=object), len(rows))
     columns = {"variable": variable, "term": term, "column1": first, "column2": second}
@@ -59,10 +58,13 @@ def _component_rows(design: Design) -> list[tuple[str, str, str]]:
     return [*rows, ("Residual", "", "")]
 
 
-def _components(model: Model, block: Block) -> tuple[FloatArray, FloatArray]:
+def _components(model: LMM) -> tuple[FloatArray, FloatArray]:
     values, sds = [], []
-    for t, basis in enumerate(model.terms):
-        T = original_covariance(basis, t, model.blocks.parameter, block.gamma) * block.sigma2[:, None, None]
+    for t, basis in enumerate(model.equations.terms):
+        T = (
+            original_covariance(basis, t, model.equations.blocks.parameter, model.estimates.gamma)
+            * model.estimates.sigma2[:, None, None]
+        )
         sd = np.sqrt(np.clip(np.einsum("gii->gi", T), 0, None))
         r = T.shape[1]
         values += [T[:, i, i] for i in range(r)]
@@ -72,27 +74,41 @@ def _components(model: Model, block: Block) -> tuple[FloatArray, FloatArray]:
                 values.append(T[:, j, i])
                 with np.errstate(divide="ignore", invalid="ignore"):
                     sds.append(T[:, j, i] / (sd[:, i] * sd[:, j]))
-    return np.stack([*values, block.sigma2], axis=1), np.stack([*sds, np.sqrt(block.sigma2)], axis=1)
+    return np.stack([*values, model.estimates.sigma2], axis=1), np.stack(
+        [*sds, np.sqrt(model.estimates.sigma2)], axis=1
+    )
 
 
 def partition_table(fit: LMMFit) -> pd.DataFrame:
     """See :meth:`LMMFit.variance_partition`."""
     terms = term_labels(fit.design)
     out = np.full((len(fit.variables), len(terms) + 2), np.nan)
-    for part in fit.parts:
-        if part.model is not None and part.block is not None:
-            fixed = _fixed_variance(part.model, part.block)
-            values = np.column_stack([fixed, _term_variances(part.model, part.block)])
-            out[part.features] = values / values.sum(axis=1, keepdims=True)
+    for model in fit.models:
+        values = np.column_stack([_fixed_variance(model), _term_variances(model)])
+        out[model.features] = values / values.sum(axis=1, keepdims=True)
     index = pd.Index(fit.variables, name="variable")
     return pd.DataFrame(out, index=index, columns=["fixed", *terms, "Residual"])
 
 
 def icc_table(fit: LMMFit) -> pd.DataFrame:
     """See :meth:`LMMFit.icc`."""
-    table = partition_table(fit).drop(columns="fixed")
-    shares = table.div(table.sum(axis=1, min_count=1), axis=0).drop(columns="Residual")
-    return shares.reset_index().melt(id_vars="variable", var_name="term", value_name="icc")
+    return icc_rows(partition_table(fit))
+
+
+def icc_rows(partition: pd.DataFrame) -> pd.DataFrame:
+    """Intraclass correlations from a variance partition: variable, term, icc."""
+    random = partition.to_numpy()[:, 1:]
+    shares = random[:, :-1] / random.sum(axis=1, keepdims=True)
+    return long_partition(pd.DataFrame(shares, partition.index, partition.columns[1:-1]), "icc")
+
+
+def long_partition(table: pd.DataFrame, value: str) -> pd.DataFrame:
+    """A column a term as a long table, term under term: variable, term, value."""
+    n, terms = table.shape[0], list(table.columns)
+    variable = np.tile(table.index.to_numpy(dtype=object), len(terms))
+    return pd.DataFrame(
+        {"variable": variable, "term": np.repeat(np.array(terms, dtype=object), n), value: table.to_numpy().T.ravel()}
+    )
 
 
 def term_labels(design: Design) -> list[str]:
@@ -101,19 +117,19 @@ def term_labels(design: Design) -> list[str]:
     return [t.group if groups.count(t.group) == 1 else t.label for t in design.random_terms]
 
 
-def _term_variances(model: Model, block: Block) -> FloatArray:
+def _term_variances(model: LMM) -> FloatArray:
     """Average of z'Var(u)z over the rows for every term, then the residual variance, (G, terms + 1).
 
     The internal columns are orthonormal on average, so the average is the trace.
     """
     terms = [
-        np.einsum("gii->g", relative_covariance(b, t, model.blocks.parameter, block.gamma))
-        for t, b in enumerate(model.terms)
+        np.einsum("gii->g", relative_covariance(b, t, model.equations.blocks.parameter, model.estimates.gamma))
+        for t, b in enumerate(model.equations.terms)
     ]
-    return block.sigma2[:, None] * np.stack([*terms, np.ones(block.sigma2.size)], axis=1)
+    return model.estimates.sigma2[:, None] * np.stack([*terms, np.ones(model.estimates.sigma2.size)], axis=1)
 
 
-def _fixed_variance(model: Model, block: Block) -> FloatArray:
+def _fixed_variance(model: LMM) -> FloatArray:
     """Variance over the rows of the fitted fixed part, (G,)."""
-    delta = block.beta @ model.fixed.R.T
-    return np.einsum("ga,ab,gb->g", delta, model.spread, delta)
+    delta = model.estimates.beta @ model.equations.fixed.R.T
+    return np.einsum("ga,ab,gb->g", delta, model.equations.spread, delta)

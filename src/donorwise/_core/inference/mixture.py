@@ -36,11 +36,13 @@ class Summary:
     ci_high: FloatArray
 
 
-def summarise_mixture(q: FloatArray, m: FloatArray, s: FloatArray, nu: float, level: float) -> Summary:
+def summarise_mixture(
+    q: FloatArray, m: FloatArray, s: FloatArray, nu: float, level: float, root: FloatArray | None = None
+) -> Summary:
     """Mean, two-sided p-value of zero, central interval, and the (se, df) of a t with the same quantiles.
 
     The t matches half of the distance between the mixture's quantiles at the two-sided levels .05
-    and .001.
+    and .001. The p-value is that of the statistics `root` (G, points), m / s if None.
     """
     q, m, s = (np.ascontiguousarray(a) for a in (q, m, s))
     mean = (q * m).sum(axis=1)
@@ -52,7 +54,13 @@ def summarise_mixture(q: FloatArray, m: FloatArray, s: FloatArray, nu: float, le
     half = [0.5 * (high - low) for low, high in (quantiles[alpha] for alpha in _TAILS)]
     df = _df_of_ratio(half[1] / half[0])
     se = half[0] / stdtrit(df, 1 - _TAILS[0] / 2)
-    return Summary(mean, se, df, two_sided(q, m, s, nu), *quantiles[_as_tail(level)])
+    return Summary(
+        mean,
+        se,
+        df,
+        two_sided(q, *((m, s) if root is None else (root, np.ones_like(root))), nu),
+        *quantiles[_as_tail(level)],
+    )
 
 
 def two_sided(q: FloatArray, m: FloatArray, s: FloatArray, nu: float) -> FloatArray:

@@ -1,11 +1,12 @@
-"""Moderated tests: the variance ratio integrated over its posterior.
+"""Moderated tests: the variances integrated over their posterior, for every family of models.
 
-Given the ratios, a flat prior on beta and 1/sigma makes the posterior of c'beta a t with
-N - p degrees of freedom, whose tails are exact (a location-scale family under its right-Haar
-prior). Averaged over the posterior of the ratios, with the prior that the features share, the
-one-sided tail is
+At a point k of the variances the statistic root_k of a contrast c'beta has the tail of t(nu) where c'beta
+is zero. Averaged over the posterior of the points, with a prior that the features share, the one-sided tail is
 
-    F = sum_k q_k T_nu(t_k),   t_k = c'beta_k / sqrt(sigma2_k c'Phi_k c),   p = 2 min(F, 1 - F).
+    F = sum_k q_k T_nu(root_k),   q_k ∝ prior(theta_k) exp(loglik_k),   p = 2 min(F, 1 - F).
+
+For Gaussian models root_k = c'beta_k / sqrt(sigma2_k c'Phi_k c) and nu = N - p, which is exact: a flat prior on
+beta and 1/sigma is right-Haar for this location-scale family.
 """
 
 from __future__ import annotations
@@ -16,162 +17,209 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import rankdata
 
-from donorwise._core.inference.grid import evaluate_grid, ratio_axes, tensor
+from donorwise._core.design.between_within import contrast_df
 from donorwise._core.inference.mixture import Summary, summarise_mixture, two_sided
 from donorwise._core.inference.prior import Prior, fit_prior
-from donorwise._core.inference.wald import ContrastTests, contrast_status, fitted, orthonormal_rows, without_too_few
+from donorwise._core.inference.wald import ContrastTests, without_too_few
+from donorwise._core.jobs import in_threads
+from donorwise._core.models.law import BUDGET, chunks, tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from donorwise._core.models.lmm.crossproducts import Responses
-    from donorwise._core.models.lmm.fit import Block, Model, Part
+    from donorwise._core.models.law import ByLaw, Law, Model, OnGrid
     from donorwise._typing import FloatArray, IntArray
 
 MIN_FEATURES = 100
-# Doubles of one array (features x grid points) of a block of features (16 MB).
-_CHUNK = 2_000_000
+# Doubles of a prior's likelihoods that are kept for the tests (128 MB), which would evaluate them again.
+_KEPT = 16_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Posterior:
-    """The grid as G features see it.
+class Learned:
+    """A prior, and what the features that it is shared by have to do with it.
 
     Attributes
     ----------
-    weight
-        Shape (G, points). Posterior probabilities.
-    centre, scale
-        Shape (n, G, points). Estimate and standard error of n contrasts given the ratios.
+    prior
+        The prior.
+    rank
+        By position in the fit: rank of the mean, as :func:`mean_rank`.
+    place, loglik
+        By position in the fit, the row of `loglik` (features, points) that is the feature's, -1 for none; no rows
+        where they were too many to keep.
     """
 
-    weight: FloatArray
-    centre: FloatArray
-    scale: FloatArray
+    prior: Prior
+    rank: FloatArray
+    place: IntArray
+    loglik: FloatArray
+
+    @property
+    def points(self) -> FloatArray:
+        """The grid, (points, variances)."""
+        return tensor(list(self.prior.axes))
+
+    def known(self, features: IntArray) -> FloatArray | None:
+        """Log-likelihoods of features, where they were kept."""
+        at = self.place[features]
+        return self.loglik[at] if self.loglik.size and (at >= 0).all() else None
 
 
-def refusal(parts: Sequence[Part]) -> str:
-    """Why moderation does not apply to a fit; empty where it does."""
-    models = [p.model for p in parts if p.model is not None]
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """Tests of the features of a model, and the posterior means of its variances (G, variances)."""
+
+    tests: ContrastTests
+    variances: FloatArray
+
+
+def refusal(models: Sequence[Model]) -> str:
+    """Why moderation does not apply to the models of a fit; empty where it does."""
     if not models:
         return "no feature could be fitted"
-    terms = models[0].terms
-    if not 1 <= len(terms) <= 2:
-        return f"moderation covers one or two random terms and the model has {len(terms)}"
-    if any(len(t.term.columns) > 1 for t in terms):
-        return "moderation does not cover correlated random slopes"
-    n_features = sum(fitted(p.block).size for p in parts if p.block is not None)
+    if reason := models[0].unmoderated:
+        return reason
+    n_features = sum(model.usable.size for model in models)
     if n_features < MIN_FEATURES:
-        count = "1 feature is" if n_features == 1 else f"{n_features} features are"
+        one, several = models[0].named
+        count = f"1 {one} is" if n_features == 1 else f"{n_features} {several} are"
         return f"{count} too few to learn a prior from ({MIN_FEATURES} are needed)"
     return ""
 
 
-def learn_prior(parts: Sequence[Part], start: Prior | None = None, *, chunk: int = _CHUNK) -> Prior:
+def learn(models: Sequence[Model], start: Prior | None = None, n_jobs: int = 1, *, chunk: int = BUDGET) -> Learned:
     """The prior shared by all features of a fit, whatever rows they have.
 
-    `start` is the prior of a similar fit with the same random part, which saves most of the steps.
+    `start` is the prior of a similar fit with the same random part, which saves most of the steps. Arrays have
+    `chunk` doubles.
     """
-    used = [(p, p.model, p.block) for p in parts if p.model is not None and p.block is not None]
-    largest = np.max([_largest_ratios(block) for _, _, block in used], axis=0)
-    if start is None or any(axis[-1] < 2 * ratio for axis, ratio in zip(start.axes, largest, strict=True)):
-        axes, weights = _widest([ratio_axes(model, largest) for _, model, _ in used]), None
-    else:
-        axes, weights = list(start.axes), start.weights
-    loglik, at = [], []
-    for part, model, block in used:
-        usable = fitted(block)
-        for features in _chunks(usable, axes, chunk):
-            loglik.append(grid_loglik(model, block.responses.take(features), axes))
-        at.append(part.features[usable])
-    rank = mean_rank(parts)[np.concatenate(at)]
-    terms = used[0][1].terms
-    names, scale = tuple(t.term.label for t in terms), tuple(float(t.back[0, 0]) ** 2 for t in terms)
-    return fit_prior(np.concatenate(loglik), rank, axes, names, scale, weights)
+    rank = mean_rank(models)
+    axes, weights = _axes(models, start)
+    points = tensor(axes)
+    loglik: list[FloatArray] = []
+    features: list[IntArray] = []
+    for model in models:
+        chosen = _learned_from(model, rank)
+        made = in_threads(model.on(points).loglik, chunks(chosen, len(points), chunk), n_jobs)
+        loglik += made
+        features.append(model.features[chosen])
+    together: FloatArray = np.concatenate(loglik)
+    at: IntArray = np.concatenate(features)
+    prior = fit_prior(together, rank[at], axes, *models[0].components(), weights)
+    place = np.full(rank.size, -1)
+    place[at] = np.arange(at.size)
+    return Learned(prior, rank, place, together if together.size <= _KEPT else together[:0])
 
 
-def mean_rank(parts: Sequence[Part]) -> FloatArray:
-    """Rank of every feature's mean response among those that have estimates, 0 to 1; NaN for the others."""
-    out = np.full(sum(p.features.size for p in parts), np.nan)
-    for part in parts:
-        if part.block is not None:
-            usable = fitted(part.block)
-            out[part.features[usable]] = part.block.responses.mean[usable]
+def _axes(models: Sequence[Model], start: Prior | None) -> tuple[list[FloatArray], FloatArray | None]:
+    """The grid of a fit, and weights to start from: those of a similar one where they reach far enough."""
+    largest = np.max([model.largest() for model in models], axis=0)
+    if start is not None and all(axis[-1] >= 2 * own for axis, own in zip(start.axes, largest, strict=True)):
+        return list(start.axes), start.weights
+    # of every variance the axis that reaches closest to zero, which is that of the most rows
+    own_axes = zip(*(model.axes(largest) for model in models), strict=True)
+    return [min(own, key=lambda axis: axis[1]) for own in own_axes], None
+
+
+def _learned_from(model: Model, rank: FloatArray) -> IntArray:
+    """The usable features of a model; of very many those that are evenly spaced in the mean."""
+    usable = model.usable
+    if usable.size <= model.most_learned_from:
+        return usable
+    even = np.linspace(0, usable.size - 1, model.most_learned_from).round().astype(np.int64)
+    return usable[np.argsort(rank[model.features[usable]], kind="stable")[even]]
+
+
+def mean_rank(models: Sequence[Model]) -> FloatArray:
+    """Rank of every feature's mean among those that have a law, 0 to 1, by position in the fit; NaN for the others."""
+    out = np.full(1 + max((int(model.features.max(initial=-1)) for model in models), default=-1), np.nan)
+    for model in models:
+        out[model.features[model.usable]] = model.mean[model.usable]
     known = np.isfinite(out)
     out[known] = (rankdata(out[known]) - 1) / max(int(known.sum()) - 1, 1)
     return out
 
 
-def grid_loglik(model: Model, response: Responses, axes: list[FloatArray]) -> FloatArray:
-    """REML log-likelihood of G features on the grid, (G, points)."""
-    return np.stack([point.loglik for point in evaluate_grid(model, response, tensor(axes))], axis=1)
+def posterior(loglik: FloatArray, prior: FloatArray) -> FloatArray:
+    """Posterior probabilities of the points, from log-likelihoods and prior probabilities, all (G, points)."""
+    weight = np.exp(loglik - loglik.max(axis=1, keepdims=True))
+    weight *= prior
+    weight /= weight.sum(axis=1, keepdims=True)
+    return weight
 
 
 def moderated_tests(
-    model: Model, block: Block, L: FloatArray, prior: Prior, rank: FloatArray, level: float, *, chunk: int = _CHUNK
-) -> ContrastTests:
-    """Test the rows of L (n, p), given in the basis of the formula, for features of one model.
+    model: Model, L: FloatArray, learned: Learned, level: float, n_jobs: int = 1, *, chunk: int = BUDGET
+) -> Tested:
+    """Test contrasts L (n, p), given in the basis of the formula, for the features of one model."""
+    points, grid = learned.points, model.on(learned.points, L)
 
-    `rank` (G,) is the rank of each feature's mean response, as in :func:`mean_rank`.
+    size = chunk // max(len(L), 1)
+
+    def test(at: IntArray) -> tuple[list[Summary], FloatArray]:
+        law, weight = _weighted(model, grid, at, learned)
+        return _summaries(law, weight, np.full(len(L), law.nu), level), weight @ points
+
+    return _tested(model, L, list(in_threads(test, chunks(model.usable, len(points), size), n_jobs)))
+
+
+def tests_by_law(model: ByLaw, L: FloatArray, level: float, n_jobs: int = 1) -> Tested:
+    """Test contrasts without a prior: the variances at their REML estimates, and the design's degrees of freedom.
+
+    For models that are known by their law alone: the estimate is the best point of a fine grid.
     """
-    rows, nu = orthonormal_rows(model, L), float(model.nu(reml=True))
-    numbers = {f.name: np.full((block.status.size, len(L)), np.nan) for f in fields(Summary)}
-    for features in _chunks(fitted(block), list(prior.axes), chunk):
-        at = posterior(model, block.responses.take(features), prior, rank[features], rows)
-        for i in range(len(L)):
-            summary = summarise_mixture(at.weight, at.centre[i], at.scale[i], nu, level)
-            for name, values in numbers.items():
-                values[features, i] = getattr(summary, name)
+    points = tensor(model.fine_axes())
+    grid, df = model.on(points, L), contrast_df(model.design, model.n_obs, L)
+
+    def test(at: IntArray) -> tuple[list[Summary], FloatArray]:
+        law = grid.law(at)
+        best = np.zeros_like(law.loglik)
+        best[np.arange(at.size), law.loglik.argmax(axis=1)] = 1.0
+        return _summaries(law, best, df, level), best @ points
+
+    return _tested(
+        model, L, list(in_threads(test, chunks(model.usable, len(points), BUDGET // max(len(L), 1)), n_jobs))
+    )
+
+
+def _summaries(law: Law, weight: FloatArray, df: FloatArray, level: float) -> list[Summary]:
+    """Of each contrast."""
+    return [
+        summarise_mixture(weight, law.centre[..., i], law.scale[..., i], nu, level, law.root[..., i])
+        for i, nu in enumerate(df)
+    ]
+
+
+def _tested(model: Model, L: FloatArray, made: Sequence[tuple[list[Summary], FloatArray]]) -> Tested:
+    """Every feature its row, in the order of the chunks, which is that of the usable features."""
+    shape = (model.features.size, len(L))
+    numbers = {f.name: np.full(shape, np.nan) for f in fields(Summary)}
+    variances = np.full((shape[0], len(model.components()[0])), np.nan)
+    if made:
+        variances[model.usable] = np.concatenate([own for _, own in made])
+        for name, values in numbers.items():
+            for i in range(len(L)):
+                values[model.usable, i] = np.concatenate([getattr(own[i], name) for own, _ in made])
     with np.errstate(invalid="ignore"):
         statistic = numbers["estimate"] / numbers["se"]
-    tests = ContrastTests(**numbers, statistic=statistic, status=contrast_status(model, block, L))
-    return without_too_few(tests)
+    return Tested(without_too_few(ContrastTests(**numbers, statistic=statistic, status=model.status(L))), variances)
 
 
-def moderated_p_values(parts: Sequence[Part], weights: FloatArray, prior: Prior) -> tuple[FloatArray, FloatArray]:
-    """Estimates and p-values (G,) of one contrast `weights` (p,), without the quantiles that cost most of a test."""
-    rank = mean_rank(parts)
-    estimate, p_value = (np.full(rank.size, np.nan) for _ in range(2))
-    for part in parts:
-        if part.model is None or part.block is None:
-            continue
-        rows, nu = orthonormal_rows(part.model, weights[None]), float(part.model.nu(reml=True))
-        few = contrast_status(part.model, part.block, weights[None])[:, 0] == "too_few_donors"
-        for features in _chunks(fitted(part.block), list(prior.axes)):
-            at = part.features[features]
-            grid = posterior(part.model, part.block.responses.take(features), prior, rank[at], rows)
-            estimate[at] = (grid.weight * grid.centre[0]).sum(axis=1)
-            tested = two_sided(grid.weight, grid.centre[0], grid.scale[0], nu)
-            p_value[at] = np.where(few[features], np.nan, tested)
-    return estimate, p_value
+def p_values(model: Model, L: FloatArray, learned: Learned) -> tuple[FloatArray, FloatArray]:
+    """Estimates and p-values (G,) of one contrast L (1, p), without the quantiles that cost most of a test."""
+    grid, few = model.on(learned.points, L), model.status(L)[:, 0] == "too_few_donors"
+    estimate, p_value = (np.full(model.features.size, np.nan) for _ in range(2))
+    for at in chunks(model.usable, len(learned.points)):
+        law, weight = _weighted(model, grid, at, learned)
+        estimate[at] = (weight * law.centre[..., 0]).sum(axis=1)
+        root = law.root[..., 0]
+        p_value[at] = two_sided(weight, root, np.ones_like(root), law.nu)
+    return estimate, np.where(few, np.nan, p_value)
 
 
-def posterior(model: Model, response: Responses, prior: Prior, rank: FloatArray, rows: FloatArray) -> Posterior:
-    """Weights of the grid's points for G features, and contrasts `rows` (n, p, orthonormal basis) at each."""
-    nu = float(model.nu(reml=True))
-    centre, scale, loglik = [], [], []
-    for point in evaluate_grid(model, response, tensor(list(prior.axes))):
-        variance = np.einsum("np,pr,nr->n", rows, point.Phi, rows)
-        centre.append(rows @ (response.ols + point.delta).T)
-        scale.append(np.sqrt(np.outer(variance, point.R / nu)))
-        loglik.append(point.loglik)
-    log_posterior = np.stack(loglik, axis=1) + np.log(prior.at(rank))
-    weight = np.exp(log_posterior - log_posterior.max(axis=1, keepdims=True))
-    weight /= weight.sum(axis=1, keepdims=True)
-    return Posterior(weight, np.stack(centre, axis=-1), np.stack(scale, axis=-1))
-
-
-def _largest_ratios(block: Block) -> FloatArray:
-    """Largest estimate of every term's ratio among the features, (terms,)."""
-    return np.asarray(block.gamma[fitted(block)].max(axis=0, initial=0.0))
-
-
-def _chunks(features: IntArray, axes: Sequence[FloatArray], chunk: int = _CHUNK) -> Iterator[IntArray]:
-    size = max(1, chunk // int(np.prod([a.size for a in axes])))
-    for start in range(0, features.size, size):
-        yield features[start : start + size]
-
-
-def _widest(axes: list[list[FloatArray]]) -> list[FloatArray]:
-    """Of every term, the axis that reaches closest to zero, which is that of the most rows."""
-    return [min(own, key=lambda axis: axis[1]) for own in zip(*axes, strict=True)]
+def _weighted(model: Model, grid: OnGrid, at: IntArray, learned: Learned) -> tuple[Law, FloatArray]:
+    """The law of some features, and their posterior probabilities of the points."""
+    features = model.features[at]
+    law = grid.law(at, learned.known(features))
+    return law, posterior(law.loglik, learned.prior.at(learned.rank[features]))

@@ -1,4 +1,4 @@
-"""t tests of contrasts and F tests of several rows, for a block of fitted features."""
+"""t tests of contrasts and F tests of several rows at the estimates of a Gaussian model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from donorwise._core.inference import between_within, kenward_roger, satterthwaite
-from donorwise._core.inference.covariance import pieces
-from donorwise._core.models.lmm.fit import STATUS_DTYPE, fit_responses
+from donorwise._core.design import between_within
+from donorwise._core.inference import kenward_roger, satterthwaite
+from donorwise._core.models.law import STATUS_DTYPE
 
 if TYPE_CHECKING:
-    from donorwise._core.models.lmm.fit import Block, Model
-    from donorwise._typing import FloatArray, StrArray
+    from donorwise._core.models.lmm.model import LMM
+    from donorwise._typing import FloatArray, IntArray, StrArray
 
 # Doubles that one chunk of features may use for the derivative pieces (64 MB).
 _CHUNK = 8_000_000
@@ -46,81 +46,62 @@ class JointTests:
     status: StrArray
 
 
-def contrast_tests(
-    model: Model, block: Block, L: FloatArray, ddf: str, level: float = 0.95, *, chunk: int = _CHUNK
-) -> ContrastTests:
-    """Test the rows of L (n, p), given in the basis of the formula, `chunk` doubles of pieces at a time.
+def contrast_tests(model: LMM, L: FloatArray, ddf: str, level: float = 0.95, *, chunk: int = _CHUNK) -> ContrastTests:
+    """Test contrasts L (n, p), given in the basis of the formula, `chunk` doubles of pieces at a time.
 
     Kenward-Roger is defined at the REML estimates: a maximum-likelihood fit is refitted.
     """
-    block = _at_reml(model, block, ddf)
-    rows = orthonormal_rows(model, L)
-    se, df = (np.full((block.status.size, L.shape[0]), np.nan) for _ in range(2))
-    for features in _chunks(model, fitted(block), chunk):
-        se[features], df[features] = _se_and_df(model, block.take(features), rows, L, ddf)
-    estimate = block.beta @ L.T
+    model = _at_reml(model, ddf)
+    se, df = (np.full((model.features.size, len(L)), np.nan) for _ in range(2))
+    for at in _chunks(model, chunk):
+        se[at], df[at] = _se_and_df(model.take(at), L, ddf)
+    estimate = model.estimates.beta @ L.T
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = estimate / se
         p_value = 2 * stats.t.sf(np.abs(statistic), df)
         half = stats.t.ppf(0.5 + level / 2, df) * se
-    tests = ContrastTests(
-        estimate, se, df, statistic, p_value, estimate - half, estimate + half, contrast_status(model, block, L)
-    )
-    return without_too_few(tests)
+    low, high = estimate - half, estimate + half
+    return without_too_few(ContrastTests(estimate, se, df, statistic, p_value, low, high, model.status(L)))
 
 
-def joint_tests(model: Model, block: Block, L: FloatArray, ddf: str, *, chunk: int = _CHUNK) -> JointTests:
-    """F test that all rows of L (n, p) are zero, given in the basis of the formula."""
-    block = _at_reml(model, block, ddf)
-    rows = orthonormal_rows(model, L)
-    statistic, den_df, scaling = (np.full(block.status.size, np.nan) for _ in range(3))
-    for features in _chunks(model, fitted(block), chunk):
-        taken = block.take(features)
-        statistic[features], den_df[features], scaling[features] = _joint(model, taken, rows, L, ddf)
-    p_value = stats.f.sf(statistic, L.shape[0], den_df)
-    status = contrast_status(model, block, L)
-    worst = np.where((status == "too_few_donors").any(axis=1), "too_few_donors", block.status).astype(STATUS_DTYPE)
-    few = worst == "too_few_donors"
+def joint_tests(model: LMM, L: FloatArray, ddf: str, *, chunk: int = _CHUNK) -> JointTests:
+    """F test that all contrasts L (n, p) are zero, given in the basis of the formula."""
+    model = _at_reml(model, ddf)
+    statistic, den_df, scaling = (np.full(model.features.size, np.nan) for _ in range(3))
+    for at in _chunks(model, chunk):
+        statistic[at], den_df[at], scaling[at] = _joint(model.take(at), L, ddf)
+    p_value = stats.f.sf(statistic, len(L), den_df)
+    few = (model.status(L) == "too_few_donors").any(axis=1)
+    status = np.where(few, "too_few_donors", model.estimates.status).astype(STATUS_DTYPE)
     statistic, den_df, scaling, p_value = (np.where(few, np.nan, a) for a in (statistic, den_df, scaling, p_value))
-    return JointTests(statistic, L.shape[0], den_df, scaling, p_value, worst)
+    return JointTests(statistic, len(L), den_df, scaling, p_value, status)
 
 
-def fitted(block: Block) -> np.ndarray:
-    """Indices of the features that have estimates to test."""
-    return np.flatnonzero(np.isin(block.status, ("ok", "boundary")))
+def _at_reml(model: LMM, ddf: str) -> LMM:
+    return model.fitted_by(reml=True) if ddf == "kenward-roger" else model
 
 
-def orthonormal_rows(model: Model, L: FloatArray) -> FloatArray:
-    """The rows of L for the coefficients of the orthonormal basis."""
-    return L @ model.fixed.inverse
-
-
-def _at_reml(model: Model, block: Block, ddf: str) -> Block:
-    if ddf == "kenward-roger" and not block.reml:
-        return fit_responses(model, block.responses, reml=True)
-    return block
-
-
-def _chunks(model: Model, features: np.ndarray, chunk: int) -> list[np.ndarray]:
-    C, p = model.blocks.parameter.shape[0] + 1, model.p
+def _chunks(model: LMM, chunk: int) -> list[IntArray]:
+    C, p, usable = model.estimates.gamma.shape[1] + 1, model.equations.p, model.usable
     size = max(1, chunk // (3 * C * C * p * p + 1))
-    return [features[i : i + size] for i in range(0, features.size, size)]
+    return [usable[i : i + size] for i in range(0, usable.size, size)]
 
 
-def _se_and_df(model: Model, block: Block, rows: FloatArray, L: FloatArray, ddf: str) -> tuple[FloatArray, FloatArray]:
+def _se_and_df(model: LMM, L: FloatArray, ddf: str) -> tuple[FloatArray, FloatArray]:
+    rows = model.equations.rows(L)
     if ddf == "kenward-roger":
-        parts = pieces(model, block)
+        parts = model.pieces()
         adjustment = kenward_roger.adjust(parts)
         return _se(adjustment.vcov, rows), kenward_roger.contrast_df(parts, adjustment.W, rows)
-    vcov = block.sigma2[:, None, None] * block.Phi
+    se = _se(model.estimates.sigma2[:, None, None] * model.estimates.Phi, rows)
     if ddf == "satterthwaite":
-        return _se(vcov, rows), satterthwaite.contrast_df(model, pieces(model, block), rows)
-    return _se(vcov, rows), np.broadcast_to(_design_df(model, L, ddf), (block.status.size, L.shape[0]))
+        return se, satterthwaite.contrast_df(model.equations, model.pieces(), rows)
+    return se, np.broadcast_to(_design_df(model, L, ddf), se.shape)
 
 
-def _design_df(model: Model, L: FloatArray, ddf: str) -> FloatArray:
+def _design_df(model: LMM, L: FloatArray, ddf: str) -> FloatArray:
     if ddf == "residual":
-        return np.full(L.shape[0], float(model.n_obs - model.p))
+        return np.full(len(L), float(model.equations.nu(reml=True)))
     return np.clip(between_within.contrast_df(model.design, model.n_obs, L), 1, None)
 
 
@@ -129,27 +110,20 @@ def _se(vcov: FloatArray, rows: FloatArray) -> FloatArray:
         return np.asarray(np.sqrt(((rows @ vcov) * rows).sum(axis=-1)))
 
 
-def _joint(model: Model, block: Block, rows: FloatArray, L: FloatArray, ddf: str) -> tuple[FloatArray, ...]:
-    beta = block.beta @ model.fixed.R.T
+def _joint(model: LMM, L: FloatArray, ddf: str) -> tuple[FloatArray, ...]:
+    rows, beta = model.equations.rows(L), model.estimates.beta @ model.equations.fixed.R.T
     if ddf == "kenward-roger":
-        parts = pieces(model, block)
+        parts = model.pieces()
         return kenward_roger.joint_f(parts, kenward_roger.adjust(parts), beta, rows)
-    vcov = block.sigma2[:, None, None] * block.Phi
+    vcov = model.estimates.sigma2[:, None, None] * model.estimates.Phi
     values, vectors = np.linalg.eigh(rows @ vcov @ rows.T)
     turned = np.swapaxes(vectors, 1, 2) @ rows
     squared_t = np.einsum("gnp,gp->gn", turned, beta) ** 2 / values
-    scaling = np.ones(block.status.size)
+    scaling = np.ones(model.features.size)
     if ddf != "satterthwaite":
         return squared_t.mean(axis=1), np.full(scaling.size, _design_df(model, L, ddf).min()), scaling
-    df = satterthwaite.contrast_df(model, pieces(model, block), turned)
+    df = satterthwaite.contrast_df(model.equations, model.pieces(), turned)
     return squared_t.mean(axis=1), satterthwaite.pooled_df(df), scaling
-
-
-def contrast_status(model: Model, block: Block, L: FloatArray) -> StrArray:
-    """Status of every feature and contrast: a contrast whose replicates are used up says so."""
-    few = between_within.contrast_df(model.design, model.n_obs, L) < 1
-    status = np.repeat(block.status[:, None], L.shape[0], axis=1)
-    return np.where(few & np.isin(status, ("ok", "boundary")), "too_few_donors", status).astype(STATUS_DTYPE)
 
 
 def without_too_few(tests: ContrastTests) -> ContrastTests:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm.blocks import build_blocks
 from donorwise._core.models.lmm.crossproducts import Responses, column_covariance, fixed_basis, responses, term_basis
 from donorwise._core.models.lmm.evaluate import evaluate_block
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 # lme4 calls a fit singular where a relative standard deviation is below 1e-4.
 _SINGULAR = 1e-8
-STATUS_DTYPE = "<U16"
 _ARRAYS = ("beta", "Phi", "gamma", "sigma2", "loglik", "status", "n_iter")
 # Relative variance of the first column and of the others, and correlation.
 _STARTS = (
@@ -42,8 +42,8 @@ _EIGEN_LIMIT = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """A design with the cross-products that all its features share.
+class Equations:
+    """The mixed-model equations of a design: the cross-products that all its features share.
 
     Attributes
     ----------
@@ -75,13 +75,17 @@ class Model:
         """Number of fixed effects."""
         return self.fixed.R.shape[0]
 
+    def rows(self, L: FloatArray) -> FloatArray:
+        """Contrasts (n, p) of beta as contrasts of the coefficients of the orthonormal basis."""
+        return L @ self.fixed.inverse
+
     def nu(self, *, reml: bool) -> int:
         """Denominator of sigma2: n - p for REML, n for ML."""
         return self.n_obs - self.p if reml else self.n_obs
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class Estimates:
     """Fitted features of one model (struct of arrays over G features).
 
     Attributes
@@ -114,83 +118,76 @@ class Block:
     status: StrArray
     n_iter: IntArray
 
-    def take(self, features: IntArray | BoolArray) -> Block:
-        """The block of some features."""
+    def take(self, features: IntArray | BoolArray) -> Estimates:
+        """The estimates of some features."""
         arrays = {name: getattr(self, name)[features] for name in _ARRAYS}
-        return Block(responses=self.responses.take(features), reml=self.reml, **arrays)
+        return Estimates(responses=self.responses.take(features), reml=self.reml, **arrays)
 
     @classmethod
-    def concatenate(cls, blocks: Sequence[Block]) -> Block:
-        """One block from several of the same model."""
-        arrays = {name: np.concatenate([getattr(b, name) for b in blocks]) for name in _ARRAYS}
-        together = Responses.concatenate([b.responses for b in blocks])
-        return cls(responses=together, reml=blocks[0].reml, **arrays)
+    def concatenate(cls, several: Sequence[Estimates]) -> Estimates:
+        """One block from several of the same equations."""
+        arrays = {name: np.concatenate([getattr(b, name) for b in several]) for name in _ARRAYS}
+        together = Responses.concatenate([b.responses for b in several])
+        return cls(responses=together, reml=several[0].reml, **arrays)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Features that share their rows, hence a model; `block` is None where it cannot be fitted."""
-
-    features: IntArray
-    model: Model | None
-    block: Block | None
-    n_obs: int
-    n_donors: int
-
-
-def build_model(design: Design, collapsed: Collapsed) -> Model:
+def build_equations(design: Design, collapsed: Collapsed) -> Equations:
     """Everything that features of one design share."""
     fixed = fixed_basis(design, collapsed)
     terms = tuple(term_basis(t, collapsed) for t in design.random_terms)
     n_obs, log_weight = int(collapsed.n_obs.sum()), float(collapsed.log_weight.sum())
     blocks = build_blocks(fixed, terms, collapsed)
     single = blocks.parameter.shape[0] == 1 and blocks.order.size <= _EIGEN_LIMIT
-    return Model(
+    return Equations(
         design, fixed, terms, blocks, n_obs, log_weight, column_covariance(fixed.columns, collapsed),
         spectrum(blocks) if single else None,
     )  # fmt: skip
 
 
-def fit_collapsed(model: Model, collapsed: Collapsed, *, reml: bool) -> Block:
+def fit_collapsed(equations: Equations, collapsed: Collapsed, *, reml: bool) -> Estimates:
     """Fit all features of `collapsed`."""
-    return fit_responses(model, responses(model.fixed, model.terms, collapsed, model.blocks.order), reml=reml)
+    return fit_responses(
+        equations, responses(equations.fixed, equations.terms, collapsed, equations.blocks.order), reml=reml
+    )
 
 
-def fit_responses(model: Model, response: Responses, *, reml: bool) -> Block:
+def fit_responses(equations: Equations, response: Responses, *, reml: bool) -> Estimates:
     """Fit features from their residual cross-products (also to refit by ML, or by REML)."""
     usable = ~(response.constant | response.explained)
     used = response.take(usable)
-    gamma, n_iter, converged = _optimise(model, used, reml=reml)
-    return _assemble(model, response, usable, _evaluate(model, used, gamma, n_iter, converged, reml=reml))
+    gamma, n_iter, converged = _optimise(equations, used, reml=reml)
+    return _assemble(equations, response, usable, _evaluate(equations, used, gamma, n_iter, converged, reml=reml))
 
 
-def _optimise(model: Model, response: Responses, *, reml: bool) -> tuple[FloatArray, IntArray, BoolArray]:
-    n, K = response.rss.size, model.blocks.parameter.shape[0]
+def _optimise(equations: Equations, response: Responses, *, reml: bool) -> tuple[FloatArray, IntArray, BoolArray]:
+    n, K = response.rss.size, equations.blocks.parameter.shape[0]
     if K == 0 or n == 0:
         return np.zeros((n, K)), np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
-    if model.spectrum is not None:
-        return fit_spectral(model.spectrum, response.zty, response.rss, model.nu(reml=reml), reml=reml)
-    return optimise_blocked(model, response, reml=reml)
+    if equations.spectrum is not None:
+        return fit_spectral(equations.spectrum, response.zty, response.rss, equations.nu(reml=reml), reml=reml)
+    return optimise_blocked(equations, response, reml=reml)
 
 
-def optimise_blocked(model: Model, response: Responses, *, reml: bool) -> tuple[FloatArray, IntArray, BoolArray]:
+def optimise_blocked(
+    equations: Equations, response: Responses, *, reml: bool
+) -> tuple[FloatArray, IntArray, BoolArray]:
     """Newton's method over all covariance parameters (it works for one ratio, too).
 
     Returns
     -------
     (gamma (G, K), iterations (G,), converged (G,))
     """
-    parameter = model.blocks.parameter
+    parameter = equations.blocks.parameter
     n, K = response.rss.size, parameter.shape[0]
     gamma, iterations, converged = np.zeros((n, K)), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)
-    widths = [t.factor.shape[0] for t in model.terms]
+    widths = [t.factor.shape[0] for t in equations.terms]
     last = np.array([widths[t] - 1 for t in parameter[:, 0]])
     bounded = (parameter[:, 1] == last) & (parameter[:, 2] == last)
     starts = _starts(parameter, bounded)
     n_always = len(starts) if max(widths) > 1 else 1  # correlated terms have several optima
-    nu = float(model.nu(reml=reml))
+    nu = float(equations.nu(reml=reml))
     fit_features(
-        model.blocks.arrays(), starts, n_always, bounded, response.zty, response.rss, nu, reml,
+        equations.blocks.arrays(), starts, n_always, bounded, response.zty, response.rss, nu, reml,
         gamma, iterations, converged,
     )  # fmt: skip
     return gamma, iterations, converged
@@ -212,24 +209,28 @@ def _starts(parameter: IntArray, bounded: BoolArray) -> FloatArray:
 
 
 def _evaluate(
-    model: Model, response: Responses, gamma: FloatArray, n_iter: IntArray, converged: BoolArray, *, reml: bool
-) -> Block:
+    equations: Equations, response: Responses, gamma: FloatArray, n_iter: IntArray, converged: BoolArray, *, reml: bool
+) -> Estimates:
     """Likelihood, fixed effects and status of usable features at `gamma`."""
-    nu = model.nu(reml=reml)
-    at = evaluate_block(model.blocks, gamma, response, nu, reml=reml)
-    logdet = at.logdet_V + (at.logdet_X + 2 * model.fixed.log_det if reml else 0.0)
+    nu = equations.nu(reml=reml)
+    at = evaluate_block(equations.blocks, gamma, response, nu, reml=reml)
+    logdet = at.logdet_V + (at.logdet_X + 2 * equations.fixed.log_det if reml else 0.0)
     converged = converged & np.isfinite(at.deviance)
     lost = np.where(converged, 0.0, np.nan)  # no numbers where the optimum was not found
     with np.errstate(divide="ignore", invalid="ignore"):
-        loglik = -0.5 * (nu * (np.log(2 * np.pi * at.R / nu) + 1) + logdet - model.log_weight)
-    beta = (response.ols + at.delta) @ model.fixed.inverse.T
-    status = np.where(smallest_variance(model.terms, model.blocks.parameter, gamma) < _SINGULAR, "boundary", "ok")
+        loglik = -0.5 * (nu * (np.log(2 * np.pi * at.R / nu) + 1) + logdet - equations.log_weight)
+    beta = (response.ols + at.delta) @ equations.fixed.inverse.T
+    status = np.where(
+        smallest_variance(equations.terms, equations.blocks.parameter, gamma) < _SINGULAR, "boundary", "ok"
+    )
     status = np.where(converged, status, "not_converged").astype(STATUS_DTYPE)
     Phi, column = at.Phi + lost[:, None, None], lost[:, None]
-    return Block(response, reml, beta + column, Phi, gamma + column, at.R / nu + lost, loglik + lost, status, n_iter)
+    return Estimates(
+        response, reml, beta + column, Phi, gamma + column, at.R / nu + lost, loglik + lost, status, n_iter
+    )
 
 
-def _assemble(model: Model, response: Responses, usable: BoolArray, fitted: Block) -> Block:
+def _assemble(equations: Equations, response: Responses, usable: BoolArray, fitted: Estimates) -> Estimates:
     """Every feature its row: fitted ones from `fitted`, the others NaN with a status."""
 
     def spread(values: FloatArray) -> FloatArray:
@@ -242,4 +243,4 @@ def _assemble(model: Model, response: Responses, usable: BoolArray, fitted: Bloc
     n_iter = np.zeros(usable.size, dtype=np.int64)
     n_iter[usable] = fitted.n_iter
     floats = {name: spread(getattr(fitted, name)) for name in ("beta", "Phi", "gamma", "sigma2", "loglik")}
-    return Block(responses=response, reml=fitted.reml, status=status, n_iter=n_iter, **floats)
+    return Estimates(responses=response, reml=fitted.reml, status=status, n_iter=n_iter, **floats)

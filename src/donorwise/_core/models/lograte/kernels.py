@@ -128,7 +128,7 @@ def evaluate(r, v, X, starts, points, rows, loglik, centre, scale):
     rows
         Shape (n, p). Contrasts; may be empty.
     loglik, centre, scale
-        Shapes (G, K), (G, K, n), (G, K, n). Filled; `centre` is the step from least squares.
+        Shapes (G, K), (n, G, K), (n, G, K). Filled; `centre` is the step from least squares.
     """
     p = X.shape[1]
     A, b, ax, c = np.empty((p, p)), np.empty(p), np.empty(p), np.empty(p)
@@ -140,11 +140,11 @@ def evaluate(r, v, X, starts, points, rows, loglik, centre, scale):
             loglik[g, k] = -0.5 * (logdet + quadratic)
             for n in range(rows.shape[0]):
                 c[:] = rows[n]
-                scale[g, k, n] = np.sqrt(_forward(A, c))
+                scale[n, g, k] = np.sqrt(_forward(A, c))
                 total = 0.0
                 for j in range(p):
                     total += c[j] * b[j]
-                centre[g, k, n] = total
+                centre[n, g, k] = total
 
 
 @entry

@@ -10,99 +10,145 @@ and c'beta is N(c'b, c'(X'V⁻¹X)⁻¹c) at the generalised least-squares estim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from donorwise._core.models.law import STATUS_DTYPE, Law, law_of
 from donorwise._core.models.lograte.kernels import evaluate
+from donorwise._core.models.lograte.units import OFFSET
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
-    from donorwise._core.models.lograte.units import LogRates
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._core.models.lograte.design import UnitDesign
+    from donorwise._core.models.lograte.units import Depths, LogRates
+    from donorwise._typing import FloatArray, IntArray, StrArray
 
 _LOWEST, _HIGHEST = 1e-4, 25.0  # variances of log rates besides zero
+# Points of the axes of one variance, or of two (units, random term): with a shared prior, and without, where the
+# best point is the estimate.
+_POINTS = ((64,), (32, 10))
+_FINE_POINTS = ((400,), (80, 40))
 
 
 @dataclass(frozen=True, slots=True)
 class LogRateModel:
-    """The design of S units, shared by all genes; units in the order of the random term's levels.
+    """Genes with counts in the units of one group (see :class:`donorwise._core.models.law.Model`).
 
     Attributes
     ----------
-    design
-        The design, a row per unit or pattern of units.
-    order
-        Shape (S,). Rows of the design's table of units.
-    Q
-        Shape (S, p). Orthonormal basis of X.
-    inverse
-        Shape (p, p). beta = inverse @ (coefficients on Q).
-    starts
-        Shape (levels + 1,). First unit of each level; one level where there is no random term.
-    group
-        Grouping factor of the random term; empty for none.
+    features
+        Shape (G,). Their positions in the fit.
+    units
+        The design of the units.
+    depths
+        Depths of the units' cells.
+    rates
+        Log rates and their sampling variances.
+    mean
+        Shape (G,). Total counts; whole numbers, so that equal ones are equal in every order of the cells.
     """
 
-    design: Design
-    order: IntArray
-    Q: FloatArray
-    inverse: FloatArray
-    starts: IntArray
-    group: str
+    features: IntArray
+    units: UnitDesign
+    depths: Depths
+    rates: LogRates
+    mean: FloatArray
 
-    def rows(self, L: FloatArray) -> FloatArray:
-        """Contrasts (n, p) of beta as contrasts of the coefficients on Q."""
-        return np.ascontiguousarray(L @ self.inverse)
+    named: ClassVar[tuple[str, str]] = ("gene with counts", "genes with counts")
+    fallback: ClassVar[str] = "between-within"
+    unmoderated: ClassVar[str] = ""
+    most_learned_from: ClassVar[int] = 6_000
 
-    def axes(self, points: tuple[int, ...]) -> list[FloatArray]:
-        """Grids of the variance between units and, with a random term, of its variance."""
-        return [np.concatenate([[0.0], np.geomspace(_LOWEST, _HIGHEST, n - 1)]) for n in points]
+    @property
+    def design(self) -> Design:
+        """The design, a row per unit or pattern of units."""
+        return self.units.design
+
+    @property
+    def n_obs(self) -> int:
+        """Units."""
+        return self.units.order.size
+
+    @property
+    def usable(self) -> IntArray:
+        """Positions of the genes that have a law: all of them."""
+        return np.arange(self.features.size)
+
+    def status(self, L: FloatArray) -> StrArray:
+        """Status of every gene and contrast (n, p), (G, n)."""
+        return np.full((self.features.size, len(L)), "ok", dtype=STATUS_DTYPE)
+
+    def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """The variance between units and, with a random term, its variance."""
+        names = ("unit", self.units.group)[: 1 + bool(self.units.group)]
+        return names, (1.0,) * len(names)
+
+    def largest(self) -> FloatArray:
+        """Zeros: the axes are the same for all data."""
+        return np.zeros(1 + bool(self.units.group))
+
+    def axes(self, largest: FloatArray) -> list[FloatArray]:
+        """Grid of every variance."""
+        return _axes(_POINTS[bool(self.units.group)])
+
+    def fine_axes(self) -> list[FloatArray]:
+        """Finer grids, whose best point is the REML estimate."""
+        return _axes(_FINE_POINTS[bool(self.units.group)])
+
+    def on(self, points: FloatArray, L: FloatArray | None = None) -> LogRateGrid:
+        """The model at variances (K, 1 or 2), for contrasts (n, p)."""
+        both = np.zeros((len(points), 2))
+        both[:, : points.shape[1]] = points
+        rows = np.empty((0, self.units.Q.shape[1])) if L is None else self.units.rows(L)
+        return LogRateGrid(self, both, rows)
+
+    def law(self, points: FloatArray, L: FloatArray) -> Law:
+        """The law of all genes at variances (K, 1 or 2)."""
+        return self.on(points, L).law(self.usable)
+
+    def with_cells(self, factor: FloatArray) -> LogRateModel:
+        """The same rates, had every unit `factor` (S,) times its cells, in the order of the design."""
+        units, dispersion = self.units, self.rates.dispersion[:, None] * self.depths.share
+        own = factor[np.searchsorted(np.flatnonzero(self.design.codes >= 0), units.order)]
+        expected = 1 / (self.rates.v - dispersion) - OFFSET
+        counted = 1 / (own * expected + OFFSET)
+        return replace(self, rates=replace(self.rates, v=counted + dispersion / own))
+
+    def take(self, at: IntArray) -> LogRateModel:
+        """The model of some of its genes."""
+        return LogRateModel(self.features[at], self.units, self.depths, self.rates.take(at), self.mean[at])
+
+
+def _axes(points: tuple[int, ...]) -> list[FloatArray]:
+    return [np.concatenate([[0.0], np.geomspace(_LOWEST, _HIGHEST, n - 1)]) for n in points]
 
 
 @dataclass(frozen=True, slots=True)
-class GridLaw:
-    """Normal laws of n contrasts for G genes at K grid points.
+class LogRateGrid:
+    """A model at `points` (K, 2), for contrasts `rows` (n, p) of the coefficients on Q."""
 
-    Attributes
-    ----------
-    loglik
-        Shape (G, K). Restricted log-likelihood, without its constant.
-    centre, scale
-        Shape (G, K, n).
-    """
+    model: LogRateModel
+    points: FloatArray
+    rows: FloatArray
 
-    loglik: FloatArray
-    centre: FloatArray
-    scale: FloatArray
+    def loglik(self, at: IntArray) -> FloatArray:
+        """Restricted log-likelihood without its constant, (G, K)."""
+        return self._evaluate(at, self.rows[:0])[0]
 
+    def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
+        """The law of the contrasts; the likelihood comes with it."""
+        return law_of(*self._evaluate(at, self.rows), np.inf)
 
-def build_model(design: Design) -> LogRateModel:
-    """The model of a design whose rows are units, with one random intercept or none."""
-    used = np.flatnonzero(design.codes >= 0)
-    pattern = design.codes[used]
-    X = design.X[pattern]
-    for j, k in enumerate(design.varying):
-        if k >= 0:
-            X[:, j] = design.covariates[used, k]
-    levels = design.random_terms[0].codes[pattern] if design.random_terms else np.zeros(used.size, dtype=np.int64)
-    order = np.argsort(levels, kind="stable")
-    starts = np.searchsorted(levels[order], np.arange(levels.max() + 2))
-    Q, R = np.linalg.qr(X[order])
-    group = design.random_terms[0].group if design.random_terms else ""
-    return LogRateModel(design, used[order], np.ascontiguousarray(Q), np.linalg.inv(R), starts, group)
-
-
-def grid_law(model: LogRateModel, rates: LogRates, points: FloatArray, rows: FloatArray | None = None) -> GridLaw:
-    """Evaluate genes at grid points (K, 1 or 2), with contrasts `rows` (n, p) of the coefficients on Q."""
-    G, K = rates.y.shape[0], points.shape[0]
-    rows = np.empty((0, model.Q.shape[1])) if rows is None else rows
-    ols = rates.y @ model.Q
-    residual = rates.y - ols @ model.Q.T
-    both = np.zeros((K, 2))
-    both[:, : points.shape[1]] = points
-    law = GridLaw(np.empty((G, K)), np.empty((G, K, len(rows))), np.empty((G, K, len(rows))))
-    evaluate(residual, rates.v, model.Q, model.starts, both, rows, law.loglik, law.centre, law.scale)
-    law.centre[:] += (ols @ rows.T)[:, None, :]
-    return law
+    def _evaluate(self, at: IntArray, rows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Likelihood (G, K), and centre and scale (n, G, K)."""
+        Q, y = self.model.units.Q, self.model.rates.y[at]
+        ols = y @ Q
+        loglik = np.empty((at.size, len(self.points)))
+        centre, scale = (np.empty((len(rows), *loglik.shape)) for _ in range(2))
+        evaluate(
+            y - ols @ Q.T, self.model.rates.v[at], Q, self.model.units.starts, self.points, rows, loglik, centre, scale
+        )
+        centre += (ols @ rows.T).T[:, :, None]
+        return loglik, centre, scale

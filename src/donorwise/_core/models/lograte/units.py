@@ -11,7 +11,7 @@ which is solved for phi with the unbiased C (C - 1) / L^2 in place of rho^2, sum
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,11 +19,13 @@ import numpy as np
 from donorwise._core.models.lograte.kernels import fit_means
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from donorwise._core.cells.measures import Collapsed
     from donorwise._typing import FloatArray, IntArray
 
 # log(C + 1/2) has about the variance 1 / (mu + 1/2), and is 1 / mu where counts are large.
-_OFFSET = 0.5
+OFFSET = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,6 @@ class LogRates:
 
     Attributes
     ----------
-    counts
-        Shape (G, S). C.
     y
         Shape (G, S). log((C + 1/2) / L).
     v
@@ -61,10 +61,18 @@ class LogRates:
         Shape (G,). phi.
     """
 
-    counts: FloatArray
     y: FloatArray
     v: FloatArray
     dispersion: FloatArray
+
+    def take(self, genes: IntArray) -> LogRates:
+        """Those of some genes."""
+        return LogRates(self.y[genes], self.v[genes], self.dispersion[genes])
+
+    @classmethod
+    def concatenate(cls, several: Sequence[LogRates]) -> LogRates:
+        """Those of several blocks of genes, one after another."""
+        return cls(*(np.concatenate([getattr(r, f.name) for r in several]) for f in fields(cls)))
 
 
 def depths_of_units(depth: FloatArray, codes: IntArray, n_units: int) -> Depths:
@@ -95,8 +103,8 @@ def log_rates(collapsed: Collapsed, depths: Depths, Q: FloatArray) -> LogRates:
     counts = np.rint(collapsed.n_obs[:, None] * collapsed.mean)
     dispersion = dispersions(counts, _residual_ss(collapsed), depths)
     C = np.ascontiguousarray(counts.T)
-    y = np.log((C + _OFFSET) / depths.total)
-    return LogRates(C, y, sampling_variances(C, dispersion, depths, Q), dispersion)
+    y = np.log((C + OFFSET) / depths.total)
+    return LogRates(y, sampling_variances(C, dispersion, depths, Q), dispersion)
 
 
 def dispersions(counts: FloatArray, residual_ss: FloatArray, depths: Depths) -> FloatArray:
@@ -115,7 +123,7 @@ def sampling_variances(C: FloatArray, dispersion: FloatArray, depths: Depths, Q:
     """
     mu = np.empty_like(C)
     fit_means(C, depths.total, dispersion, depths.share, Q, mu)
-    return 1 / (mu + _OFFSET) + dispersion[:, None] * depths.share
+    return 1 / (mu + OFFSET) + dispersion[:, None] * depths.share
 
 
 def _residual_ss(collapsed: Collapsed) -> FloatArray:

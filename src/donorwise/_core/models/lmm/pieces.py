@@ -15,7 +15,7 @@ import numpy as np
 from donorwise._core.models.lmm.evaluate import evaluate_block
 
 if TYPE_CHECKING:
-    from donorwise._core.models.lmm.fit import Block, Model
+    from donorwise._core.models.lmm.fit import Equations, Estimates
     from donorwise._typing import FloatArray
 
 
@@ -51,24 +51,24 @@ class Pieces:
     sigma2: FloatArray
 
 
-def pieces(model: Model, block: Block) -> Pieces:
+def pieces(equations: Equations, estimates: Estimates) -> Pieces:
     """Evaluate the derivative pieces at the estimates of a block of fitted features."""
-    at = evaluate_block(model.blocks, block.gamma, block.responses, model.nu(reml=True), pieces=True)
-    g, Phi = block.gamma, block.Phi
+    at = evaluate_block(equations.blocks, estimates.gamma, estimates.responses, equations.nu(reml=True), pieces=True)
+    g, Phi = estimates.gamma, estimates.Phi
     P = _append(at.P, np.linalg.inv(Phi) - _contract(g, at.P))
     right = at.P - np.einsum("gj,gkj...->gk...", g, at.Q)  # E_k on the left, the residual on the right
     corner = P[:, -1] - _contract(g, right)
     Q = _border(at.Q, right, np.swapaxes(right, -1, -2), corner)
-    tr1 = _append(at.tr1, model.n_obs - _contract(g, at.tr1))
+    tr1 = _append(at.tr1, equations.n_obs - _contract(g, at.tr1))
     tr2 = _bordered_matrix(g, tr1, at.tr2)
-    total = block.sigma2 * model.nu(reml=block.reml)  # y'PVPy = y'Py
+    total = estimates.sigma2 * equations.nu(reml=estimates.reml)  # y'PVPy = y'Py
     quad1 = _append(at.quad1, total - _contract(g, at.quad1))
     quad2 = _bordered_matrix(g, quad1, at.quad2)
-    if block.reml:
+    if estimates.reml:
         PhiP = np.einsum("gab,gkbc->gkac", Phi, P)
         tr2 = tr2 - 2 * np.einsum("gab,gjkba->gjk", Phi, Q) + np.einsum("gjab,gkba->gjk", PhiP, PhiP, optimize=True)
         tr1 = tr1 - np.einsum("gkaa->gk", PhiP)
-    return Pieces(Phi, P, Q, tr1, tr2, quad1, quad2, g, block.sigma2)
+    return Pieces(Phi, P, Q, tr1, tr2, quad1, quad2, g, estimates.sigma2)
 
 
 def _contract(gamma: FloatArray, values: FloatArray) -> FloatArray:

@@ -1,131 +1,88 @@
-"""Columns of X and Z from the terms of a formula, and whether they are independent."""
+"""Whether the data can answer a formula: fixed effects that cannot be told apart, random terms that have no data left."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.design import Design, varies
-from donorwise._core.design.terms import is_rowwise, term_variables
+from donorwise._core.design.terms import term_variables
 from donorwise._core.wording import linear_combination
-from donorwise._typing import FloatArray
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from formulaic.formula import SimpleFormula
-
-    from donorwise._typing import FloatArray, IntArray
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """Columns of a formula without bars.
-
-    Attributes
-    ----------
-    names
-        Names of the p columns.
-    values
-        Shape (K, p). First row of each pattern.
-    by_row
-        Values (n,) of the columns that vary inside patterns, by column number.
-    terms
-        Columns of each term, the intercept left out.
-    spec
-        formulaic's model spec.
-    """
-
-    names: tuple[str, ...]
-    values: FloatArray
-    by_row: dict[int, FloatArray]
-    terms: dict[str, tuple[int, ...]]
-    spec: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The variables of the n rows in use, and how the rows fall into K patterns."""
-
-    frame: pd.DataFrame
-    codes: IntArray
-    first: IntArray
-    cell_level: frozenset[str]
-
-
-def evaluate(formula: SimpleFormula, rows: Rows) -> Evaluated:
-    """Evaluate a formula on one row per pattern; its cell-level columns on all rows."""
-    if is_rowwise(formula, numeric=_numeric(rows.frame)):
-        matrix = _matrix(formula, rows.frame.iloc[rows.first])
-        values = matrix.to_numpy(dtype=np.float64)
-        spec = matrix.model_spec
-        by_row = _cell_level_columns(spec, rows)
-    else:  # splines and scalings learn their state from all rows
-        matrix = _matrix(formula, rows.frame)
-        values = matrix.iloc[rows.first].to_numpy(dtype=np.float64)
-        spec = matrix.model_spec
-        by_row = {j: matrix.iloc[:, j].to_numpy(dtype=np.float64) for j in _cell_level_indices(spec, rows)}
-    by_row = {j: v for j, v in by_row.items() if varies(v, rows.codes, rows.first)}
-    names = tuple(spec.column_names)
-    _check_finite(names, values, by_row)
-    terms = {str(t): tuple(i) for t, i in spec.term_indices.items() if str(t) != "1"}
-    return Evaluated(names, values, by_row, terms, spec)
-
-
-def evaluate_spec(spec: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """Evaluate a model spec on new rows."""
-    return _matrix(spec, frame)
-
-
-def _numeric(frame: pd.DataFrame) -> frozenset[str]:
-    return frozenset(name for name in frame.columns if not isinstance(frame[name].dtype, pd.CategoricalDtype))
-
-
-def _matrix(formula: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            return formula.get_model_matrix(frame, context={}, na_action="ignore", output="pandas")
-    except DesignError:
-        raise
-    except Exception as error:  # user functions of a formula fail in any way they like
-        raise DesignError(f"The formula cannot be evaluated: {error}") from error
-
-
-def _cell_level_indices(spec: Any, rows: Rows) -> list[int]:
-    return [j for term, columns in spec.term_indices.items() if _is_cell_level(term, rows) for j in columns]
-
-
-def _is_cell_level(term: Any, rows: Rows) -> bool:
-    return not rows.cell_level.isdisjoint(term_variables(term))
-
-
-def _cell_level_columns(spec: Any, rows: Rows) -> dict[int, FloatArray]:
-    """Evaluate on all rows the terms that hold a cell-level variable, and only those."""
-    indices = _cell_level_indices(spec, rows)
-    if not indices:
-        return {}
-    part = _matrix(spec.subset([t for t in spec.terms if _is_cell_level(t, rows)]), rows.frame)
-    where = {name: j for j, name in enumerate(spec.column_names)}
-    return {where[name]: part[name].to_numpy(dtype=np.float64) for name in part.columns}
-
-
-def _check_finite(names: tuple[str, ...], values: FloatArray, by_row: dict[int, FloatArray]) -> None:
-    for j, name in enumerate(names):
-        if not np.all(np.isfinite(by_row.get(j, values[:, j]))):
-            raise DesignError(
-                f"`{name}` is not finite in some rows (a logarithm of zero or of a negative number?); "
-                "repair its variable, or make these values missing."
-            )
-
+    from donorwise._core.design.design import Design, RandomTerm
+    from donorwise._typing import FloatArray
 
 # Columns are centred and scaled to length 1 first, so this is the share of a column that the others
 # do not explain: rounding leaves 1e-13 or so of an aliased one, a year beside an intercept keeps all.
 _TOLERANCE = 1e-9
+
+
+def check_design(design: Design) -> None:
+    """Raise a DesignError that says why when the data cannot answer the formula."""
+    n, p = int(np.sum(design.codes >= 0)), len(design.fixed_names)
+    for term in design.random_terms:
+        check_random_size(term, n)
+    if p >= n:
+        raise DesignError(
+            f"{p} fixed effects need more than {p} rows, and there are {n}; use a smaller formula or more rows."
+        )
+    X = np.vstack([design.X, _inside_patterns(design)])
+    check_full_rank(X, design)
+    for term in design.random_terms:
+        check_replication(X, design.fixed_names, term)
+
+
+def _inside_patterns(design: Design) -> FloatArray:
+    """Rows that stand for the variation inside patterns: the R factor of the deviations, as few rows as columns."""
+    j = [i for i, k in enumerate(design.varying) if k >= 0]
+    if not j:
+        return np.zeros((0, len(design.fixed_names)))
+    used = design.codes >= 0
+    values = design.covariates[used][:, [design.varying[i] for i in j]]
+    triangle = np.linalg.qr(values - design.X[:, j][design.codes[used]], mode="r")
+    rows = np.zeros((len(triangle), len(design.fixed_names)))
+    rows[:, j] = triangle
+    return rows
+
+
+def check_random_size(term: RandomTerm, n: int) -> None:
+    """Raise when a term has as many effects as there are rows."""
+    if len(term.levels) == n:
+        raise DesignError(
+            f"`{term.label}` has one level per row ({n:,} of each), so it cannot be told from the residual. "
+            "A grouping factor has several rows per level: donors or samples, not cells."
+        )
+    n_effects = len(term.levels) * len(term.columns)
+    if n_effects >= n:
+        raise DesignError(
+            f"`{term.label}` has {n_effects:,} random effects ({len(term.levels):,} levels x {len(term.columns)}) "
+            f"for {n:,} rows: they cannot be told from the residual. Use fewer slopes or a coarser grouping factor."
+        )
+
+
+def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -> None:
+    """Raise when the fixed effects fit every level of a random intercept, so that its variance has no data left.
+
+    Parameters
+    ----------
+    X
+        Shape (n, p). The K patterns first, then rows that span what varies inside them.
+    """
+    if term.columns != ("(Intercept)",) or len(term.levels) > len(names):
+        return
+    indicators = np.zeros((len(X), len(term.levels)))
+    indicators[np.arange(len(term.codes)), term.codes] = 1.0
+    _, aliased = split_columns(np.hstack([X, indicators]), names)
+    if len(aliased) == len(term.levels):
+        raise DesignError(
+            f"The fixed effects already fit each of the {len(term.levels)} levels of `{term.group}` exactly, so nothing is "
+            f"left to estimate `{term.label}` from, and no comparison between levels of `{term.group}` has replicates. "
+            f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
+        )
 
 
 def check_full_rank(X: FloatArray, design: Design) -> None:

@@ -1,4 +1,4 @@
-"""Rows that stand for many cells: their moments, and their statistics by the patterns of a design.
+"""Rows that stand for many cells: the moments of their covariates, and their statistics merged into other patterns.
 
 A design is built on one row per cell, as always: the columns of the collapsed rows repeated, and for
 covariates numbers that have their mean and cross-products within every row. What is linear in a
@@ -7,18 +7,16 @@ covariate then has the moments that the cells gave, and everything that counts c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from donorwise._core.cells.measures import Collapsed
-from donorwise._core.engine.tasks import Pass, Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from donorwise._core.design.design import Design
     from donorwise._typing import FloatArray, IntArray
 
 # Doubles of temporary arrays that a block of features may use (64 MB).
@@ -135,16 +133,6 @@ class CollapsedRows:
         return self.read(None, None)
 
 
-def regroup(design: Design, rows: CollapsedRows, features: IntArray | None = None) -> Statistics:
-    """The statistics of a design on the cells of collapsed rows (a coarse one, see :func:`donorwise._core.design.coarsen.coarsen`)."""
-    at = design.codes[rows.cells.starts].astype(np.int64)
-    used = np.flatnonzero(at >= 0)
-    values = rows.read(used if used.size < at.size else None, features)
-    moved = with_covariates(values, rows.cells, design.covariates, used)
-    merged = merge_rows(moved, at[used], design.n_patterns)
-    return Statistics(design, (Pass(np.arange(merged.mean.shape[1]), merged),))
-
-
 def with_covariates(values: Collapsed, cells: RowCells, columns: FloatArray, used: IntArray) -> Collapsed:
     """Statistics with other covariates: columns that are linear in the present ones within every row.
 
@@ -219,4 +207,4 @@ def merge_rows(rows: Collapsed, codes: IntArray, n: int) -> Collapsed:
 
 def concatenate(parts: Sequence[Collapsed]) -> Collapsed:
     """Rows of several, one under another."""
-    return Collapsed(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Collapsed)})
+    return Collapsed(**{name: np.concatenate([p.arrays()[name] for p in parts]) for name in parts[0].arrays()})

@@ -1,0 +1,225 @@
+"""Who the replicates are: the donors, and the rows in use counted by pattern and donor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.design.columns import read_column, used_categories
+from donorwise._core.design.patterns import combine, constant, first_rows
+from donorwise._core.design.terms import term_variables
+from donorwise.errors import DesignError
+
+if TYPE_CHECKING:
+    from donorwise._core.design.design import Design
+    from donorwise._typing import BoolArray, FloatArray, IntArray
+
+_REPLICATES = ("donor", "patient", "subject", "individual", "participant", "person", "animal", "mouse")
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The rows in use, those that agree in pattern and donor counted as one entry.
+
+    Attributes
+    ----------
+    entry
+        Shape (n,). Entry of each row in use.
+    pattern, donor, n
+        Shape (U,). Pattern, donor and number of rows of each entry.
+    depths
+        Shape (n,). Depth of each row in use, zero for none; None where depth is not known.
+    depth, n_depth
+        Shape (U,). Sum of the depths of an entry's rows, and how many of them have one.
+    """
+
+    entry: IntArray
+    pattern: IntArray
+    donor: IntArray
+    n: IntArray
+    depths: FloatArray | None
+    depth: FloatArray
+    n_depth: IntArray
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows in use, n."""
+        return len(self.entry)
+
+    def mean_depth(self, side: BoolArray) -> float:
+        """Mean depth of the rows of some entries."""
+        n = int(self.n_depth[side].sum())
+        return float(self.depth[side].sum() / n) if n else float("nan")
+
+    def by_row(self) -> Tally:
+        """An entry for every row, as numbers need that differ inside patterns."""
+        one = np.ones(self.n_rows, dtype=np.int64)
+        depth = np.zeros(self.n_rows) if self.depths is None else self.depths
+        rows = np.arange(self.n_rows)
+        return Tally(
+            rows,
+            self.pattern[self.entry],
+            self.donor[self.entry],
+            one,
+            self.depths,
+            depth,
+            (depth > 0).astype(np.int64),
+        )
+
+    def cross(self, column: pd.Series, design: Design) -> Crossing:
+        """What the rows in use have in a column of obs (N rows)."""
+        values = column if self.n_rows == len(column) else column[design.codes >= 0]
+        labels, uniques = pd.factorize(values)
+        n_labels = len(uniques)
+        pairs, n_pairs = combine([(self.entry, len(self.n)), (labels + 1, n_labels + 1)], self.n_rows)
+        first = first_rows(pairs, n_pairs)
+        known = labels[first] >= 0
+        return Crossing(
+            name=str(column.name),
+            codes=labels,
+            n_labels=n_labels,
+            some_missing=not known.all(),
+            entry=self.entry[first[known]],
+            label=labels[first[known]],
+            n=np.bincount(pairs, minlength=n_pairs)[known],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A column of obs beside the entries of a tally: the combinations that occur.
+
+    Attributes
+    ----------
+    name
+        The column.
+    codes
+        Shape (n,). Label of each row in use; -1 where it is missing.
+    n_labels
+        Number of labels.
+    some_missing
+        Whether some row has none.
+    entry, label, n
+        Shape (C,). Entry, label and number of rows of each combination, missing labels left out.
+    """
+
+    name: str
+    codes: IntArray
+    n_labels: int
+    some_missing: bool
+    entry: IntArray
+    label: IntArray
+    n: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Donors:
+    """The replicates: name and levels of their factor, both empty where there is none, and their rows."""
+
+    name: str
+    levels: tuple[str, ...]
+    rows: Tally
+
+    def example(self) -> IntArray:
+        """A pattern of each donor, (D,)."""
+        pattern = np.zeros(len(self.levels), dtype=np.int64)
+        pattern[self.rows.donor] = self.rows.pattern
+        return pattern
+
+
+def find_donors(design: Design, obs: pd.DataFrame, donor: str | None, depth: FloatArray | None = None) -> Donors:
+    """Find the replicates: the column `donor`, or the grouping factor that looks like it.
+
+    Parameters
+    ----------
+    design
+        The design.
+    obs
+        N rows.
+    donor
+        Column that is declared to be the donor, if any.
+    depth
+        Shape (N,). Sequencing depth of each row.
+
+    Raises
+    ------
+    DesignError
+        `donor` is missing in rows in use.
+    """
+    used = design.codes >= 0
+    rows = design.codes if used.all() else design.codes[used]
+    depth = None if depth is None else np.asarray(depth, dtype=np.float64)
+    depth = depth if depth is None or len(rows) == len(used) else depth[used]
+    pattern, nobody = np.arange(design.n_patterns), np.zeros(design.n_patterns, dtype=np.int64)
+    terms = {t.group: t for t in design.random_terms}
+    name = donor or replicate(tuple(terms))
+    if name is None:
+        return Donors("", (), _count(rows, pattern, nobody, depth))
+    if name in terms:
+        return Donors(name, terms[name].levels, _count(rows, pattern, terms[name].codes, depth))
+    column = read_column(obs[name], name, categorical=True)[used]
+    if column.isna().any():
+        raise DesignError(f"`{name}` is missing in {int(column.isna().sum()):,} of the rows in use.")
+    own = used_categories(column.array)
+    levels, codes = tuple(map(str, own.categories)), own.codes.astype(np.int64)
+    entry, size = combine([(rows, design.n_patterns), (codes, len(levels))], len(rows))
+    first = first_rows(entry, size)
+    return Donors(name, levels, _count(entry, rows[first].astype(np.int64), codes[first], depth))
+
+
+def _count(entry: IntArray, pattern: IntArray, donor: IntArray, depth: FloatArray | None) -> Tally:
+    n = np.bincount(entry, minlength=len(pattern))
+    if depth is None:
+        return Tally(entry, pattern, donor, n, None, np.zeros(len(pattern)), np.zeros_like(n))
+    usable = np.isfinite(depth) & (depth > 0)
+    whole = bool(usable.all())
+    depths = depth if whole else np.where(usable, depth, 0.0)
+    n_depth = n if whole else np.bincount(entry[usable], minlength=len(pattern))
+    depth = np.asarray(np.bincount(entry, weights=depths, minlength=len(pattern)), dtype=np.float64)
+    return Tally(entry, pattern, donor, n, depths, depth, n_depth)
+
+
+def random_levels(design: Design, donors: Donors) -> bool:
+    """Whether some random intercept has the donors as its levels."""
+    return any(
+        "(Intercept)" in t.columns
+        and len(t.levels) == len(donors.levels)
+        and constant(donors.rows.donor, t.codes[donors.rows.pattern], len(t.levels))
+        for t in design.random_terms
+    )
+
+
+def is_fixed(design: Design, donors: Donors) -> bool:
+    """Whether the donors are a fixed effect of their own."""
+    return any(term_variables(term) == (donors.name,) for term in design.spec.terms)
+
+
+def leaves_out(groups: Sequence[Sequence[str]], obs: pd.DataFrame, donor: str) -> bool:
+    """Whether no grouping factor holds the column `donor`, or has levels that all lie inside one donor."""
+    if obs[donor].isna().any() or obs[donor].nunique() == len(obs) or any(donor in group for group in groups):
+        return False
+    for group in groups:
+        pairs = obs[[*group, donor]].dropna().drop_duplicates()
+        if not pairs.duplicated(list(group)).any():
+            return False
+    return True
+
+
+def replicate(groups: Sequence[str], donor: str = "") -> str | None:
+    """Name the grouping factor that is the replicate.
+
+    The declared `donor` decides, or else a name such as donor or patient, alone or as the last part of a
+    nested factor (site:donor); else the first factor, or a coarser one made of its columns (batch for
+    batch:cask). A batch that happens to nest the donors is not a donor.
+    """
+    ordered = sorted(groups, key=lambda g: g.count(":"))
+    declared = [g for g in ordered if donor and g.split(":")[-1] == donor]
+    named = [g for g in ordered if any(word in g.split(":")[-1].lower() for word in _REPLICATES)]
+    if declared or named or not groups:
+        return next(iter([*declared, *named]), None)
+    first = set(groups[0].split(":"))
+    return min((g for g in groups if set(g.split(":")) <= first), key=lambda g: len(g.split(":")))

@@ -1,0 +1,154 @@
+"""What each family of models knows of studies with more or fewer cells: see :class:`donorwise._core.engine.power.Planner`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from donorwise._core.cells.collapse import collapse
+from donorwise._core.engine.power import Known, Planned
+from donorwise._core.models.law import tensor
+from donorwise._core.models.lmm.crossproducts import Responses
+from donorwise._core.models.lmm.evaluate import evaluate_block
+from donorwise._core.models.lmm.fit import build_equations
+from donorwise._core.models.lmm.relative import original_covariance
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.design.design import Design
+    from donorwise._core.models.law import Model
+    from donorwise._core.models.lmm.fit import Equations
+    from donorwise._core.models.lmm.model import LMM
+    from donorwise._core.models.lograte.model import LogRateModel
+    from donorwise._typing import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlanner:
+    """Gaussian models of cells: their equations with more or fewer cells in every pattern.
+
+    Attributes
+    ----------
+    design
+        The design.
+    observed
+        Cells and covariates of its patterns.
+    donors
+        Shape (patterns,). The donor of each.
+    """
+
+    design: Design
+    observed: Collapsed
+    donors: IntArray
+    _made: dict[int, Equations] = field(default_factory=dict)
+
+    def n_obs(self, n_donors: int, n_cells: int) -> float:
+        """Cells."""
+        return n_donors * n_cells
+
+    def most_df(self, n_obs: float, p: int) -> float:
+        """Those of the residual variance."""
+        return n_obs - p
+
+    def at(self, n_cells: int, known: Known, L: FloatArray) -> Planned:
+        """A contrast in a study with `n_cells` cells of every donor."""
+        if n_cells not in self._made:
+            self._made[n_cells] = build_equations(self.design, self._with_cells(n_cells))
+        planned, equations = self._made[n_cells], cast("LMM", known.model).equations
+        after = _relative_variance(planned, L, _planned_gamma(equations, planned, known.points))
+        change = after / _relative_variance(equations, L, known.points)
+        return Planned(known.variance * (change if change.size == known.variance.shape[1] else change[:, None]), after)
+
+    def from_estimates(self, model: Model, L: FloatArray) -> Known:
+        """Variances at the estimates."""
+        own = cast("LMM", model)
+        one, gamma = np.ones((model.features.size, 1)), own.estimates.gamma
+        variance = own.estimates.sigma2 * _relative_variance(own.equations, L, gamma)
+        return Known(model, gamma, variance[:, None], one, one)
+
+    def _with_cells(self, n_cells: int) -> Collapsed:
+        """The patterns with `n_cells` cells of every donor, spread over its patterns as they are."""
+        observed = self.observed
+        factor = (n_cells / np.bincount(self.donors, weights=observed.n_obs))[self.donors]
+        return replace(
+            observed,
+            n_obs=np.maximum(1, np.round(observed.n_obs * factor)).astype(np.int64),
+            weight=observed.weight * factor,
+            covariate_ss=observed.covariate_ss * factor[:, None, None],
+        )
+
+
+def cells_of_patterns(design: Design, models: Sequence[LMM], weights: FloatArray | None) -> Collapsed:
+    """Cells and covariates of the patterns of a fit, without responses."""
+    weighted = any(abs(model.equations.log_weight) > 1e-9 for model in models)
+    if weighted and weights is None:
+        raise DataError("The model was fitted with weights: give weights= again.")
+    covariates = design.covariates if design.covariates.shape[1] else None
+    nothing = np.zeros((design.codes.size, 1))
+    return collapse(nothing, design.codes, design.n_patterns, weights=weights, covariates=covariates)
+
+
+def _relative_variance(equations: Equations, L: FloatArray, gamma: FloatArray) -> FloatArray:
+    """c'(X'V⁻¹X)⁻¹c at relative covariances (points, K), relative to sigma2."""
+    n, q = gamma.shape[0], equations.blocks.order.size
+    zero = np.zeros(n, dtype=bool)
+    nothing = Responses(np.zeros((n, equations.p)), np.zeros((n, q)), np.ones(n), np.zeros(n), zero, zero)
+    Phi = evaluate_block(equations.blocks, np.ascontiguousarray(gamma), nothing, equations.nu(reml=True)).Phi
+    c = equations.rows(L)[0]
+    return np.einsum("p,gpr,r->g", c, Phi, c)
+
+
+def _planned_gamma(equations: Equations, planned: Equations, gamma: FloatArray) -> FloatArray:
+    """Relative covariances from one design's internal basis to another's (they differ by the cells' weights)."""
+    parameter, out = planned.blocks.parameter, np.empty_like(gamma)
+    for t, (before, after) in enumerate(zip(equations.terms, planned.terms, strict=True)):
+        T = after.factor.T @ original_covariance(before, t, parameter, gamma) @ after.factor
+        for k in np.flatnonzero(parameter[:, 0] == t):
+            out[:, k] = T[:, parameter[k, 1], parameter[k, 2]]
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class UnitPlanner:
+    """Models of log rates: the variance between units stays, that of sampling changes with the cells of a unit.
+
+    With f times the cells of the same depths the expected count is f mu and the dispersion's part phi / f.
+
+    Attributes
+    ----------
+    donors
+        Shape (units,). The donor of each unit, in the order of the design.
+    n_cells
+        Shape (units,). Their cells.
+    """
+
+    donors: IntArray
+    n_cells: IntArray
+
+    def n_obs(self, n_donors: int, n_cells: int) -> float:
+        """Units."""
+        return self.donors.size * n_donors / (int(self.donors.max()) + 1)
+
+    def most_df(self, n_obs: float, p: int) -> float:
+        """No limit: the variance of sampling is known."""
+        return np.inf
+
+    def at(self, n_cells: int, known: Known, L: FloatArray) -> Planned:
+        """A contrast in a study with `n_cells` cells of every donor, spread over its units as they are."""
+        factor = (n_cells / np.bincount(self.donors, weights=self.n_cells))[self.donors]
+        planned = cast("LogRateModel", known.model).with_cells(factor)
+        variance = planned.law(known.points, L).scale[..., 0] ** 2
+        return Planned(variance, variance)
+
+    def from_estimates(self, model: Model, L: FloatArray) -> Known:
+        """All weight on the best point of a fine grid."""
+        points = tensor(cast("LogRateModel", model).fine_axes())
+        law = model.law(points, L)
+        best = np.zeros_like(law.loglik)
+        best[np.arange(len(best)), law.loglik.argmax(axis=1)] = 1.0
+        return Known(model, points, law.scale[..., 0] ** 2, best, np.ones((len(best), 1)))

@@ -1,0 +1,241 @@
+"""What makes the statistics of tasks: a pass over the cells, or collapsed rows; by patterns of a design, or by units."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+
+from donorwise._core.cells.collapse import collapse
+from donorwise._core.cells.stored import Stored
+from donorwise._core.engine.tasks import Statistics, collapse_tasks, regroup
+from donorwise._core.engine.units import merge_units
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from donorwise._core.cells.collapsed_rows import CollapsedRows
+    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.design.design import Design
+    from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.units import Units
+    from donorwise._core.models.lograte.units import Depths
+    from donorwise._typing import FloatArray, IntArray
+
+S = TypeVar("S")  # statistics of one task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source(ABC, Generic[S]):
+    """What makes statistics.
+
+    Attributes
+    ----------
+    from_cells
+        Whether that takes a pass over cells, which tasks had better share.
+    matrix
+        What is read, cells (or collapsed rows) x M.
+    features
+        Shape (G,). Columns of `matrix` that are read; None for all.
+    """
+
+    from_cells: ClassVar[bool]
+
+    matrix: Any
+    features: IntArray | None = None
+
+    @abstractmethod
+    def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None) -> list[S | None]:
+        """The statistics of some tasks; None for a task without a design."""
+
+    @abstractmethod
+    def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
+        """Memory for them; for those of a file there are running sums while it is read."""
+
+    def take_features(self, features: IntArray) -> Source[S]:
+        """The same for some of the features."""
+        return replace(self, features=features if self.features is None else self.features[features])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cells(Source[Statistics]):
+    """Statistics by pattern, from a pass over the cells, with weights (N,) or None."""
+
+    from_cells = True
+
+    weights: FloatArray | None = None
+
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[Statistics | None]:
+        """See :class:`Source`."""
+        return collapse_tasks(
+            self.matrix, variables, tasks, weights=self.weights, features=self.features, n_jobs=n_jobs
+        )
+
+    def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
+        """See :class:`Source`."""
+        return _bytes_of_patterns(self, tasks, n_features)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows(Source[Statistics]):
+    """Statistics by pattern, from collapsed rows; `matrix` has their means."""
+
+    from_cells = False
+
+    rows: CollapsedRows
+
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[Statistics | None]:
+        """See :class:`Source`."""
+        designs = (task.design for task in tasks)
+        return [None if d is None else regroup(d, self.rows, self.features) for d in designs]
+
+    def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
+        """See :class:`Source`."""
+        return _bytes_of_patterns(self, tasks, n_features)
+
+
+def _bytes_of_patterns(source: Source[Any], tasks: Sequence[Task], n_features: int) -> int:
+    designs = [task.design for task in tasks if task.design is not None]
+    m = max((d.covariates.shape[1] for d in designs), default=0)
+    return _bytes(source.matrix, sum(d.n_patterns for d in designs), n_features, m)
+
+
+def _bytes(matrix: Any, n_patterns: int, n_features: int, m: int) -> int:
+    """Memory for moments of features with m covariates."""
+    per_value = 4 + 2 * m if isinstance(matrix, Stored) else 2 + m
+    return 8 * n_patterns * (n_features * per_value + 1 + m + m * m)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStatistics:
+    """What the counts of the cells of one task say, unit by unit.
+
+    Attributes
+    ----------
+    design
+        Its rows are units, and each of them is a pattern.
+    units
+        Shape (S,). The rows of the design in use, ascending.
+    collapsed, depths
+        Of these S units.
+    """
+
+    design: Design
+    units: IntArray
+    collapsed: Collapsed
+    depths: Depths
+
+    @classmethod
+    def of(cls, design: Design | None, units: IntArray, collapsed: Collapsed, depths: Depths) -> UnitStatistics | None:
+        """Those that a design uses, of the statistics of some units (ascending); None for no design."""
+        if design is None:
+            return None
+        own = np.flatnonzero(design.codes >= 0)
+        at = np.searchsorted(units, own)
+        return cls(design, own, collapsed.take(at), depths.take(at))
+
+    def take_features(self, features: IntArray) -> UnitStatistics:
+        """The statistics of some features, in the order given."""
+        return replace(self, collapsed=self.collapsed.take_features(features))
+
+    def take_patterns(self, patterns: IntArray) -> UnitStatistics:
+        """The statistics of some of the units, each of which is a pattern of the design."""
+        units, design = self.units[patterns], self.design.take(patterns)
+        codes = np.full_like(design.codes, -1)
+        codes[units] = np.arange(units.size)
+        collapsed, depths = self.collapsed.take(patterns), self.depths.take(patterns)
+        return UnitStatistics(replace(design, codes=codes), units, collapsed, depths)
+
+    def relabelled(self, design: Design) -> UnitStatistics:
+        """The same units under another design."""
+        return replace(self, design=design)
+
+    def row_space(self) -> FloatArray:
+        """A matrix with the row space of X over the units."""
+        return self.design.X
+
+
+def _units_of(tasks: Sequence[Task]) -> IntArray:
+    """The units that some task uses, ascending."""
+    used = [np.flatnonzero(task.design.codes >= 0) for task in tasks if task.design is not None]
+    return np.unique(np.concatenate(used)) if used else np.empty(0, dtype=np.int64)
+
+
+def _renumbered(codes: IntArray, units: IntArray, n: int) -> IntArray:
+    """Codes of n units as positions in `units`; -1 for the others."""
+    place = np.full(n + 1, -1)  # the last one is that of the code -1
+    place[units] = np.arange(units.size)
+    return place[codes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitsOfCells(Source[UnitStatistics]):
+    """Statistics by unit, from a pass over counts; the covariate is the depth (N,) of a cell."""
+
+    from_cells = True
+
+    units: Units
+    depth: FloatArray
+    depths: Depths
+
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[UnitStatistics | None]:
+        """See :class:`Source`."""
+        units = _units_of(tasks)
+        if not units.size:
+            return [None] * len(tasks)
+        values = collapse(
+            self.matrix, _renumbered(self.units.codes, units, len(self.units.table)), units.size,
+            covariates=self.depth[:, None], features=self.features, n_jobs=n_jobs, names=variables,
+        )  # fmt: skip
+        depths = self.depths.take(units)
+        return [UnitStatistics.of(task.design, units, values, depths) for task in tasks]
+
+    def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
+        """See :class:`Source`."""
+        return _bytes(self.matrix, _units_of(tasks).size, n_features, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitsOfRows(Source[UnitStatistics]):
+    """Statistics by unit, from those of K collapsed rows.
+
+    Attributes
+    ----------
+    units
+        The units of the cells.
+    values
+        Of the rows; their covariate is the depth.
+    cubes, starts
+        Shape (K,). Sums of the depths' cubes, and the first cell of each row.
+    """
+
+    from_cells = False
+
+    units: Units
+    values: Collapsed
+    cubes: FloatArray
+    starts: IntArray
+
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[UnitStatistics | None]:
+        """See :class:`Source`."""
+        values = self.values if self.features is None else self.values.take_features(self.features)
+        units = _units_of(tasks)
+        if not units.size:
+            return [None] * len(tasks)
+        codes = _renumbered(self.units.codes[self.starts], units, len(self.units.table))
+        merged, depths = merge_units(values, self.cubes, codes, units.size)
+        return [UnitStatistics.of(task.design, units, merged, depths) for task in tasks]
+
+    def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
+        """See :class:`Source`."""
+        return _bytes(self.matrix, _units_of(tasks).size, n_features, 1)

@@ -1,0 +1,20 @@
+"""Work in threads: the kernels and matrix products release the interpreter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from joblib import Parallel, delayed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def in_threads(function: Callable[[Item], Made], items: Iterable[Item], n_jobs: int) -> Iterator[Made]:
+    """What a function makes of each item, in their order; items are made one at a time, as they are handed out."""
+    if n_jobs == 1:
+        return map(function, items)
+    return iter(Parallel(n_jobs, prefer="threads", return_as="generator")(delayed(function)(item) for item in items))

@@ -1,0 +1,149 @@
+"""What every family of models offers: the law of contrasts at points of the variances.
+
+Given the variances theta, an estimate of c'beta has a known law. A model gives it on a grid of
+points, with the restricted likelihood of each, and inference needs nothing else:
+
+    F = sum_k q_k T_nu(root_k),   q_k ∝ prior(theta_k) exp(loglik_k),   p = 2 min(F, 1 - F).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from donorwise._core.design.design import Design
+    from donorwise._typing import FloatArray, IntArray, StrArray
+
+STATUS_DTYPE = "<U16"
+BUDGET = 2_000_000
+"""Doubles of one array (features x points x contrasts) of a chunk of features (16 MB)."""
+_MOST = 4096  # features of a chunk
+
+
+class Law(NamedTuple):
+    """G features at K points of the variances, for n contrasts.
+
+    Attributes
+    ----------
+    loglik
+        Shape (G, K). Restricted log-likelihood, up to a constant of the feature.
+    centre, scale
+        Shape (G, K, n). Estimate and standard error given the variances.
+    root
+        Shape (G, K, n). A statistic whose tail is that of t(nu) where the contrast is zero.
+    nu
+        Degrees of freedom; infinite for families with a known scale.
+    """
+
+    loglik: FloatArray
+    centre: FloatArray
+    scale: FloatArray
+    root: FloatArray
+    nu: float
+
+
+class OnGrid(Protocol):
+    """A model at K points, for n contrasts: what does not depend on the feature is made once.
+
+    `at` are positions within the model's features; they must be usable.
+    """
+
+    def loglik(self, at: IntArray) -> FloatArray:
+        """Restricted log-likelihood, (G, K)."""
+
+    def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
+        """The law; `loglik` is what :meth:`loglik` gave for the same features, where that is at hand."""
+
+
+class Model(Protocol):
+    """A fitted model of G features that share their design and their rows."""
+
+    @property
+    def design(self) -> Design:
+        """The design."""
+
+    @property
+    def features(self) -> IntArray:
+        """Positions (G,) of the features in the fit."""
+
+    @property
+    def n_obs(self) -> int:
+        """Observations with a response."""
+
+    @property
+    def mean(self) -> FloatArray:
+        """What features are ranked by (G,): mean response, total counts."""
+
+    @property
+    def usable(self) -> IntArray:
+        """Positions, within the model, of the features that have a law."""
+
+    @property
+    def named(self) -> tuple[str, str]:
+        """What a feature and several of them are called."""
+
+    @property
+    def fallback(self) -> str:
+        """The degrees of freedom that take the place of moderation where it does not apply."""
+
+    @property
+    def unmoderated(self) -> str:
+        """Why the variances of such models cannot lie on a grid; empty where they can."""
+
+    @property
+    def most_learned_from(self) -> int:
+        """Features, evenly spaced in the mean, that are enough to learn a prior from."""
+
+    def status(self, L: FloatArray) -> StrArray:
+        """Status of every feature and contrast (n, p), (G, n)."""
+
+    def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """Name of each variance, and what takes a point of its axis to the units of the formula's column."""
+
+    def largest(self) -> FloatArray:
+        """Largest estimate of each variance among the features; zeros where the axes do not hang on it."""
+
+    def axes(self, largest: FloatArray) -> list[FloatArray]:
+        """Grid of each variance, zero first."""
+
+    def on(self, points: FloatArray, L: FloatArray | None = None) -> OnGrid:
+        """The model at points (K, variances), for contrasts (n, p) in the basis of the formula."""
+
+    def law(self, points: FloatArray, L: FloatArray) -> Law:
+        """The law of all (usable) features at once."""
+
+    def take(self, at: IntArray) -> Model:
+        """The model of some of its features."""
+
+
+@runtime_checkable
+class ByLaw(Model, Protocol):
+    """A model that is known by its law alone: where no prior is shared, the best point of finer axes is its estimate."""
+
+    def fine_axes(self) -> list[FloatArray]:
+        """Grid of each variance, zero first."""
+
+
+def tensor(axes: list[FloatArray]) -> FloatArray:
+    """All combinations of the axes, (points, axes), the last axis fastest."""
+    return np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
+
+
+def chunks(at: IntArray, points: int, budget: int = BUDGET) -> Iterator[IntArray]:
+    """Features in chunks whose arrays fit into memory; their number does not depend on the workers."""
+    size = int(np.clip(budget // points, 1, _MOST))
+    for start in range(0, at.size, size):
+        yield at[start : start + size]
+
+
+def law_of(loglik: FloatArray, centre: FloatArray, scale: FloatArray, nu: float) -> Law:
+    """The law of families whose root is centre / scale, from arrays (n, G, K), which stay as they lie in memory."""
+
+    def last(values: FloatArray) -> FloatArray:
+        return np.moveaxis(values, 0, -1)
+
+    return Law(loglik, last(centre), last(scale), last(centre / scale), nu)

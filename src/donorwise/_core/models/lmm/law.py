@@ -1,0 +1,285 @@
+"""The law of Gaussian models on a grid of variance ratios.
+
+Given the ratios everything that depends on the design is shared. With W = G(I + SG)⁻¹, t = Z'r, Phi =
+(X̃'V⁻¹X̃)⁻¹ and delta the step from least squares,
+
+    R = y'Py = r'r - t'Wt - (A'Wt)'Phi(A'Wt),   c'delta = -c'Phi A'Wt,   se² = R c'Phi c / nu,
+
+so all points are matrix products: of t for the steps; for R of the squared rotated t where a spectrum makes Z'PZ
+diagonal, else of the products of those t that share a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from donorwise._core.models.law import Law, law_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from donorwise._core.models.lmm.blocks import Blocks
+    from donorwise._core.models.lmm.crossproducts import Responses
+    from donorwise._core.models.lmm.fit import Equations
+    from donorwise._core.models.lmm.spectral import Spectrum
+    from donorwise._typing import FloatArray, IntArray
+
+# Nonzero points of an axis from _LOWEST / (largest level) to _HIGHEST, and at most, for one term and for two.
+_POINTS = {1: (63, 250), 2: (23, 40)}
+_LOWEST, _HIGHEST = 0.02, 30.0
+_SLACK = 1e-6  # of a step
+_BEYOND = 10.0  # the axis goes on to this many times the largest estimate
+# Pairs of random effects in one block beyond which a point at a time costs less, and doubles of some points' matrices.
+_MOST_PAIRS = 4000
+_DOUBLES = 2_000_000
+_IMPOSSIBLE = -1e300  # log-likelihood where rounding leaves no information on the fixed effects
+
+
+@dataclass(frozen=True, slots=True)
+class LMMGrid:
+    """Gaussian models of one design at K points, for n contrasts.
+
+    Attributes
+    ----------
+    responses
+        Of all features.
+    nu
+        n - p.
+    half
+        Shape (K,). -1/2 (log|V| + log|X̃'V⁻¹X̃|).
+    R
+        Gives y'Py (G, K) of responses.
+    rows
+        Shape (n, p). The contrasts, orthonormal basis.
+    step
+        Shape (n, q, K). t'step is the step of an estimate from least squares.
+    unit
+        Shape (n, K). sqrt(c'Phi c / nu).
+    """
+
+    responses: Responses
+    nu: float
+    half: FloatArray
+    R: Callable[[Responses], FloatArray]
+    rows: FloatArray
+    step: FloatArray
+    unit: FloatArray
+
+    def loglik(self, at: IntArray) -> FloatArray:
+        """REML log-likelihood profiled over sigma2, (G, K)."""
+        return self._loglik(self.responses.take(at))
+
+    def _loglik(self, response: Responses) -> FloatArray:
+        R = np.maximum(self.R(response), np.finfo(float).tiny)
+        out = np.log(R, out=R)
+        out *= -0.5 * self.nu
+        out += self.half
+        return out
+
+    def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
+        """The law of the contrasts."""
+        response = self.responses.take(at)
+        loglik = self._loglik(response) if loglik is None else loglik
+        root_R = np.exp((self.half - loglik) / self.nu)  # R is what the likelihood was made of
+        centre, scale = (np.empty((len(self.rows), *loglik.shape)) for _ in range(2))
+        for i, row in enumerate(self.rows):
+            np.matmul(response.zty, self.step[i], out=centre[i])
+            centre[i] += (response.ols @ row)[:, None]
+            np.multiply(root_R, self.unit[i], out=scale[i])
+        return law_of(loglik, centre, scale, self.nu)
+
+
+def on_grid(
+    equations: Equations,
+    responses: Responses,
+    points: FloatArray,
+    L: FloatArray | None,
+    *,
+    most_pairs: int = _MOST_PAIRS,
+) -> LMMGrid:
+    """Equations at points (K, terms) of the ratios; only terms of one column.
+
+    Beyond `most_pairs` pairs of random effects in one block y'Py is worked out point by point.
+    """
+    rows = np.empty((0, equations.p)) if L is None else equations.rows(L)
+    nu, spectrum = float(equations.nu(reml=True)), equations.spectrum
+    if spectrum is not None and not len(rows):
+        half = -0.5 * np.log1p(np.outer(spectrum.s, points[:, 0])).sum(axis=0)
+        return LMMGrid(responses, nu, half, _spectral(spectrum, points[:, 0]), rows, np.empty(0), np.empty(0))
+    pairs = _Pairs(equations.blocks)
+    by_products = spectrum is None and pairs.first.size <= most_pairs
+    made = [_gathered(own, rows, nu, pairs if by_products else None) for own in _some_points(equations, points)]
+    half, step, unit = (
+        np.concatenate([getattr(own, name) for own in made], axis=-1) for name in ("half", "step", "unit")
+    )
+    if spectrum is not None:
+        R = _spectral(spectrum, points[:, 0])
+    elif by_products:
+        R = _products(pairs, *(np.concatenate([getattr(own, name) for own in made], axis=1) for name in ("W", "XVr")))
+    else:
+        R = _pointwise(equations, points)
+    return LMMGrid(responses, nu, half, R, rows, step, unit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Points:
+    """The shared matrices at k points: W's blocks (k, size of S), WA (k, q, p), Phi (k, p, p) and `half` (k,)."""
+
+    W: FloatArray
+    WA: FloatArray
+    Phi: FloatArray
+    half: FloatArray
+
+
+def _some_points(equations: Equations, points: FloatArray) -> Iterator[_Points]:
+    """The shared matrices, some points at a time."""
+    blocks, p = equations.blocks, equations.p
+    size = max(1, _DOUBLES // (blocks.S.size + blocks.order.size * p + 1))
+    for start in range(0, len(points), size):
+        W, WA, logdet_V = _shrinkage(blocks, points[start : start + size][:, blocks.term])
+        XVX = np.eye(p) - blocks.A.T @ WA
+        sign, logdet_X = np.linalg.slogdet(XVX)
+        Phi: FloatArray = np.linalg.inv(XVX).astype(np.float64, copy=False)
+        yield _Points(W, WA, Phi, np.where(sign > 0, -0.5 * (logdet_V + logdet_X), _IMPOSSIBLE))
+
+
+def _shrinkage(blocks: Blocks, g: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """W = G(I + SG)⁻¹, WA and log|I + SG| for G = diag(g), g (k, q), all blocks of a size at once."""
+    k, (q, p) = len(g), blocks.A.shape
+    W, WA, logdet = np.empty((k, blocks.S.size)), np.empty((k, q, p)), np.zeros(k)
+    sizes = np.diff(blocks.start)
+    for size in np.unique(sizes):
+        own = np.flatnonzero(sizes == size)
+        at = blocks.S_start[own, None] + np.arange(size**2)
+        columns = blocks.start[own, None] + np.arange(size)
+        g_own = g[:, columns]
+        M = np.eye(size) + blocks.S[at].reshape(-1, size, size) * g_own[:, :, None, :]
+        # numbers are no matrices to invert one by one
+        inverse, logdets = (1 / M, np.log(M[..., 0, 0])) if size == 1 else (np.linalg.inv(M), np.linalg.slogdet(M)[1])
+        own_W = g_own[..., None] * inverse
+        logdet += logdets.sum(axis=1)
+        W[:, at] = own_W.reshape(k, *at.shape)
+        WA[:, columns] = own_W @ blocks.A[columns]
+    return W, WA, logdet
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """Of k points: `half` (k,), `step` (n, q, k), `unit` (n, k); for products W (pairs, k) and XVr (q, k * p)."""
+
+    half: FloatArray
+    step: FloatArray
+    unit: FloatArray
+    W: FloatArray
+    XVr: FloatArray
+
+
+def _gathered(own: _Points, rows: FloatArray, nu: float, pairs: _Pairs | None) -> _Gathered:
+    Phi_c = own.Phi @ rows.T  # (k, p, n)
+    step = np.ascontiguousarray(-(own.WA @ Phi_c).transpose(2, 1, 0))
+    unit = np.sqrt(np.einsum("np,kpn->nk", rows, Phi_c) / nu)
+    if pairs is None:
+        return _Gathered(own.half, step, unit, np.empty((0, 0)), np.empty((0, 0)))
+    values, vectors = np.linalg.eigh(own.Phi)
+    factor = vectors * np.sqrt(np.clip(values, 0, None))[:, None, :]
+    XVr = (own.WA @ factor).transpose(1, 0, 2).reshape(own.WA.shape[1], -1)
+    return _Gathered(own.half, step, unit, (own.W[:, pairs.place] * pairs.times).T, XVr)
+
+
+class _Pairs:
+    """Pairs of random columns of one block: `first` and `second` of each, `place` in the blocks, `times` it counts."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        sizes = np.diff(blocks.start)
+        found = [np.triu_indices(size) for size in sizes]
+        self.first = np.concatenate([start + a for start, (a, _) in zip(blocks.start, found, strict=False)])
+        self.second = np.concatenate([start + b for start, (_, b) in zip(blocks.start, found, strict=False)])
+        own = zip(blocks.S_start, sizes, found, strict=False)
+        self.place = np.concatenate([start + a * size + b for start, size, (a, b) in own])
+        self.times = np.where(self.first == self.second, 1.0, 2.0)
+
+
+def _spectral(spectrum: Spectrum, ratios: FloatArray) -> Callable[[Responses], FloatArray]:
+    """y'Py through the eigenpairs of Z'PZ, see :mod:`donorwise._core.models.lmm.spectral`."""
+    shrunk = 1.0 / (1.0 + np.outer(spectrum.s, ratios))
+
+    def R(response: Responses) -> FloatArray:
+        energy = (response.zty @ spectrum.vectors) ** 2 / spectrum.s
+        out = energy @ shrunk
+        out += np.clip(response.rss - energy.sum(axis=1), 0, None)[:, None]
+        return out
+
+    return R
+
+
+def _products(pairs: _Pairs, W: FloatArray, XVr: FloatArray) -> Callable[[Responses], FloatArray]:
+    """y'Py from products of the pairs, with W (pairs, K), and X̃'V⁻¹r turned so that Phi is the identity (q, K * p)."""
+    K = W.shape[1]
+
+    def R(response: Responses) -> FloatArray:
+        t = response.zty
+        out = response.rss[:, None] - (t[:, pairs.first] * t[:, pairs.second]) @ W
+        turned = (t @ XVr).reshape(len(t), K, -1)
+        out -= np.einsum("gkp,gkp->gk", turned, turned)
+        return out
+
+    return R
+
+
+def _pointwise(equations: Equations, points: FloatArray) -> Callable[[Responses], FloatArray]:
+    """y'Py point by point, where a block has too many pairs."""
+
+    def R(response: Responses) -> FloatArray:
+        t = np.ascontiguousarray(response.zty.T)
+        out, k = np.empty((t.shape[1], len(points))), 0
+        for own in _some_points(equations, points):
+            for W, WA, Phi in zip(own.W, own.WA, own.Phi, strict=True):
+                XVr = t.T @ WA
+                out[:, k] = response.rss - np.einsum("qg,qg->g", t, _block_matrix(equations.blocks, W) @ t)
+                out[:, k] -= np.einsum("gp,pr,gr->g", XVr, Phi, XVr, optimize=True)
+                k += 1
+        return out
+
+    return R
+
+
+def ratio_axes(equations: Equations, largest: FloatArray) -> list[FloatArray]:
+    """Grid of every term's variance ratio: zero, then geometric from 0.02 / (largest level) to 30 or beyond.
+
+    It reaches well above the `largest` (terms,) estimates of the features, since a feature off the grid would
+    be tested as if its ratio were at the end of it. Ratios are per unit of weight, so 30 is divided by the
+    (geometric) mean weight.
+    """
+    usual, most = _POINTS[len(equations.terms)]
+    top = _HIGHEST / np.exp(equations.log_weight / equations.n_obs)
+    axes = []
+    for level, estimate in zip(_largest_levels(equations), largest, strict=True):
+        low = _LOWEST / level
+        step = np.log(top / low) / (usual - 1)
+        # by whole steps, and not one more for a rounding error: the grid must not hang on the last digit
+        beyond = max(0, int(np.ceil(np.log(max(_BEYOND * estimate, top) / top) / step - _SLACK)))
+        high = top * np.exp(beyond * step)
+        axes.append(np.concatenate([[0.0], np.geomspace(low, high, min(most, usual + beyond))]))
+    return axes
+
+
+def _largest_levels(equations: Equations) -> list[float]:
+    """Largest diagonal entry of Z'WZ of every term."""
+    blocks = equations.blocks
+    diagonal = _block_matrix(blocks, blocks.S).diagonal()
+    return [float(diagonal[blocks.term == t].max()) for t in range(len(equations.terms))]
+
+
+def _block_matrix(blocks: Blocks, values: FloatArray) -> sparse.csr_array:
+    """The (q, q) block-diagonal matrix whose blocks lie one after another in `values`."""
+    sizes = np.diff(blocks.start)
+    size = np.repeat(sizes, sizes)  # of each row's block
+    first = np.repeat(blocks.start[:-1], sizes)
+    indptr = np.concatenate([[0], np.cumsum(size)])
+    columns = np.arange(indptr[-1]) - np.repeat(indptr[:-1], size) + np.repeat(first, size)
+    q = int(blocks.start[-1])
+    return sparse.csr_array((values, columns, indptr), shape=(q, q))

@@ -1,0 +1,230 @@
+"""One analysis, two doors: tools in memory and commands give the same tables, params, warnings and messages."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from tests._batch import run
+
+import donorwise as dw
+from donorwise._anndata import keys, read_params, read_results
+from donorwise._anndata.prepare import prepare_pseudobulk
+from donorwise._anndata.recover import recover
+from donorwise._core.engine.lmm import LmmAnalysis
+from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
+from donorwise._core.engine.run import Memory
+from donorwise._core.engine.run import run as run_analysis
+from donorwise.errors import DataError, DesignError, DonorwiseWarning
+
+BY = ["donor_id", "sample_id", "condition", "sex", "cell_type"]
+MIXED, UNITS = "~ condition + sex + (1 | donor_id)", "~ condition + sex"
+
+
+def cohort() -> ad.AnnData:
+    """Cells without a sex, a group with one arm, one with few donors, and one with few genes that have counts."""
+    adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=900, n_genes=110, seed=1)
+    donors, types = adata.obs["donor_id"].cat.categories, adata.obs["cell_type"].astype(str).to_numpy(copy=True)
+    types[adata.obs_names.isin(adata.obs_names[::4])] = "NK cell"
+    one_arm = (types == "B cell") & (adata.obs["condition"] == "disease").to_numpy()
+    few = (types == "Monocyte") & adata.obs["donor_id"].isin([donors[0], donors[-1]]).to_numpy()
+    adata.obs["cell_type"] = pd.Categorical(types)
+    adata = adata[~(one_arm | few)].copy()
+    adata.obs.loc[adata.obs_names[:7], "sex"] = np.nan
+    counts = adata.layers["counts"].toarray()
+    counts[np.ix_(adata.obs["cell_type"] == "NK cell", np.arange(60))] = 0
+    adata.layers["counts"] = counts
+    return adata
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[list[str]]:
+    """What is said from the level of warnings on, through the log or through warnings, in order."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda r: said.append(r.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("donorwise")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            before = warnings.showwarning
+            warnings.showwarning = lambda message, category, *more, **named: (
+                said.append(str(message)) if issubclass(category, DonorwiseWarning) else None
+            )
+            yield said
+            warnings.showwarning = before
+    finally:
+        logger.removeHandler(handler)
+
+
+def _memory(adata: ad.AnnData, tool: str, formula: str, options: dict[str, Any]) -> tuple[ad.AnnData, list[str]]:
+    with listening() as said:
+        getattr(dw.tl, tool)(adata, formula, key_added="found", progress=False, **options)
+    return adata, said
+
+
+def _command(path: Path, tool: str, formula: str, options: dict[str, Any]) -> tuple[ad.AnnData, list[str]]:
+    out = path.with_name(f"{tool}.h5ad")
+    arguments = [
+        text
+        for name, value in options.items()
+        for text in (["--ml"] if name == "reml" else [f"--{name.replace('_', '-')}", "X" if value is None else value])
+    ]
+    with listening() as said:
+        result = run(tool, path, "--formula", formula, "--out", out, *arguments)
+    assert result.exit_code in (0, 3), result.output
+    return ad.read_h5ad(out), [text for text in said if "groups could not be fitted" not in text]
+
+
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "lmm": ("lmm", MIXED, {"groupby": "cell_type"}),
+    "lmm of everything": ("lmm", MIXED, {"ddf": "kenward-roger", "reml": False}),
+    "lmm of raw counts": ("lmm", "~ condition + (1 | donor_id)", {"layer": "counts", "mask_var": "some"}),
+    "pseudobulk": ("pseudobulk", UNITS, {"groupby": "cell_type"}),
+    "pseudobulk of few genes": ("pseudobulk", UNITS, {"mask_var": "some", "depth": "total_counts"}),
+    "pseudobulk with repeated units": ("pseudobulk", "~ condition + cell_type", {}),
+}
+
+
+@pytest.mark.parametrize("source", ["cells", "rows"])
+@pytest.mark.parametrize("case", CASES)
+def test_both_doors_give_the_same(case: str, source: str, tmp_path: Path) -> None:
+    tool, formula, options = CASES[case]
+    adata = cohort()
+    adata.var["some"] = np.arange(adata.n_vars) < 9
+    if source == "rows":
+        layer = options.get("layer") if tool == "lmm" else None
+        depth = options.get("depth")
+        options = {name: value for name, value in options.items() if name != "layer"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DonorwiseWarning)
+            adata = dw.pp.collapse(adata, BY, layer=layer, counts_layer="counts", depth=depth, progress=False)
+    path = tmp_path / "source.h5ad"
+    adata.write_h5ad(path)
+    memory, said = _memory(adata, tool, formula, options)
+    file, said_by_command = _command(path, tool, formula, options)
+    assert said_by_command == said
+    params, expected = read_params(file, keys.LMM), read_params(memory, "found")
+    np.testing.assert_equal(params.pop("log_base"), expected.pop("log_base"))  # may be NaN
+    assert params == expected
+    one, other = read_results(memory, "found"), read_results(file, keys.LMM)
+    for name in (*keys.TABLES, keys.PRIOR):
+        left, right = getattr(one, name), getattr(other, name)
+        assert (left is None) == (right is None), name
+        if left is not None:
+            pd.testing.assert_frame_equal(right, left, check_exact=True, obj=name)
+
+
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+@pytest.mark.parametrize(
+    ("tool", "formula", "analysis"),
+    [("lmm", MIXED, LmmAnalysis), ("pseudobulk", UNITS, PseudobulkAnalysis)],
+)
+def test_one_bad_group_does_not_end_the_run(
+    tool: str, formula: str, analysis: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    adata = cohort()
+    fit, broken = analysis.fit, {"T cell"}
+
+    def fail(self: Any, number: int, *more: Any) -> Any:
+        if self.tasks[number].name in broken:
+            raise np.linalg.LinAlgError("Singular matrix")
+        return fit(self, number, *more)
+
+    monkeypatch.setattr(analysis, "fit", fail)
+    run_tool = getattr(dw.tl, tool)
+    run_tool(adata, formula, groupby="cell_type", key_added="found", progress=False)
+    assert "T cell: not fitted. Singular matrix" in caplog.text
+    table = dw.get.tests(adata, key="found", sort_by=None)
+    assert (table.loc[table["group"] == "T cell", "status"] == "not_estimable").all()
+    assert (table.loc[table["group"] == "NK cell", "p_value"]).notna().any()
+    params = read_params(adata, "found")
+    assert params["reasons"]["T cell"] == "Singular matrix" and "T cell" not in params["ddf_used"]
+    broken |= {"NK cell", "Monocyte"}
+    del adata.uns["found"]
+    with pytest.raises(DataError, match="No group could be fitted"):
+        run_tool(adata, formula, groupby="cell_type", key_added="found", progress=False)
+    assert "found" not in adata.uns
+
+
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+def test_groups_of_pseudobulk_share_passes_as_memory_allows() -> None:
+    tables = []
+    for max_memory in (None, 1e-9):
+        adata = cohort()
+        dw.tl.pseudobulk(adata, UNITS, groupby="cell_type", max_memory=max_memory, progress=False)
+        tables.append(dw.get.tests(adata, key="pseudobulk"))
+    pd.testing.assert_frame_equal(tables[1], tables[0], check_exact=True)
+
+
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+def test_entries_say_their_format(tmp_path: Path) -> None:
+    """A result of a later version is refused; one without a version is of the first."""
+    adata = cohort()
+    adata.donorwise.setup(donor="donor_id")
+    dw.tl.lmm(adata, MIXED, groupby="cell_type", ddf="residual", progress=False)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    adata = ad.read_h5ad(tmp_path / "a.h5ad")
+    for entry in (adata.uns[keys.SETTINGS], adata.uns[keys.LMM]):
+        assert int(entry[keys.FORMAT]) == keys.FORMAT_VERSION
+    table = dw.get.tests(adata)
+    del adata.uns[keys.LMM][keys.FORMAT]
+    pd.testing.assert_frame_equal(dw.get.tests(adata), table)
+    adata.uns[keys.LMM][keys.FORMAT] = keys.FORMAT_VERSION + 1
+    with pytest.raises(DataError, match="written by a newer donorwise"):
+        dw.get.tests(adata)
+
+
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+def test_a_contrast_that_a_group_lacks_is_no_failure_of_the_others() -> None:
+    adata = cohort()
+    with pytest.raises(DesignError):
+        dw.tl.pseudobulk(adata, UNITS, contrasts="nothing", progress=False)
+    dw.tl.pseudobulk(adata, UNITS, groupby="cell_type", contrasts=["condition[T.disease]"], progress=False)
+    assert set(read_params(adata, "pseudobulk")["reasons"]) == {"B cell"}
+
+
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+@pytest.mark.parametrize("source", ["cells", "rows"])
+@pytest.mark.parametrize(
+    ("formula", "options"),
+    [(UNITS, {}), ("~ condition + cell_type + (1 | donor_id)", {}), (UNITS, {"sample": "sample_id", "depth": "depth"})],
+)
+def test_an_analysis_is_made_again_from_its_params(source: str, formula: str, options: dict[str, Any]) -> None:
+    adata = cohort()
+    adata.obs["depth"] = adata.layers["counts"].sum(axis=1)
+    if source == "rows":
+        adata = dw.pp.collapse(adata, BY, counts_layer="counts", depth=options.get("depth"), progress=False)
+    dw.tl.pseudobulk(adata, formula, progress=False, **options)
+    again = run_analysis(recover(adata, "pseudobulk").analysis, Memory())
+    assert again.params == read_params(adata, "pseudobulk")
+    stored = read_results(adata, "pseudobulk").results
+    pd.testing.assert_frame_equal(again.tables["results"], stored, check_exact=True)
+    with pytest.raises(DataError, match=r"Run dw.tl.pseudobulk again"):
+        recover(adata[5:], "pseudobulk")
+
+
+def test_statistics_of_some_donors_are_those_of_their_cells() -> None:
+    adata = cohort()
+    left_out = adata.obs["donor_id"].cat.categories[1]
+    some = adata[adata.obs["donor_id"] != left_out].copy()
+    formula = "~ condition + age"
+    (whole,) = prepare_pseudobulk(adata, formula).statistics()
+    (part,) = prepare_pseudobulk(some, formula).statistics()
+    assert whole is not None and part is not None
+    kept = np.flatnonzero(prepare_pseudobulk(adata, formula).units.table["donor_id"] != left_out)
+    taken = whole.take_patterns(np.sort(whole.design.codes[kept])).take_features(np.arange(3, 7))
+    np.testing.assert_allclose(taken.collapsed.mean, part.collapsed.mean[:, 3:7], rtol=1e-12)
+    np.testing.assert_allclose(taken.depths.total, part.depths.total, rtol=1e-12)
+    np.testing.assert_allclose(
+        taken.design.X[taken.design.codes[taken.units]], part.design.X[part.design.codes[part.units]]
+    )
