@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import re
@@ -233,6 +234,7 @@ def stopped(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     with monkeypatch.context() as patch:
         patch.setattr(Partial, "save", stop)
         assert run(*lmm(own, out)).exit_code == 130
+    gc.collect()  # the end of its process would have closed the source
     assert Partial.of(out).finished() == {0, 1}
     yield own, out
 
