@@ -18,7 +18,9 @@ from tests._patterns import numbers_as_patterns, numbers_inside_patterns
 
 import donorwise as dw
 from donorwise._core.design import build
-from donorwise._core.models.lmm.fit import optimise_blocked
+from donorwise._core.models.lmm import fit as lmm_fit
+from donorwise._core.models.lmm.evaluate import evaluate_block
+from donorwise._core.models.lmm.fit import _starts, optimise_blocked
 from donorwise.errors import DesignError
 
 # Random parts as (formula, grouping factor and columns of every term).
@@ -338,6 +340,41 @@ def test_flat_likelihood() -> None:
         twin = Dense(Y[:, g], X, [Term(donor, columns)])
         assert abs(own.loglik[g] - twin.at(twin.gamma(own.theta[g]), reml=True).loglik) < LOGLIK
         assert twin.minimise(own.theta[g], reml=True) < own.loglik[g] + 1e-6
+
+
+def test_no_start_is_left_for_another_peak() -> None:
+    """Starts are left early where an optimum is known: all together they find what the best of them finds alone."""
+    rng = np.random.default_rng(2)
+    donor, time = np.repeat(np.arange(6), 3), rng.normal(size=18) * 10 ** rng.uniform(-1, 1) + rng.choice([0, 5])
+    _, sd = rng.normal(size=18), np.exp(2 * rng.normal(size=(2, 500)))
+    Y = rng.normal(size=(18, 500)) + (sd[0] * rng.normal(size=(6, 500)))[donor]
+    Y += time[:, None] * (sd[1] * rng.normal(size=(6, 500)))[donor]
+    Y = Y[:, 100:140]
+    own = dw.fit_lmm(Y, pd.DataFrame({"donor": donor.astype(str), "time": time}), "~ time + (time | donor)")
+    model, response = own.models[0].equations, own.models[0].estimates.responses
+
+    def deviance(starts: slice) -> np.ndarray:
+        def chosen(*args: np.ndarray) -> np.ndarray:
+            return _starts(*args)[starts]
+
+        with patch.object(lmm_fit, "_starts", chosen):
+            gamma, _, converged = optimise_blocked(model, response, reml=True)
+        found = evaluate_block(model.blocks, gamma, response, model.nu(reml=True)).deviance
+        return np.where(converged, found, np.inf)
+
+    alone = np.min([deviance(slice(i, i + 1)) for i in range(6)], axis=0)
+    np.testing.assert_allclose(deviance(slice(None)), alone, rtol=1e-9, atol=1e-6)
+
+
+def test_pairs_of_columns_in_closed_form() -> None:
+    """The deviance in closed form and that of the general elimination, which tests use, are one."""
+    _, own = fit(Recipe(3, "(time | donor)", "arm", (1.0, 1.0, 1.0)), reml=True)
+    model, response = own.models[0].equations, own.models[0].estimates.responses
+    gamma = np.array([[0.0, 0.0, 0.0], [2.0, -0.5, 0.3], [4.0, 2.0, 1.0]])[np.arange(G) % 3]
+    nu = model.nu(reml=True)
+    closed, general = (evaluate_block(model.blocks, gamma, response, nu, pieces=p) for p in (False, True))
+    for name in ("deviance", "R", "logdet_V", "logdet_X", "Phi", "delta"):
+        np.testing.assert_allclose(getattr(closed, name), getattr(general, name), rtol=1e-10, atol=1e-12)
 
 
 # Small samples whose likelihood has two peaks: one in the interior, the higher one at the edge.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from donorwise._core.models.lmm.kernels import entry, inner
+from donorwise._core.models.lmm.algebra import entry, inner
 
 _UNSEEN = 1e-17  # share of a tail that a point without influence on it can have at most
 _NEGLIGIBLE = 1e-10  # weight of a point that no quantile reported here can feel

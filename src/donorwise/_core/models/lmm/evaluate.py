@@ -74,7 +74,7 @@ def evaluate_block(
         )
     else:
         kernels.evaluate_features(
-            blocks.arrays(), gamma, response.zty, response.rss, float(nu), reml, int(pieces or posterior),
+            blocks.arrays(), gamma, response.zty, response.rss, float(nu), reml, 2 * int(pieces or posterior),
             likelihood, Phi, delta, derived, modes,
         )  # fmt: skip
     deviance, R, logdet_V, logdet_X = likelihood.T

@@ -13,90 +13,9 @@ there, also when G is singular or large.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-# Functions that only other kernels call need no wrapper for Python; with tuples of arrays for
-# arguments the wrapper costs more to compile than the function.
-inner = njit(nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True)  # type: ignore[call-overload]
-entry = njit(nogil=True, cache=True, error_model="numpy")
-
-
-@inner
-def _lu_solve(M, B, n, m):
-    """Solve M X = B for the leading n rows and m columns in place; return log|det M|.
-
-    Zeros are skipped: with the factor of most levels first, its part of M is diagonal and
-    elimination costs no more than a Schur complement would.
-    """
-    logdet = 0.0
-    for c in range(n):
-        pivot, best = c, abs(M[c, c])
-        for r in range(c + 1, n):
-            if abs(M[r, c]) > best:
-                pivot, best = r, abs(M[r, c])
-        if best == 0.0:
-            return np.inf
-        if pivot != c:
-            for k in range(n):
-                M[c, k], M[pivot, k] = M[pivot, k], M[c, k]
-            for k in range(m):
-                B[c, k], B[pivot, k] = B[pivot, k], B[c, k]
-        logdet += np.log(best)
-        inverse = 1.0 / M[c, c]
-        for r in range(c + 1, n):
-            factor = M[r, c] * inverse
-            if factor != 0.0:
-                for k in range(c + 1, n):
-                    M[r, k] -= factor * M[c, k]
-                for k in range(m):
-                    B[r, k] -= factor * B[c, k]
-    for c in range(n - 1, -1, -1):
-        for r in range(c + 1, n):
-            factor = M[c, r]
-            if factor != 0.0:
-                for k in range(m):
-                    B[c, k] -= factor * B[r, k]
-        inverse = 1.0 / M[c, c]
-        for k in range(m):
-            B[c, k] *= inverse
-    return logdet
-
-
-@inner
-def cholesky_inverse(M, out, tolerance):
-    """Inverse of a small positive definite matrix into `out`; return log|M|, or inf if it is not.
-
-    A pivot below `tolerance` times its diagonal entry is rounding: the matrix is singular.
-    """
-    n = M.shape[0]
-    L = np.zeros((n, n))
-    logdet = 0.0
-    for j in range(n):
-        d = M[j, j]
-        for k in range(j):
-            d -= L[j, k] * L[j, k]
-        if not d > tolerance * M[j, j]:
-            return np.inf
-        logdet += np.log(d)
-        d = np.sqrt(d)
-        L[j, j] = d
-        for i in range(j + 1, n):
-            s = M[i, j]
-            for k in range(j):
-                s -= L[i, k] * L[j, k]
-            L[i, j] = s / d
-    for c in range(n):  # forward, then backward substitution of the unit vectors
-        for i in range(n):
-            s = 1.0 if i == c else 0.0
-            for k in range(i):
-                s -= L[i, k] * out[k, c]
-            out[i, c] = s / L[i, i]
-        for i in range(n - 1, -1, -1):
-            s = out[i, c]
-            for k in range(i + 1, n):
-                s -= L[k, i] * out[k, c]
-            out[i, c] = s / L[i, i]
-    return logdet
+from donorwise._core.models.lmm.algebra import entry, inner, lu_solve, profile, projections, trace_of_product
+from donorwise._core.models.lmm.pairs import evaluate_pairs, is_one_pair
 
 
 @inner
@@ -110,15 +29,18 @@ def _relative_covariances(gamma, parameter, T):
 
 @inner
 def evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
-    """Deviance at `gamma` and, for order 1, what gradient, Hessian and tests are made of.
+    """Deviance at `gamma`, for order 1 what gradient and Hessian are made of, for order 2 what tests are.
 
     `blocks` is the tuple (start, S, S_start, A, term, component, lead, partner, parameter), `out`
     the tuple made by :func:`workspace`. Returns (deviance without constants, R, log|V|, log|X̃'V⁻¹X̃|),
-    R = y'Py. With order 1, `out` holds Phi, delta, and with E_k = ZB_kZ' per parameter
-    P_k = X̃'V⁻¹E_kV⁻¹X̃, Q_jk = X̃'V⁻¹E_jV⁻¹E_kV⁻¹X̃, tr V⁻¹E_k, tr V⁻¹E_jV⁻¹E_k, y'PE_kPy, y'PE_jPE_kPy.
+    R = y'Py. With order 2, `out` holds Phi, delta, and with E_k = ZB_kZ' per parameter
+    P_k = X̃'V⁻¹E_kV⁻¹X̃, Q_jk = X̃'V⁻¹E_jV⁻¹E_kV⁻¹X̃, tr V⁻¹E_k, tr V⁻¹E_jV⁻¹E_k, y'PE_kPy, y'PE_jPE_kPy;
+    with order 1 the last two, and tr PE_k and tr PE_jPE_k (for maximum likelihood, V⁻¹ in place of P).
     """
-    start, S, S_start, A, term, component, lead, partner, parameter = blocks
-    Phi, delta, P, Q, tr1, tr2, quad1, quad2, XVX, XVr, F, w, D, M, B, T, u, FBu, DBF, DBu = out
+    if order < 2 and is_one_pair(blocks[8]):
+        return evaluate_pairs(blocks, gamma, zty, rss, nu, reml, order, out)
+    start, S, S_start, A, term, component, lead, _, parameter = blocks
+    Phi, delta, P, Q, tr1, tr2, quad1, quad2, XVX, XVr, F, w, D, M, B, T = out[:16]
     p = A.shape[1]
     _relative_covariances(gamma, parameter, T)
     for i in range(p):
@@ -154,21 +76,12 @@ def evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
         for j in range(i):
             XVX[i, j] = 0.5 * (XVX[i, j] + XVX[j, i])
             XVX[j, i] = XVX[i, j]
-    logdet_X = cholesky_inverse(XVX, Phi, 0.0)
-    R = rVr
-    for i in range(p):
-        delta[i] = 0.0
-        for j in range(p):
-            delta[i] += Phi[i, j] * XVr[j]
-        R -= XVr[i] * delta[i]
-    if not np.isfinite(logdet_X) or not R > 0.0:
-        return np.inf, R, logdet_V, np.inf
-    deviance = logdet_V + nu * np.log(R)
-    if reml:
-        deviance += logdet_X
-    if order > 0 and parameter.shape[0] > 0:
+    values = profile(XVX, XVr, rVr, logdet_V, nu, reml, Phi, delta)
+    if order > 0 and np.isfinite(values[0]) and parameter.shape[0] > 0:
         _accumulate(blocks, out)
-    return deviance, R, logdet_V, logdet_X
+        if order == 1:
+            _project(out, reml)
+    return values
 
 
 @inner
@@ -190,7 +103,7 @@ def _solve_block(block, blocks, zty, order, T, F, w, D, M, B):
         for i in range(p):
             B[a, s_columns + i] = A[lo + a, i]
         B[a, s_columns + p] = zty[lo + a]
-    logdet = _lu_solve(M, B, b, s_columns + p + 1)
+    logdet = lu_solve(M, B, b, s_columns + p + 1)
     for a in range(b):
         for c in range(s_columns):
             D[at + a * b + c] = B[a, c]
@@ -204,7 +117,7 @@ def _solve_block(block, blocks, zty, order, T, F, w, D, M, B):
 def _accumulate(blocks, out):
     """Sums over blocks of everything that the derivatives need (see :func:`evaluate`)."""
     start, S_start, partner = blocks[0], blocks[2], blocks[7]
-    Phi, delta, P, Q, tr1, tr2, quad1, quad2, _, _, F, w, D, _, _, _, u, FBu, DBF, DBu = out
+    Phi, delta, P, Q, tr1, tr2, quad1, quad2, _, _, F, w, D, _, _, _, u, FBu, DBF, DBu, _, _, _ = out
     K, q, p = partner.shape[0], F.shape[0], F.shape[1]
     for k in range(K):
         tr1[k], quad1[k] = 0.0, 0.0
@@ -303,44 +216,37 @@ def workspace(blocks):
         np.zeros((K, p)),  # FBu
         np.zeros((largest, p)),  # DBF
         np.zeros(largest),  # DBu
+        np.zeros((K, p, p)),  # PhiP
+        np.zeros(K),  # trPE
+        np.zeros((K, K)),  # trPEPE
     )
 
 
 @inner
-def projected_traces(out, trPE, trPEPE):
-    """tr PE_k and tr PE_jPE_k from the unprojected traces."""
-    Phi, _, P, Q, tr1, tr2 = out[0], out[1], out[2], out[3], out[4], out[5]
-    K, p = P.shape[0], Phi.shape[0]
-    PhiP = np.zeros((K, p, p))
-    for k in range(K):
+def _project(out, reml):
+    """Tr PE_k and tr PE_jPE_k from the traces with V⁻¹ in place of P."""
+    Phi, P, Q, tr1, tr2, PhiP, trPE, trPEPE = out[0], out[2], out[3], out[4], out[5], out[20], out[21], out[22]
+    projections(Phi, P, PhiP)
+    for k in range(tr1.size):
         trPE[k] = tr1[k]
-        for i in range(p):
-            for j in range(p):
-                for m in range(p):
-                    PhiP[k, i, j] += Phi[i, m] * P[k, m, j]
-            trPE[k] -= PhiP[k, i, i]
-    for j in range(K):
-        for k in range(K):
-            value = tr2[j, k]
-            for a in range(p):
-                for c in range(p):
-                    value += -2.0 * Phi[a, c] * Q[j, k, c, a] + PhiP[j, a, c] * PhiP[k, c, a]
-            trPEPE[j, k] = value
+        for i in range(Phi.shape[0]):
+            trPE[k] -= PhiP[k, i, i] if reml else 0.0
+        for j in range(tr1.size):
+            trPEPE[j, k] = tr2[j, k]
+            if reml:
+                trPEPE[j, k] += trace_of_product(PhiP[j], PhiP[k]) - 2.0 * trace_of_product(Phi, Q[j, k])
 
 
 @inner
-def derivatives(out, R, nu, reml, gradient, hessian, expected):
+def derivatives(out, R, nu, gradient, hessian, expected):
     """Gradient, Hessian and expected Hessian of the profiled deviance in the entries of T."""
     K = gradient.size
-    trPE, trPEPE = out[4].copy(), out[5].copy()
-    if reml:
-        projected_traces(out, trPE, trPEPE)
-    quad1, quad2 = out[6], out[7]
+    quad1, quad2, trPE, trPEPE = out[6], out[7], out[21], out[22]
     for j in range(K):
         gradient[j] = trPE[j] - nu * quad1[j] / R
         for k in range(K):
-            profile = quad1[j] * quad1[k] / R
-            hessian[j, k] = -trPEPE[j, k] + nu * (2.0 * quad2[j, k] - profile) / R
+            profiled = quad1[j] * quad1[k] / R
+            hessian[j, k] = -trPEPE[j, k] + nu * (2.0 * quad2[j, k] - profiled) / R
             expected[j, k] = trPEPE[j, k] - trPE[j] * trPE[k] / nu
 
 
@@ -350,7 +256,7 @@ def evaluate_features(blocks, gamma, zty, rss, nu, reml, order, likelihood, Phi,
 
     One entry point for all uses, since each costs seconds of compilation. `likelihood` (G, 4) takes
     deviance, R, log|V| and log|X̃'V⁻¹X̃|. `pieces` (P, Q, tr1, tr2, quad1, quad2) and `posterior`
-    (Z'Py (G, q), blocks of Z'V⁻¹Z) have G or no rows; they need order 1.
+    (Z'Py (G, q), blocks of Z'V⁻¹Z) have G or no rows; they need order 2.
     """
     shared = workspace(blocks)
     P, Q, tr1, tr2, quad1, quad2 = pieces

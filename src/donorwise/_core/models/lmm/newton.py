@@ -6,15 +6,16 @@ zero and the deviance is smooth in it across the boundary, so that a variance at
 found exactly, by the sign of a derivative. The other columns of L need no bound, since
 their sign is arbitrary.
 
-numba's cache on disk does not follow imports from one file to another: whoever edits
-``kernels.py`` must touch this file, too, or clear ``__pycache__``.
+numba's cache on disk does not follow imports from one file to another: whoever edits ``algebra.py``,
+``pairs.py`` or ``kernels.py`` must touch this file, too, or clear ``__pycache__``.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from donorwise._core.models.lmm.kernels import cholesky_inverse, derivatives, entry, evaluate, inner, workspace
+from donorwise._core.models.lmm.algebra import cholesky_inverse, entry, inner
+from donorwise._core.models.lmm.kernels import derivatives, evaluate, workspace
 
 _MAX_ITERATIONS = 200
 _SMALLEST_STEP = 1e-12
@@ -22,15 +23,16 @@ _RIDGE, _SINGULAR, _SCORING = 0.01, 1e-9, 10
 _KICK, _MAX_KICKS = 0.05, 2
 # A Newton decrement is the squared step in standard errors; the step after it is accurate to its square.
 _DECREMENT = 1e-12
+_LEFT = 0.01  # a tenth, squared
 _LIMIT = 1e10  # relative variances beyond this mean that there is no residual variance
 
 
 @inner
-def gamma_of(phi, parameter, bounded):
-    """Entries of T from the parameters."""
+def gamma_of(phi, parameter, bounded, gamma):
+    """Entries of T from the parameters, into `gamma`."""
     K = phi.size
-    gamma = np.zeros(K)
     for k in range(K):
+        gamma[k] = 0.0
         t, i, j = parameter[k]
         for m in range(K):
             if parameter[m, 0] != t or parameter[m, 1] != i or parameter[m, 2] > j:
@@ -38,14 +40,13 @@ def gamma_of(phi, parameter, bounded):
             for l in range(K):
                 if parameter[l, 0] == t and parameter[l, 1] == j and parameter[l, 2] == parameter[m, 2]:
                     gamma[k] += phi[m] if bounded[m] else phi[m] * phi[l]
-    return gamma
 
 
 @inner
-def _jacobian(phi, parameter, bounded):
-    """d gamma / d phi."""
+def _jacobian(phi, parameter, bounded, J):
+    """The derivatives d gamma / d phi into `J`."""
     K = phi.size
-    J = np.zeros((K, K))
+    J[:] = 0.0
     for m in range(K):
         t, a, c = parameter[m]
         if bounded[m]:
@@ -61,7 +62,6 @@ def _jacobian(phi, parameter, bounded):
                         J[k, m] += phi[l]
                     if j == a and parameter[l, 1] == i:
                         J[k, m] += phi[l]
-    return J
 
 
 @inner
@@ -93,44 +93,40 @@ def _congruence(J, H, out):
 
 
 @inner
-def _step(gradient, hessian, expected, free, bounded, scoring, step):
-    """Newton step over the free parameters into `step`.
+def _step(gradient, hessian, expected, free, bounded, scoring, step, M, inverse):
+    """Newton step over the free parameters into `step`; `M` and `inverse` are scratch.
 
     Where the Hessian is not positive definite: Fisher scoring, which is good far from the optimum, or
     (not `scoring`) the Hessian with a diagonal added, which leaves a saddle. Scoring knows nothing of a
-    column of L at zero, where T does not change to first order: a ridge keeps its step in bounds. Returns the decrement (the squared length of the step in standard
-    errors), and whether the Hessian was positive definite.
+    column of L at zero, where T does not change to first order: a ridge keeps its step in bounds. Returns the
+    decrement (the squared length of the step in standard errors), and whether the Hessian was positive definite.
     """
     K = gradient.size
-    n = 0
-    index = np.zeros(K, dtype=np.int64)
-    for k in range(K):
-        step[k] = 0.0
-        if free[k]:
-            index[n] = k
-            n += 1
-    M, inverse = np.zeros((n, n)), np.zeros((n, n))
     definite = True
     for attempt in range(60):
+        used = hessian if attempt == 0 or not scoring else expected
         largest = 1e-300
-        for i in range(n):
-            for j in range(n):
-                exact = attempt == 0 or not scoring
-                M[i, j] = hessian[index[i], index[j]] if exact else expected[index[i], index[j]]
+        for i in range(K):
+            for j in range(K):
+                M[i, j] = used[i, j] if free[i] and free[j] else 0.0
             largest = max(largest, abs(M[i, i]))
-        for i in range(n):
-            if attempt > 0 and scoring and not bounded[index[i]]:
+        for i in range(K):
+            if attempt > 0 and scoring and not bounded[i]:
                 M[i, i] += _RIDGE * largest
             if attempt > 1 or (attempt > 0 and not scoring):  # damp directions without information, more and more
                 M[i, i] += largest * 10.0 ** (attempt - 10 if scoring else 0.5 * attempt - 4)
+            if not free[i]:  # alone with itself
+                M[i, i] = 1.0
         if np.isfinite(cholesky_inverse(M, inverse, _SINGULAR)):
             definite = attempt == 0
             break
     decrement = 0.0
-    for i in range(n):
-        for j in range(n):
-            step[index[i]] -= inverse[i, j] * gradient[index[j]]
-        decrement -= step[index[i]] * gradient[index[i]]
+    for i in range(K):
+        step[i] = 0.0
+        for j in range(K):
+            if free[i] and free[j]:
+                step[i] -= inverse[i, j] * gradient[j]
+        decrement -= step[i] * gradient[i]
     return decrement, definite
 
 
@@ -152,23 +148,48 @@ def _moved(phi, step, size, bounded, out):
 
 
 @inner
-def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
-    """Minimise the profiled deviance from `phi`, in place; return (deviance, iterations, converged).
+def _leads_to(gamma, known, decrement):
+    """Whether a Newton step with this decrement, to `gamma`, leads to the optimum `known` (gamma, Hessian in gamma).
+
+    A step of at most a standard error that leaves a tenth of its length satisfies the condition of Newton and
+    Kantorovich with room to spare: the iterations converge, and to that optimum.
+    """
+    there, hessian = known
+    left = 0.0
+    for k in range(gamma.size):
+        for m in range(gamma.size):
+            left += (gamma[k] - there[k]) * hessian[k, m] * (gamma[m] - there[m])
+    return decrement <= 1.0 and left <= _LEFT * decrement
+
+
+@inner
+def scratch_of(K):
+    """The arrays that :func:`minimise` works in: vectors, matrices and a mask."""
+    return np.zeros((6, K)), np.zeros((7, K, K)), np.zeros(K, dtype=np.bool_)
+
+
+@inner
+def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known, is_known):
+    """Minimise the profiled deviance from `phi`, in place; return (deviance, iterations, converged, regular).
 
     Derivatives are evaluated at every trial, since nearly all are accepted; and there is one call of
-    `evaluate`, since each is compiled anew.
+    `evaluate`, since each is compiled anew. It ends without having converged where it comes to the optimum
+    `known` (gamma, Hessian in gamma), if one `is_known`. At a `regular` optimum, where that Hessian is positive
+    definite, the first of the vectors and matrices of `scratch` are those.
     """
     parameter = blocks[8]
     K = phi.size
-    gradient, g, step, trial = np.zeros(K), np.zeros(K), np.zeros(K), np.zeros(K)
-    hessian, expected, H, I = np.zeros((K, K)), np.zeros((K, K)), np.zeros((K, K)), np.zeros((K, K))
-    free, best = np.zeros(K, dtype=np.bool_), np.zeros(K)
+    vectors, matrices, free = scratch
+    gamma, gradient, g, step, trial, best = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4], vectors[5]
+    hessian, expected, H, I = matrices[0], matrices[1], matrices[2], matrices[3]
+    J, M, inverse = matrices[4], matrices[5], matrices[6]
     f, best_f, decrement, size, iteration, kicks, fresh = np.inf, np.inf, 0.0, 1.0, 0, 0, True
-    converged = False
-    for k in range(K):
-        trial[k] = phi[k]
+    converged, regular, definite = False, False, False
+    trial[:] = phi
     while iteration < _MAX_ITERATIONS:
-        gamma = gamma_of(trial, parameter, bounded)
+        gamma_of(trial, parameter, bounded, gamma)
+        if is_known and definite and size == 1.0 and _leads_to(gamma, known, decrement):
+            return f, iteration, False, False
         value, R, _, _ = evaluate(blocks, gamma, zty, rss, nu, reml, np.int64(1), out)
         wanted = 1e-4 * size * min(decrement, abs(f)) if decrement > 1e-6 else -1e-10 * (1.0 + abs(f))
         if not fresh and not value <= f - wanted:
@@ -184,8 +205,8 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
             largest = max(largest, abs(gamma[k]))
         if not np.isfinite(f) or largest > _LIMIT:
             break
-        derivatives(out, R, nu, reml, gradient, hessian, expected)
-        J = _jacobian(phi, parameter, bounded)
+        derivatives(out, R, nu, gradient, hessian, expected)
+        _jacobian(phi, parameter, bounded, J)
         _congruence(J, hessian, H)
         _congruence(J, expected, I)
         _curvature(gradient, parameter, bounded, H)
@@ -194,20 +215,20 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
             for m in range(K):
                 g[k] += J[m, k] * gradient[m]
             free[k] = not (bounded[k] and phi[k] <= 0.0 and g[k] >= 0.0)
-        decrement, definite = _step(g, H, I, free, bounded, iteration < _SCORING, step)
+        decrement, definite = _step(g, H, I, free, bounded, iteration < _SCORING, step, M, inverse)
         iteration += 1
         if decrement < _DECREMENT:
             converged = True
             if definite:
                 _moved(phi, step, 1.0, bounded, phi)
+                M[:] = hessian
+                regular = np.isfinite(cholesky_inverse(M, inverse, _SINGULAR))
             if definite or kicks == _MAX_KICKS:
                 break
             if f < best_f:
                 best_f = f
-                for k in range(K):
-                    best[k] = phi[k]
-            for k in range(K):
-                trial[k] = phi[k]
+                best[:] = phi
+            trial[:] = phi
             _kick(trial, bounded)
             converged, fresh, decrement = False, True, 0.0
             kicks += 1
@@ -215,10 +236,9 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out):
         _moved(phi, step, 1.0, bounded, trial)
     converged = converged or (iteration == _MAX_ITERATIONS and decrement < 1e-8)
     if best_f <= f + 1e-9 or (np.isfinite(best_f) and not converged):
-        f, converged = best_f, True
-        for k in range(K):
-            phi[k] = best[k]
-    return f, iteration, converged
+        f, converged, regular = best_f, True, False
+        phi[:] = best
+    return f, iteration, converged, regular
 
 
 @entry
@@ -229,21 +249,20 @@ def fit_features(blocks, starts, n_always, bounded, zty, rss, nu, reml, gamma, i
     """
     parameter = blocks[8]
     K = starts.shape[1]
-    out = workspace(blocks)
-    phi = np.zeros(K)
+    out, scratch = workspace(blocks), scratch_of(K)
+    phi, known = np.zeros(K), (np.zeros(K), np.zeros((K, K)))
     for feature in range(zty.shape[0]):
-        best = np.inf
+        best, is_known = np.inf, False
         for s in range(starts.shape[0]):
-            for k in range(K):
-                phi[k] = starts[s, k]
-            f, n, ok = minimise(blocks, phi, bounded, zty[feature], rss[feature], nu, reml, out)
+            phi[:] = starts[s]
+            f, n, ok, regular = minimise(
+                blocks, phi, bounded, zty[feature], rss[feature], nu, reml, out, scratch, known, is_known
+            )
             iterations[feature] += n
             if (ok and not converged[feature]) or (ok == converged[feature] and f < best - 1e-9):
-                best = f
-                converged[feature] = ok
-                found = gamma_of(phi, parameter, bounded)
-                for k in range(K):
-                    gamma[feature, k] = found[k]
+                best, converged[feature], is_known = f, ok, regular
+                gamma_of(phi, parameter, bounded, gamma[feature])
+                known[0][:], known[1][:] = scratch[0][0], scratch[1][0]
             inside = ok
             for k in range(K):
                 inside = inside and not (bounded[k] and phi[k] <= 0.0)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.lmm.kernels import entry, inner
+from donorwise._core.models.lmm.algebra import entry, inner
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.blocks import Blocks
