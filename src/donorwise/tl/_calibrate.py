@@ -13,7 +13,6 @@ from donorwise._anndata.prepare import prepare_lmm, prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
 from donorwise._core.engine.results import told_reasons
-from donorwise._core.engine.run import DDF_NAMES
 from donorwise._core.progress import tqdm
 from donorwise._docs import documented
 from donorwise._typing import DDF, check_option
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("donorwise")
 
 MODELS = ("lmm", "pseudobulk")
+_NAMES = {"kenward-roger": "Kenward-Roger", "between-within": "Between-within"}
 
 
 @documented
@@ -255,7 +255,7 @@ def _calibrations(
                 )  # fmt: skip
     for name, made in out.items():
         if made is not None and made.reason:
-            logger.info("%s: %s degrees of freedom are calibrated: %s.", name, DDF_NAMES[made.ddf], made.reason)
+            logger.info("%s: %s degrees of freedom are calibrated: %s.", name, _NAMES[made.ddf], made.reason)
     return out
 
 

@@ -127,7 +127,16 @@ class LMMFit:
 
     @cached_property
     def learned(self) -> Learned:
-        """The prior with what the tests need besides."""
+        """The :attr:`prior`, the rank of every feature's mean, and the likelihoods that it was learned from.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=150)
+        >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
+        >>> fit.learned.rank.shape
+        (150,)
+        """
         with blas().limit(limits=1):
             return learn(self.models)
 

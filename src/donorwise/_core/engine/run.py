@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("donorwise")
 
-DDF_NAMES = {"kenward-roger": "Kenward-Roger", "between-within": "Between-within"}
+_USED = {
+    "kenward-roger": "Kenward-Roger degrees of freedom are used",
+    "between-within": "Between-within degrees of freedom are used",
+}
 
 
 class Sink(Protocol):
@@ -217,4 +220,4 @@ def _log_replaced(parts: dict[str, Tables]) -> None:
     for ddf, note in dict.fromkeys((part.ddf, part.note) for part in fitted.values() if part.note):
         names = [name for name, part in fitted.items() if (part.ddf, part.note) == (ddf, note)]
         where = "" if len(names) == len(fitted) else f" in {', '.join(names)}"
-        logger.warning("%s degrees of freedom are used%s: %s.", DDF_NAMES[ddf], where, note)
+        logger.warning("%s%s: %s.", _USED[ddf], where, note)
