@@ -24,12 +24,12 @@ from scipy import sparse
 import donorwise as dw
 from donorwise._anndata import open_source
 from donorwise._core.cells import cluster
-from donorwise._core.cells.budget import BUDGET
 from donorwise._core.cells.collapse import MOMENTS, measure_cells
+from donorwise._core.cells.moments import DETECTED
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.remote import Share, cut_rows, merge, read
 from donorwise._core.cells.segments import CodedCells
-from donorwise._core.cells.sums import DETECTED
+from donorwise._core.cells.threads import BUDGET
 
 
 class Results(SchedulerPlugin):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from donorwise._core.design.patterns import combine, first_rows, varies
+from donorwise._core.design.design import combine, first_rows, varies
 
 
 def numbers_inside_patterns(categorical, numeric, n_rows):

@@ -22,7 +22,7 @@ import yaml
 from tests._batch import left_over, run, start
 
 import donorwise as dw
-from donorwise._batch import outputs
+from donorwise._batch import files
 from donorwise._batch.partial import Partial
 from donorwise._batch.report import read_any
 
@@ -361,14 +361,14 @@ def test_lock_is_for_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     """A second holder is refused, a file without a holder is taken over, and nothing is left."""
     out = tmp_path / "r.csv"
     (tmp_path / "r.csv.lock").write_text('{"pid": 999999999, "host": "gone"}')
-    with outputs.locked(out):
+    with files.locked(out):
         assert "was left by a run that died (process 999999999 on gone)" in caplog.text
         assert json.loads((tmp_path / "r.csv.lock").read_text())["pid"] == os.getpid()
-        with pytest.raises(outputs.OutputError, match="Another run"), outputs.locked(out):
+        with pytest.raises(files.OutputError, match="Another run"), files.locked(out):
             pass
     assert list(tmp_path.iterdir()) == []
     caplog.clear()
-    with outputs.locked(out):
+    with files.locked(out):
         assert not caplog.text
 
 

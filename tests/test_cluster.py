@@ -22,12 +22,12 @@ from scipy import sparse
 import donorwise as dw
 from donorwise._anndata import open_source
 from donorwise._core.cells import cluster
-from donorwise._core.cells.budget import Budget
 from donorwise._core.cells.collapse import MOMENTS, collapse, measure_cells
 from donorwise._core.cells.measures import Collapsed
+from donorwise._core.cells.moments import DETECTED
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.segments import CodedCells
-from donorwise._core.cells.sums import DETECTED
+from donorwise._core.cells.threads import Budget
 from donorwise.errors import DataError
 
 distributed = pytest.importorskip("distributed")

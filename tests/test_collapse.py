@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from donorwise._core.cells.budget import BUDGET, Budget
 from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.segments import Cutter, check_cells, cut_segments
+from donorwise._core.cells.threads import BUDGET, Budget
 from donorwise.errors import DataError, DonorwiseError
 
 RTOL = 1e-10  # agreement that does not depend on container, order, threads or chunks

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from donorwise._anndata import open_source
-from donorwise._core.cells.budget import Budget
 from donorwise._core.cells.chunks import Chunk, SparseChunk
 from donorwise._core.cells.collapse import MOMENTS, accumulate, collapse
 from donorwise._core.cells.kernels import Segmented
 from donorwise._core.cells.measures import ByPattern, Measure
+from donorwise._core.cells.moments import DETECTED, Sums
 from donorwise._core.cells.segments import Segments
 from donorwise._core.cells.stored import Stored
-from donorwise._core.cells.sums import DETECTED, Sums
+from donorwise._core.cells.threads import Budget
 
 N, G, K = 600, 23, 7
 SMALL = Budget(segment_rows=40, chunk_bytes=2**10, range_bytes=2**12, result_bytes=2**13, message_bytes=2**12)

@@ -19,7 +19,7 @@ from donorwise._core.inference.moderation import learn, mean_rank, moderated_tes
 from donorwise._core.inference.prior import fit_prior
 from donorwise._core.models.law import Model, tensor
 from donorwise._core.models.lmm.law import on_grid
-from donorwise._core.models.lograte.fit import fit_log_rates
+from donorwise._core.models.lograte.model import fit_log_rates
 from donorwise._core.models.lograte.units import depths_of_units
 
 N_FEATURES = 130

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from donorwise._core.design import patterns
+from donorwise._core.design import design as design_module
 from donorwise._core.design.build import build_design
 from donorwise._core.design.columns import used_categories
 from donorwise._core.design.replicates import find_donors
 
-N = 3 * patterns._HEAD
+N = 3 * design_module._HEAD
 
 
 @pytest.fixture(params=["mixed", "sorted", "late"])
@@ -24,7 +24,7 @@ def codes(request):
 
 def test_first_rows(codes):
     size = int(codes.max()) + 1
-    assert np.array_equal(patterns.first_rows(codes, size), np.unique(codes, return_index=True)[1])
+    assert np.array_equal(design_module.first_rows(codes, size), np.unique(codes, return_index=True)[1])
 
 
 @pytest.mark.parametrize("at", [None, 0, N // 2, N - 2])
@@ -34,14 +34,14 @@ def test_what_varies_inside_levels(codes, at):
         values[at] += 1
     size = int(codes.max()) + 1
     several = pd.Series(values).groupby(codes).nunique().to_numpy() > 1
-    assert np.array_equal(patterns.changing(values, codes, size), several)
-    assert patterns.constant(values, codes, size) is not several.any()
-    assert patterns.varies(values, codes, patterns.first_rows(codes, size)) is bool(several.any())
+    assert np.array_equal(design_module.changing(values, codes, size), several)
+    assert design_module.constant(values, codes, size) is not several.any()
+    assert design_module.varies(values, codes, design_module.first_rows(codes, size)) is bool(several.any())
 
 
 def test_combinations_are_numbered_in_order(codes):
     other = np.random.default_rng(1).choice([0, 3, 7], N)
-    found, size = patterns.combine([(codes, 8), (other.astype(np.int8), 9)], N)
+    found, size = design_module.combine([(codes, 8), (other.astype(np.int8), 9)], N)
     expected = np.unique(np.stack([codes, other]), axis=1, return_inverse=True)[1].ravel()
     assert np.array_equal(found, expected)
     assert size == expected.max() + 1

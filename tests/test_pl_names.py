@@ -19,7 +19,7 @@ from tests._models import model
 
 import donorwise as dw
 from donorwise.errors import DataError
-from donorwise.pl._names import shorten
+from donorwise.pl._style import shorten
 
 # the audit's advice about these small simulations is tested elsewhere
 pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")

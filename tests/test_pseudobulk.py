@@ -20,8 +20,7 @@ from donorwise._core.design.build import build_design
 from donorwise._core.inference.moderation import Learned, moderated_tests
 from donorwise._core.inference.prior import Prior
 from donorwise._core.models.law import tensor
-from donorwise._core.models.lograte.design import unit_design
-from donorwise._core.models.lograte.model import LogRateModel
+from donorwise._core.models.lograte.model import LogRateModel, unit_design
 from donorwise._core.models.lograte.units import LogRates, depths_of_units, log_rates
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 

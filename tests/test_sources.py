@@ -17,14 +17,13 @@ from scipy import sparse
 import donorwise as dw
 from donorwise._anndata import cell_depth, column_values, open_source, resolve_response, response_of
 from donorwise._anndata.sources import matrix_of
-from donorwise._core.cells import fetch, matrices, stream
-from donorwise._core.cells.budget import Budget
+from donorwise._core.cells import matrices, stream
 from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.readers import DaskBlocks, open_reader
 from donorwise._core.cells.stored import Stored
-from donorwise._core.cells.threads import can_inflate, inflate
+from donorwise._core.cells.threads import Budget, can_inflate, inflate
 from donorwise.errors import DataError
 
 N, G, K = 211, 17, 5
@@ -152,8 +151,8 @@ def test_processes_that_open_the_file_give_the_same(tmp_path, monkeypatch, kind)
     stored = written(KINDS[kind](values()), tmp_path, "h5ad", compression="lzf")
     codes = np.arange(N) % K
     folders = []
-    make_folder = fetch._folder
-    monkeypatch.setattr(fetch, "_folder", lambda n: folders.append(make_folder(n)) or folders[-1])
+    make_folder = stream._folder
+    monkeypatch.setattr(stream, "_folder", lambda n: folders.append(make_folder(n)) or folders[-1])
     found = collapse(stored, codes, K, chunk_size=5, n_jobs=2, budget=Budget(process_bytes=0))
     assert_equal(found, collapse(stored, codes, K), exact=True)
     assert len(folders) == 1 and not Path(folders[0]).exists()
@@ -224,7 +223,7 @@ def test_no_more_than_a_few_chunks_are_held(tmp_path, monkeypatch):
     loaded = []
     load = type(reader).load
     monkeypatch.setattr(type(reader), "load", lambda self, *at: loaded.append(at) or load(self, *at))
-    for done, _ in enumerate(fetch.fetch(reader, [(i, i + 1) for i in range(50)], n_jobs=1, n_bytes=0)):
+    for done, _ in enumerate(stream.fetch(reader, [(i, i + 1) for i in range(50)], n_jobs=1, n_bytes=0)):
         assert len(loaded) <= done + 2
 
 

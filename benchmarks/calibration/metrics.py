@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from donorwise._core.inference.multiplicity import adjust
+from donorwise._core.engine.tables import adjust
 
 LEVELS = (0.05, 0.01, 1e-3, 1e-4)
 FDR = 0.05

@@ -166,7 +166,7 @@ class DonorwiseAccessor:
         >>> adata.donorwise.audit("~ condition + (1 | donor_id)").notes[0]
         'condition[T.disease]: these 300 cells are 6 replicates: 3 against 3.'
         """
-        from donorwise._anndata.audit import audit_cells
+        from donorwise._anndata.prepare import audit_cells
 
         return audit_cells(self._adata, formula)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from donorwise._anndata.collapsed import cell_count, cell_frame, columns_read, read_cells, read_counts, read_rows
-from donorwise._anndata.depth import cell_depth, count_depth
 from donorwise._anndata.obs import check_obs_columns, obs_frame, read_colors, suggest
 from donorwise._anndata.origin import is_collapsed, read_origin
 from donorwise._anndata.read import (
@@ -26,7 +25,15 @@ from donorwise._anndata.response import (
 )
 from donorwise._anndata.roles import Role, check_setup, find_roles
 from donorwise._anndata.sources import open_source
-from donorwise._anndata.summary import cell_values, donor_summary, donor_table, group_means, summarise
+from donorwise._anndata.summary import (
+    cell_depth,
+    cell_values,
+    count_depth,
+    donor_summary,
+    donor_table,
+    group_means,
+    summarise,
+)
 from donorwise._anndata.write import (
     InfluenceTables,
     check_free,

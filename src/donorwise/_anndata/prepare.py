@@ -15,6 +15,7 @@ from donorwise._anndata import (
     check_is_anndata,
     columns_read,
     count_depth,
+    counts_layer,
     find_roles,
     is_collapsed,
     keys,
@@ -27,6 +28,7 @@ from donorwise._anndata import (
 )
 from donorwise._anndata.origin import COUNTS
 from donorwise._anndata.roles import AUDITED, known_columns, known_donor
+from donorwise._core.design.audit import audit
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
     from donorwise._anndata.response import Response
     from donorwise._anndata.roles import Role
+    from donorwise._core.design.audit import Audit
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.tasks import Task
     from donorwise._core.engine.units import Units
@@ -344,3 +347,13 @@ def _check_random(tasks: Sequence[Task]) -> None:
             f"The formula {design.formula!r} has no random term, so it would take every cell for a replicate; "
             "add one for the donor, for instance (1 | donor_id)."
         )
+
+
+def audit_cells(adata: ad.AnnData, formula: str | ParsedFormula) -> Audit:
+    """What the design of cells, or of collapsed rows, can answer; see :meth:`DonorwiseAccessor.audit`."""
+    parsed, roles = parse(formula), find_roles(adata)
+    donor = known_donor(adata, roles, parsed) or None
+    by = read_origin(adata).by if is_collapsed(adata) else ()
+    obs = cell_frame(adata, columns_read(adata, parsed, [*([donor] if donor else []), *by]))
+    known = known_columns(roles, obs)
+    return audit(parsed, obs, depth=cell_depth(adata), donor=donor, counts=counts_layer(adata), **known)

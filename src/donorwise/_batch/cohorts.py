@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._batch.outputs import OutputError
-from donorwise._batch.sources import fingerprint, read_source, reading
+from donorwise._batch.files import OutputError, fingerprint, read_source, reading
 from donorwise.errors import DonorwiseError
 from donorwise.pp._merge_collapsed import check_cohorts, merge_collapsed, merge_features
 
@@ -38,7 +37,7 @@ class Source:
     path
         Where it is.
     told
-        What tells it from another, see :func:`donorwise._batch.sources.fingerprint`.
+        What tells it from another, see :func:`donorwise._batch.files.fingerprint`.
     blocks
         Ranges of cells between which a collapse can stop.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from donorwise._anndata import open_source
-from donorwise._batch.outputs import OutputError, reason, replaced, write_anndata
+from donorwise._batch.files import OutputError, reason, replaced, write_anndata
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:

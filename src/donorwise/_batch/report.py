@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys, list_results, read_results
-from donorwise._batch.outputs import replaced
+from donorwise._batch.files import read_source, replaced
 from donorwise._batch.run import results_anndata
-from donorwise._batch.sources import read_source
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 

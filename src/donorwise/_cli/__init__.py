@@ -7,10 +7,9 @@ import os
 import click
 
 import donorwise as dw
-from donorwise._cli.analyses import lmm, pseudobulk, report
-from donorwise._cli.cohorts import audit, collapse, merge
+from donorwise._cli.commands import audit, collapse, lmm, merge, pseudobulk, report
 from donorwise._cli.demo import demo
-from donorwise._cli.faults import CarefulGroup
+from donorwise._cli.messages import CarefulGroup
 
 
 @click.group(cls=CarefulGroup, context_settings={"help_option_names": ["-h", "--help"]})

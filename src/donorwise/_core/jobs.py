@@ -1,7 +1,8 @@
-"""Work in threads: the kernels and matrix products release the interpreter."""
+"""Workers of a process: progress bars, and threads that keep their order."""
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, TypeVar
 
 from joblib import Parallel, delayed
@@ -18,3 +19,11 @@ def in_threads(function: Callable[[Item], Made], items: Iterable[Item], n_jobs: 
     if n_jobs == 1:
         return map(function, items)
     return iter(Parallel(n_jobs, prefer="threads", return_as="generator")(delayed(function)(item) for item in items))
+
+
+with warnings.catch_warnings():
+    # tqdm warns where it falls back on text in a notebook, which needs nothing to be done
+    warnings.filterwarnings("ignore", "IProgress not found")
+    from tqdm.auto import tqdm
+
+__all__ = ["tqdm"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from donorwise._anndata import keys, read_influence, read_power, read_results, read_tables
 from donorwise._docs import documented
 from donorwise._typing import check_option
-from donorwise.get._select import choose, choose_all, tidy
+from donorwise.get._tests import choose, choose_all, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from donorwise._anndata import check_key, keys, read_results, suggest
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError
-from donorwise.get._select import choose, choose_all, only_one
+from donorwise.get._tests import choose, choose_all, only_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

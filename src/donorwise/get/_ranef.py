@@ -11,7 +11,7 @@ import pandas as pd
 from donorwise._anndata import cell_count, column_values, is_collapsed, keys, obs_frame, read_results, response_of
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
-from donorwise.get._select import choose
+from donorwise.get._tests import choose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

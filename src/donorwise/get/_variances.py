@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from donorwise._anndata import keys, read_results
 from donorwise._docs import documented
-from donorwise.get._select import choose_all
+from donorwise.get._tests import choose_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

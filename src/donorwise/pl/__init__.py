@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from donorwise.pl._calibration import calibration
+from donorwise.pl._checks import calibration, power
 from donorwise.pl._design import design
 from donorwise.pl._donors import donors
 from donorwise.pl._forest import forest
 from donorwise.pl._heatmap import heatmap
 from donorwise.pl._influence import influence
-from donorwise.pl._power import power
 from donorwise.pl._prior import prior
 from donorwise.pl._pvalues import pvalues, qq
 from donorwise.pl._ranef import ranef

@@ -10,12 +10,23 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from donorwise._anndata import check_is_anndata
-from donorwise._anndata.audit import audit_cells
+from donorwise._anndata.prepare import audit_cells
 from donorwise._core.design.formula import parse
 from donorwise._docs import documented
 from donorwise.pl._design_data import find_columns, flags, tabulate
-from donorwise.pl._names import shorten
-from donorwise.pl._style import GREY, INK, LIGHT_GREY, area_key, areas, finish, inches, level_colors, panels, root
+from donorwise.pl._style import (
+    GREY,
+    INK,
+    LIGHT_GREY,
+    area_key,
+    areas,
+    finish,
+    inches,
+    level_colors,
+    panels,
+    root,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

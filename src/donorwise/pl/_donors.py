@@ -10,16 +10,17 @@ import pandas as pd
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._select import choose, present
+from donorwise.get._tests import choose, present
 from donorwise.pl._donors_arms import areas_for, draw_arms, draw_intervals, size_key
 from donorwise.pl._donors_data import collect, find_condition
-from donorwise.pl._names import feature_names, fold
 from donorwise.pl._style import (
     BLUE,
     LIGHT_GREY,
     VERMILION,
     despine,
+    feature_names,
     finish,
+    fold,
     format_p,
     level_colors,
     limit_height,

@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
-from donorwise.pl._names import shorten
-from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, format_p, inches, limit_height, root
+from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, format_p, inches, limit_height, root, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,8 +11,8 @@ import pandas as pd
 
 from donorwise._anndata import Results, cell_values, read_settings, suggest, summarise
 from donorwise.errors import DataError
-from donorwise.get._select import choose
-from donorwise.pl._names import column_of
+from donorwise.get._tests import choose
+from donorwise.pl._style import column_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

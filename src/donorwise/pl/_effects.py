@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise.errors import DataError
-from donorwise.get._select import present
+from donorwise.get._tests import present
 from donorwise.pl._labels import adjust_labels, place_labels
-from donorwise.pl._names import shorten
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, say_empty
+from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, say_empty, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,10 +10,21 @@ import pandas as pd
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._select import choose, tidy
+from donorwise.get._tests import choose, tidy
 from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, with_effects
-from donorwise.pl._names import choose_contrast, feature_names, panel_title, shorten, write_title
-from donorwise.pl._style import finish, format_p, level_colors, outer_labels, panels, say_empty
+from donorwise.pl._style import (
+    choose_contrast,
+    feature_names,
+    finish,
+    format_p,
+    level_colors,
+    outer_labels,
+    panel_title,
+    panels,
+    say_empty,
+    shorten,
+    write_title,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

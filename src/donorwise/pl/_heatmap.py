@@ -14,10 +14,23 @@ from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError
-from donorwise.get._select import choose, tidy
+from donorwise.get._tests import choose, tidy
 from donorwise.pl._effects import with_effects
-from donorwise.pl._names import LONGEST, choose_contrast, feature_names, shorten, write_title
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, WIDEST, finish, panels
+from donorwise.pl._style import (
+    BLUE,
+    GREY,
+    INK,
+    LIGHT_GREY,
+    LONGEST,
+    VERMILION,
+    WIDEST,
+    choose_contrast,
+    feature_names,
+    finish,
+    panels,
+    shorten,
+    write_title,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

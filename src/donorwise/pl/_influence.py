@@ -10,10 +10,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 from donorwise._anndata import check_is_anndata, keys, read_influence
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._select import choose, tidy
+from donorwise.get._tests import choose, tidy
 from donorwise.pl._effects import draw_rows
 from donorwise.pl._labels import place_labels
-from donorwise.pl._names import choose_contrast, panel_title, shorten, write_title
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -21,12 +20,16 @@ from donorwise.pl._style import (
     LIGHT_GREY,
     SMALLEST_P,
     VERMILION,
+    choose_contrast,
     despine,
     draw_reference,
     finish,
     format_p,
     outer_labels,
+    panel_title,
     panels,
+    shorten,
+    write_title,
 )
 
 if TYPE_CHECKING:

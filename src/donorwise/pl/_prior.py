@@ -16,9 +16,8 @@ from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.tables import prior_table
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._select import choose
-from donorwise.pl._names import write_title
-from donorwise.pl._style import INK, LIGHT_GREY, despine, finish, outer_labels, panels
+from donorwise.get._tests import choose
+from donorwise.pl._style import INK, LIGHT_GREY, despine, finish, outer_labels, panels, write_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,9 +13,20 @@ from donorwise._anndata import check_is_anndata, holds_tables, keys, read_result
 from donorwise._core.engine.calibration import BINS, ranks, shape_of
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._select import choose, only_one
-from donorwise.pl._names import choose_contrast, panel_title, write_title
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, despine, finish, outer_labels, panels
+from donorwise.get._tests import choose, only_one
+from donorwise.pl._style import (
+    BLUE,
+    GREY,
+    INK,
+    LIGHT_GREY,
+    choose_contrast,
+    despine,
+    finish,
+    outer_labels,
+    panel_title,
+    panels,
+    write_title,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,9 +10,8 @@ from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get import ranef as predict
-from donorwise.get._select import choose
-from donorwise.pl._names import shorten, write_title
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, despine, finish, inches, panels
+from donorwise.get._tests import choose
+from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, despine, finish, inches, panels, shorten, write_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,7 @@ from matplotlib.ticker import PercentFormatter
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._select import choose, present
-from donorwise.pl._names import shorten, write_title
+from donorwise.get._tests import choose, present
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -25,6 +24,8 @@ from donorwise.pl._style import (
     outer_labels,
     panels,
     say_empty,
+    shorten,
+    write_title,
 )
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator
 
 from donorwise._anndata import Results, check_is_anndata, group_means, keys, read_results
 from donorwise._docs import documented
-from donorwise.get._select import choose
+from donorwise.get._tests import choose
 from donorwise.pl._effects import (
     Points,
     draw_points,
@@ -20,8 +20,17 @@ from donorwise.pl._effects import (
     tested_parts,
     with_effects,
 )
-from donorwise.pl._names import choose_contrast, feature_names, panel_title, write_title
-from donorwise.pl._style import SMALLEST_P, draw_reference, finish, outer_labels, panels
+from donorwise.pl._style import (
+    SMALLEST_P,
+    choose_contrast,
+    draw_reference,
+    feature_names,
+    finish,
+    outer_labels,
+    panel_title,
+    panels,
+    write_title,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

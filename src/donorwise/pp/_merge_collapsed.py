@@ -14,7 +14,7 @@ from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_coll
 from donorwise._anndata.origin import DEPTH, Origin, kept_uns
 from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells, concatenate, merge_rows
 from donorwise._core.design.columns import label_codes
-from donorwise._core.design.patterns import combine, first_rows
+from donorwise._core.design.design import combine, first_rows
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:

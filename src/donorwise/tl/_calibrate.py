@@ -13,7 +13,7 @@ from donorwise._anndata.prepare import prepare_lmm, prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
 from donorwise._core.engine.results import told_reasons
-from donorwise._core.progress import tqdm
+from donorwise._core.jobs import tqdm
 from donorwise._docs import documented
 from donorwise._typing import DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError

@@ -22,11 +22,11 @@ from donorwise._anndata.recover import Recovered, check_same, recover
 from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.influence import NUMBERS, leave_one_out, retest
 from donorwise._core.engine.results import Contrasts
-from donorwise._core.progress import tqdm
+from donorwise._core.jobs import tqdm
 from donorwise._core.wording import listing
 from donorwise._docs import documented
 from donorwise.errors import DataError, DonorwiseError
-from donorwise.get._select import choose
+from donorwise.get._tests import choose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

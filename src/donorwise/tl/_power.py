@@ -17,10 +17,10 @@ from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.lmm import donor_term
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import POWER_STATUSES, Plan, power_table, replication
-from donorwise._core.progress import tqdm
+from donorwise._core.jobs import tqdm
 from donorwise._docs import documented
 from donorwise.errors import DesignError, DonorwiseError, DonorwiseWarning
-from donorwise.get._select import choose
+from donorwise.get._tests import choose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.cells.budget import BUDGET, Budget
 from donorwise._core.cells.readers import DaskBlocks
 from donorwise._core.cells.remote import cut_rows, measure_ranges, merge, pick
 from donorwise._core.cells.stream import cut_ranges
-from donorwise._core.progress import tqdm
+from donorwise._core.cells.threads import BUDGET, Budget
+from donorwise._core.jobs import tqdm
 from donorwise.errors import DataError, DonorwiseError
 
 if TYPE_CHECKING:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._core.cells.budget import BUDGET, Budget
-from donorwise._core.cells.checks import check_chunk_size, check_features, check_finite
 from donorwise._core.cells.chunks import Wanted, chunks_of, in_memory
 from donorwise._core.cells.cluster import accumulate_on, active_client
 from donorwise._core.cells.matrices import check_matrix
@@ -16,9 +14,19 @@ from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.moments import Moments
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.remote import can_travel
-from donorwise._core.cells.segments import CodedCells, Cutter, check_cells, cut_segments, extra_starts
+from donorwise._core.cells.segments import (
+    CodedCells,
+    Cutter,
+    check_cells,
+    check_chunk_size,
+    check_features,
+    check_finite,
+    cut_segments,
+    extra_starts,
+)
 from donorwise._core.cells.stored import Stored
 from donorwise._core.cells.stream import read_chunks
+from donorwise._core.cells.threads import BUDGET, Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

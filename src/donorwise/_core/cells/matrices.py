@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from donorwise._core.cells.checks import check_features
 from donorwise._core.cells.chunks import check_real, column_reader, in_memory, refuse
-from donorwise._core.cells.fetch import fetch
 from donorwise._core.cells.readers import has_reader, open_reader
+from donorwise._core.cells.segments import check_features
 from donorwise._core.cells.stored import Stored
-from donorwise._core.cells.stream import cut_ranges, read_chunks
+from donorwise._core.cells.stream import cut_ranges, fetch, read_chunks
 from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DataError
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from donorwise._core.cells.fetch import Range
     from donorwise._core.cells.readers import Piece, Reader
+    from donorwise._core.cells.stream import Range
 
 # Values of a matrix in memory that are looked at together.
 _VALUES = 2**22

@@ -1,10 +1,11 @@
-"""Moments: the measure from which linear models are fitted."""
+"""Measures of values: moments, and sums of products."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, singledispatch
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,13 +21,21 @@ from donorwise._core.cells.chunks import (
     canonical,
     column_reader,
     is_ready,
+    loadable,
     ready,
     refuse,
     slice_if_run,
     sparse_arrays,
 )
-from donorwise._core.cells.kernels import SCRATCH, csr_has_duplicates
-from donorwise._core.cells.measures import Collapsed, Measure
+from donorwise._core.cells.kernels import (
+    SCRATCH,
+    add_csr_sums,
+    add_dense_sums,
+    csc_sums,
+    csr_has_duplicates,
+    index_state,
+)
+from donorwise._core.cells.measures import ByPattern, Collapsed, Measure
 from donorwise._core.cells.moment_kernels import (
     WIDTH,
     Filled,
@@ -39,6 +48,7 @@ from donorwise._core.cells.moment_kernels import (
 )
 from donorwise._core.cells.segments import read_only
 from donorwise._core.cells.threads import run_on_segments, run_ranges
+from donorwise._typing import FloatArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,3 +210,74 @@ def _dense_by_blocks(load: Callable[[IntArray | slice], NDArray[Any]], job: _Job
             _dense_pass(block, _Job(job.cells, job.columns[part], out, n_jobs=1))
 
     run_ranges(task, np.full(-(-n_features // width), n_cells * width, dtype=np.int64), job.n_jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals(ByPattern):
+    """Sums over the cells of K patterns, (K, q, G)."""
+
+    total: FloatArray
+    of_features: ClassVar[tuple[str, ...]] = ("total",)
+
+
+def once(cells: Segmented) -> FloatArray:
+    """Loadings (N, 1) with which every cell counts once."""
+    return np.ones((len(cells.segment), 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Sums(Measure[Totals]):
+    """Sums of f(y) times q numbers of the cell.
+
+    Attributes
+    ----------
+    value
+        f, from an array of values to one of the same shape; f(0) = 0, as zeros of sparse matrices are not
+        visited. What it gives is added up in float64, but computed in the dtype that it chooses.
+    loadings
+        The numbers, (N, q), of cells: of their weights, or of their covariates as they were given.
+    n
+        q.
+    """
+
+    value: Callable[[Any], NDArray[Any]]
+    loadings: Callable[[Segmented], FloatArray] = once
+    n: int = 1
+
+    def empty(self, segments: Segments, n_features: int) -> Totals:
+        """Zeros."""
+        return Totals(np.zeros((len(segments.n_obs), self.n, n_features)))
+
+    def add(self, running: Totals, chunk: Chunk, n_jobs: int | None) -> None:
+        """Add the rows of a chunk."""
+        numbers = (read_only(self.loadings(chunk.cells)), running.total)
+        if isinstance(chunk, SparseChunk):
+            values = read_only(loadable(self.value(chunk.data)))
+            task = partial(add_csr_sums, *chunk._replace(data=values), *numbers)
+        else:
+            values = read_only(loadable(self.value(chunk.values)))
+            task = partial(add_dense_sums, *chunk._replace(values=values), *numbers)
+        run_on_segments(task, chunk.cells, values.size, n_jobs)
+
+    def fill(
+        self, out: Totals, matrix: Any, columns: IntArray, cells: Segmented, segments: Segments, n_jobs: int | None
+    ) -> None:
+        """Columns in CSC form are read as they are, where no entry is stored twice."""
+        if sparse.issparse(matrix) and matrix.format == "csc":
+            data, indices, indptr = sparse_arrays(matrix)
+            if not index_state(indices, indptr, indices.dtype.type(matrix.shape[0])):
+                values = read_only(loadable(self.value(data)))
+                numbers = (read_only(columns), cells, read_only(self.loadings(cells)), out.total)
+                task = partial(csc_sums, values, indices, indptr, *numbers)
+                run_ranges(task, np.diff(indptr)[columns], n_jobs)
+                return
+        Measure.fill(self, out, matrix, columns, cells, segments, n_jobs)
+
+
+def is_positive(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether values are above zero."""
+    return np.asarray(values > 0)
+
+
+DETECTED = Sums(is_positive)
+"""Number of cells that a feature is above zero in."""

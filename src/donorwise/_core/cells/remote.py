@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.cells.fetch import fetch
 from donorwise._core.cells.measures import ByPattern
 from donorwise._core.cells.readers import DaskBlocks, DenseFile, SparseFile, source_file
 from donorwise._core.cells.segments import CodedCells
+from donorwise._core.cells.stream import fetch
 from donorwise._typing import IntArray
 from donorwise.errors import DataError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.patterns import changing, combine, constant
+from donorwise._core.design.design import changing, combine, constant
 from donorwise._core.design.terms import term_variables, variables
 
 if TYPE_CHECKING:

@@ -1,19 +1,141 @@
-"""A design: a formula applied to rows, which fall into patterns of equal rows."""
+"""Rows that agree, numbered: the combinations of labels and numbers that occur, and what varies inside them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
+    from numpy.typing import NDArray
 
     from donorwise._core.design.formula import ParsedFormula
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray
+
+# Rows that are looked at first: they often answer for all.
+_HEAD = 16_384
+
+
+def find_patterns(
+    categorical: Sequence[tuple[IntArray, int]], numeric: Mapping[str, FloatArray], n_rows: int
+) -> tuple[IntArray, int, tuple[str, ...]]:
+    """Number the unique combinations of the variables, leaving out numbers that differ in nearly every row.
+
+    Parameters
+    ----------
+    categorical
+        Codes (n,) and number of levels of each grouping factor and categorical variable, in key order.
+    numeric
+        Values (n,) of each numeric variable.
+    n_rows
+        n.
+
+    Returns
+    -------
+    Pattern of each row (numbered in the order of the keys, so that it does not depend on the
+    order of the rows), number of patterns, and the numeric variables that vary inside patterns.
+    """
+    codes, size = combine(categorical, n_rows)
+    limit = max(2000, n_rows // 20)
+    first = first_rows(codes, size)
+    labelled = {name: _labels(values, limit) for name, values in numeric.items() if varies(values, codes, first)}
+    cell_level = sorted(name for name, labels in labelled.items() if labels is None)
+    few = {name: labels for name, labels in labelled.items() if labels is not None}
+    for name in sorted(few, key=lambda n: (few[n][1], n)):
+        if not varies(numeric[name], codes, first_rows(codes, size)):
+            continue
+        finer = combine([(codes, size), few[name]], n_rows)
+        if finer[1] <= limit:
+            codes, size = finer
+        else:
+            cell_level.append(name)
+    first = first_rows(codes, size)
+    return codes, size, tuple(name for name in cell_level if varies(numeric[name], codes, first))
+
+
+def _labels(values: FloatArray, limit: int) -> tuple[IntArray, int] | None:
+    """Codes in the order of the values and their number; None where there are more than `limit` values."""
+    if len(pd.unique(values[: 2 * limit])) > limit:
+        return None
+    labels, uniques = pd.factorize(values)
+    if len(uniques) > limit:
+        return None
+    rank = np.empty(len(uniques), dtype=np.int64)
+    rank[np.argsort(uniques)] = np.arange(len(uniques))
+    return rank[labels], len(uniques)
+
+
+def combine(factors: Sequence[tuple[IntArray, int]], n_rows: int) -> tuple[IntArray, int]:
+    """Number the combinations of factors that occur, in the order of the first factor, then the second ..."""
+    codes, size = np.zeros(n_rows, dtype=np.int64), 1
+    for labels, n_levels in factors:
+        joint = codes * n_levels
+        joint += labels
+        codes, size = _compress(joint, size * n_levels)
+    return codes, size
+
+
+def first_rows(codes: IntArray, size: int) -> IntArray:
+    """Return the first row of each pattern."""
+    first = np.empty(size, dtype=np.int64)
+    for rows in _looks(len(codes)):
+        first.fill(-1)
+        seen = codes[rows][::-1]
+        first[seen] = np.arange(len(seen) - 1, -1, -1)
+        if first.min(initial=0) >= 0:
+            break
+    return first
+
+
+def varies(values: FloatArray, codes: IntArray, first: IntArray) -> bool:
+    """Whether a column takes several values inside some pattern."""
+    example = values[first]
+    return any(bool(np.any(values[rows] != example[codes[rows]])) for rows in _looks(len(codes)))
+
+
+def changing(values: NDArray[Any], codes: IntArray, n_levels: int) -> BoolArray:
+    """Which levels have rows with several values, (n_levels,)."""
+    found = np.zeros(n_levels, dtype=bool)
+    for rows in _looks(len(codes)):
+        own, level = values[rows], codes[rows]
+        example = np.zeros(n_levels, dtype=values.dtype)
+        example[level] = own
+        found[level[own != example[level]]] = True
+        if found.all():
+            break
+    return found
+
+
+def constant(values: NDArray[Any], codes: IntArray, n_levels: int) -> bool:
+    """Whether the rows of every level have one value."""
+    for rows in _looks(len(codes)):
+        example = np.zeros(n_levels, dtype=values.dtype)
+        example[codes[rows]] = values[rows]
+        if not np.array_equal(values[rows], example[codes[rows]]):
+            return False
+    return True
+
+
+def _looks(n_rows: int) -> Iterator[slice]:
+    """The first rows, where they are few of them; then all."""
+    if n_rows > _HEAD:
+        yield slice(_HEAD)
+    yield slice(None)
+
+
+def _compress(codes: IntArray, size: int) -> tuple[IntArray, int]:
+    """Renumber codes without gaps, in the same order."""
+    if size > max(4 * len(codes), 1_000_000):  # a table of that size would cost more than sorting
+        uniques, dense = np.unique(codes, return_inverse=True)
+        return dense.reshape(-1), len(uniques)
+    seen = np.bincount(codes, minlength=size) > 0
+    return (codes if seen.all() else (np.cumsum(seen) - 1)[codes]), int(seen.sum())
 
 
 @dataclass(frozen=True, slots=True)

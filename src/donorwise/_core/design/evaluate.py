@@ -1,22 +1,25 @@
-"""Columns of X and Z: terms of a formula evaluated on one row per pattern, and row by row where they vary inside patterns."""
+"""Columns of X and Z from the terms of a formula, and what keeps coefficients from being told apart."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.patterns import varies
+from donorwise._core.design.design import varies
 from donorwise._core.design.terms import is_column, is_rowwise, term_variables
+from donorwise._core.wording import linear_combination
 from donorwise._typing import FloatArray
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from formulaic.formula import SimpleFormula
 
+    from donorwise._core.design.design import Design, RandomTerm
     from donorwise._typing import FloatArray, IntArray
 
 
@@ -127,3 +130,196 @@ def _check_finite(names: tuple[str, ...], values: FloatArray, by_row: dict[int, 
                 f"`{name}` is not finite in some rows (a logarithm of zero or of a negative number?); "
                 "repair its variable, or make these values missing."
             )
+
+
+# Columns are centred and scaled to length 1 first, so this is the share of a column that the others
+# do not explain: rounding leaves 1e-13 or so of an aliased one, a year beside an intercept keeps all.
+_TOLERANCE = 1e-9
+
+
+def check_design(design: Design) -> None:
+    """Raise a DesignError that says why when the data cannot answer the formula."""
+    n, p = int(np.sum(design.codes >= 0)), len(design.fixed_names)
+    for term in design.random_terms:
+        check_random_size(term, n)
+    if p >= n:
+        raise DesignError(
+            f"{p} fixed effects need more than {p} rows, and there are {n}; use a smaller formula or more rows."
+        )
+    X = np.vstack([design.X, _inside_patterns(design)])
+    check_full_rank(X, design)
+    for term in design.random_terms:
+        check_replication(X, design.fixed_names, term)
+
+
+def _inside_patterns(design: Design) -> FloatArray:
+    """Rows that stand for the variation inside patterns: the R factor of the deviations, as few rows as columns."""
+    j = [i for i, k in enumerate(design.varying) if k >= 0]
+    if not j:
+        return np.zeros((0, len(design.fixed_names)))
+    used = design.codes >= 0
+    values = design.covariates[used][:, [design.varying[i] for i in j]]
+    triangle = np.linalg.qr(values - design.X[:, j][design.codes[used]], mode="r")
+    rows = np.zeros((len(triangle), len(design.fixed_names)))
+    rows[:, j] = triangle
+    return rows
+
+
+def check_random_size(term: RandomTerm, n: int) -> None:
+    """Raise when a term has as many effects as there are rows."""
+    if len(term.levels) == n:
+        raise DesignError(
+            f"`{term.label}` has one level per row ({n:,} of each), so it cannot be told from the residual. "
+            "A grouping factor has several rows per level: donors or samples, not cells."
+        )
+    n_effects = len(term.levels) * len(term.columns)
+    if n_effects >= n:
+        raise DesignError(
+            f"`{term.label}` has {n_effects:,} random effects ({len(term.levels):,} levels x {len(term.columns)}) "
+            f"for {n:,} rows: they cannot be told from the residual. Use fewer slopes or a coarser grouping factor."
+        )
+
+
+def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -> None:
+    """Raise when the fixed effects fit every level of a random intercept, so that its variance has no data left.
+
+    Parameters
+    ----------
+    X
+        Shape (n, p). The K patterns first, then rows that span what varies inside them.
+    """
+    if term.columns != ("(Intercept)",) or len(term.levels) > len(names):
+        return
+    indicators = np.zeros((len(X), len(term.levels)))
+    indicators[np.arange(len(term.codes)), term.codes] = 1.0
+    _, aliased = split_columns(np.hstack([X, indicators]), names)
+    if len(aliased) == len(term.levels):
+        raise DesignError(
+            f"The fixed effects already fit each of the {len(term.levels)} levels of `{term.group}` exactly, so nothing is "
+            f"left to estimate `{term.label}` from, and no comparison between levels of `{term.group}` has replicates. "
+            f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
+        )
+
+
+def check_full_rank(X: FloatArray, design: Design) -> None:
+    """Raise when fixed effects are aliased, and say with what.
+
+    Parameters
+    ----------
+    X
+        Shape (n, p), with the row space of the rows in use: the patterns, then what varies inside them.
+    design
+        Names, terms and variables, for the explanation.
+    """
+    names = design.fixed_names
+    independent, aliased = split_columns(X, names)
+    if not aliased:
+        return
+    variables = {str(t): term_variables(t) for t in design.spec.terms}
+    reasons = []
+    for j in aliased:
+        term = next((t for t, columns in design.terms.items() if j in columns), "")
+        before = [i for i in independent if i < j]
+        reasons.append(_categories(term, variables, design.frame) or _columns(X, j, before, names))
+    reasons = list(dict.fromkeys(reasons))
+    more = f" And {len(reasons) - 4} more such columns." if len(reasons) > 4 else ""
+    raise DesignError(f"The fixed effects cannot be told apart. {' '.join(reasons[:4])}{more}")
+
+
+def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Split columns, from left to right, into independent ones and ones the columns before them give."""
+    scaled = _scale(X, names.index("Intercept") if "Intercept" in names else None)
+    basis = np.empty_like(scaled)
+    independent: list[int] = []
+    aliased: list[int] = []
+    for j in range(X.shape[1]):
+        q = basis[:, : len(independent)]
+        rest = scaled[:, j] - q @ (q.T @ scaled[:, j])
+        rest -= q @ (q.T @ rest)  # once more: one pass of Gram-Schmidt leaves rounding behind
+        length = float(np.linalg.norm(rest))
+        if length <= _TOLERANCE:
+            aliased.append(j)
+            continue
+        basis[:, len(independent)] = rest / length
+        independent.append(j)
+    return independent, aliased
+
+
+def _scale(X: FloatArray, intercept: int | None) -> FloatArray:
+    """Take the intercept out of the other columns, and scale all to length 1 (to 0 where only rounding is left)."""
+    largest = np.abs(X).max(axis=0, initial=0.0)
+    unit = X / np.where(largest > 0, largest, 1.0)
+    if intercept is not None:
+        one = unit[:, intercept].copy()
+        unit = unit - np.outer(one, one @ unit / (one @ one))
+        unit[:, intercept] = one
+    length = np.linalg.norm(unit, axis=0)
+    return unit / np.where(length > 1e-14 * np.sqrt(len(X)), length, np.inf)
+
+
+def _columns(X: FloatArray, j: int, before: list[int], names: Sequence[str]) -> str:
+    """Say which columns before it give column j."""
+    if not X[:, j].any():
+        return f"`{names[j]}` is zero in every cell: leave it out."
+    weights = {i: w for i, w in zip(before, _solve(X[:, before], X[:, j]), strict=True) if w}
+    others = [i for i in weights if names[i] != "Intercept"]
+    if not others:
+        return f"`{names[j]}` has the same value in every cell: leave it out."
+    indicators = all(set(np.unique(X[:, i])) <= {0.0, 1.0} for i in (j, others[0]))
+    if indicators and list(weights.values()) == [1.0]:
+        return f"`{names[j]}` is the same cells as `{names[others[0]]}`: leave one of the two out, and read the other as both."
+    if indicators and len(others) == 1 and len(weights) == 2 and weights[others[0]] == -1.0:
+        return f"`{names[j]}` is exactly the cells outside `{names[others[0]]}`: leave one of the two out, and read the other as both."
+    text = linear_combination({"1" if names[i] == "Intercept" else names[i]: w for i, w in weights.items()})
+    return f"`{names[j]}` = {text}: leave one of them out."
+
+
+def _solve(A: FloatArray, b: FloatArray) -> FloatArray:
+    """Weights with A w = b, rounded where they are nearly whole numbers."""
+    scale = np.abs(A).max(axis=0)
+    weights = np.linalg.lstsq(A / scale, b, rcond=None)[0] / scale
+    relative = np.abs(weights) * scale / np.abs(b).max()
+    rounded = np.where(np.abs(weights - np.round(weights)) < 1e-6, np.round(weights), weights)
+    return np.where(relative < 1e-7, 0.0, rounded)
+
+
+def _categories(term: str, variables: Mapping[str, tuple[str, ...]], frame: pd.DataFrame) -> str:
+    """Explain an aliased term by the categories of its variables, where they are the reason."""
+    factors = [v for v in variables.get(term, ()) if _is_categorical(frame[v])]
+    if len(factors) > 1:
+        return _empty_combinations(term, frame[factors])
+    if len(factors) != len(variables.get(term, ())) or not factors:
+        return ""
+    others = [v[0] for t, v in variables.items() if t != term and len(v) == 1 and _is_categorical(frame[v[0]])]
+    return next(filter(None, (_nested(factors[0], other, frame) for other in others)), "")
+
+
+def _nested(a: str, b: str, frame: pd.DataFrame) -> str:
+    """Say that one factor is constant within the levels of a finer one."""
+    coarse, fine = sorted((a, b), key=lambda v: len(frame[v].cat.categories))
+    pairs = frame[[coarse, fine]].drop_duplicates()
+    if len(frame[coarse].cat.categories) == len(frame[fine].cat.categories) or pairs[fine].duplicated().any():
+        return ""
+    return (
+        f"`{coarse}` never varies within a level of `{fine}`, so `{fine}` already says all that `{coarse}` says: "
+        f"leave one of them out, or make `{fine}` a random effect, `(1 | {fine})`."
+    )
+
+
+def _is_categorical(column: pd.Series) -> bool:
+    return isinstance(column.dtype, pd.CategoricalDtype)
+
+
+def _empty_combinations(term: str, frame: pd.DataFrame) -> str:
+    """Say which combinations of an interaction's categories no cell has."""
+    present = set(frame.drop_duplicates().itertuples(index=False, name=None))
+    every = pd.MultiIndex.from_product([frame[v].cat.categories for v in frame])
+    absent = [
+        " and ".join(f"{v}={x}" for v, x in zip(frame, levels, strict=True))
+        for levels in every
+        if levels not in present
+    ]
+    if not absent:
+        return ""
+    listed = ", or ".join(absent[:3]) + (f" (and {len(absent) - 3} more combinations)" if len(absent) > 3 else "")
+    return f"No cell has {listed}, which `{term}` needs: leave the interaction or the level out."

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.arms import describe
+from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.evaluate import RowsInUse, evaluate, evaluate_spec
-from donorwise._core.design.patterns import combine, first_rows
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.design.terms import is_rowwise, term_variables, variables
 from donorwise._core.wording import listing, suggestion

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.patterns import constant, first_rows
+from donorwise._core.design.design import constant, first_rows
 from donorwise._core.design.terms import quote
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.columns import read_column, used_categories
-from donorwise._core.design.patterns import combine, constant, first_rows
+from donorwise._core.design.design import combine, constant, first_rows
 from donorwise._core.design.terms import term_variables
 from donorwise.errors import DesignError
 

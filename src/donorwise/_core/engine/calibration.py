@@ -14,8 +14,8 @@ from donorwise._core.design.exchange import estimable, find_exchange, relabel
 from donorwise._core.design.permutations import arrange
 from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.fits import ddf_used, test_features
+from donorwise._core.engine.tables import adjust
 from donorwise._core.inference.moderation import Learned, learn, p_values
-from donorwise._core.inference.multiplicity import adjust
 from donorwise._core.jobs import in_threads
 from donorwise._typing import STATUSES
 

@@ -11,12 +11,20 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.contrasts import resolve_contrasts, resolve_term
-from donorwise._core.engine import variances as variance
 from donorwise._core.engine.arrays import blas
-from donorwise._core.engine.tables import contrast_table, joint_table, lrt_table
+from donorwise._core.engine.tables import (
+    contrast_table,
+    icc_table,
+    joint_table,
+    lrt_table,
+    partition_table,
+    ranef_table,
+    theta_names,
+    theta_of,
+    varcomp_table,
+)
 from donorwise._core.inference.moderation import learn, refusal
 from donorwise._core.models.law import STATUS_DTYPE
-from donorwise._core.models.lmm.blup import random_effects
 from donorwise._typing import DDF, STATUSES, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
@@ -305,7 +313,7 @@ class LMMFit:
         >>> fit.varcomp()["term"].unique().tolist()
         ['donor_id', 'Residual']
         """
-        return variance.varcomp_table(self)
+        return varcomp_table(self)
 
     def icc(self) -> pd.DataFrame:
         """Intraclass correlation: each random term's share of the random and residual variance.
@@ -325,7 +333,7 @@ class LMMFit:
         >>> bool(fit.icc()["icc"].dropna().between(0, 1).all())
         True
         """
-        return variance.icc_table(self)
+        return icc_table(self)
 
     def variance_partition(self) -> pd.DataFrame:
         """Fractions of variance: fixed effects, each random term, residual; rows sum to 1.
@@ -346,7 +354,7 @@ class LMMFit:
         >>> fit.variance_partition().columns.tolist()
         ['fixed', 'donor_id', 'Residual']
         """
-        return variance.partition_table(self)
+        return partition_table(self)
 
     def ranef(self, group: str | None = None) -> pd.DataFrame:
         """Conditional modes of the random effects (BLUPs) and their conditional sd.
@@ -380,7 +388,7 @@ class LMMFit:
             group = groups[0]
         if group not in groups:
             raise DesignError(f"group={group!r} is not a grouping factor of this model; choose one of {groups}.")
-        return _ranef_table(self, group)
+        return ranef_table(self, group)
 
     def at_ml(self) -> LMMFit:
         """The same model fitted by maximum likelihood.
@@ -432,7 +440,7 @@ def assemble(
 ) -> LMMFit:
     """Put the models' arrays into one struct over all features."""
     G, p = len(variables), len(design.fixed_names)
-    names = variance.theta_names(design)
+    names = theta_names(design)
     beta, vcov = np.full((G, p), np.nan), np.full((G, p, p), np.nan)
     theta, sigma2, loglik = np.full((G, len(names)), np.nan), np.full(G, np.nan), np.full(G, np.nan)
     status, n_iter = np.full(G, "not_estimable", dtype=STATUS_DTYPE), np.zeros(G, dtype=np.int64)
@@ -440,27 +448,9 @@ def assemble(
         at, own, inverse = model.features, model.estimates, model.equations.fixed.inverse
         beta[at], sigma2[at], loglik[at] = own.beta, own.sigma2, own.loglik
         vcov[at] = own.sigma2[:, None, None] * (inverse @ own.Phi @ inverse.T)
-        theta[at] = variance.theta(model)
+        theta[at] = theta_of(model)
         status[at], n_iter[at] = own.status, own.n_iter
     return LMMFit(
         design.formula, reml, donor, variables, design.fixed_names, beta, vcov, sigma2, theta, names,
         loglik, status, n_iter, n_obs, n_donors, design, models,
     )  # fmt: skip
-
-
-def _ranef_table(fit: LMMFit, group: str) -> pd.DataFrame:
-    variables = np.array(fit.variables, dtype=object)
-    frames = []
-    for model in fit.models:
-        for t, basis in enumerate(model.equations.terms):
-            if basis.term.group == group:
-                modes, covariance = random_effects(model.equations, model.estimates, t)
-                sd = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
-                index = pd.MultiIndex.from_product(
-                    [variables[model.features], basis.term.levels, basis.term.columns],
-                    names=["variable", "level", "column"],
-                )
-                frames.append(pd.DataFrame({"value": modes.ravel(), "cond_sd": sd.ravel()}, index=index).reset_index())
-    if not frames:
-        return pd.DataFrame(columns=["variable", "level", "column", "value", "cond_sd"])
-    return pd.concat(frames, ignore_index=True)

@@ -18,12 +18,18 @@ from donorwise._core.engine.fitted import LMMFit, assemble
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
-from donorwise._core.engine.tables import contrast_table, prior_table
+from donorwise._core.engine.tables import (
+    contrast_table,
+    icc_rows,
+    long_partition,
+    partition_table,
+    prior_table,
+    varcomp_table,
+)
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks
-from donorwise._core.engine.variances import icc_rows, long_partition, partition_table, varcomp_table
+from donorwise._core.jobs import tqdm
 from donorwise._core.models.lmm.fit import Estimates, build_equations, fit_collapsed
 from donorwise._core.models.lmm.model import LMM
-from donorwise._core.progress import tqdm
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 

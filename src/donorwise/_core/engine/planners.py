@@ -10,10 +10,10 @@ import numpy as np
 from donorwise._core.cells.collapse import collapse
 from donorwise._core.engine.power import Known, Planned
 from donorwise._core.models.law import tensor
+from donorwise._core.models.lmm.blocks import original_covariance
 from donorwise._core.models.lmm.crossproducts import Responses
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import build_equations
-from donorwise._core.models.lmm.relative import original_covariance
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from donorwise._core.engine.tables import prior_table, tidy
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lograte.effects import random_effects
-from donorwise._core.models.lograte.fit import fit_log_rates
+from donorwise._core.models.lograte.model import fit_log_rates
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:

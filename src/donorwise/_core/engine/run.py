@@ -14,9 +14,8 @@ import pandas as pd
 from donorwise._core.engine.analysis import TABLES, Family, Tables
 from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.results import told_reasons, with_levels
-from donorwise._core.engine.tables import dtype_of
-from donorwise._core.inference.multiplicity import UNIVERSE
-from donorwise._core.progress import tqdm
+from donorwise._core.engine.tables import UNIVERSE, dtype_of
+from donorwise._core.jobs import tqdm
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError, DonorwiseError
 

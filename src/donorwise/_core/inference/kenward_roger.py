@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.lmm.pieces import solve_symmetric
+from donorwise._core.models.lmm.evaluate import solve_symmetric
 
 if TYPE_CHECKING:
-    from donorwise._core.models.lmm.pieces import Pieces
+    from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._typing import FloatArray
 
 

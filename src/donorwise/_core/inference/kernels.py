@@ -39,7 +39,7 @@ def em_counts(likelihood, knot, share, weights, counts):
 
 @inner
 def _upper_tail(x, table):
-    """P(T > x) for x >= 0 from a :class:`~donorwise._core.inference.tails.TailTable`; NaN for NaN."""
+    """P(T > x) for x >= 0 from a :class:`~donorwise._core.inference.mixture.TailTable`; NaN for NaN."""
     r, v = x / table.root, x
     if r > _HUGE:
         v = table.root * np.log(2.0 * r)

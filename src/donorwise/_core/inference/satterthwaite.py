@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.lmm.relative import cholesky_psd, relative_covariance
+from donorwise._core.models.lmm.blocks import cholesky_psd, relative_covariance
 
 if TYPE_CHECKING:
+    from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._core.models.lmm.fit import Equations
-    from donorwise._core.models.lmm.pieces import Pieces
     from donorwise._typing import FloatArray
 
 _NULL = 1e-8

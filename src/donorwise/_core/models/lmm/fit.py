@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.models.law import STATUS_DTYPE
-from donorwise._core.models.lmm.blocks import build_blocks
+from donorwise._core.models.lmm.blocks import build_blocks, smallest_variance
 from donorwise._core.models.lmm.crossproducts import Responses, column_covariance, fixed_basis, responses, term_basis
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.newton import fit_features
-from donorwise._core.models.lmm.relative import smallest_variance
 from donorwise._core.models.lmm.spectral import fit_spectral, spectrum
 
 if TYPE_CHECKING:

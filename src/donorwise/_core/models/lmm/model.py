@@ -10,15 +10,15 @@ import numpy as np
 
 from donorwise._core.design.between_within import contrast_df
 from donorwise._core.models.law import STATUS_DTYPE, Law
+from donorwise._core.models.lmm.evaluate import pieces
 from donorwise._core.models.lmm.fit import fit_responses
 from donorwise._core.models.lmm.law import on_grid, ratio_axes
-from donorwise._core.models.lmm.pieces import pieces
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
+    from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._core.models.lmm.fit import Equations, Estimates
     from donorwise._core.models.lmm.law import LMMGrid
-    from donorwise._core.models.lmm.pieces import Pieces
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 FITTED = ("ok", "boundary")

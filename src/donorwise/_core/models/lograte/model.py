@@ -1,12 +1,4 @@
-"""The model of log rates: y ~ N(X beta, group2 ZZ' + tau2 I + diag(v)) with known v, on a grid of variances.
-
-Fay and Herriot (1979), JASA 74:269-277. Given the variances beta has a flat prior and everything
-is normal: the restricted likelihood is
-
-    -1/2 [log|V| + log|X'V⁻¹X| + r'V⁻¹r],   r = y - X beta,
-
-and c'beta is N(c'b, c'(X'V⁻¹X)⁻¹c) at the generalised least-squares estimate b.
-"""
+"""The design of units of a model of log rates, in the order that its kernels take."""
 
 from __future__ import annotations
 
@@ -15,15 +7,65 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from donorwise._core.jobs import in_threads
 from donorwise._core.models.law import STATUS_DTYPE, Law, law_of
 from donorwise._core.models.lograte.kernels import evaluate
-from donorwise._core.models.lograte.units import OFFSET
+from donorwise._core.models.lograte.units import OFFSET, LogRates, log_rates
 
 if TYPE_CHECKING:
+    from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design
-    from donorwise._core.models.lograte.design import UnitDesign
     from donorwise._core.models.lograte.units import Depths, LogRates
     from donorwise._typing import FloatArray, IntArray, StrArray
+
+
+@dataclass(frozen=True, slots=True)
+class UnitDesign:
+    """The design of S units, shared by all genes; units in the order of the random term's levels.
+
+    Attributes
+    ----------
+    design
+        The design, a row per unit or pattern of units.
+    order
+        Shape (S,). Rows of the design's table of units.
+    Q
+        Shape (S, p). Orthonormal basis of X.
+    inverse
+        Shape (p, p). beta = inverse @ (coefficients on Q).
+    starts
+        Shape (levels + 1,). First unit of each level; one level where there is no random term.
+    group
+        Grouping factor of the random term; empty for none.
+    """
+
+    design: Design
+    order: IntArray
+    Q: FloatArray
+    inverse: FloatArray
+    starts: IntArray
+    group: str
+
+    def rows(self, L: FloatArray) -> FloatArray:
+        """Contrasts (n, p) of beta as contrasts of the coefficients on Q."""
+        return np.ascontiguousarray(L @ self.inverse)
+
+
+def unit_design(design: Design) -> UnitDesign:
+    """What genes share in a design whose rows are units, with one random intercept or none."""
+    used = np.flatnonzero(design.codes >= 0)
+    pattern = design.codes[used]
+    X = design.X[pattern]
+    for j, k in enumerate(design.varying):
+        if k >= 0:
+            X[:, j] = design.covariates[used, k]
+    levels = design.random_terms[0].codes[pattern] if design.random_terms else np.zeros(used.size, dtype=np.int64)
+    order = np.argsort(levels, kind="stable")
+    starts = np.searchsorted(levels[order], np.arange(levels.max() + 2))
+    Q, R = np.linalg.qr(X[order])
+    group = design.random_terms[0].group if design.random_terms else ""
+    return UnitDesign(design, used[order], np.ascontiguousarray(Q), np.linalg.inv(R), starts, group)
+
 
 _LOWEST, _HIGHEST = 1e-4, 25.0  # variances of log rates besides zero
 # Points of the axes of one variance, or of two (units, random term): with a shared prior, and without, where the
@@ -152,3 +194,33 @@ class LogRateGrid:
         )
         centre += (ols @ rows.T).T[:, :, None]
         return loglik, centre, scale
+
+
+# Doubles of temporary arrays that a block of genes may use (32 MB).
+_BLOCK = 4_000_000
+
+
+def fit_log_rates(design: Design, collapsed: Collapsed, depths: Depths, n_jobs: int = 1) -> LogRateModel:
+    """The model of the genes that have counts.
+
+    Parameters
+    ----------
+    design
+        Of the units, which are its rows.
+    collapsed, depths
+        Statistics of the units that the design uses, in its order; the depth is the only covariate.
+    n_jobs
+        Threads.
+    """
+    units = unit_design(design)
+    order = np.searchsorted(np.flatnonzero(design.codes >= 0), units.order)
+    collapsed, depths = collapsed.take(order), depths.take(order)
+    present = np.flatnonzero((collapsed.mean > 0).any(axis=0))
+
+    def rates(genes: IntArray) -> LogRates:
+        return log_rates(collapsed.take_features(genes), depths, units.Q)
+
+    size = int(np.clip(_BLOCK // (8 * units.order.size), 1, 1024))
+    blocks = [present[i : i + size] for i in range(0, max(present.size, 1), size)]
+    counts = np.asarray(np.rint(depths.n_cells @ collapsed.mean[:, present]))
+    return LogRateModel(present, units, depths, LogRates.concatenate(list(in_threads(rates, blocks, n_jobs))), counts)
