@@ -8,8 +8,8 @@ import pytest
 
 from donorwise._core.design import design as design_module
 from donorwise._core.design.build import build_design
-from donorwise._core.design.columns import used_categories
 from donorwise._core.design.replicates import find_donors
+from donorwise._core.design.terms import used_categories
 
 N = 3 * design_module._HEAD
 

@@ -12,8 +12,8 @@ import pandas as pd
 from donorwise._anndata.collapsed import cell_count
 from donorwise._anndata.obs import check_obs_columns, obs_frame
 from donorwise._anndata.read import read_settings
-from donorwise._core.design.columns import check_obs
 from donorwise._core.design.replicates import leaves_out
+from donorwise._core.design.terms import check_obs
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:

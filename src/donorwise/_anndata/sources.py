@@ -1,7 +1,10 @@
-"""Opening files without reading their matrices, and finding the matrices of an AnnData that are not in memory."""
+"""Matrices in files: how they are opened, and results written in blocks."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +17,10 @@ from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
 
     import anndata as ad
+    import pandas as pd
 
     from donorwise._typing import IntArray
 
@@ -80,7 +85,7 @@ def put_uns(adata: ad.AnnData, key: str, entry: Any) -> None:
 
 def in_file(adata: ad.AnnData) -> bool:
     """Whether X or a layer is not in memory."""
-    from donorwise._core.cells.stored import Stored
+    from donorwise._core.cells.matrices import Stored
 
     whole = adata._adata_ref if adata.is_view else adata
     return any(isinstance(as_stored(m), Stored) for m in (whole.X, *whole.layers.values()))
@@ -88,7 +93,7 @@ def in_file(adata: ad.AnnData) -> bool:
 
 def files_behind(adata: ad.AnnData) -> list[Path | None]:
     """Files that X and the layers are read from when they are used; None for one that a dask array does not tell."""
-    from donorwise._core.cells.stored import Stored
+    from donorwise._core.cells.matrices import Stored
 
     whole = adata._adata_ref if adata.is_view else adata
     stored = [as_stored(matrix) for matrix in (whole.X, *whole.layers.values())]
@@ -105,8 +110,8 @@ def as_stored(matrix: Any, rows: IntArray | None = None, columns: IntArray | Non
     """Return rows and columns of a matrix that can be read in chunks as a `Stored`; anything else as it is."""
     if matrix is None or isinstance(matrix, np.ndarray | pd.DataFrame) or sp.issparse(matrix):
         return matrix
+    from donorwise._core.cells.matrices import Stored
     from donorwise._core.cells.readers import has_reader
-    from donorwise._core.cells.stored import Stored
 
     return Stored(matrix, rows, columns) if has_reader(type(matrix)) else matrix
 
@@ -162,3 +167,109 @@ def _guard(path: Any, element: str, read: Any) -> Any:
             f"{path}: {element} cannot be read ({reason[0]}). The file is truncated or corrupt, or not an AnnData file; "
             "copy or write it again."
         ) from error
+
+
+# Rows and features of a chunk, 1 MB: groups of rows and blocks of features are both read with little waste.
+_CHUNK = (256, 512)
+
+
+def check_block_file(path: str | os.PathLike[str]) -> Path:
+    """The path, if such a file can be written there.
+
+    Raises
+    ------
+    DataError
+        The ending is neither ``.h5ad`` nor ``.zarr``, or the folder is not there.
+    """
+    out = Path(path)
+    if out.suffix not in (".h5ad", ".zarr"):
+        raise DataError(f"out={str(path)!r}: the name must end in .h5ad or .zarr.")
+    if not out.parent.is_dir():
+        raise DataError(f"The folder {out.parent} does not exist; make it first.")
+    return out
+
+
+def write_blocks(path: Path, blocks: Iterable[ad.AnnData], var: pd.DataFrame) -> None:
+    """Write AnnDatas of the same rows, whose features follow one another, as one.
+
+    Parameters
+    ----------
+    path
+        ``.h5ad`` or ``.zarr``; what is there is replaced when all is written.
+    blocks
+        The parts, with dense X and layers.
+    var
+        The features of all.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    _remove(temporary)
+    try:
+        low = 0
+        for block in blocks:
+            if low == 0:
+                _write_frame(temporary, block, var)
+            _write_columns(temporary, block, low, len(var))
+            low += block.n_vars
+        _remove(path)
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _write_frame(path: Path, block: ad.AnnData, var: pd.DataFrame) -> None:
+    """Everything but X and the layers."""
+    import anndata as ad
+
+    frame = ad.AnnData(obs=block.obs, var=var, obsm=dict(block.obsm), uns=dict(block.uns))
+    frame.write_h5ad(path) if path.suffix == ".h5ad" else frame.write_zarr(path)
+
+
+def _write_columns(path: Path, block: ad.AnnData, low: int, n_columns: int) -> None:
+    layers = {name: matrix for name, matrix in block.layers.items() if name is not None}  # None: X, in anndata 0.13
+    matrices = {"X": block.X} | {f"layers/{name}": matrix for name, matrix in layers.items()}
+    root = _open_store(path)
+    try:
+        for name, matrix in matrices.items():
+            element = root[name] if low else _create(root, name, (block.n_obs, n_columns))
+            element[:, low : low + block.n_vars] = np.asarray(matrix, dtype=np.float64)
+    finally:
+        if path.suffix == ".h5ad":
+            root.close()
+        elif not low:
+            _consolidate(path)
+
+
+def _consolidate(path: Path) -> None:
+    """List the new arrays where the store has a list of what is in it."""
+    import zarr
+
+    if zarr.open_group(str(path), mode="r").metadata.consolidated_metadata is not None:
+        zarr.consolidate_metadata(str(path))
+
+
+def _open_store(path: Path) -> Any:
+    if path.suffix == ".h5ad":
+        import h5py
+
+        return h5py.File(path, "r+")
+    import zarr
+
+    return zarr.open_group(str(path), mode="r+", use_consolidated=False)
+
+
+def _create(root: Any, name: str, shape: tuple[int, int]) -> Any:
+    """An array of anndata's kind (encoding "array", version 0.2.0)."""
+    with suppress(KeyError):
+        del root[name]
+    create = root.create_array if hasattr(root, "create_array") else root.create_dataset
+    chunks = tuple(max(1, min(n, size)) for n, size in zip(shape, _CHUNK, strict=True))
+    element = create(name, shape=shape, dtype="f8", chunks=chunks)
+    element.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return element
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ _BLOCK_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class InputFile:
     """A file of cells.
 
     Attributes
@@ -47,18 +47,18 @@ class Source:
     blocks: list[tuple[int, int]]
 
 
-def survey(path: Path, *, layer: str | None, block_size: int | None) -> Source:
+def survey(path: Path, *, layer: str | None, block_size: int | None) -> InputFile:
     """Look at a source before its cells are read; a matrix that is stored by columns is one block."""
     adata = read_source(path)
     n = int(adata.n_obs)
     matrix = adata.layers.get(layer) if layer else adata.X
     step = max(1, n) if getattr(matrix, "format", "") == "csc" else block_size or CELLS
     blocks = [(low, min(n, low + step)) for low in range(0, max(1, n), step)]
-    return Source(path, fingerprint(path, adata), blocks)
+    return InputFile(path, fingerprint(path, adata), blocks)
 
 
 def collapse_sources(
-    sources: Sequence[Source], collapse: Callable[[ad.AnnData], ad.AnnData], partial: Partial, *, element: str
+    sources: Sequence[InputFile], collapse: Callable[[ad.AnnData], ad.AnnData], partial: Partial, *, element: str
 ) -> ad.AnnData:
     """Collapse block by block what is not finished yet, and merge all blocks.
 
@@ -120,7 +120,7 @@ def _cells(adata: ad.AnnData, low: int, high: int) -> ad.AnnData:
         return adata if high - low == adata.n_obs else adata[low:high]
 
 
-def _merged_blocks(sources: Sequence[Source], partial: Partial) -> Iterator[ad.AnnData]:
+def _merged_blocks(sources: Sequence[InputFile], partial: Partial) -> Iterator[ad.AnnData]:
     """The rows of every source; no more than two tables at a time are in memory for one of them."""
     number = 0
     for source in sources:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._typing import FloatArray, IntArray
-from donorwise.datasets._designs import Plan, Variation
+from donorwise.datasets._designs import StudyPlan, Variation
 
 SHARED = 0.5
 """Share of a random effect's variance that all cell types of a donor (sample, batch) have in common."""
@@ -115,7 +115,7 @@ def _balanced_signs(share: FloatArray, size: FloatArray) -> FloatArray:
 
 
 def draw_counts(
-    plan: Plan,
+    plan: StudyPlan,
     genes: Genes,
     sample_codes: IntArray,
     type_codes: IntArray,
@@ -158,7 +158,7 @@ def _draw_levels(variation: Variation, genes: Genes, rng: np.random.Generator) -
     return variation.sd * genes.variability * (np.sqrt(SHARED) * common + np.sqrt(1.0 - SHARED) * own)
 
 
-def _log_means(plan: Plan, genes: Genes, effects: list[FloatArray], s: int) -> FloatArray:
+def _log_means(plan: StudyPlan, genes: Genes, effects: list[FloatArray], s: int) -> FloatArray:
     """Natural log of the expected share of each gene in sample s, shape (T, G)."""
     log2_shift = plan.exposure[s] * genes.log_fc + plan.time[s] * genes.time_log_fc
     log_mean = genes.log_mean + np.log(2.0) * log2_shift

@@ -44,7 +44,7 @@ class Variation:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StudyPlan:
     """S samples of a study and what acts on them.
 
     Attributes
@@ -69,14 +69,14 @@ class Plan:
     contrast: str
 
 
-def plan_study(design: str, n_donors: int, spread: Spread, rng: np.random.Generator) -> Plan:
+def plan_study(design: str, n_donors: int, spread: Spread, rng: np.random.Generator) -> StudyPlan:
     """Sample table of one of `COHORT_DESIGNS`."""
     return _PLANNERS[design](_donors(n_donors, rng), spread, rng)
 
 
-def _case_control(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> Plan:
+def _case_control(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> StudyPlan:
     samples = donors.assign(condition=_alternate(len(donors), "control", "disease"), sample_id=donors["donor_id"])
-    return Plan(
+    return StudyPlan(
         samples=samples,
         exposure=_is(samples["condition"], "disease"),
         time=np.zeros(len(samples)),
@@ -86,13 +86,13 @@ def _case_control(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator
     )
 
 
-def _paired(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> Plan:
+def _paired(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> StudyPlan:
     samples = donors.merge(pd.DataFrame({"condition": _categories(["control", "stimulated"])}), how="cross")
     samples["sample_id"] = _join(
         samples["donor_id"], samples["condition"].map({"control": "ctrl", "stimulated": "stim"})
     )
     exposure = _is(samples["condition"], "stimulated")
-    return Plan(
+    return StudyPlan(
         samples=samples,
         exposure=exposure,
         time=np.zeros(len(samples)),
@@ -102,7 +102,7 @@ def _paired(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> P
     )
 
 
-def _longitudinal(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> Plan:
+def _longitudinal(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> StudyPlan:
     """Visits around their due dates; who drops out does not come back."""
     donors = donors.assign(arm=_alternate(len(donors), "placebo", "drug"))
     samples = donors.merge(pd.DataFrame({"visit": np.arange(N_VISITS)}), how="cross")
@@ -112,7 +112,7 @@ def _longitudinal(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator
     samples = samples[~leaves.groupby(samples["donor_id"], observed=True).cummax()].reset_index(drop=True)
     samples["sample_id"] = _join(samples["donor_id"], "v" + samples["visit"].astype(str))
     time = samples["time"].to_numpy(dtype=float)
-    return Plan(
+    return StudyPlan(
         samples=samples,
         exposure=_is(samples["arm"], "drug") * time,
         time=time,
@@ -122,7 +122,7 @@ def _longitudinal(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator
     )
 
 
-def _stepped_wedge(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> Plan:
+def _stepped_wedge(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> StudyPlan:
     """Site k is treated from period k + 1 on; all donors of a site are sampled in every period."""
     n_sites = int(np.clip(len(donors) // 3, 2, 6))
     site = np.arange(len(donors)) % n_sites
@@ -134,7 +134,7 @@ def _stepped_wedge(donors: pd.DataFrame, spread: Spread, rng: np.random.Generato
     samples["sample_id"] = _join(samples["donor_id"], samples["period"])
     exposure = treated.astype(float)
     site_effect = _intercept("batch", samples["site"], spread.batch)
-    return Plan(
+    return StudyPlan(
         samples=samples.drop(columns=["step", "switch"]),
         exposure=exposure,
         time=samples["step"].to_numpy(dtype=float) / n_sites,
@@ -144,7 +144,7 @@ def _stepped_wedge(donors: pd.DataFrame, spread: Spread, rng: np.random.Generato
     )
 
 
-def _crossed(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> Plan:
+def _crossed(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> StudyPlan:
     """Every donor is spread over the batches; about half of them miss one batch."""
     donors = donors.assign(condition=_alternate(len(donors), "control", "disease"))
     skipped = np.where(rng.uniform(size=len(donors)) < 0.5, rng.integers(N_BATCHES, size=len(donors)), -1)
@@ -152,7 +152,7 @@ def _crossed(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> 
     samples = samples[samples["slot"] != samples["skipped"]].reset_index(drop=True)
     samples["batch"] = _categories([f"batch_{slot + 1}" for slot in samples["slot"]])
     samples["sample_id"] = _join(samples["donor_id"], "b" + (samples["slot"] + 1).astype(str))
-    return Plan(
+    return StudyPlan(
         samples=samples.drop(columns=["slot", "skipped"]),
         exposure=_is(samples["condition"], "disease"),
         time=np.zeros(len(samples)),
@@ -165,7 +165,7 @@ def _crossed(donors: pd.DataFrame, spread: Spread, rng: np.random.Generator) -> 
     )
 
 
-_PLANNERS: dict[str, Callable[[pd.DataFrame, Spread, np.random.Generator], Plan]] = {
+_PLANNERS: dict[str, Callable[[pd.DataFrame, Spread, np.random.Generator], StudyPlan]] = {
     "case-control": _case_control,
     "paired": _paired,
     "longitudinal": _longitudinal,

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from donorwise._typing import FloatArray, IntArray, check_option
 from donorwise.datasets._counts import SHARED, Genes, draw_counts, draw_genes
-from donorwise.datasets._designs import COHORT_DESIGNS, CohortDesign, Plan, Spread, plan_study
+from donorwise.datasets._designs import COHORT_DESIGNS, CohortDesign, Spread, StudyPlan, plan_study
 from donorwise.errors import DonorwiseError
 
 CELL_DEPTH_SD = 0.3
@@ -170,7 +170,7 @@ def _check_numbers(arguments: dict[str, Any]) -> None:
         raise DonorwiseError(f"depth={arguments['depth']!r}: must be positive.")
 
 
-def _draw_cells(plan: Plan, n_cells: int, n_types: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+def _draw_cells(plan: StudyPlan, n_cells: int, n_types: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
     """Sample and cell type of each cell; samples differ in size and donors in composition."""
     n_samples = len(plan.samples)
     if n_cells < n_samples:
@@ -198,7 +198,7 @@ def _row_sums(counts: sparse.csr_matrix) -> FloatArray:
 
 
 def _obs_table(
-    plan: Plan, counts: sparse.csr_matrix, sample_codes: IntArray, cell_type: pd.Categorical
+    plan: StudyPlan, counts: sparse.csr_matrix, sample_codes: IntArray, cell_type: pd.Categorical
 ) -> pd.DataFrame:
     obs = plan.samples.iloc[sample_codes].reset_index(drop=True)
     first, last = ["donor_id", "sample_id", "cell_type"], ["sex", "age"]
@@ -213,7 +213,7 @@ def _obs_table(
     )
 
 
-def _var_table(plan: Plan, genes: Genes, types: list[str]) -> pd.DataFrame:
+def _var_table(plan: StudyPlan, genes: Genes, types: list[str]) -> pd.DataFrame:
     n_genes = len(genes.dispersion)
     width = max(4, len(str(n_genes)))
     strongest = np.abs(genes.log_fc).argmax(axis=0)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from donorwise.pl._checks import calibration, power
 from donorwise.pl._design import design
 from donorwise.pl._donors import donors
-from donorwise.pl._forest import forest
 from donorwise.pl._heatmap import heatmap
 from donorwise.pl._influence import influence
+from donorwise.pl._intervals import forest, ranef
 from donorwise.pl._prior import prior
 from donorwise.pl._pvalues import pvalues, qq
-from donorwise.pl._ranef import ranef
 from donorwise.pl._trajectories import trajectories
 from donorwise.pl._variances import icc, variance_partition
 from donorwise.pl._volcano import ma, volcano

@@ -134,7 +134,7 @@ _BOLD = 0.085  # inches of a letter of a heading
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class AreaLayout:
     """Where things stand, in steps of one row and one column.
 
     Attributes
@@ -162,7 +162,7 @@ class Layout:
     size: tuple[float, float]
 
 
-def lay_out(cohort: Cohort) -> Layout:
+def lay_out(cohort: Cohort) -> AreaLayout:
     """Find a place for everything."""
     n_types, n_arms = len(cohort.cell_types), len(cohort.arms)
     step, shift = (n_arms + _GAP, 1.0) if cohort.within else (1.0, 0.0)
@@ -181,10 +181,10 @@ def lay_out(cohort: Cohort) -> Layout:
     widest = max(_COLUMN * (end + 0.5), _BOLD * max(len(_head(cohort, block)) for block in range(n_blocks)))
     width = LETTER * names + widest + 1.4
     height = row * (rows[-1] + 1) + 0.3 + LETTER * max(map(len, _column_names(cohort)))
-    return Layout(rows, heads, columns, tuple(covariates), end, float(rows[-1]), (max(width, 5.0), height))
+    return AreaLayout(rows, heads, columns, tuple(covariates), end, float(rows[-1]), (max(width, 5.0), height))
 
 
-def draw_cohort(ax: Axes, cohort: Cohort, layout: Layout, *, colors: Mapping[str, str]) -> None:
+def draw_cohort(ax: Axes, cohort: Cohort, layout: AreaLayout, *, colors: Mapping[str, str]) -> None:
     """Draw a cohort into axes, which take their limits from it."""
     if root(ax).get_layout_engine() is None:
         _make_room(ax, cohort)
@@ -239,7 +239,7 @@ def _column_names(cohort: Cohort) -> list[str]:
     return names
 
 
-def _name_columns(ax: Axes, cohort: Cohort, layout: Layout) -> None:
+def _name_columns(ax: Axes, cohort: Cohort, layout: AreaLayout) -> None:
     """Write the names above, marked where a column lacks an arm or is confounded with it."""
     places = list(layout.columns.mean(axis=1))
     warn = [bool(row.any()) for row in cohort.empty()]
@@ -253,7 +253,7 @@ def _name_columns(ax: Axes, cohort: Cohort, layout: Layout) -> None:
     ax.tick_params(axis="x", length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
 
 
-def _name_rows(ax: Axes, cohort: Cohort, layout: Layout, *, colors: Mapping[str, str], font: float | None) -> None:
+def _name_rows(ax: Axes, cohort: Cohort, layout: AreaLayout, *, colors: Mapping[str, str], font: float | None) -> None:
     """Write the donors' names, where there is room, and above every block what its donors have in common."""
     if font is not None:
         ax.set_yticks(layout.rows, shorten(cohort.donors), fontsize=font, parse_math=False)
@@ -281,7 +281,7 @@ def _head(cohort: Cohort, block: int) -> str:
 
 
 def _draw_cells(
-    ax: Axes, cohort: Cohort, layout: Layout, *, colors: Mapping[str, str], most: float, largest: float
+    ax: Axes, cohort: Cohort, layout: AreaLayout, *, colors: Mapping[str, str], most: float, largest: float
 ) -> None:
     """Draw the cells of every cell type and arm, and crosses where a donor of the arm has none."""
     empty = cohort.empty()

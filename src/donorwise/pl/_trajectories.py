@@ -28,8 +28,8 @@ from donorwise._core.design.contrasts import expected_rows
 from donorwise._core.design.terms import term_variables
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError
-from donorwise.get._ranef import refit, warn_of_lost_cells
 from donorwise.get._tests import choose, present
+from donorwise.get._variances import refit, warn_of_lost_cells
 from donorwise.pl._style import (
     BLUE,
     GREY,

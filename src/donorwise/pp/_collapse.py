@@ -20,12 +20,12 @@ from donorwise._anndata import (
     obs_frame,
     resolve_response,
 )
-from donorwise._anndata.blocks import check_block_file, write_blocks
 from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_collapsed
 from donorwise._anndata.obs import as_frame
 from donorwise._anndata.origin import Origin, check_names, kept_uns
-from donorwise._core.design.columns import label_codes, read_column
+from donorwise._anndata.sources import check_block_file, write_blocks
 from donorwise._core.design.design import combine, first_rows
+from donorwise._core.design.terms import label_codes, read_column
 from donorwise._core.engine.arrays import check_max_memory, check_weights, pass_jobs
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning

@@ -13,8 +13,8 @@ from donorwise._anndata import check_is_anndata, is_collapsed, read_origin
 from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_collapsed, read_parts, with_counts_dropped
 from donorwise._anndata.origin import DEPTH, Origin, kept_uns
 from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells, concatenate, merge_rows
-from donorwise._core.design.columns import label_codes
 from donorwise._core.design.design import combine, first_rows
+from donorwise._core.design.terms import label_codes
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from donorwise._core.engine.analysis import Analysis
-    from donorwise._core.engine.calibration import Calibration, Plan
+    from donorwise._core.engine.calibration import Calibration, Relabelling
     from donorwise._typing import BoolArray, Ddf, FloatArray
 
 logger = logging.getLogger("donorwise")
@@ -217,9 +217,9 @@ def _plans(
     *,
     n_permutations: int,
     random_state: int,
-) -> tuple[dict[str, Plan], dict[str, str]]:
+) -> tuple[dict[str, Relabelling], dict[str, str]]:
     """What is permuted in each group, and why nothing is in the others."""
-    found: dict[str, Plan] = {}
+    found: dict[str, Relabelling] = {}
     reasons: dict[str, str] = {}
     for i, (task, own) in enumerate(zip(analysis.tasks, analysis.contrasts, strict=True)):
         if task.design is None or own is None:
@@ -241,7 +241,7 @@ def _plans(
 
 
 def _calibrations(
-    analysis: Analysis[Any, Any], plans: dict[str, Plan], *, progress: bool
+    analysis: Analysis[Any, Any], plans: dict[str, Relabelling], *, progress: bool
 ) -> dict[str, Calibration | None]:
     """The calibration of every group, from one pass over the cells."""
     out: dict[str, Calibration | None] = {task.name: None for task in analysis.tasks}

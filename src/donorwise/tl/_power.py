@@ -16,7 +16,7 @@ from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.lmm import donor_term
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
-from donorwise._core.engine.power import POWER_STATUSES, Plan, power_table, replication
+from donorwise._core.engine.power import POWER_STATUSES, Studies, power_table, replication
 from donorwise._core.jobs import tqdm
 from donorwise._docs import documented
 from donorwise.errors import DesignError, DonorwiseError, DonorwiseWarning
@@ -150,7 +150,7 @@ def power(
     if isinstance(data, LMMFit):
         if log_fc is not None:
             raise DonorwiseError("log_fc= needs an AnnData, which knows the base of the logarithm; give effect=.")
-        plan = Plan(**sizes, effect=effects, alpha=levels)
+        plan = Studies(**sizes, effect=effects, alpha=levels)
         table, issues = _of_fit(data, contrast, plan, moderated is not False, weights)
         _warn(table, issues)
         return _categorical(table)
@@ -165,7 +165,7 @@ def power(
         raise DonorwiseError(f"log_fc= needs a response that is a logarithm; that of {key!r} is not. Give effect=.")
     # log_fc is the estimate times this
     effects = effects if unit == "effect" else tuple(value / scale for value in effects)
-    plan = Plan(**sizes, effect=effects, alpha=levels)
+    plan = Studies(**sizes, effect=effects, alpha=levels)
     moderated = found.params["ddf"] == "moderated" if moderated is None else moderated
     table, issues = _by_group(found, results, plan, moderated, progress)
     write_power(data, key, _categorical(table.assign(log_fc=table["effect"] * scale, unit=unit)))
@@ -174,7 +174,7 @@ def power(
 
 
 def _of_fit(
-    fit: LMMFit, contrast: Any, plan: Plan, moderated: bool, weights: FloatArray | None
+    fit: LMMFit, contrast: Any, plan: Studies, moderated: bool, weights: FloatArray | None
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table of one fit, and what the audit warns of."""
     if not fit.donor:
@@ -189,7 +189,7 @@ def _of_fit(
 
 
 def _by_group(
-    found: Recovered, results: pd.DataFrame, plan: Plan, moderated: bool, progress: bool
+    found: Recovered, results: pd.DataFrame, plan: Studies, moderated: bool, progress: bool
 ) -> tuple[pd.DataFrame, list[str]]:
     """The tables of the groups and contrasts that `results` holds, and what the audit warns of."""
     analysis, tables = found.analysis, []

@@ -12,9 +12,9 @@ from donorwise._core.design import findings as checks
 from donorwise._core.design import omissions as omitted
 from donorwise._core.design.arms import Arms, describe
 from donorwise._core.design.build import assemble_design
-from donorwise._core.design.columns import check_obs
 from donorwise._core.design.formula import ParsedFormula, parse
 from donorwise._core.design.replicates import Donors, find_donors
+from donorwise._core.design.terms import check_obs
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.columns import check_finite, check_obs, complete_rows, read_column, used_categories
 from donorwise._core.design.design import Design, RandomTerm, combine, find_patterns, first_rows
 from donorwise._core.design.evaluate import Evaluated, RowsInUse, check_design, evaluate
 from donorwise._core.design.formula import Bar, ParsedFormula, parse
-from donorwise._core.design.terms import categorical_only, column_terms, variables
+from donorwise._core.design.terms import (
+    categorical_only,
+    check_finite,
+    check_obs,
+    column_terms,
+    complete_rows,
+    read_column,
+    used_categories,
+    variables,
+)
 from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DesignError
 

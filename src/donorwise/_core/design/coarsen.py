@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.columns import label_codes
 from donorwise._core.design.design import combine, first_rows, varies
-from donorwise._core.design.terms import factor_variables
+from donorwise._core.design.terms import factor_variables, label_codes
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 

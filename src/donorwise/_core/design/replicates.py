@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.columns import read_column, used_categories
 from donorwise._core.design.design import combine, constant, first_rows
-from donorwise._core.design.terms import term_variables
+from donorwise._core.design.terms import read_column, term_variables, used_categories
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.design.formula import ParsedFormula
-    from donorwise._core.engine.fits import Fit
     from donorwise._core.engine.power import Planner
     from donorwise._core.engine.results import Contrasts
     from donorwise._core.engine.sources import Source
-    from donorwise._core.engine.tasks import Task, TaskStatistics
+    from donorwise._core.engine.tasks import Fit, Task, TaskStatistics
     from donorwise._typing import FloatArray, IntArray
 
 GB = 1e9
@@ -91,7 +90,7 @@ class Tables:
     failed: str = ""
 
 
-class Donors(NamedTuple):
+class Replicates(NamedTuple):
     """Names of donors, and which of them each of K patterns belongs to, (K,)."""
 
     names: tuple[str, ...]
@@ -164,7 +163,7 @@ class Analysis(ABC, Generic[S, F]):
         """The tables of a task; without a fit every feature has its row all the same."""
 
     @abstractmethod
-    def donors(self, number: int) -> Donors:
+    def donors(self, number: int) -> Replicates:
         """The donor of each pattern of a task's design."""
 
     @abstractmethod

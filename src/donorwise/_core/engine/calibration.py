@@ -13,8 +13,8 @@ from scipy import stats
 from donorwise._core.design.exchange import estimable, find_exchange, relabel
 from donorwise._core.design.permutations import arrange
 from donorwise._core.engine.arrays import blas
-from donorwise._core.engine.fits import ddf_used, test_features
 from donorwise._core.engine.tables import adjust
+from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.moderation import Learned, learn, p_values
 from donorwise._core.jobs import in_threads
 from donorwise._typing import STATUSES
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.design.exchange import Exchange
     from donorwise._core.design.permutations import Arrangements
-    from donorwise._core.engine.fits import Fit
-    from donorwise._core.engine.tasks import TaskStatistics
+    from donorwise._core.engine.tasks import Fit, TaskStatistics
     from donorwise._core.inference.prior import Prior
     from donorwise._typing import FloatArray, IntArray, StrArray
 
@@ -40,7 +39,7 @@ _TIE = 1e-9  # relative difference below which two |t| of equivalent fits are th
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Relabelling:
     """What is permuted: a contrast L (1, p), the labels that move, and their arrangements."""
 
     L: FloatArray
@@ -106,7 +105,7 @@ class Calibration:
         The observed labelling's, then one per permutation.
     """
 
-    plan: Plan
+    plan: Relabelling
     ddf: str
     reason: str
     observed: Tests
@@ -132,7 +131,7 @@ def make_plan(
     strata: Sequence[str] = (),
     n_permutations: int = 100,
     seed: tuple[int, ...] = (0,),
-) -> Plan:
+) -> Relabelling:
     """Decide what to permute and draw the arrangements, before any response is read."""
     exchange = find_exchange(design, obs, L[0], donor=donor, donors=donors, permute=permute, strata=strata)
     rng = np.random.default_rng(seed)
@@ -140,13 +139,13 @@ def make_plan(
     def usable(labels: IntArray) -> bool:
         return estimable(relabel(design, exchange, labels))
 
-    return Plan(L, exchange, arrange(exchange, n_permutations, rng, usable))
+    return Relabelling(L, exchange, arrange(exchange, n_permutations, rng, usable))
 
 
 def calibrate_statistics(
     statistics: S,
     fit: Callable[[S], Fit],
-    plan: Plan,
+    plan: Relabelling,
     *,
     ddf: str,
     n_jobs: int = 1,
@@ -178,7 +177,7 @@ def calibrate_statistics(
     return Calibration(plan, used, reason, observed, n_as_large, n_compared, tuple(shapes))
 
 
-def permuted(statistics: S, plan: Plan, labels: IntArray) -> S:
+def permuted(statistics: S, plan: Relabelling, labels: IntArray) -> S:
     """The same cells where the units have other labels (U,)."""
     return statistics.relabelled(relabel(statistics.design, plan.exchange, labels))
 

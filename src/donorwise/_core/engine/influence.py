@@ -10,7 +10,7 @@ import pandas as pd
 
 from donorwise._core.design.evaluate import split_columns
 from donorwise._core.engine.arrays import blas
-from donorwise._core.engine.fits import ddf_used, test_features
+from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.jobs import in_threads
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import STATUSES
@@ -18,10 +18,9 @@ from donorwise._typing import STATUSES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from donorwise._core.engine.analysis import Donors
-    from donorwise._core.engine.fits import Fit
+    from donorwise._core.engine.analysis import Replicates
     from donorwise._core.engine.results import Contrasts
-    from donorwise._core.engine.tasks import TaskStatistics
+    from donorwise._core.engine.tasks import Fit, TaskStatistics
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
     S = TypeVar("S", bound=TaskStatistics)
@@ -35,7 +34,7 @@ def leave_one_out(
     statistics: S,
     fit: Callable[[S], Fit],
     contrasts: Contrasts,
-    donors: Donors,
+    donors: Replicates,
     *,
     ddf: str,
     wanted: IntArray,
@@ -56,17 +55,17 @@ def leave_one_out(
     contrasts
         The n contrasts.
     donors
-        Donors of the patterns.
+        Replicates of the patterns.
     ddf, wanted
         As for :func:`retest`.
     n_jobs
-        Donors are left out in so many threads.
+        Replicates are left out in so many threads.
     update
         Told 1 after each donor.
 
     Returns
     -------
-    Donors x contrasts x features: ``donor, contrast, variable``, the numbers and the status.
+    Replicates x contrasts x features: ``donor, contrast, variable``, the numbers and the status.
     """
 
     def without(code: int) -> pd.DataFrame:

@@ -11,9 +11,8 @@ from joblib import Parallel, delayed
 
 from donorwise._core.design.build import build_design
 from donorwise._core.design.replicates import find_donors, replicate
-from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
+from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs, pass_jobs
-from donorwise._core.engine.fits import ddf_used
 from donorwise._core.engine.fitted import LMMFit, assemble
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
@@ -26,7 +25,7 @@ from donorwise._core.engine.tables import (
     prior_table,
     varcomp_table,
 )
-from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks
+from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used
 from donorwise._core.jobs import tqdm
 from donorwise._core.models.lmm.fit import Estimates, build_equations, fit_collapsed
 from donorwise._core.models.lmm.model import LMM
@@ -254,10 +253,10 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
             donor=fit.donor,
         )
 
-    def donors(self, number: int) -> Donors:
+    def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""
         term = donor_term(self._design(number), self.donor)
-        return Donors(term.levels, term.codes)
+        return Replicates(term.levels, term.codes)
 
     def planner(self, number: int, statistics: Statistics, fit: LMMFit) -> CellPlanner:
         """See :class:`Analysis`."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.design.replicates import Donors as DonorsOfRows
-    from donorwise._core.engine.fits import Fit
+    from donorwise._core.engine.tasks import Fit
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.models.law import Model
     from donorwise._typing import FloatArray, IntArray
@@ -53,7 +53,7 @@ _CONSTANT = 200.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Studies:
     """Sizes of studies, effects in units of the response, and levels of the two-sided test."""
 
     n_donors: tuple[int, ...]
@@ -115,7 +115,7 @@ def power_table(
     fit: Fit,
     names: Sequence[str],
     L: FloatArray,
-    plan: Plan,
+    plan: Studies,
     planner: Planner,
     n_donors: int,
     *,
@@ -184,7 +184,7 @@ def replication(design: Design, donors: DonorsOfRows, L: FloatArray) -> tuple[li
 
 
 def _rows(
-    study: dict[str, object], variance: FloatArray, weight: FloatArray, plan: Plan, df: float, tertile: IntArray
+    study: dict[str, object], variance: FloatArray, weight: FloatArray, plan: Studies, df: float, tertile: IntArray
 ) -> list[dict[str, object]]:
     """Rows of one study: power in every feature, averaged over what is not known of its variance."""
     noncentrality = 1 / np.sqrt(variance)

@@ -11,14 +11,14 @@ import pandas as pd
 
 from donorwise._core.cells.matrices import stored_values
 from donorwise._core.design.replicates import find_donors, is_fixed
-from donorwise._core.engine.analysis import Analysis, Donors, Family, Tables
+from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import blas
-from donorwise._core.engine.fits import ddf_used, test_features
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.sources import UnitStatistics
 from donorwise._core.engine.tables import prior_table, tidy
+from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lograte.effects import random_effects
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogRateFit:
-    """Models of the log rates of G genes in one group of cells (see :class:`donorwise._core.engine.fits.Fit`).
+    """Models of the log rates of G genes in one group of cells (see :class:`donorwise._core.engine.tasks.Fit`).
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class LogRateFit:
     unit
         What a unit is called.
     n_donors, n_obs
-        Shape (G,). Donors and cells.
+        Shape (G,). Replicates and cells.
     """
 
     variables: tuple[str, ...]
@@ -226,11 +226,11 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
             donor=self.donor,
         )
 
-    def donors(self, number: int) -> Donors:
+    def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""
         used = self._design(number).codes >= 0
         codes, names = pd.factorize(self.units.table[self.units.donor].array[used], sort=True)
-        return Donors(tuple(map(str, names)), codes.astype(np.int64))
+        return Replicates(tuple(map(str, names)), codes.astype(np.int64))
 
     def permuted_donors(self, number: int) -> IntArray:
         """See :class:`Analysis`."""

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.columns import check_obs
 from donorwise._core.design.contrasts import Cond, resolve_contrasts, split_interaction
 from donorwise._core.design.formula import ParsedFormula, parse
-from donorwise._core.engine.fits import NUMBERS
+from donorwise._core.design.terms import check_obs
 from donorwise._core.engine.tables import dtype_of, tidy
-from donorwise._core.engine.tasks import Task
+from donorwise._core.engine.tasks import NUMBERS, Task
 from donorwise._core.wording import suggestion
 from donorwise.errors import DesignError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from donorwise._core.engine.fits import test_features
+from donorwise._core.engine.tasks import test_features
 from donorwise._core.inference.wald import joint_tests
 from donorwise._core.models.lmm.blocks import cholesky_psd, original_covariance, relative_covariance
 from donorwise._core.models.lmm.evaluate import random_effects

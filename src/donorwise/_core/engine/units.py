@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.cells.collapsed_rows import merge_rows
-from donorwise._core.design.columns import check_obs, read_column
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.formula import Bar, ParsedFormula
+from donorwise._core.design.terms import check_obs, read_column
 from donorwise._core.models.lograte.units import Depths
 from donorwise.errors import DesignError
 

@@ -14,8 +14,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from donorwise._core.models.lmm.algebra import entry, inner, lu_solve, profile, projections, trace_of_product
-from donorwise._core.models.lmm.pairs import evaluate_pairs, is_one_pair
+from donorwise._core.models.lmm.algebra import (
+    entry,
+    evaluate_pairs,
+    inner,
+    is_one_pair,
+    lu_solve,
+    profile,
+    projections,
+    trace_of_product,
+)
 
 
 @inner

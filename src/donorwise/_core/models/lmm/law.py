@@ -126,7 +126,7 @@ def on_grid(
 
 
 @dataclass(frozen=True, slots=True)
-class _Points:
+class _GridPoints:
     """The shared matrices at k points: W's blocks (k, size of S), WA (k, q, p), Phi (k, p, p) and `half` (k,)."""
 
     W: FloatArray
@@ -135,7 +135,7 @@ class _Points:
     half: FloatArray
 
 
-def _some_points(equations: Equations, points: FloatArray) -> Iterator[_Points]:
+def _some_points(equations: Equations, points: FloatArray) -> Iterator[_GridPoints]:
     """The shared matrices, some points at a time."""
     blocks, p = equations.blocks, equations.p
     size = max(1, _DOUBLES // (blocks.S.size + blocks.order.size * p + 1))
@@ -144,7 +144,7 @@ def _some_points(equations: Equations, points: FloatArray) -> Iterator[_Points]:
         XVX = np.eye(p) - blocks.A.T @ WA
         sign, logdet_X = np.linalg.slogdet(XVX)
         Phi: FloatArray = np.linalg.inv(XVX).astype(np.float64, copy=False)
-        yield _Points(W, WA, Phi, np.where(sign > 0, -0.5 * (logdet_V + logdet_X), _IMPOSSIBLE))
+        yield _GridPoints(W, WA, Phi, np.where(sign > 0, -0.5 * (logdet_V + logdet_X), _IMPOSSIBLE))
 
 
 def _shrinkage(blocks: Blocks, g: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -178,7 +178,7 @@ class _Gathered:
     XVr: FloatArray
 
 
-def _gathered(own: _Points, rows: FloatArray, nu: float, pairs: _Pairs | None) -> _Gathered:
+def _gathered(own: _GridPoints, rows: FloatArray, nu: float, pairs: _Pairs | None) -> _Gathered:
     Phi_c = own.Phi @ rows.T  # (k, p, n)
     step = np.ascontiguousarray(-(own.WA @ Phi_c).transpose(2, 1, 0))
     unit = np.sqrt(np.einsum("np,kpn->nk", rows, Phi_c) / nu)
