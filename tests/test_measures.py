@@ -17,10 +17,10 @@ from donorwise._anndata import open_source
 from donorwise._core.cells.chunks import Chunk, SparseChunk
 from donorwise._core.cells.collapse import MOMENTS, accumulate, collapse
 from donorwise._core.cells.kernels import Segmented
-from donorwise._core.cells.matrices import Stored
 from donorwise._core.cells.measures import ByPattern, Measure
 from donorwise._core.cells.moments import DETECTED, Sums
 from donorwise._core.cells.segments import Segments
+from donorwise._core.cells.stored import Stored
 from donorwise._core.cells.threads import Budget
 
 N, G, K = 600, 23, 7

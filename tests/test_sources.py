@@ -19,9 +19,10 @@ from donorwise._anndata import cell_depth, column_values, open_source, resolve_r
 from donorwise._anndata.sources import matrix_of
 from donorwise._core.cells import matrices, stream
 from donorwise._core.cells.collapse import collapse
-from donorwise._core.cells.matrices import Stored, missing_patterns
+from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.readers import DaskBlocks, open_reader
+from donorwise._core.cells.stored import Stored
 from donorwise._core.cells.threads import Budget, can_inflate, inflate
 from donorwise.errors import DataError
 

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from donorwise._anndata import keys
 from donorwise._anndata.obs import obs_frame, suggest
 from donorwise._anndata.sources import as_stored, matrix_of
-from donorwise._core.cells.matrices import Stored
+from donorwise._core.cells.stored import Stored
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:

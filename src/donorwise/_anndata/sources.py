@@ -85,7 +85,7 @@ def put_uns(adata: ad.AnnData, key: str, entry: Any) -> None:
 
 def in_file(adata: ad.AnnData) -> bool:
     """Whether X or a layer is not in memory."""
-    from donorwise._core.cells.matrices import Stored
+    from donorwise._core.cells.stored import Stored
 
     whole = adata._adata_ref if adata.is_view else adata
     return any(isinstance(as_stored(m), Stored) for m in (whole.X, *whole.layers.values()))
@@ -93,7 +93,7 @@ def in_file(adata: ad.AnnData) -> bool:
 
 def files_behind(adata: ad.AnnData) -> list[Path | None]:
     """Files that X and the layers are read from when they are used; None for one that a dask array does not tell."""
-    from donorwise._core.cells.matrices import Stored
+    from donorwise._core.cells.stored import Stored
 
     whole = adata._adata_ref if adata.is_view else adata
     stored = [as_stored(matrix) for matrix in (whole.X, *whole.layers.values())]
@@ -110,8 +110,8 @@ def as_stored(matrix: Any, rows: IntArray | None = None, columns: IntArray | Non
     """Return rows and columns of a matrix that can be read in chunks as a `Stored`; anything else as it is."""
     if matrix is None or isinstance(matrix, np.ndarray | pd.DataFrame) or sp.issparse(matrix):
         return matrix
-    from donorwise._core.cells.matrices import Stored
     from donorwise._core.cells.readers import has_reader
+    from donorwise._core.cells.stored import Stored
 
     return Stored(matrix, rows, columns) if has_reader(type(matrix)) else matrix
 

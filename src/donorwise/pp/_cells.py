@@ -12,12 +12,13 @@ from donorwise._anndata.collapsed import Counts, MeanDepths
 from donorwise._core.cells.cluster import accumulate_on, active_client, check_client
 from donorwise._core.cells.collapse import MOMENTS, accumulate, check_moments, collapse, measure_cells
 from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells
-from donorwise._core.cells.matrices import Stored, missing_patterns, row_sums
+from donorwise._core.cells.matrices import missing_patterns, row_sums
 from donorwise._core.cells.measures import ByPattern
 from donorwise._core.cells.moments import DETECTED
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.remote import can_travel
 from donorwise._core.cells.segments import check_cells, check_features
+from donorwise._core.cells.stored import Stored
 from donorwise._core.engine.pseudobulk import check_counts
 from donorwise._typing import FloatArray
 from donorwise.errors import DataError

@@ -9,7 +9,7 @@ import numpy as np
 
 from donorwise._core.cells.chunks import Wanted, chunks_of, in_memory
 from donorwise._core.cells.cluster import accumulate_on, active_client
-from donorwise._core.cells.matrices import Stored, check_matrix
+from donorwise._core.cells.matrices import check_matrix
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.moments import Moments
 from donorwise._core.cells.readers import open_reader
@@ -24,6 +24,7 @@ from donorwise._core.cells.segments import (
     cut_segments,
     extra_starts,
 )
+from donorwise._core.cells.stored import Stored
 from donorwise._core.cells.stream import read_chunks
 from donorwise._core.cells.threads import BUDGET, Budget
 

@@ -1,19 +1,18 @@
-"""Matrices of every kind, in memory and in files, and what is asked of them: sums, columns, samples, checks."""
+"""What is asked of a matrix of cells x features wherever it is: its shape, missing values, sums of rows, columns, a sample."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from scipy import sparse
 
 from donorwise._core.cells.chunks import check_real, column_reader, in_memory, refuse
 from donorwise._core.cells.readers import has_reader, open_reader
 from donorwise._core.cells.segments import check_features
+from donorwise._core.cells.stored import Stored
 from donorwise._core.cells.stream import cut_ranges, fetch, read_chunks
 from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DataError
@@ -25,73 +24,6 @@ if TYPE_CHECKING:
 
     from donorwise._core.cells.readers import Piece, Reader
     from donorwise._core.cells.stream import Range
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Rows and columns of a matrix that is not in memory; nothing is read before it is asked for.
-
-    Attributes
-    ----------
-    matrix
-        What `donorwise._core.cells.readers.open_reader` can read.
-    rows, columns
-        Positions that are kept, distinct, in their order; None for all.
-    """
-
-    matrix: Any
-    rows: IntArray | None = None
-    columns: IntArray | None = None
-    ndim: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        for name, kept in (("rows", self.rows), ("columns", self.columns)):
-            if kept is not None and len(np.unique(kept)) < len(kept):
-                raise DataError(
-                    f"The same {name} are selected twice, which needs them in memory: use adata.to_memory()."
-                )
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of kept rows and columns."""
-        n_rows, n_columns = self.matrix.shape
-        return (
-            int(n_rows) if self.rows is None else len(self.rows),
-            int(n_columns) if self.columns is None else len(self.columns),
-        )
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """What the values are stored as."""
-        return np.dtype(self.matrix.dtype)
-
-    def spread(
-        self, codes: ArrayLike, weights: ArrayLike | None, covariates: ArrayLike | None
-    ) -> tuple[ArrayLike, ArrayLike | None, ArrayLike | None]:
-        """Codes, weights and covariates of all rows of `matrix`: rows that are not kept have code -1."""
-        if self.rows is None:
-            return codes, weights, covariates
-        for name, given in (("codes", codes), ("weights", weights), ("covariates", covariates)):
-            if given is not None and len(np.asarray(given)) != len(self.rows):
-                raise DataError(f"{name} must have one entry for each of the {len(self.rows):,} rows of the matrix.")
-        return (
-            self._spread(codes, -1),
-            None if weights is None else self._spread(weights, 1.0),
-            None if covariates is None else self._spread(covariates, 0.0),
-        )
-
-    def _spread(self, given: ArrayLike, fill: float) -> ArrayLike:
-        values = np.asarray(given)
-        whole = np.full((self.matrix.shape[0], *values.shape[1:]), fill, dtype=values.dtype)
-        whole[self.rows] = values
-        return whole
-
-    def column_numbers(self, features: ArrayLike | None) -> ArrayLike | None:
-        """Columns of `matrix` that are the kept columns numbered `features`."""
-        if self.columns is None or features is None:
-            return self.columns if features is None else features
-        return self.columns[np.asarray(features)]
-
 
 # Values of a matrix in memory that are looked at together.
 _VALUES = 2**22

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from donorwise._core.cells.collapse import collapse
-from donorwise._core.cells.matrices import Stored
+from donorwise._core.cells.stored import Stored
 from donorwise._core.engine.tasks import Statistics, collapse_tasks, regroup
 from donorwise._core.engine.units import merge_units
 
