@@ -33,6 +33,6 @@ def measure(key: str, n_features: int, n_donors: int, limit: float | None = None
     one, again = seconds.values()
     rows = [{"": name, "s": s.wall[0], "CPU s": s.cpu[0]} for name, s in seconds.items()]
     rows.append({"": "influence over lmm", "s": again.wall[0] / one.wall[0], "CPU s": again.cpu[0] / one.cpu[0]})
-    rows[1]["hits"] = int(np.sum(dw.get.lmm(adata)["adj_p_value"] <= 0.05))
+    rows[1]["hits"] = int(np.sum(adata.uns["lmm"]["results"]["adj_p_value"] <= 0.05))
     title = f"tl.influence, {N_JOBS} threads: {n_features:,} genes x {GROUPS} groups x {n_donors} donors"
     return Section(key, title, rows, [] if limit is None else [Aim("tl.influence", again.wall[0], limit, " s")])
