@@ -308,7 +308,10 @@ def test_prior(cohort: ad.AnnData) -> None:
 
 def test_prior_of_log_rates_names_what_varies() -> None:
     cells = dw.datasets.simulate_cohort("paired", n_donors=6, n_cells=900, n_genes=110, seed=4)
-    for formula, between in (("~ condition + (1 | donor_id)", "levels of the term"), ("~ condition + donor_id", "units")):
+    for formula, between in (
+        ("~ condition + (1 | donor_id)", "levels of the term"),
+        ("~ condition + donor_id", "units"),
+    ):
         dw.tl.pseudobulk(cells, formula, progress=False)
         axes = np.ravel(dw.pl.prior(cells, key="pseudobulk"))
         assert f"variance of log rates between {between}" in {ax.get_xlabel() for ax in axes}
