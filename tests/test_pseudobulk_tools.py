@@ -276,3 +276,21 @@ def test_a_changed_anndata_is_told(tool: Callable[..., Any], fitted: ad.AnnData)
         tool(fitted[:-5].copy(), key=KEY, progress=False)
     with pytest.raises(DataError, match="leave it out"):
         tool(fitted, key=KEY, weights=np.ones(fitted.n_obs), progress=False)
+
+
+def test_results_of_0_1_are_moderated_as_they_were() -> None:
+    """Version 0.1 called it "shared prior" and did not say what each group got."""
+    cells = dw.datasets.simulate_cohort("paired", n_genes=120, n_donors=8, n_cells=900, seed=1)
+    new = ("observations", "link", "prior_on", "ddf_used", "ddf_reasons", "sample")
+    found = []
+    for old in (False, True):
+        dw.tl.pseudobulk(cells, "~ condition + (1 | donor_id)", progress=False)
+        if old:
+            params = cells.uns["pseudobulk"]["params"]
+            kept = {name: value for name, value in params.items() if name not in new}
+            cells.uns["pseudobulk"]["params"] = kept | {"ddf": "shared prior"}
+        dw.tl.influence(cells, key="pseudobulk", variables=[cells.var_names[0]], progress=False)
+        dw.tl.power(cells, key="pseudobulk", n_donors=10, n_cells=50, progress=False)
+        found.append([dw.get.influence(cells, key="pseudobulk"), dw.get.power(cells, key="pseudobulk")])
+    for now, then in zip(*found, strict=True):
+        pd.testing.assert_frame_equal(now, then)

@@ -180,16 +180,11 @@ def _check_moderated(adata: ad.AnnData, key: str, looked_at: pd.DataFrame) -> No
     """A prior learned from some of the features would give other tests than those of the result."""
     stored = read_results(adata, key)
     missing = len(read_every_test(adata, key)) - len(stored.results)
-    if missing and _is_moderated(stored.params) and len(looked_at):
+    if missing and stored.prior is not None and len(looked_at):
         raise DataError(
             f"{key!r} holds moderated tests, which learn from all features, and some of them are no longer in the "
             f"AnnData. Call dw.tl.influence before features are dropped, or run dw.tl.{stored.params['method']} again."
         )
-
-
-def _is_moderated(params: dict[str, Any]) -> bool:
-    """Whether the tests of any group are moderated (where that does not apply others take their place)."""
-    return "moderated" in params.get("ddf_used", {}).values()
 
 
 def _thresholds(adata: ad.AnnData, key: str, alpha: float) -> pd.DataFrame:
@@ -207,7 +202,8 @@ def _without_each(
     """Every test without every donor: ``variable, group, contrast, donor``, the numbers and the status."""
     if looked_at.empty:
         return _empty()
-    used = read_results(adata, key).results if _is_moderated(found.params) else looked_at
+    stored = read_results(adata, key)
+    used = looked_at if stored.prior is None else stored.results  # a prior is learned from all of them
     response = response_of(adata, found.params["response"], [str(v) for v in used["variable"].unique()])
     source = replace(found.analysis.source, features=response.features)
     analysis = replace(found.analysis, variables=response.variables, source=source, n_jobs=n_jobs, pass_jobs=n_jobs)

@@ -166,7 +166,7 @@ def power(
     # log_fc is the estimate times this
     effects = effects if unit == "effect" else tuple(value / scale for value in effects)
     plan = Studies(**sizes, effect=effects, alpha=levels)
-    moderated = found.params["ddf"] == "moderated" if moderated is None else moderated
+    moderated = found.analysis.options.ddf == "moderated" if moderated is None else moderated
     table, issues = _by_group(found, results, plan, moderated, progress)
     write_power(data, key, _categorical(table.assign(log_fc=table["effect"] * scale, unit=unit)))
     _warn(table, issues)
