@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-    from donorwise._anndata import Results
-
 
 @documented
 def varcomp(
@@ -197,37 +195,20 @@ def ranef(
     >>> len(table), list(table.columns[3:])
     (6, ['level', 'column', 'value', 'cond_sd'])
     """
+    from donorwise._anndata.recover import again, fit_group
+
     stored = read_results(adata, key)
     names = [variables] if isinstance(variables, str) else list(variables)
     warn_of_lost_cells(adata, stored.params)
     chosen = choose(choose(stored.varcomp, "variable", names), "group", group)
     chosen = choose(chosen, "term", term)
     terms = list(dict.fromkeys(chosen.loc[chosen["column1"] != "", "term"].astype(str)))
-    effects = _unit_effects if stored.of_counts else _cell_effects
-    groups = dict.fromkeys(chosen["group"].astype(str))
-    return pd.concat([effects(adata, stored, names, g, terms, key) for g in groups], ignore_index=True)[_COLUMNS]
-
-
-def _cell_effects(
-    adata: ad.AnnData, stored: Results, names: list[str], group: str, terms: list[str], key: str
-) -> pd.DataFrame:
-    """Of mixed models of cells, at the estimates."""
-    from donorwise._anndata.recover import cells_again
-
-    fit = cells_again(adata, stored, names, group)
-    return pd.concat([fit.ranef(term).assign(group=group, term=term) for term in terms], ignore_index=True)
-
-
-def _unit_effects(
-    adata: ad.AnnData, stored: Results, names: list[str], group: str, terms: list[str], key: str
-) -> pd.DataFrame:
-    """Of models of log rates, at the posterior means of the variances."""
-    from donorwise._anndata.recover import units_again
-    from donorwise._core.engine.pseudobulk import ranef_table
-
-    again = units_again(adata, stored, names, group, key)
-    table = ranef_table(again.fit, again.units, again.variances)
-    return table[table["term"].isin(terms)].assign(group=group)
+    made = again(adata, stored, names, key)
+    tables = []
+    for name in dict.fromkeys(chosen["group"].astype(str)):
+        table = made.random_effects(fit_group(made, name), stored.varcomp[stored.varcomp["group"] == name])
+        tables.append(table[table["term"].isin(terms)].assign(group=name))
+    return pd.concat(tables, ignore_index=True)[_COLUMNS]
 
 
 def warn_of_lost_cells(adata: ad.AnnData, params: dict[str, Any]) -> None:

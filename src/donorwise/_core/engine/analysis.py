@@ -163,6 +163,13 @@ class Analysis(ABC, Generic[S, F]):
         """The tables of a task; without a fit every feature has its row all the same."""
 
     @abstractmethod
+    def random_effects(self, fit: F, varcomp: pd.DataFrame) -> pd.DataFrame:
+        """Effects of a task's units and levels: term, variable, level, column, value, cond_sd.
+
+        `varcomp` are the variances that a result holds of the task, as in :class:`Tables`.
+        """
+
+    @abstractmethod
     def donors(self, number: int) -> Replicates:
         """The donor of each pattern of a task's design."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from joblib import Parallel, delayed
 
 from donorwise._core.design.build import build_design
@@ -35,8 +36,6 @@ from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pandas as pd
 
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design, RandomTerm
@@ -256,6 +255,11 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
             note=note,
             donor=fit.donor,
         )
+
+    def random_effects(self, fit: LMMFit, varcomp: pd.DataFrame) -> pd.DataFrame:
+        """See :class:`Analysis`: at the estimates."""
+        groups = dict.fromkeys(term.group for term in fit.design.random_terms)
+        return pd.concat([fit.ranef(group).assign(term=group) for group in groups], ignore_index=True)
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""

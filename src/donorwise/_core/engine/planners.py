@@ -9,6 +9,7 @@ import numpy as np
 
 from donorwise._core.cells.collapse import collapse
 from donorwise._core.engine.power import Known, Planned
+from donorwise._core.inference.moderation import best_point
 from donorwise._core.models.law import tensor
 from donorwise._core.models.lmm.components import contrast_variance, to_basis
 from donorwise._core.models.lmm.equations import build_equations
@@ -125,6 +126,5 @@ class UnitPlanner:
         """All weight on the best point of a fine grid."""
         points = tensor(model.fine_axes())
         law = model.law(points, L)
-        best = np.zeros_like(law.loglik)
-        best[np.arange(len(best)), law.loglik.argmax(axis=1)] = 1.0
+        best = best_point(law.loglik)
         return Known(model, points, law.scale[..., 0] ** 2, best, np.ones((len(best), 1)))

@@ -145,6 +145,13 @@ def ranef_table(fit: LogRateFit, units: Units, variances: FloatArray) -> pd.Data
     return pd.concat(frames, ignore_index=True)
 
 
+def stored_variances(fit: LogRateFit, varcomp: pd.DataFrame) -> FloatArray:
+    """Variances (G, terms) from the rows of :func:`varcomp_table` that a result holds of the group."""
+    own = varcomp[varcomp["column1"] != ""].astype({"variable": str, "term": str})
+    wide = own.set_index(["variable", "term"])["variance"].unstack("term")
+    return wide.reindex(index=list(fit.variables), columns=list(fit.terms)).to_numpy(dtype=np.float64)
+
+
 def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     """Variances of log rates: between units and of the random term (G, terms), of sampling; and the dispersion."""
     terms, rates = [*fit.terms, "Residual", "dispersion"], fit.models[0].rates
@@ -225,6 +232,10 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
             note=note,
             donor=self.donor,
         )
+
+    def random_effects(self, fit: LogRateFit, varcomp: pd.DataFrame) -> pd.DataFrame:
+        """See :class:`Analysis`: at the posterior means of the variances, which are in the table."""
+        return ranef_table(fit, self.units, stored_variances(fit, varcomp))
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""

@@ -149,6 +149,13 @@ def posterior(loglik: FloatArray, prior: FloatArray) -> FloatArray:
     return weight
 
 
+def best_point(loglik: FloatArray) -> FloatArray:
+    """All probability on the point with the largest log-likelihood, (G, points): the estimate, where no prior is shared."""
+    best = np.zeros_like(loglik)
+    best[np.arange(len(best)), loglik.argmax(axis=1)] = 1.0
+    return best
+
+
 def moderated_tests(
     model: Model, L: FloatArray, learned: Learned, level: float, n_jobs: int = 1, *, chunk: int = BUDGET
 ) -> Tested:
@@ -174,8 +181,7 @@ def tests_by_law(model: Model, L: FloatArray, level: float, n_jobs: int = 1) -> 
 
     def test(at: IntArray) -> tuple[list[Summary], FloatArray]:
         law = grid.law(at)
-        best = np.zeros_like(law.loglik)
-        best[np.arange(at.size), law.loglik.argmax(axis=1)] = 1.0
+        best = best_point(law.loglik)
         return _summaries(law, best, df, level), best @ points
 
     return _tested(
