@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
+from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
+from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.pseudobulk import fit_units
 from donorwise.errors import DataError, DesignError
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
     from donorwise._anndata.read import Results
     from donorwise._anndata.response import Response
-    from donorwise._core.engine.analysis import Analysis
+    from donorwise._core.engine.analysis import Analysis, S
+    from donorwise._core.engine.fitted import LMMFit
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import LogRateFit, PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
@@ -135,6 +138,29 @@ def _of_units(
 _AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units}
 
 
+def _of_group(made: Analysis[S, Any], group: str) -> S:
+    """The statistics of one group that has to be fitted again."""
+    at = [i for i, task in enumerate(made.tasks) if task.name == group and task.design is not None]
+    statistics = made.statistics(at)[0] if at else None
+    if statistics is None:
+        raise DesignError(f"No cell has {made.groupby} {group!r} any more, so its model cannot be fitted again.")
+    return statistics
+
+
+def cells_again(adata: ad.AnnData, stored: Results, names: list[str], group: str) -> LMMFit:
+    """Fit the mixed model of a stored result again to a few features of one group, from cells or collapsed rows."""
+    params = stored.params
+    weights = None if is_collapsed(adata) else params.get("weights", keys.NO_WEIGHTS) or None
+    if weights == keys.ARRAY_WEIGHTS:
+        raise DataError("The weights of this fit were an array that is not in the AnnData; use a column of obs.")
+    check_obs_columns(adata, [] if weights is None else [weights])
+    response = response_of(adata, params["response"], names)
+    made = assemble_lmm(
+        adata, params["formula"], response, groupby=params["groupby"] or None, weights=weights, n_jobs=1
+    )
+    return fit_statistics(_of_group(made, group), tuple(names), reml=params["reml"])
+
+
 @dataclass(frozen=True, slots=True)
 class UnitsAgain:
     """The log rates of a few genes in one group, fitted again: the units, the fit, and its stored variances (G, terms)."""
@@ -149,10 +175,7 @@ def units_again(adata: ad.AnnData, stored: Results, names: list[str], group: str
     params = stored.params
     response = response_of(adata, params["response"], names)
     made = _of_units(adata, response, params, None, key, 1)
-    at = [i for i, task in enumerate(made.tasks) if task.name == group and task.design is not None]
-    statistics = made.statistics(at)[0] if at else None
-    if statistics is None:
-        raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
+    statistics = _of_group(made, group)
     fit = fit_units(statistics, made.variables, made.units)
     own = stored.varcomp[(stored.varcomp["group"] == group) & (stored.varcomp["column1"] != "")]
     wide = own.astype({"variable": str, "term": str}).set_index(["variable", "term"])["variance"].unstack("term")

@@ -24,12 +24,13 @@ from donorwise._anndata import (
     read_settings,
     response_of,
 )
+from donorwise._anndata.recover import cells_again
 from donorwise._core.design.contrasts import expected_rows
 from donorwise._core.design.terms import term_variables
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError
 from donorwise.get._tests import choose, present
-from donorwise.get._variances import refit, warn_of_lost_cells
+from donorwise.get._variances import warn_of_lost_cells
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -110,7 +111,7 @@ def collect_course(
         A column is not there, x is not in the fixed effects or differs from cell to cell, or the condition
         is not one of levels.
     """
-    fit = refit(adata, [variable], stored.params, group=group)
+    fit = cells_again(adata, stored, [variable], group)
     design = fit.design
     _check_x(design, x, stored.params["formula"])
     if condition is None:

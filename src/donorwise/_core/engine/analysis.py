@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 GB = 1e9
 S = TypeVar("S", bound="TaskStatistics")  # statistics of one task
-F = TypeVar("F", bound="Fit")  # its fitted models
+F = TypeVar("F", bound="Fit[Any]")  # its fitted models
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class Analysis(ABC, Generic[S, F]):
         """The donor of each pattern of a task's design."""
 
     @abstractmethod
-    def planner(self, number: int, statistics: S, fit: F) -> Planner:
+    def planner(self, number: int, statistics: S, fit: F) -> Planner[Any]:
         """What is known of studies like that of a task with other numbers of cells."""
 
     @abstractmethod

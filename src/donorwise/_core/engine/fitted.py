@@ -13,18 +13,19 @@ import pandas as pd
 from donorwise._core.design.contrasts import resolve_contrasts, resolve_term
 from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.tables import (
-    contrast_table,
     icc_table,
     joint_table,
     lrt_table,
     partition_table,
     ranef_table,
-    theta_names,
-    theta_of,
+    tests_table,
     varcomp_table,
 )
+from donorwise._core.engine.tasks import test_features
+from donorwise._core.inference.likelihood_ratio import check_nested, extra_parameters, fingerprint, n_parameters
 from donorwise._core.inference.moderation import learn, refusal
 from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.lmm.components import theta_names
 from donorwise._typing import DDF, STATUSES, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
@@ -223,8 +224,10 @@ class LMMFit:
         if not 0 < level < 1:
             raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
         names, L = resolve_contrasts(self.design, contrasts)
+        used = self.models[0].fallback if ddf == "moderated" and self.not_moderated and self.models else ddf
         with blas().limit(limits=1):
-            return contrast_table(self, names, L, ddf, level)
+            tested = test_features(self, L, used, level)
+        return tests_table(self.variables, names, tested.numbers, tested.status, self.n_donors, self.n_obs)
 
     def joint_test(self, term: str, ddf: Ddf = "kenward-roger") -> pd.DataFrame:
         """F test that all coefficients of a fixed term are zero.
@@ -260,7 +263,7 @@ class LMMFit:
         [1]
         """
         check_option("ddf", ddf, DDF)
-        return joint_table(self, term, resolve_term(self.design, term), ddf)
+        return joint_table(self.variables, self.models, term, resolve_term(self.design, term), ddf)
 
     def lrt(self, other: LMMFit) -> pd.DataFrame:
         """Likelihood-ratio test against a nested (or larger) model of the same responses.
@@ -293,7 +296,12 @@ class LMMFit:
         >>> fit.lrt(null)["df"].unique().tolist()
         [1]
         """
-        return lrt_table(self, other)
+        larger, smaller = sorted((self, other), key=lambda fit: sum(n_parameters(fit.design)), reverse=True)
+        _check_same_data(larger, smaller)
+        check_nested(larger.design, smaller.design)
+        extra = extra_parameters(larger.design, smaller.design)
+        full, reduced = larger.at_ml(), smaller.at_ml()
+        return lrt_table(self.variables, (full.loglik, full.status), (reduced.loglik, reduced.status), extra)
 
     def varcomp(self) -> pd.DataFrame:
         """Variance components.
@@ -313,7 +321,7 @@ class LMMFit:
         >>> fit.varcomp()["term"].unique().tolist()
         ['donor_id', 'Residual']
         """
-        return varcomp_table(self)
+        return varcomp_table(self.variables, self.design, self.models)
 
     def icc(self) -> pd.DataFrame:
         """Intraclass correlation: each random term's share of the random and residual variance.
@@ -333,7 +341,7 @@ class LMMFit:
         >>> bool(fit.icc()["icc"].dropna().between(0, 1).all())
         True
         """
-        return icc_table(self)
+        return icc_table(self.variance_partition())
 
     def variance_partition(self) -> pd.DataFrame:
         """Fractions of variance: fixed effects, each random term, residual; rows sum to 1.
@@ -354,7 +362,7 @@ class LMMFit:
         >>> fit.variance_partition().columns.tolist()
         ['fixed', 'donor_id', 'Residual']
         """
-        return partition_table(self)
+        return partition_table(self.variables, self.design, self.models)
 
     def ranef(self, group: str | None = None) -> pd.DataFrame:
         """Conditional modes of the random effects (BLUPs) and their conditional sd.
@@ -388,7 +396,7 @@ class LMMFit:
             group = groups[0]
         if group not in groups:
             raise DesignError(f"group={group!r} is not a grouping factor of this model; choose one of {groups}.")
-        return ranef_table(self, group)
+        return ranef_table(self.variables, self.design, self.models, group)
 
     def at_ml(self) -> LMMFit:
         """The same model fitted by maximum likelihood.
@@ -428,6 +436,18 @@ class LMMFit:
         )
 
 
+def _check_same_data(fit: LMMFit, other: LMMFit) -> None:
+    same = fit.variables == other.variables and np.array_equal(fit.n_obs, other.n_obs)
+    G = len(fit.variables)
+    if not same or not np.allclose(
+        fingerprint(fit.models, G), fingerprint(other.models, G), rtol=1e-9, atol=0, equal_nan=True
+    ):
+        raise DesignError(
+            "The two fits do not have the same features, rows, responses and weights (rows are dropped where a "
+            "variable of the formula is missing); fit both to the same data."
+        )
+
+
 def assemble(
     design: Design,
     models: tuple[LMM, ...],
@@ -445,10 +465,9 @@ def assemble(
     theta, sigma2, loglik = np.full((G, len(names)), np.nan), np.full(G, np.nan), np.full(G, np.nan)
     status, n_iter = np.full(G, "not_estimable", dtype=STATUS_DTYPE), np.zeros(G, dtype=np.int64)
     for model in models:
-        at, own, inverse = model.features, model.estimates, model.equations.fixed.inverse
+        at, own = model.features, model.estimates
         beta[at], sigma2[at], loglik[at] = own.beta, own.sigma2, own.loglik
-        vcov[at] = own.sigma2[:, None, None] * (inverse @ own.Phi @ inverse.T)
-        theta[at] = theta_of(model)
+        vcov[at], theta[at] = model.vcov_beta, model.theta
         status[at], n_iter[at] = own.status, own.n_iter
     return LMMFit(
         design.formula, reml, donor, variables, design.fixed_names, beta, vcov, sigma2, theta, names,

@@ -1,4 +1,4 @@
-"""Arrays and a DataFrame in, fitted models out: collapse once, then fit block by block."""
+"""Linear mixed models: collapse once, then fit block by block; of arrays (`fit_lmm`), and as an analysis."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.tables import (
-    contrast_table,
-    icc_rows,
+    icc_table,
     long_partition,
     partition_table,
     prior_table,
+    tests_table,
     varcomp_table,
 )
-from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used
+from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used, test_features
 from donorwise._core.jobs import tqdm
-from donorwise._core.models.lmm.fit import Estimates, build_equations, fit_collapsed
+from donorwise._core.models.lmm.equations import Estimates, build_equations
+from donorwise._core.models.lmm.fit import fit_collapsed
 from donorwise._core.models.lmm.model import LMM
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design, RandomTerm
-    from donorwise._core.models.lmm.fit import Equations
+    from donorwise._core.models.lmm.equations import Equations
     from donorwise._typing import FloatArray, IntArray
 
 # Doubles of temporary arrays that a block of features may use (32 MB).
@@ -240,12 +241,15 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
             return Tables(self.results(number, None))
         name, own = self.tasks[number].name, self.contrasts[number]
         ddf, note = ddf_used(fit, self.options.ddf)
-        tested = None if own is None else contrast_table(fit, own.names, own.L, ddf, 0.95)
-        partition = partition_table(fit)
+        table = None
+        if own is not None:
+            tested = test_features(fit, own.L, ddf, 0.95)
+            table = tests_table(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
+        partition = partition_table(fit.variables, fit.design, fit.models)
         return Tables(
-            results=self.results(number, tested, n_donors=fit.n_donors, n_obs=fit.n_obs),
-            varcomp=with_group(varcomp_table(fit), name),
-            icc=with_group(icc_rows(partition), name),
+            results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
+            varcomp=with_group(varcomp_table(fit.variables, fit.design, fit.models), name),
+            icc=with_group(icc_table(partition), name),
             variance_partition=with_group(long_partition(partition, "fraction"), name),
             prior=with_group(prior_table(fit.prior), name) if ddf == "moderated" else None,
             ddf=ddf,

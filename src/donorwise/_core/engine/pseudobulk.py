@@ -1,4 +1,4 @@
-"""Counts of cells to tests of log rates: units, one pass, then genes block by block."""
+"""Counts of cells to tests of log rates: units, one pass, then genes block by block; and that as an analysis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.sources import UnitStatistics
-from donorwise._core.engine.tables import prior_table, tidy
+from donorwise._core.engine.tables import prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE
@@ -214,7 +214,7 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         name = self.tasks[number].name
         ddf, note = ddf_used(fit, self.options.ddf)
         tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
-        table = tidy(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
+        table = tests_table(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
             varcomp=with_group(varcomp_table(fit, tested.variances), name),
@@ -239,7 +239,7 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     def planner(self, number: int, statistics: UnitStatistics, fit: LogRateFit) -> UnitPlanner:
         """See :class:`Analysis`."""
         design = self._design(number)
-        if is_fixed(design, find_donors(self._design(number), self.units.table, self.donor)):
+        if is_fixed(design, find_donors(design, self.units.table, self.donor)):
             raise DesignError(
                 f"{design.formula!r} has `{self.donor}` as a fixed effect, so more of them cannot be planned; fit "
                 f"(1 | {self.donor}) instead."
@@ -248,9 +248,9 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
 
     def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
         """See :class:`Analysis`; the variance between units lets contrasts within donors differ between them."""
-        return replication(self._design(number), find_donors(self._design(number), self.units.table, self.donor), L)[
-            0
-        ], []
+        design = self._design(number)
+        kinds, _ = replication(design, find_donors(design, self.units.table, self.donor), L)
+        return kinds, []
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""

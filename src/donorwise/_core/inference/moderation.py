@@ -27,7 +27,7 @@ from donorwise._core.models.law import BUDGET, chunks, tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from donorwise._core.models.law import ByLaw, Law, Model, OnGrid
+    from donorwise._core.models.law import Law, Model, OnGrid
     from donorwise._typing import FloatArray, IntArray
 
 MIN_FEATURES = 100
@@ -164,7 +164,7 @@ def moderated_tests(
     return _tested(model, L, list(in_threads(test, chunks(model.usable, len(points), size), n_jobs)))
 
 
-def tests_by_law(model: ByLaw, L: FloatArray, level: float, n_jobs: int = 1) -> Tested:
+def tests_by_law(model: Model, L: FloatArray, level: float, n_jobs: int = 1) -> Tested:
     """Test contrasts without a prior: the variances at their REML estimates, and the design's degrees of freedom.
 
     For models that are known by their law alone: the estimate is the best point of a fine grid.
