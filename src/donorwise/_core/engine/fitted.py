@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from donorwise._core.design.contrasts import resolve_contrasts, resolve_term
@@ -22,25 +21,22 @@ from donorwise._core.engine.tables import (
     varcomp_table,
 )
 from donorwise._core.engine.tasks import test_features
-from donorwise._core.inference.likelihood_ratio import check_nested, extra_parameters, fingerprint, n_parameters
+from donorwise._core.inference.likelihood_ratio import check_nested, check_same_data, extra_parameters, n_parameters
 from donorwise._core.inference.moderation import learn, refusal
-from donorwise._core.models.law import STATUS_DTYPE
-from donorwise._core.models.lmm.components import theta_names
-from donorwise._typing import DDF, STATUSES, check_option
+from donorwise._core.models.lmm.fitted import FittedArrays
+from donorwise._typing import DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
-    from donorwise._core.design.design import Design
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.inference.prior import Prior
-    from donorwise._core.models.lmm.model import LMM
-    from donorwise._typing import Ddf, FloatArray, IntArray, StrArray
+    from donorwise._typing import Ddf
 
 logger = logging.getLogger("donorwise")
 
 
 @dataclass(frozen=True, repr=False)
-class LMMFit:
+class LMMFit(FittedArrays):
     """Linear mixed models of G features with one formula.
 
     Attributes
@@ -89,24 +85,6 @@ class LMMFit:
     >>> fit.beta.shape, fit.fixed_names
     ((20, 2), ('Intercept', 'condition[T.disease]'))
     """
-
-    formula: str
-    reml: bool
-    donor: str
-    variables: tuple[str, ...]
-    fixed_names: tuple[str, ...]
-    beta: FloatArray
-    vcov_beta: FloatArray
-    sigma2: FloatArray
-    theta: FloatArray
-    theta_names: tuple[str, ...]
-    loglik: FloatArray
-    status: StrArray
-    n_iter: IntArray
-    n_obs: IntArray
-    n_donors: IntArray
-    design: Design
-    models: tuple[LMM, ...]
 
     @cached_property
     def prior(self) -> Prior:
@@ -297,7 +275,7 @@ class LMMFit:
         [1]
         """
         larger, smaller = sorted((self, other), key=lambda fit: sum(n_parameters(fit.design)), reverse=True)
-        _check_same_data(larger, smaller)
+        check_same_data(larger, smaller)
         check_nested(larger.design, smaller.design)
         extra = extra_parameters(larger.design, smaller.design)
         full, reduced = larger.at_ml(), smaller.at_ml()
@@ -418,58 +396,4 @@ class LMMFit:
             return self
         models = tuple(model.fitted_by(reml=False) for model in self.models)
         counts = {"n_obs": self.n_obs, "n_donors": self.n_donors}
-        return assemble(self.design, models, self.variables, donor=self.donor, reml=False, **counts)
-
-    def __repr__(self) -> str:
-        counts = {s: int((self.status == s).sum()) for s in STATUSES}
-        status = ", ".join(f"{n:,} {s}" for s, n in counts.items() if n)
-        rows = f"{self.n_obs.max(initial=0):,} rows"
-        donors = f" of {self.n_donors.max(initial=0):,} {self.donor}" if self.donor else ""
-        names = ", ".join(self.fixed_names[:6]) + (", ..." if len(self.fixed_names) > 6 else "")
-        return (
-            f"LMMFit of {len(self.variables):,} features by {'REML' if self.reml else 'ML'}\n"
-            f"  formula  {self.formula}\n"
-            f"  data     {rows}{donors}\n"
-            f"  fixed    {names}\n"
-            f"  status   {status}\n"
-            f"  ask      .test() .joint_test() .lrt() .varcomp() .icc() .variance_partition() .ranef()"
-        )
-
-
-def _check_same_data(fit: LMMFit, other: LMMFit) -> None:
-    same = fit.variables == other.variables and np.array_equal(fit.n_obs, other.n_obs)
-    G = len(fit.variables)
-    if not same or not np.allclose(
-        fingerprint(fit.models, G), fingerprint(other.models, G), rtol=1e-9, atol=0, equal_nan=True
-    ):
-        raise DesignError(
-            "The two fits do not have the same features, rows, responses and weights (rows are dropped where a "
-            "variable of the formula is missing); fit both to the same data."
-        )
-
-
-def assemble(
-    design: Design,
-    models: tuple[LMM, ...],
-    variables: tuple[str, ...],
-    *,
-    donor: str,
-    reml: bool,
-    n_obs: IntArray,
-    n_donors: IntArray,
-) -> LMMFit:
-    """Put the models' arrays into one struct over all features."""
-    G, p = len(variables), len(design.fixed_names)
-    names = theta_names(design)
-    beta, vcov = np.full((G, p), np.nan), np.full((G, p, p), np.nan)
-    theta, sigma2, loglik = np.full((G, len(names)), np.nan), np.full(G, np.nan), np.full(G, np.nan)
-    status, n_iter = np.full(G, "not_estimable", dtype=STATUS_DTYPE), np.zeros(G, dtype=np.int64)
-    for model in models:
-        at, own = model.features, model.estimates
-        beta[at], sigma2[at], loglik[at] = own.beta, own.sigma2, own.loglik
-        vcov[at], theta[at] = model.vcov_beta, model.theta
-        status[at], n_iter[at] = own.status, own.n_iter
-    return LMMFit(
-        design.formula, reml, donor, variables, design.fixed_names, beta, vcov, sigma2, theta, names,
-        loglik, status, n_iter, n_obs, n_donors, design, models,
-    )  # fmt: skip
+        return LMMFit.of(self.design, models, self.variables, donor=self.donor, reml=False, **counts)

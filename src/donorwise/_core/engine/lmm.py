@@ -14,7 +14,7 @@ from donorwise._core.design.build import build_design
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs, pass_jobs
-from donorwise._core.engine.fitted import LMMFit, assemble
+from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
@@ -151,7 +151,7 @@ def fit_statistics(
             n_donors[own.features] = _n_donors(design, own.collapsed, replicates)
             models += [] if model is None else [model]
     counts = {"n_obs": n_obs, "n_donors": n_donors}
-    return assemble(design, tuple(models), variables, donor=replicates, reml=reml, **counts)
+    return LMMFit.of(design, tuple(models), variables, donor=replicates, reml=reml, **counts)
 
 
 def _useful_workers(design: Design, n_features: int, per_worker: int) -> int:

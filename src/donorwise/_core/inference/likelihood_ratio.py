@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from donorwise._core.design.design import Design
+    from donorwise._core.models.lmm.fitted import FittedArrays
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import FloatArray
 
@@ -73,7 +74,18 @@ def _spanned(big: Design, small: Design) -> bool:
     return bool((np.abs(rest).max(axis=0) <= 1e-8 * np.abs(x).max(axis=0)).all())
 
 
-def fingerprint(models: Sequence[LMM], n_features: int) -> FloatArray:
+def check_same_data(fit: FittedArrays, other: FittedArrays) -> None:
+    """Raise unless two fits have the same features, rows, responses and weights."""
+    same = fit.variables == other.variables and np.array_equal(fit.n_obs, other.n_obs)
+    own, others = (_fingerprint(f.models, len(f.variables)) for f in (fit, other))
+    if not same or not np.allclose(own, others, rtol=1e-9, atol=0, equal_nan=True):
+        raise DesignError(
+            "The two fits do not have the same features, rows, responses and weights (rows are dropped where a "
+            "variable of the formula is missing); fit both to the same data."
+        )
+
+
+def _fingerprint(models: Sequence[LMM], n_features: int) -> FloatArray:
     """Mean response of every feature and the weights of its rows, (2, G)."""
     out = np.full((2, n_features), np.nan)
     for model in models:
