@@ -445,6 +445,14 @@ def test_report(source: Path, tmp_path: Path, suffix: str) -> None:
         assert (tmp_path / "plots" / "volcano_condition_T.disease.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_report_of_a_table_says_what_was_tested(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.csv"
+    assert run("pseudobulk", source, "--formula", "~ condition", "--out", out).exit_code == 0
+    assert "- response: `layers/counts`" in run("report", out).stdout
+    run(*lmm(source, out, "--layer", "counts"))
+    assert "- response: `layers/counts`" in run("report", out).stdout
+
+
 def test_report_of_something_else(tmp_path: Path, source: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     assert "is no table of results" in run("report", tmp_path / "x.csv").stderr

@@ -306,6 +306,17 @@ def test_prior(cohort: ad.AnnData) -> None:
         dw.pl.prior(cohort)
 
 
+def test_prior_of_log_rates_names_what_varies() -> None:
+    cells = dw.datasets.simulate_cohort("paired", n_donors=6, n_cells=900, n_genes=110, seed=4)
+    for formula, between in (
+        ("~ condition + (1 | donor_id)", "levels of the term"),
+        ("~ condition + donor_id", "units"),
+    ):
+        dw.tl.pseudobulk(cells, formula, progress=False)
+        axes = np.ravel(dw.pl.prior(cells, key="pseudobulk"))
+        assert f"variance of log rates between {between}" in {ax.get_xlabel() for ax in axes}
+
+
 def test_prior_of_a_fit_with_two_terms(paired: ad.AnnData) -> None:
     """A panel per term, the legend clear of the peaks; one term alone on demand."""
     many = dw.datasets.simulate_cohort("paired", n_donors=4, n_cells=300, n_genes=110, seed=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -307,6 +307,20 @@ def test_few_donors_and_confounding_are_told(case: str, groupby: str | None, say
         _table(adata[kept.get(case, slice(None))].copy(), formula, groupby=groupby)
     texts = [str(w.message) for w in found if issubclass(w.category, DonorwiseWarning)]
     assert sum(re.search(says, text) is not None for text in texts) == 1 if says else not texts
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"groupby": "celltype"}, r"^groupby='celltype' is not a column of obs; did you mean `cell_type`\?$"),
+        ({"groupby": ["cell_type"]}, r"^groupby must be the name of one column of obs, not \['cell_type'\]"),
+        ({"donor": "zz"}, "^donor='zz' is not a column of obs; it has"),
+        ({"sample": "zz"}, "^sample='zz' is not a column of obs; it has"),
+    ],
+)
+def test_columns_that_are_not_there_are_named_with_their_argument(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(DesignError, match=says):
+        _table(_cohort(), **options)
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])

@@ -40,7 +40,7 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
     if missing:
         raise DataError(f"{path} is no table of results: it lacks the columns {', '.join(missing)}.")
     variables = table["variable"].astype(str).unique()
-    params = _params(path) | {"response": keys.RESPONSE_X, "log_base": _log_base(table)}
+    params = {"response": keys.RESPONSE_X} | _params(path) | {"log_base": _log_base(table)}
     return results_anndata({keys.RESULTS: table}, params, variables), keys.LMM
 
 
@@ -79,10 +79,19 @@ def _params(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(record.read_text(encoding="utf-8"))
         known = {name: str(content["options"].get(name, "")) for name in ("formula", "groupby", "ddf")}
+        known["response"] = _response(content["options"])
         failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
         return known | {"version": str(content["versions"]["donorwise"]), "reasons": failed}
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _response(options: dict[str, Any]) -> str:
+    """What was tested, as params say it, from the options of the command."""
+    if options.get("obsm"):
+        return f"{keys.OBSM_PREFIX}{options['obsm']}"
+    layer = options.get("layer") or "X"
+    return keys.RESPONSE_X if layer == "X" else f"{keys.LAYER_PREFIX}{layer}"
 
 
 def summarise(adata: ad.AnnData, key: str, *, alpha: float = 0.05, top: int = 10) -> str:

@@ -170,11 +170,12 @@ def _nearest(values: FloatArray, ratios: FloatArray) -> np.ndarray:
 def _name_panels(axes: Sequence[Axes], found: Sequence[tuple[str, str]], on_rates: bool) -> None:
     """Group, and term where there are several, above the panels; the ratio below them."""
     terms = list(dict.fromkeys(term for _, term in found))
+    several = len(terms) > 1
     for panel, (group, term) in zip(axes, found, strict=True):
-        parts = [part for part, shown in ((group, group != keys.ALL), (term, len(terms) > 1)) if shown]
+        parts = [part for part, shown in ((group, group != keys.ALL), (term, several)) if shown]
         write_title(panel, ", ".join(parts))
-    whose = terms[0] if len(terms) == 1 else "the term"
-    x = f"variance of log rates between {whose}s" if on_rates else f"variance of {whose} / residual variance"
+    levels, whose = ("levels of the term", "the term") if several else (f"{terms[0]}s", terms[0])
+    x = f"variance of log rates between {levels}" if on_rates else f"variance of {whose} / residual variance"
     outer_labels(axes, x=x, y="share of features")
 
 

@@ -44,6 +44,9 @@ def check_formula(
     DesignError
         A column was collapsed away, or more is asked of a covariate than moments can tell.
     """
+    for label in labels:
+        if not isinstance(label, str):
+            raise DesignError(f"A group, donor or sample is the name of one column of obs, not {label!r}.")
     numbers = parsed.variables
     groups = list(dict.fromkeys([*parsed.groups, *labels]))
     have = f"by={list(by)}" + (f" and covariates={list(covariates)}" if covariates else "")

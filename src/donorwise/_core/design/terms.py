@@ -216,6 +216,15 @@ _TIMES = {
 }
 
 
+def check_column(obs: pd.DataFrame, argument: str, name: str) -> None:
+    """Raise unless the value of an argument is the name of a column of obs."""
+    if not isinstance(name, str):
+        raise DesignError(f"{argument} must be the name of one column of obs, not {name!r}.")
+    if name not in obs.columns:
+        hint = suggestion(name, map(str, obs.columns), "it has")
+        raise DesignError(f"{argument}={name!r} is not a column of obs; {hint}")
+
+
 def check_obs(obs: object, names: Sequence[str], source: str) -> None:
     """Raise unless `obs` is a DataFrame that holds each of `names` once."""
     if not isinstance(obs, pd.DataFrame):

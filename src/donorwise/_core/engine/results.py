@@ -12,10 +12,9 @@ import pandas as pd
 from donorwise._core.design.build import build_design
 from donorwise._core.design.contrasts import Cond, check_distinct, resolve_contrasts, split_interaction
 from donorwise._core.design.formula import ParsedFormula, parse
-from donorwise._core.design.terms import check_obs
+from donorwise._core.design.terms import check_column, check_obs
 from donorwise._core.engine.tables import dtype_of, tests_table
 from donorwise._core.engine.tasks import NUMBERS, Task
-from donorwise._core.wording import suggestion
 from donorwise._typing import ALL
 from donorwise.errors import DesignError
 
@@ -46,12 +45,7 @@ def tasks_by_group(formula: str | ParsedFormula, obs: pd.DataFrame, groupby: str
     """
     if groupby is None:
         return [Task(ALL, build_design(formula, obs), "")]
-    if not isinstance(groupby, str):
-        raise DesignError(f"groupby must be the name of one column of obs, not {groupby!r}.")
-    if groupby not in obs.columns:
-        raise DesignError(
-            f"groupby={groupby!r} is not a column of obs; {suggestion(groupby, map(str, obs.columns), 'it has')}"
-        )
+    check_column(obs, "groupby", groupby)
     parsed = parse(formula)
     check_obs(obs, parsed.columns, parsed.source)
     groups = obs[groupby].astype("category").cat.remove_unused_categories()

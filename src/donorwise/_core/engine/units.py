@@ -12,7 +12,7 @@ import pandas as pd
 from donorwise._core.cells.collapsed_rows import merge_rows
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.formula import Bar, ParsedFormula
-from donorwise._core.design.terms import check_obs, read_column
+from donorwise._core.design.terms import check_column, check_obs, read_column
 from donorwise._core.models.lograte.units import Depths
 from donorwise.errors import DesignError
 
@@ -98,6 +98,9 @@ def find_units(
     outer = [donor, *([groupby] if groupby is not None else [])]
     samples = [sample] if sample is not None and (explicit or by_donor) else []
     labels = [*outer, *samples, *grouping]
+    for argument, name in (("donor", donor), ("sample", sample), ("groupby", groupby)):
+        if name is not None:
+            check_column(obs, argument, name)
     check_obs(obs, [*labels, *read], parsed.source)
     columns = {
         name: read_column(obs[name], name, categorical=name in labels) for name in dict.fromkeys([*labels, *read])
