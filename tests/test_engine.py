@@ -13,7 +13,7 @@ import pytest
 from scipy import sparse, stats
 
 import donorwise as dw
-from donorwise._core.models.lmm.blocks import original_covariance
+from donorwise._core.models.lmm.components import original_covariance
 from donorwise._typing import DDF
 from donorwise.errors import DataError, DesignError, DonorwiseError, DonorwiseWarning
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import donorwise as dw
-from donorwise._core.engine.sources import Cells
+from donorwise._core.engine.sources import CellSource
 from donorwise.errors import DataError, DonorwiseError, DonorwiseWarning
 
 if TYPE_CHECKING:
@@ -143,9 +143,9 @@ def test_a_lazy_source_is_not_overwritten(cells: ad.AnnData, tmp_path: Path) -> 
 
 def test_groups_of_a_fit_share_passes_as_memory_allows(cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
-    own = Cells.statistics
+    own = CellSource.statistics
     monkeypatch.setattr(
-        Cells, "statistics", lambda self, tasks, *more: passes.append(len(tasks)) or own(self, tasks, *more)
+        CellSource, "statistics", lambda self, tasks, *more: passes.append(len(tasks)) or own(self, tasks, *more)
     )
     tables = []
     for max_memory in (None, 1.0, 1e-9):

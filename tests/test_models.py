@@ -208,6 +208,13 @@ def test_chunks_threads_and_order_do_not_matter(own: Case) -> None:
     np.testing.assert_allclose(turned.variances[::-1], whole.variances, rtol=1e-10)
 
 
+def test_a_model_has_estimates_or_an_axis_to_find_them_on(own: Case) -> None:
+    """And coefficients in the orthonormal basis say of contrasts what beta says in that of the formula."""
+    assert all(axis[0] == 0 and (np.diff(axis) > 0).all() for axis in own.model.fine_axes())
+    if (model := own.model.estimated) is not None:
+        np.testing.assert_allclose(model.coefficients @ model.turned(own.L).T, model.beta @ own.L.T, rtol=1e-9)
+
+
 def test_some_features_are_tested_as_among_all(own: Case) -> None:
     model, learned = own.model, learn([own.model])
     some = np.array([99, 4, 50])

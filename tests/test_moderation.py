@@ -74,7 +74,7 @@ def test_a_prior_on_one_point_gives_the_t_of_known_variances() -> None:
     weights[:, at] = 1
     prior = Prior(tuple(axes), ("donor",), (1.0,), weights, np.linspace(0, 1, 6), np.zeros(1), 5)
     L = np.array([[0.0, 1.0]])
-    rows = model.equations.rows(L)
+    rows = model.equations.turned(L)
     learned = Learned(prior, np.linspace(0, 1, 5), np.full(5, -1), np.empty((0, 64)))
     own = moderated_tests(model, L, learned, 0.95).tests
     known = evaluate_block(model.equations.blocks, np.full((5, 1), axes[0][at]), responses, 142)

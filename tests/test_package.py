@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # From the ground up; a file belongs to the layer of its first path component, inside `_core` of the second.
 LAYERS = (
-    {"errors", "_typing", "_docs", "_core.jobs", "_core.progress", "_core.wording"},
+    {"errors", "_typing", "_docs", "_core.jobs", "_core.wording"},
     {"_core.design", "_core.cells"},
     {"_core.models"},
     {"_core.inference"},
@@ -65,6 +66,17 @@ def test_imports_go_downward(path: Path) -> None:
         ):
             wrong.append(name)
     assert not wrong, f"{path.relative_to(ROOT)} is in layer {own!r} and must not import {wrong}"
+
+
+def test_no_circles_in_the_core() -> None:
+    """Nor do modules of one layer import each other, not even for types."""
+    names = {".".join(("donorwise", *p.relative_to(ROOT).with_suffix("").parts)): p for p in FILES}
+    core = {name: path for name, path in names.items() if name.startswith("donorwise._core.")}
+    graph = {
+        name: {found for target in _imports(path) for found in (target, target.rpartition(".")[0]) if found in core}
+        for name, path in core.items()
+    }
+    assert tuple(TopologicalSorter(graph).static_order())
 
 
 def _run(code: str) -> str:

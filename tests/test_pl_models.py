@@ -219,7 +219,7 @@ def test_trajectories_explain(visits: ad.AnnData, options: dict[str, Any], error
 
 
 def test_what_has_no_random_effects_is_refused(visits: ad.AnnData) -> None:
-    counted = {"method": "pseudobulk", "units": "donor_id"}
+    counted = {"method": "pseudobulk", "observations": "units", "units": "donor_id"}
     visits.uns["pseudobulk"] = visits.uns["lmm"] | {"params": visits.uns["lmm"]["params"] | counted}
     with pytest.raises(DataError, match="is a result of dw.tl.pseudobulk"):
         dw.pl.trajectories(visits, "gene_0001", x="time", key="pseudobulk")

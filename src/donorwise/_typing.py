@@ -19,6 +19,10 @@ Status: TypeAlias = Literal["ok", "boundary", "not_estimable", "constant", "too_
 
 DDF: tuple[str, ...] = get_args(Ddf)
 STATUSES: tuple[str, ...] = get_args(Status)
+FITTED: tuple[Status, ...] = ("ok", "boundary")
+"""Statuses of features that were fitted."""
+ALL = "all"
+"""The one group of an analysis without ``groupby``."""
 
 
 def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from donorwise._typing import ALL as ALL
+
 SETTINGS = "donorwise"
 """``uns`` key of the column names that ``adata.donorwise.setup`` stores."""
 
@@ -53,9 +55,6 @@ RESULT_COLUMNS = (
     "n_donors",
     "n_obs",
 )
-ALL = "all"
-"""The one group of a result without ``groupby``."""
-
 NO_WEIGHTS = ""
 ARRAY_WEIGHTS = "<array>"
 """``params["weights"]`` when there were none, or when they came as an array and not as a column of obs."""

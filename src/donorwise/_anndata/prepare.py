@@ -37,7 +37,7 @@ from donorwise._core.engine.arrays import check_weights, effective_jobs, pass_jo
 from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis, check_counts, check_depths
 from donorwise._core.engine.results import resolve_by_group, tasks_by_group
-from donorwise._core.engine.sources import Cells, Rows, UnitsOfCells, UnitsOfRows
+from donorwise._core.engine.sources import CellSource, CellUnitSource, RowSource, RowUnitSource
 from donorwise._core.engine.units import find_units, has_donor_term, merge_units
 from donorwise._core.models.lograte.units import depths_of_units
 from donorwise.errors import DataError, DesignError
@@ -120,14 +120,14 @@ def assemble_lmm(
         w = check_weights(weights, obs)
         text = weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS
         tasks = tasks_by_group(parsed, obs, groupby)
-        source: Cells | Rows = Cells(matrix=response.matrix, features=response.features, weights=w)
+        source: CellSource | RowSource = CellSource(matrix=response.matrix, features=response.features, weights=w)
     else:
         origin = read_origin(adata)
         _check_no_weights(weights, origin.weights)
         text = origin.weights
         obs = cell_frame(adata, read_columns(adata, parsed, roles, groupby, columns))
         used = [name for name in origin.covariates if name in obs.columns]
-        source = Rows(matrix=response.matrix, features=response.features, rows=read_rows(adata, used))
+        source = RowSource(matrix=response.matrix, features=response.features, rows=read_rows(adata, used))
         tasks = [
             t if t.design is None else replace(t, design=coarsen(t.design, used))
             for t in tasks_by_group(parsed, obs, groupby)
@@ -220,7 +220,7 @@ def _unit_table(adata: ad.AnnData, units: Units, columns: Sequence[str]) -> pd.D
 
 def _units_source(
     adata: ad.AnnData, response: Response, units: Units, column: str | None
-) -> UnitsOfCells | UnitsOfRows:
+) -> CellUnitSource | RowUnitSource:
     """The counts of units, checked: whole numbers, and some in every unit."""
     n = len(units.table)
     if not is_collapsed(adata):
@@ -228,13 +228,15 @@ def _units_source(
         depth = count_depth(adata, response, column)
         depths = depths_of_units(depth, units.codes, n)
         check_depths(depths, units)
-        return UnitsOfCells(matrix=response.matrix, features=response.features, units=units, depth=depth, depths=depths)
+        return CellUnitSource(
+            matrix=response.matrix, features=response.features, units=units, depth=depth, depths=depths
+        )
     counts, starts = read_counts(adata), read_cells(adata).starts
     if counts is None:
         raise DataError(_NO_COUNTS)
     none = counts.values.take_features(np.empty(0, dtype=np.int64))
     check_depths(merge_units(none, counts.cubes, units.codes[starts], n)[1], units)
-    return UnitsOfRows(
+    return RowUnitSource(
         matrix=response.matrix, features=response.features, units=units, values=counts.values, cubes=counts.cubes,
         starts=starts,
     )  # fmt: skip

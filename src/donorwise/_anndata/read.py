@@ -51,7 +51,7 @@ class Results:
     @property
     def of_counts(self) -> bool:
         """Whether counts in units of cells were modelled: the estimates are differences of log rates."""
-        return "units" in self.params
+        return bool(self.params["observations"] == "units")
 
 
 def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
+from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
-from donorwise._core.engine.pseudobulk import fit_units
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
     from donorwise._anndata.read import Results
     from donorwise._anndata.response import Response
-    from donorwise._core.engine.analysis import Analysis
+    from donorwise._core.engine.analysis import Analysis, F
     from donorwise._core.engine.lmm import LmmAnalysis
-    from donorwise._core.engine.pseudobulk import LogRateFit, PseudobulkAnalysis
+    from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
-    from donorwise._core.engine.units import Units
     from donorwise._typing import FloatArray
 
 # "variable: level vs other", as contrasts of two levels are called
@@ -135,28 +134,40 @@ def _of_units(
 _AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units}
 
 
-@dataclass(frozen=True, slots=True)
-class UnitsAgain:
-    """The log rates of a few genes in one group, fitted again: the units, the fit, and its stored variances (G, terms)."""
-
-    units: Units
-    fit: LogRateFit
-    variances: FloatArray
-
-
-def units_again(adata: ad.AnnData, stored: Results, names: list[str], group: str, key: str) -> UnitsAgain:
-    """Fit the units of a stored result of :func:`donorwise.tl.pseudobulk` again, at the variances that it found."""
-    params = stored.params
-    response = response_of(adata, params["response"], names)
-    made = _of_units(adata, response, params, None, key, 1)
+def fit_group(made: Analysis[Any, F], group: str) -> F:
+    """Fit one group of an analysis that was made again."""
     at = [i for i, task in enumerate(made.tasks) if task.name == group and task.design is not None]
     statistics = made.statistics(at)[0] if at else None
     if statistics is None:
-        raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
-    fit = fit_units(statistics, made.variables, made.units)
-    own = stored.varcomp[(stored.varcomp["group"] == group) & (stored.varcomp["column1"] != "")]
-    wide = own.astype({"variable": str, "term": str}).set_index(["variable", "term"])["variance"].unstack("term")
-    return UnitsAgain(made.units, fit, wide.reindex(index=names, columns=list(fit.terms)).to_numpy(dtype=np.float64))
+        raise DesignError(f"No cell has {made.groupby} {group!r} any more, so its model cannot be fitted again.")
+    return made.fit(at[0], statistics, lambda n: None)
+
+
+def cells_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> LmmAnalysis:
+    """The mixed models of a stored result for a few features, on the cells or collapsed rows that there are now."""
+    params = stored.params
+    weights = None if is_collapsed(adata) else params.get("weights", keys.NO_WEIGHTS) or None
+    if weights == keys.ARRAY_WEIGHTS:
+        raise DataError("The weights of this fit were an array that is not in the AnnData; use a column of obs.")
+    check_obs_columns(adata, [] if weights is None else [weights])
+    return assemble_lmm(
+        adata, params["formula"], response_of(adata, params["response"], names), groupby=params["groupby"] or None,
+        weights=weights, options=Options(reml=bool(params["reml"])), n_jobs=1,
+    )  # fmt: skip
+
+
+def units_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> PseudobulkAnalysis:
+    """The models of counts of a stored result for a few genes, on the units that there are now."""
+    made = _of_units(adata, response_of(adata, stored.params["response"], names), stored.params, None, key, 1)
+    return made.asking(None)
+
+
+_FEW: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": cells_again, "units": units_again}
+
+
+def again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> Analysis[Any, Any]:
+    """The analysis of a stored result for a few features, whatever its model, on what the AnnData has now."""
+    return _FEW[stored.params["observations"]](adata, stored, names, key)
 
 
 def _changed(key: str, how: str, tool: str = keys.LMM) -> DataError:

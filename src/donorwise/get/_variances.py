@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from donorwise._anndata import cell_count, column_values, is_collapsed, keys, obs_frame, read_results, response_of
+from donorwise._anndata import cell_count, keys, read_results
 from donorwise._docs import documented
-from donorwise.errors import DataError, DesignError, DonorwiseWarning
+from donorwise.errors import DonorwiseWarning
 from donorwise.get._tests import choose, choose_all
 
 if TYPE_CHECKING:
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
 
     import anndata as ad
     import pandas as pd
-
-    from donorwise._anndata import Results
-    from donorwise._core.engine.fitted import LMMFit
-    from donorwise._typing import BoolArray, FloatArray
 
 
 @documented
@@ -200,80 +195,20 @@ def ranef(
     >>> len(table), list(table.columns[3:])
     (6, ['level', 'column', 'value', 'cond_sd'])
     """
+    from donorwise._anndata.recover import again, fit_group
+
     stored = read_results(adata, key)
     names = [variables] if isinstance(variables, str) else list(variables)
     warn_of_lost_cells(adata, stored.params)
     chosen = choose(choose(stored.varcomp, "variable", names), "group", group)
     chosen = choose(chosen, "term", term)
     terms = list(dict.fromkeys(chosen.loc[chosen["column1"] != "", "term"].astype(str)))
-    effects = _unit_effects if stored.of_counts else _cell_effects
-    groups = dict.fromkeys(chosen["group"].astype(str))
-    return pd.concat([effects(adata, stored, names, g, terms, key) for g in groups], ignore_index=True)[_COLUMNS]
-
-
-def _cell_effects(
-    adata: ad.AnnData, stored: Results, names: list[str], group: str, terms: list[str], key: str
-) -> pd.DataFrame:
-    """Of mixed models of cells, at the estimates."""
-    fit = refit(adata, names, stored.params, group=group)
-    return pd.concat([fit.ranef(term).assign(group=group, term=term) for term in terms], ignore_index=True)
-
-
-def _unit_effects(
-    adata: ad.AnnData, stored: Results, names: list[str], group: str, terms: list[str], key: str
-) -> pd.DataFrame:
-    """Of models of log rates, at the posterior means of the variances."""
-    from donorwise._anndata.recover import units_again
-    from donorwise._core.engine.pseudobulk import ranef_table
-
-    again = units_again(adata, stored, names, group, key)
-    table = ranef_table(again.fit, again.units, again.variances)
-    return table[table["term"].isin(terms)].assign(group=group)
-
-
-def refit(adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group: str) -> LMMFit:
-    """Fit the model of a stored result again to a few features of one group, from cells or from collapsed rows."""
-    from donorwise._core.engine.lmm import fit_lmm
-
-    if is_collapsed(adata):
-        return _refit_rows(adata, names, params, group=group)
-    rows = _rows(adata, params, group)
-    values = column_values(response_of(adata, params["response"], names))[rows]
-    Y = pd.DataFrame(values, columns=names, index=adata.obs_names[rows])
-    obs = obs_frame(adata)[rows]
-    return fit_lmm(Y, obs, params["formula"], reml=params["reml"], weights=_weights(adata, params, rows))
-
-
-def _refit_rows(adata: ad.AnnData, names: list[str], params: dict[str, Any], *, group: str) -> LMMFit:
-    """As :func:`refit`, from collapsed rows."""
-    from donorwise._anndata.prepare import assemble_lmm
-    from donorwise._core.engine.lmm import fit_statistics
-
-    response = response_of(adata, params["response"], names)
-    made = assemble_lmm(adata, params["formula"], response, groupby=params["groupby"] or None, weights=None, n_jobs=1)
-    found = [own for task, own in zip(made.tasks, made.statistics(), strict=True) if task.name == group and own]
-    if not found:
-        raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
-    return fit_statistics(found[0], tuple(names), reml=params["reml"])
-
-
-def _rows(adata: ad.AnnData, params: dict[str, Any], group: str) -> BoolArray:
-    if not params["groupby"]:
-        return np.ones(adata.n_obs, dtype=bool)
-    groups = obs_frame(adata, [params["groupby"]])[params["groupby"]]
-    rows: BoolArray = np.asarray(groups.astype(str) == group, dtype=bool)
-    if not rows.any():
-        raise DesignError(f"No cell has {params['groupby']} {group!r} any more, so its model cannot be fitted again.")
-    return rows
-
-
-def _weights(adata: ad.AnnData, params: dict[str, Any], rows: BoolArray) -> FloatArray | None:
-    weights = params.get("weights", keys.NO_WEIGHTS)
-    if weights == keys.NO_WEIGHTS:
-        return None
-    if weights == keys.ARRAY_WEIGHTS:
-        raise DataError("The weights of this fit were an array that is not in the AnnData; use a column of obs.")
-    return np.asarray(obs_frame(adata, [weights])[weights], dtype=np.float64)[rows]
+    made = again(adata, stored, names, key)
+    tables = []
+    for name in dict.fromkeys(chosen["group"].astype(str)):
+        table = made.random_effects(fit_group(made, name), stored.varcomp[stored.varcomp["group"] == name])
+        tables.append(table[table["term"].isin(terms)].assign(group=name))
+    return pd.concat(tables, ignore_index=True)[_COLUMNS]
 
 
 def warn_of_lost_cells(adata: ad.AnnData, params: dict[str, Any]) -> None:

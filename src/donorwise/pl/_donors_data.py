@@ -172,26 +172,29 @@ def _units(
     `sd` is such that a unit's cells give its sampling error, sd / sqrt(n_cells). Where a donor has several units
     in an arm they stand beside each other under names of their own.
     """
-    from donorwise._anndata.recover import units_again
+    from donorwise._anndata.recover import fit_group, units_again
+    from donorwise._core.engine.pseudobulk import stored_variances
 
-    again = units_again(adata, stored, [variable], group, key)
-    table, model = again.units.table, again.fit.models[0]
+    made = units_again(adata, stored, [variable], key)
+    fit, units = fit_group(made, group), made.units
+    table, model = units.table, fit.models[0]
     if condition not in table.columns:
         raise DataError(f"condition={condition!r} is not a variable of the formula, which the units are known by.")
     if not model.features.size:
         raise DataError(f"{variable!r} has no counts in {group!r}; there is nothing to draw.")
-    used = np.flatnonzero(again.fit.design.codes >= 0)
+    used = np.flatnonzero(fit.design.codes >= 0)
     labels = pd.DataFrame(
-        {"donor": table[again.units.donor].astype(str).iloc[used], "condition": table[condition].iloc[used]}
+        {"donor": table[units.donor].astype(str).iloc[used], "condition": table[condition].iloc[used]}
     )
     if labels.duplicated().any():
-        labels["donor"] = again.units.labels(used)
+        labels["donor"] = units.labels(used)
     place = np.argsort(model.units.order)
     n_cells = model.depths.n_cells[place]
     y, v = model.rates.y[0, place], model.rates.v[0, place]
     donors = labels.assign(group=group, n_cells=n_cells, mean=y, sd=np.sqrt(v * n_cells)).reset_index(drop=True)
-    cells = _counts(adata, stored.params, variable, labels, again.units.codes).assign(group=group)
-    return cells, donors, 1 / (v + np.nansum(again.variances[0]))
+    cells = _counts(adata, stored.params, variable, labels, units.codes).assign(group=group)
+    variances = stored_variances(fit, stored.varcomp[stored.varcomp["group"] == group])
+    return cells, donors, 1 / (v + np.nansum(variances[0]))
 
 
 def _counts(

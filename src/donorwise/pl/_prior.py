@@ -116,7 +116,7 @@ def _tables(data: ad.AnnData | LMMFit, key: str) -> tuple[pd.DataFrame, pd.DataF
             raise DataError(
                 f"The tests of {key!r} are not moderated (params['ddf_used']), so there is no prior to draw."
             )
-        prior, varcomp, on_rates = stored.prior, stored.varcomp, stored.of_counts
+        prior, varcomp, on_rates = stored.prior, stored.varcomp, stored.params["prior_on"] == "variance"
     return prior.assign(**{name: prior[name].astype("category") for name in ("term", "group")}), varcomp, on_rates
 
 

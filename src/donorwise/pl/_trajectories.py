@@ -24,12 +24,13 @@ from donorwise._anndata import (
     read_settings,
     response_of,
 )
+from donorwise._anndata.recover import cells_again, fit_group
 from donorwise._core.design.contrasts import expected_rows
 from donorwise._core.design.terms import term_variables
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError
 from donorwise.get._tests import choose, present
-from donorwise.get._variances import refit, warn_of_lost_cells
+from donorwise.get._variances import warn_of_lost_cells
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -100,9 +101,11 @@ class Course:
 
 
 def collect_course(
-    adata: ad.AnnData, stored: Results, *, variable: str, group: str, x: str, condition: str | None
+    adata: ad.AnnData, stored: Results, fit: LMMFit, *, variable: str, group: str, x: str, condition: str | None
 ) -> Course:
-    """Gather one panel; `condition` None takes the one that the model crosses with time, or has beside it.
+    """Gather one panel from the fit of its group.
+
+    `condition` None takes the one that the model crosses with time, or has beside it.
 
     Raises
     ------
@@ -110,7 +113,6 @@ def collect_course(
         A column is not there, x is not in the fixed effects or differs from cell to cell, or the condition
         is not one of levels.
     """
-    fit = refit(adata, [variable], stored.params, group=group)
     design = fit.design
     _check_x(design, x, stored.params["formula"])
     if condition is None:
@@ -313,7 +315,11 @@ def trajectories(
     table = choose(choose(stored.results, "variable", variable), "group", group)
     warn_of_lost_cells(adata, stored.params)
     groups = present(table, "group")
-    courses = [collect_course(adata, stored, variable=variable, group=g, x=x, condition=condition) for g in groups]
+    made = cells_again(adata, stored, [variable], key)
+    courses = [
+        collect_course(adata, stored, fit_group(made, g), variable=variable, group=g, x=x, condition=condition)
+        for g in groups
+    ]
     figure, axes = panels(ax, len(courses), size=(4.2, 3.4), alone=(5.6, 4.0))
     for panel, course in zip(axes, courses, strict=True):
         _draw(panel, course, colors=_colors(adata, course))

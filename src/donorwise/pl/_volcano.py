@@ -230,7 +230,7 @@ def ma(
         panel.text(0.5, 1.0, f"FDR {alpha:.0%}", transform=panel.transAxes, ha="center", va="bottom", fontsize="small")
         panel.set_ylim(ends)
         panel.margins(x=0.08)
-        if stored.of_counts:
+        if stored.params["link"] == "log":
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(numticks=5))
         write_title(panel, panel_title(name, contrast), pad=18)
@@ -245,6 +245,6 @@ def _ma_points(tested: pd.DataFrame, means: pd.Series, alpha: float) -> Points:
 
 
 def _mean_label(stored: Results) -> str:
-    if stored.of_counts:
+    if stored.params["link"] == "log":
         return "mean count per cell"
     return "mean log expression" if np.isfinite(stored.params["log_base"]) else f"mean of {stored.params['response']}"

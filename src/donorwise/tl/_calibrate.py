@@ -156,18 +156,14 @@ def calibrate(
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
     check_option("model", model, MODELS)
-    shared: dict[str, Any] = {
-        "groupby": groupby, "mask_var": mask_var, "contrasts": contrast, "n_jobs": n_jobs, "columns": strata,
-    }  # fmt: skip
-    of_cells: dict[str, Any] = {"obsm": obsm, "obs_keys": obs_keys, "weights": weights}
-    of_units: dict[str, Any] = {"donor": donor, "sample": sample, "depth": depth}
-    analysis: Analysis[Any, Any]
-    if model == "pseudobulk":
-        _check_unused(model, of_cells | {"ddf": None if ddf == "moderated" else ddf})
-        analysis = prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **of_units, **shared)
-    else:
-        _check_unused(model, of_units)
-        analysis = prepare_lmm(adata, formula, layer=layer, options=Options(ddf), **of_cells, **shared)
+    analysis = _analysis(
+        adata, formula, model, ddf, layer,
+        of_cells={"obsm": obsm, "obs_keys": obs_keys, "weights": weights},
+        of_units={"donor": donor, "sample": sample, "depth": depth},
+        shared={
+            "groupby": groupby, "mask_var": mask_var, "contrasts": contrast, "n_jobs": n_jobs, "columns": strata,
+        },
+    )  # fmt: skip
     names = analysis.names
     if len(names) != 1:
         raise DesignError(f"calibrate takes one contrast, not {len(names)} ({', '.join(names)}).")
@@ -195,6 +191,25 @@ def calibrate(
     )  # fmt: skip
     _report(tables, n_permutations)
     return adata if copy else None
+
+
+def _analysis(
+    adata: ad.AnnData,
+    formula: str,
+    model: str,
+    ddf: Ddf,
+    layer: str | None,
+    *,
+    of_cells: dict[str, Any],
+    of_units: dict[str, Any],
+    shared: dict[str, Any],
+) -> Analysis[Any, Any]:
+    """The analysis whose tests are calibrated, from the options that its model has."""
+    if model == "pseudobulk":
+        _check_unused(model, of_cells | {"ddf": None if ddf == "moderated" else ddf})
+        return prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **of_units, **shared)
+    _check_unused(model, of_units)
+    return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), **of_cells, **shared)
 
 
 def _check_unused(model: str, options: dict[str, Any]) -> None:

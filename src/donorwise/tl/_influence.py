@@ -150,7 +150,7 @@ def _without_covariates(table: pd.DataFrame, found: Recovered) -> pd.DataFrame:
     analysis = found.analysis
     tasks = [(t.design, own) for t, own in zip(analysis.tasks, analysis.contrasts, strict=True) if own is not None]
     # in a group of few cells such a covariate can look like one of donors
-    names = {name for design, rows in tasks if design is not None for name in _covariates(design, rows)}
+    names = {name for design, own in tasks if design is not None for name in _covariates(design, own)}
     left_out = table["contrast"].isin(names)
     if left_out.all() or not left_out.any():
         return table
@@ -158,11 +158,11 @@ def _without_covariates(table: pd.DataFrame, found: Recovered) -> pd.DataFrame:
     return table[~left_out]
 
 
-def _covariates(design: Design, rows: Contrasts) -> list[str]:
+def _covariates(design: Design, contrasts: Contrasts) -> list[str]:
     """Contrasts of nothing but main effects of covariates that differ from cell to cell."""
     main = {j for term, columns in design.terms.items() if ":" not in term for j in columns}
     plain = np.array([j in main and k >= 0 for j, k in enumerate(design.varying)])
-    return [name for name, row in zip(rows.names, rows.L, strict=True) if not row[~plain].any()]
+    return [name for name, row in zip(contrasts.names, contrasts.L, strict=True) if not row[~plain].any()]
 
 
 def _looked_at(table: pd.DataFrame, variables: str | Sequence[str] | None, alpha: float) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Checks of what is passed to a collapse, each with an error that says what to do."""
+"""Cells cut into segments of their patterns, and checks of what is given of them."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from donorwise._core.design.terms import (
     check_obs,
     column_terms,
     complete_rows,
+    is_categorical,
     read_column,
     used_categories,
     variables,
@@ -81,7 +82,7 @@ def assemble_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: Bo
         frame=_frame(data, factors),
         spec=fixed.spec,
         n_dropped=n_dropped,
-        numeric_means={n: float(c.mean()) for n, c in columns.items() if not _is_categorical(c)},
+        numeric_means={n: float(c.mean()) for n, c in columns.items() if not is_categorical(c)},
     )
 
 
@@ -129,15 +130,11 @@ def _nothing_left(names: list[str], n_asked: int) -> str:
 def _take(column: pd.Series, rows: BoolArray) -> pd.Categorical | FloatArray:
     """Return the rows in use as an array; a category that no row has is gone."""
     values = column.array if rows.all() else column.array[rows]
-    return used_categories(values) if _is_categorical(column) else np.asarray(values, dtype=np.float64)
-
-
-def _is_categorical(column: pd.Series) -> bool:
-    return isinstance(column.dtype, pd.CategoricalDtype)
+    return used_categories(values) if is_categorical(column) else np.asarray(values, dtype=np.float64)
 
 
 def _check_column(column: pd.Series, name: str) -> None:
-    if not _is_categorical(column):
+    if not is_categorical(column):
         check_finite(column.to_numpy(), name)
     elif len(column.cat.categories) == 1:
         raise DesignError(
@@ -149,7 +146,7 @@ def _check_column(column: pd.Series, name: str) -> None:
 def _patterns(columns: pd.DataFrame, factors: dict[str, Factor]) -> RowsInUse:
     """Find the patterns; key order is grouping factors, categories, then numbers."""
     keys = [(f.codes, len(f.levels)) for f in factors.values()]
-    labelled = [n for n in columns if _is_categorical(columns[n])]
+    labelled = [n for n in columns if is_categorical(columns[n])]
     keys += [(columns[n].cat.codes.to_numpy(dtype=np.int64), len(columns[n].cat.categories)) for n in labelled]
     numeric = {n: columns[n].to_numpy() for n in columns if n not in labelled}
     codes, size, cell_level = find_patterns(keys, numeric, len(columns))
@@ -158,7 +155,7 @@ def _patterns(columns: pd.DataFrame, factors: dict[str, Factor]) -> RowsInUse:
 
 def _evaluate_bar(bar: Bar, data: RowsInUse) -> Evaluated:
     for name in variables(bar.terms) if bar.uncorrelated else ():
-        if _is_categorical(data.frame[name]):
+        if is_categorical(data.frame[name]):
             group = ":".join(bar.group)
             raise DesignError(
                 f"`{name}` in `{bar.text}` is categorical; `||` separates numeric columns only. "

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import combine, first_rows, varies
-from donorwise._core.design.terms import factor_variables, label_codes
+from donorwise._core.design.terms import factor_variables, is_categorical, label_codes
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 
@@ -144,6 +144,6 @@ def _key_order(design: Design, frame: pd.DataFrame) -> list[str]:
     """Columns in the order in which patterns are numbered: grouping factors, categories, numbers."""
     groups = design.parsed.groups
     others = [name for name in frame.columns if name not in groups]
-    labels = [name for name in others if isinstance(frame[name].dtype, pd.CategoricalDtype)]
+    labels = [name for name in others if is_categorical(frame[name])]
     numbers = sorted(frame.columns.difference([*groups, *labels]), key=lambda name: (frame[name].nunique(), name))
     return [*groups, *labels, *numbers]

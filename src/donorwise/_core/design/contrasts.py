@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.evaluate import evaluate_spec
-from donorwise._core.design.terms import term_variables
+from donorwise._core.design.terms import is_categorical, term_variables
 from donorwise._core.wording import linear_combination, listing, suggestion
 from donorwise.errors import DesignError
 
@@ -60,8 +60,10 @@ class Cond:
         return linear_combination(weights)
 
 
-Contrast: TypeAlias = "str | tuple[str, Hashable, Hashable] | Mapping[str, float] | Cond | Sequence[float] | FloatArray"
-Contrasts: TypeAlias = "Contrast | Mapping[str, Contrast] | Sequence[Contrast] | None"
+ContrastLike: TypeAlias = (
+    "str | tuple[str, Hashable, Hashable] | Mapping[str, float] | Cond | Sequence[float] | FloatArray"
+)
+ContrastsLike: TypeAlias = "ContrastLike | Mapping[str, ContrastLike] | Sequence[ContrastLike] | None"
 
 
 def cond(levels: Mapping[str, Hashable] | None = None, /, **more: Hashable) -> Cond:
@@ -92,7 +94,7 @@ def cond(levels: Mapping[str, Hashable] | None = None, /, **more: Hashable) -> C
     return Cond(((1.0, tuple({**(levels or {}), **more}.items())),))
 
 
-def resolve_contrasts(design: Design, contrasts: Contrasts = None) -> tuple[tuple[str, ...], FloatArray]:
+def resolve_contrasts(design: Design, contrasts: ContrastsLike = None) -> tuple[tuple[str, ...], FloatArray]:
     """Turn contrasts into rows of weights.
 
     Parameters
@@ -115,13 +117,18 @@ def resolve_contrasts(design: Design, contrasts: Contrasts = None) -> tuple[tupl
     """
     rows = [row for item in _items(design, contrasts) for row in _resolve(design, *item)]
     names = [name for name, _ in rows]
-    repeated = next((n for n in names if names.count(n) > 1), None)
-    if repeated is not None:
-        raise DesignError(f"Two contrasts are called `{repeated}`; name them with a dict, {{'name': contrast}}.")
+    check_distinct(names)
     L = np.array([weights for _, weights in rows], dtype=np.float64).reshape(len(rows), len(design.fixed_names))
     _check_weights(names, L)
     L[np.abs(L) < 1e-14 * np.abs(L).max(axis=1, keepdims=True)] = 0.0  # averages of 1/3 leave rounding behind
     return tuple(names), L
+
+
+def check_distinct(names: Sequence[str]) -> None:
+    """Raise where two contrasts have one name."""
+    repeated = next((n for n in names if names.count(n) > 1), None)
+    if repeated is not None:
+        raise DesignError(f"Two contrasts are called `{repeated}`; name them with a dict, {{'name': contrast}}.")
 
 
 def resolve_term(design: Design, term: str) -> FloatArray:
@@ -282,7 +289,7 @@ def _check_condition(design: Design, condition: Mapping[str, object], every: Ite
 
 def _level(design: Design, name: str, value: object) -> object:
     column = design.frame[name]
-    if not isinstance(column.dtype, pd.CategoricalDtype):
+    if not is_categorical(column):
         if _is_number(value) and np.isfinite(value):  # type: ignore[call-overload]
             return float(value)  # type: ignore[arg-type]
         raise DesignError(f"`{name}` is numeric: give a number, not {value!r}.")
@@ -310,13 +317,11 @@ def _grid(
 
 def _levels(design: Design, name: str) -> list[object]:
     column = design.frame[name]
-    return (
-        list(column.cat.categories) if isinstance(column.dtype, pd.CategoricalDtype) else [design.numeric_means[name]]
-    )
+    return list(column.cat.categories) if is_categorical(column) else [design.numeric_means[name]]
 
 
 def _column(design: Design, name: str, values: list[object]) -> object:
     column = design.frame[name]
-    if isinstance(column.dtype, pd.CategoricalDtype):
+    if is_categorical(column):
         return pd.Categorical(values, categories=column.cat.categories)
     return np.array(values, dtype=np.float64)

@@ -1,8 +1,7 @@
-"""Rows that agree, numbered: the combinations of labels and numbers that occur, and what varies inside them."""
+"""A design: its fixed and random columns over patterns, which are numbered where rows agree."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from donorwise._core.design.formula import ParsedFormula

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import varies
-from donorwise._core.design.terms import is_column, is_rowwise, term_variables
+from donorwise._core.design.terms import is_categorical, is_column, is_rowwise, term_variables
 from donorwise._core.wording import linear_combination
 from donorwise._typing import FloatArray
 from donorwise.errors import DesignError
@@ -83,7 +83,7 @@ def evaluate_spec(spec: Any, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numeric(frame: pd.DataFrame) -> frozenset[str]:
-    return frozenset(name for name in frame.columns if not isinstance(frame[name].dtype, pd.CategoricalDtype))
+    return frozenset(name for name in frame.columns if not is_categorical(frame[name]))
 
 
 def _matrix(formula: Any, frame: pd.DataFrame) -> pd.DataFrame:
@@ -285,12 +285,12 @@ def _solve(A: FloatArray, b: FloatArray) -> FloatArray:
 
 def _categories(term: str, variables: Mapping[str, tuple[str, ...]], frame: pd.DataFrame) -> str:
     """Explain an aliased term by the categories of its variables, where they are the reason."""
-    factors = [v for v in variables.get(term, ()) if _is_categorical(frame[v])]
+    factors = [v for v in variables.get(term, ()) if is_categorical(frame[v])]
     if len(factors) > 1:
         return _empty_combinations(term, frame[factors])
     if len(factors) != len(variables.get(term, ())) or not factors:
         return ""
-    others = [v[0] for t, v in variables.items() if t != term and len(v) == 1 and _is_categorical(frame[v[0]])]
+    others = [v[0] for t, v in variables.items() if t != term and len(v) == 1 and is_categorical(frame[v[0]])]
     return next(filter(None, (_nested(factors[0], other, frame) for other in others)), "")
 
 
@@ -304,10 +304,6 @@ def _nested(a: str, b: str, frame: pd.DataFrame) -> str:
         f"`{coarse}` never varies within a level of `{fine}`, so `{fine}` already says all that `{coarse}` says: "
         f"leave one of them out, or make `{fine}` a random effect, `(1 | {fine})`."
     )
-
-
-def _is_categorical(column: pd.Series) -> bool:
-    return isinstance(column.dtype, pd.CategoricalDtype)
 
 
 def _empty_combinations(term: str, frame: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ from donorwise._core.design.arms import describe
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.evaluate import RowsInUse, evaluate, evaluate_spec
 from donorwise._core.design.replicates import find_donors, replicate
-from donorwise._core.design.terms import is_rowwise, term_variables, variables
+from donorwise._core.design.terms import is_categorical, is_rowwise, term_variables, variables
 from donorwise._core.wording import listing, suggestion
 from donorwise.errors import DesignError
 
@@ -188,7 +188,7 @@ def _check_movable(design: Design, obs: pd.DataFrame, variable: str, donors: Int
             with_other = len(reads[term]) > 1
             reason = f"stands in `{term}` with a number that differs from cell to cell" if with_other else _CELL_LEVEL
             raise DesignError(f"`{variable}` {reason}: there are no labels of donors or samples to permute.")
-    if not isinstance(design.frame[variable].dtype, pd.CategoricalDtype):
+    if not is_categorical(design.frame[variable]):
         arms = describe(design, find_donors(design, obs, donor or None))
         if any(a.cell_level for a in arms if a.variables == (variable,)):
             raise DesignError(f"`{variable}` {_CELL_LEVEL}: there are no labels of donors or samples to permute.")
@@ -255,7 +255,7 @@ def _moved_term(term: RandomTerm, bar: Bar, variable: str, frame: pd.DataFrame) 
     """A random term whose slopes follow the labels."""
     if variable not in variables(bar.terms):
         return term
-    numeric = frozenset(n for n in frame.columns if not isinstance(frame[n].dtype, pd.CategoricalDtype))
+    numeric = frozenset(n for n in frame.columns if not is_categorical(frame[n]))
     if any(k >= 0 for k in term.varying) or not is_rowwise(bar.terms, numeric):
         raise DesignError(f"The slopes of `{bar.text}` cannot follow permuted labels of `{variable}`; simplify them.")
     rows = np.arange(len(frame))

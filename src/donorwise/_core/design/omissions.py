@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import constant, first_rows
-from donorwise._core.design.terms import quote
+from donorwise._core.design.terms import is_categorical, quote
 
 if TYPE_CHECKING:
     from donorwise._core.design.arms import Arms
@@ -137,7 +137,7 @@ def _times(column: pd.Series, used: IntArray, samples: Crossing, first: IntArray
 
 def _ranks(values: pd.Series) -> IntArray:
     """Codes in the order of the categories, or of the values; -1 where missing."""
-    if isinstance(values.dtype, pd.CategoricalDtype):
+    if is_categorical(values):
         return values.cat.codes.to_numpy(dtype=np.int64)
     return pd.factorize(values, sort=True)[0].astype(np.int64)
 

@@ -280,6 +280,11 @@ def complete_rows(columns: Sequence[pd.Series], n_rows: int) -> BoolArray:
     return complete
 
 
+def is_categorical(column: pd.Series) -> bool:
+    """Whether a column has categories."""
+    return isinstance(column.dtype, pd.CategoricalDtype)
+
+
 def used_categories(values: pd.Categorical) -> pd.Categorical:
     """Labels without the categories that no row has; none is missing."""
     seen = np.bincount(values.codes, minlength=len(values.categories)) > 0
@@ -290,7 +295,7 @@ def used_categories(values: pd.Categorical) -> pd.Categorical:
 
 def label_codes(column: pd.Series) -> tuple[IntArray, int]:
     """Codes in the order of categories or values, missing values last, and their number."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
+    if is_categorical(column):
         codes, n = column.cat.codes.to_numpy().astype(np.int64), len(column.cat.categories)
     else:
         found, uniques = pd.factorize(column, sort=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 GB = 1e9
 S = TypeVar("S", bound="TaskStatistics")  # statistics of one task
-F = TypeVar("F", bound="Fit")  # its fitted models
+F = TypeVar("F", bound="Fit[Any]")  # its fitted models
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +163,18 @@ class Analysis(ABC, Generic[S, F]):
         """The tables of a task; without a fit every feature has its row all the same."""
 
     @abstractmethod
+    def random_effects(self, fit: F, varcomp: pd.DataFrame) -> pd.DataFrame:
+        """Effects of a task's units and levels: term, variable, level, column, value, cond_sd.
+
+        `varcomp` are the variances that a result holds of the task, as in :class:`Tables`.
+        """
+
+    @abstractmethod
     def donors(self, number: int) -> Replicates:
         """The donor of each pattern of a task's design."""
 
     @abstractmethod
-    def planner(self, number: int, statistics: S, fit: F) -> Planner:
+    def planner(self, number: int, statistics: S, fit: F) -> Planner[Any]:
         """What is known of studies like that of a task with other numbers of cells."""
 
     @abstractmethod

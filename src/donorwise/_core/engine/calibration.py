@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -144,7 +144,7 @@ def make_plan(
 
 def calibrate_statistics(
     statistics: S,
-    fit: Callable[[S], Fit],
+    fit: Callable[[S], Fit[Any]],
     plan: Relabelling,
     *,
     ddf: str,
@@ -182,14 +182,14 @@ def permuted(statistics: S, plan: Relabelling, labels: IntArray) -> S:
     return statistics.relabelled(relabel(statistics.design, plan.exchange, labels))
 
 
-def refit(statistics: S, fit: Callable[[S], Fit], L: FloatArray, *, ddf: str, start: Prior | None = None) -> Tests:
+def refit(statistics: S, fit: Callable[[S], Fit[Any]], L: FloatArray, *, ddf: str, start: Prior | None = None) -> Tests:
     """Fit all features and test the contrast L (1, p); EM starts from the prior `start`."""
     made = fit(statistics)
     moderated = ddf == "moderated" and not ddf_used(made, ddf)[1]
     return _tests(made, L, ddf, learn(made.models, start) if moderated else None)
 
 
-def _tests(fit: Fit, L: FloatArray, ddf: str, learned: Learned | None) -> Tests:
+def _tests(fit: Fit[Any], L: FloatArray, ddf: str, learned: Learned | None) -> Tests:
     if learned is not None:
         return _moderated(fit, L, learned)
     tested = test_features(fit, L, ddf, 0.95)
@@ -197,7 +197,7 @@ def _tests(fit: Fit, L: FloatArray, ddf: str, learned: Learned | None) -> Tests:
     return Tests(estimate, np.where(np.isfinite(p), np.abs(t), -np.inf), p, tested.status[0])
 
 
-def _moderated(fit: Fit, L: FloatArray, learned: Learned) -> Tests:
+def _moderated(fit: Fit[Any], L: FloatArray, learned: Learned) -> Tests:
     estimate, p = (np.full(len(fit.variables), np.nan) for _ in range(2))
     status = fit.status.copy()
     for model in fit.models:

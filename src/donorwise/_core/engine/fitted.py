@@ -7,39 +7,36 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from donorwise._core.design.contrasts import resolve_contrasts, resolve_term
 from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.tables import (
-    contrast_table,
     icc_table,
     joint_table,
     lrt_table,
     partition_table,
     ranef_table,
-    theta_names,
-    theta_of,
+    tests_table,
     varcomp_table,
 )
+from donorwise._core.engine.tasks import test_features
+from donorwise._core.inference.likelihood_ratio import check_nested, check_same_data, extra_parameters, n_parameters
 from donorwise._core.inference.moderation import learn, refusal
-from donorwise._core.models.law import STATUS_DTYPE
-from donorwise._typing import DDF, STATUSES, check_option
+from donorwise._core.models.lmm.fitted import FittedArrays
+from donorwise._typing import DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
-    from donorwise._core.design.design import Design
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.inference.prior import Prior
-    from donorwise._core.models.lmm.model import LMM
-    from donorwise._typing import Ddf, FloatArray, IntArray, StrArray
+    from donorwise._typing import Ddf
 
 logger = logging.getLogger("donorwise")
 
 
 @dataclass(frozen=True, repr=False)
-class LMMFit:
+class LMMFit(FittedArrays):
     """Linear mixed models of G features with one formula.
 
     Attributes
@@ -88,24 +85,6 @@ class LMMFit:
     >>> fit.beta.shape, fit.fixed_names
     ((20, 2), ('Intercept', 'condition[T.disease]'))
     """
-
-    formula: str
-    reml: bool
-    donor: str
-    variables: tuple[str, ...]
-    fixed_names: tuple[str, ...]
-    beta: FloatArray
-    vcov_beta: FloatArray
-    sigma2: FloatArray
-    theta: FloatArray
-    theta_names: tuple[str, ...]
-    loglik: FloatArray
-    status: StrArray
-    n_iter: IntArray
-    n_obs: IntArray
-    n_donors: IntArray
-    design: Design
-    models: tuple[LMM, ...]
 
     @cached_property
     def prior(self) -> Prior:
@@ -223,8 +202,10 @@ class LMMFit:
         if not 0 < level < 1:
             raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
         names, L = resolve_contrasts(self.design, contrasts)
+        used = self.models[0].fallback if ddf == "moderated" and self.not_moderated and self.models else ddf
         with blas().limit(limits=1):
-            return contrast_table(self, names, L, ddf, level)
+            tested = test_features(self, L, used, level)
+        return tests_table(self.variables, names, tested.numbers, tested.status, self.n_donors, self.n_obs)
 
     def joint_test(self, term: str, ddf: Ddf = "kenward-roger") -> pd.DataFrame:
         """F test that all coefficients of a fixed term are zero.
@@ -260,7 +241,7 @@ class LMMFit:
         [1]
         """
         check_option("ddf", ddf, DDF)
-        return joint_table(self, term, resolve_term(self.design, term), ddf)
+        return joint_table(self.variables, self.models, term, resolve_term(self.design, term), ddf)
 
     def lrt(self, other: LMMFit) -> pd.DataFrame:
         """Likelihood-ratio test against a nested (or larger) model of the same responses.
@@ -293,7 +274,12 @@ class LMMFit:
         >>> fit.lrt(null)["df"].unique().tolist()
         [1]
         """
-        return lrt_table(self, other)
+        larger, smaller = sorted((self, other), key=lambda fit: sum(n_parameters(fit.design)), reverse=True)
+        check_same_data(larger, smaller)
+        check_nested(larger.design, smaller.design)
+        extra = extra_parameters(larger.design, smaller.design)
+        full, reduced = larger.at_ml(), smaller.at_ml()
+        return lrt_table(self.variables, (full.loglik, full.status), (reduced.loglik, reduced.status), extra)
 
     def varcomp(self) -> pd.DataFrame:
         """Variance components.
@@ -313,7 +299,7 @@ class LMMFit:
         >>> fit.varcomp()["term"].unique().tolist()
         ['donor_id', 'Residual']
         """
-        return varcomp_table(self)
+        return varcomp_table(self.variables, self.design, self.models)
 
     def icc(self) -> pd.DataFrame:
         """Intraclass correlation: each random term's share of the random and residual variance.
@@ -333,7 +319,7 @@ class LMMFit:
         >>> bool(fit.icc()["icc"].dropna().between(0, 1).all())
         True
         """
-        return icc_table(self)
+        return icc_table(self.variance_partition())
 
     def variance_partition(self) -> pd.DataFrame:
         """Fractions of variance: fixed effects, each random term, residual; rows sum to 1.
@@ -354,7 +340,7 @@ class LMMFit:
         >>> fit.variance_partition().columns.tolist()
         ['fixed', 'donor_id', 'Residual']
         """
-        return partition_table(self)
+        return partition_table(self.variables, self.design, self.models)
 
     def ranef(self, group: str | None = None) -> pd.DataFrame:
         """Conditional modes of the random effects (BLUPs) and their conditional sd.
@@ -388,7 +374,7 @@ class LMMFit:
             group = groups[0]
         if group not in groups:
             raise DesignError(f"group={group!r} is not a grouping factor of this model; choose one of {groups}.")
-        return ranef_table(self, group)
+        return ranef_table(self.variables, self.design, self.models, group)
 
     def at_ml(self) -> LMMFit:
         """The same model fitted by maximum likelihood.
@@ -410,47 +396,4 @@ class LMMFit:
             return self
         models = tuple(model.fitted_by(reml=False) for model in self.models)
         counts = {"n_obs": self.n_obs, "n_donors": self.n_donors}
-        return assemble(self.design, models, self.variables, donor=self.donor, reml=False, **counts)
-
-    def __repr__(self) -> str:
-        counts = {s: int((self.status == s).sum()) for s in STATUSES}
-        status = ", ".join(f"{n:,} {s}" for s, n in counts.items() if n)
-        rows = f"{self.n_obs.max(initial=0):,} rows"
-        donors = f" of {self.n_donors.max(initial=0):,} {self.donor}" if self.donor else ""
-        names = ", ".join(self.fixed_names[:6]) + (", ..." if len(self.fixed_names) > 6 else "")
-        return (
-            f"LMMFit of {len(self.variables):,} features by {'REML' if self.reml else 'ML'}\n"
-            f"  formula  {self.formula}\n"
-            f"  data     {rows}{donors}\n"
-            f"  fixed    {names}\n"
-            f"  status   {status}\n"
-            f"  ask      .test() .joint_test() .lrt() .varcomp() .icc() .variance_partition() .ranef()"
-        )
-
-
-def assemble(
-    design: Design,
-    models: tuple[LMM, ...],
-    variables: tuple[str, ...],
-    *,
-    donor: str,
-    reml: bool,
-    n_obs: IntArray,
-    n_donors: IntArray,
-) -> LMMFit:
-    """Put the models' arrays into one struct over all features."""
-    G, p = len(variables), len(design.fixed_names)
-    names = theta_names(design)
-    beta, vcov = np.full((G, p), np.nan), np.full((G, p, p), np.nan)
-    theta, sigma2, loglik = np.full((G, len(names)), np.nan), np.full(G, np.nan), np.full(G, np.nan)
-    status, n_iter = np.full(G, "not_estimable", dtype=STATUS_DTYPE), np.zeros(G, dtype=np.int64)
-    for model in models:
-        at, own, inverse = model.features, model.estimates, model.equations.fixed.inverse
-        beta[at], sigma2[at], loglik[at] = own.beta, own.sigma2, own.loglik
-        vcov[at] = own.sigma2[:, None, None] * (inverse @ own.Phi @ inverse.T)
-        theta[at] = theta_of(model)
-        status[at], n_iter[at] = own.status, own.n_iter
-    return LMMFit(
-        design.formula, reml, donor, variables, design.fixed_names, beta, vcov, sigma2, theta, names,
-        loglik, status, n_iter, n_obs, n_donors, design, models,
-    )  # fmt: skip
+        return LMMFit.of(self.design, models, self.variables, donor=self.donor, reml=False, **counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ _NOT_IN_SPAN = 1e-7  # relative part of a contrast that the remaining rows canno
 
 def leave_one_out(
     statistics: S,
-    fit: Callable[[S], Fit],
+    fit: Callable[[S], Fit[Any]],
     contrasts: Contrasts,
     donors: Replicates,
     *,
@@ -84,7 +84,9 @@ def leave_one_out(
     return pd.concat(tables, ignore_index=True)
 
 
-def retest(statistics: S, fit: Callable[[S], Fit], contrasts: Contrasts, *, ddf: str, wanted: IntArray) -> pd.DataFrame:
+def retest(
+    statistics: S, fit: Callable[[S], Fit[Any]], contrasts: Contrasts, *, ddf: str, wanted: IntArray
+) -> pd.DataFrame:
     """Fit all features and test some, `wanted` (positions); what cannot be answered is ``not_estimable``.
 
     A moderated test learns its prior from all the features, and is worked out for those that are wanted.

@@ -1,4 +1,4 @@
-"""Arrays and a DataFrame in, fitted models out: collapse once, then fit block by block."""
+"""Linear mixed models: collapse once, then fit block by block; of arrays (`fit_lmm`), and as an analysis."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from joblib import Parallel, delayed
 
 from donorwise._core.design.build import build_design
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs, pass_jobs
-from donorwise._core.engine.fitted import LMMFit, assemble
+from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.tables import (
-    contrast_table,
-    icc_rows,
+    icc_table,
     long_partition,
     partition_table,
     prior_table,
+    tests_table,
     varcomp_table,
 )
-from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used
+from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used, test_features
 from donorwise._core.jobs import tqdm
-from donorwise._core.models.lmm.fit import Estimates, build_equations, fit_collapsed
+from donorwise._core.models.lmm.equations import Estimates, build_equations
+from donorwise._core.models.lmm.fit import fit_collapsed
 from donorwise._core.models.lmm.model import LMM
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
@@ -35,11 +37,9 @@ from donorwise.errors import DataError, DesignError, DonorwiseWarning
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pandas as pd
-
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design, RandomTerm
-    from donorwise._core.models.lmm.fit import Equations
+    from donorwise._core.models.lmm.equations import Equations
     from donorwise._typing import FloatArray, IntArray
 
 # Doubles of temporary arrays that a block of features may use (32 MB).
@@ -151,7 +151,7 @@ def fit_statistics(
             n_donors[own.features] = _n_donors(design, own.collapsed, replicates)
             models += [] if model is None else [model]
     counts = {"n_obs": n_obs, "n_donors": n_donors}
-    return assemble(design, tuple(models), variables, donor=replicates, reml=reml, **counts)
+    return LMMFit.of(design, tuple(models), variables, donor=replicates, reml=reml, **counts)
 
 
 def _useful_workers(design: Design, n_features: int, per_worker: int) -> int:
@@ -240,18 +240,26 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
             return Tables(self.results(number, None))
         name, own = self.tasks[number].name, self.contrasts[number]
         ddf, note = ddf_used(fit, self.options.ddf)
-        tested = None if own is None else contrast_table(fit, own.names, own.L, ddf, 0.95)
-        partition = partition_table(fit)
+        table = None
+        if own is not None:
+            tested = test_features(fit, own.L, ddf, 0.95)
+            table = tests_table(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
+        partition = partition_table(fit.variables, fit.design, fit.models)
         return Tables(
-            results=self.results(number, tested, n_donors=fit.n_donors, n_obs=fit.n_obs),
-            varcomp=with_group(varcomp_table(fit), name),
-            icc=with_group(icc_rows(partition), name),
+            results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
+            varcomp=with_group(varcomp_table(fit.variables, fit.design, fit.models), name),
+            icc=with_group(icc_table(partition), name),
             variance_partition=with_group(long_partition(partition, "fraction"), name),
             prior=with_group(prior_table(fit.prior), name) if ddf == "moderated" else None,
             ddf=ddf,
             note=note,
             donor=fit.donor,
         )
+
+    def random_effects(self, fit: LMMFit, varcomp: pd.DataFrame) -> pd.DataFrame:
+        """See :class:`Analysis`: at the estimates."""
+        groups = dict.fromkeys(term.group for term in fit.design.random_terms)
+        return pd.concat([fit.ranef(group).assign(term=group) for group in groups], ignore_index=True)
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""

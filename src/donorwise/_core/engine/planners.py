@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from donorwise._core.cells.collapse import collapse
 from donorwise._core.engine.power import Known, Planned
+from donorwise._core.inference.moderation import best_point
 from donorwise._core.models.law import tensor
-from donorwise._core.models.lmm.blocks import original_covariance
-from donorwise._core.models.lmm.crossproducts import Responses
-from donorwise._core.models.lmm.evaluate import evaluate_block
-from donorwise._core.models.lmm.fit import build_equations
+from donorwise._core.models.lmm.components import contrast_variance, to_basis
+from donorwise._core.models.lmm.equations import build_equations
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design
-    from donorwise._core.models.law import Model
-    from donorwise._core.models.lmm.fit import Equations
+    from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.model import LMM
     from donorwise._core.models.lograte.model import LogRateModel
     from donorwise._typing import FloatArray, IntArray
@@ -55,20 +53,19 @@ class CellPlanner:
         """Those of the residual variance."""
         return n_obs - p
 
-    def at(self, n_cells: int, known: Known, L: FloatArray) -> Planned:
+    def at(self, n_cells: int, known: Known[LMM], L: FloatArray) -> Planned:
         """A contrast in a study with `n_cells` cells of every donor."""
         if n_cells not in self._made:
             self._made[n_cells] = build_equations(self.design, self._with_cells(n_cells))
-        planned, equations = self._made[n_cells], cast("LMM", known.model).equations
-        after = _relative_variance(planned, L, _planned_gamma(equations, planned, known.points))
-        change = after / _relative_variance(equations, L, known.points)
+        planned, equations = self._made[n_cells], known.model.equations
+        after = contrast_variance(planned, L, to_basis(equations, planned, known.points))
+        change = after / contrast_variance(equations, L, known.points)
         return Planned(known.variance * (change if change.size == known.variance.shape[1] else change[:, None]), after)
 
-    def from_estimates(self, model: Model, L: FloatArray) -> Known:
+    def from_estimates(self, model: LMM, L: FloatArray) -> Known[LMM]:
         """Variances at the estimates."""
-        own = cast("LMM", model)
-        one, gamma = np.ones((model.features.size, 1)), own.estimates.gamma
-        variance = own.estimates.sigma2 * _relative_variance(own.equations, L, gamma)
+        one, gamma = np.ones((model.features.size, 1)), model.estimates.gamma
+        variance = model.estimates.sigma2 * contrast_variance(model.equations, L, gamma)
         return Known(model, gamma, variance[:, None], one, one)
 
     def _with_cells(self, n_cells: int) -> Collapsed:
@@ -91,26 +88,6 @@ def cells_of_patterns(design: Design, models: Sequence[LMM], weights: FloatArray
     covariates = design.covariates if design.covariates.shape[1] else None
     nothing = np.zeros((design.codes.size, 1))
     return collapse(nothing, design.codes, design.n_patterns, weights=weights, covariates=covariates)
-
-
-def _relative_variance(equations: Equations, L: FloatArray, gamma: FloatArray) -> FloatArray:
-    """c'(X'V⁻¹X)⁻¹c at relative covariances (points, K), relative to sigma2."""
-    n, q = gamma.shape[0], equations.blocks.order.size
-    zero = np.zeros(n, dtype=bool)
-    nothing = Responses(np.zeros((n, equations.p)), np.zeros((n, q)), np.ones(n), np.zeros(n), zero, zero)
-    Phi = evaluate_block(equations.blocks, np.ascontiguousarray(gamma), nothing, equations.nu(reml=True)).Phi
-    c = equations.rows(L)[0]
-    return np.einsum("p,gpr,r->g", c, Phi, c)
-
-
-def _planned_gamma(equations: Equations, planned: Equations, gamma: FloatArray) -> FloatArray:
-    """Relative covariances from one design's internal basis to another's (they differ by the cells' weights)."""
-    parameter, out = planned.blocks.parameter, np.empty_like(gamma)
-    for t, (before, after) in enumerate(zip(equations.terms, planned.terms, strict=True)):
-        T = after.factor.T @ original_covariance(before, t, parameter, gamma) @ after.factor
-        for k in np.flatnonzero(parameter[:, 0] == t):
-            out[:, k] = T[:, parameter[k, 1], parameter[k, 2]]
-    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +115,16 @@ class UnitPlanner:
         """No limit: the variance of sampling is known."""
         return np.inf
 
-    def at(self, n_cells: int, known: Known, L: FloatArray) -> Planned:
+    def at(self, n_cells: int, known: Known[LogRateModel], L: FloatArray) -> Planned:
         """A contrast in a study with `n_cells` cells of every donor, spread over its units as they are."""
         factor = (n_cells / np.bincount(self.donors, weights=self.n_cells))[self.donors]
-        planned = cast("LogRateModel", known.model).with_cells(factor)
+        planned = known.model.with_cells(factor)
         variance = planned.law(known.points, L).scale[..., 0] ** 2
         return Planned(variance, variance)
 
-    def from_estimates(self, model: Model, L: FloatArray) -> Known:
+    def from_estimates(self, model: LogRateModel, L: FloatArray) -> Known[LogRateModel]:
         """All weight on the best point of a fine grid."""
-        points = tensor(cast("LogRateModel", model).fine_axes())
+        points = tensor(model.fine_axes())
         law = model.law(points, L)
-        best = np.zeros_like(law.loglik)
-        best[np.arange(len(best)), law.loglik.argmax(axis=1)] = 1.0
+        best = best_point(law.loglik)
         return Known(model, points, law.scale[..., 0] ** 2, best, np.ones((len(best), 1)))

@@ -12,7 +12,7 @@ balanced arms of n/2 donors this is Var = (tau2 + sigma2/m) 4/n with n - 2 degre
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from donorwise._core.design.arms import describe
 from donorwise._core.design.between_within import column_df
 from donorwise._core.design.findings import uncovered
 from donorwise._core.inference.moderation import mean_rank, posterior, refusal
+from donorwise._typing import FITTED
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ _NO_LOWER_TAIL = 6.0
 _CONSTANT = 200.0
 
 
+M = TypeVar("M", bound="Model")  # the models of a family
+
+
 @dataclass(frozen=True, slots=True)
 class Studies:
     """Sizes of studies, effects in units of the response, and levels of the two-sided test."""
@@ -63,7 +67,7 @@ class Studies:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Known(Generic[M]):
     """What a fit says about a contrast's variance in G features of one model, at points of the variances.
 
     Attributes
@@ -78,7 +82,7 @@ class Known:
         Shape (G, points). Probability of the points, with and without the feature's own data.
     """
 
-    model: Model
+    model: M
     points: FloatArray
     variance: FloatArray
     weight: FloatArray
@@ -95,10 +99,10 @@ class Planned(NamedTuple):
     relative: FloatArray
 
 
-class Planner(Protocol):
+class Planner(Protocol[M]):
     """What a family knows of studies with other numbers of cells."""
 
-    def at(self, n_cells: int, known: Known, L: FloatArray) -> Planned:
+    def at(self, n_cells: int, known: Known[M], L: FloatArray) -> Planned:
         """A contrast L (1, p) in a study with `n_cells` cells of every donor."""
 
     def n_obs(self, n_donors: int, n_cells: int) -> float:
@@ -107,16 +111,16 @@ class Planner(Protocol):
     def most_df(self, n_obs: float, p: int) -> float:
         """Degrees of freedom that moderation cannot exceed, with p fixed effects."""
 
-    def from_estimates(self, model: Model, L: FloatArray) -> Known:
+    def from_estimates(self, model: M, L: FloatArray) -> Known[M]:
         """What is known of features that share no prior."""
 
 
 def power_table(
-    fit: Fit,
+    fit: Fit[M],
     names: Sequence[str],
     L: FloatArray,
     plan: Studies,
-    planner: Planner,
+    planner: Planner[M],
     n_donors: int,
     *,
     moderated: bool = True,
@@ -268,9 +272,9 @@ def _doubled(design: Design) -> Design:
     return replace(design, X=np.vstack([design.X, design.X]), random_terms=terms)
 
 
-def _representative(fit: Fit) -> IntArray:
+def _representative(fit: Fit[M]) -> IntArray:
     """Features that were fitted, or as many as are needed, evenly spread over mean expression."""
-    ok = np.flatnonzero(np.isin(fit.status, ("ok", "boundary")))
+    ok = np.flatnonzero(np.isin(fit.status, FITTED))
     if ok.size == 0:
         raise DataError("No feature could be fitted: there are no variances to plan with.")
     most = _MOST_FEATURES if len(fit.design.random_terms) == 1 else _MOST_FEATURES // 4
@@ -278,7 +282,7 @@ def _representative(fit: Fit) -> IntArray:
     return np.sort(order[np.linspace(0, order.size - 1, min(order.size, most)).round().astype(int)])
 
 
-def _what_is_known(fit: Fit, L: FloatArray, used: IntArray, planner: Planner) -> list[Known]:
+def _what_is_known(fit: Fit[M], L: FloatArray, used: IntArray, planner: Planner[M]) -> list[Known[M]]:
     parts = [model.take(np.flatnonzero(np.isin(model.features, used))) for model in fit.models]
     shared = not refusal(fit.models)
     return [
@@ -288,12 +292,12 @@ def _what_is_known(fit: Fit, L: FloatArray, used: IntArray, planner: Planner) ->
     ]
 
 
-def _from_prior(learned: Learned, model: Model, L: FloatArray) -> Known:
+def _from_prior(learned: Learned, model: M, L: FloatArray) -> Known[M]:
     law, prior = model.law(learned.points, L), learned.prior.at(learned.rank[model.features])
     return Known(model, learned.points, law.scale[..., 0] ** 2, posterior(law.loglik, prior), prior)
 
 
-def _together(known: Sequence[Known], variance: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
+def _together(known: Sequence[Known[M]], variance: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
     """Variances and the points' weights of all features in their order, (G, points)."""
     order = np.argsort(np.concatenate([k.model.features for k in known]), kind="stable")
     return np.concatenate(variance)[order], np.concatenate([k.weight for k in known])[order]

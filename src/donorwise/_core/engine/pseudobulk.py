@@ -1,4 +1,4 @@
-"""Counts of cells to tests of log rates: units, one pass, then genes block by block."""
+"""Counts of cells to tests of log rates: units, one pass, then genes block by block; and that as an analysis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.sources import UnitStatistics
-from donorwise._core.engine.tables import prior_table, tidy
+from donorwise._core.engine.tables import prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE
@@ -145,6 +145,13 @@ def ranef_table(fit: LogRateFit, units: Units, variances: FloatArray) -> pd.Data
     return pd.concat(frames, ignore_index=True)
 
 
+def stored_variances(fit: LogRateFit, varcomp: pd.DataFrame) -> FloatArray:
+    """Variances (G, terms) from the rows of :func:`varcomp_table` that a result holds of the group."""
+    own = varcomp[varcomp["column1"] != ""].astype({"variable": str, "term": str})
+    wide = own.set_index(["variable", "term"])["variance"].unstack("term")
+    return wide.reindex(index=list(fit.variables), columns=list(fit.terms)).to_numpy(dtype=np.float64)
+
+
 def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     """Variances of log rates: between units and of the random term (G, terms), of sampling; and the dispersion."""
     terms, rates = [*fit.terms, "Residual", "dispersion"], fit.models[0].rates
@@ -214,7 +221,7 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         name = self.tasks[number].name
         ddf, note = ddf_used(fit, self.options.ddf)
         tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
-        table = tidy(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
+        table = tests_table(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
             varcomp=with_group(varcomp_table(fit, tested.variances), name),
@@ -225,6 +232,10 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
             note=note,
             donor=self.donor,
         )
+
+    def random_effects(self, fit: LogRateFit, varcomp: pd.DataFrame) -> pd.DataFrame:
+        """See :class:`Analysis`: at the posterior means of the variances, which are in the table."""
+        return ranef_table(fit, self.units, stored_variances(fit, varcomp))
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""
@@ -239,7 +250,7 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     def planner(self, number: int, statistics: UnitStatistics, fit: LogRateFit) -> UnitPlanner:
         """See :class:`Analysis`."""
         design = self._design(number)
-        if is_fixed(design, find_donors(self._design(number), self.units.table, self.donor)):
+        if is_fixed(design, find_donors(design, self.units.table, self.donor)):
             raise DesignError(
                 f"{design.formula!r} has `{self.donor}` as a fixed effect, so more of them cannot be planned; fit "
                 f"(1 | {self.donor}) instead."
@@ -248,9 +259,9 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
 
     def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
         """See :class:`Analysis`; the variance between units lets contrasts within donors differ between them."""
-        return replication(self._design(number), find_donors(self._design(number), self.units.table, self.donor), L)[
-            0
-        ], []
+        design = self._design(number)
+        kinds, _ = replication(design, find_donors(design, self.units.table, self.donor), L)
+        return kinds, []
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""

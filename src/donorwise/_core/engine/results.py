@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.contrasts import Cond, resolve_contrasts, split_interaction
+from donorwise._core.design.contrasts import Cond, check_distinct, resolve_contrasts, split_interaction
 from donorwise._core.design.formula import ParsedFormula, parse
 from donorwise._core.design.terms import check_column, check_obs
-from donorwise._core.engine.tables import dtype_of, tidy
+from donorwise._core.engine.tables import dtype_of, tests_table
 from donorwise._core.engine.tasks import NUMBERS, Task
+from donorwise._typing import ALL
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._typing import FloatArray, IntArray
 
-ALL = "all"
 _TINY = 1e-8  # of a level in a contrast of differences, for rounding
 
 
@@ -161,9 +161,7 @@ def _items(contrasts: Any) -> list[Any]:
 
 def _stack(found: dict[int, Contrasts]) -> Contrasts:
     names = tuple(name for own in found.values() for name in own.names)
-    repeated = next((n for n in names if names.count(n) > 1), None)
-    if repeated is not None:
-        raise DesignError(f"Two contrasts are called `{repeated}`; name them with a dict, {{'name': contrast}}.")
+    check_distinct(names)
     return Contrasts(names, np.concatenate([own.L for own in found.values()]))
 
 
@@ -186,7 +184,7 @@ def results_table(
     task, contrasts
         The task, and the contrasts that it can answer.
     tested
-        Their tests, as :func:`tidy` makes them; None where nothing was fitted.
+        Their tests, as :func:`tests_table` makes them; None where nothing was fitted.
     names, variables, groups
         All contrasts, features and tasks.
     log2_scale
@@ -239,7 +237,7 @@ def _not_estimable(
     G, n = len(variables), len(names)
     numbers = {key: np.full((n, G), np.nan) for key in NUMBERS}
     counts = [np.broadcast_to(np.asarray(count, dtype=np.int64), (G,)) for count in (n_donors, n_obs)]
-    return tidy(variables, names, numbers, np.full((n, G), "not_estimable"), *counts)
+    return tests_table(variables, names, numbers, np.full((n, G), "not_estimable"), *counts)
 
 
 def with_levels(table: pd.DataFrame, levels: Mapping[str, pd.CategoricalDtype]) -> pd.DataFrame:

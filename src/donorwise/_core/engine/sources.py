@@ -60,7 +60,7 @@ class Source(ABC, Generic[S]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cells(Source[Statistics]):
+class CellSource(Source[Statistics]):
     """Statistics by pattern, from a pass over the cells, with weights (N,) or None."""
 
     from_cells = True
@@ -81,7 +81,7 @@ class Cells(Source[Statistics]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows(Source[Statistics]):
+class RowSource(Source[Statistics]):
     """Statistics by pattern, from collapsed rows; `matrix` has their means."""
 
     from_cells = False
@@ -175,7 +175,7 @@ def _renumbered(codes: IntArray, units: IntArray, n: int) -> IntArray:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnitsOfCells(Source[UnitStatistics]):
+class CellUnitSource(Source[UnitStatistics]):
     """Statistics by unit, from a pass over counts; the covariate is the depth (N,) of a cell."""
 
     from_cells = True
@@ -204,7 +204,7 @@ class UnitsOfCells(Source[UnitStatistics]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnitsOfRows(Source[UnitStatistics]):
+class RowUnitSource(Source[UnitStatistics]):
     """Statistics by unit, from those of K collapsed rows.
 
     Attributes

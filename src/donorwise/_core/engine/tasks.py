@@ -1,9 +1,9 @@
-"""What is asked of the fitted models of one task, whatever family they are of: tests of their features."""
+"""A task: one group with its design; the statistics that a pass leaves of it, and the tests of its fitted models."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -14,7 +14,6 @@ from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.inference.moderation import Tested, moderated_tests, refusal, tests_by_law
 from donorwise._core.inference.wald import contrast_tests
-from donorwise._core.models.law import ByLaw
 from donorwise._core.models.lmm.crossproducts import column_means
 
 if TYPE_CHECKING:
@@ -27,13 +26,15 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.models.law import Model
-    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
 
 
-class Fit(Protocol):
+M = TypeVar("M", bound="Model", covariant=True)
+
+
+class Fit(Protocol[M]):
     """Fitted models of G features in one task."""
 
     @property
@@ -41,7 +42,7 @@ class Fit(Protocol):
         """Names of the features."""
 
     @property
-    def models(self) -> Sequence[Model]:
+    def models(self) -> Sequence[M]:
         """Models of the features that have one, by the rows that they have."""
 
     @property
@@ -69,14 +70,14 @@ class FeatureTests:
     variances: FloatArray
 
 
-def ddf_used(fit: Fit, ddf: str) -> tuple[str, str]:
+def ddf_used(fit: Fit[Model], ddf: str) -> tuple[str, str]:
     """The degrees of freedom that a fit's tests use where `ddf` is asked for, and why they are others."""
     reason = refusal(fit.models) if ddf == "moderated" else ""
     return (fit.models[0].fallback if fit.models else "kenward-roger", reason) if reason else (ddf, "")
 
 
 def test_features(
-    fit: Fit, L: FloatArray, ddf: str, level: float, n_jobs: int = 1, features: IntArray | None = None
+    fit: Fit[Model], L: FloatArray, ddf: str, level: float, n_jobs: int = 1, features: IntArray | None = None
 ) -> FeatureTests:
     """Test contrasts L (n, p); what is not in a model keeps its status.
 
@@ -109,13 +110,13 @@ def test_features(
     return FeatureTests(numbers, status, variances)
 
 
-def _test(fit: Fit, model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int) -> Tested:
+def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int) -> Tested:
     if ddf == "moderated":
         return moderated_tests(model, L, fit.learned, level, n_jobs)
-    if isinstance(model, ByLaw):
+    if (estimated := model.estimated) is None:
         return tests_by_law(model, L, level, n_jobs)
     unknown = np.full((model.features.size, len(model.components()[0])), np.nan)
-    return Tested(contrast_tests(cast("LMM", model), L, ddf, level), unknown)
+    return Tested(contrast_tests(estimated, L, ddf, level), unknown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Student's t as tables, for one number of degrees of freedom and very many values.
+"""Mixtures of t: their mean, p-value and quantiles, from tables of Student's t for very many values.
 
 With v = sqrt(nu) asinh(x / sqrt(nu)) the function log P(T > x) is smooth and nearly straight, far out too, so
 polynomials on equal pieces of v hold it to 1e-12. For nu = inf, v = x and T is normal.

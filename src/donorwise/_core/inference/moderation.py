@@ -27,7 +27,7 @@ from donorwise._core.models.law import BUDGET, chunks, tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from donorwise._core.models.law import ByLaw, Law, Model, OnGrid
+    from donorwise._core.models.law import Law, Model, OnGrid
     from donorwise._typing import FloatArray, IntArray
 
 MIN_FEATURES = 100
@@ -149,6 +149,13 @@ def posterior(loglik: FloatArray, prior: FloatArray) -> FloatArray:
     return weight
 
 
+def best_point(loglik: FloatArray) -> FloatArray:
+    """All probability on the point with the largest log-likelihood, (G, points): the estimate, where no prior is shared."""
+    best = np.zeros_like(loglik)
+    best[np.arange(len(best)), loglik.argmax(axis=1)] = 1.0
+    return best
+
+
 def moderated_tests(
     model: Model, L: FloatArray, learned: Learned, level: float, n_jobs: int = 1, *, chunk: int = BUDGET
 ) -> Tested:
@@ -164,7 +171,7 @@ def moderated_tests(
     return _tested(model, L, list(in_threads(test, chunks(model.usable, len(points), size), n_jobs)))
 
 
-def tests_by_law(model: ByLaw, L: FloatArray, level: float, n_jobs: int = 1) -> Tested:
+def tests_by_law(model: Model, L: FloatArray, level: float, n_jobs: int = 1) -> Tested:
     """Test contrasts without a prior: the variances at their REML estimates, and the design's degrees of freedom.
 
     For models that are known by their law alone: the estimate is the best point of a fine grid.
@@ -174,8 +181,7 @@ def tests_by_law(model: ByLaw, L: FloatArray, level: float, n_jobs: int = 1) -> 
 
     def test(at: IntArray) -> tuple[list[Summary], FloatArray]:
         law = grid.law(at)
-        best = np.zeros_like(law.loglik)
-        best[np.arange(at.size), law.loglik.argmax(axis=1)] = 1.0
+        best = best_point(law.loglik)
         return _summaries(law, best, df, level), best @ points
 
     return _tested(

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.lmm.blocks import cholesky_psd, relative_covariance
+from donorwise._core.models.lmm.components import cholesky_psd, relative_covariance
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.evaluate import Pieces
-    from donorwise._core.models.lmm.fit import Equations
     from donorwise._typing import FloatArray
 
 _NULL = 1e-8
 
 
-def contrast_df(equations: Equations, pieces: Pieces, L: FloatArray) -> FloatArray:
+def contrast_df(pieces: Pieces, L: FloatArray) -> FloatArray:
     """Degrees of freedom of one-row contrasts L (n, p), or (G, n, p), in the orthonormal basis: (G, n)."""
-    J, A = covariance_of_factors(equations, pieces)
+    J, A = covariance_of_factors(pieces)
     c = L @ pieces.Phi
     variance = pieces.sigma2[:, None] * (c * L).sum(axis=-1)
     by_component = np.einsum("gna,gkab,gnb->gnk", c, pieces.P, c, optimize=True)
@@ -32,7 +31,7 @@ def contrast_df(equations: Equations, pieces: Pieces, L: FloatArray) -> FloatArr
     return 2 * variance**2 / np.einsum("gnk,gkj,gnj->gn", gradient, A, gradient, optimize=True)
 
 
-def covariance_of_factors(equations: Equations, pieces: Pieces) -> tuple[FloatArray, FloatArray]:
+def covariance_of_factors(pieces: Pieces) -> tuple[FloatArray, FloatArray]:
     """Jacobian of the variance components in (factors, log sigma2) and the covariance of the latter.
 
     Returns
@@ -42,7 +41,7 @@ def covariance_of_factors(equations: Equations, pieces: Pieces) -> tuple[FloatAr
     sigma2 = pieces.sigma2[:, None]
     gradient = (pieces.tr_PE - pieces.quad1 / sigma2) / sigma2
     hessian = (2 * pieces.quad2 / sigma2[:, :, None] - pieces.tr_PEPE) / sigma2[:, :, None] ** 2
-    J, curvature = _factor_derivatives(equations, pieces, gradient)
+    J, curvature = _factor_derivatives(pieces, gradient)
     H = np.einsum("gkm,gkl,gln->gmn", J, hessian, J, optimize=True) + curvature
     values, vectors = np.linalg.eigh(0.5 * (H + np.swapaxes(H, 1, 2)))
     kept = values > _NULL * values.max(axis=1, keepdims=True)
@@ -50,12 +49,12 @@ def covariance_of_factors(equations: Equations, pieces: Pieces) -> tuple[FloatAr
     return J, np.einsum("gak,gk,gbk->gab", vectors, inverse, vectors)
 
 
-def _factor_derivatives(equations: Equations, pieces: Pieces, gradient: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _factor_derivatives(pieces: Pieces, gradient: FloatArray) -> tuple[FloatArray, FloatArray]:
     """First derivatives of tau = sigma2 (LL', 1) and the gradient-weighted second ones."""
-    parameter = equations.blocks.parameter
+    parameter = pieces.parameter
     G, K = pieces.gamma.shape
     J, curvature = np.zeros((G, K + 1, K + 1)), np.zeros((G, K + 1, K + 1))
-    factors = [cholesky_psd(relative_covariance(t, i, parameter, pieces.gamma)) for i, t in enumerate(equations.terms)]
+    factors = [cholesky_psd(relative_covariance(t, parameter, pieces.gamma)) for t in np.unique(parameter[:, 0])]
     index = {tuple(row): k for k, row in enumerate(parameter.tolist())}
     for (t, a, c), m in index.items():
         L = factors[t]

@@ -13,7 +13,7 @@ from donorwise._core.inference import kenward_roger, satterthwaite
 from donorwise._core.models.law import STATUS_DTYPE
 
 if TYPE_CHECKING:
-    from donorwise._core.models.lmm.model import LMM
+    from donorwise._core.models.law import Estimated
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 # Doubles that one chunk of features may use for the derivative pieces (64 MB).
@@ -36,17 +36,18 @@ class ContrastTests:
 
 @dataclass(frozen=True, slots=True)
 class JointTests:
-    """F tests of G features, every array (G,), save the numerator df."""
+    """F tests of G features, every array (G,)."""
 
     statistic: FloatArray
-    num_df: int
     den_df: FloatArray
     scaling: FloatArray
     p_value: FloatArray
     status: StrArray
 
 
-def contrast_tests(model: LMM, L: FloatArray, ddf: str, level: float = 0.95, *, chunk: int = _CHUNK) -> ContrastTests:
+def contrast_tests(
+    model: Estimated, L: FloatArray, ddf: str, level: float = 0.95, *, chunk: int = _CHUNK
+) -> ContrastTests:
     """Test contrasts L (n, p), given in the basis of the formula, `chunk` doubles of pieces at a time.
 
     Kenward-Roger is defined at the REML estimates: a maximum-likelihood fit is refitted.
@@ -55,7 +56,7 @@ def contrast_tests(model: LMM, L: FloatArray, ddf: str, level: float = 0.95, *, 
     se, df = (np.full((model.features.size, len(L)), np.nan) for _ in range(2))
     for at in _chunks(model, chunk):
         se[at], df[at] = _se_and_df(model.take(at), L, ddf)
-    estimate = model.estimates.beta @ L.T
+    estimate = model.beta @ L.T
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = estimate / se
         p_value = 2 * stats.t.sf(np.abs(statistic), df)
@@ -64,7 +65,7 @@ def contrast_tests(model: LMM, L: FloatArray, ddf: str, level: float = 0.95, *, 
     return without_too_few(ContrastTests(estimate, se, df, statistic, p_value, low, high, model.status(L)))
 
 
-def joint_tests(model: LMM, L: FloatArray, ddf: str, *, chunk: int = _CHUNK) -> JointTests:
+def joint_tests(model: Estimated, L: FloatArray, ddf: str, *, chunk: int = _CHUNK) -> JointTests:
     """F test that all contrasts L (n, p) are zero, given in the basis of the formula."""
     model = _at_reml(model, ddf)
     statistic, den_df, scaling = (np.full(model.features.size, np.nan) for _ in range(3))
@@ -72,57 +73,56 @@ def joint_tests(model: LMM, L: FloatArray, ddf: str, *, chunk: int = _CHUNK) -> 
         statistic[at], den_df[at], scaling[at] = _joint(model.take(at), L, ddf)
     p_value = stats.f.sf(statistic, len(L), den_df)
     few = (model.status(L) == "too_few_donors").any(axis=1)
-    status = np.where(few, "too_few_donors", model.estimates.status).astype(STATUS_DTYPE)
+    status = np.where(few, "too_few_donors", model.fitted_status).astype(STATUS_DTYPE)
     statistic, den_df, scaling, p_value = (np.where(few, np.nan, a) for a in (statistic, den_df, scaling, p_value))
-    return JointTests(statistic, len(L), den_df, scaling, p_value, status)
+    return JointTests(statistic, den_df, scaling, p_value, status)
 
 
-def _at_reml(model: LMM, ddf: str) -> LMM:
+def _at_reml(model: Estimated, ddf: str) -> Estimated:
     return model.fitted_by(reml=True) if ddf == "kenward-roger" else model
 
 
-def _chunks(model: LMM, chunk: int) -> list[IntArray]:
-    C, p, usable = model.estimates.gamma.shape[1] + 1, model.equations.p, model.usable
+def _chunks(model: Estimated, chunk: int) -> list[IntArray]:
+    C, p, usable = model.n_variances, model.beta.shape[1], model.usable
     size = max(1, chunk // (3 * C * C * p * p + 1))
     return [usable[i : i + size] for i in range(0, usable.size, size)]
 
 
-def _se_and_df(model: LMM, L: FloatArray, ddf: str) -> tuple[FloatArray, FloatArray]:
-    rows = model.equations.rows(L)
+def _se_and_df(model: Estimated, L: FloatArray, ddf: str) -> tuple[FloatArray, FloatArray]:
+    turned = model.turned(L)
     if ddf == "kenward-roger":
         parts = model.pieces()
         adjustment = kenward_roger.adjust(parts)
-        return _se(adjustment.vcov, rows), kenward_roger.contrast_df(parts, adjustment.W, rows)
-    se = _se(model.estimates.sigma2[:, None, None] * model.estimates.Phi, rows)
+        return _se(adjustment.vcov, turned), kenward_roger.contrast_df(parts, adjustment.W, turned)
+    se = _se(model.vcov, turned)
     if ddf == "satterthwaite":
-        return se, satterthwaite.contrast_df(model.equations, model.pieces(), rows)
+        return se, satterthwaite.contrast_df(model.pieces(), turned)
     return se, np.broadcast_to(_design_df(model, L, ddf), se.shape)
 
 
-def _design_df(model: LMM, L: FloatArray, ddf: str) -> FloatArray:
+def _design_df(model: Estimated, L: FloatArray, ddf: str) -> FloatArray:
     if ddf == "residual":
-        return np.full(len(L), float(model.equations.nu(reml=True)))
+        return np.full(len(L), float(model.residual_df))
     return np.clip(between_within.contrast_df(model.design, model.n_obs, L), 1, None)
 
 
-def _se(vcov: FloatArray, rows: FloatArray) -> FloatArray:
+def _se(vcov: FloatArray, L: FloatArray) -> FloatArray:
     with np.errstate(invalid="ignore"):  # an adjusted variance can be negative where replicates are used up
-        return np.asarray(np.sqrt(((rows @ vcov) * rows).sum(axis=-1)))
+        return np.asarray(np.sqrt(((L @ vcov) * L).sum(axis=-1)))
 
 
-def _joint(model: LMM, L: FloatArray, ddf: str) -> tuple[FloatArray, ...]:
-    rows, beta = model.equations.rows(L), model.estimates.beta @ model.equations.fixed.R.T
+def _joint(model: Estimated, L: FloatArray, ddf: str) -> tuple[FloatArray, ...]:
+    turned = model.turned(L)
     if ddf == "kenward-roger":
         parts = model.pieces()
-        return kenward_roger.joint_f(parts, kenward_roger.adjust(parts), beta, rows)
-    vcov = model.estimates.sigma2[:, None, None] * model.estimates.Phi
-    values, vectors = np.linalg.eigh(rows @ vcov @ rows.T)
-    turned = np.swapaxes(vectors, 1, 2) @ rows
-    squared_t = np.einsum("gnp,gp->gn", turned, beta) ** 2 / values
+        return kenward_roger.joint_f(parts, kenward_roger.adjust(parts), model.coefficients, turned)
+    values, vectors = np.linalg.eigh(turned @ model.vcov @ turned.T)
+    orthogonal = np.swapaxes(vectors, 1, 2) @ turned
+    squared_t = np.einsum("gnp,gp->gn", orthogonal, model.coefficients) ** 2 / values
     scaling = np.ones(model.features.size)
     if ddf != "satterthwaite":
         return squared_t.mean(axis=1), np.full(scaling.size, _design_df(model, L, ddf).min()), scaling
-    df = satterthwaite.contrast_df(model.equations, model.pieces(), turned)
+    df = satterthwaite.contrast_df(model.pieces(), orthogonal)
     return squared_t.mean(axis=1), satterthwaite.pooled_df(df), scaling
 
 

@@ -8,14 +8,16 @@ points, with the restricted likelihood of each, and inference needs nothing else
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from donorwise._core.design.design import Design
+    from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 STATUS_DTYPE = "<U16"
@@ -116,16 +118,55 @@ class Model(Protocol):
     def law(self, points: FloatArray, L: FloatArray) -> Law:
         """The law of all (usable) features at once."""
 
-    def take(self, at: IntArray) -> Model:
+    def take(self, at: IntArray) -> Self:
         """The model of some of its features."""
 
-
-@runtime_checkable
-class ByLaw(Model, Protocol):
-    """A model that is known by its law alone: where no prior is shared, the best point of finer axes is its estimate."""
+    @property
+    def estimated(self) -> Estimated | None:
+        """The model with its estimates; None where it is known by its law alone."""
 
     def fine_axes(self) -> list[FloatArray]:
-        """Grid of each variance, zero first."""
+        """Grid of each variance whose best point is the estimate, where there is none and no prior is shared."""
+
+
+class Estimated(Model, Protocol):
+    """A model whose variances are estimated, feature by feature: what t and F tests at the estimates need.
+
+    Coefficients, their covariance and pieces are those of an orthonormal basis of X.
+    """
+
+    @property
+    def n_variances(self) -> int:
+        """Parameters of the variance, that of the residuals among them."""
+
+    @property
+    def residual_df(self) -> int:
+        """Observations less fixed effects."""
+
+    @property
+    def fitted_status(self) -> StrArray:
+        """Status of every feature, (G,), whatever is asked of it."""
+
+    @property
+    def beta(self) -> FloatArray:
+        """Fixed effects in the basis of the formula, (G, p)."""
+
+    @property
+    def coefficients(self) -> FloatArray:
+        """Fixed effects, (G, p)."""
+
+    @property
+    def vcov(self) -> FloatArray:
+        """Their covariance, (G, p, p)."""
+
+    def turned(self, L: FloatArray) -> FloatArray:
+        """Contrasts (n, p) of beta as contrasts of the coefficients."""
+
+    def pieces(self) -> Pieces:
+        """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""
+
+    def fitted_by(self, *, reml: bool) -> Self:
+        """The same features by REML, or by maximum likelihood."""
 
 
 def tensor(axes: list[FloatArray]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Decorators and small dense algebra of the kernels."""
+"""Small dense algebra inside the kernels, and how they are compiled."""
 
 from __future__ import annotations
 

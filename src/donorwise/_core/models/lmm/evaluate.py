@@ -1,4 +1,4 @@
-"""The kernel's results for a block of features, as arrays with names."""
+"""Likelihood and its derivatives for a block of features, at given variances and at the estimates."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.models.lmm import kernels
-from donorwise._core.models.lmm.blocks import relative_covariance
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.blocks import Blocks
     from donorwise._core.models.lmm.crossproducts import Responses
-    from donorwise._core.models.lmm.fit import Equations, Estimates
+    from donorwise._core.models.lmm.equations import Equations, Estimates
     from donorwise._typing import FloatArray, IntArray
 
 
@@ -173,6 +172,8 @@ class Pieces:
         Shapes (G, C), (G, C, C). y'PE_iPy and y'PE_iPE_jPy.
     gamma, sigma2
         Shapes (G, K), (G,).
+    parameter
+        Shape (K, 3). Term, row and column of each entry of gamma.
     """
 
     Phi: FloatArray
@@ -184,6 +185,7 @@ class Pieces:
     quad2: FloatArray
     gamma: FloatArray
     sigma2: FloatArray
+    parameter: IntArray
 
 
 def pieces(equations: Equations, estimates: Estimates) -> Pieces:
@@ -203,7 +205,7 @@ def pieces(equations: Equations, estimates: Estimates) -> Pieces:
         PhiP = np.einsum("gab,gkbc->gkac", Phi, P)
         tr2 = tr2 - 2 * np.einsum("gab,gjkba->gjk", Phi, Q) + np.einsum("gjab,gkba->gjk", PhiP, PhiP, optimize=True)
         tr1 = tr1 - np.einsum("gkaa->gk", PhiP)
-    return Pieces(Phi, P, Q, tr1, tr2, quad1, quad2, g, estimates.sigma2)
+    return Pieces(Phi, P, Q, tr1, tr2, quad1, quad2, g, estimates.sigma2, equations.blocks.parameter)
 
 
 def _contract(gamma: FloatArray, values: FloatArray) -> FloatArray:
@@ -232,41 +234,3 @@ def solve_symmetric(M: FloatArray) -> FloatArray:
     scale = np.sqrt(np.maximum(np.abs(np.einsum("gkk->gk", M)), 1e-300))
     outer = scale[:, :, None] * scale[:, None, :]
     return np.linalg.pinv(M / outer, rcond=1e-12, hermitian=True) / outer
-
-
-def random_effects(equations: Equations, estimates: Estimates, t: int) -> tuple[FloatArray, FloatArray]:
-    """Conditional modes of term `t` and their conditional covariances given beta, original basis.
-
-    The mode is GZ'Py and its covariance sigma2 (G - G D G), D = Z'V⁻¹Z (lme4's condVar).
-
-    Returns
-    -------
-    (modes (G, levels, r), covariances (G, levels, r, r))
-    """
-    at = evaluate_block(equations.blocks, estimates.gamma, estimates.responses, equations.nu(reml=True), posterior=True)
-    basis = equations.terms[t]
-    T = relative_covariance(basis, t, equations.blocks.parameter, estimates.gamma)
-    columns = _columns(equations, t)
-    modes = np.einsum("gij,glj->gli", T, at.u[:, columns])
-    T = T[:, None]
-    covariance = estimates.sigma2[:, None, None, None] * (T - T @ at.D[:, _diagonal_blocks(equations, columns)] @ T)
-    return modes @ basis.back.T, basis.back @ covariance @ basis.back.T
-
-
-def _columns(equations: Equations, t: int) -> IntArray:
-    """Block-order positions of the columns of term `t`, (levels, r)."""
-    order = equations.blocks.order
-    place = np.empty_like(order)
-    place[order] = np.arange(order.size)
-    sizes = [len(m.term.levels) * m.factor.shape[0] for m in equations.terms]
-    first = sum(sizes[:t])
-    return place[first : first + sizes[t]].reshape(-1, equations.terms[t].factor.shape[0])
-
-
-def _diagonal_blocks(equations: Equations, columns: IntArray) -> IntArray:
-    """Positions in the concatenated blocks of the r x r diagonal block of every level."""
-    b = equations.blocks
-    block = np.searchsorted(b.start, columns[:, 0], side="right") - 1
-    size = np.diff(b.start)[block][:, None, None]
-    local = columns - b.start[block][:, None]
-    return b.S_start[block][:, None, None] + local[:, :, None] * size + local[:, None, :]

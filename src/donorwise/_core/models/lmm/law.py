@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.models.lmm.blocks import Blocks
     from donorwise._core.models.lmm.crossproducts import Responses
-    from donorwise._core.models.lmm.fit import Equations
+    from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.spectral import Spectrum
     from donorwise._typing import FloatArray, IntArray
 
@@ -53,7 +53,7 @@ class LMMGrid:
         Shape (K,). -1/2 (log|V| + log|X̃'V⁻¹X̃|).
     R
         Gives y'Py (G, K) of responses.
-    rows
+    L
         Shape (n, p). The contrasts, orthonormal basis.
     step
         Shape (n, q, K). t'step is the step of an estimate from least squares.
@@ -65,7 +65,7 @@ class LMMGrid:
     nu: float
     half: FloatArray
     R: Callable[[Responses], FloatArray]
-    rows: FloatArray
+    L: FloatArray
     step: FloatArray
     unit: FloatArray
 
@@ -85,8 +85,8 @@ class LMMGrid:
         response = self.responses.take(at)
         loglik = self._loglik(response) if loglik is None else loglik
         root_R = np.exp((self.half - loglik) / self.nu)  # R is what the likelihood was made of
-        centre, scale = (np.empty((len(self.rows), *loglik.shape)) for _ in range(2))
-        for i, row in enumerate(self.rows):
+        centre, scale = (np.empty((len(self.L), *loglik.shape)) for _ in range(2))
+        for i, row in enumerate(self.L):
             np.matmul(response.zty, self.step[i], out=centre[i])
             centre[i] += (response.ols @ row)[:, None]
             np.multiply(root_R, self.unit[i], out=scale[i])
@@ -105,14 +105,14 @@ def on_grid(
 
     Beyond `most_pairs` pairs of random effects in one block y'Py is worked out point by point.
     """
-    rows = np.empty((0, equations.p)) if L is None else equations.rows(L)
+    L = np.empty((0, equations.p)) if L is None else equations.turned(L)
     nu, spectrum = float(equations.nu(reml=True)), equations.spectrum
-    if spectrum is not None and not len(rows):
+    if spectrum is not None and not len(L):
         half = -0.5 * np.log1p(np.outer(spectrum.s, points[:, 0])).sum(axis=0)
-        return LMMGrid(responses, nu, half, _spectral(spectrum, points[:, 0]), rows, np.empty(0), np.empty(0))
+        return LMMGrid(responses, nu, half, _spectral(spectrum, points[:, 0]), L, np.empty(0), np.empty(0))
     pairs = _Pairs(equations.blocks)
     by_products = spectrum is None and pairs.first.size <= most_pairs
-    made = [_gathered(own, rows, nu, pairs if by_products else None) for own in _some_points(equations, points)]
+    made = [_gathered(own, L, nu, pairs if by_products else None) for own in _some_points(equations, points)]
     half, step, unit = (
         np.concatenate([getattr(own, name) for own in made], axis=-1) for name in ("half", "step", "unit")
     )
@@ -122,7 +122,7 @@ def on_grid(
         R = _products(pairs, *(np.concatenate([getattr(own, name) for own in made], axis=1) for name in ("W", "XVr")))
     else:
         R = _pointwise(equations, points)
-    return LMMGrid(responses, nu, half, R, rows, step, unit)
+    return LMMGrid(responses, nu, half, R, L, step, unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +178,10 @@ class _Gathered:
     XVr: FloatArray
 
 
-def _gathered(own: _GridPoints, rows: FloatArray, nu: float, pairs: _Pairs | None) -> _Gathered:
-    Phi_c = own.Phi @ rows.T  # (k, p, n)
+def _gathered(own: _GridPoints, L: FloatArray, nu: float, pairs: _Pairs | None) -> _Gathered:
+    Phi_c = own.Phi @ L.T  # (k, p, n)
     step = np.ascontiguousarray(-(own.WA @ Phi_c).transpose(2, 1, 0))
-    unit = np.sqrt(np.einsum("np,kpn->nk", rows, Phi_c) / nu)
+    unit = np.sqrt(np.einsum("np,kpn->nk", L, Phi_c) / nu)
     if pairs is None:
         return _Gathered(own.half, step, unit, np.empty((0, 0)), np.empty((0, 0)))
     values, vectors = np.linalg.eigh(own.Phi)

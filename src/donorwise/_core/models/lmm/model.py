@@ -10,18 +10,18 @@ import numpy as np
 
 from donorwise._core.design.between_within import contrast_df
 from donorwise._core.models.law import STATUS_DTYPE, Law
+from donorwise._core.models.lmm import components
 from donorwise._core.models.lmm.evaluate import pieces
 from donorwise._core.models.lmm.fit import fit_responses
 from donorwise._core.models.lmm.law import on_grid, ratio_axes
+from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
+    from donorwise._core.models.lmm.equations import Equations, Estimates
     from donorwise._core.models.lmm.evaluate import Pieces
-    from donorwise._core.models.lmm.fit import Equations, Estimates
     from donorwise._core.models.lmm.law import LMMGrid
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
-
-FITTED = ("ok", "boundary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,74 @@ class LMM:
     def law(self, points: FloatArray, L: FloatArray) -> Law:
         """The law of the usable features at ratios (K, terms)."""
         return self.on(points, L).law(self.usable)
+
+    @property
+    def estimated(self) -> LMM:
+        """Itself."""
+        return self
+
+    def fine_axes(self) -> list[FloatArray]:
+        """Those of :meth:`axes`: the estimates do not come from a grid."""
+        return self.axes(self.largest())
+
+    @property
+    def n_variances(self) -> int:
+        """Parameters of the variance, that of the residuals among them."""
+        return self.estimates.gamma.shape[1] + 1
+
+    @property
+    def residual_df(self) -> int:
+        """Observations less fixed effects."""
+        return self.equations.nu(reml=True)
+
+    @property
+    def fitted_status(self) -> StrArray:
+        """Status of every feature, (G,), whatever is asked of it."""
+        return self.estimates.status
+
+    @property
+    def beta(self) -> FloatArray:
+        """Fixed effects in the basis of the formula, (G, p)."""
+        return self.estimates.beta
+
+    @property
+    def coefficients(self) -> FloatArray:
+        """Fixed effects in the orthonormal basis, (G, p)."""
+        return self.estimates.beta @ self.equations.fixed.R.T
+
+    @property
+    def vcov(self) -> FloatArray:
+        """Their covariance, (G, p, p)."""
+        return self.estimates.sigma2[:, None, None] * self.estimates.Phi
+
+    def turned(self, L: FloatArray) -> FloatArray:
+        """Contrasts (n, p) of beta as contrasts of the coefficients."""
+        return self.equations.turned(L)
+
+    @property
+    def vcov_beta(self) -> FloatArray:
+        """Covariance of the fixed effects, (G, p, p), in the basis of the formula."""
+        inverse = self.equations.fixed.inverse
+        return self.estimates.sigma2[:, None, None] * (inverse @ self.estimates.Phi @ inverse.T)
+
+    @property
+    def theta(self) -> FloatArray:
+        """Relative covariance factors of the columns as the formula has them, (G, K)."""
+        return components.theta_of(self.equations, self.estimates.gamma)
+
+    def covariances(self) -> list[FloatArray]:
+        """Covariance of every term's columns as the formula has them, (G, r, r) each."""
+        sigma2 = self.estimates.sigma2[:, None, None]
+        return [T * sigma2 for T in components.covariances(self.equations, self.estimates.gamma)]
+
+    def variances(self) -> FloatArray:
+        """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1)."""
+        fixed = components.fixed_variance(self.equations, self.estimates)
+        return np.column_stack([fixed, components.term_variances(self.equations, self.estimates)])
+
+    def random_effects(self, t: int) -> tuple[FloatArray, FloatArray]:
+        """Conditional modes of term `t` (G, levels, r) and their covariances (G, levels, r, r)."""
+        return components.random_effects(self.equations, self.estimates, t)
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""

@@ -110,7 +110,7 @@ def _backward(A, b):
 
 
 @entry
-def evaluate(r, v, X, starts, points, rows, loglik, centre, scale):
+def evaluate(r, v, X, starts, points, L, loglik, centre, scale):
     """Restricted log-likelihood of every gene at every grid point, and the normal law of contrasts there.
 
     Parameters
@@ -125,7 +125,7 @@ def evaluate(r, v, X, starts, points, rows, loglik, centre, scale):
         Shape (blocks + 1,). First unit of each block, and S.
     points
         Shape (K, 2). (tau2, group2).
-    rows
+    L
         Shape (n, p). Contrasts; may be empty.
     loglik, centre, scale
         Shapes (G, K), (n, G, K), (n, G, K). Filled; `centre` is the step from least squares.
@@ -138,8 +138,8 @@ def evaluate(r, v, X, starts, points, rows, loglik, centre, scale):
             logdet += _cholesky(A)
             quadratic -= _forward(A, b)
             loglik[g, k] = -0.5 * (logdet + quadratic)
-            for n in range(rows.shape[0]):
-                c[:] = rows[n]
+            for n in range(L.shape[0]):
+                c[:] = L[n]
                 scale[n, g, k] = np.sqrt(_forward(A, c))
                 total = 0.0
                 for j in range(p):

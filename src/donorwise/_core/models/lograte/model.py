@@ -1,4 +1,4 @@
-"""The design of units of a model of log rates, in the order that its kernels take."""
+"""Models of log rates: the design of the units, the model of many genes, its law on a grid, and its fit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class UnitDesign:
     starts: IntArray
     group: str
 
-    def rows(self, L: FloatArray) -> FloatArray:
+    def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients on Q."""
         return np.ascontiguousarray(L @ self.inverse)
 
@@ -101,6 +101,7 @@ class LogRateModel:
     named: ClassVar[tuple[str, str]] = ("gene with counts", "genes with counts")
     fallback: ClassVar[str] = "between-within"
     unmoderated: ClassVar[str] = ""
+    estimated: ClassVar[None] = None
     most_learned_from: ClassVar[int] = 6_000
 
     @property
@@ -143,8 +144,8 @@ class LogRateModel:
         """The model at variances (K, 1 or 2), for contrasts (n, p)."""
         both = np.zeros((len(points), 2))
         both[:, : points.shape[1]] = points
-        rows = np.empty((0, self.units.Q.shape[1])) if L is None else self.units.rows(L)
-        return LogRateGrid(self, both, rows)
+        L = np.empty((0, self.units.Q.shape[1])) if L is None else self.units.turned(L)
+        return LogRateGrid(self, both, L)
 
     def law(self, points: FloatArray, L: FloatArray) -> Law:
         """The law of all genes at variances (K, 1 or 2)."""
@@ -169,30 +170,30 @@ def _axes(points: tuple[int, ...]) -> list[FloatArray]:
 
 @dataclass(frozen=True, slots=True)
 class LogRateGrid:
-    """A model at `points` (K, 2), for contrasts `rows` (n, p) of the coefficients on Q."""
+    """A model at `points` (K, 2), for contrasts L (n, p) of the coefficients on Q."""
 
     model: LogRateModel
     points: FloatArray
-    rows: FloatArray
+    L: FloatArray
 
     def loglik(self, at: IntArray) -> FloatArray:
         """Restricted log-likelihood without its constant, (G, K)."""
-        return self._evaluate(at, self.rows[:0])[0]
+        return self._evaluate(at, self.L[:0])[0]
 
     def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
         """The law of the contrasts; the likelihood comes with it."""
-        return law_of(*self._evaluate(at, self.rows), np.inf)
+        return law_of(*self._evaluate(at, self.L), np.inf)
 
-    def _evaluate(self, at: IntArray, rows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _evaluate(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Likelihood (G, K), and centre and scale (n, G, K)."""
         Q, y = self.model.units.Q, self.model.rates.y[at]
         ols = y @ Q
         loglik = np.empty((at.size, len(self.points)))
-        centre, scale = (np.empty((len(rows), *loglik.shape)) for _ in range(2))
+        centre, scale = (np.empty((len(L), *loglik.shape)) for _ in range(2))
         evaluate(
-            y - ols @ Q.T, self.model.rates.v[at], Q, self.model.units.starts, self.points, rows, loglik, centre, scale
+            y - ols @ Q.T, self.model.rates.v[at], Q, self.model.units.starts, self.points, L, loglik, centre, scale
         )
-        centre += (ols @ rows.T).T[:, :, None]
+        centre += (ols @ L.T).T[:, :, None]
         return loglik, centre, scale
 
 

@@ -1,0 +1,170 @@
+"""What the variances of Gaussian models are in words: covariances of the terms, shares of variance, random effects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from donorwise._core.models.lmm.crossproducts import Responses
+from donorwise._core.models.lmm.evaluate import evaluate_block
+
+if TYPE_CHECKING:
+    from donorwise._core.design.design import Design
+    from donorwise._core.models.lmm.crossproducts import TermBasis
+    from donorwise._core.models.lmm.equations import Equations, Estimates
+    from donorwise._typing import FloatArray, IntArray
+
+_ROUNDING = 1e-24  # variance relative to the largest of its term, or to the residual, below which it is zero
+
+
+def relative_covariance(t: int, parameter: IntArray, gamma: FloatArray) -> FloatArray:
+    """T of term `t` in its internal basis, (G, r, r)."""
+    own = np.flatnonzero(parameter[:, 0] == t)
+    r = int(parameter[own, 1].max()) + 1
+    T = np.zeros((gamma.shape[0], r, r))
+    for k in own:
+        _, i, j = parameter[k]
+        T[:, i, j] = T[:, j, i] = gamma[:, k]
+    return T
+
+
+def original_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: FloatArray) -> FloatArray:
+    """T of term `t` for the columns as the formula has them, (G, r, r)."""
+    internal = relative_covariance(t, parameter, gamma)
+    internal[np.einsum("gii->g", internal) < _ROUNDING] = 0.0  # or its correlations would be those of rounding errors
+    T = basis.back @ internal @ basis.back.T
+    variances = np.einsum("gii->gi", T)
+    rounding = variances < _ROUNDING * variances.max(axis=1, keepdims=True)
+    T[rounding[:, :, None] | rounding[:, None, :]] = 0.0
+    return T
+
+
+def smallest_variance(parameter: IntArray, gamma: FloatArray) -> FloatArray:
+    """Smallest eigenvalue of any term's relative covariance in the internal basis, (G,)."""
+    smallest = np.full(gamma.shape[0], np.inf)
+    for t in np.unique(parameter[:, 0]):
+        T = np.nan_to_num(relative_covariance(t, parameter, gamma))
+        smallest = np.minimum(smallest, np.linalg.eigvalsh(T)[:, 0])
+    return smallest
+
+
+def cholesky_psd(T: FloatArray) -> FloatArray:
+    """Lower Cholesky factors of (G, r, r) matrices that may be singular; zero columns where they are."""
+    L = np.zeros_like(T)
+    r = T.shape[1]
+    rounding = _ROUNDING * np.einsum("gii->gi", T).max(axis=1)
+    for c in range(r):
+        pivot = T[:, c, c] - (L[:, c, :c] ** 2).sum(axis=1)
+        root = np.sqrt(np.where((pivot > np.maximum(1e-14 * T[:, c, c], rounding)) | np.isnan(pivot), pivot, 0))
+        L[:, c, c] = root
+        for i in range(c + 1, r):
+            rest = T[:, i, c] - (L[:, i, :c] * L[:, c, :c]).sum(axis=1)
+            L[:, i, c] = np.divide(rest, root, out=np.zeros_like(rest), where=root != 0)
+    return L
+
+
+def covariances(equations: Equations, gamma: FloatArray) -> list[FloatArray]:
+    """T of every term for the columns as the formula has them, (G, r, r) each."""
+    parameter = equations.blocks.parameter
+    return [original_covariance(basis, t, parameter, gamma) for t, basis in enumerate(equations.terms)]
+
+
+def to_basis(equations: Equations, other: Equations, gamma: FloatArray) -> FloatArray:
+    """Relative covariances (G, K) in the internal basis of other equations of the same terms.
+
+    The bases differ by the cells' weights.
+    """
+    parameter, out = other.blocks.parameter, np.empty_like(gamma)
+    for t, (T, basis) in enumerate(zip(covariances(equations, gamma), other.terms, strict=True)):
+        internal = basis.factor.T @ T @ basis.factor
+        for k in np.flatnonzero(parameter[:, 0] == t):
+            out[:, k] = internal[:, parameter[k, 1], parameter[k, 2]]
+    return out
+
+
+def theta_names(design: Design) -> tuple[str, ...]:
+    """Names of the relative covariance factors, lower triangles column by column, as lme4 has them."""
+    names = []
+    for term in design.random_terms:
+        for j, second in enumerate(term.columns):
+            for i in range(j, len(term.columns)):
+                first = term.columns[i]
+                names.append(f"{term.group}.{first}" if i == j else f"{term.group}.{first}.{second}")
+    return tuple(names)
+
+
+def theta_of(equations: Equations, gamma: FloatArray) -> FloatArray:
+    """Relative covariance factors of the original columns, (G, K)."""
+    parameter, out = equations.blocks.parameter, np.empty_like(gamma)
+    for t, T in enumerate(covariances(equations, gamma)):
+        factor = cholesky_psd(T)
+        for k in np.flatnonzero(parameter[:, 0] == t):
+            out[:, k] = factor[:, parameter[k, 1], parameter[k, 2]]
+    return out
+
+
+def term_variances(equations: Equations, estimates: Estimates) -> FloatArray:
+    """Average of z'Var(u)z over the rows for every term, then the residual variance, (G, terms + 1).
+
+    The internal columns are orthonormal on average, so the average is the trace.
+    """
+    parameter, sigma2 = equations.blocks.parameter, estimates.sigma2
+    terms = [
+        np.einsum("gii->g", relative_covariance(t, parameter, estimates.gamma)) for t in range(len(equations.terms))
+    ]
+    return sigma2[:, None] * np.stack([*terms, np.ones(sigma2.size)], axis=1)
+
+
+def fixed_variance(equations: Equations, estimates: Estimates) -> FloatArray:
+    """Variance over the rows of the fitted fixed part, (G,)."""
+    delta = estimates.beta @ equations.fixed.R.T
+    return np.einsum("ga,ab,gb->g", delta, equations.spread, delta)
+
+
+def contrast_variance(equations: Equations, L: FloatArray, gamma: FloatArray) -> FloatArray:
+    """c'(X'V⁻¹X)⁻¹c of one contrast L (1, p) at relative covariances (points, K), relative to sigma2."""
+    n, q = gamma.shape[0], equations.blocks.order.size
+    zero = np.zeros(n, dtype=bool)
+    nothing = Responses(np.zeros((n, equations.p)), np.zeros((n, q)), np.ones(n), np.zeros(n), zero, zero)
+    Phi = evaluate_block(equations.blocks, np.ascontiguousarray(gamma), nothing, equations.nu(reml=True)).Phi
+    c = equations.turned(L)[0]
+    return np.einsum("p,gpr,r->g", c, Phi, c)
+
+
+def random_effects(equations: Equations, estimates: Estimates, t: int) -> tuple[FloatArray, FloatArray]:
+    """Conditional modes of term `t` and their conditional covariances given beta, original basis.
+
+    The mode is GZ'Py and its covariance sigma2 (G - G D G), D = Z'V⁻¹Z (lme4's condVar).
+
+    Returns
+    -------
+    (modes (G, levels, r), covariances (G, levels, r, r))
+    """
+    at = evaluate_block(equations.blocks, estimates.gamma, estimates.responses, equations.nu(reml=True), posterior=True)
+    basis = equations.terms[t]
+    T = relative_covariance(t, equations.blocks.parameter, estimates.gamma)
+    columns = _columns(equations, t)
+    modes = np.einsum("gij,glj->gli", T, at.u[:, columns])
+    T = T[:, None]
+    covariance = estimates.sigma2[:, None, None, None] * (T - T @ at.D[:, _diagonal_blocks(equations, columns)] @ T)
+    return modes @ basis.back.T, basis.back @ covariance @ basis.back.T
+
+
+def _columns(equations: Equations, t: int) -> IntArray:
+    """Block-order positions of the columns of term `t`, (levels, r)."""
+    order = equations.blocks.order
+    place = np.empty_like(order)
+    place[order] = np.arange(order.size)
+    sizes = [len(m.term.levels) * m.factor.shape[0] for m in equations.terms]
+    first = sum(sizes[:t])
+    return place[first : first + sizes[t]].reshape(-1, equations.terms[t].factor.shape[0])
+
+
+def _diagonal_blocks(equations: Equations, columns: IntArray) -> IntArray:
+    """Positions in the concatenated blocks of the r x r diagonal block of every level."""
+    b = equations.blocks
+    block = np.searchsorted(b.start, columns[:, 0], side="right") - 1
+    size = np.diff(b.start)[block][:, None, None]
+    local = columns - b.start[block][:, None]
+    return b.S_start[block][:, None, None] + local[:, :, None] * size + local[:, None, :]

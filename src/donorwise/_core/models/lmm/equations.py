@@ -1,0 +1,129 @@
+"""The mixed-model equations that the features of a design share, and what is estimated of each feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from donorwise._core.models.lmm.blocks import build_blocks
+from donorwise._core.models.lmm.crossproducts import Responses, column_covariance, fixed_basis, term_basis
+from donorwise._core.models.lmm.spectral import spectrum
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.design.design import Design
+    from donorwise._core.models.lmm.blocks import Blocks
+    from donorwise._core.models.lmm.crossproducts import FixedBasis, TermBasis
+    from donorwise._core.models.lmm.spectral import Spectrum
+    from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
+
+_ARRAYS = ("beta", "Phi", "gamma", "sigma2", "loglik", "status", "n_iter")
+# Beyond this many levels an eigendecomposition costs more than Newton steps on the levels.
+_EIGEN_LIMIT = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Equations:
+    """The mixed-model equations of a design: the cross-products that all its features share.
+
+    Attributes
+    ----------
+    design
+        The design, on the patterns.
+    fixed, terms, blocks
+        Orthonormal fixed part, random terms in their internal basis, and their blocks.
+    n_obs
+        Rows with a response, n.
+    log_weight
+        Sum of the logarithms of the weights.
+    spread
+        Shape (p, p). Covariance over the rows of the columns of X̃.
+    spectrum
+        Eigenvalues that make a single variance ratio fast; None for other models.
+    """
+
+    design: Design
+    fixed: FixedBasis
+    terms: tuple[TermBasis, ...]
+    blocks: Blocks
+    n_obs: int
+    log_weight: float
+    spread: FloatArray
+    spectrum: Spectrum | None
+
+    @property
+    def p(self) -> int:
+        """Number of fixed effects."""
+        return self.fixed.R.shape[0]
+
+    def turned(self, L: FloatArray) -> FloatArray:
+        """Contrasts (n, p) of beta as contrasts of the coefficients of the orthonormal basis."""
+        return L @ self.fixed.inverse
+
+    def nu(self, *, reml: bool) -> int:
+        """Denominator of sigma2: n - p for REML, n for ML."""
+        return self.n_obs - self.p if reml else self.n_obs
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """Fitted features of one model (struct of arrays over G features).
+
+    Attributes
+    ----------
+    responses
+        Residual cross-products, ``zty`` in block order: what inference works on.
+    reml
+        Restricted or full maximum likelihood.
+    beta
+        Shape (G, p), in the basis of the formula.
+    Phi
+        Shape (G, p, p). (X̃'V⁻¹X̃)⁻¹ in the orthonormal basis, relative to sigma2.
+    gamma
+        Shape (G, K). Lower triangles of the terms' relative covariances, internal basis.
+    sigma2, loglik
+        Shape (G,). Residual variance; log-likelihood (REML or ML) with lme4's constants.
+    status
+        Shape (G,). ``ok``, ``boundary``, ``constant``, ``not_estimable`` or ``not_converged``.
+    n_iter
+        Shape (G,).
+    """
+
+    responses: Responses
+    reml: bool
+    beta: FloatArray
+    Phi: FloatArray
+    gamma: FloatArray
+    sigma2: FloatArray
+    loglik: FloatArray
+    status: StrArray
+    n_iter: IntArray
+
+    def take(self, features: IntArray | BoolArray) -> Estimates:
+        """The estimates of some features."""
+        arrays = {name: getattr(self, name)[features] for name in _ARRAYS}
+        return Estimates(responses=self.responses.take(features), reml=self.reml, **arrays)
+
+    @classmethod
+    def concatenate(cls, several: Sequence[Estimates]) -> Estimates:
+        """One block from several of the same equations."""
+        arrays = {name: np.concatenate([getattr(b, name) for b in several]) for name in _ARRAYS}
+        together = Responses.concatenate([b.responses for b in several])
+        return cls(responses=together, reml=several[0].reml, **arrays)
+
+
+def build_equations(design: Design, collapsed: Collapsed) -> Equations:
+    """Everything that features of one design share."""
+    fixed = fixed_basis(design, collapsed)
+    terms = tuple(term_basis(t, collapsed) for t in design.random_terms)
+    n_obs, log_weight = int(collapsed.n_obs.sum()), float(collapsed.log_weight.sum())
+    blocks = build_blocks(fixed, terms, collapsed)
+    single = blocks.parameter.shape[0] == 1 and blocks.order.size <= _EIGEN_LIMIT
+    return Equations(
+        design, fixed, terms, blocks, n_obs, log_weight, column_covariance(fixed.columns, collapsed),
+        spectrum(blocks) if single else None,
+    )  # fmt: skip
