@@ -11,8 +11,17 @@ import pandas as pd
 from scipy import sparse
 
 from donorwise._typing import FloatArray, IntArray, check_option
-from donorwise.datasets._counts import SHARED, Genes, draw_counts, draw_genes
-from donorwise.datasets._designs import COHORT_DESIGNS, CohortDesign, Spread, StudyPlan, plan_study
+from donorwise.datasets._designs import (
+    COHORT_DESIGNS,
+    SHARED,
+    CohortDesign,
+    Genes,
+    Spread,
+    StudyPlan,
+    draw_counts,
+    draw_genes,
+    plan_study,
+)
 from donorwise.errors import DonorwiseError
 
 CELL_DEPTH_SD = 0.3

@@ -1,4 +1,7 @@
-"""Cells cut into segments of their patterns, and checks of what is given of them."""
+"""Cells cut into segments of their patterns, and checks of what is given of them: the part of a pass without a matrix.
+
+Nothing here has an entry for every cell but what was given, until `Cutter` is asked for some cells.
+"""
 
 from __future__ import annotations
 

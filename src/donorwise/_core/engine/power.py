@@ -20,8 +20,8 @@ from scipy import stats
 from scipy.special import polygamma
 
 from donorwise._core.design.arms import describe
-from donorwise._core.design.between_within import column_df
 from donorwise._core.design.findings import uncovered
+from donorwise._core.design.replicates import column_df
 from donorwise._core.inference.moderation import mean_rank, posterior, refusal
 from donorwise._typing import FITTED
 from donorwise.errors import DataError
@@ -220,7 +220,7 @@ def planned_df(design: Design, row: FloatArray, copies: float, n_obs: float) -> 
     """Degrees of freedom of one contrast (p,) in a number of copies of a design with `n_obs` rows in all.
 
     Those of a column are affine in the copies, by the inner-outer rule (see
-    :mod:`donorwise._core.design.between_within`); a column with random slopes has their levels as its
+    :mod:`donorwise._core.design.replicates`); a column with random slopes has their levels as its
     replicates; and a contrast has the fewest of its columns.
     """
     per_copy = round(n_obs / copies)

@@ -21,8 +21,7 @@ from donorwise._core.engine.tables import prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE
-from donorwise._core.models.lograte.effects import random_effects
-from donorwise._core.models.lograte.model import fit_log_rates
+from donorwise._core.models.lograte.model import fit_log_rates, random_effects
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:

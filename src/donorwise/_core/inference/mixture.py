@@ -1,5 +1,8 @@
 """Mixtures of t: their mean, p-value and quantiles, from tables of Student's t for very many values.
 
+Every mixture has weights q, centres m and scales s, arrays (G, points), and one number of degrees of freedom nu;
+``nu = inf`` makes it a mixture of normals.
+
 With v = sqrt(nu) asinh(x / sqrt(nu)) the function log P(T > x) is smooth and nearly straight, far out too, so
 polynomials on equal pieces of v hold it to 1e-12. For nu = inf, v = x and T is normal.
 """

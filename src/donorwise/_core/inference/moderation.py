@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import rankdata
 
-from donorwise._core.design.between_within import contrast_df
+from donorwise._core.design.replicates import between_within_df
 from donorwise._core.inference.mixture import Summary, summarise_mixture, two_sided
 from donorwise._core.inference.prior import Prior, fit_prior
 from donorwise._core.inference.wald import ContrastTests, without_too_few
@@ -177,7 +177,7 @@ def tests_by_law(model: Model, L: FloatArray, level: float, n_jobs: int = 1) -> 
     For models that are known by their law alone: the estimate is the best point of a fine grid.
     """
     points = tensor(model.fine_axes())
-    grid, df = model.on(points, L), contrast_df(model.design, model.n_obs, L)
+    grid, df = model.on(points, L), between_within_df(model.design, model.n_obs, L)
 
     def test(at: IntArray) -> tuple[list[Summary], FloatArray]:
         law = grid.law(at)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from donorwise._core.design import between_within
+from donorwise._core.design.replicates import between_within_df
 from donorwise._core.inference import kenward_roger, satterthwaite
 from donorwise._core.models.law import STATUS_DTYPE
 
@@ -103,7 +103,7 @@ def _se_and_df(model: Estimated, L: FloatArray, ddf: str) -> tuple[FloatArray, F
 def _design_df(model: Estimated, L: FloatArray, ddf: str) -> FloatArray:
     if ddf == "residual":
         return np.full(len(L), float(model.residual_df))
-    return np.clip(between_within.contrast_df(model.design, model.n_obs, L), 1, None)
+    return np.clip(between_within_df(model.design, model.n_obs, L), 1, None)
 
 
 def _se(vcov: FloatArray, L: FloatArray) -> FloatArray:

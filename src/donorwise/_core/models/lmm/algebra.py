@@ -1,4 +1,12 @@
-"""Small dense algebra inside the kernels, and how they are compiled."""
+"""Small dense algebra inside the kernels, how they are compiled, and blocks of two columns in closed form.
+
+Where every block is one level of one term with two columns, as in (time | donor), with S = Z'Z of a level and
+T the relative covariance, both 2 x 2,
+
+    |I + ST| = 1 + tr ST + |S||T|,   Z'V⁻¹Z = (S + |S| adj T) / |I + ST|,   T(I + ST)⁻¹ = (T + |T| adj S) / |I + ST|.
+
+The parameters are t00, t01, t11, with E_k = ZB_kZ' for B = [1 0; 0 0], [0 1; 1 0], [0 0; 0 1].
+"""
 
 from __future__ import annotations
 

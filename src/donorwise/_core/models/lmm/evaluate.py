@@ -1,4 +1,9 @@
-"""Likelihood and its derivatives for a block of features, at given variances and at the estimates."""
+"""Likelihood and its derivatives for a block of features, at given variances and at the estimates.
+
+Everything is relative to sigma2: V = I + sum_k gamma_k E_k with E_k = ZB_kZ', and at the estimates the residual
+enters as one more component, E_K = I. Its cross-products follow from those of the others through
+I = V - sum_k gamma_k E_k, so that no n x n matrix is ever formed.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from donorwise._core.design.between_within import contrast_df
+from donorwise._core.design.replicates import between_within_df
 from donorwise._core.models.law import STATUS_DTYPE, Law
 from donorwise._core.models.lmm import components
 from donorwise._core.models.lmm.evaluate import pieces
@@ -78,7 +78,7 @@ class LMM:
 
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n): one whose replicates are used up says so."""
-        few = contrast_df(self.design, self.n_obs, L) < 1
+        few = between_within_df(self.design, self.n_obs, L) < 1
         status = np.repeat(self.estimates.status[:, None], len(L), axis=1)
         return np.where(few & np.isin(status, FITTED), "too_few_donors", status).astype(STATUS_DTYPE)
 
