@@ -185,3 +185,15 @@ def test_varm_cannot_hold_scores(fitted: ad.AnnData) -> None:
         dw.get.to_varm(fitted)
     dw.get.to_rank_genes_groups(fitted, contrast="age")
     assert list(sc.get.rank_genes_groups_df(fitted, group="all")["names"]) == ["w"]
+
+
+@pytest.mark.parametrize(("groupby", "groups"), [(None, None), ("cell_type", "T cell")])
+def test_ranef_says_which_rows_are_left_out(cohort: ad.AnnData, groupby: str | None, groups: str | None) -> None:
+    """The model is fitted again, on fewer rows than the AnnData has."""
+    cohort.obs["age"] = np.arange(cohort.n_obs, dtype=float)
+    cohort.obs.iloc[:9, cohort.obs.columns.get_loc("age")] = np.nan
+    own = np.ones(cohort.n_obs, dtype=bool) if groups is None else (cohort.obs["cell_type"] == groups).to_numpy()
+    with pytest.warns(DonorwiseWarning):
+        dw.tl.lmm(cohort, "~ age + (1 | donor_id)", groupby=groupby, progress=False)
+    with pytest.warns(DonorwiseWarning, match=f"^{own[:9].sum()} of {own.sum()} rows are left out"):
+        dw.get.ranef(cohort, cohort.var_names[0], group=groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
-from donorwise.errors import DataError, DesignError
+from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,11 +136,16 @@ _AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "uni
 
 
 def fit_group(made: Analysis[Any, F], group: str) -> F:
-    """Fit one group of an analysis that was made again."""
+    """Fit one group of an analysis that was made again, and warn of rows of it that are left out."""
     at = [i for i, task in enumerate(made.tasks) if task.name == group and task.design is not None]
     statistics = made.statistics(at)[0] if at else None
-    if statistics is None:
+    design = made.tasks[at[0]].design if at else None
+    if statistics is None or design is None:
         raise DesignError(f"No cell has {made.groupby} {group!r} any more, so its model cannot be fitted again.")
+    if design.n_dropped:
+        n = design.n_dropped + int((design.codes >= 0).sum())
+        text = f"{design.n_dropped:,} of {n:,} rows are left out: a variable of the formula is missing."
+        warnings.warn(text, DonorwiseWarning, stacklevel=3)
     return made.fit(at[0], statistics, lambda n: None)
 
 
