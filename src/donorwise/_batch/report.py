@@ -40,7 +40,7 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
     if missing:
         raise DataError(f"{path} is no table of results: it lacks the columns {', '.join(missing)}.")
     variables = table["variable"].astype(str).unique()
-    params = {"response": keys.RESPONSE_X} | _params(path) | {"log_base": _log_base(table)}
+    params = {"response": keys.RESPONSE_X} | _params(path)
     return results_anndata({keys.RESULTS: table}, params, variables), keys.LMM
 
 
@@ -63,12 +63,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
     for column in set(table.columns) - {"variable", "group", "contrast", "status"}:
         table[column] = np.array(table[column].replace("", "nan"), dtype=np.float64)
     return table.astype({column: np.int64 for column in ("n_donors", "n_obs") if column in table})
-
-
-def _log_base(table: pd.DataFrame) -> float:
-    """Base of the logarithm that the response is, from what takes an estimate to log2 units; NaN for none."""
-    known = table[table["log_fc"].notna() & table["estimate"].abs().gt(0)]
-    return float(2 ** (known["log_fc"] / known["estimate"]).median()) if len(known) else float("nan")
 
 
 def _params(path: Path) -> dict[str, Any]:

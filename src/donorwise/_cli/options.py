@@ -84,6 +84,9 @@ FORMULA = click.option(
 )
 DONOR = click.option("--donor", metavar="COLUMN", help="Column of obs that holds the donor, if its name does not tell.")
 GROUPBY = click.option("--groupby", metavar="COLUMN", help="Column of obs, such as the cell type: a model for each.")
+LOG_BASE = click.option(
+    "--log-base", metavar="e|2|10", help="Base of the logarithm that a layer holds; X has that of uns['log1p']."
+)
 MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
 CONTRAST = click.option(
     "--contrast",

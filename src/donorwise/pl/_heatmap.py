@@ -154,7 +154,7 @@ def heatmap(
     if isinstance(contrast, str) or (contrast is None and len(table["group"].cat.categories) > 1):
         contrast = choose_contrast(adata, table, contrast)
     table = tidy(choose(table, "contrast", contrast))
-    table, unit = with_effects(table, stored.params["log_base"])
+    table, unit = with_effects(table)
     grid, title = _grid(table, names or _top(table, n_variables), value, alpha)
     grid = grid.take(_arrange(grid.values, order))
     figure, axes = panels(ax, 1, size=_size(grid))

@@ -12,7 +12,7 @@ from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get import ranef as predict
 from donorwise.get._tests import choose, tidy
-from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, with_effects
+from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, with_intervals
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -112,7 +112,7 @@ def forest(
     names = [] if variables is None else feature_names(variables)
     if len(names) != 1:
         contrast = _single(adata, chosen, contrast)
-    table, x_label = with_effects(tidy(choose(chosen, "contrast", contrast)), stored.params["log_base"])
+    table, x_label = with_intervals(tidy(choose(chosen, "contrast", contrast)))
     parts, column = _of_one(table) if len(names) == 1 else _of_several(table, names, str(contrast), n_variables)
     shown = pd.concat(parts.values())
     colors = _own_colors(adata, stored.params, table) if column == "group" else {}

@@ -209,7 +209,7 @@ def _analysis(
         _check_unused(model, of_cells | {"ddf": None if ddf == "moderated" else ddf})
         return prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **of_units, **shared)
     _check_unused(model, of_units)
-    return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), **of_cells, **shared)
+    return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), fold_changes=False, **of_cells, **shared)
 
 
 def _check_unused(model: str, options: dict[str, Any]) -> None:
