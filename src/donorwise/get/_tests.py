@@ -107,7 +107,7 @@ def tests(
     -------
     One row per variable x group x contrast with the columns variable, group, contrast, estimate, se,
     ci_low, ci_high, statistic, df, p_value, adj_p_value, log_fc, status, n_donors and n_obs.
-    `estimate` is in units of the response, `log_fc` in log2; those of a covariate such as age are per unit of
+    `estimate` is in units of the response, `log_fc` a log2 fold change; those of a covariate such as age are per unit of
     it (per year). `df` says how much is known about the noise: near the number of donors where donors differ,
     up to that of cells where they hardly do. The p-value of a moderated test is that of a mixture of t
     distributions, of which (`statistic`, `df`) is a summary: a t test on these two gives another one, most of all

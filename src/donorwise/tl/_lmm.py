@@ -80,7 +80,7 @@ def lmm(
     group x contrast, with a status), ``varcomp``, ``icc``, ``variance_partition`` and, for moderated tests,
     ``prior``; read them with :func:`donorwise.get.tests` and its neighbours. `estimate` is a difference of mean values,
     in their units. `log_fc` is a log2 fold change: the same weighing of the donors, of log2 of the mean over the cells of
-    what the values are logarithms of, plus a prior count (see :doc:`/methods`); NaN where they are none, for an
+    what the values are logarithms of, plus a prior count (see *Fold changes* in the methods); NaN where they are none, for an
     intercept, and for a number that differs from cell to cell.
 
     Raises
