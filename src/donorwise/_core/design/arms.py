@@ -236,8 +236,8 @@ def _is_covered(
     Visits do not take up how donors differ in a slope over three of them or more: they would be its replicates.
     """
     entries = donors.rows
-    for bar, term in zip(design.parsed.bars, design.random_terms, strict=True) if within else ():
-        by_donor = set(variables(bar.terms)).issuperset(within)
+    for term in design.random_terms if within else ():
+        by_donor = set(variables(term.bar.terms)).issuperset(within)
         if by_donor and constant(entries.donor, term.codes[entries.pattern], len(term.levels)):
             return True
     return bool(inside) and _most_values(column, seen.donor) <= 2
