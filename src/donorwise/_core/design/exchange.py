@@ -188,10 +188,10 @@ def _check_movable(design: Design, obs: pd.DataFrame, variable: str, donors: Int
         arms = describe(design, find_donors(design, obs, donor or None))
         if any(a.cell_level for a in arms if a.variables == (variable,)):
             raise DesignError(f"`{variable}` {_CELL_LEVEL}: there are no labels of donors or samples to permute.")
-    for term in design.random_terms:
-        if variable in term.bar.group and not _nested(term.codes, donors):
+    for random in design.random_terms:
+        if variable in random.bar.group and not _nested(random.codes, donors):
             raise DesignError(
-                f"`{variable}` is also the grouping factor of `{term.bar.text}`, which would change with its labels."
+                f"`{variable}` is also the grouping factor of `{random.bar.text}`, which would change with its labels."
             )
 
 
