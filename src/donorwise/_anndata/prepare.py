@@ -38,7 +38,7 @@ from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis, check_counts, check_depths
 from donorwise._core.engine.results import resolve_by_group, tasks_by_group
 from donorwise._core.engine.sources import CellSource, CellUnitSource, RowSource, RowUnitSource
-from donorwise._core.engine.units import find_units, has_donor_term, merge_units
+from donorwise._core.engine.units import find_units, merge_units
 from donorwise._core.models.lograte.units import depths_of_units
 from donorwise.errors import DataError, DesignError
 
@@ -164,15 +164,14 @@ def prepare_pseudobulk(
     check_is_anndata(adata)
     effective_jobs(n_jobs)  # like the contrasts, checked before anything is read
     response, parsed = counts_response(adata, layer, depth, mask_var), parse(formula)
-    units, column = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
+    units = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
     tasks = tasks_of_units(units, groupby)
     names, resolved = resolve_by_group(tasks, contrasts)
-    made = assemble_pseudobulk(
-        adata, parsed, response, units, tasks, groupby=groupby, sample=column, depth=depth, n_jobs=n_jobs
-    )
+    made = assemble_pseudobulk(adata, parsed, response, units, tasks, groupby=groupby, depth=depth, n_jobs=n_jobs)
     table = _unit_table(adata, units, columns)
     made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
-    return replace(made, warnings=cautions.of_units(made))
+    batch = known_columns(find_roles(adata), units.table).get("batch")
+    return replace(made, warnings=cautions.of_units(made, batch))
 
 
 def tasks_of_units(units: Units, groupby: str | None) -> list[Task]:
@@ -191,7 +190,6 @@ def assemble_pseudobulk(
     tasks: list[Task],
     *,
     groupby: str | None,
-    sample: str,
     depth: str | None,
     n_jobs: int | None = None,
 ) -> PseudobulkAnalysis:
@@ -201,8 +199,7 @@ def assemble_pseudobulk(
         variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
         sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
         tasks=tasks, donor=units.donor, n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), units=units,
-        sample=sample,
-        depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
+        sample=units.sample, depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
     )  # fmt: skip
 
 
@@ -244,11 +241,8 @@ def _units_source(
 
 def units_of(
     adata: ad.AnnData, parsed: ParsedFormula, *, donor: str | None, sample: str | None, groupby: str | None
-) -> tuple[Units, str]:
-    """The units, with the donor and the sample as given, declared, or known by their names.
-
-    Also the column of the samples, empty where samples are not units.
-    """
+) -> Units:
+    """The units, with the donor and the sample as given, declared, or known by their names."""
     roles = find_roles(adata)
     if donor is None:
         role = roles.get("donor")
@@ -265,8 +259,7 @@ def units_of(
     labels = [name for name in (donor, column, groupby) if name is not None]
     obs = cell_frame(adata, columns_read(adata, parsed, labels))
     explicit = sample is not None
-    units = find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit)
-    return units, column if column and (explicit or has_donor_term(parsed, donor)) else ""
+    return find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit)
 
 
 def counts_response(

@@ -12,6 +12,7 @@ import numpy as np
 from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
 from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
+from donorwise._anndata.roles import find_roles
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
@@ -121,15 +122,19 @@ def _of_units(
 ) -> PseudobulkAnalysis:
     _weights(params, weights, key)
     parsed, groupby = parse(params["formula"]), params["groupby"] or None
-    sample = params.get("sample") or None  # 0.1 did not keep it
-    units, sample = units_of(adata, parsed, donor=params["donor"], sample=sample, groupby=groupby)
+    sample = params["sample"] if "sample" in params else _sample_of_old(adata, params["units"])
+    units = units_of(adata, parsed, donor=params["donor"], sample=sample or None, groupby=groupby)
     if units.name != params["units"]:
         raise _changed(key, f"its units are {units.name} and were {params['units']}", params["method"])
     tasks = tasks_of_units(units, groupby)
     depth = None if is_collapsed(adata) else params["depth"] or None
-    return assemble_pseudobulk(
-        adata, parsed, response, units, tasks, groupby=groupby, sample=sample, depth=depth, n_jobs=n_jobs
-    )
+    return assemble_pseudobulk(adata, parsed, response, units, tasks, groupby=groupby, depth=depth, n_jobs=n_jobs)
+
+
+def _sample_of_old(adata: ad.AnnData, units: str) -> str:
+    """The column of the samples where it is among those of the units; 0.1 did not keep it."""
+    role = find_roles(adata).get("sample")
+    return role.column if role is not None and role.column in units.split(":") else ""
 
 
 _AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units}

@@ -126,9 +126,10 @@ def calibrate(
     Notes
     -----
     The design decides what moves. A variable with one value per donor: donors exchange their labels.
-    A variable with several values per donor: the units inside each donor (its samples, where they are
-    a random term; else its values) exchange theirs, which for two values means to flip them or not, and
-    donors with one value stay as they are. Two arrangements that mirror each other count once.
+    A variable with several values per donor: all that a donor has of each value exchanges labels as a whole,
+    which for two values means to flip them or not, and donors with one value stay as they are; samples of
+    one value share the donor's response, so they never move one by one. Two arrangements that mirror each
+    other count once.
 
     Only the tested variable moves, all of its levels. Covariates such as sex or age stay with their
     donor: where they are unbalanced between the arms, `strata` keeps their relation to the labels. Where

@@ -58,7 +58,9 @@ def pseudobulk(
     {layer_counts}
     donor, sample
         Columns of obs; taken from ``adata.donorwise.setup`` or known by their usual names if None. Samples
-        are units where ``sample`` is given, or where the formula has a term for the donor.
+        are units where ``sample`` is given, or where the formula has a term for the donor; without ``sample``
+        those of a donor with the same values of what the formula tells apart within donors are one unit, since
+        they share the donor's response.
     {groupby}
     {mask_var}
     {depth}
