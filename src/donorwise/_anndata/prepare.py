@@ -28,6 +28,7 @@ from donorwise._anndata import (
 )
 from donorwise._anndata.origin import COUNTS
 from donorwise._anndata.roles import AUDITED, known_columns, known_donor
+from donorwise._core.cells.size_factors import METHODS
 from donorwise._core.design.audit import audit
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
@@ -40,6 +41,7 @@ from donorwise._core.engine.results import resolve_by_group, tasks_by_group
 from donorwise._core.engine.sources import CellSource, CellUnitSource, RowSource, RowUnitSource
 from donorwise._core.engine.units import find_units, has_donor_term, merge_units
 from donorwise._core.models.lograte.units import depths_of_units
+from donorwise._typing import check_option
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
@@ -150,6 +152,7 @@ def prepare_pseudobulk(
     donor: str | None = None,
     sample: str | None = None,
     depth: str | None = None,
+    normalize: str = "tmm",
     contrasts: Any = None,
     n_jobs: int | None = None,
     columns: Sequence[str] = (),
@@ -162,14 +165,16 @@ def prepare_pseudobulk(
         See :func:`donorwise.tl.pseudobulk`.
     """
     check_is_anndata(adata)
+    check_option("normalize", normalize, METHODS)
     effective_jobs(n_jobs)  # like the contrasts, checked before anything is read
     response, parsed = counts_response(adata, layer, depth, mask_var), parse(formula)
     units, column = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
     tasks = tasks_of_units(units, groupby)
     names, resolved = resolve_by_group(tasks, contrasts)
     made = assemble_pseudobulk(
-        adata, parsed, response, units, tasks, groupby=groupby, sample=column, depth=depth, n_jobs=n_jobs
-    )
+        adata, parsed, response, units, tasks, groupby=groupby, sample=column, depth=depth, normalize=normalize,
+        n_jobs=n_jobs,
+    )  # fmt: skip
     table = _unit_table(adata, units, columns)
     made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
     return replace(made, warnings=cautions.of_units(made))
@@ -193,6 +198,7 @@ def assemble_pseudobulk(
     groupby: str | None,
     sample: str,
     depth: str | None,
+    normalize: str,
     n_jobs: int | None = None,
 ) -> PseudobulkAnalysis:
     """A model of the counts of units, of cells or of collapsed rows, without contrasts and warnings yet."""
@@ -201,7 +207,7 @@ def assemble_pseudobulk(
         variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
         sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
         tasks=tasks, donor=units.donor, n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), units=units,
-        sample=sample,
+        sample=sample, normalize=normalize,
         depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
     )  # fmt: skip
 
