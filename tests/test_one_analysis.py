@@ -92,6 +92,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "pseudobulk": ("pseudobulk", UNITS, {"groupby": "cell_type"}),
     "pseudobulk of few genes": ("pseudobulk", UNITS, {"mask_var": "some", "depth": "total_counts"}),
     "pseudobulk with repeated units": ("pseudobulk", "~ condition + cell_type", {}),
+    "pseudobulk by medians of ratios": ("pseudobulk", UNITS, {"normalize": "median_ratio", "groupby": "cell_type"}),
+    "pseudobulk of depths": ("pseudobulk", UNITS, {"normalize": "depth", "mask_var": "some"}),
 }
 
 
@@ -218,8 +220,8 @@ def test_statistics_of_some_donors_are_those_of_their_cells() -> None:
     left_out = adata.obs["donor_id"].cat.categories[1]
     some = adata[adata.obs["donor_id"] != left_out].copy()
     formula = "~ condition + age"
-    (whole,) = prepare_pseudobulk(adata, formula).statistics()
-    (part,) = prepare_pseudobulk(some, formula).statistics()
+    (whole,) = prepare_pseudobulk(adata, formula, normalize="depth").statistics()
+    (part,) = prepare_pseudobulk(some, formula, normalize="depth").statistics()
     assert whole is not None and part is not None
     kept = np.flatnonzero(prepare_pseudobulk(adata, formula).units.table["donor_id"] != left_out)
     taken = whole.take_patterns(np.sort(whole.design.codes[kept])).take_features(np.arange(3, 7))

@@ -28,6 +28,7 @@ from donorwise._anndata import (
 )
 from donorwise._anndata.origin import COUNTS
 from donorwise._anndata.roles import AUDITED, known_columns, known_donor
+from donorwise._core.cells.size_factors import METHODS
 from donorwise._core.design.audit import audit
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
@@ -40,6 +41,7 @@ from donorwise._core.engine.results import resolve_by_group, tasks_by_group
 from donorwise._core.engine.sources import CellSource, CellUnitSource, RowSource, RowUnitSource
 from donorwise._core.engine.units import find_units, merge_units
 from donorwise._core.models.lograte.units import depths_of_units
+from donorwise._typing import check_option
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
@@ -150,6 +152,7 @@ def prepare_pseudobulk(
     donor: str | None = None,
     sample: str | None = None,
     depth: str | None = None,
+    normalize: str = "tmm",
     contrasts: Any = None,
     n_jobs: int | None = None,
     columns: Sequence[str] = (),
@@ -162,12 +165,15 @@ def prepare_pseudobulk(
         See :func:`donorwise.tl.pseudobulk`.
     """
     check_is_anndata(adata)
+    check_option("normalize", normalize, METHODS)
     effective_jobs(n_jobs)  # like the contrasts, checked before anything is read
     response, parsed = counts_response(adata, layer, depth, mask_var), parse(formula)
     units = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
     tasks = tasks_of_units(units, groupby)
     names, resolved = resolve_by_group(tasks, contrasts)
-    made = assemble_pseudobulk(adata, parsed, response, units, tasks, groupby=groupby, depth=depth, n_jobs=n_jobs)
+    made = assemble_pseudobulk(
+        adata, parsed, response, units, tasks, groupby=groupby, depth=depth, normalize=normalize, n_jobs=n_jobs
+    )
     table = _unit_table(adata, units, columns)
     made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
     batch = known_columns(find_roles(adata), units.table).get("batch")
@@ -191,6 +197,7 @@ def assemble_pseudobulk(
     *,
     groupby: str | None,
     depth: str | None,
+    normalize: str,
     n_jobs: int | None = None,
 ) -> PseudobulkAnalysis:
     """A model of the counts of units, of cells or of collapsed rows, without contrasts and warnings yet."""
@@ -199,7 +206,8 @@ def assemble_pseudobulk(
         variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
         sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
         tasks=tasks, donor=units.donor, n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), units=units,
-        sample=units.sample, depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
+        sample=units.sample, normalize=normalize,
+        depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import anndata as ad
+    import pandas as pd
 
     from donorwise._anndata.read import Results
     from donorwise._anndata.response import Response
@@ -128,7 +129,26 @@ def _of_units(
         raise _changed(key, f"its units are {units.name} and were {params['units']}", params["method"])
     tasks = tasks_of_units(units, groupby)
     depth = None if is_collapsed(adata) else params["depth"] or None
-    return assemble_pseudobulk(adata, parsed, response, units, tasks, groupby=groupby, depth=depth, n_jobs=n_jobs)
+    made = assemble_pseudobulk(
+        adata, parsed, response, units, tasks, groupby=groupby, depth=depth, normalize=params["normalize"], n_jobs=n_jobs
+    )
+    return replace(made, factors=_stored_factors(made, read_results(adata, key).size_factors, key))
+
+
+def _stored_factors(made: PseudobulkAnalysis, stored: pd.DataFrame | None, key: str) -> FloatArray:
+    """What the depths of all units were multiplied by, so that fewer genes or donors do not change it."""
+    out = np.ones(len(made.units.table))
+    if stored is None:
+        return out
+    by_group = dict(iter(stored.groupby(stored["group"].astype(str), sort=False)))
+    for task in made.tasks:
+        if task.design is None or task.name not in by_group:
+            continue
+        own, used = by_group[task.name], np.flatnonzero(task.design.codes >= 0)
+        if list(own["unit"].astype(str)) != made.units.labels(used):
+            raise _changed(key, f"it has other units ({made.units.name}) in {task.name!r}", keys.PSEUDOBULK)
+        out[used] = own["factor"].to_numpy(dtype=np.float64)
+    return out
 
 
 def _sample_of_old(adata: ad.AnnData, units: str) -> str:

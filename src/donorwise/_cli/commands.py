@@ -172,7 +172,7 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
 @click.option(
     "--depth", metavar="COLUMN", help="Column of obs with the depth of every cell; the sum of counts if absent."
 )
-@options.add(options.MASK_VAR, options.DONOR, *_RUN)
+@options.add(options.NORMALIZE, options.MASK_VAR, options.DONOR, *_RUN)
 @click.pass_context
 def pseudobulk(ctx: click.Context, /, **given: Any) -> None:
     """Test every gene of SOURCE (.h5ad or .zarr) on raw counts summed per donor."""
@@ -180,7 +180,8 @@ def pseudobulk(ctx: click.Context, /, **given: Any) -> None:
     def prepare(adata: ad.AnnData, contrasts: list[Any] | None) -> Analysis[Any, Any]:
         from donorwise._anndata.prepare import prepare_pseudobulk
 
-        chosen = {name: given[name] for name in ("groupby", "mask_var", "donor", "sample", "depth", "n_jobs")}
+        names = ("groupby", "mask_var", "donor", "sample", "depth", "normalize", "n_jobs")
+        chosen = {name: given[name] for name in names}
         layer = None if given["layer"] == "X" else given["layer"]
         return prepare_pseudobulk(adata, given["formula"], contrasts=contrasts, layer=layer, **chosen)
 

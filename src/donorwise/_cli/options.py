@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from donorwise._core.cells.size_factors import METHODS
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,6 +86,13 @@ FORMULA = click.option(
 DONOR = click.option("--donor", metavar="COLUMN", help="Column of obs that holds the donor, if its name does not tell.")
 GROUPBY = click.option("--groupby", metavar="COLUMN", help="Column of obs, such as the cell type: a model for each.")
 MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
+NORMALIZE = click.option(
+    "--normalize",
+    type=click.Choice(METHODS),
+    default="tmm",
+    show_default=True,
+    help="How depths are made comparable, whatever responds.",
+)
 CONTRAST = click.option(
     "--contrast",
     multiple=True,

@@ -127,6 +127,7 @@ def find_units(
 def with_units(design: Design, units: Units) -> Design:
     """The design of units, a pattern each, with the variance between units as one more random intercept."""
     used = np.flatnonzero(design.codes >= 0)
+    (bar,) = parse("~ 1 + (1 | unit)").bars
     term = RandomTerm(
         group=units.name,
         levels=tuple(units.labels(used)),
@@ -134,8 +135,10 @@ def with_units(design: Design, units: Units) -> Design:
         columns=("(Intercept)",),
         Z=np.ones((used.size, 1)),
         varying=(-1,),
+        bar=bar,
+        at=(0,),
     )
-    parsed = replace(design.parsed, bars=(*design.parsed.bars, *parse("~ 1 + (1 | unit)").bars))
+    parsed = replace(design.parsed, bars=(*design.parsed.bars, bar))
     return replace(design, parsed=parsed, random_terms=(*design.random_terms, term))
 
 
