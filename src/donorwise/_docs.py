@@ -38,7 +38,8 @@ key
     # what is fitted
     "groupby": """\
 groupby
-    Column of obs, for instance the cell type: every group is fitted for itself, from the same pass.""",
+    Column of obs, for instance the cell type: every group is fitted for itself, from the same pass. Several columns,
+    ``["cell_type", "tissue"]``, make a group of every combination that occurs, called ``"T cell | lung"``.""",
     "response": """\
 layer, obsm, obs_keys
     Model a layer, a table of scores in ``obsm``, or columns of obs instead of X.""",
@@ -75,7 +76,9 @@ progress
 copy
     Write into a copy of the AnnData, and return that.""",
     # what is read of it
-    "keep": "Which rows to keep, one value or several; None keeps all.",
+    "keep": """\
+Which rows to keep, one value or several; None keeps all. A group of several columns is ``"T cell | lung"`` or
+``("T cell", "lung")``, one of numbers ``1`` or ``"1"``.""",
     "expression": """\
 expression
     ``"all"`` features, or the ``"low"``, ``"middle"`` or ``"high"`` third of them by mean response.""",

@@ -11,6 +11,7 @@ import pandas as pd
 from donorwise._anndata import keys, list_results, read_results
 from donorwise._batch.files import read_source, replaced
 from donorwise._batch.run import results_anndata
+from donorwise._core.engine.groups import group_text
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 
@@ -78,7 +79,8 @@ def _params(path: Path) -> dict[str, Any]:
     record = path.with_name(f"{path.name}.run.yaml")
     try:
         content = yaml.safe_load(record.read_text(encoding="utf-8"))
-        known = {name: str(content["options"].get(name, "")) for name in ("formula", "groupby", "ddf")}
+        known = {name: str(content["options"].get(name, "")) for name in ("formula", "ddf")}
+        known["groupby"] = group_text(content["options"].get("groupby"))
         known["response"] = _response(content["options"])
         failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
         return known | {"version": str(content["versions"]["donorwise"]), "reasons": failed}
@@ -112,8 +114,9 @@ def summarise(adata: ad.AnnData, key: str, *, alpha: float = 0.05, top: int = 10
     table = read.results
     head = ["# Results", ""]
     for name in ("formula", "groupby", "ddf", "response", "n_cells", "version"):
-        if read.params.get(name) not in (None, ""):
-            head.append(f"- {name}: `{read.params[name]}`")
+        value = group_text(read.groupby) if name == "groupby" else read.params.get(name)
+        if value not in (None, ""):
+            head.append(f"- {name}: `{value}`")
     parts = [
         *head, f"- tests: {len(table):,} (features: {table['variable'].nunique():,}, groups: "
         f"{table['group'].nunique():,}, contrasts: {table['contrast'].nunique():,})", "",

@@ -162,6 +162,19 @@ def parse_contrast(text: str, columns: Sequence[str]) -> Any:
     return tuple(parts) if of_levels and "[" not in text else text
 
 
+def parse_groupby(given: str | Sequence[str] | None, columns: Sequence[str]) -> list[str]:
+    """The columns that make the groups, given one by one or with commas between them.
+
+    Examples
+    --------
+    >>> parse_groupby("cell_type, tissue", ["cell_type", "tissue"]), parse_groupby(["a,b"], ["a,b"])
+    (['cell_type', 'tissue'], ['a,b'])
+    """
+    names = [given] if isinstance(given, str) else given or ()
+    parts = [[name] if name in columns else [part.strip() for part in name.split(",")] for name in names]
+    return [part for own in parts for part in own if part]
+
+
 def describe(analysis: Analysis[Any, Any], *, max_memory: float) -> str:
     """The plan and the estimates as text.
 

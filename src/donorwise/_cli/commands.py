@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.engine.analysis import Analysis
 
-    Prepare = Callable[[ad.AnnData, list[Any] | None], Analysis[Any, Any]]
+    Prepare = Callable[[ad.AnnData, list[Any] | None, list[str]], Analysis[Any, Any]]
 
 logger = logging.getLogger("donorwise")
 _RUN_COHORTS = (options.OUT_H5AD, options.BLOCK_SIZE, options.RESUME, options.CONFIG, options.QUIET, options.LOG_JSON)
@@ -154,13 +154,13 @@ _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, o
 def lmm(ctx: click.Context, /, **given: Any) -> None:
     """Test every feature of SOURCE (.h5ad or .zarr) with a linear mixed model."""
 
-    def prepare(adata: ad.AnnData, contrasts: list[Any] | None) -> Analysis[Any, Any]:
+    def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
         from donorwise._anndata.prepare import prepare_lmm
         from donorwise._core.engine.analysis import Options
 
-        chosen = {name: given[name] for name in ("groupby", "layer", "obsm", "mask_var", "weights", "n_jobs")}
+        chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "n_jobs")}
         options = Options(given["ddf"], reml=not given["ml"])
-        return prepare_lmm(adata, given["formula"], contrasts=contrasts, options=options, **chosen)
+        return prepare_lmm(adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen)
 
     _run(ctx, given, prepare)
 
@@ -177,12 +177,12 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
 def pseudobulk(ctx: click.Context, /, **given: Any) -> None:
     """Test every gene of SOURCE (.h5ad or .zarr) on raw counts summed per donor."""
 
-    def prepare(adata: ad.AnnData, contrasts: list[Any] | None) -> Analysis[Any, Any]:
+    def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
         from donorwise._anndata.prepare import prepare_pseudobulk
 
-        chosen = {name: given[name] for name in ("groupby", "mask_var", "donor", "sample", "depth", "n_jobs")}
+        chosen = {name: given[name] for name in ("mask_var", "donor", "sample", "depth", "n_jobs")}
         layer = None if given["layer"] == "X" else given["layer"]
-        return prepare_pseudobulk(adata, given["formula"], contrasts=contrasts, layer=layer, **chosen)
+        return prepare_pseudobulk(adata, given["formula"], groupby=groupby, contrasts=contrasts, layer=layer, **chosen)
 
     _run(ctx, given, prepare)
 
@@ -203,7 +203,7 @@ def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare) -> None:
 
 
 def _load(given: dict[str, Any], prepare: Prepare) -> tuple[ad.AnnData, Analysis[Any, Any]]:
-    from donorwise._batch.run import parse_contrast
+    from donorwise._batch.run import parse_contrast, parse_groupby
 
     logger.info("Reading %s.", given["source"])
     adata = read_source(given["source"])
@@ -211,7 +211,7 @@ def _load(given: dict[str, Any], prepare: Prepare) -> tuple[ad.AnnData, Analysis
         adata.donorwise.setup(donor=given["donor"])
     columns = [str(c) for c in adata.obs.columns]
     contrasts = [parse_contrast(text, columns) for text in given["contrast"]] or None
-    return adata, prepare(adata, contrasts)
+    return adata, prepare(adata, contrasts, parse_groupby(given["groupby"], columns))
 
 
 def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, Any]) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
+    from donorwise._typing import Groups
+
 
 @documented
 def calibration(
@@ -22,7 +24,7 @@ def calibration(
     *,
     key: str = keys.CALIBRATION,
     table: str = "levels",
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
 ) -> pd.DataFrame:
     """Return a table of :func:`donorwise.tl.calibrate`.
 
@@ -69,7 +71,7 @@ def influence(
     by: Literal["hit", "donor"] = "hit",
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     donor: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
@@ -125,7 +127,7 @@ def power(
     *,
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     expression: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Return what :func:`donorwise.tl.power` predicted as a tidy DataFrame.

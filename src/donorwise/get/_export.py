@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
+    from donorwise._typing import Groups, Label
+
 # what says "no evidence" in each column
 UNTESTED = {"statistic": 0.0, "estimate": 0.0, "log_fc": 0.0, "p_value": 1.0, "adj_p_value": 1.0}
 
@@ -30,7 +32,7 @@ def matrix(
     *,
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     fill: bool = True,
 ) -> pd.DataFrame:
@@ -117,7 +119,7 @@ def to_rank_genes_groups(
     *,
     key: str = keys.LMM,
     contrast: str | None = None,
-    group: str | None = None,
+    group: Label | None = None,
     key_added: str = keys.RANK_GENES_GROUPS,
 ) -> None:
     """Write the tests where scanpy looks for marker genes, so that ``sc.get`` and ``sc.pl`` read them.
@@ -177,7 +179,7 @@ def to_rank_genes_groups(
     adata.uns[key_added] = entry
 
 
-def _one_family(results: pd.DataFrame, *, contrast: str | None, group: str | None) -> tuple[pd.DataFrame, str]:
+def _one_family(results: pd.DataFrame, *, contrast: str | None, group: Label | None) -> tuple[pd.DataFrame, str]:
     """Rows to show, and the column that holds scanpy's groups."""
     if contrast is None and group is not None:
         return choose(results, "group", group), "contrast"
@@ -218,7 +220,7 @@ def to_varm(
     *,
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     columns: Sequence[str] = COLUMNS,
 ) -> None:
     """Write one DataFrame per contrast (and group) into ``varm``, where it follows subsets of features.

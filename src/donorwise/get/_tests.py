@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._anndata import keys, read_results, suggest
+from donorwise._core.engine.groups import group_names
 from donorwise._docs import documented
 from donorwise._typing import STATUSES, check_option
 from donorwise.errors import DataError
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
+    from donorwise._typing import Groups
 
-def choose(table: pd.DataFrame, column: str, wanted: str | Sequence[str] | None) -> pd.DataFrame:
+
+def choose(table: pd.DataFrame, column: str, wanted: Groups) -> pd.DataFrame:
     """Keep the rows whose categorical `column` is (one of) `wanted`; None keeps all of them.
+
+    A group may be named by a number, or by a level of each column that makes the groups (a tuple).
 
     Raises
     ------
@@ -28,15 +33,15 @@ def choose(table: pd.DataFrame, column: str, wanted: str | Sequence[str] | None)
     """
     if wanted is None:
         return table
-    names = [wanted] if isinstance(wanted, str) else [str(w) for w in wanted]
     known = table[column].cat.categories
+    names = group_names(wanted, known)
     for name in names:
         if name not in known:
             raise DataError(f"There is no {column} {name!r} in this result. {suggest(name, known)}")
     return table[table[column].isin(names)]
 
 
-def choose_all(table: pd.DataFrame, **wanted: str | Sequence[str] | None) -> pd.DataFrame:
+def choose_all(table: pd.DataFrame, **wanted: Groups) -> pd.DataFrame:
     """Keep the rows that are wanted in every column, tidied.
 
     Raises
@@ -84,7 +89,7 @@ def tests(
     *,
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     status: str | Sequence[str] | None = None,
     sort_by: str | None = "p_value",

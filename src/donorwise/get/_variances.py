@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
+    from donorwise._typing import Groups
+
 
 @documented
 def varcomp(
     adata: ad.AnnData,
     *,
     key: str = keys.LMM,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     term: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
@@ -64,7 +66,7 @@ def icc(
     adata: ad.AnnData,
     *,
     key: str = keys.LMM,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     term: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
@@ -103,7 +105,7 @@ def variance_partition(
     adata: ad.AnnData,
     *,
     key: str = keys.LMM,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     term: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
@@ -147,7 +149,7 @@ def ranef(
     variables: str | Sequence[str],
     *,
     key: str = keys.LMM,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     term: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Predict the random effects (BLUPs) of a few features: how far each donor lies from its arm.

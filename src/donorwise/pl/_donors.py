@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._typing import Groups
     from donorwise.pl._donors_arms import Areas
     from donorwise.pl._donors_data import Effect, Panel
 
@@ -50,7 +51,7 @@ def donors(
     *,
     condition: str | None = None,
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
     ncols: int | None = None,
     ax: Axes | None = None,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._typing import BoolArray, FloatArray
+    from donorwise._typing import BoolArray, FloatArray, Groups
 
 Value = Literal["effect", "statistic"]
 Order = Literal["cluster", "effect", "given"]
@@ -86,7 +86,7 @@ def heatmap(
     variables: str | Sequence[str] | None = None,
     *,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     value: Value = "effect",
     order: Order = "cluster",
     key: str = keys.LMM,

@@ -33,14 +33,13 @@ from donorwise.pl._style import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import anndata as ad
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from donorwise._anndata import InfluenceTables
+    from donorwise._typing import Groups
 
 _BELOW = " no hit above"
 _HEADROOM = 0.08  # above the largest p, of the height in logarithms: for the words on the dashed line
@@ -54,7 +53,7 @@ def influence(
     variable: str | None = None,
     *,
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
     n_donors: int = 40,
     n_labels: int = 10,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,8 @@ from donorwise.pl._style import (
     feature_names,
     finish,
     format_p,
+    group_colors,
     inches,
-    level_colors,
     outer_labels,
     panel_title,
     panels,
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._typing import Groups
+
 _LONGEST = 3.0
 """Beyond the farthest estimate, how many typical half intervals the axis may show: longer ones leave it."""
 
@@ -51,7 +53,7 @@ def forest(
     variables: str | Sequence[str] | None = None,
     *,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
     alpha: float = 0.05,
     n_variables: int = 20,
@@ -115,7 +117,7 @@ def forest(
     table, x_label = with_effects(tidy(choose(chosen, "contrast", contrast)), stored.params["log_base"])
     parts, column = _of_one(table) if len(names) == 1 else _of_several(table, names, str(contrast), n_variables)
     shown = pd.concat(parts.values())
-    colors = _own_colors(adata, stored.params, table) if column == "group" else {}
+    colors = group_colors(adata, stored, list(table["group"].cat.categories)) if column == "group" else {}
     tallest = max(len(part) for part in parts.values())
     figure, axes = panels(ax, len(parts), size=(5.2, 1.2 + 0.22 * tallest))
     for panel, (title, part) in zip(axes, parts.items(), strict=True):
@@ -157,12 +159,6 @@ def _of_several(
         tested = tested_parts(table, contrast)
         parts = {n: part.sort_values("p_value", kind="stable")[:n_variables] for n, part in tested.items()}
     return {panel_title(name, contrast): part for name, part in parts.items()}, "variable"
-
-
-def _own_colors(adata: ad.AnnData, params: dict[str, Any], table: pd.DataFrame) -> dict[str, str]:
-    groupby = params["groupby"]
-    has_colors = f"{groupby}{keys.COLORS_SUFFIX}" in adata.uns
-    return level_colors(adata, groupby, list(table["group"].cat.categories)) if has_colors else {}
 
 
 def _draw_forest(ax: Axes, part: pd.DataFrame, column: str, *, alpha: float, own: dict[str, str]) -> None:
@@ -208,7 +204,7 @@ def ranef(
     adata: ad.AnnData,
     variable: str,
     *,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     term: str | None = None,
     key: str = keys.LMM,
     ax: Axes | None = None,

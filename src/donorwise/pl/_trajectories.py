@@ -27,6 +27,7 @@ from donorwise._anndata import (
 from donorwise._anndata.recover import cells_again, fit_group
 from donorwise._core.design.contrasts import expected_rows
 from donorwise._core.design.terms import term_variables
+from donorwise._core.engine.groups import group_columns, in_group
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError
 from donorwise.get._tests import choose, present
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.fitted import LMMFit
+    from donorwise._typing import Groups
 
 VISITS_PER_DONOR = 20
 """A number with more values per donor is no visit: it differs from cell to cell."""
@@ -156,11 +158,10 @@ def _donors(
     adata: ad.AnnData, params: dict[str, Any], *, variable: str, group: str, x: str, condition: str | None
 ) -> pd.DataFrame:
     """Means of the cells per donor, arm and visit."""
-    donor, groupby = params["donor"], params["groupby"]
-    columns = list(dict.fromkeys(c for c in (donor, x, condition, groupby) if c))
+    donor, groupby = params["donor"], group_columns(params["groupby"])
+    columns = list(dict.fromkeys(c for c in (donor, x, condition, *groupby) if c))
     table = _values(adata, variable, columns, params["response"])
-    if groupby:
-        table = table[(table[groupby].astype(str) == group).to_numpy()]
+    table = table[in_group(table, groupby, group)]
     table = table[table[[c for c in (donor, x, condition, "value") if c]].notna().all(axis=1).to_numpy()]
     if table.empty:
         raise DataError(f"No cell of {group!r} is left to draw.")
@@ -247,7 +248,7 @@ def trajectories(
     *,
     x: str,
     condition: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
     ax: Axes | None = None,
     show: bool | None = None,

@@ -20,7 +20,7 @@ from donorwise.pl._style import (
     VERMILION,
     despine,
     finish,
-    level_colors,
+    group_colors,
     outer_labels,
     panels,
     say_empty,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, Groups
 
 FEW = 20
 """Up to this many features are drawn one by one."""
@@ -96,7 +96,7 @@ def icc(
     adata: ad.AnnData,
     *,
     term: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     key: str = keys.LMM,
     ax: Axes | None = None,
@@ -148,8 +148,7 @@ def icc(
         raise DataError("No model could be fitted: look at the status column of dw.get.tests.")
     columns = _columns(table, shown)
     figure, axes = panels(ax, 1, size=(5.8, 1.4 + 0.5 * len(columns)))
-    groupby = stored.params["groupby"]
-    colors = level_colors(adata, groupby, list(columns)) if f"{groupby}_colors" in adata.uns else {}
+    colors = group_colors(adata, stored, list(columns))
     draw_violins(axes[0], list(columns.values()), colors=[colors.get(name, BLUE) for name in columns], horizontal=True)
     _decorate(axes[0], columns, term=str(term))
     return finish(figure, axes, show=show, return_fig=return_fig)
@@ -184,7 +183,7 @@ NAMES = {FIXED: "fixed\neffects", RESIDUAL: "residual"}
 def variance_partition(
     adata: ad.AnnData,
     *,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     key: str = keys.LMM,
     ax: Axes | None = None,

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._typing import Groups
+
 _PANEL, _ALONE = (3.6, 3.3), (4.8, 4.2)  # inches of one of several panels, and of a single one
 _LOWEST_NAME = 0.08  # of the height of the axes: a line below this has no room for its name under it
 
@@ -54,7 +56,7 @@ def _read(adata: ad.AnnData, key: str, labels: str | Sequence[str]) -> tuple[Res
 
 
 def _chosen(
-    adata: ad.AnnData, stored: Results, *, contrast: str | None, group: str | Sequence[str] | None
+    adata: ad.AnnData, stored: Results, *, contrast: str | None, group: Groups
 ) -> tuple[str, dict[str, pd.DataFrame], str]:
     """The contrast to draw, its tested features in each group, and what their effects are called."""
     contrast = choose_contrast(adata, stored.results, contrast)
@@ -68,7 +70,7 @@ def volcano(
     adata: ad.AnnData,
     *,
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
     alpha: float = 0.05,
     n_labels: int = 10,
@@ -161,7 +163,7 @@ def ma(
     adata: ad.AnnData,
     *,
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
     alpha: float = 0.05,
     n_labels: int = 10,
@@ -218,7 +220,7 @@ def ma(
         adata,
         list(stored.results["variable"].cat.categories),
         response=stored.params["response"],
-        groupby=stored.params["groupby"],
+        groupby=stored.groupby,
         groups=list(tested),
     )
     parts = {name: _ma_points(part, means[name], alpha) for name, part in tested.items()}

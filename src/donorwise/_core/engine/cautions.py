@@ -70,7 +70,7 @@ def of_units(analysis: PseudobulkAnalysis) -> tuple[str, ...]:
 
     whole = None if analysis.groupby else analysis.tasks[0].design
     found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]
-    repeated = repeated_donors(units, analysis.groupby or None)
+    repeated = repeated_donors(units, analysis.groupby)
     if repeated and not has_donor_term(analysis.formula, units.donor):
         found.append(
             f"{repeated} donors have several units ({units.name}), and the formula takes them for replicates: a "
