@@ -9,11 +9,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from tests._batch import run
 
 import donorwise as dw
 from donorwise._core.engine.groups import group_columns, group_labels, group_names
 from donorwise.errors import DataError, DesignError
-from tests._batch import run
 
 MIXED = "~ condition + (1 | donor_id)"
 pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")

@@ -96,6 +96,9 @@ GROUPBY = click.option(
     help="Column of obs, such as the cell type: a model for each. Several (repeated, or with commas) make groups together.",
 )
 MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
+GENE_SYMBOLS = click.option(
+    "--gene-symbols", metavar="COLUMN", help="Column of var with symbols of the features, a column of the results too."
+)
 CONTRAST = click.option(
     "--contrast",
     multiple=True,

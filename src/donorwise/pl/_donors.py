@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, present
@@ -53,6 +54,7 @@ def donors(
     contrast: str | None = None,
     group: Groups = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     ncols: int | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -72,6 +74,7 @@ def donors(
         Contrast whose estimate to draw; None for all those of `condition`.
     {group_panels}
     {key}
+    {symbols}
     ncols
         Panels in a row, at least 1; None for as many as can be read.
     {ax}
@@ -110,7 +113,8 @@ def donors(
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
-    names = feature_names(variables)
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    names = symbols.find(feature_names(variables))
     table = choose(choose(stored.results, "variable", names), "group", group)
     if ncols is not None and ncols < 1:
         raise DataError(f"ncols={ncols} must be 1 or more.")
@@ -121,6 +125,7 @@ def donors(
         for name in names
         for g in groups
     ]
+    content = [replace(panel, variable=symbols.label(panel.variable)) for panel in content]
     figure, axes = panels(ax, len(content), size=_size(content), n_columns=ncols)
     drawn = [panel.donors if panel.arms else donor_points(panel) for panel in content]
     areas, single = areas_for(drawn), len(content) == 1

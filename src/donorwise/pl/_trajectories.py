@@ -23,6 +23,7 @@ from donorwise._anndata import (
     read_results,
     read_settings,
     response_of,
+    symbols_of,
 )
 from donorwise._anndata.recover import cells_again, fit_group
 from donorwise._core.design.contrasts import expected_rows
@@ -250,6 +251,7 @@ def trajectories(
     condition: str | None = None,
     group: Groups = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -269,6 +271,7 @@ def trajectories(
         labels that the model crosses with `x`, else the first labels in the model.
     {group_panels}
     {key}
+    {symbols}
     {ax}
     {show}
 
@@ -313,6 +316,9 @@ def trajectories(
             f"{key!r} is a result of dw.tl.pseudobulk; trajectories are drawn with the fixed effects of a mixed model: "
             "name a result of dw.tl.lmm with key=."
         )
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    variable = symbols.find_one(variable)
+    called = symbols.label(variable)
     table = choose(choose(stored.results, "variable", variable), "group", group)
     warn_of_lost_cells(adata, stored.params)
     groups = present(table, "group")
@@ -324,7 +330,7 @@ def trajectories(
     figure, axes = panels(ax, len(courses), size=(4.2, 3.4), alone=(5.6, 4.0))
     for panel, course in zip(axes, courses, strict=True):
         _draw(panel, course, colors=_colors(adata, course))
-        write_title(panel, variable if course.group == keys.ALL else f"{variable}, {course.group}")
+        write_title(panel, called if course.group == keys.ALL else f"{called}, {course.group}")
     unit = "log expression" if stored.params["response"] == keys.RESPONSE_X else stored.params["response"]
     outer_labels(axes, x=x, y=f"donor mean ({unit})")
     return finish(figure, axes, show=show, return_fig=return_fig)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._tests import choose, present
+from donorwise.get._tests import choose, meant, present
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -99,6 +99,7 @@ def icc(
     group: Groups = None,
     variables: str | Sequence[str] | None = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -113,6 +114,7 @@ def icc(
     {group_drawn}
     {variables_drawn}
     {key}
+    {symbols}
     ax
         Axes to draw in.
     {show}
@@ -142,6 +144,7 @@ def icc(
     check_is_anndata(adata)
     stored = read_results(adata, key)
     term = term if term is not None else next(iter(stored.icc["term"].astype(str)), None)
+    variables = meant(symbols_of(adata, gene_symbols, stored.params), variables)
     table = choose(choose(stored.icc, "term", term), "variable", variables)
     shown = choose(stored.results, "group", group)
     if not table["icc"][table["group"].isin(present(shown, "group"))].notna().any():
@@ -186,6 +189,7 @@ def variance_partition(
     group: Groups = None,
     variables: str | Sequence[str] | None = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -198,6 +202,7 @@ def variance_partition(
     {group_panels}
     {variables_drawn}
     {key}
+    {symbols}
     {ax}
     {show}
 
@@ -226,6 +231,7 @@ def variance_partition(
     check_is_anndata(adata)
     stored = read_results(adata, key)
     groups = present(choose(stored.results, "group", group), "group")
+    variables = meant(symbols_of(adata, gene_symbols, stored.params), variables)
     table = choose(stored.variance_partition, "variable", variables)
     table = table[table["group"].isin(groups) & table["fraction"].notna()]
     if table.empty:
