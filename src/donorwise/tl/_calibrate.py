@@ -12,6 +12,7 @@ from donorwise._anndata import check_free, check_is_anndata, copied, keys, write
 from donorwise._anndata.prepare import prepare_lmm, prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
+from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.results import told_reasons
 from donorwise._core.jobs import tqdm
 from donorwise._docs import documented
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.calibration import Calibration, Relabelling
-    from donorwise._typing import BoolArray, Ddf, FloatArray
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy
 
 logger = logging.getLogger("donorwise")
 
@@ -40,7 +41,7 @@ def calibrate(
     formula: str,
     contrast: Any,
     *,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     n_permutations: int = 100,
     permute: str | None = None,
     strata: str | Sequence[str] | None = None,
@@ -178,7 +179,7 @@ def calibrate(
         params={
             "formula": formula,
             "contrast": names[0],
-            "groupby": groupby or "",
+            "groupby": stored_columns(analysis.groupby),
             "permute": permute or "",
             "strata": ", ".join(strata),
             "ddf": ddf,

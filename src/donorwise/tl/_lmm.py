@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._typing import BoolArray, Ddf, FloatArray
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy
 
 
 @documented
@@ -25,7 +25,7 @@ def lmm(
     adata: ad.AnnData,
     formula: str,
     *,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     layer: str | None = None,
     obsm: str | None = None,
     obs_keys: str | Sequence[str] | None = None,

@@ -13,7 +13,7 @@ from donorwise.tl._run import fit_and_write
 if TYPE_CHECKING:
     import anndata as ad
 
-    from donorwise._typing import BoolArray
+    from donorwise._typing import BoolArray, GroupBy
 
 
 @documented
@@ -24,7 +24,7 @@ def pseudobulk(
     layer: str | None = "counts",
     donor: str | None = None,
     sample: str | None = None,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     mask_var: str | BoolArray | None = None,
     depth: str | None = None,
     normalize: Literal["tmm", "median_ratio", "depth"] = "tmm",
