@@ -28,6 +28,7 @@ logger = logging.getLogger("donorwise")
 
 # A number with more values than this per donor differs from cell to cell; with fewer it is a visit or a dose.
 _MANY_VALUES = 20
+(_UNIT,) = parse("~ 1 + (1 | unit)").bars
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,6 @@ def find_units(
 def with_units(design: Design, units: Units) -> Design:
     """The design of units, a pattern each, with the variance between units as one more random intercept."""
     used = np.flatnonzero(design.codes >= 0)
-    (bar,) = parse("~ 1 + (1 | unit)").bars
     term = RandomTerm(
         group=units.name,
         levels=tuple(units.labels(used)),
@@ -137,10 +137,10 @@ def with_units(design: Design, units: Units) -> Design:
         columns=("(Intercept)",),
         Z=np.ones((used.size, 1)),
         varying=(-1,),
-        bar=bar,
+        bar=_UNIT,
         at=(0,),
     )
-    parsed = replace(design.parsed, bars=(*design.parsed.bars, bar))
+    parsed = replace(design.parsed, bars=(*design.parsed.bars, _UNIT))
     return replace(design, parsed=parsed, random_terms=(*design.random_terms, term))
 
 
