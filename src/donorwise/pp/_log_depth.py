@@ -14,7 +14,7 @@ from donorwise._core.cells.size_factors import METHODS
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError, DonorwiseError
-from donorwise.pp._size_factors import counted_cells, find_factors
+from donorwise.pp._size_factors import check_cells, counts_of_cells, find_factors
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -79,11 +79,27 @@ def log_depth(
     True
     """
     check_is_anndata(adata)
+    if copy:
+        adata = copied(adata)
+    log_total = log_depths(adata, layer=layer, obs_key=obs_key, normalize=normalize, by=by, groupby=groupby)
+    adata.obs[key_added] = pd.Series(log_total - log_total.mean(), index=adata.obs_names)
+    return adata if copy else None
+
+
+def log_depths(
+    adata: ad.AnnData,
+    *,
+    layer: str | None,
+    obs_key: str | None = None,
+    normalize: str = "depth",
+    by: str | Sequence[str] | None = None,
+    groupby: str | None = None,
+) -> FloatArray:
+    """Logarithms of the (effective) depths of cells, (N,), not centred; see :func:`log_depth`."""
     check_option("normalize", normalize, METHODS)
     if normalize == "depth" and (by is not None or groupby is not None):
         raise DonorwiseError("by= and groupby= are for factors of units: give normalize='tmm' too, or leave them out.")
-    if copy:
-        adata = copied(adata)
+    check_cells(adata)
     total = _totals(adata, layer) if obs_key is None else _column(adata, obs_key)
     bad = ~(np.isfinite(total) & (total > 0))
     if bad.any():
@@ -94,11 +110,9 @@ def log_depth(
             "genes: obs_key=."
         )
     if normalize != "depth":
-        counts = counted_cells(adata, layer)
+        counts = counts_of_cells(adata, layer)
         total = find_factors(adata, counts, total, normalize, by=by, groupby=groupby).effective_depth
-    log_total = np.log(total)
-    adata.obs[key_added] = pd.Series(log_total - log_total.mean(), index=adata.obs_names)
-    return adata if copy else None
+    return np.log(total)
 
 
 def _totals(adata: ad.AnnData, layer: str | None) -> FloatArray:

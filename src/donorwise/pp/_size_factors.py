@@ -135,7 +135,7 @@ def size_factors(
         raise DonorwiseError(f"min_expected={min_expected!r} must be a number of counts, 0 or more.")
     if copy:
         adata = copied(adata)
-    response = counted_cells(adata, layer)
+    response = counts_of_cells(adata, layer)
     found = find_factors(
         adata, response, count_depth(adata, response, depth), method, by=by, groupby=groupby, min_expected=min_expected
     )
@@ -164,19 +164,24 @@ class CellFactors:
     groupby: str
 
 
-def counted_cells(adata: ad.AnnData, layer: str | None) -> Response:
-    """The matrix of counts, checked.
+def check_cells(adata: ad.AnnData) -> None:
+    """Raise where rows are not cells."""
+    if is_collapsed(adata):
+        raise DataError(
+            "These are collapsed rows, and depths belong to cells: call this before dw.pp.collapse, and name the new column "
+            "in covariates= there. dw.tl.pseudobulk normalises collapsed counts itself."
+        )
+
+
+def counts_of_cells(adata: ad.AnnData, layer: str | None) -> Response:
+    """The matrix of counts of cells, checked.
 
     Raises
     ------
     DataError
         It does not hold raw counts, or its rows are not cells.
     """
-    if is_collapsed(adata):
-        raise DataError(
-            "These are collapsed rows, and depths belong to cells: call this before dw.pp.collapse. dw.tl.pseudobulk "
-            "normalises collapsed counts itself."
-        )
+    check_cells(adata)
     response = resolve_response(adata, layer=layer)
     check_counts(response.matrix, response.text)
     return response
