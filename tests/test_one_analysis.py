@@ -76,7 +76,8 @@ def _command(path: Path, tool: str, formula: str, options: dict[str, Any]) -> tu
     out = path.with_name(f"{tool}.h5ad")
     arguments = [
         text
-        for name, value in options.items()
+        for name, given in options.items()
+        for value in (given if isinstance(given, list) else [given])
         for text in (["--ml"] if name == "reml" else [f"--{name.replace('_', '-')}", "X" if value is None else value])
     ]
     with listening() as said:
@@ -87,6 +88,8 @@ def _command(path: Path, tool: str, formula: str, options: dict[str, Any]) -> tu
 
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lmm": ("lmm", MIXED, {"groupby": "cell_type"}),
+    "lmm of groups of two columns": ("lmm", "~ condition + (1 | donor_id)", {"groupby": ["cell_type", "sex"]}),
+    "pseudobulk of groups of two columns": ("pseudobulk", "~ condition", {"groupby": ["sex", "cell_type"]}),
     "lmm of everything": ("lmm", MIXED, {"ddf": "kenward-roger", "reml": False}),
     "lmm of raw counts": ("lmm", "~ condition + (1 | donor_id)", {"layer": "counts", "mask_var": "some"}),
     "pseudobulk": ("pseudobulk", UNITS, {"groupby": "cell_type"}),

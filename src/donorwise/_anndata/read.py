@@ -10,6 +10,7 @@ import pandas as pd
 
 from donorwise._anndata import keys
 from donorwise._anndata.obs import computed, suggest
+from donorwise._core.engine.groups import group_columns
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ class Results:
     variance_partition: pd.DataFrame
     prior: pd.DataFrame | None = None
     size_factors: pd.DataFrame | None = None
+
+    @property
+    def groupby(self) -> tuple[str, ...]:
+        """The columns of obs that make the groups."""
+        return group_columns(self.params["groupby"])
 
     @property
     def of_counts(self) -> bool:

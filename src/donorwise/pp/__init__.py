@@ -11,4 +11,4 @@ __all__ = ["collapse", "log_depth", "merge_collapsed", "size_factors"]
 
 
 def __dir__() -> list[str]:
-    return ["__all__", *__all__]  # where Sphinx looks for the former
+    return sorted(__all__)

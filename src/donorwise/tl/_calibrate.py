@@ -12,6 +12,7 @@ from donorwise._anndata import check_free, check_is_anndata, copied, keys, write
 from donorwise._anndata.prepare import prepare_lmm, prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
+from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.results import told_reasons
 from donorwise._core.jobs import tqdm
 from donorwise._docs import documented
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.calibration import Calibration, Relabelling
-    from donorwise._typing import BoolArray, Ddf, FloatArray
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy
 
 logger = logging.getLogger("donorwise")
 
@@ -40,7 +41,7 @@ def calibrate(
     formula: str,
     contrast: Any,
     *,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     n_permutations: int = 100,
     permute: str | None = None,
     strata: str | Sequence[str] | None = None,
@@ -128,9 +129,10 @@ def calibrate(
     Notes
     -----
     The design decides what moves. A variable with one value per donor: donors exchange their labels.
-    A variable with several values per donor: the units inside each donor (its samples, where they are
-    a random term; else its values) exchange theirs, which for two values means to flip them or not, and
-    donors with one value stay as they are. Two arrangements that mirror each other count once.
+    A variable with several values per donor: all that a donor has of each value exchanges labels as a whole,
+    which for two values means to flip them or not, and donors with one value stay as they are; samples of
+    one value share the donor's response, so they never move one by one. Two arrangements that mirror each
+    other count once.
 
     Only the tested variable moves, all of its levels. Covariates such as sex or age stay with their
     donor: where they are unbalanced between the arms, `strata` keeps their relation to the labels. Where
@@ -177,7 +179,7 @@ def calibrate(
         params={
             "formula": formula,
             "contrast": names[0],
-            "groupby": groupby or "",
+            "groupby": stored_columns(analysis.groupby),
             "permute": permute or "",
             "strata": ", ".join(strata),
             "ddf": ddf,

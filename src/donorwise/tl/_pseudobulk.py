@@ -13,7 +13,7 @@ from donorwise.tl._run import fit_and_write
 if TYPE_CHECKING:
     import anndata as ad
 
-    from donorwise._typing import BoolArray
+    from donorwise._typing import BoolArray, GroupBy
 
 
 @documented
@@ -24,7 +24,7 @@ def pseudobulk(
     layer: str | None = "counts",
     donor: str | None = None,
     sample: str | None = None,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     mask_var: str | BoolArray | None = None,
     depth: str | None = None,
     normalize: Literal["tmm", "median_ratio", "depth"] = "tmm",
@@ -59,7 +59,9 @@ def pseudobulk(
     {layer_counts}
     donor, sample
         Columns of obs; taken from ``adata.donorwise.setup`` or known by their usual names if None. Samples
-        are units where ``sample`` is given, or where the formula has a term for the donor.
+        are units where ``sample`` is given, or where the formula has a term for the donor; without ``sample``
+        those of a donor with the same values of what the formula tells apart within donors are one unit, since
+        they share the donor's response.
     {groupby}
     {mask_var}
     {depth}

@@ -111,7 +111,7 @@ class Analysis(ABC, Generic[S, F]):
     Attributes
     ----------
     formula, groupby
-        As given; `groupby` is empty for none.
+        As given, and the columns that make the groups.
     response, log_base, weights
         Names of the matrix and of the weights, and the base of the logarithm that the values are (NaN for none).
     variables
@@ -139,7 +139,7 @@ class Analysis(ABC, Generic[S, F]):
     family: ClassVar[Family]
 
     formula: ParsedFormula
-    groupby: str
+    groupby: tuple[str, ...]
     response: str
     log_base: float
     weights: str
