@@ -252,6 +252,12 @@ def test_units_and_groups_are_as_asked(responding: ad.AnnData) -> None:
     assert grouped.uns["effective_depth"]["params"]["groupby"] == "cell_type"
     named = dw.pp.size_factors(responding, by=["donor_id", "condition"], groupby="cell_type", copy=True)
     pd.testing.assert_series_equal(named.obs["effective_depth"], grouped.obs["effective_depth"])
+    responding.obs["half"] = np.where(responding.obs["donor_id"].isin(["D01", "D02", "D03"]), "a", "b")
+    several = dw.pp.size_factors(responding, by=["donor_id", "condition"], groupby=["half", "cell_type"], copy=True)
+    assert several.uns["effective_depth"]["params"]["groupby"] == ["half", "cell_type"]
+    table = several.uns["effective_depth"]["size_factors"]
+    products = np.log(table["factor"]).groupby([table["half"], table["cell_type"]], observed=True).sum()
+    assert len(products) == 4 and abs(products).max() < 1e-12
 
 
 def test_depth_of_a_column_and_missing_values(responding: ad.AnnData) -> None:

@@ -19,7 +19,7 @@ from donorwise.pp._size_factors import check_cells, counts_of_cells, find_factor
 if TYPE_CHECKING:
     import anndata as ad
 
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, GroupBy
 
 
 @documented
@@ -30,7 +30,7 @@ def log_depth(
     obs_key: str | None = None,
     normalize: Literal["tmm", "median_ratio", "depth"] = "depth",
     by: str | Sequence[str] | None = None,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     key_added: str = "log_depth",
     copy: bool = False,
 ) -> ad.AnnData | None:
@@ -93,7 +93,7 @@ def log_depths(
     obs_key: str | None = None,
     normalize: str = "depth",
     by: str | Sequence[str] | None = None,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
 ) -> FloatArray:
     """Logarithms of the (effective) depths of cells, (N,), not centred; see :func:`log_depth`."""
     check_option("normalize", normalize, METHODS)

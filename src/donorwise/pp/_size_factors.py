@@ -27,6 +27,7 @@ from donorwise._core.cells.size_factors import METHODS, MIN_EXPECTED
 from donorwise._core.cells.size_factors import size_factors as compare
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.terms import label_codes, read_column
+from donorwise._core.engine.groups import group_columns, group_labels, stored_columns
 from donorwise._core.engine.pseudobulk import check_counts, tell_uncorrected
 from donorwise._docs import documented
 from donorwise._typing import ALL, check_option
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._anndata import Response
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import FloatArray, GroupBy, IntArray
 
 UNIT_ROLES = ("donor", "sample", "condition")
 """Roles whose columns tell units apart where `by` is not given."""
@@ -48,7 +49,7 @@ def size_factors(
     method: Literal["tmm", "median_ratio", "depth"] = "tmm",
     *,
     by: str | Sequence[str] | None = None,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     layer: str | None = "counts",
     depth: str | None = None,
     min_expected: float = MIN_EXPECTED,
@@ -82,8 +83,8 @@ def size_factors(
         sample and the condition, and `groupby`. Name all that may differ in composition: a donor's control and stimulated
         cells in one unit have one factor.
     groupby
-        Column of obs, such as the cell type: units are compared within its groups. None takes the column that is declared
-        or known to hold the cell type, unless `by` is given without it.
+        Column of obs, such as the cell type, or several: units are compared within its groups. None takes the column that
+        is declared or known to hold the cell type, unless `by` is given without it.
     {layer_counts}
     {depth}
     min_expected
@@ -144,7 +145,7 @@ def size_factors(
         params={
             "method": method,
             "by": list(found.by),
-            "groupby": found.groupby,
+            "groupby": stored_columns(found.groupby),
             "response": response.text,
             "depth": depth or "",
             "min_expected": float(min_expected),
@@ -156,12 +157,12 @@ def size_factors(
 
 @dataclass(frozen=True, slots=True)
 class CellFactors:
-    """Effective depths (N,) of cells, the table of their units, and the columns that made them (`groupby` ``""`` for none)."""
+    """Effective depths (N,) of cells, the table of their units, and the columns of the units and of the groups."""
 
     effective_depth: FloatArray
     table: pd.DataFrame
     by: tuple[str, ...]
-    groupby: str
+    groupby: tuple[str, ...]
 
 
 def check_cells(adata: ad.AnnData) -> None:
@@ -194,20 +195,20 @@ def find_factors(
     method: str,
     *,
     by: str | Sequence[str] | None,
-    groupby: str | None,
+    groupby: GroupBy,
     min_expected: float = MIN_EXPECTED,
 ) -> CellFactors:
     """Compare the units of every group, from one pass over the counts; see :func:`size_factors`."""
     units, group = _columns(adata, by, groupby)
-    names = list(dict.fromkeys([*units, *([group] if group else [])]))
+    names = list(dict.fromkeys([*units, *group]))
     codes, table = _units(obs_frame(adata, names), names)
     used, n = codes >= 0, len(table)
     (sums,) = accumulate(response.matrix, codes, n, (ADDED,), n_jobs=None)
     total = np.bincount(codes[used], weights=depth[used], minlength=n).astype(np.float64)
-    groups = table[group].astype(str).to_numpy() if group else np.full(n, ALL)
+    groups = group_labels(table, group) if group else pd.Categorical(np.full(n, ALL))
     factor, size, notes = np.ones(n), np.ones(n), {}
-    for name in dict.fromkeys(groups):
-        own = np.flatnonzero((groups == name) & (total > 0))
+    for code, name in enumerate(groups.categories):
+        own = np.flatnonzero((groups.codes == code) & (total > 0))
         found = compare(sums.total[own, 0], total[own], method, min_expected=min_expected)
         factor[own], notes[name] = found.values, found.note
         effective = total[own] * found.values
@@ -222,21 +223,21 @@ def find_factors(
     return CellFactors(np.where(used, depth * factor[codes], depth), table, tuple(units), group)
 
 
-def _columns(adata: ad.AnnData, by: str | Sequence[str] | None, groupby: str | None) -> tuple[list[str], str]:
-    """Columns of the units, and that of the groups (empty for none)."""
+def _columns(adata: ad.AnnData, by: str | Sequence[str] | None, groupby: GroupBy) -> tuple[list[str], tuple[str, ...]]:
+    """Columns of the units, and of the groups."""
     roles = {name: role.column for name, role in find_roles(adata).items()}
-    cell_type = roles.get("cell_type", "")
+    given, cell_type = group_columns(groupby), roles.get("cell_type", "")
     if by is not None:
         units = [by] if isinstance(by, str) else list(by)
         if not units:
             raise DesignError("by= names no column: name the donor, and what splits it.")
-        return units, groupby or (cell_type if cell_type in units else "")
+        return units, given or ((cell_type,) if cell_type in units else ())
     if not roles.get("donor"):
         raise DesignError(
             "Which column of obs is the donor is not known: give by=, or declare it once with "
             "adata.donorwise.setup(donor=...)."
         )
-    return [roles[name] for name in UNIT_ROLES if roles.get(name)], groupby or cell_type
+    return [roles[name] for name in UNIT_ROLES if roles.get(name)], given or ((cell_type,) if cell_type else ())
 
 
 def _units(obs: pd.DataFrame, names: Sequence[str]) -> tuple[IntArray, pd.DataFrame]:
