@@ -185,11 +185,13 @@ class Derivatives:
         return float(2 * (c @ self.Phi @ c) ** 2 / (gradient @ A @ gradient))
 
     def satterthwaite_f(self, L: np.ndarray, kept: np.ndarray) -> tuple[float, float]:
-        """F and its df by the eigenvectors of the covariance of L beta (Fai and Cornelius 1996)."""
+        """F and its df by the eigenvectors of the covariance of L beta (Fai and Cornelius 1996); of one row, those of t."""
         values, vectors = np.linalg.eigh(L @ self.Phi @ L.T)
         rows = vectors.T @ L
         squared_t = (rows @ self.beta) ** 2 / values
         df = np.array([self.satterthwaite(row, kept) for row in rows])
+        if len(L) == 1:
+            return float(squared_t[0]), float(df[0])
         E = (df / (df - 2)).sum()
         return float(squared_t.mean()), float(2 * E / (E - len(L))) if (df > 2).all() else 2.0
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, Groups
 
 
 @documented
@@ -42,7 +42,7 @@ def power(
     moderated: bool | None = None,
     key: str = keys.LMM,
     contrast: Any = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     contrasts: Any = None,
     weights: FloatArray | None = None,
     n_jobs: int | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.arms import CHANGE, Arms
+from donorwise._core.design.cover import remainder
 from donorwise._core.design.design import combine
 from donorwise._core.design.evaluate import check_design
 from donorwise._core.design.replicates import is_fixed, random_levels
@@ -54,7 +55,7 @@ def unreplicated(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterat
     if inside is None:
         yield f"`{donors.name}` has no random intercept, so its cells count as replicates; add `(1 | {name})`."
         return
-    repeated = [a.contrast for a in _donor_level(arms) if _counts_repeatedly(design, a.contrast, donors, inside)]
+    repeated = counted_repeatedly(design, arms, donors, inside)
     if repeated:
         yield (
             f"`{donors.name}` has no random intercept: {_few(repeated)} would take the {len(inside.levels):,} levels of "
@@ -93,14 +94,21 @@ def few_donors(arms: Iterable[Arms]) -> Iterator[str]:
 def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: Crossing | None = None) -> Iterator[str]:
     """Contrasts within donors that are taken to be the same in every donor; `samples` are those of the rows in use."""
     group = ":".join(quote(part) for part in donors.name.split(":"))
-    for names, own in _uncovered(arms).items():
+    for names, own in uncovered_within(arms).items():
         alone = len(names) == 1
         one, several = (
             "no random term lets its effect differ between donors",
             "no random term lets their effects differ",
         )
         units = next((a.units for a in own if a.units), "")
-        if units:
+        advice = _advice(design, names, donors, samples)
+        if units and not any(name in design.numeric_means for name in names):
+            risk = (
+                f"`{units}` takes the several levels that a donor has at one value of {listing(names)} for replicates of "
+                "its response, and more donors do not help"
+            )
+            advice += f"; `{units}` can stay besides"
+        elif units:
             risk = f"`{units}` takes the visits of a donor for replicates of a slope, and more donors do not help"
         else:
             risk = (
@@ -109,13 +117,13 @@ def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: Cro
             )
         yield (
             f"{listing(names)} {'varies' if alone else 'vary'} within donors ({_few([a.contrast for a in own])}) and "
-            f"{one if alone else several}: {risk}; add {_advice(design, names, donors, samples)}."
+            f"{one if alone else several}: {risk}; add {advice}."
         )
 
 
 def technical(design: Design, arms: Iterable[Arms], donors: Donors, samples: Crossing | None = None) -> Iterator[str]:
     """Batches that donors are spread over: only tests of the batch itself take it to act alike in every donor."""
-    for names, own in _uncovered(arms).items():
+    for names, own in uncovered_within(arms).items():
         yield (
             f"{listing(names)} varies within donors. That concerns tests of {listing(names)} itself "
             f"({_few([a.contrast for a in own])}), which would need {_advice(design, names, donors, samples)}; the other contrasts need "
@@ -128,7 +136,7 @@ def is_technical(arm: Arms, batch: str | None) -> bool:
     return len(arm.variables) == 1 and (arm.variables[0] == batch or _TECHNICAL.search(arm.variables[0]) is not None)
 
 
-def _uncovered(arms: Iterable[Arms]) -> dict[tuple[str, ...], list[Arms]]:
+def uncovered_within(arms: Iterable[Arms]) -> dict[tuple[str, ...], list[Arms]]:
     """Coefficients that no random term lets differ between donors, by what varies within donors."""
     grouped: dict[tuple[str, ...], list[Arms]] = {}
     for arm in arms:
@@ -298,6 +306,11 @@ def _inside_donors(design: Design, donors: Donors) -> RandomTerm | None:
     return min(inside, key=lambda t: len(t.levels), default=None)
 
 
+def counted_repeatedly(design: Design, arms: Iterable[Arms], donors: Donors, inside: RandomTerm) -> list[str]:
+    """The comparisons of donors that rest on several levels of `inside` from each of them."""
+    return [a.contrast for a in _donor_level(arms) if _counts_repeatedly(design, a.contrast, donors, inside)]
+
+
 def _counts_repeatedly(design: Design, contrast: str, donors: Donors, inside: RandomTerm) -> bool:
     """Whether a comparison of donors rests on several levels of `inside` from each of them.
 
@@ -310,9 +323,7 @@ def _counts_repeatedly(design: Design, contrast: str, donors: Donors, inside: Ra
     kept = [j for j, k in enumerate(design.varying) if k < 0]
     sums = np.stack([np.bincount(inside.codes, weights=design.X[:, j], minlength=n_units) for j in kept], axis=1)
     X = sums / np.bincount(inside.codes, minlength=n_units)[:, None]
-    j = kept.index(design.fixed_names.index(contrast))
-    others = np.delete(X, j, axis=1)
-    rest = (X[:, j] - others @ np.linalg.lstsq(others, X[:, j], rcond=None)[0]) ** 2
+    rest = remainder(X, kept.index(design.fixed_names.index(contrast))) ** 2
     largest = pd.Series(rest).groupby(donor).max().sum()
     return bool(largest < _ONE_UNIT * rest.sum())
 

@@ -188,13 +188,22 @@ def _count(entry: IntArray, pattern: IntArray, donor: IntArray, depth: FloatArra
 
 
 def random_levels(design: Design, donors: Donors) -> bool:
-    """Whether some random intercept has the donors as its levels."""
-    return any(
-        "(Intercept)" in t.columns
-        and len(t.levels) == len(donors.levels)
-        and constant(donors.rows.donor, t.codes[donors.rows.pattern], len(t.levels))
+    """Whether the random terms give every donor a level of its own: an intercept, or one for each level of a factor."""
+    own = [
+        t.Z
         for t in design.random_terms
-    )
+        if len(t.levels) == len(donors.levels)
+        and constant(donors.rows.donor, t.codes[donors.rows.pattern], len(t.levels))
+    ]
+    return bool(own) and _spans_constant(np.hstack(own))
+
+
+def _spans_constant(Z: FloatArray) -> bool:
+    """Whether some combination of columns is one everywhere."""
+    ones = np.ones(len(Z))
+    scale = np.abs(Z).max(axis=0, initial=0.0)
+    scaled = Z / np.where(scale > 0, scale, 1.0)
+    return bool(np.allclose(scaled @ np.linalg.lstsq(scaled, ones, rcond=None)[0], ones, atol=1e-9))
 
 
 def is_fixed(design: Design, donors: Donors) -> bool:
