@@ -13,7 +13,8 @@ from donorwise._core.design.arms import CHANGE, Arms
 from donorwise._core.design.cover import remainder
 from donorwise._core.design.design import combine
 from donorwise._core.design.evaluate import check_design
-from donorwise._core.design.replicates import is_fixed, random_levels
+from donorwise._core.design.replicates import is_fixed, random_levels, spans_constant
+from donorwise._core.design.slopes import slope_of
 from donorwise._core.design.terms import quote, term_variables
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
@@ -150,7 +151,7 @@ def _advice(design: Design, names: Sequence[str], donors: Donors, samples: Cross
     group = ":".join(quote(part) for part in donors.name.split(":"))
     numeric = [v for v in names if v in design.numeric_means]
     if numeric:
-        return _slopes(numeric, group, random_levels(design, donors))
+        return _slopes([slope_of(design, donors, v) for v in numeric], group, random_levels(design, donors))
     inside = f"`(1 | {':'.join([group, *(quote(v) for v in names)])})`"
     if samples is None or not _same_units(design, names, donors, samples):
         return inside
@@ -172,10 +173,10 @@ def _same_units(design: Design, names: Sequence[str], donors: Donors, samples: C
 
 def _slopes(names: list[str], group: str, has_intercept: bool) -> str:
     """Random slopes without correlations, which moderated tests can take, in words."""
-    together = f"`({' + '.join(map(quote, names))} || {group})`"
+    together = f"`({' + '.join(names)} || {group})`"
     if not has_intercept:
         return together
-    alone = " + ".join(f"(0 + {quote(name)} | {group})" for name in names)
+    alone = " + ".join(f"(0 + {name} | {group})" for name in names)
     return f"`{alone}`, which with `(1 | {group})` is {together}"
 
 
@@ -277,7 +278,7 @@ def count_scale(arms: Sequence[Arms], layer: str) -> Iterator[str]:
         )
 
 
-def cell_level(arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
+def cell_level(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
     """Numbers that differ from cell to cell, without a random slope."""
     own = [a for a in arms if a.cell_level and not a.covered]
     if not own:
@@ -286,7 +287,7 @@ def cell_level(arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
     text = f"{_few([a.contrast for a in own])} {verb} from cell to cell; a test of such a slope takes it to be the same in every donor"
     if donors.rows.n_rows < _MANY_ROWS * len(donors.levels):
         names = dict.fromkeys(v for a in own for v in a.within)
-        slopes = " + ".join(f"(0 + {quote(v)} | {group})" for v in names)
+        slopes = " + ".join(f"(0 + {slope_of(design, donors, v)} | {group})" for v in names)
         text += f". If the rows are visits or samples and not cells, add `{slopes}`"
     yield f"{text}."
 
@@ -300,7 +301,7 @@ def _inside_donors(design: Design, donors: Donors) -> RandomTerm | None:
     inside = [
         t
         for t in design.random_terms
-        if "(Intercept)" in t.columns
+        if spans_constant(t)
         and combine([(t.codes, len(t.levels)), (donor, len(donors.levels))], len(donor))[1] == len(t.levels)
     ]
     return min(inside, key=lambda t: len(t.levels), default=None)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from donorwise._core.cells.collapsed_rows import merge_rows
 from donorwise._core.design.design import RandomTerm, combine, first_rows
-from donorwise._core.design.formula import Bar, ParsedFormula, parse
+from donorwise._core.design.formula import Bar, ParsedFormula
 from donorwise._core.design.terms import check_column, check_obs, read_column
 from donorwise._core.models.lograte.units import Depths
 from donorwise._core.wording import listing
@@ -135,7 +135,7 @@ def with_units(design: Design, units: Units) -> Design:
         Z=np.ones((used.size, 1)),
         varying=(-1,),
     )
-    parsed = replace(design.parsed, bars=(*design.parsed.bars, *parse("~ 1 + (1 | unit)").bars))
+    parsed = design.parsed.with_intercept(units.columns)
     return replace(design, parsed=parsed, random_terms=(*design.random_terms, term))
 
 
