@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 import donorwise as dw
+from donorwise._anndata import read_results
+from donorwise._batch.report import summarise
 from donorwise._core.design.audit import audit
 from donorwise._core.design.build import build_design
 from donorwise._core.design.exchange import find_exchange
@@ -209,6 +211,52 @@ def test_units_that_count_as_replicates(
     assert len(found) == len(texts)
     for text, own in zip(texts, found, strict=True):
         assert text in own
+
+
+@pytest.fixture(scope="module")
+def two_pairs() -> ad.AnnData:
+    """Two donors in both conditions; a fifth of the genes respond."""
+    adata = cohort(n_donors=2, n_samples=1, n_cells=80, response=0.1, seed=4)
+    adata.X[adata.obs["condition"] == "stim", :60] += 1.5
+    return adata
+
+
+PAIRED = "~ condition + (1 | donor) + (1 | donor:condition)"
+
+
+def test_two_pairs_have_nothing_but_the_prior(two_pairs: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    """The audit, the params, the report, influence and power say so; Kenward-Roger finds next to nothing."""
+    (text,) = warned(dw.tl.lmm, two_pairs, PAIRED)
+    assert "nothing but the prior that features share carries a moderated test of it" in text
+    found = int((dw.get.tests(two_pairs)["adj_p_value"] < 0.05).sum())
+    assert found > 40
+    assert read_results(two_pairs, "lmm").params["carried_by_prior"] == {"all": "condition[T.stim]"}
+    assert "all: nothing but the prior that features share carries" in summarise(two_pairs, "lmm")
+    with caplog.at_level("INFO", logger="donorwise"):
+        dw.tl.influence(two_pairs, progress=False)
+    assert f"{found} of {found} hits have no test without any one of their donors" in caplog.text
+    assert "hang on one donor" not in caplog.text
+    texts = warned(dw.tl.power, two_pairs, n_donors=(2, 8), n_cells=100)
+    assert any(t.startswith("condition[T.stim]: the fitted study (2 donors) says next to nothing") for t in texts)
+    assert any(t.startswith("n_donors of 2: nothing but the prior") for t in texts)
+    assert not any(t.startswith("n_donors of 8") for t in texts)
+    dw.tl.lmm(two_pairs, PAIRED, ddf="kenward-roger", progress=False, key_added="kr")
+    assert int((dw.get.tests(two_pairs, key="kr")["adj_p_value"] < 0.05).sum()) == 0
+    assert "carried_by_prior" not in two_pairs.uns["kr"]["params"]
+    dw.tl.pseudobulk(two_pairs, "~ condition + (1 | donor)", progress=False)
+    assert read_results(two_pairs, "pseudobulk").params["carried_by_prior"] == {"all": "condition[T.stim]"}
+
+
+def test_one_donor_against_one_is_refused_and_against_two_is_warned_about(repeated: ad.AnnData) -> None:
+    adata = repeated[repeated.obs["donor"].isin(["P0", "P7"])].copy()
+    for tool, formula in ((dw.tl.lmm, "~ arm + (1 | donor)"), (dw.tl.pseudobulk, "~ arm")):
+        with pytest.raises(DesignError):
+            tool(adata, formula, progress=False)
+    adata = repeated[repeated.obs["donor"].isin(["P0", "P6", "P7"])].copy()
+    (text,) = warned(dw.tl.lmm, adata, "~ arm + (1 | donor)")
+    assert "compares 2 donors with 1" in text or "compares 1 donor with 2" in text
+    assert "nothing but the prior" in text
+    assert read_results(adata, "lmm").params["carried_by_prior"] == {"all": "arm[T.b]"}
 
 
 @pytest.fixture(scope="module")

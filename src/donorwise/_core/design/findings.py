@@ -30,6 +30,10 @@ _TECHNICAL = re.compile(
 )
 _DEPTH_SPREAD = 0.1  # standard deviation among donors of log mean depth above which means are seen to drift
 _COLLINEAR = 0.9  # share of a donor-level effect that the others explain
+_PRIOR_ALONE = (
+    ", and with one degree of freedom of its own nothing but the prior that features share carries a moderated test of it "
+    "(Kenward-Roger finds next to nothing)"
+)
 _FEW = 3  # donors in an arm
 _MANY_ROWS = 20  # rows of a donor from which on they are taken to be cells and not visits
 _ONE_UNIT = (
@@ -89,7 +93,14 @@ def few_donors(arms: Iterable[Arms]) -> Iterator[str]:
         else:
             text = f"is seen within {_count(n)}"
         verdict = "one donor cannot show how much donors differ" if n == 1 else "the result can hang on a single donor"
-        yield f"{arm.contrast} {text}: {verdict}."
+        yield f"{arm.contrast} {text}: {verdict}{_PRIOR_ALONE if _own_df(arm) == 1 else ''}."
+
+
+def _own_df(arm: Arms) -> float:
+    """Degrees of freedom that the donors of an arm leave a comparison of donors, or one within each of them."""
+    if arm.kind in ("between-donor", CHANGE):
+        return sum(arm.donors) - 2
+    return arm.n_both - 1 if arm.kind == "within-donor" else np.inf
 
 
 def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: Crossing | None = None) -> Iterator[str]:
