@@ -315,7 +315,10 @@ def test_few_donors_and_confounding_are_told(case: str, groupby: str | None, say
     ("options", "says"),
     [
         ({"groupby": "celltype"}, r"^groupby='celltype' is not a column of obs; did you mean `cell_type`\?$"),
-        ({"groupby": ["cell_type", "celltype"]}, r"^groupby='celltype' is not a column of obs; did you mean `cell_type`\?$"),
+        (
+            {"groupby": ["cell_type", "celltype"]},
+            r"^groupby='celltype' is not a column of obs; did you mean `cell_type`\?$",
+        ),
         ({"donor": "zz"}, "^donor='zz' is not a column of obs; it has"),
         ({"sample": "zz"}, "^sample='zz' is not a column of obs; it has"),
     ],
