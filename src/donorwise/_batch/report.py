@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys, list_results, read_results
-from donorwise._batch.files import read_source, replaced
+from donorwise._batch.files import read_source, write_figure
 from donorwise._batch.run import results_anndata
+from donorwise._core.files import real
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 
@@ -75,6 +76,7 @@ def _params(path: Path) -> dict[str, Any]:
     """Formula and command from the record beside the table, where there is one."""
     import yaml
 
+    path = real(path)
     record = path.with_name(f"{path.name}.run.yaml")
     try:
         content = yaml.safe_load(record.read_text(encoding="utf-8"))
@@ -195,8 +197,7 @@ def draw_volcanoes(adata: ad.AnnData, key: str, folder: Path, *, alpha: float = 
             adata, contrast=contrast, group=groups, key=key, alpha=alpha, show=False, return_fig=True
         )
         path = folder / f"volcano_{_file_name(str(contrast), written)}.png"
-        with replaced(path) as temporary:
-            figure.savefig(temporary, dpi=150, bbox_inches="tight")
+        write_figure(figure, path)
         written.append(path)
     return written
 
