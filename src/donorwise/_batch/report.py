@@ -42,7 +42,7 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
     missing = [c for c in keys.RESULT_COLUMNS if c not in table.columns]
     if missing:
         raise DataError(f"{path} is no table of results: it lacks the columns {', '.join(missing)}.")
-    params = {"response": keys.RESPONSE_X} | _params(path) | {"log_base": _log_base(table)}
+    params = {"response": keys.RESPONSE_X} | _params(path)
     features = table.astype({"variable": str}).drop_duplicates("variable").set_index("variable")
     adata = results_anndata({keys.RESULTS: table}, params, features.index)
     for column in set(table.columns) - set(keys.RESULT_COLUMNS):  # symbols, where the command wrote them
@@ -69,12 +69,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
     for column in set(table.columns) & set(keys.RESULT_COLUMNS) - {"variable", "group", "contrast", "status"}:
         table[column] = np.array(table[column].replace("", "nan"), dtype=np.float64)
     return table.astype({column: np.int64 for column in ("n_donors", "n_obs") if column in table})
-
-
-def _log_base(table: pd.DataFrame) -> float:
-    """Base of the logarithm that the response is, from what takes an estimate to log2 units; NaN for none."""
-    known = table[table["log_fc"].notna() & table["estimate"].abs().gt(0)]
-    return float(2 ** (known["log_fc"] / known["estimate"]).median()) if len(known) else float("nan")
 
 
 def _params(path: Path) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def audit(source: Path, formula: str, donor: str | None) -> None:
     help="Columns of obs that differ from cell to cell, such as log_depth.",
 )  # fmt: skip
 @click.option("--layer", help="Layer to collapse; X if absent.")
+@options.add(options.LOG_BASE)
 @click.option(
     "--counts-layer", help="Layer of raw counts, for donorwise pseudobulk; --log-depth takes counts if absent."
 )
@@ -79,7 +80,7 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
     from donorwise._batch.cohorts import add_log_depth, collapse_sources, survey
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    chosen = {name: given[name] for name in ("by", "covariates", "layer", "counts_layer", "n_jobs")}
+    chosen = {name: given[name] for name in ("by", "covariates", "layer", "log_base", "counts_layer", "n_jobs")}
     given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         sources = [survey(path, layer=given["layer"], block_size=given["block_size"]) for path in given["source"]]
@@ -156,6 +157,7 @@ _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, o
 @click.option("--layer", help="Layer of log-normalised values; X if absent.")
 @click.option("--obsm", help="Table of scores in obsm, to be modelled instead of X.")
 @click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
+@options.add(options.LOG_BASE)
 @click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
 @click.option("--counts-layer", default="counts", show_default=True, help="Layer of raw counts, for --log-depth.")
 @options.add(options.LOG_DEPTH, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
@@ -169,7 +171,7 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
         from donorwise._anndata.prepare import prepare_lmm
         from donorwise._core.engine.analysis import Options
 
-        chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "n_jobs")}
+        chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "log_base", "n_jobs")}
         options = Options(given["ddf"], reml=not given["ml"])
         if given["log_depth"]:
             from donorwise import pp

@@ -159,7 +159,7 @@ def heatmap(
     if isinstance(contrast, str) or (contrast is None and len(table["group"].cat.categories) > 1):
         contrast = choose_contrast(adata, table, contrast)
     table = tidy(choose(table, "contrast", contrast))
-    table, unit = with_effects(table, stored.params["log_base"])
+    table, unit = with_effects(table)
     table = table.assign(significant=passes(table, alpha, min_log_fc))
     columns = _top(table, n_variables) if names is None else [symbols.label(name) for name in names]
     grid, title = _grid(table, columns, value)

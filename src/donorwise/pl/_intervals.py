@@ -12,7 +12,7 @@ from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get import ranef as predict
 from donorwise.get._tests import choose, passes, tidy
-from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, with_effects
+from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, with_intervals
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -120,7 +120,7 @@ def forest(
     chosen, names = symbols.rename(chosen), [symbols.label(name) for name in names]
     if len(names) != 1:
         contrast = _single(adata, chosen, contrast)
-    table, x_label = with_effects(tidy(choose(chosen, "contrast", contrast)), stored.params["log_base"])
+    table, x_label = with_intervals(tidy(choose(chosen, "contrast", contrast)))
     parts, column = _of_one(table) if len(names) == 1 else _of_several(table, names, str(contrast), n_variables)
     shown = pd.concat(parts.values())
     colors = group_colors(adata, stored, list(table["group"].cat.categories)) if column == "group" else {}

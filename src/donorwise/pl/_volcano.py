@@ -65,7 +65,7 @@ def _chosen(
     """The contrast to draw, its tested features in each group, and what their effects are called."""
     contrast = choose_contrast(adata, stored.results, contrast)
     table = choose(choose(stored.results, "contrast", contrast), "group", group)
-    table, name = with_effects(table, stored.params["log_base"])
+    table, name = with_effects(table)
     return contrast, tested_parts(table, contrast), name
 
 

@@ -28,9 +28,9 @@ _SINGLE_CELLS = (
 
 
 def of_cells(
-    analysis: LmmAnalysis, *, raw_counts: bool, depth: FloatArray | None, roles: Mapping[str, str]
+    analysis: LmmAnalysis, *, raw_counts: bool, scale: str, depth: FloatArray | None, roles: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Counts taken for logarithms, the serious findings of the audit, groups with few donors, and cells left out.
+    """Values that are no logarithms, the serious findings of the audit, groups with few donors, and cells left out.
 
     Parameters
     ----------
@@ -38,13 +38,15 @@ def of_cells(
         What will be fitted.
     raw_counts
         Whether the responses look like raw counts.
+    scale
+        What else is to be told of their scale; empty for nothing.
     depth
         Shape (N,). Sequencing depth of each cell, if known.
     roles
         Columns of the sample and of the batch, where known.
     """
     tasks, obs, donor = analysis.tasks, analysis.obs, analysis.donor
-    found = [_RAW_COUNTS.format(analysis.response)] if raw_counts else []
+    found = [_RAW_COUNTS.format(analysis.response)] if raw_counts else [scale] if scale else []
     if len(tasks) == 1 and tasks[0].design is not None:
         found += audit_design(tasks[0].design, obs, depth=depth, donor=donor, **roles).warnings
     else:
