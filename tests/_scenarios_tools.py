@@ -169,6 +169,16 @@ def pseudobulk_case_control(folder: Path) -> Any:
 
 
 @scenario
+def pseudobulk_of_depths(folder: Path) -> Any:
+    """What pseudobulk gave before depths were normalised: the numbers of 0.1's code, to the recordings' tolerance."""
+    paired, formula = simulated("paired"), "~ condition + (1 | donor_id)"
+    return {
+        "case-control": pseudobulk(simulated(), groupby="cell_type", normalize="depth"),
+        "paired": pseudobulk(paired, formula, sample="sample_id", groupby="cell_type", normalize="depth"),
+    }
+
+
+@scenario
 def pseudobulk_paired(folder: Path) -> Any:
     adata = simulated("paired")
     pseudobulk(adata, "~ condition", key_added="no_donor_term")

@@ -192,7 +192,17 @@ def test_units_that_are_all_scarce_keep_their_depths() -> None:
     counts = drawn([50.0] * 4)
     found = size_factors(counts, counts.sum(axis=1), "tmm")
     np.testing.assert_array_equal(found.values, 1.0)
-    assert "units but one have counts in fewer" in found.note or "all units have counts in fewer" in found.note
+    assert found.note.endswith(
+        "of 4 units have counts in fewer than 100 genes that they can be compared in, so none is corrected"
+    )
+
+
+def test_most_units_must_be_comparable() -> None:
+    counts = drawn([1e5] * 5)
+    counts[[0, 2, 4], 20:] = 0
+    found = size_factors(counts, counts.sum(axis=1), "tmm")
+    np.testing.assert_array_equal(found.values, 1.0)
+    assert found.note.startswith("3 of 5 units")
 
 
 def test_equal_units_and_one_unit_have_ones() -> None:
@@ -401,7 +411,7 @@ def test_few_genes_keep_their_depths_which_is_told_once(
     panel = responding[:, :60].copy()
     _tests(panel, groupby="cell_type")
     said = [r.getMessage() for r in caplog.records if "leaves depths" in r.getMessage()]
-    assert said == ["'tmm' leaves depths as they are: B, T: 60 genes with counts are too few to compare units in."]
+    assert said == ["'tmm' leaves depths as they are. B, T: 60 genes with counts are too few to compare units in."]
     assert (panel.uns["pseudobulk"]["size_factors"]["factor"] == 1).all()
     with pytest.raises(DonorwiseError, match="normalize='TMM' is not an option; choose one of 'tmm'"):
         _tests(panel, normalize="TMM")
