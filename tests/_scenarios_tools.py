@@ -170,7 +170,7 @@ def pseudobulk_case_control(folder: Path) -> Any:
 
 @scenario
 def pseudobulk_of_depths(folder: Path) -> Any:
-    """What pseudobulk gave before depths were normalised: the numbers of 0.1's code, to the recordings' tolerance."""
+    """Depths as they are: what pseudobulk gave before they were normalised."""
     paired, formula = simulated("paired"), "~ condition + (1 | donor_id)"
     return {
         "case-control": pseudobulk(simulated(), groupby="cell_type", normalize="depth"),
