@@ -77,7 +77,7 @@ def size_factors(
     sizes, n_genes = _SIZES[method](UnitCounts(present, total, min_expected))
     known = n_genes >= FEWEST_GENES
     n, unknown = known.size, int((~known).sum())
-    few = f"{unknown} of {n} units have counts in fewer than {FEWEST_GENES} genes that they can be compared in"
+    few = f"in {unknown} of {n} units fewer than {FEWEST_GENES} genes have enough counts to be compared"
     if 2 * unknown > n or n - unknown < 2:
         return SizeFactors(none, f"{few}, so none is corrected")
     log_factor = np.zeros(n)
