@@ -12,8 +12,8 @@ the depth, although nothing happened to it. The trimmed mean of M-values (Robins
 The median of ratios (Anders and Huber 2010, Genome Biology 11:R106) is that over genes of C_k to the gene's geometric mean.
 
 Both look at genes with counts in both units, which in a shallow unit are those that happened to be counted: over all genes
-the factor of a unit with a tenth of the depth is 10% too large, with a fiftieth 40%, and so would be all its log rates too
-small. So a gene is used for a unit only where its mean share of the counts makes some be expected there.
+the factor of a unit with a tenth of the depth is 13% too large, with a fiftieth 44%, and all its rates would be too low. So
+a gene is used for a unit only where its mean share of the counts makes some be expected there.
 """
 
 from __future__ import annotations
