@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._batch.files import OutputError, fingerprint, read_source, reading
-from donorwise.errors import DataError, DonorwiseError
+from donorwise._batch.files import fingerprint, read_source, reading
+from donorwise.errors import DataError, DonorwiseError, OutputError
 from donorwise.pp._log_depth import log_depths
 from donorwise.pp._merge_collapsed import check_cohorts, merge_collapsed, merge_features
 

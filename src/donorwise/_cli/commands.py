@@ -12,13 +12,10 @@ from donorwise._anndata import symbols_of
 from donorwise._anndata.origin import COLLAPSED, is_collapsed
 from donorwise._batch.files import (
     TABLES,
-    OutputError,
     check_output,
     fingerprint,
-    locked,
     read_source,
     reading,
-    reason,
     run_manifest,
     run_record,
     write_anndata,
@@ -28,8 +25,9 @@ from donorwise._batch.partial import Partial
 from donorwise._cli import messages, options
 from donorwise._cli.messages import FAILED_GROUPS
 from donorwise._cli.options import PATH
+from donorwise._core.files import locked, reason
 from donorwise._typing import DDF
-from donorwise.errors import DataError
+from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,7 +80,7 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     chosen = {name: given[name] for name in ("by", "covariates", "layer", "counts_layer", "n_jobs")}
-    check_output(given["out"], (".h5ad",), given["source"])
+    given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         sources = [survey(path, layer=given["layer"], block_size=given["block_size"]) for path in given["source"]]
         begin = {}
@@ -114,7 +112,7 @@ def merge(ctx: click.Context, /, **given: Any) -> None:
     messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     if len(given["source"]) < 2:
         raise DataError("Merging takes two collapsed cohorts or more.")
-    check_output(given["out"], (".h5ad",), given["source"])
+    given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         paths = given["source"]
         cohorts = [read_source(path) for path in paths]
@@ -215,8 +213,7 @@ def _with_covariate(formula: str, name: str) -> str:
 def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare) -> None:
     """Check, lock, read, prepare, fit, write."""
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    out: Path = given["out"]
-    check_output(out, TABLES, [given["source"]])
+    out = given["out"] = check_output(given["out"], TABLES, [given["source"]])
     element = given.get("obsm") or given["layer"] or "X"
     if given["dry_run"]:
         with reading(given["source"], element):
