@@ -83,7 +83,8 @@ def _params(path: Path) -> dict[str, Any]:
         known["groupby"] = group_text(content["options"].get("groupby"))
         known["response"] = _response(content["options"])
         failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
-        return known | {"version": str(content["versions"]["donorwise"]), "reasons": failed}
+        known["version"] = str(content["versions"]["donorwise"])
+        return known | {"reasons": failed, "cautions": content["result"].get("cautions") or {}}
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -170,7 +171,7 @@ def _warnings(table: pd.DataFrame, params: dict[str, Any]) -> list[str]:
         stuck = int((own["status"] == "not_converged").sum())
         if stuck:
             found.append(f"{group}: {stuck:,} tests did not converge.")
-    return found
+    return [*found, *dict(params.get("cautions") or {}).values()]
 
 
 def _markdown(table: pd.DataFrame) -> str:

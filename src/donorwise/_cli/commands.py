@@ -286,6 +286,7 @@ def _fit(
         "rows": outcome.n_rows,
         "status_counts": outcome.status_counts,
         "failed_groups": outcome.failed,
+        "cautions": outcome.cautions,
     }
     write_record(run_record(name, chosen, source, result), given["out"])
     Partial.of(given["out"]).remove()

@@ -8,9 +8,12 @@ import numpy as np
 
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors
 from donorwise._core.engine.unit_replicates import replicates_of_units
+from donorwise._typing import ALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    import pandas as pd
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.lmm import LmmAnalysis
@@ -22,6 +25,12 @@ _RAW_COUNTS = (
     "{} looks like raw counts. A linear mixed model needs log-normalised values: run sc.pp.normalize_total and sc.pp.log1p "
     "first, or name the layer that holds them."
 )
+_SHIFTED = (
+    "{}: the middle of the genes' log_fc is {:.2f}, far from 0 for a spread of {:.2f}. Where some genes respond "
+    "strongly, their counts take depth from all others, which then look down: dw.tl.pseudobulk(normalize='tmm') corrects "
+    "that, and dw.pp.size_factors the values of dw.tl.lmm."
+)
+_ENOUGH_GENES, _FAR, _SEEN = 200, 0.3, 0.05  # tests; spreads; log2 units that are worth a word
 _SINGLE_CELLS = (
     "Most units are a single cell, so the noise between cells cannot be told from the differences between units."
 )
@@ -75,6 +84,41 @@ def of_units(analysis: PseudobulkAnalysis, batch: str | None = None) -> tuple[st
     found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]
     missing = "the donor, the sample, the group or a variable of the formula is missing"
     return (*found, *_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
+
+
+def shifted(results: pd.DataFrame, left_out: Collection[str] = ()) -> dict[str, str]:
+    """What to say of groups and contrasts in which the genes' log fold changes are far from zero as a whole, by their names.
+
+    Of the genes whose fold changes are known best (the half with the smaller standard errors: with few counts they depend
+    on the depth) the median is compared with 1.48 times the median distance from it. With depths as they are, halves of
+    unaffected donors reach the limit once in eight comparisons, with ``"tmm"`` once in twenty.
+
+    Parameters
+    ----------
+    results
+        The tests of all groups and contrasts.
+    left_out
+        Contrasts that are not looked at, such as those of the depth.
+    """
+    known = results[results["p_value"].notna() & results["log_fc"].notna() & ~results["contrast"].isin(left_out)]
+    found = {}
+    for (contrast, group), own in known.groupby(["contrast", "group"], observed=True, sort=False):
+        if len(own) >= _ENOUGH_GENES:
+            middle, spread = _middle(own)
+            if abs(middle) > max(_FAR * spread, _SEEN):
+                name = str(contrast) if group == ALL else f"{contrast}, {group}"
+                found[name] = _SHIFTED.format(name, middle, spread)
+    return found
+
+
+def _middle(tests: pd.DataFrame) -> tuple[float, float]:
+    """Median log fold change of the genes in which it is known best, and their spread about it."""
+    log_fc = tests["log_fc"].to_numpy(dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        se = tests["se"].to_numpy(dtype=np.float64) * np.abs(log_fc / tests["estimate"].to_numpy(dtype=np.float64))
+    best = log_fc[se <= np.nanmedian(se)]
+    middle = np.median(best)
+    return float(middle), float(1.4826 * np.median(np.abs(best - middle)))
 
 
 def _by_group(tasks: Sequence[Task], look: Callable[[Design], list[str]], said: Sequence[str] = ()) -> list[str]:

@@ -154,7 +154,7 @@ def ranef_table(fit: LogRateFit, units: Units, variances: FloatArray) -> pd.Data
 def tell_uncorrected(method: str, notes: Mapping[str, str], *, by_group: bool) -> None:
     """Log why the depths of some units are as they were, once per reason with the groups that share it."""
     for text in told_reasons(notes) if by_group else filter(None, notes.values()):
-        logger.warning("%r leaves depths as they are: %s.", method, text)
+        logger.warning("%r leaves depths as they are. %s.", method, text)
 
 
 def factors_table(fit: LogRateFit, units: Units) -> pd.DataFrame:

@@ -36,6 +36,13 @@ class Contrasts:
     L: FloatArray
 
 
+def contrasts_of_covariates(design: Design, contrasts: Contrasts) -> list[str]:
+    """Contrasts of nothing but main effects of covariates that differ from cell to cell."""
+    main = {j for term, columns in design.terms.items() if ":" not in term for j in columns}
+    plain = np.array([j in main and k >= 0 for j, k in enumerate(design.varying)])
+    return [name for name, row in zip(contrasts.names, contrasts.L, strict=True) if not row[~plain].any()]
+
+
 def tasks_by_group(formula: str | ParsedFormula, obs: pd.DataFrame, groupby: Sequence[str]) -> list[Task]:
     """One task per group of `obs`, in the order of the levels of the columns `groupby`; one for all rows without any.
 
