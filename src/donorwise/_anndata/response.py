@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from donorwise._anndata import keys
 from donorwise._anndata.obs import obs_frame, suggest
+from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.sources import as_stored, matrix_of
 from donorwise._core.cells.stored import Stored
 from donorwise.errors import DataError
@@ -90,6 +91,7 @@ def resolve_response(
         More than one source, a source that is not there or cannot be read, duplicate names,
         or nothing selected.
     """
+    check_has_cells(adata)
     given = [name for name, value in (("layer", layer), ("obsm", obsm), ("obs_keys", obs_keys)) if value is not None]
     if len(given) > 1:
         raise DataError(f"Give at most one of layer=, obsm= and obs_keys=, not {' and '.join(given)}.")
