@@ -7,6 +7,7 @@ from donorwise._anndata.obs import check_obs_columns, obs_frame, read_colors, su
 from donorwise._anndata.origin import is_collapsed, read_origin
 from donorwise._anndata.read import (
     Results,
+    check_has_cells,
     check_is_anndata,
     holds_tables,
     list_results,
@@ -62,6 +63,7 @@ __all__ = [
     "cell_frame",
     "cell_values",
     "check_free",
+    "check_has_cells",
     "check_is_anndata",
     "check_key",
     "check_obs_columns",

@@ -12,6 +12,7 @@ import pandas as pd
 from donorwise._anndata import (
     cell_depth,
     cell_frame,
+    check_has_cells,
     check_is_anndata,
     columns_read,
     count_depth,
@@ -394,6 +395,7 @@ def _check_random(tasks: Sequence[Task]) -> None:
 
 def audit_cells(adata: ad.AnnData, formula: str | ParsedFormula) -> Audit:
     """What the design of cells, or of collapsed rows, can answer; see :meth:`DonorwiseAccessor.audit`."""
+    check_has_cells(adata)
     parsed, roles = parse(formula), find_roles(adata)
     donor = known_donor(adata, roles, parsed) or None
     by = read_origin(adata).by if is_collapsed(adata) else ()
