@@ -76,7 +76,8 @@ def _command(path: Path, tool: str, formula: str, options: dict[str, Any]) -> tu
     out = path.with_name(f"{tool}.h5ad")
     arguments = [
         text
-        for name, value in options.items()
+        for name, given in options.items()
+        for value in (given if isinstance(given, list) else [given])
         for text in (["--ml"] if name == "reml" else [f"--{name.replace('_', '-')}", "X" if value is None else value])
     ]
     with listening() as said:
@@ -87,11 +88,15 @@ def _command(path: Path, tool: str, formula: str, options: dict[str, Any]) -> tu
 
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lmm": ("lmm", MIXED, {"groupby": "cell_type"}),
+    "lmm of groups of two columns": ("lmm", "~ condition + (1 | donor_id)", {"groupby": ["cell_type", "sex"]}),
+    "pseudobulk of groups of two columns": ("pseudobulk", "~ condition", {"groupby": ["sex", "cell_type"]}),
     "lmm of everything": ("lmm", MIXED, {"ddf": "kenward-roger", "reml": False}),
     "lmm of raw counts": ("lmm", "~ condition + (1 | donor_id)", {"layer": "counts", "mask_var": "some"}),
     "pseudobulk": ("pseudobulk", UNITS, {"groupby": "cell_type"}),
     "pseudobulk of few genes": ("pseudobulk", UNITS, {"mask_var": "some", "depth": "total_counts"}),
     "pseudobulk with repeated units": ("pseudobulk", "~ condition + cell_type", {}),
+    "pseudobulk by medians of ratios": ("pseudobulk", UNITS, {"normalize": "median_ratio", "groupby": "cell_type"}),
+    "pseudobulk of depths": ("pseudobulk", UNITS, {"normalize": "depth", "mask_var": "some"}),
 }
 
 
@@ -218,8 +223,8 @@ def test_statistics_of_some_donors_are_those_of_their_cells() -> None:
     left_out = adata.obs["donor_id"].cat.categories[1]
     some = adata[adata.obs["donor_id"] != left_out].copy()
     formula = "~ condition + age"
-    (whole,) = prepare_pseudobulk(adata, formula).statistics()
-    (part,) = prepare_pseudobulk(some, formula).statistics()
+    (whole,) = prepare_pseudobulk(adata, formula, normalize="depth").statistics()
+    (part,) = prepare_pseudobulk(some, formula, normalize="depth").statistics()
     assert whole is not None and part is not None
     kept = np.flatnonzero(prepare_pseudobulk(adata, formula).units.table["donor_id"] != left_out)
     taken = whole.take_patterns(np.sort(whole.design.codes[kept])).take_features(np.arange(3, 7))

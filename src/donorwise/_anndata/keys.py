@@ -32,6 +32,9 @@ VARIANCE_PARTITION = "variance_partition"
 PRIOR = "prior"
 """The prior on the variance ratios; only beside moderated tests."""
 
+SIZE_FACTORS = "size_factors"
+"""What the depths of units were multiplied by: beside tests of counts, and where ``dw.pp.size_factors`` leaves it."""
+
 TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)
 """The long tables of one result."""
 

@@ -10,4 +10,4 @@ __all__ = ["collapse", "log_depth", "merge_collapsed"]
 
 
 def __dir__() -> list[str]:
-    return ["__all__", *__all__]  # where Sphinx looks for the former
+    return sorted(__all__)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.analysis import Analysis, F, S
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, Groups
 
 logger = logging.getLogger("donorwise")
 
@@ -49,7 +49,7 @@ def influence(
     *,
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     alpha: float = 0.05,
     variables: str | Sequence[str] | None = None,
     contrasts: Any = None,
@@ -138,9 +138,7 @@ def influence(
     return adata if copy else None
 
 
-def _chosen(
-    adata: ad.AnnData, key: str, contrast: str | Sequence[str] | None, group: str | Sequence[str] | None
-) -> pd.DataFrame:
+def _chosen(adata: ad.AnnData, key: str, contrast: str | Sequence[str] | None, group: Groups) -> pd.DataFrame:
     table = read_results(adata, key).results
     return choose(choose(table, "contrast", contrast), "group", group)
 

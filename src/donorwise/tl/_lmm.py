@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._typing import BoolArray, Ddf, FloatArray
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy
 
 
 @documented
@@ -25,7 +25,7 @@ def lmm(
     adata: ad.AnnData,
     formula: str,
     *,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     layer: str | None = None,
     obsm: str | None = None,
     obs_keys: str | Sequence[str] | None = None,
@@ -50,7 +50,9 @@ def lmm(
     {adata_cells}
     formula
         ``"~ disease + sex + (1 | donor_id)"``; columns of ``adata.obs``. Random terms as in lme4:
-        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``.
+        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``. With ``||`` nothing is
+        correlated, the levels of a category neither: ``(0 + disease || donor_id)`` is a variance of its own for the
+        donors of each level (in lme4 ``||`` does not separate levels).
     {groupby}
     {response}
     {mask_var}

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._core.design.design import Design
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, Groups
 
 
 @documented
@@ -52,7 +52,7 @@ def power(
     moderated: bool | None = None,
     key: str = keys.LMM,
     contrast: Any = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     contrasts: Any = None,
     weights: FloatArray | None = None,
     n_jobs: int | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys
 from donorwise._anndata.prepare import prepare_pseudobulk
@@ -13,7 +13,7 @@ from donorwise.tl._run import fit_and_write
 if TYPE_CHECKING:
     import anndata as ad
 
-    from donorwise._typing import BoolArray
+    from donorwise._typing import BoolArray, GroupBy
 
 
 @documented
@@ -24,9 +24,10 @@ def pseudobulk(
     layer: str | None = "counts",
     donor: str | None = None,
     sample: str | None = None,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     mask_var: str | BoolArray | None = None,
     depth: str | None = None,
+    normalize: Literal["tmm", "median_ratio", "depth"] = "tmm",
     contrasts: Any = None,
     key_added: str = keys.PSEUDOBULK,
     n_jobs: int | None = None,
@@ -64,6 +65,7 @@ def pseudobulk(
     {groupby}
     {mask_var}
     {depth}
+    {normalize}
     {contrasts}
     {key_added}
     {n_jobs}
@@ -119,7 +121,7 @@ def pseudobulk(
     check_max_memory(max_memory)
     analysis = prepare_pseudobulk(
         adata, formula, groupby=groupby, layer=layer, mask_var=mask_var, donor=donor, sample=sample, depth=depth,
-        contrasts=contrasts, n_jobs=n_jobs,
+        normalize=normalize, contrasts=contrasts, n_jobs=n_jobs,
     )  # fmt: skip
     fit_and_write(adata, analysis, key_added, max_memory=max_memory, progress=progress)
     return adata if copy else None

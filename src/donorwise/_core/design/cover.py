@@ -73,8 +73,8 @@ def _inside(term: RandomTerm, donors: Donors) -> bool:
 def _has_slopes(design: Design, donors: Donors, column: FloatArray, within: tuple[str, ...], seen: Tally) -> bool:
     """Whether donors have slopes of what varies; those of several units of a donor are no replicates of it."""
     n_donors = int(changing(column, seen.donor, len(donors.levels)).sum())
-    for bar, term in zip(design.parsed.bars, design.random_terms, strict=True):
-        read = variables(bar.terms)
+    for term in design.random_terms:
+        read = variables(term.bar.terms)
         if _inside(term, donors) and all(name in read or _moves_with(design, term, name) for name in within):
             n_levels = int(changing(column, term.codes[seen.pattern], len(term.levels)).sum())
             if n_donors <= _REPEATED * n_levels <= _REPEATED**2 * n_donors:

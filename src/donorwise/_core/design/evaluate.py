@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import varies
-from donorwise._core.design.terms import is_categorical, is_column, is_rowwise, term_variables
-from donorwise._core.wording import linear_combination
+from donorwise._core.design.terms import is_categorical, is_column, is_rowwise, quote, term_variables, variables
+from donorwise._core.wording import linear_combination, listing
 from donorwise._typing import FloatArray
 from donorwise.errors import DesignError
 
@@ -137,6 +137,8 @@ def _check_finite(names: tuple[str, ...], values: FloatArray, by_row: dict[int, 
 # interaction of an arm with a number of mean 1e9 and spread .1 keeps 1e-10.
 _TOLERANCE = 1e-11
 _ROUNDING = 1e-13  # of a column's own length before it is centred, which is what its digits are good for
+# Products of indicators are exact but for rounding in the eigenvalues.
+_DEPENDENT = 1e-12
 
 
 def check_design(design: Design) -> None:
@@ -152,6 +154,7 @@ def check_design(design: Design) -> None:
     check_full_rank(X, design)
     for term in design.random_terms:
         check_replication(X, design.fixed_names, term)
+    check_told_apart(design)
 
 
 def _inside_patterns(design: Design) -> FloatArray:
@@ -183,24 +186,59 @@ def check_random_size(term: RandomTerm, n: int) -> None:
 
 
 def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -> None:
-    """Raise when the fixed effects fit every level of a random intercept, so that its variance has no data left.
+    """Raise when the fixed effects fit every effect of a term of one column, so that its variance has no data left.
 
     Parameters
     ----------
     X
         Shape (n, p). The K patterns first, then rows that span what varies inside them.
     """
-    if term.columns != ("(Intercept)",) or len(term.levels) > len(names):
+    if len(term.columns) > 1 or term.varying[0] >= 0:
         return
-    indicators = np.zeros((len(X), len(term.levels)))
-    indicators[np.arange(len(term.codes)), term.codes] = 1.0
-    _, aliased = split_columns(np.hstack([X, indicators]), names)
-    if len(aliased) == len(term.levels):
-        raise DesignError(
-            f"The fixed effects already fit each of the {len(term.levels)} levels of `{term.group}` exactly, so nothing is "
-            f"left to estimate `{term.label}` from, and no comparison between levels of `{term.group}` has replicates. "
-            f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
-        )
+    effects = np.zeros((len(X), len(term.levels)))
+    effects[np.arange(len(term.codes)), term.codes] = term.Z[:, 0]
+    effects = effects[:, effects.any(axis=0)]
+    n = effects.shape[1]
+    if n > len(names) or len(split_columns(np.hstack([X, effects]), names)[1]) < n:
+        return
+    which = f"the {n} level{'' if n == 1 else 's'} of `{term.group}`"
+    which += "" if term.columns == ("(Intercept)",) else f" that have `{term.columns[0]}`"
+    raise DesignError(
+        f"The fixed effects already fit each of {which} exactly, so nothing is left to estimate `{term.label}` from, and "
+        f"no comparison between levels of `{term.group}` has replicates. "
+        f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
+    )
+
+
+def check_told_apart(design: Design) -> None:
+    """Raise when ``||`` makes terms of a grouping factor whose variances cannot be told apart.
+
+    The covariance of the rows of a level is a sum of z z', a term's variance times its column's. Where these products
+    are linearly dependent over the levels (1 1' is the sum of those of two arms, if each donor is in one of them),
+    other variances give the same covariance.
+    """
+    groups: dict[str, list[RandomTerm]] = {}
+    for term in design.random_terms:
+        if len(term.columns) == 1 and term.varying[0] < 0:
+            groups.setdefault(term.group, []).append(term)
+    for group, terms in groups.items():
+        factors = [t for t in terms if any(is_categorical(design.frame[v]) for v in variables(t.bar.terms))]
+        if factors and _smallest_share(terms) < _DEPENDENT:
+            raise DesignError(
+                f"The variances of {listing(t.label for t in terms)} cannot be told apart: other values of them give the "
+                f"same covariances, because levels of `{group}` do not have several levels of the factor. Keep the variance "
+                f"of each level, `(0 + {factors[0].bar.columns.removeprefix('0 + ')} || {quote(group)})`, and leave the others out."
+            )
+
+
+def _smallest_share(terms: Sequence[RandomTerm]) -> float:
+    """Smallest eigenvalue of the inner products of z z' of one-column terms of the same levels, each of length 1."""
+    Z = np.hstack([t.Z for t in terms])
+    products = np.zeros((len(terms[0].levels), len(terms), len(terms)))
+    np.add.at(products, terms[0].codes, Z[:, :, None] * Z[:, None, :])
+    gram = (products**2).sum(axis=0)
+    scale = np.sqrt(np.diag(gram))
+    return float(np.linalg.eigvalsh(gram / np.outer(scale, scale)).min())
 
 
 def check_full_rank(X: FloatArray, design: Design) -> None:

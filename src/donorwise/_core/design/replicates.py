@@ -213,7 +213,9 @@ def spans_constant(*terms: RandomTerm) -> bool:
 
 def in_span(columns: FloatArray, others: FloatArray) -> bool:
     """Whether columns (n, p) are combinations of others (n, r)."""
-    rest = columns - others @ np.linalg.lstsq(others, columns, rcond=None)[0]
+    scale = np.abs(others).max(axis=0, initial=0.0)
+    scaled = others / np.where(scale > 0, scale, 1.0)
+    rest = columns - scaled @ np.linalg.lstsq(scaled, columns, rcond=None)[0]
     return bool(np.abs(rest).max(initial=0.0) <= _SPANNED * np.abs(columns).max(initial=1.0))
 
 

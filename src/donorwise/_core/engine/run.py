@@ -13,6 +13,7 @@ import pandas as pd
 
 from donorwise._core.engine.analysis import TABLES, Family, Tables
 from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.power import carried_by_prior, own_df
 from donorwise._core.engine.results import told_reasons, with_levels
 from donorwise._core.engine.tables import UNIVERSE, dtype_of
@@ -182,7 +183,7 @@ def _params(analysis: Analysis[S, F], parts: dict[str, Tables], results: pd.Data
     return {
         **{f.name: getattr(analysis.family, f.name) for f in fields(Family)},
         "formula": analysis.formula.source,
-        "groupby": analysis.groupby,
+        "groupby": stored_columns(analysis.groupby),
         "donor": next(part.donor for part in parts.values() if part.ddf),
         "response": analysis.response,
         "weights": analysis.weights,

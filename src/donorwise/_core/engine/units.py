@@ -18,6 +18,8 @@ from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design
     from donorwise._typing import FloatArray, IntArray
@@ -76,7 +78,7 @@ def find_units(
     *,
     donor: str,
     sample: str | None,
-    groupby: str | None,
+    groupby: Sequence[str],
     explicit: bool,
 ) -> Units:
     """Divide cells into units.
@@ -88,7 +90,7 @@ def find_units(
     obs
         N cells.
     donor, sample, groupby
-        Columns of `obs`.
+        Columns of `obs`; those of the groups may be none.
     explicit
         Whether the user asked for `sample`; otherwise samples are units only where the formula has
         a term for the donor, without which samples of a donor would pass for replicates, and where they do not
@@ -101,10 +103,10 @@ def find_units(
     """
     read, grouping = parsed.variables, parsed.groups
     by_donor = donor in parsed.columns
-    outer = [donor, *([groupby] if groupby is not None else [])]
+    outer = [donor, *groupby]
     samples = [sample] if sample is not None and (explicit or by_donor) else []
     labels = [*outer, *samples, *grouping]
-    for argument, name in (("donor", donor), ("sample", sample), ("groupby", groupby)):
+    for argument, name in (("donor", donor), ("sample", sample), *(("groupby", name) for name in groupby)):
         if name is not None:
             check_column(obs, argument, name)
     check_obs(obs, [*labels, *read], parsed.source)
@@ -120,13 +122,14 @@ def find_units(
             )
             (codes, table, splitting), samples = without, []
     _check_cell_level(columns, splitting, codes, table, donor)
-    unit_columns = tuple(c for c in splitting if c != groupby)
+    unit_columns = tuple(c for c in splitting if c not in groupby)
     return Units(table, codes, donor, unit_columns, _without_units(parsed, table, groupby), "".join(samples))
 
 
 def with_units(design: Design, units: Units) -> Design:
     """The design of units, a pattern each, with the variance between units as one more random intercept."""
     used = np.flatnonzero(design.codes >= 0)
+    parsed = design.parsed.with_intercept(units.columns)
     term = RandomTerm(
         group=units.name,
         levels=tuple(units.labels(used)),
@@ -134,8 +137,9 @@ def with_units(design: Design, units: Units) -> Design:
         columns=("(Intercept)",),
         Z=np.ones((used.size, 1)),
         varying=(-1,),
+        bar=parsed.bars[-1],
+        at=(0,),
     )
-    parsed = design.parsed.with_intercept(units.columns)
     return replace(design, parsed=parsed, random_terms=(*design.random_terms, term))
 
 
@@ -208,11 +212,11 @@ def _check_random(parsed: ParsedFormula, kept: list[Bar]) -> None:
     )
 
 
-def _without_units(parsed: ParsedFormula, table: pd.DataFrame, groupby: str | None) -> ParsedFormula:
+def _without_units(parsed: ParsedFormula, table: pd.DataFrame, groupby: Sequence[str]) -> ParsedFormula:
     """The formula without random intercepts whose levels are the units themselves."""
     kept = []
     for bar in parsed.bars:
-        by = [*bar.group, *([groupby] if groupby is not None else [])]
+        by = [*bar.group, *groupby]
         if bar.columns.strip() == "1" and len(table[by].drop_duplicates()) == len(table):
             logger.info("%s is the variance between units, which the model always has.", bar.text)
         else:

@@ -159,12 +159,14 @@ def term_basis(term: RandomTerm, collapsed: Collapsed) -> TermBasis:
     """Columns of a random term in the internal basis (see :class:`TermBasis`)."""
     columns = column_means(term.Z, term.varying, collapsed)
     stacked = _stacked(columns, collapsed) / np.sqrt(collapsed.weight.sum())
-    factor: FloatArray = np.asarray(np.linalg.qr(stacked, mode="r")).T
+    norms = np.sqrt((stacked**2).sum(axis=0))  # columns differ in units
+    factor: FloatArray = np.asarray(np.linalg.qr(stacked / np.where(norms > 0, norms, 1), mode="r")).T
     square = factor.shape[0] == factor.shape[1]  # not so with fewer rows than columns
-    if not square or np.abs(np.diag(factor)).min() <= _RANK * max(np.abs(factor).max(), 1e-300):
+    if not square or np.abs(np.diag(factor)).min() <= _RANK:
         raise DesignError(f"The columns of the random term {term.label} are constant or collinear; drop one of them.")
     factor = factor * np.sign(np.diag(factor))
-    back: FloatArray = np.asarray(np.linalg.inv(factor).T, dtype=np.float64)
+    back: FloatArray = np.asarray(np.linalg.inv(factor).T / norms[:, None], dtype=np.float64)
+    factor = factor * norms[:, None]
     return TermBasis(term, columns.transformed(back), factor, back)
 
 
