@@ -362,3 +362,96 @@ def test_rank_does_not_depend_on_the_origin_of_a_number(offset: float) -> None:
     np.testing.assert_allclose(own, true, rtol=1e-8 if offset < 1e7 else 1e-4)
     with pytest.raises(DesignError, match="cannot be told apart"):
         build_design("~ arm + x + x2 + (1 | donor)", obs.assign(x2=obs["x"] + 1))
+
+
+def renamed(adata: ad.AnnData, donor: list[str], **columns: Any) -> ad.AnnData:
+    """The cohort with other names of the eight donors, and columns of one value per donor."""
+    at = adata.obs["donor"].str[1:].astype(int).to_numpy()
+    out = adata.copy()
+    out.obs["donor"] = np.array(donor)[at]
+    for name, values in columns.items():
+        out.obs[name] = np.array(values)[at]
+    return out
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["doublet", "unassigned", *"abcdef"], "'doublet' (48 cells), 'unassigned' (48 cells)"),
+        (["Ambiguous", "NA", *"abcdef"], "'Ambiguous' (48 cells), 'NA' (48 cells)"),
+        (["pool", "unknown", *"abcdef"], "'unknown' (48 cells)"),
+        (["a/b", "a", *"bcdefg"], "'a/b' (48 cells)"),
+        (["Doublet_2", "nan", *"abcdef"], "'Doublet_2' (48 cells)"),
+        ([f"pool{i}" for i in range(8)], None),
+        (["Nancy", "Polly", "Othello", "Unkas", *"abcd"], None),
+        (["HC/1", "HC/2", *"abcdef"], None),
+    ],
+)
+def test_labels_that_are_no_donors_are_named(repeated: ad.AnnData, names: list[str], told: str | None) -> None:
+    """By the audit and by pseudobulk; none is left out, and the line that does so is there."""
+    adata = renamed(repeated, names)
+    formula = "~ condition + (1 | donor) + (1 | donor:condition)"
+    for found in (
+        adata.donorwise.audit(formula).warnings, warned(dw.tl.pseudobulk, adata[:, :20].copy(), "~ condition + (1 | donor)"),
+    ):  # fmt: skip
+        odd = [text for text in found if "look like no donor" in text]
+        assert len(odd) == (told is not None)
+        assert all(told in text and 'adata = adata[~adata.obs["donor"].isin([' in text for text in odd)
+    assert adata.donorwise.audit(formula).n_donors == 8
+
+
+NAMES = [f"{i % 4}" for i in range(8)]
+STUDY = ["s1"] * 4 + ["s2"] * 4
+SEXES = ["f", "m", "f", "m", "m", "f", "f", "m"]
+
+
+@pytest.mark.parametrize(
+    ("names", "columns", "text"),
+    [
+        (
+            NAMES,
+            {"sex": SEXES, "study": STUDY},
+            'obs["donor"] = obs["study"].astype(str) + "_" + obs["donor"].astype(str)',
+        ),
+        (NAMES, {"Gender": SEXES}, 'obs["donor"] = obs["arm"].astype(str) + "_" + obs["donor"].astype(str)'),
+        (
+            NAMES,
+            {"age": [20, 31, 44, 58, 60, 33, 70, 25]},
+            "donors have several values of `age` ('0', '1', '2' and 1 more)",
+        ),
+        ([f"d{i}" for i in range(8)], {"sex": SEXES, "study": STUDY}, None),
+        (NAMES, {"study": STUDY, "response": SEXES}, None),
+        (NAMES, {"age": [20, 31, 44, 58, 21, 31, 45, 60]}, None),
+    ],
+)
+def test_names_that_several_people_share(
+    repeated: ad.AnnData, names: list[str], columns: dict[str, list[Any]], text: str | None
+) -> None:
+    """Eight people called 0 to 3 in each of two studies: told by what a person has one value of."""
+    adata = renamed(repeated, names, **columns)
+    del adata.obs["visit"]
+    for found in (
+        adata.donorwise.audit("~ arm + (1 | donor)").warnings, warned(dw.tl.pseudobulk, adata[:, :20].copy(), "~ arm + (1 | donor)"),
+    ):  # fmt: skip
+        shared = [t for t in found if "people who share a name" in t]
+        assert len(shared) == (text is not None)
+        assert all(text in t for t in shared)
+
+
+def test_ages_of_those_who_were_followed_are_no_finding(repeated: ad.AnnData) -> None:
+    obs = repeated.obs.assign(age=40 + 9 * repeated.obs["visit"])
+    assert not any("people" in text for text in audit("~ arm + (1 | donor)", obs).warnings)
+    assert not any("people" in text for text in audit("~ arm + (1 | lane)", obs.assign(sex=obs["arm"])).warnings)
+
+
+def test_donors_of_several_cohorts_are_named(repeated: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    small = repeated[:, :5]
+    cohorts = [dw.pp.collapse(small[small.obs["arm"] == arm], ["donor", "condition"], progress=False) for arm in "ab"]
+    with caplog.at_level("INFO", logger="donorwise"):
+        dw.pp.merge_collapsed(cohorts)
+    assert "in several cohorts" not in caplog.text
+    again = dw.pp.collapse(renamed(small, NAMES)[:, :5], ["donor", "condition"], progress=False)
+    other = dw.pp.collapse(renamed(small, [*"0189abcd"])[:, :5], ["donor", "condition"], progress=False)
+    with caplog.at_level("INFO", logger="donorwise"):
+        dw.pp.merge_collapsed([again, other])
+    assert "2 of 10 donors (`donor`) are in several cohorts (0, 1) and count as one donor each" in caplog.text

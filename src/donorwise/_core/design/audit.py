@@ -14,7 +14,8 @@ from donorwise._core.design import slopes
 from donorwise._core.design.arms import Arms, describe
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.formula import ParsedFormula, parse
-from donorwise._core.design.replicates import Donors, find_donors
+from donorwise._core.design.people import Named, about_names
+from donorwise._core.design.replicates import Donors, find_donors, looks_like_replicate
 from donorwise._core.design.terms import check_obs
 from donorwise.errors import DesignError
 
@@ -182,6 +183,7 @@ def audit_design(
         found += [*checks.few_donors(asked), *checks.uncovered(design, others, donors, samples), *serious]
         found += [*checks.collinear(design, arms, donors), *checks.depth_differs(design, arms, donors)]
         found += omitted.batch_left_out(design, obs, others, donors, batch)
+        found += about_names(obs, _named(design, donors)) if donor or looks_like_replicate(donors.name) else []
         notes = [
             *checks.effective_replicates(asked, len(donors.levels)),
             *confined,
@@ -192,6 +194,13 @@ def audit_design(
         notes += [] if counts is None or impossible else checks.count_scale(arms, counts)
     return Audit(
         design.formula, donors.name, len(donors.levels), rows.n_rows, design.n_dropped, arms, tuple(found), tuple(notes)
+    )
+
+
+def _named(design: Design, donors: Donors) -> Named:
+    labels = [name for name in design.frame.columns if name not in design.numeric_means]
+    return Named(
+        donors.name, donors.levels, np.flatnonzero(design.codes >= 0), donors.rows.donor[donors.rows.entry], labels
     )
 
 

@@ -244,11 +244,16 @@ def replicate(groups: Sequence[str], donor: str = "") -> str | None:
     """
     ordered = sorted(groups, key=lambda g: g.count(":"))
     declared = [g for g in ordered if donor and g.split(":")[-1] == donor]
-    named = [g for g in ordered if any(word in g.split(":")[-1].lower() for word in _REPLICATES)]
+    named = [g for g in ordered if looks_like_replicate(g)]
     if declared or named or not groups:
         return next(iter([*declared, *named]), None)
     first = set(groups[0].split(":"))
     return min((g for g in groups if set(g.split(":")) <= first), key=lambda g: len(g.split(":")))
+
+
+def looks_like_replicate(group: str) -> bool:
+    """Whether a grouping factor has the name of a donor, alone or as the last part of a nested one."""
+    return any(word in group.split(":")[-1].lower() for word in _REPLICATES)
 
 
 def between_within_df(design: Design, n_obs: int, L: FloatArray) -> FloatArray:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors
+from donorwise._core.design.people import Named, about_names
 from donorwise._core.engine.unit_replicates import replicates_of_units
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.units import Units
     from donorwise._typing import FloatArray
 
 _RAW_COUNTS = (
@@ -60,8 +63,11 @@ def of_cells(
     return (*found, *_left_out(n_dropped, analysis.n_cells, missing))
 
 
-def of_units(analysis: PseudobulkAnalysis, batch: str | None = None) -> tuple[str, ...]:
-    """Confounding, few donors, units that count as replicates, and cells left out; `batch` is a column of obs."""
+def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, batch: str | None = None) -> tuple[str, ...]:
+    """Confounding, few donors, units that count as replicates, odd names of donors, and cells left out.
+
+    `cells` is obs with a row for each cell, of which `batch` is a column.
+    """
     units, sizes = analysis.units, np.asarray(analysis.sizes)
 
     def thin(design: Design) -> list[str]:
@@ -71,8 +77,17 @@ def of_units(analysis: PseudobulkAnalysis, batch: str | None = None) -> tuple[st
 
     whole = None if analysis.groupby else analysis.tasks[0].design
     found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]
+    found += about_names(cells, _named(units))
     missing = "the donor, the sample, the group or a variable of the formula is missing"
     return (*found, *_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
+
+
+def _named(units: Units) -> Named:
+    """The cells of units by donor."""
+    used, column = np.flatnonzero(units.codes >= 0), units.table[units.donor]
+    donor, levels = pd.factorize(column.array, sort=True)
+    labels = [name for name in units.table.columns if isinstance(units.table[name].dtype, pd.CategoricalDtype)]
+    return Named(units.donor, list(levels), used, donor.astype(np.int64)[units.codes[used]], labels)
 
 
 def _by_group(tasks: Sequence[Task], look: Callable[[Design], list[str]], said: Sequence[str] = ()) -> list[str]:
