@@ -455,3 +455,109 @@ def test_donors_of_several_cohorts_are_named(repeated: ad.AnnData, caplog: pytes
     with caplog.at_level("INFO", logger="donorwise"):
         dw.pp.merge_collapsed([again, other])
     assert "2 of 10 donors (`donor`) are in several cohorts (0, 1) and count as one donor each" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("n_a", "n_b", "formula", "kind"),
+    [
+        (3, 9, "~ arm + (1 | donor)", "warning"),
+        (8, 2, "~ arm + (1 | donor)", "warning"),
+        (4, 8, "~ arm + (1 | donor)", "note"),
+        (10, 5, "~ arm + sex + (1 | donor)", "note"),
+        (5, 7, "~ arm + (1 | donor)", None),
+        (3, 3, "~ arm + (1 | donor)", None),
+        (1, 7, "~ arm + (1 | donor)", None),
+        (3, 9, "~ arm + (0 + arm || donor)", None),
+        (3, 9, "~ arm + (0 + arm | donor)", None),
+        (3, 9, "~ arm + donor_batch + (1 | donor)", "warning"),
+    ],
+)
+def test_arms_of_very_different_size_may_need_variances_of_their_own(
+    n_a: int, n_b: int, formula: str, kind: str
+) -> None:
+    donor = np.repeat(np.arange(n_a + n_b), 10)
+    obs = pd.DataFrame({"donor": [f"P{i}" for i in donor], "arm": np.where(donor < n_a, "a", "b")})
+    obs["sex"] = np.where(donor % 2, "f", "m")
+    obs["donor_batch"] = np.where(donor % 4 == 0, "x", "y")  # a batch has arms too, and nobody tests them
+    report = audit(formula, obs)
+    own = {"warning": report.warnings, "note": report.notes}
+    found = {
+        name: [t for t in texts if "`(0 + arm || donor)` in place of `(1 | donor)`" in t] for name, texts in own.items()
+    }
+    assert {name: len(texts) for name, texts in found.items()} == {"warning": kind == "warning", "note": kind == "note"}
+
+
+def test_own_variances_hold_where_the_smaller_arm_spreads_more() -> None:
+    rng = np.random.default_rng(3)
+    donor = np.repeat(np.arange(12), 12)
+    level = rng.normal(size=(12, 600)) * np.where(np.arange(12) < 3, 1.0, 0.5)[:, None]
+    Y = level[donor] + rng.normal(size=(donor.size, 600))
+    obs = pd.DataFrame({"donor": [f"P{i}" for i in donor], "arm": np.where(donor < 3, "a", "b")})
+    shares = {
+        term: float((dw.fit_lmm(Y, obs, f"~ arm + {term}").test()["p_value"] < 0.05).mean())
+        for term in ("(1 | donor)", "(0 + arm || donor)")
+    }
+    assert shares["(1 | donor)"] > 0.1
+    assert 0.02 < shares["(0 + arm || donor)"] < 0.08
+
+
+@pytest.mark.parametrize(
+    ("formula", "donors", "told"),
+    [
+        ("~ condition + (1 | donor) + (1 | donor:condition)", 5, "`~ condition + donor + (1 | donor:condition)`"),
+        ("~ condition + (1 | donor) + (1 | sample)", 5, "`~ condition + donor + (1 | donor:condition)`"),
+        ("~ condition + (condition | donor)", 8, "or `dw.tl.pseudobulk` with `~ condition + donor`,"),
+        ("~ condition + donor + (1 | sample)", 5, None),
+        ("~ condition + (1 | donor)", 5, None),
+        ("~ condition + arm + (1 | donor) + (1 | sample)", 5, None),
+    ],
+)
+def test_few_complete_pairs_are_advised_to_fix_the_donor(formula: str, donors: int, told: str | None) -> None:
+    adata = cohort(n_donors=donors, n_samples=1, n_cells=5)
+    for obs in (adata.obs, adata.obs[~((adata.obs["donor"] == "P0") & (adata.obs["condition"] == "stim"))]):
+        notes = [t for t in audit(formula, obs, donor="donor", counts="counts").notes if "so few pairs" in t]
+        assert len(notes) == (told is not None and obs is adata.obs)
+        assert all(told in text for text in notes)
+    for advised in ("~ condition + donor + (1 | donor:condition)", "~ condition + donor"):
+        tool = dw.tl.lmm if "|" in advised else dw.tl.pseudobulk
+        assert not warned(tool, adata, advised, **({} if "|" in advised else {"donor": "donor"}))
+    many = cohort(n_donors=9, n_samples=1, n_cells=5).obs
+    assert not any("so few pairs" in t for t in audit(formula, many, donor="donor").notes)
+
+
+@pytest.mark.parametrize(
+    ("formula", "told"),
+    [
+        ("~ arm * kind + depth + (1 | donor) + (1 | donor:kind)", "~ arm + kind + arm:kind + (1 | donor)"),
+        (
+            "~ condition * kind + (1 | donor) + (1 | donor:condition:kind)",
+            "~ condition + kind + condition:kind + (1 | donor)",
+        ),
+        ("~ condition * kind + donor + (1 | donor:condition:kind)", "~ condition + kind + donor + condition:kind"),
+        ("~ arm + kind + (1 | donor) + (1 | donor:kind)", None),
+        ("~ visit * arm + (visit || donor)", None),
+    ],
+)
+def test_interactions_are_asked_on_the_scale_of_counts(repeated: ad.AnnData, formula: str, told: str | None) -> None:
+    adata = repeated[:, :20].copy()
+    adata.obs["kind"] = np.tile(["B", "T"], adata.n_obs // 2)
+    adata.obs["depth"] = np.random.default_rng(0).normal(size=adata.n_obs)
+    notes = [t for t in adata.donorwise.audit(formula).notes if "asks whether fold changes differ" in t]
+    assert len(notes) == (told is not None)
+    for text in notes:
+        assert f'`dw.tl.pseudobulk(adata, "{told}", layer="counts")`' in text
+        dw.tl.pseudobulk(adata, told, donor="donor", progress=False)
+    assert not any("fold changes" in t for t in audit(formula, adata.obs, donor="donor").notes)  # no counts at hand
+
+
+def test_a_period_that_is_left_out_is_a_warning_of_every_tool() -> None:
+    """A stepped wedge: treatment comes late in every site, so that a trend would count as its effect."""
+    adata = dw.datasets.simulate_cohort("stepped-wedge", n_cells=1500, n_genes=20, seed=1)
+    terms = "(1 | donor_id) + (1 | donor_id:condition)"
+    for tool, formula in (
+        (dw.tl.lmm, f"~ condition + log_depth + {terms}"),
+        (dw.tl.pseudobulk, "~ condition + (1 | donor_id)"),
+    ):
+        assert any("goes with `period`, which is not in the formula" in t for t in warned(tool, adata, formula))
+    right = f"~ condition + period + log_depth + {terms} + (1 | sample_id)"
+    assert not adata.donorwise.audit(right).warnings

@@ -61,7 +61,7 @@ class Named:
 
     def several(self, column: pd.Series) -> BoolArray:
         """Which donors have several values of a column of the table, missing ones left out, (D,)."""
-        codes = pd.factorize(column.array[self.used])[0].astype(np.int64)
+        codes = pd.factorize(column.iloc[self.used])[0].astype(np.int64)
         rows = np.flatnonzero(codes >= 0)
         return changing(codes[rows], self.donor[rows], len(self.levels))
 
@@ -126,7 +126,7 @@ def _apart(obs: pd.DataFrame, donors: Named, differ: Sequence[str]) -> str:
     candidates = [c for c in obs.columns if _SOURCE.search(str(c))] + list(donors.variables)
     own = donors.columns[-1]
     for name in (c for c in dict.fromkeys(candidates) if c not in (*differ, *donors.columns)):
-        levels, labels = pd.factorize(obs[name].array[donors.used])
+        levels, labels = pd.factorize(obs[name].iloc[donors.used])
         if (levels < 0).any() or len(labels) > _MOST_SOURCES:
             continue
         joint = donors.donor * len(labels) + levels

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.audit import audit, audit_design, confounded, few_donors
+from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out
 from donorwise._core.design.people import Named, about_names
 from donorwise._core.engine.unit_replicates import replicates_of_units
 
@@ -63,20 +63,21 @@ def of_cells(
     return (*found, *_left_out(n_dropped, analysis.n_cells, missing))
 
 
-def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, batch: str | None = None) -> tuple[str, ...]:
-    """Confounding, few donors, units that count as replicates, odd names of donors, and cells left out.
+def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[str, str]) -> tuple[str, ...]:
+    """Confounding, few donors, units that count as replicates, what is left out, and odd names of donors.
 
-    `cells` is obs with a row for each cell, of which `batch` is a column.
+    `cells` is obs with a row for each cell; `roles` are its columns of the sample and of the batch, where known.
     """
     units, sizes = analysis.units, np.asarray(analysis.sizes)
 
     def thin(design: Design) -> list[str]:
         single = np.median(sizes[design.codes >= 0]) < 2
         few = few_donors(design, units.table, units.donor)
-        return [*few, *replicates_of_units(design, units, batch), *([_SINGLE_CELLS] if single else [])]
+        return [*few, *replicates_of_units(design, units, roles.get("batch")), *([_SINGLE_CELLS] if single else [])]
 
     whole = None if analysis.groupby else analysis.tasks[0].design
     found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]
+    found += left_out(analysis.formula, cells, units.donor, **roles)
     found += about_names(cells, _named(units))
     missing = "the donor, the sample, the group or a variable of the formula is missing"
     return (*found, *_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
