@@ -123,7 +123,7 @@ def test_the_formula_that_is_advised_holds_its_level(repeated: ad.AnnData) -> No
     asked = "~ condition + (1 | donor) + (1 | sample)"
     (text,) = warned(dw.tl.lmm, repeated, asked)
     assert "`(1 | sample)` takes the several levels that a donor has at one value of `condition` for replicates" in text
-    assert "add `(1 | donor:condition)`; `(1 | sample)` can stay besides." in text
+    assert "add `(1 | donor:condition)` besides `(1 | sample)`." in text
     assert share_below(repeated, "lmm") > INFLATED
     assert not warned(dw.tl.lmm, repeated, "~ condition + (1 | donor) + (1 | donor:condition)")
     assert_held(share_below(repeated, "lmm"))

@@ -119,7 +119,7 @@ def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: Cro
                 f"`{units}` takes the several levels that a donor has at one value of {listing(names)} for replicates of "
                 "its response, and more donors do not help"
             )
-            advice += f"; `{units}` can stay besides"
+            advice += f" besides `{units}`"
         elif units:
             risk = f"`{units}` takes the visits of a donor for replicates of a slope, and more donors do not help"
         else:
