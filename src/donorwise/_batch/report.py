@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys, list_results, read_results, symbols_of
-from donorwise._batch.files import read_source, replaced
+from donorwise._batch.files import read_source, write_figure
 from donorwise._batch.run import results_anndata
 from donorwise._core.engine.groups import group_text
+from donorwise._core.files import real
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 
@@ -80,6 +81,7 @@ def _params(path: Path) -> dict[str, Any]:
     """Formula and command from the record beside the table, where there is one."""
     import yaml
 
+    path = real(path)
     record = path.with_name(f"{path.name}.run.yaml")
     try:
         content = yaml.safe_load(record.read_text(encoding="utf-8"))
@@ -214,8 +216,7 @@ def draw_volcanoes(
             return_fig=True,
         )  # fmt: skip
         path = folder / f"volcano_{_file_name(str(contrast), written)}.png"
-        with replaced(path) as temporary:
-            figure.savefig(temporary, dpi=150, bbox_inches="tight")
+        write_figure(figure, path)
         written.append(path)
     return written
 

@@ -137,8 +137,7 @@ def _check_finite(names: tuple[str, ...], values: FloatArray, by_row: dict[int, 
 # interaction of an arm with a number of mean 1e9 and spread .1 keeps 1e-10.
 _TOLERANCE = 1e-11
 _ROUNDING = 1e-13  # of a column's own length before it is centred, which is what its digits are good for
-# Products of indicators are exact but for rounding in the eigenvalues.
-_DEPENDENT = 1e-12
+_DEPENDENT = 1e-12  # products of indicators are exact but for rounding in the eigenvalues
 
 
 def check_design(design: Design) -> None:

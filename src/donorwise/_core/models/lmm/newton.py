@@ -29,6 +29,7 @@ _RIDGE, _SINGULAR, _SCORING = 0.01, 1e-9, 10
 _KICK, _MAX_KICKS = 0.3, 2  # units
 # A Newton decrement is the squared step in standard errors; the step after it is accurate to its square.
 _DECREMENT = 1e-12
+_LAST = 1e-5  # units; a last step beyond would be rounding noise along a ridge, of which the end is lower
 _LEFT = 0.01  # a tenth, squared
 _LIMIT = 1e12  # variances beyond this, relative to what a level says, mean that there is no residual variance
 
@@ -237,7 +238,8 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known, is_k
         if decrement < _DECREMENT:
             converged = True
             if definite:
-                _moved(phi, step, 1.0, bounded, phi)
+                if np.max(np.abs(step) / unit) <= _LAST:
+                    _moved(phi, step, 1.0, bounded, phi)
                 M[:] = hessian
                 regular = np.isfinite(cholesky_inverse(M, inverse, _SINGULAR))
             if definite or kicks == _MAX_KICKS:
