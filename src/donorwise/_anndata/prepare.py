@@ -205,8 +205,9 @@ def prepare_pseudobulk(
     )
     table = _unit_table(adata, units, columns)
     made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
-    batch = known_columns(find_roles(adata), units.table).get("batch")
-    return replace(made, warnings=cautions.of_units(made, batch))
+    cells = cell_frame(adata)
+    known = known_columns(find_roles(adata), cells)
+    return replace(made, warnings=cautions.of_units(made, cells, known))
 
 
 def tasks_of_units(units: Units, groupby: Sequence[str]) -> list[Task]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from donorwise._core.design.audit import audit, audit_design, confounded, few_donors
+from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out
+from donorwise._core.design.people import Named, about_names
 from donorwise._core.engine.unit_replicates import replicates_of_units
 from donorwise._typing import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    import pandas as pd
-
     from donorwise._core.design.design import Design
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.units import Units
     from donorwise._typing import FloatArray
 
 _RAW_COUNTS = (
@@ -71,21 +72,27 @@ def of_cells(
     return (*found, *_left_out(n_dropped, analysis.n_cells, missing))
 
 
-def of_units(analysis: PseudobulkAnalysis, batch: str | None = None) -> tuple[str, ...]:
-    """Confounding, few donors, units that count as replicates, and cells left out; `batch` is a column of obs."""
+def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[str, str]) -> tuple[str, ...]:
+    """Confounding, few donors, units that count as replicates, what is left out, and odd names of donors.
+
+    `cells` is obs with a row for each cell; `roles` are its columns of the sample and of the batch, where known.
+    """
     units, sizes = analysis.units, np.asarray(analysis.sizes)
 
     def thin(design: Design) -> list[str]:
         single = np.median(sizes[design.codes >= 0]) < 2
         few = few_donors(design, units.table, units.donor)
-        return [*few, *replicates_of_units(design, units, batch), *([_SINGLE_CELLS] if single else [])]
+        return [*few, *replicates_of_units(design, units, roles.get("batch")), *([_SINGLE_CELLS] if single else [])]
 
     whole = None if analysis.groupby else analysis.tasks[0].design
     found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]
+    found += left_out(analysis.formula, cells, units.donor, **roles)
+    found += about_names(cells, _named(units))
     missing = "the donor, the sample, the group or a variable of the formula is missing"
     return (*found, *_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
 
 
+<<<<<<< HEAD
 def shifted(results: pd.DataFrame, left_out: Collection[str] = ()) -> dict[str, str]:
     """What to say of groups and contrasts in which the genes' log fold changes are far from zero as a whole, by their names.
 
@@ -119,6 +126,14 @@ def _middle(tests: pd.DataFrame) -> tuple[float, float]:
     best = log_fc[se <= np.nanmedian(se)]
     middle = np.median(best)
     return float(middle), float(1.4826 * np.median(np.abs(best - middle)))
+=======
+def _named(units: Units) -> Named:
+    """The cells of units by donor."""
+    used, column = np.flatnonzero(units.codes >= 0), units.table[units.donor]
+    donor, levels = pd.factorize(column.array, sort=True)
+    labels = [name for name in units.table.columns if isinstance(units.table[name].dtype, pd.CategoricalDtype)]
+    return Named(units.donor, list(levels), used, donor.astype(np.int64)[units.codes[used]], labels)
+>>>>>>> w-audit
 
 
 def _by_group(tasks: Sequence[Task], look: Callable[[Design], list[str]], said: Sequence[str] = ()) -> list[str]:
