@@ -209,8 +209,7 @@ def _load(given: dict[str, Any], prepare: Prepare) -> tuple[ad.AnnData, Analysis
     adata = read_source(given["source"])
     if given["donor"]:
         adata.donorwise.setup(donor=given["donor"])
-    columns = [str(c) for c in adata.obs.columns]
-    contrasts = [parse_contrast(text, columns) for text in given["contrast"]] or None
+    contrasts = [parse_contrast(text, adata.obs) for text in given["contrast"]] or None
     return adata, prepare(adata, contrasts)
 
 

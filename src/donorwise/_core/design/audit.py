@@ -166,7 +166,11 @@ def audit_design(
     arms = describe(design, donors)
     if samples is not None and samples.n_labels == rows.n_rows:  # a row a sample: no number is one of cells
         arms = tuple(replace(arm, cell_level=False) for arm in arms)
-    found = [*impossible, *checks.unreplicated(design, arms, donors)]
+    found = [
+        *impossible,
+        *([design.lost.reason] if design.lost.reason else []),
+        *checks.unreplicated(design, arms, donors),
+    ]
     notes: list[str] = []
     if donors.name:
         confined, serious = checks.confined(design, arms, donors)

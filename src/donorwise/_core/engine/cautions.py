@@ -66,7 +66,8 @@ def of_units(analysis: PseudobulkAnalysis) -> tuple[str, ...]:
 
     def thin(design: Design) -> list[str]:
         single = np.median(sizes[design.codes >= 0]) < 2
-        return [*few_donors(design, units.table, units.donor), *([_SINGLE_CELLS] if single else [])]
+        lost = [design.lost.reason] if design.lost.reason else []
+        return [*lost, *few_donors(design, units.table, units.donor), *([_SINGLE_CELLS] if single else [])]
 
     whole = None if analysis.groupby else analysis.tasks[0].design
     found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]

@@ -12,6 +12,7 @@ import pandas as pd
 from donorwise._core.cells.collapsed_rows import merge_rows
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.formula import Bar, ParsedFormula
+from donorwise._core.design.lost import Levels, levels_in_use
 from donorwise._core.design.terms import check_column, check_obs, read_column
 from donorwise._core.models.lograte.units import Depths
 from donorwise.errors import DesignError
@@ -42,6 +43,8 @@ class Units:
         The columns whose combinations are the units, the group left out.
     formula
         The formula for `table`: random terms whose levels are the units are left to the variance between units.
+    levels
+        Levels of its variables among the cells, those without a unit too.
     """
 
     table: pd.DataFrame
@@ -49,6 +52,7 @@ class Units:
     donor: str
     columns: tuple[str, ...]
     formula: ParsedFormula
+    levels: Levels
 
     @property
     def name(self) -> str:
@@ -108,7 +112,8 @@ def find_units(
     codes, table, splitting = _split(columns, outer)
     _check_cell_level(columns, splitting, codes, table, donor)
     unit_columns = tuple(c for c in splitting if c != groupby)
-    return Units(table, codes, donor, unit_columns, _without_units(parsed, table, groupby))
+    kept = _without_units(parsed, table, groupby)
+    return Units(table, codes, donor, unit_columns, kept, levels_in_use(kept, obs))
 
 
 def repeated_donors(units: Units, groupby: str | None) -> int:
