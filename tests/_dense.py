@@ -40,9 +40,23 @@ class Point:
 
 
 class Dense:
-    """One response with its rows scaled by the square roots of their weights."""
+    """One response with its rows scaled by the square roots of their weights.
 
-    def __init__(self, y: np.ndarray, X: np.ndarray, terms: Sequence[Term], weights: np.ndarray | None = None):
+    Rows may be means of patterns, weighted by their cells: then `n_obs` are the cells and `within` is their sum of
+    squares about the means.
+    """
+
+    def __init__(
+        self,
+        y: np.ndarray,
+        X: np.ndarray,
+        terms: Sequence[Term],
+        weights: np.ndarray | None = None,
+        *,
+        n_obs: int | None = None,
+        within: float = 0.0,
+    ):
+        self.n_obs, self.within = n_obs or len(y), within
         root = np.sqrt(np.ones(len(y)) if weights is None else weights)
         self.y, self.X, self.terms = y * root, X * root[:, None], tuple(terms)
         self.log_weight = 2 * np.log(root).sum()
@@ -85,8 +99,8 @@ class Dense:
         beta = Phi @ self.X.T @ inverse @ self.y
         P = inverse - inverse @ self.X @ Phi @ self.X.T @ inverse
         residual = self.y - self.X @ beta
-        nu = n - p if reml else n
-        sigma2 = float(residual @ inverse @ residual) / nu
+        nu = self.n_obs - p if reml else self.n_obs
+        sigma2 = (float(residual @ inverse @ residual) + self.within) / nu
         logdet = np.linalg.slogdet(V)[1] + (np.linalg.slogdet(information)[1] if reml else 0.0)
         loglik = -0.5 * (nu * (np.log(2 * np.pi * sigma2) + 1) + logdet - self.log_weight)
         return Point(V, inverse, P, beta, sigma2, sigma2 * Phi, float(loglik))

@@ -44,7 +44,6 @@ def cohort(lost: str = "control", *, name: str = "condition") -> ad.AnnData:
 CHANGED = [
     ("condition + bmi", {"condition[T.AD]"}, {"condition[T.MS]"}),
     ("C(condition) + bmi", {"C(condition)[T.AD]"}, {"C(condition)[T.MS]"}),
-    ("C(condition, Treatment) + bmi", {"C(condition, Treatment)[T.AD]"}, {"C(condition, Treatment)[T.MS]"}),
     (
         "C(condition, Treatment('control')) + bmi",
         {"C(condition, Treatment('control'))[T.AD]"}, {"C(condition, Treatment('control'))[T.MS]"},

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, Groups
 
 _CMAP = "viridis"
 _GAP = 0.12  # between a ratio of zero and the smallest of the others, of the width of the grid
@@ -41,7 +41,7 @@ def prior(
     data: ad.AnnData | LMMFit,
     *,
     term: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
     ax: Axes | None = None,
     show: bool | None = None,

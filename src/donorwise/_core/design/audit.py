@@ -10,6 +10,7 @@ import pandas as pd
 
 from donorwise._core.design import findings as checks
 from donorwise._core.design import omissions as omitted
+from donorwise._core.design import slopes
 from donorwise._core.design.arms import Arms, describe
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.formula import ParsedFormula, parse
@@ -170,6 +171,8 @@ def audit_design(
         *impossible,
         *([design.lost.reason] if design.lost.reason else []),
         *checks.unreplicated(design, arms, donors),
+        *slopes.uncentred(design),
+        *slopes.redundant(design),
     ]
     notes: list[str] = []
     if donors.name:
@@ -185,7 +188,7 @@ def audit_design(
             *confined,
             *checks.unpaired(design, arms, donors),
         ]
-        notes += [*checks.technical(design, batches, donors, samples), *checks.cell_level(arms, donors)]
+        notes += [*checks.technical(design, batches, donors, samples), *checks.cell_level(design, arms, donors)]
         notes += omitted.period_left_out(design, obs, others, donors, samples, batch)
         notes += [] if counts is None or impossible else checks.count_scale(arms, counts)
     return Audit(

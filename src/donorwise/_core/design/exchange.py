@@ -204,7 +204,10 @@ def _nested(inner: IntArray, outer: IntArray) -> bool:
 
 
 def _units(design: Design, variable: str, donors: IntArray, values: IntArray) -> tuple[ExchangeKind, IntArray]:
-    """What carries the labels: donors; or the coarsest levels inside donors with one label each."""
+    """What carries the labels: donors, or all that a donor has of one label.
+
+    Samples of a donor with the same label share the donor's response to it, and so move together.
+    """
     several = _varies_within(design.frame[variable], donors)
     if not several.any():
         return "between-donor", donors
@@ -214,13 +217,8 @@ def _units(design: Design, variable: str, donors: IntArray, values: IntArray) ->
             f"{int(several.sum())}; a permutation test is for one or the other. Keep the donors with several values "
             "(paired), or one value of each donor."
         )
-    inside = [
-        t.codes
-        for t in design.random_terms
-        if _nested(t.codes, donors) and not _nested(donors, t.codes) and _nested(t.codes, values)
-    ]
     by_label = combine([(donors, int(donors.max()) + 1), (values, int(values.max()) + 1)], donors.size)[0]
-    return "within-donor", min(inside, key=lambda codes: int(codes.max()), default=by_label)
+    return "within-donor", by_label
 
 
 def _strata(design: Design, obs: pd.DataFrame, unit: IntArray, strata: Sequence[str]) -> IntArray:
