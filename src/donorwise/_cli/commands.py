@@ -235,7 +235,7 @@ def _load(given: dict[str, Any], prepare: Prepare) -> tuple[ad.AnnData, Analysis
     if given["donor"]:
         adata.donorwise.setup(donor=given["donor"])
     columns = [str(c) for c in adata.obs.columns]
-    contrasts = [parse_contrast(text, columns) for text in given["contrast"]] or None
+    contrasts = [parse_contrast(text, adata.obs) for text in given["contrast"]] or None
     analysis = prepare(adata, contrasts, parse_groupby(given["groupby"], columns))
     return adata, analysis, symbols_of(adata, given["gene_symbols"], {"response": analysis.response})
 

@@ -81,8 +81,14 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
 
     def thin(design: Design) -> list[str]:
         single = np.median(sizes[design.codes >= 0]) < 2
+        lost = [design.lost.reason] if design.lost.reason else []
         few = few_donors(design, units.table, units.donor)
-        return [*few, *replicates_of_units(design, units, roles.get("batch")), *([_SINGLE_CELLS] if single else [])]
+        return [
+            *lost,
+            *few,
+            *replicates_of_units(design, units, roles.get("batch")),
+            *([_SINGLE_CELLS] if single else []),
+        ]
 
     whole = None if analysis.groupby else analysis.tasks[0].design
     found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]
@@ -92,7 +98,6 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
     return (*found, *_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
 
 
-<<<<<<< HEAD
 def shifted(results: pd.DataFrame, left_out: Collection[str] = ()) -> dict[str, str]:
     """What to say of groups and contrasts in which the genes' log fold changes are far from zero as a whole, by their names.
 
@@ -126,14 +131,14 @@ def _middle(tests: pd.DataFrame) -> tuple[float, float]:
     best = log_fc[se <= np.nanmedian(se)]
     middle = np.median(best)
     return float(middle), float(1.4826 * np.median(np.abs(best - middle)))
-=======
+
+
 def _named(units: Units) -> Named:
     """The cells of units by donor."""
     used, column = np.flatnonzero(units.codes >= 0), units.table[units.donor]
     donor, levels = pd.factorize(column.array, sort=True)
     labels = [name for name in units.table.columns if isinstance(units.table[name].dtype, pd.CategoricalDtype)]
     return Named(units.donor, list(levels), used, donor.astype(np.int64)[units.codes[used]], labels)
->>>>>>> w-audit
 
 
 def _by_group(tasks: Sequence[Task], look: Callable[[Design], list[str]], said: Sequence[str] = ()) -> list[str]:

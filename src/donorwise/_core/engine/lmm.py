@@ -119,6 +119,8 @@ def fit_lmm(
             DonorwiseWarning,
             stacklevel=2,
         )
+    if design.lost.reason:
+        warnings.warn(design.lost.reason, DonorwiseWarning, stacklevel=2)
     jobs = effective_jobs(n_jobs)
     (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:
