@@ -148,7 +148,7 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
             "\n  ".join(["No group could be fitted:", *told]) if len(told) > 1 else parts[0].failed
         )
     tables = _stack(analysis, parts)
-    _log_replaced(named)
+    _log_replaced(named, analysis.options.ddf)
     return Result(tables, _params(analysis, named, tables["results"]), failed)
 
 
@@ -214,10 +214,11 @@ def _version() -> str:
     return version("donorwise")
 
 
-def _log_replaced(parts: dict[str, Tables]) -> None:
-    """Log why tests are not those asked for, once per reason."""
+def _log_replaced(parts: dict[str, Tables], asked: str) -> None:
+    """Log why tests, or some of them, are not those asked for, once per reason."""
     fitted = {name: part for name, part in parts.items() if part.ddf}
     for ddf, note in dict.fromkeys((part.ddf, part.note) for part in fitted.values() if part.note):
         names = [name for name, part in fitted.items() if (part.ddf, part.note) == (ddf, note)]
         where = "" if len(names) == len(fitted) else f" in {', '.join(names)}"
-        logger.warning("%s%s: %s.", _USED[ddf], where, note)
+        what = f"{_USED[ddf]}{where}" if ddf != asked else f"Some tests{where} are others"
+        logger.warning("%s: %s.", what, note)

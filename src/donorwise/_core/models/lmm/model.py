@@ -142,6 +142,10 @@ class LMM:
         """Their covariance, (G, p, p)."""
         return self.estimates.sigma2[:, None, None] * self.estimates.Phi
 
+    def informed(self, L: FloatArray) -> BoolArray:
+        """Which contrasts (n, p) have a variance, (n,)."""
+        return np.ones(len(L), dtype=bool)
+
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients."""
         return self.equations.turned(L)
