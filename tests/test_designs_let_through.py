@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 
 import donorwise as dw
+from donorwise._anndata import read_results
+from donorwise._batch.report import summarise
 from donorwise._core.design.audit import audit
 from donorwise._core.design.build import build_design
 from donorwise._core.design.exchange import find_exchange
-from donorwise.errors import DonorwiseWarning
+from donorwise.errors import DesignError, DonorwiseWarning
 
 N_GENES = 300
 # shares below .05 of 300 null genes that share a prior; .05 +- 3 standard errors is .012 to .088
@@ -209,3 +211,154 @@ def test_units_that_count_as_replicates(
     assert len(found) == len(texts)
     for text, own in zip(texts, found, strict=True):
         assert text in own
+
+
+@pytest.fixture(scope="module")
+def two_pairs() -> ad.AnnData:
+    """Two donors in both conditions; a fifth of the genes respond."""
+    adata = cohort(n_donors=2, n_samples=1, n_cells=80, response=0.1, seed=4)
+    adata.X[adata.obs["condition"] == "stim", :60] += 1.5
+    return adata
+
+
+PAIRED = "~ condition + (1 | donor) + (1 | donor:condition)"
+
+
+def test_two_pairs_have_nothing_but_the_prior(two_pairs: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    """The audit, the params, the report, influence and power say so; Kenward-Roger finds next to nothing."""
+    (text,) = warned(dw.tl.lmm, two_pairs, PAIRED)
+    assert "nothing but the prior that features share carries a moderated test of it" in text
+    found = int((dw.get.tests(two_pairs)["adj_p_value"] < 0.05).sum())
+    assert found > 40
+    assert read_results(two_pairs, "lmm").params["carried_by_prior"] == {"all": "condition[T.stim]"}
+    assert "all: nothing but the prior that features share carries" in summarise(two_pairs, "lmm")
+    with caplog.at_level("INFO", logger="donorwise"):
+        dw.tl.influence(two_pairs, progress=False)
+    assert f"{found} of {found} hits have no test without any one of their donors" in caplog.text
+    assert "hang on one donor" not in caplog.text
+    texts = warned(dw.tl.power, two_pairs, n_donors=(2, 8), n_cells=100)
+    assert any(t.startswith("condition[T.stim]: the fitted study (2 donors) says next to nothing") for t in texts)
+    assert any(t.startswith("n_donors of 2: nothing but the prior") for t in texts)
+    assert not any(t.startswith("n_donors of 8") for t in texts)
+    dw.tl.lmm(two_pairs, PAIRED, ddf="kenward-roger", progress=False, key_added="kr")
+    assert int((dw.get.tests(two_pairs, key="kr")["adj_p_value"] < 0.05).sum()) == 0
+    assert "carried_by_prior" not in two_pairs.uns["kr"]["params"]
+    dw.tl.pseudobulk(two_pairs, "~ condition + (1 | donor)", progress=False)
+    assert read_results(two_pairs, "pseudobulk").params["carried_by_prior"] == {"all": "condition[T.stim]"}
+
+
+def test_one_donor_against_one_is_refused_and_against_two_is_warned_about(repeated: ad.AnnData) -> None:
+    adata = repeated[repeated.obs["donor"].isin(["P0", "P7"])].copy()
+    for tool, formula in ((dw.tl.lmm, "~ arm + (1 | donor)"), (dw.tl.pseudobulk, "~ arm")):
+        with pytest.raises(DesignError):
+            tool(adata, formula, progress=False)
+    adata = repeated[repeated.obs["donor"].isin(["P0", "P6", "P7"])].copy()
+    (text,) = warned(dw.tl.lmm, adata, "~ arm + (1 | donor)")
+    assert "compares 2 donors with 1" in text or "compares 1 donor with 2" in text
+    assert "nothing but the prior" in text
+    assert read_results(adata, "lmm").params["carried_by_prior"] == {"all": "arm[T.b]"}
+
+
+@pytest.fixture(scope="module")
+def dated() -> ad.AnnData:
+    """Twelve donors, four visits each on days of the calendar, null genes with slopes that differ between donors."""
+    rng = np.random.default_rng(3)
+    n_donors, n_cells = 12, 15
+    d = np.repeat(np.arange(n_donors), 4 * n_cells)
+    day = np.tile(np.repeat([0, 30, 60, 90.0], n_cells), n_donors)
+    start, born = rng.uniform(0, 60, n_donors).round(), rng.uniform(7e3, 3e4, n_donors).round()
+    level, slope = rng.normal(0, 0.3, (n_donors, N_GENES)), rng.normal(0, 0.006, (n_donors, N_GENES))
+    Y = level[d] + slope[d] * day[:, None] + rng.normal(size=(d.size, N_GENES))
+    obs = pd.DataFrame(
+        {
+            "donor": [f"P{i:02d}" for i in d],
+            "date": 737425 + day + start[d],
+            "age": born[d] + day,
+            "day": day,
+            "depth": rng.normal(9, 0.1, d.size),
+            "arm": np.where(d < 6, "a", "b"),
+        },
+        index=[f"c{i}" for i in range(d.size)],
+    )
+    obs["age_own"] = obs["age"] - obs.groupby("donor")["age"].transform("mean")
+    return ad.AnnData(Y, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(N_GENES)]))
+
+
+@pytest.mark.parametrize(
+    ("formula", "text"),
+    [
+        ("~ date + (1 | donor) + (0 + date | donor)", "write `center(date)` in that term."),
+        ("~ date * arm + (date || donor)", "write `center(date)` in that term."),
+        ("~ age + (1 | donor) + (0 + age | donor)", 'obs["age"] - obs.groupby("donor")["age"].transform("mean")'),
+        ("~ depth + (1 | donor) + (0 + depth | donor)", "write `center(depth)` in that term."),
+        (
+            "~ date + (1 | donor)",
+            "add `(0 + center(date) | donor)`, which with `(1 | donor)` is `(center(date) || donor)`",
+        ),
+        ("~ date + (1 | donor) + (0 + center(date) | donor)", None),
+        ("~ center(date) * arm + (center(date) || donor)", None),
+        ("~ age + (1 | donor) + (0 + age_own | donor)", None),
+        ("~ age * arm + (1 | donor) + (0 + age_own | donor)", None),
+        ("~ day + (day || donor)", None),
+        ("~ date + (date | donor)", None),
+    ],
+)
+def test_a_slope_depends_on_no_origin_in_silence(dated: ad.AnnData, formula: str, text: str | None) -> None:
+    found = audit(formula, dated.obs).warnings
+    assert len(found) == (text is not None)
+    assert all(text in own.replace("'", '"') for own in found)
+
+
+def test_a_centred_slope_holds_its_level(dated: ad.AnnData) -> None:
+    """A number of the calendar and the same number centred in the formula; of ages each donor's own are taken."""
+    (text,) = warned(dw.tl.lmm, dated, "~ date + (1 | donor) + (0 + date | donor)")
+    assert "2.2e+04 standard deviations (within `donor`) from the data" in text
+    assert share_below(dated, "lmm", "date") > INFLATED
+    dw.tl.lmm(dated, "~ age_own + (1 | donor) + (0 + center(age) | donor)", progress=False)
+    assert share_below(dated, "lmm", "age_own") > INFLATED  # ages of donors lie apart, so their mean is far from most
+    for name, slope in (("date", "center(date)"), ("age", "age_own")):
+        assert not warned(dw.tl.lmm, dated, f"~ {name} + (1 | donor) + (0 + {slope} | donor)")
+        assert_held(share_below(dated, "lmm", name))
+
+
+@pytest.mark.parametrize(
+    ("formula", "warning"),
+    [
+        ("~ condition + (0 + condition | donor)", None),
+        ("~ condition + (condition | donor)", None),
+        ("~ condition + (0 + condition | donor) + (1 | sample)", None),
+        ("~ arm + (0 + condition | donor)", None),
+        (
+            "~ condition + (1 | donor) + (0 + condition | donor)",
+            "`(1 | donor)` says nothing that `(0 + condition | donor)`",
+        ),
+        (
+            "~ lane + (1 | donor) + (0 + C(lane) | donor)",
+            "`(1 | donor)` says nothing that `(0 + C(lane) | donor)` does not",
+        ),
+        ("~ visit + (0 + visit | donor)", "`donor` has no random intercept"),
+    ],
+)
+def test_a_column_for_each_level_of_a_factor_gives_donors_a_level(
+    repeated: ad.AnnData, formula: str, warning: str | None
+) -> None:
+    found = audit(formula, repeated.obs, donor="donor").warnings
+    assert len(found) == (warning is not None)
+    assert all(warning in text for text in found)
+
+
+@pytest.mark.parametrize("offset", [0, 1e6, 1e9, 1e10])
+def test_rank_does_not_depend_on_the_origin_of_a_number(offset: float) -> None:
+    """Interactions of a number far from zero are no aliases; a number and its shifted copy are, however far."""
+    rng = np.random.default_rng(0)
+    donor = np.arange(1200) % 12
+    obs = pd.DataFrame({"donor": [f"D{i}" for i in donor], "arm": np.where(donor < 6, "a", "b")})
+    values = rng.normal(0, 0.5, 1200)
+    obs["x"] = values + offset
+    Y = rng.normal(size=(1200, 5)) + rng.normal(size=(12, 5))[donor]
+    test = dw.fit_lmm(Y, obs, "~ arm * x + (1 | donor)").test(ddf="satterthwaite")
+    truth = dw.fit_lmm(Y, obs.assign(x=values), "~ arm * x + (1 | donor)").test(ddf="satterthwaite")
+    own, true = (t[t["contrast"] == "arm[T.b]:x"]["p_value"].to_numpy() for t in (test, truth))
+    np.testing.assert_allclose(own, true, rtol=1e-8 if offset < 1e7 else 1e-4)
+    with pytest.raises(DesignError, match="cannot be told apart"):
+        build_design("~ arm + x + x2 + (1 | donor)", obs.assign(x2=obs["x"] + 1))

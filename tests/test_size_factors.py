@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from scipy.stats import rankdata
 
+import donorwise as dw
 from donorwise._core.cells.size_factors import FEWEST_GENES, UnitCounts, median_ratio, size_factors, tmm
 from donorwise._typing import FloatArray
+from donorwise.errors import DonorwiseError
 
 REFERENCE = Path(__file__).parent / "reference" / "size_factors"
 EXPECTED = json.loads((REFERENCE / "expected.json").read_text())["expected"]
@@ -192,3 +197,209 @@ def test_equal_units_and_one_unit_have_ones() -> None:
     counts = np.repeat(drawn([1e5]), 3, axis=0)
     np.testing.assert_array_equal(size_factors(counts, counts.sum(axis=1), "tmm").values, 1.0)
     np.testing.assert_array_equal(size_factors(counts[:1], counts[:1].sum(axis=1), "tmm").values, 1.0)
+
+
+# ---------------------------------------------------------------- dw.pp.size_factors
+
+
+@pytest.fixture(scope="module")
+def _responding() -> ad.AnnData:
+    """Paired samples of two cell types, in one of which a tenth of the genes answers to the stimulus, eightfold."""
+    adata = dw.datasets.simulate_cohort(
+        "paired", n_donors=6, n_cells=2400, n_genes=600, cell_types=("B", "T"), de_fraction=0, seed=2
+    )
+    rng = np.random.default_rng(0)
+    responds = rng.random(adata.n_vars) < 0.1
+    counts = adata.layers["counts"].toarray().astype(np.float64)
+    cells = np.flatnonzero((adata.obs["condition"] == "stimulated") & (adata.obs["cell_type"] == "B"))
+    counts[np.ix_(cells, np.flatnonzero(responds))] = rng.poisson(8 * counts[np.ix_(cells, np.flatnonzero(responds))])
+    adata.layers["counts"] = sparse.csr_matrix(counts)
+    adata.var["responds"] = responds
+    return adata
+
+
+@pytest.fixture
+def responding(_responding: ad.AnnData) -> ad.AnnData:
+    return _responding.copy()
+
+
+def test_effective_depths_are_those_of_the_units(responding: ad.AnnData) -> None:
+    dw.pp.size_factors(responding)
+    table = responding.uns["effective_depth"]["size_factors"]
+    assert table.columns[:3].tolist() == ["donor_id", "sample_id", "cell_type"] and len(table) == 24
+    depth = np.asarray(responding.layers["counts"].sum(axis=1)).ravel()
+    for _, unit in table.iterrows():
+        cells = (
+            (responding.obs["sample_id"] == unit["sample_id"]) & (responding.obs["cell_type"] == unit["cell_type"])
+        ).to_numpy()
+        assert cells.sum() == unit["n_cells"] and depth[cells].sum() == unit["depth"]
+        np.testing.assert_allclose(responding.obs["effective_depth"][cells], depth[cells] * unit["factor"], rtol=1e-12)
+    for name, own in table.groupby("cell_type", observed=True):
+        counts = np.stack([
+            np.asarray(responding.layers["counts"][((responding.obs["sample_id"] == s) & (responding.obs["cell_type"] == name)).to_numpy()].sum(axis=0)).ravel()
+            for s in own["sample_id"]
+        ])  # fmt: skip
+        np.testing.assert_allclose(own["factor"], size_factors(counts, counts.sum(axis=1), "tmm").values, rtol=1e-12)
+        np.testing.assert_allclose(np.log([own["factor"], own["size_factor"]]).sum(axis=1), 0, atol=1e-9)
+
+
+def test_units_and_groups_are_as_asked(responding: ad.AnnData) -> None:
+    responding.obs["cell_type"] = responding.obs["cell_type"].astype(object)
+    found = dw.pp.size_factors(responding, "median_ratio", by=["donor_id", "condition"], key_added="own", copy=True)
+    assert "own" not in responding.uns and found.uns["own"]["params"]["groupby"] == ""
+    assert found.uns["own"]["size_factors"].columns[:3].tolist() == ["donor_id", "condition", "n_cells"]
+    grouped = dw.pp.size_factors(responding, by=["donor_id", "condition", "cell_type"], copy=True)
+    assert grouped.uns["effective_depth"]["params"]["groupby"] == "cell_type"
+    named = dw.pp.size_factors(responding, by=["donor_id", "condition"], groupby="cell_type", copy=True)
+    pd.testing.assert_series_equal(named.obs["effective_depth"], grouped.obs["effective_depth"])
+    responding.obs["half"] = np.where(responding.obs["donor_id"].isin(["D01", "D02", "D03"]), "a", "b")
+    several = dw.pp.size_factors(responding, by=["donor_id", "condition"], groupby=["half", "cell_type"], copy=True)
+    assert several.uns["effective_depth"]["params"]["groupby"] == ["half", "cell_type"]
+    table = several.uns["effective_depth"]["size_factors"]
+    products = np.log(table["factor"]).groupby([table["half"], table["cell_type"]], observed=True).sum()
+    assert len(products) == 4 and abs(products).max() < 1e-12
+
+
+def test_depth_of_a_column_and_missing_values(responding: ad.AnnData) -> None:
+    responding.obs["double"] = 2.0 * np.asarray(responding.layers["counts"].sum(axis=1)).ravel()
+    responding.obs["donor_id"] = responding.obs["donor_id"].astype(object)
+    responding.obs.loc[responding.obs_names[:3], "donor_id"] = np.nan
+    dw.pp.size_factors(responding, by=["donor_id", "condition"])
+    once = responding.obs["effective_depth"]
+    dw.pp.size_factors(responding, by=["donor_id", "condition"], depth="double")  # its own entry may be replaced
+    np.testing.assert_allclose(responding.obs["effective_depth"], 2 * once, rtol=1e-12)
+    np.testing.assert_array_equal(responding.obs["effective_depth"][:3], responding.obs["double"][:3])
+
+
+def test_survive_files(responding: ad.AnnData, tmp_path: Path) -> None:
+    dw.pp.size_factors(responding)
+    responding.write_h5ad(tmp_path / "a.h5ad")
+    again = ad.read_h5ad(tmp_path / "a.h5ad")
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(again.uns["effective_depth"]["size_factors"]), responding.uns["effective_depth"]["size_factors"],
+        check_dtype=False, check_categorical=False,
+    )  # fmt: skip
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    dw.pp.size_factors(backed)
+    np.testing.assert_allclose(backed.obs["effective_depth"], responding.obs["effective_depth"], rtol=1e-12)
+
+
+def test_log_depth_of_effective_depths(responding: ad.AnnData) -> None:
+    dw.pp.size_factors(responding)
+    dw.pp.log_depth(responding, obs_key="effective_depth")
+    dw.pp.log_depth(responding, normalize="tmm", key_added="direct")
+    np.testing.assert_allclose(responding.obs["log_depth"], responding.obs["direct"], atol=1e-12)
+    log = np.log(responding.obs["effective_depth"])
+    np.testing.assert_allclose(responding.obs["log_depth"], log - log.mean(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"layer": None}, "raw counts"),
+        ({"method": "rle"}, "'tmm', 'median_ratio', 'depth'"),
+        ({"by": "donor"}, "no column 'donor'"),
+        ({"by": []}, "names no column"),
+        ({"min_expected": -1}, "0 or more"),
+        ({"key_added": "truth"}, "did not write"),
+    ],
+)
+def test_what_cannot_be_used_is_told(responding: ad.AnnData, arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(DonorwiseError, match=says):
+        dw.pp.size_factors(responding, **arguments)
+    assert "effective_depth" not in responding.obs
+
+
+def test_rows_and_unknown_donors_are_told(responding: ad.AnnData) -> None:
+    rows = dw.pp.collapse(responding, ["donor_id", "condition"], counts_layer="counts", progress=False)
+    for tool in (dw.pp.size_factors, lambda a: dw.pp.log_depth(a, normalize="tmm")):
+        with pytest.raises(DonorwiseError, match="before dw.pp.collapse"):
+            tool(rows)
+    with pytest.raises(DonorwiseError, match="give by="):
+        dw.pp.size_factors(ad.AnnData(responding.X, obs=responding.obs[["condition"]], layers=dict(responding.layers)))
+    with pytest.raises(DonorwiseError, match="give normalize='tmm' too"):
+        dw.pp.log_depth(responding, by="donor_id")
+
+
+# ---------------------------------------------------------------- dw.tl.pseudobulk(normalize=)
+
+FORMULA, CONTRAST = "~ condition + (1 | donor_id)", "condition[T.stimulated]"
+
+
+def _tests(adata: ad.AnnData, **options: Any) -> pd.DataFrame:
+    dw.tl.pseudobulk(adata, FORMULA, progress=False, **options)
+    return dw.get.tests(adata, key="pseudobulk", sort_by=None).set_index(["group", "variable"])
+
+
+@pytest.mark.parametrize("method", ["tmm", "median_ratio"])
+def test_genes_without_response_are_not_down(responding: ad.AnnData, method: str) -> None:
+    by_depth = _tests(responding, groupby="cell_type", normalize="depth")["log_fc"]
+    found = _tests(responding, groupby="cell_type", normalize=method)["log_fc"]
+    null = ~responding.var["responds"].to_numpy()
+    assert by_depth["B"][null].median() < -0.35
+    assert abs(found["B"][null].median()) < 0.15 and abs(found["T"].median()) < 0.05
+
+
+def test_is_the_same_as_depths_times_factors(responding: ad.AnnData) -> None:
+    """On cells, on rows, and with genes left out."""
+    dw.pp.size_factors(responding, by=["donor_id", "condition", "cell_type"])
+    units = responding.uns["effective_depth"]["size_factors"].sort_values(["cell_type", "donor_id", "condition"])
+    expected = _tests(responding, groupby="cell_type", depth="effective_depth", normalize="depth")
+    rows = dw.pp.collapse(responding, ["donor_id", "condition", "cell_type"], counts_layer="counts", progress=False)
+    numbers = ["estimate", "se", "p_value", "log_fc"]
+    for adata in (responding, rows):
+        found = _tests(adata, groupby="cell_type")
+        np.testing.assert_allclose(found[numbers], expected[numbers], rtol=1e-8, atol=1e-12)
+        factors = adata.uns["pseudobulk"]["size_factors"]["factor"]
+        np.testing.assert_allclose(factors, units["factor"], rtol=1e-12)
+        _tests(adata, groupby="cell_type", mask_var=(np.arange(adata.n_vars) % 2 == 0))
+        np.testing.assert_array_equal(adata.uns["pseudobulk"]["size_factors"]["factor"], factors)
+
+
+def test_influence_keeps_the_factors_of_all_donors(responding: ad.AnnData) -> None:
+    dw.pp.size_factors(responding, by=["donor_id", "condition", "cell_type"])
+    _tests(responding, groupby="cell_type")
+    dw.tl.influence(responding, key="pseudobulk", variables="gene_0003", progress=False)
+    found = dw.get.influence(responding, key="pseudobulk", by="donor").set_index(["donor", "group"])
+    for donor in ("D02", "D05"):
+        alone = responding[responding.obs["donor_id"] != donor].copy()
+        expected = _tests(alone, groupby="cell_type", depth="effective_depth", normalize="depth")
+        for group in ("B", "T"):
+            one, other = found.loc[(donor, group)], expected.loc[(group, "gene_0003")]
+            np.testing.assert_allclose(one["p_value"], other["p_value"], rtol=1e-6)
+            np.testing.assert_allclose(one["estimate"], other["estimate"], rtol=1e-6)
+
+
+def test_a_result_is_made_again_when_genes_were_left_out(responding: ad.AnnData) -> None:
+    """Where depths do not hang on the genes, factors must not either: they are kept with the result."""
+    responding.obs["total_counts"] = np.asarray(responding.layers["counts"].sum(axis=1)).ravel()
+    _tests(responding, depth="total_counts")
+    ranef = dw.get.ranef(responding, "gene_0003", key="pseudobulk")
+    few = responding[:, :20].copy()
+    pd.testing.assert_frame_equal(dw.get.ranef(few, "gene_0003", key="pseudobulk"), ranef)
+
+
+def test_calibrate_has_the_factors_of_the_fit(responding: ad.AnnData) -> None:
+    for method in ("tmm", "depth"):
+        tests = _tests(responding, groupby="cell_type", normalize=method)
+        dw.tl.calibrate(
+            responding, FORMULA, CONTRAST, model="pseudobulk", normalize=method, groupby="cell_type", n_permutations=3,
+            progress=False,
+        )  # fmt: skip
+        found = dw.get.calibration(responding, table="variables").set_index(["group", "variable"])
+        np.testing.assert_allclose(found["estimate"], tests.loc[found.index, "estimate"], rtol=1e-6, atol=1e-9)
+        assert responding.uns["calibration"]["params"]["normalize"] == method
+    with pytest.raises(DonorwiseError, match="normalize= has no meaning with model='lmm'"):
+        dw.tl.calibrate(responding, FORMULA, CONTRAST, normalize="tmm", progress=False)
+
+
+def test_few_genes_keep_their_depths_which_is_told_once(
+    responding: ad.AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    panel = responding[:, :60].copy()
+    _tests(panel, groupby="cell_type")
+    said = [r.getMessage() for r in caplog.records if "leaves depths" in r.getMessage()]
+    assert said == ["'tmm' leaves depths as they are: B, T: 60 genes with counts are too few to compare units in."]
+    assert (panel.uns["pseudobulk"]["size_factors"]["factor"] == 1).all()
+    with pytest.raises(DonorwiseError, match="normalize='TMM' is not an option; choose one of 'tmm'"):
+        _tests(panel, normalize="TMM")

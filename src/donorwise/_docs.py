@@ -52,12 +52,6 @@ mask_var
     "depth": """\
 depth
     Column of obs with the depth of every cell, such as its total counts; the sum of its counts if None.""",
-    "normalize": """\
-normalize
-    How the depths of the units of a group are made comparable. ``"tmm"``: multiplied by factors that take out what their
-    counts are made of (trimmed mean of M-values, Robinson and Oshlack 2010), without which a strong response of some
-    genes makes all others "down". ``"median_ratio"``: by medians of ratios (Anders and Huber 2010). ``"depth"``: left as
-    they are. Factors are from all genes; see :func:`donorwise.pp.size_factors`.""",
     "weights": """\
 weights
     Precision weights of the cells: a column of obs or an array (n_obs,).""",

@@ -41,6 +41,9 @@ TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)
 CALIBRATION_TABLES = ("groups", "levels", "permutations", "curves", "histogram", "variables")
 """The tables of one calibration."""
 
+TABLES_OF_ENTRIES = (TABLES, CALIBRATION_TABLES, (SIZE_FACTORS,))
+"""The tables by which an entry is known to be of this package."""
+
 RESULT_COLUMNS = (
     "variable",
     "group",

@@ -114,7 +114,7 @@ def check_key(key: str) -> None:
 def check_free(adata: ad.AnnData, key: str) -> None:
     """Raise unless `key` can name a result: it is new, or what it names is from this package and may be replaced."""
     check_key(key)
-    ours = any(holds_tables(adata, key, names) for names in (keys.TABLES, keys.CALIBRATION_TABLES))
+    ours = any(holds_tables(adata, key, names) for names in keys.TABLES_OF_ENTRIES)
     if key in adata.uns and not (ours or holds_derived(adata, key)):
         raise DataError(
             f"adata.uns[{key!r}] holds something that this package did not write; choose another key_added."

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN = ["variable", "estimate", "se", "df", "p_value", "adj_p_value", "log_fc", "n_donors"]
 _FEW_DONORS = 4
+_PRIOR_ALONE = "(one degree of freedom of their own, or less than two): Kenward-Roger finds next to nothing."
 
 
 def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
@@ -165,6 +166,11 @@ def _warnings(table: pd.DataFrame, params: dict[str, Any]) -> list[str]:
             found.append(f"{group}: nothing was tested.")
         elif 0 < donors < _FEW_DONORS:
             found.append(f"{group}: only {donors} donors.")
+        carried = dict(params.get("carried_by_prior") or {}).get(str(group))
+        if carried:
+            found.append(
+                f"{group}: nothing but the prior that features share carries the tests of {carried} {_PRIOR_ALONE}"
+            )
         stuck = int((own["status"] == "not_converged").sum())
         if stuck:
             found.append(f"{group}: {stuck:,} tests did not converge.")

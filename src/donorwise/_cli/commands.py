@@ -70,19 +70,26 @@ def audit(source: Path, formula: str, donor: str | None) -> None:
     help="Columns of obs that differ from cell to cell, such as log_depth.",
 )  # fmt: skip
 @click.option("--layer", help="Layer to collapse; X if absent.")
-@click.option("--counts-layer", help="Layer of raw counts, for donorwise pseudobulk.")
-@options.add(options.N_JOBS, *_RUN_COHORTS)
+@click.option(
+    "--counts-layer", help="Layer of raw counts, for donorwise pseudobulk; --log-depth takes counts if absent."
+)
+@options.add(options.LOG_DEPTH, options.N_JOBS, *_RUN_COHORTS)
 @click.pass_context
 def collapse(ctx: click.Context, /, **given: Any) -> None:
     """Collapse SOURCE (one or several .h5ad or .zarr) to one row per combination of columns; models fit alike."""
     from donorwise import pp
-    from donorwise._batch.cohorts import collapse_sources, survey
+    from donorwise._batch.cohorts import add_log_depth, collapse_sources, survey
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     chosen = {name: given[name] for name in ("by", "covariates", "layer", "counts_layer", "n_jobs")}
     check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         sources = [survey(path, layer=given["layer"], block_size=given["block_size"]) for path in given["source"]]
+        begin = {}
+        if given["log_depth"]:
+            counts, normalize = given["counts_layer"] or "counts", given["depth_normalize"]
+            begin["begin"] = add_log_depth(sources, layer=counts, normalize=normalize)
+            chosen["covariates"] = list(dict.fromkeys([*chosen["covariates"], "log_depth"]))
         _write(
             "collapse",
             given,
@@ -92,6 +99,7 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
                 lambda cells: pp.collapse(cells, progress=progress, **chosen),
                 partial,
                 element=given["layer"] or "X",
+                **begin,
             ),
         )
 
@@ -151,10 +159,13 @@ _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, o
 @click.option("--obsm", help="Table of scores in obsm, to be modelled instead of X.")
 @click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
 @click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
-@options.add(options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
+@click.option("--counts-layer", default="counts", show_default=True, help="Layer of raw counts, for --log-depth.")
+@options.add(options.LOG_DEPTH, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
 @click.pass_context
 def lmm(ctx: click.Context, /, **given: Any) -> None:
     """Test every feature of SOURCE (.h5ad or .zarr) with a linear mixed model."""
+    if given["log_depth"]:
+        given["formula"] = _with_covariate(given["formula"], "log_depth")
 
     def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
         from donorwise._anndata.prepare import prepare_lmm
@@ -162,6 +173,10 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
 
         chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "n_jobs")}
         options = Options(given["ddf"], reml=not given["ml"])
+        if given["log_depth"]:
+            from donorwise import pp
+
+            pp.log_depth(adata, layer=given["counts_layer"], normalize=given["depth_normalize"])
         return prepare_lmm(adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen)
 
     _run(ctx, given, prepare)
@@ -188,6 +203,13 @@ def pseudobulk(ctx: click.Context, /, **given: Any) -> None:
         return prepare_pseudobulk(adata, given["formula"], groupby=groupby, contrasts=contrasts, layer=layer, **chosen)
 
     _run(ctx, given, prepare)
+
+
+def _with_covariate(formula: str, name: str) -> str:
+    """A formula with a covariate, which it may have already."""
+    from donorwise._core.design.formula import parse
+
+    return formula if name in parse(formula).variables else f"{formula} + {name}"
 
 
 def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare) -> None:

@@ -104,6 +104,16 @@ NORMALIZE = click.option(
     show_default=True,
     help="How depths are made comparable, whatever responds.",
 )
+LOG_DEPTH = add(
+    click.option("--log-depth", is_flag=True, help="Make the covariate log_depth from raw counts, and use it."),
+    click.option(
+        "--depth-normalize",
+        type=click.Choice(METHODS),
+        default="depth",
+        show_default=True,
+        help="How the depths of --log-depth are made comparable.",
+    ),
+)
 GENE_SYMBOLS = click.option(
     "--gene-symbols", metavar="COLUMN", help="Column of var with symbols of the features, a column of the results too."
 )

@@ -293,6 +293,17 @@ def _report(hits: pd.DataFrame, donors: pd.DataFrame, alpha: float) -> None:
         if hits.empty:
             logger.warning("No hit at an adjusted p-value of %g to leave donors out of; name variables=.", alpha)
         return
+    tested = donors[donors["p_value"].notna()]
+    keys_of = [pd.MultiIndex.from_frame(table[ROW].astype(str)) for table in (found, tested)]
+    without = ~keys_of[0].isin(keys_of[1])
+    if without.any():
+        logger.warning(
+            "%d of %d hits have no test without any one of their donors: nothing but the prior that features share "
+            "carries them.", without.sum(), len(found),
+        )  # fmt: skip
+        found = found[~without]
+    if found.empty:
+        return
     lost = found[found["n_lost"] > 0]
     alone = lost[lost["n_lost"] == 1]
     names = ", ".join(f"{donor} ({n})" for donor, n in alone["donor"].astype(str).value_counts().items())

@@ -78,7 +78,10 @@ def lmm(
     -------
     None, or the copy. ``adata.uns[key_added]`` holds ``params``, ``results`` (one row per variable x
     group x contrast, with a status), ``varcomp``, ``icc``, ``variance_partition`` and, for moderated tests,
-    ``prior``; read them with :func:`donorwise.get.tests` and its neighbours.
+    ``prior``; read them with :func:`donorwise.get.tests` and its neighbours. `statistic`, `se`, `df`, `p_value` and
+    the interval agree with one another: a moderated test reports the t distribution that has the p-value of its
+    posterior mixture and the width of the mixture's 95% interval. Its `df` describes that shape, and is no count
+    of donors or cells.
 
     Raises
     ------

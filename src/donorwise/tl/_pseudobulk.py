@@ -65,7 +65,12 @@ def pseudobulk(
     {groupby}
     {mask_var}
     {depth}
-    {normalize}
+    normalize
+        How the depths :math:`L` of a group's units are made comparable. ``"tmm"``: multiplied by factors that take out
+        what their counts are made of (trimmed mean of M-values, Robinson and Oshlack 2010, Genome Biology 11:R25), without
+        which a strong response of some genes makes all others "down". ``"median_ratio"``: by medians of ratios (Anders
+        and Huber 2010). ``"depth"``: left as they are. Factors are from all genes, those left out by `mask_var` too; see
+        :func:`donorwise.pp.size_factors`, also for when depths stay as they are (fewer than 100 genes).
     {contrasts}
     {key_added}
     {n_jobs}
@@ -79,7 +84,8 @@ def pseudobulk(
     None, or the copy. ``adata.uns[key_added]`` has the tables of :func:`donorwise.tl.lmm`; read them with
     ``dw.get.tests(adata, key="pseudobulk")`` and its neighbours. `estimate` is a difference of natural
     logarithms of rates, `log_fc` the same in log2. ``varcomp`` has the posterior mean of :math:`\tau^2`, the
-    mean sampling variance as ``"Residual"``, and :math:`\hat\varphi` as ``"dispersion"``.
+    mean sampling variance as ``"Residual"``, and :math:`\hat\varphi` as ``"dispersion"``. The further table
+    ``size_factors`` has the depth of every unit and the factor it was multiplied by.
 
     Raises
     ------

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import changing, combine, constant, first_rows
-from donorwise._core.design.replicates import constant_within, is_fixed, random_levels
+from donorwise._core.design.replicates import constant_within, in_span, is_fixed, random_levels, spans_constant
 from donorwise._core.design.terms import variables
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def units_inside(design: Design, donors: Donors) -> list[RandomTerm]:
     return [
         term
         for term in design.random_terms
-        if term.group != donors.name and "(Intercept)" in term.columns and _inside(term, donors)
+        if term.group != donors.name and spans_constant(term) and _inside(term, donors)
     ]
 
 
@@ -74,11 +74,21 @@ def _has_slopes(design: Design, donors: Donors, column: FloatArray, within: tupl
     """Whether donors have slopes of what varies; those of several units of a donor are no replicates of it."""
     n_donors = int(changing(column, seen.donor, len(donors.levels)).sum())
     for term in design.random_terms:
-        if set(variables(term.bar.terms)).issuperset(within) and _inside(term, donors):
+        read = variables(term.bar.terms)
+        if _inside(term, donors) and all(name in read or _moves_with(design, term, name) for name in within):
             n_levels = int(changing(column, term.codes[seen.pattern], len(term.levels)).sum())
             if n_donors <= _REPEATED * n_levels <= _REPEATED**2 * n_donors:
                 return True
     return False
+
+
+def _moves_with(design: Design, term: RandomTerm, name: str) -> bool:
+    """Whether a number is, in each level of a term, a constant and the same combination of the term's columns."""
+    if name not in design.numeric_means or max(term.varying) >= 0:
+        return False
+    x = design.frame[name].to_numpy(dtype=np.float64)[:, None]
+    x, Z = x - _means(x, term.codes)[term.codes], term.Z - _means(term.Z, term.codes)[term.codes]
+    return bool(x.any()) and in_span(x, Z)
 
 
 def _one_each(design: Design, donors: Donors, j: int, within: tuple[str, ...], term: RandomTerm) -> bool:

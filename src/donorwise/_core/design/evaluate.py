@@ -133,10 +133,11 @@ def _check_finite(names: tuple[str, ...], values: FloatArray, by_row: dict[int, 
 
 
 # Columns are centred and scaled to length 1 first, so this is the share of a column that the others
-# do not explain: rounding leaves 1e-13 or so of an aliased one, a year beside an intercept keeps all.
-_TOLERANCE = 1e-9
-# Products of indicators are exact but for rounding in the eigenvalues.
-_DEPENDENT = 1e-12
+# do not explain: rounding leaves 1e-13 or so of an aliased one, a year beside an intercept keeps all, and the
+# interaction of an arm with a number of mean 1e9 and spread .1 keeps 1e-10.
+_TOLERANCE = 1e-11
+_ROUNDING = 1e-13  # of a column's own length before it is centred, which is what its digits are good for
+_DEPENDENT = 1e-12  # products of indicators are exact but for rounding in the eigenvalues
 
 
 def check_design(design: Design) -> None:
@@ -265,34 +266,45 @@ def check_full_rank(X: FloatArray, design: Design) -> None:
 
 
 def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Split columns, from left to right, into independent ones and ones the columns before them give."""
-    scaled = _scale(X, names.index("Intercept") if "Intercept" in names else None)
-    basis = np.empty_like(scaled)
+    """Split columns, from left to right, into independent ones and ones the columns before them give.
+
+    Rounding of a column that is large beside its spread is followed into what it is subtracted from.
+    """
+    scaled, kept = _scale(X, names.index("Intercept") if "Intercept" in names else None)
+    basis, rounding = np.empty_like(scaled), np.zeros(X.shape[1])
     independent: list[int] = []
     aliased: list[int] = []
     for j in range(X.shape[1]):
         q = basis[:, : len(independent)]
-        rest = scaled[:, j] - q @ (q.T @ scaled[:, j])
+        weights = q.T @ scaled[:, j]
+        rest = scaled[:, j] - q @ weights
         rest -= q @ (q.T @ rest)  # once more: one pass of Gram-Schmidt leaves rounding behind
         length = float(np.linalg.norm(rest))
-        if length <= _TOLERANCE:
+        error = _ROUNDING / kept[j] + float(np.abs(weights) @ rounding[: len(independent)])
+        if length <= max(_TOLERANCE, error):
             aliased.append(j)
             continue
+        rounding[len(independent)] = error / length
         basis[:, len(independent)] = rest / length
         independent.append(j)
     return independent, aliased
 
 
-def _scale(X: FloatArray, intercept: int | None) -> FloatArray:
-    """Take the intercept out of the other columns, and scale all to length 1 (to 0 where only rounding is left)."""
+def _scale(X: FloatArray, intercept: int | None) -> tuple[FloatArray, FloatArray]:
+    """Take the intercept out of the other columns, and scale all to length 1 (to 0 where only rounding is left).
+
+    Also the share of each column's length that is kept without the intercept, (p,).
+    """
     largest = np.abs(X).max(axis=0, initial=0.0)
     unit = X / np.where(largest > 0, largest, 1.0)
+    before = np.linalg.norm(unit, axis=0)
     if intercept is not None:
         one = unit[:, intercept].copy()
         unit = unit - np.outer(one, one @ unit / (one @ one))
         unit[:, intercept] = one
     length = np.linalg.norm(unit, axis=0)
-    return unit / np.where(length > 1e-14 * np.sqrt(len(X)), length, np.inf)
+    seen = length > 1e-14 * np.sqrt(len(X))
+    return unit / np.where(seen, length, np.inf), np.where(seen, length / np.where(seen, before, 1.0), 1.0)
 
 
 def _columns(X: FloatArray, j: int, before: list[int], names: Sequence[str]) -> str:

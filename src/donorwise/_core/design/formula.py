@@ -104,6 +104,10 @@ class ParsedFormula:
             source += f" + {text}"
         return replace(self, source=source, bars=tuple(kept))
 
+    def with_intercept(self, group: tuple[str, ...]) -> ParsedFormula:
+        """The formula with one more random intercept."""
+        return self.keep([*self.bars, Bar("1", group, "", 0, parse_columns("1", "1"))])
+
 
 @dataclass(frozen=True, slots=True)
 class _Token:

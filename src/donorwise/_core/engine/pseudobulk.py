@@ -27,7 +27,7 @@ from donorwise._core.models.lograte.model import fit_log_rates, random_effects
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.units import Units
@@ -151,6 +151,12 @@ def ranef_table(fit: LogRateFit, units: Units, variances: FloatArray) -> pd.Data
     return pd.concat(frames, ignore_index=True)
 
 
+def tell_uncorrected(method: str, notes: Mapping[str, str], *, by_group: bool) -> None:
+    """Log why the depths of some units are as they were, once per reason with the groups that share it."""
+    for text in told_reasons(notes) if by_group else filter(None, notes.values()):
+        logger.warning("%r leaves depths as they are: %s.", method, text)
+
+
 def factors_table(fit: LogRateFit, units: Units) -> pd.DataFrame:
     """What the depth of every unit was multiplied by: unit, n_cells, depth, factor."""
     model, used = fit.models[0], np.flatnonzero(fit.design.codes >= 0)
@@ -246,8 +252,7 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
             notes[self.tasks[at if numbers is None else numbers[at]].name] = factors.note
             scaled = own.scaled(factors.values)
             found[at] = scaled if features is None else scaled.take_features(features)
-        for text in told_reasons(notes) if self.groupby else filter(None, notes.values()):
-            logger.warning("normalize=%r leaves depths uncorrected. %s.", self.normalize, text)
+        tell_uncorrected(self.normalize, notes, by_group=bool(self.groupby))
         return found
 
     def bytes_of(self, numbers: Sequence[int]) -> int:

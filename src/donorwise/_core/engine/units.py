@@ -11,7 +11,7 @@ import pandas as pd
 
 from donorwise._core.cells.collapsed_rows import merge_rows
 from donorwise._core.design.design import RandomTerm, combine, first_rows
-from donorwise._core.design.formula import Bar, ParsedFormula, parse
+from donorwise._core.design.formula import Bar, ParsedFormula
 from donorwise._core.design.terms import check_column, check_obs, read_column
 from donorwise._core.models.lograte.units import Depths
 from donorwise._core.wording import listing
@@ -129,7 +129,7 @@ def find_units(
 def with_units(design: Design, units: Units) -> Design:
     """The design of units, a pattern each, with the variance between units as one more random intercept."""
     used = np.flatnonzero(design.codes >= 0)
-    (bar,) = parse("~ 1 + (1 | unit)").bars
+    parsed = design.parsed.with_intercept(units.columns)
     term = RandomTerm(
         group=units.name,
         levels=tuple(units.labels(used)),
@@ -137,10 +137,9 @@ def with_units(design: Design, units: Units) -> Design:
         columns=("(Intercept)",),
         Z=np.ones((used.size, 1)),
         varying=(-1,),
-        bar=bar,
+        bar=parsed.bars[-1],
         at=(0,),
     )
-    parsed = replace(design.parsed, bars=(*design.parsed.bars, bar))
     return replace(design, parsed=parsed, random_terms=(*design.random_terms, term))
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _CONSTANT = 1e-13  # relative spread below which a response is rounding noise about one value
 _EXPLAINED = 1e-13  # residual sd relative to the sd of the response: fully explained by X
 _RANK = 1e-10
+_FIXED_RANK = 1e-13  # columns are not centred here: a number of mean 1e10 and spread 1 keeps 1e-10 of its length
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def fixed_basis(design: Design, collapsed: Collapsed) -> FixedBasis:
     if stacked.shape[0] < p or (p and norms.min() == 0):
         raise DesignError("The fixed part is rank deficient on the rows in use.")
     R = np.linalg.qr(stacked / norms, mode="r")
-    if p and np.abs(np.diag(R)).min() < _RANK:
+    if p and np.abs(np.diag(R)).min() < _FIXED_RANK:
         raise DesignError("The fixed part is rank deficient on the rows in use.")
     R = R * norms
     inverse = np.linalg.inv(R / norms) / norms[:, None]
