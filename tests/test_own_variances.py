@@ -1,71 +1,135 @@
-"""Donors of every arm with a variance of their own: (0 + arm || donor), or indicators by hand."""
+"""``(0 + factor || donor)``: a variance for every level, uncorrelated."""
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from tests._dense import Dense, Term
 
 import donorwise as dw
+from donorwise._core.design.audit import audit
+from donorwise._core.design.build import build_design
+from donorwise.errors import DesignError
 
-BY_HAND = "~ arm + (0 + case | donor) + (0 + control | donor)"
-PER_LEVEL = "~ arm + (0 + arm || donor)"
-
-
-def study(
-    n_case: int, n_control: int, spread: float, n_features: int, seed: int = 0
-) -> tuple[np.ndarray, pd.DataFrame]:
-    """Null features; the donors' sd of cases is `spread` times that of controls."""
-    rng = np.random.default_rng(seed)
-    case = np.arange(n_case + n_control) < n_case
-    donor = np.repeat(np.arange(case.size), rng.integers(20, 60, case.size))
-    sd = np.sqrt(0.3 * np.exp(0.7 * rng.normal(size=n_features)))
-    u = rng.normal(size=(case.size, n_features)) * sd * np.where(case, spread, 1.0)[:, None]
-    obs = pd.DataFrame({"donor": [f"d{i:02}" for i in donor], "case": case[donor] * 1.0, "control": ~case[donor] * 1.0})
-    arm = pd.Categorical(np.where(case[donor], "case", "control"), categories=["control", "case"])
-    return u[donor] + rng.normal(size=(donor.size, n_features)), obs.assign(arm=arm)
+CASES, CONTROLS, CELLS, GENES = 4, 8, 15, 120
 
 
-@pytest.mark.parametrize(("sizes", "spread", "own"), [((3, 9), 2.0, (0.030, 0.060)), ((6, 6), 1.0, (0.035, 0.065))])
-def test_share_of_small_p_values(sizes: tuple[int, int], spread: float, own: tuple[float, float]) -> None:
-    """In unequal arms the smaller one's larger spread makes the common variance too small."""
-    Y, obs = study(*sizes, spread, 1500)
-    p = {f: dw.fit_lmm(Y, obs, f).test("arm[T.case]")["p_value"] for f in ("~ arm + (1 | donor)", BY_HAND)}
-    assert own[0] < (p[BY_HAND] < 0.05).mean() < own[1] and (p[BY_HAND] < 0.001).mean() < 0.004
-    if spread > 1:
-        assert (p["~ arm + (1 | donor)"] < 0.05).mean() > 0.12
+def arms(n_genes: int = GENES) -> ad.AnnData:
+    """Cases spread twice as much as controls; `visit` varies within donors."""
+    rng = np.random.default_rng(1)
+    donor = np.repeat(np.arange(CASES + CONTROLS), CELLS)
+    case = donor < CASES
+    obs = pd.DataFrame(
+        {
+            "donor": [f"P{i}" for i in donor],
+            "arm": np.where(case, "case", "control"),
+            "flag": case,
+            "day": np.tile(np.arange(float(CELLS)) // 3, CASES + CONTROLS),
+            "is_case": case.astype(float),
+            "is_control": (~case).astype(float),
+        },
+        index=[f"c{i}" for i in range(donor.size)],
+    ).assign(visit=lambda o: np.where(o["day"] < 2, "first", "second"))
+    own = (
+        rng.normal(size=(CASES + CONTROLS, n_genes)) * np.where(np.arange(CASES + CONTROLS) < CASES, 0.8, 0.4)[:, None]
+    )
+    return ad.AnnData(
+        rng.normal(size=(donor.size, n_genes)) + own[donor], obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)])
+    )  # fmt: skip
 
 
-def test_formula_and_indicators_agree() -> None:
-    Y, obs = study(4, 8, 2.0, 120)
-    by_hand, written = (dw.fit_lmm(Y, obs, f) for f in (BY_HAND, PER_LEVEL))
-    for ddf in ("moderated", "kenward-roger", "satterthwaite", "between-within"):
-        own, other = (fit.test("arm[T.case]", ddf)[["estimate", "se", "df", "p_value"]] for fit in (by_hand, written))
-        np.testing.assert_allclose(own, other, rtol=1e-6)
-    assert by_hand.theta_names == ("donor.case", "donor.control")
-    assert by_hand.prior.terms == ("(0 + case | donor)", "(0 + control | donor)")
+@pytest.mark.parametrize(
+    ("formula", "labels"),
+    [
+        ("~ arm + (0 + arm || donor)", ["(0 + arm[case] | donor)", "(0 + arm[control] | donor)"]),
+        ("~ flag + (0 + flag || donor)", ["(0 + flag[False] | donor)", "(0 + flag[True] | donor)"]),
+        ("~ arm + (0 + C(arm) || donor)", ["(0 + C(arm)[case] | donor)", "(0 + C(arm)[control] | donor)"]),
+        (
+            "~ visit + (visit || donor)",
+            ["(1 | donor)", "(0 + visit[first] | donor)", "(0 + visit[second] | donor)"],
+        ),
+        (
+            "~ arm * day + (1 | donor) + (0 + arm:day || donor)",
+            ["(1 | donor)", "(0 + arm[case]:day | donor)", "(0 + arm[control]:day | donor)"],
+        ),
+        ("~ day + (day || donor)", ["(1 | donor)", "(0 + day | donor)"]),
+        ("~ day + (0 + poly(day, 2) || donor)", ["(0 + poly(day, 2)[1] + poly(day, 2)[2] | donor)"]),
+        ("~ arm + (0 + arm | donor)", ["(0 + arm[case] + arm[control] | donor)"]),
+    ],
+)
+def test_each_level_has_a_term(formula: str, labels: list[str]) -> None:
+    assert [term.label for term in build_design(formula, arms(1).obs).random_terms] == labels
 
 
-def test_kenward_roger_by_matrices() -> None:
-    Y, obs = study(4, 8, 2.0, 3)
-    fit, L = dw.fit_lmm(Y, obs, BY_HAND), np.array([[0.0, 1.0]])
-    own = fit.test("arm[T.case]", "kenward-roger")
-    donor = pd.factorize(obs["donor"], sort=True)[0]
-    terms = [Term(donor, obs[[name]].to_numpy()) for name in ("case", "control")]
-    for g in range(3):
-        twin = Dense(Y[:, g], np.column_stack([np.ones(len(obs)), obs["case"]]), terms)
-        derivatives = twin.derivatives(twin.gamma(fit.theta[g]), reml=True)
-        F, df, _ = derivatives.kenward_roger(L)
-        np.testing.assert_allclose(own[["df"]].iloc[g], df, rtol=1e-7)
-        np.testing.assert_allclose(own["statistic"].iloc[g] ** 2, F, rtol=1e-6)
-        assert df < 6  # the four cases' own, and not the twelve donors'
+@pytest.mark.parametrize("ddf", ["moderated", "kenward-roger"])
+def test_numbers_are_those_of_indicators(ddf: str) -> None:
+    adata = arms()
+    tables = {}
+    for name, random in {
+        "own": "(0 + arm || donor)",
+        "hand": "(0 + is_case | donor) + (0 + is_control | donor)",
+    }.items():
+        dw.tl.lmm(adata, f"~ arm + {random}", ddf=ddf, key_added=name, progress=False)
+        assert adata.uns[name]["params"]["ddf_used"]["values"] == [ddf]
+        tables[name] = dw.get.tests(adata, key=name).select_dtypes("number")
+    pd.testing.assert_frame_equal(tables["own"], tables["hand"], rtol=1e-9)
 
 
-def test_donors_of_another_arm_are_no_levels() -> None:
-    """A variance and the scale it is found on are those of its own donors, whoever else is in the study."""
-    Y, obs = study(4, 8, 2.0, 3)
-    equations = dw.fit_lmm(Y, obs, BY_HAND).models[0].equations
-    for t, name in enumerate(("case", "control")):
-        cells = obs.loc[obs[name] == 1, "donor"].value_counts()
-        np.testing.assert_allclose(equations.information[t], cells.mean() * len(obs) / cells.sum())
+def test_names_of_the_parts() -> None:
+    adata = arms()
+    dw.tl.lmm(adata, "~ arm + (0 + arm || donor)", progress=False)
+    parts = dw.get.varcomp(adata, variables="g0")
+    assert list(zip(parts["term"], parts["column1"], strict=True)) == [
+        ("donor", "arm[case]"), ("donor", "arm[control]"), ("Residual", ""),
+    ]  # fmt: skip
+    assert set(dw.get.variance_partition(adata)["term"]) >= {"(0 + arm[case] | donor)", "(0 + arm[control] | donor)"}
+    mean = dw.get.varcomp(adata).groupby("column1", observed=True)["variance"].mean()
+    assert mean["arm[case]"] == pytest.approx(0.64, rel=0.2)
+    assert mean["arm[control]"] == pytest.approx(0.16, rel=0.2)
+    dw.pl.prior(adata, show=False)
+
+
+def test_donors_have_levels_of_their_own() -> None:
+    adata = arms(1)
+    for formula in ("~ arm + (0 + arm || donor)", "~ arm + (0 + arm | donor)"):
+        assert not [text for text in audit(formula, adata.obs).warnings if "random intercept" in text]
+    assert [t for t in audit("~ arm + (0 + is_case || donor)", adata.obs).warnings if "random intercept" in t]
+
+
+def test_calibration_moves_the_variances_with_the_labels() -> None:
+    adata = arms()
+    dw.tl.calibrate(adata, "~ arm + (0 + arm || donor)", "arm[T.control]", n_permutations=20, progress=False)
+    groups = adata.uns["calibration"]["groups"]
+    assert groups["lambda_median"].between(0.7, 1.4).all()
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        ("~ arm + (arm || donor)", "Keep the variance of each level, `(0 + arm || donor)`"),
+        ("~ arm + (1 | donor) + (0 + arm || donor)", "cannot be told apart"),
+        ("~ arm * day + (0 + day | donor) + (0 + arm:day || donor)", "cannot be told apart"),
+    ],
+)
+def test_variances_that_cannot_be_told_apart(formula: str, message: str) -> None:
+    with pytest.raises(DesignError) as caught:
+        build_design(formula, arms(1).obs)
+    assert message in str(caught.value)
+
+
+def test_an_arm_of_one_donor_has_no_variance() -> None:
+    obs = arms(1).obs
+    obs = obs[(obs["arm"] == "control") | (obs["donor"] == "P0")]
+    with pytest.raises(DesignError, match=r"the 1 level of `donor` that have `arm\[case\]` exactly"):
+        build_design("~ arm + (0 + arm || donor)", obs)
+
+
+def test_collapsed_rows_agree() -> None:
+    adata = arms()
+    rows = dw.pp.collapse(adata, by=["donor", "arm"])
+    tables = []
+    for data in (adata, rows):
+        dw.tl.lmm(data, "~ arm + (0 + arm || donor)", progress=False)
+        tables.append(dw.get.tests(data).select_dtypes("number"))
+    pd.testing.assert_frame_equal(*tables, rtol=1e-8)
