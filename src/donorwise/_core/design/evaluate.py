@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,8 +87,7 @@ def _numeric(frame: pd.DataFrame) -> frozenset[str]:
 
 def _matrix(formula: Any, frame: pd.DataFrame) -> pd.DataFrame:
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
+        with np.errstate(all="ignore"):  # a thread's own, unlike filters of warnings
             return formula.get_model_matrix(frame, context={}, na_action="ignore", output="pandas")
     except DesignError:
         raise

@@ -12,7 +12,7 @@ from scipy import stats
 
 from donorwise._core.design.exchange import estimable, find_exchange, relabel
 from donorwise._core.design.permutations import arrange
-from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.tables import adjust
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.moderation import Learned, learn, p_values
@@ -158,7 +158,7 @@ def calibrate_statistics(
     `fit` fits the models of statistics, in one thread; there are `n_jobs` of them.
     """
     # The limit on BLAS threads is the process's own, so it is set once around all workers.
-    with blas().limit(limits=1):
+    with one_blas_thread():
         made = fit(statistics)
         used, reason = ddf_used(made, ddf)
         learned = made.learned if used == "moderated" else None

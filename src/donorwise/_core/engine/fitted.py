@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from donorwise._core.design.contrasts import resolve_contrasts, resolve_term
-from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.tables import (
     icc_table,
     joint_table,
@@ -124,7 +124,7 @@ class LMMFit(FittedArrays):
         >>> fit.learned.rank.shape
         (150,)
         """
-        with blas().limit(limits=1):
+        with one_blas_thread():
             return learn(self.models)
 
     @cached_property
@@ -205,7 +205,7 @@ class LMMFit(FittedArrays):
             raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
         names, L = resolve_contrasts(self.design, contrasts)
         used = self.models[0].fallback if ddf == "moderated" and self.not_moderated and self.models else ddf
-        with blas().limit(limits=1):
+        with one_blas_thread():
             tested = test_features(self, L, used, level)
         return tests_table(self.variables, names, tested.numbers, tested.status, self.n_donors, self.n_obs)
 

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from donorwise._core.design.build import build_design
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
-from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs, pass_jobs
+from donorwise._core.engine.arrays import (
+    as_matrix,
+    check_aligned,
+    check_weights,
+    effective_jobs,
+    one_blas_thread,
+    pass_jobs,
+)
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
@@ -27,7 +34,7 @@ from donorwise._core.engine.tables import (
     varcomp_table,
 )
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used, test_features
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import tqdm, workers
 from donorwise._core.models.lmm.equations import Estimates, build_equations
 from donorwise._core.models.lmm.fit import fit_collapsed
 from donorwise._core.models.lmm.levels import LevelLMM, level_model, term_without_rest
@@ -37,6 +44,8 @@ from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from joblib import Parallel
 
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design, RandomTerm
@@ -142,10 +151,10 @@ def fit_statistics(
     """
     design = statistics.design
     replicates = replicate([t.group for t in design.random_terms], donor) or ""
-    workers = min(n_jobs, _useful_workers(design, len(variables), per_worker))
+    n_workers = min(n_jobs, _useful_workers(design, len(variables), per_worker))
     models: list[LMM] = []
     n_obs, n_donors = (np.zeros(len(variables), dtype=np.int64) for _ in range(2))
-    with blas().limit(limits=1), Parallel(workers, prefer="threads", return_as="generator") as parallel:
+    with one_blas_thread(), workers(n_workers) as parallel:
         for own in statistics.passes:
             n_obs[own.features] = own.collapsed.n_obs.sum()
             models += _fit_models(design, own.collapsed, own.features, reml, parallel, update, budget)

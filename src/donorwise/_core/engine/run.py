@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.engine.analysis import TABLES, Family, Tables
-from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.power import carried_by_prior, own_df
 from donorwise._core.engine.results import told_reasons, with_levels
@@ -106,8 +106,7 @@ def run(analysis: Analysis[S, F], sink: Sink, *, max_memory: float | None = None
     finished = sink.finished()
     todo = [t for i, t in enumerate(analysis.tasks) if i not in finished and t.design is not None]
     bar = tqdm(total=len(todo) * len(analysis.variables), unit="fit", desc="fits", disable=not progress)
-    # BLAS would start threads of its own for every small product, and they would fight over the cores.
-    with bar, blas().limit(limits=1):
+    with bar, one_blas_thread():
         for numbers in analysis.passes(max_memory):
             if not finished.issuperset(numbers):
                 _fit_pass(analysis, numbers, finished, sink, bar.update)
