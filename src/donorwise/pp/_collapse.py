@@ -155,7 +155,7 @@ def collapse(
     blocks = _feature_blocks(response, n_rows, len(covariates), counts_layer is not None, max_memory)
     if path is not None:
         _check_not_source(path, source, adata)
-        parts = (_collapse_features(adata, by, block, options) for block in blocks)
+        parts = (_collapse_features(adata, by, block, (obs.copy(), codes, n_rows), options) for block in blocks)
         write_blocks(path, parts, _var(adata, response.features))
         return _open(path)
     if len(blocks) > 1:
@@ -200,13 +200,16 @@ def _collapse(
     )
 
 
-def _collapse_features(adata: ad.AnnData, by: list[str], features: IntArray, options: dict[str, Any]) -> ad.AnnData:
+def _collapse_features(
+    adata: ad.AnnData,
+    by: list[str],
+    features: IntArray,
+    known: tuple[pd.DataFrame, NDArray[np.int32], int],
+    options: dict[str, Any],
+) -> ad.AnnData:
     """The collapse of some features, by their positions in var."""
     kept = np.zeros(adata.n_vars, dtype=bool)
     kept[features] = True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DonorwiseWarning)  # what there is to say was said of the whole
-        known = _rows(adata, by)
     response = resolve_response(adata, layer=options["layer"], mask_var=kept, log_base=options["log_base"])
     return _collapse(adata, by, examined(adata, response), known, options)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from donorwise._core.design.contrasts import resolve_term
-from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
     icc_table,
@@ -125,7 +125,7 @@ class LMMFit(FittedArrays):
         >>> fit.learned.rank.shape
         (150,)
         """
-        with blas().limit(limits=1):
+        with one_blas_thread():
             return learn(self.models)
 
     @cached_property
@@ -207,7 +207,7 @@ class LMMFit(FittedArrays):
         names, (own,) = resolve_by_group([Task(ALL, self.design, self.design.lost.reason)], contrasts)
         assert own is not None  # one of the contrasts at least, else it is an error
         used = self.models[0].fallback if ddf == "moderated" and self.not_moderated and self.models else ddf
-        with blas().limit(limits=1):
+        with one_blas_thread():
             tested = test_features(self, own.L, used, level)
         numbers, status = with_unanswered(tested, names, own.names)
         return tests_table(self.variables, tuple(names), numbers, status, self.n_donors, self.n_obs)
