@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from donorwise._anndata.identity import check_cells, check_files
 from donorwise._anndata.origin import COLLAPSED, is_collapsed
 from donorwise._batch.files import (
     TABLES,
@@ -77,8 +78,11 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     chosen = {name: given[name] for name in ("by", "covariates", "layer", "counts_layer", "n_jobs")}
     given["out"] = check_output(given["out"], (".h5ad",), given["source"])
+    check_files(given["source"])
+    seen = {"columns": [*given["by"], *given["covariates"]], "layer": given["layer"], "block_size": given["block_size"]}
     with locked(given["out"]):
-        sources = [survey(path, layer=given["layer"], block_size=given["block_size"]) for path in given["source"]]
+        sources = [survey(path, **seen) for path in given["source"]]
+        check_cells([str(source.path) for source in sources], [source.hashes for source in sources])
         _write(
             "collapse",
             given,
@@ -102,6 +106,7 @@ def merge(ctx: click.Context, /, **given: Any) -> None:
     messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     if len(given["source"]) < 2:
         raise DataError("Merging takes two collapsed cohorts or more.")
+    check_files(given["source"])
     given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         paths = given["source"]
