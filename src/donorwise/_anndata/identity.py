@@ -117,7 +117,7 @@ def check_rows(cohorts: Sequence[ad.AnnData], names: Sequence[str]) -> None:
     """Raise where rows of two collapsed cohorts are made of the same cells.
 
     They are if their rows have values of the columns in common and a source as well. Cohorts of 0.1 do not say what they
-    were made of: they are the same if these rows have the same numbers of cells and the same means.
+    were made of: they are warned of if these rows have the same numbers of cells and the same means.
 
     Raises
     ------
@@ -128,13 +128,18 @@ def check_rows(cohorts: Sequence[ad.AnnData], names: Sequence[str]) -> None:
     rows = [_hash([frame[name] for name in sorted(frame.columns)]) for frame in map(_labels, cohorts, origins)]
     for i, j in combinations(range(len(cohorts)), 2):
         _, a, b = np.intersect1d(rows[i], rows[j], return_indices=True)
-        told = all(origins[k].cells for k in (i, j))
-        same = set(origins[i].cells) & set(origins[j].cells) if told else _same_means(cohorts[i], cohorts[j], a, b)
-        if len(a) and same:
+        both = f"{names[i]} and {names[j]}"
+        if len(a) and set(origins[i].cells) & set(origins[j].cells):
             raise DataError(
-                f"{names[i]} and {names[j]} are made of the same cells, and have {len(a):,} rows with the same values of "
+                f"{both} are made of the same cells, and have {len(a):,} rows with the same values of "
                 f"{list(origins[i].by)}: their cells would count twice. Leave one out."
             )
+        told = all(origins[k].cells for k in (i, j))
+        if len(a) and not told and _same_means(cohorts[i], cohorts[j], a, b):
+            warnings.warn(
+                f"{both} have rows with the same numbers of cells and the same means: if they are made of the same cells, "
+                "these count twice.", DonorwiseWarning, stacklevel=4,
+            )  # fmt: skip
 
 
 def _labels(adata: ad.AnnData, origin: Origin) -> pd.DataFrame:
