@@ -105,7 +105,9 @@ def test_rows_of_older_versions(cells: ad.AnnData) -> None:
     """They do not say what they are made of; their numbers do."""
     old = _rows(cells)
     del old.uns["donorwise_collapsed"]["cells"]
-    with pytest.warns(DonorwiseWarning, match="cohort 1 and cohort 2 have rows with the same numbers of cells and the same"):
+    with pytest.warns(
+        DonorwiseWarning, match="cohort 1 and cohort 2 have rows with the same numbers of cells and the same"
+    ):
         dw.pp.merge_collapsed([old, _rows(cells)])
     halves = [_rows(cells[i::2]) for i in range(2)]
     for half in halves:

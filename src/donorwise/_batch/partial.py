@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from donorwise._anndata import open_source
 from donorwise._batch.files import write_anndata
 from donorwise._core.files import reason, replaced
-from donorwise.errors import DataError, OutputError
+from donorwise.errors import DataError, DonorwiseError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,10 +35,21 @@ class Partial:
 
     @contextmanager
     def kept(self, manifest: Mapping[str, Any], *, resume: bool) -> Iterator[set[int]]:
-        """Keep what is finished while a run lasts; give the parts that were finished before. See :meth:`open`."""
+        """Keep what is finished while a run lasts; give the parts that were finished before. See :meth:`open`.
+
+        An error that ends the run says what is kept, and for what.
+        """
         finished = self.open(manifest, resume=resume)
         try:
             yield finished
+        except DonorwiseError as error:
+            n = len(self.finished())
+            if not n:
+                raise
+            raise type(error)(
+                f"{error} What was finished before ({n}) is kept in {self.folder}: --resume goes on with it if input and "
+                "options stay the same; if one of them has to change, remove that folder."
+            ) from error
         finally:
             if not self.finished():
                 self.remove()

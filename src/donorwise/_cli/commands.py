@@ -68,7 +68,7 @@ def audit(source: Path, formula: str, donor: str | None) -> None:
 )  # fmt: skip
 @click.option("--layer", help="Layer to collapse; X if absent.")
 @click.option("--counts-layer", help="Layer of raw counts, for donorwise pseudobulk.")
-@options.add(options.N_JOBS, *_RUN_COHORTS)
+@options.add(options.MASK_VAR, options.N_JOBS, *_RUN_COHORTS)
 @click.pass_context
 def collapse(ctx: click.Context, /, **given: Any) -> None:
     """Collapse SOURCE (one or several .h5ad or .zarr) to one row per combination of columns; models fit alike."""
@@ -76,7 +76,7 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
     from donorwise._batch.cohorts import collapse_sources, survey
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    chosen = {name: given[name] for name in ("by", "covariates", "layer", "counts_layer", "n_jobs")}
+    chosen = {name: given[name] for name in ("by", "covariates", "layer", "counts_layer", "mask_var", "n_jobs")}
     given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     check_files(given["source"])
     seen = {"columns": [*given["by"], *given["covariates"]], "layer": given["layer"], "block_size": given["block_size"]}
