@@ -162,7 +162,6 @@ def test_rows_and_missing_values_are_counted_within_rows():
         ("~ disease + (1 | one)", "The grouping factor `one` has one level ('x')"),
         ("~ disease + (1 | cell)", "one level per row (600 of each)"),
         ("~ depth + (ct | half)", "900 random effects (300 levels x 3) for 600 rows"),
-        ("~ ct + (ct || donor)", "`||` separates numeric columns only"),
         ("~ 0 + (1 | donor)", "no fixed effect"),
         ("~ log(depth) + (1 | donor)", "`log(depth)` is not finite"),
         ("~ infinite + (1 | donor)", "`infinite` is infinite in 1 rows"),

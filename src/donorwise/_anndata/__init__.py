@@ -34,6 +34,7 @@ from donorwise._anndata.summary import (
     group_means,
     summarise,
 )
+from donorwise._anndata.symbols import Symbols, symbols_of
 from donorwise._anndata.write import (
     InfluenceTables,
     check_free,
@@ -54,6 +55,7 @@ __all__ = [
     "Response",
     "Results",
     "Role",
+    "Symbols",
     "cell_count",
     "cell_depth",
     "cell_frame",
@@ -94,6 +96,7 @@ __all__ = [
     "response_of",
     "suggest",
     "summarise",
+    "symbols_of",
     "write_influence",
     "write_power",
     "write_results",

@@ -91,7 +91,7 @@ def check_cells(names: Sequence[str], hashes: Sequence[NDArray[np.uint64]]) -> N
         smaller, larger = sorted((other, one), key=lambda k: len(own[k]))
         what = (
             f"{n:,} of {len(own[smaller]):,} cells of {names[smaller]} have the name of a cell of {names[larger]} and its "
-            "values of all columns in by= and covariates="
+            "values of all columns in by="
         )
         if n == len(own[smaller]):
             raise DataError(
@@ -149,8 +149,11 @@ def _labels(adata: ad.AnnData, origin: Origin) -> pd.DataFrame:
 def _same_means(one: ad.AnnData, other: ad.AnnData, a: IntArray, b: IntArray) -> bool:
     """Whether rows `a` of one cohort and `b` of another have the same numbers of cells and means; zeros say nothing."""
     names = one.var_names.intersection(other.var_names)
-    counts, means = [], []
-    for adata, rows in ((one, a[:_ROWS_READ]), (other, b[:_ROWS_READ])):
-        counts.append(read_cells(adata).n_cells[rows])
-        means.append(read_rows(adata, ()).read(rows, adata.var_names.get_indexer(names)).mean)
-    return np.array_equal(*counts) and bool(means[0].any()) and np.allclose(*means, rtol=1e-9, atol=0.0)
+    a, b = a[:_ROWS_READ], b[:_ROWS_READ]
+    if not np.array_equal(read_cells(one).n_cells[a], read_cells(other).n_cells[b]):
+        return False
+    x, y = (
+        read_rows(adata, ()).read(rows, adata.var_names.get_indexer(names)).mean
+        for adata, rows in ((one, a), (other, b))
+    )
+    return bool(x.any()) and np.allclose(x, y, rtol=1e-9, atol=0.0)

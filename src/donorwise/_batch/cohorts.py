@@ -14,6 +14,7 @@ from donorwise._anndata.identity import digest, hash_cells
 from donorwise._anndata.origin import COLLAPSED
 from donorwise._batch.files import fingerprint, read_source, reading
 from donorwise.errors import DataError, DonorwiseError, OutputError
+from donorwise.pp._log_depth import log_depths
 from donorwise.pp._merge_collapsed import check_cohorts, merge_collapsed, merge_features
 
 if TYPE_CHECKING:
@@ -71,8 +72,40 @@ def survey(path: Path, *, columns: Sequence[str], layer: str | None, block_size:
     return InputFile(path, fingerprint(path, adata), blocks, hashes)
 
 
+def add_log_depth(
+    sources: Sequence[InputFile], *, layer: str | None, normalize: str
+) -> Callable[[ad.AnnData, Path], None]:
+    """What adds the logarithm of the cells' depth, centred over all sources, to the obs of a source once it is opened.
+
+    Raises
+    ------
+    DataError
+        See :func:`donorwise.pp.log_depth`; the message begins with the file. Or factors are asked for of units in several
+        files, which would be compared within each.
+    """
+    if normalize != "depth" and len(sources) > 1:
+        raise DataError(
+            f"--normalize {normalize} compares units, which have to be in one file: collapse one with all cells."
+        )
+    found = {}
+    for source in sources:
+        with _naming(source.path), reading(source.path, layer or "X"):
+            found[source.path] = log_depths(read_source(source.path), layer=layer, normalize=normalize)
+    mean = np.concatenate(list(found.values())).mean()
+
+    def add(cells: ad.AnnData, path: Path) -> None:
+        cells.obs["log_depth"] = found[path] - mean
+
+    return add
+
+
 def collapse_sources(
-    sources: Sequence[InputFile], collapse: Callable[[ad.AnnData], ad.AnnData], partial: Partial, *, element: str
+    sources: Sequence[InputFile],
+    collapse: Callable[[ad.AnnData], ad.AnnData],
+    partial: Partial,
+    *,
+    element: str,
+    begin: Callable[[ad.AnnData, Path], None] = lambda cells, path: None,
 ) -> ad.AnnData:
     """Collapse block by block what is not finished yet, and merge all blocks.
 
@@ -86,6 +119,8 @@ def collapse_sources(
         Where finished blocks are kept.
     element
         The matrix that is read, for messages.
+    begin
+        Told of every source when it is opened.
 
     Raises
     ------
@@ -103,6 +138,7 @@ def collapse_sources(
             continue
         with _naming(source.path), reading(source.path, element):
             cells = read_source(source.path)
+            begin(cells, source.path)
             for block, (low, high) in zip(own, source.blocks, strict=True):
                 if block not in finished:
                     logger.info(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import keys, list_results, read_results
+from donorwise._anndata import keys, list_results, read_results, symbols_of
 from donorwise._batch.files import read_source, write_figure
 from donorwise._batch.run import results_anndata
+from donorwise._core.engine.groups import group_text
 from donorwise._core.files import real
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN = ["variable", "estimate", "se", "df", "p_value", "adj_p_value", "log_fc", "n_donors"]
 _FEW_DONORS = 4
+_PRIOR_ALONE = "(one degree of freedom of their own, or less than two): Kenward-Roger finds next to nothing."
 
 
 def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
@@ -40,9 +42,12 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
     missing = [c for c in keys.RESULT_COLUMNS if c not in table.columns]
     if missing:
         raise DataError(f"{path} is no table of results: it lacks the columns {', '.join(missing)}.")
-    variables = table["variable"].astype(str).unique()
     params = {"response": keys.RESPONSE_X} | _params(path) | {"log_base": _log_base(table)}
-    return results_anndata({keys.RESULTS: table}, params, variables), keys.LMM
+    features = table.astype({"variable": str}).drop_duplicates("variable").set_index("variable")
+    adata = results_anndata({keys.RESULTS: table}, params, features.index)
+    for column in set(table.columns) - set(keys.RESULT_COLUMNS):  # symbols, where the command wrote them
+        adata.var[column] = features[column].astype(object).to_numpy()
+    return adata, keys.LMM
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -61,7 +66,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 def _read_csv(path: Path) -> pd.DataFrame:
     """Names stay text (a gene may be called NA, a cluster 1), and numbers keep every digit."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    for column in set(table.columns) - {"variable", "group", "contrast", "status"}:
+    for column in set(table.columns) & set(keys.RESULT_COLUMNS) - {"variable", "group", "contrast", "status"}:
         table[column] = np.array(table[column].replace("", "nan"), dtype=np.float64)
     return table.astype({column: np.int64 for column in ("n_donors", "n_obs") if column in table})
 
@@ -80,7 +85,8 @@ def _params(path: Path) -> dict[str, Any]:
     record = path.with_name(f"{path.name}.run.yaml")
     try:
         content = yaml.safe_load(record.read_text(encoding="utf-8"))
-        known = {name: str(content["options"].get(name, "")) for name in ("formula", "groupby", "ddf")}
+        known = {name: str(content["options"].get(name, "")) for name in ("formula", "ddf")}
+        known["groupby"] = group_text(content["options"].get("groupby"))
         known["response"] = _response(content["options"])
         failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
         return known | {"version": str(content["versions"]["donorwise"]), "reasons": failed}
@@ -96,7 +102,9 @@ def _response(options: dict[str, Any]) -> str:
     return keys.RESPONSE_X if layer == "X" else f"{keys.LAYER_PREFIX}{layer}"
 
 
-def summarise(adata: ad.AnnData, key: str, *, alpha: float = 0.05, top: int = 10) -> str:
+def summarise(
+    adata: ad.AnnData, key: str, *, alpha: float = 0.05, top: int = 10, gene_symbols: str | None = None
+) -> str:
     """The report in markdown: statuses, hits, top features, and what deserves a second look.
 
     Parameters
@@ -109,13 +117,16 @@ def summarise(adata: ad.AnnData, key: str, *, alpha: float = 0.05, top: int = 10
         Adjusted p-value up to which a feature counts as found.
     top
         Features to list per group and contrast.
+    gene_symbols
+        Column of var with what to call them.
     """
     read = read_results(adata, key)
-    table = read.results
+    table = symbols_of(adata, gene_symbols, read.params).rename(read.results)
     head = ["# Results", ""]
     for name in ("formula", "groupby", "ddf", "response", "n_cells", "version"):
-        if read.params.get(name) not in (None, ""):
-            head.append(f"- {name}: `{read.params[name]}`")
+        value = group_text(read.groupby) if name == "groupby" else read.params.get(name)
+        if value not in (None, ""):
+            head.append(f"- {name}: `{value}`")
     parts = [
         *head, f"- tests: {len(table):,} (features: {table['variable'].nunique():,}, groups: "
         f"{table['group'].nunique():,}, contrasts: {table['contrast'].nunique():,})", "",
@@ -157,6 +168,11 @@ def _warnings(table: pd.DataFrame, params: dict[str, Any]) -> list[str]:
             found.append(f"{group}: nothing was tested.")
         elif 0 < donors < _FEW_DONORS:
             found.append(f"{group}: only {donors} donors.")
+        carried = dict(params.get("carried_by_prior") or {}).get(str(group))
+        if carried:
+            found.append(
+                f"{group}: nothing but the prior that features share carries the tests of {carried} {_PRIOR_ALONE}"
+            )
         stuck = int((own["status"] == "not_converged").sum())
         if stuck:
             found.append(f"{group}: {stuck:,} tests did not converge.")
@@ -181,7 +197,9 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
 
 
-def draw_volcanoes(adata: ad.AnnData, key: str, folder: Path, *, alpha: float = 0.05) -> list[Path]:
+def draw_volcanoes(
+    adata: ad.AnnData, key: str, folder: Path, *, alpha: float = 0.05, gene_symbols: str | None = None
+) -> list[Path]:
     """One PNG per contrast that has tests, all groups in it."""
     from donorwise import pl
 
@@ -194,8 +212,9 @@ def draw_volcanoes(adata: ad.AnnData, key: str, folder: Path, *, alpha: float = 
             continue
         groups = list(dict.fromkeys(tested["group"].astype(str)))
         figure: Any = pl.volcano(
-            adata, contrast=contrast, group=groups, key=key, alpha=alpha, show=False, return_fig=True
-        )
+            adata, contrast=contrast, group=groups, key=key, alpha=alpha, gene_symbols=gene_symbols, show=False,
+            return_fig=True,
+        )  # fmt: skip
         path = folder / f"volcano_{_file_name(str(contrast), written)}.png"
         write_figure(figure, path)
         written.append(path)

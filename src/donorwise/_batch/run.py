@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from donorwise._anndata import Symbols
     from donorwise._core.engine.analysis import Analysis
 
 logger = logging.getLogger("donorwise")
@@ -90,6 +91,7 @@ def run(
     resume: bool,
     max_memory: float,
     progress: bool,
+    symbols: Symbols,
 ) -> Outcome:
     """Fit every group that is not finished yet, then write the table of all.
 
@@ -105,6 +107,8 @@ def run(
         Whether to go on with a stopped run, and to show a progress bar.
     max_memory
         GB for the statistics of groups that share a pass.
+    symbols
+        What the features are called, which is written beside them.
 
     Raises
     ------
@@ -125,19 +129,25 @@ def run(
             raise
     results = result.tables[keys.RESULTS]
     if out.suffix == ".h5ad":
-        write_anndata(results_anndata(result.tables, result.params, analysis.variables), out)
+        write_anndata(results_anndata(result.tables, result.params, analysis.variables, symbols), out)
     else:
-        write_table(results[list(keys.RESULT_COLUMNS)], out)
+        write_table(symbols.beside(results[list(keys.RESULT_COLUMNS)]), out)
     return Outcome(len(results), result.failed, result.params["status_counts"], time.monotonic() - start)
 
 
 def results_anndata(
-    tables: Mapping[str, pd.DataFrame], params: Mapping[str, Any], variables: Sequence[str]
+    tables: Mapping[str, pd.DataFrame],
+    params: Mapping[str, Any],
+    variables: Sequence[str],
+    symbols: Symbols | None = None,
 ) -> ad.AnnData:
-    """An AnnData without cells: `variables` in var, tables (those missing are empty) and params as ``dw.tl.lmm`` stores them."""
+    """An AnnData without cells: `variables` in var with what they are called, tables (those missing are empty) and params as ``dw.tl.lmm`` stores them."""
     import anndata as ad
 
-    adata = ad.AnnData(var=pd.DataFrame(index=pd.Index(list(variables), dtype=object).astype(str)))
+    var = pd.DataFrame(index=pd.Index(list(variables), dtype=object).astype(str))
+    if symbols is not None and symbols.column:
+        var[symbols.column] = np.array([symbols.label(name) for name in var.index], dtype=object)
+    adata = ad.AnnData(var=var)
     empty = pd.DataFrame({"variable": pd.Categorical([]), "group": pd.Categorical([])})
     write_results(adata, keys.LMM, params=params, **{**dict.fromkeys(keys.TABLES, empty), **tables})
     return adata
@@ -160,6 +170,19 @@ def parse_contrast(text: str, columns: Sequence[str]) -> Any:
     parts = [part.strip() for part in split_interaction(text)]
     of_levels = len(parts) == 3 and parts[0] in columns and not {parts[1], parts[2]} & set(columns)
     return tuple(parts) if of_levels and "[" not in text else text
+
+
+def parse_groupby(given: str | Sequence[str] | None, columns: Sequence[str]) -> list[str]:
+    """The columns that make the groups, given one by one or with commas between them.
+
+    Examples
+    --------
+    >>> parse_groupby("cell_type, tissue", ["cell_type", "tissue"]), parse_groupby(["a,b"], ["a,b"])
+    (['cell_type', 'tissue'], ['a,b'])
+    """
+    names = [given] if isinstance(given, str) else given or ()
+    parts = [[name] if name in columns else [part.strip() for part in name.split(",")] for name in names]
+    return [part for own in parts for part in own if part]
 
 
 def describe(analysis: Analysis[Any, Any], *, max_memory: float) -> str:

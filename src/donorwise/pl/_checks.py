@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 
 from donorwise._anndata import check_is_anndata, keys, read_power, read_tables
+from donorwise._core.engine.groups import group_text
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError, DonorwiseError
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._typing import Groups
+
 TABLES = ("levels", "permutations")
 _TICKS = (0, 0.5, *(m * 10**e for e in range(6) for m in (1, 2, 5)))
 _LONGEST_TICK = 18  # letters
@@ -53,7 +56,7 @@ def calibration(
     adata: ad.AnnData,
     *,
     table: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.CALIBRATION,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -114,7 +117,7 @@ def calibration(
     chosen = {name: choose(tables[name], "group", group) for name in (*TABLES, "groups")}
     present = set(chosen["groups"]["group"])
     groups = [str(g) for g in tables["groups"]["group"].cat.categories if g in present]
-    colors = level_colors(adata, str(adata.uns[key][keys.PARAMS]["groupby"]), groups)
+    colors = level_colors(adata, group_text(adata.uns[key][keys.PARAMS]["groupby"]), groups)
     drawn = TABLES if table is None else (table,)
     figure, axes = panels(ax, len(drawn), size=(2.9 + 0.35 * len(groups), 3.6))
     for panel, name in zip(axes, drawn, strict=True):
@@ -221,7 +224,7 @@ def power(
     *,
     by: str = "n_cells",
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     n_cells: int | None = None,
     effect: float | None = None,
     alpha: float | None = None,

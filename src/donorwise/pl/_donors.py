@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, present
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._typing import Groups
     from donorwise.pl._donors_arms import Areas
     from donorwise.pl._donors_data import Effect, Panel
 
@@ -50,8 +52,9 @@ def donors(
     *,
     condition: str | None = None,
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     ncols: int | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -71,6 +74,7 @@ def donors(
         Contrast whose estimate to draw; None for all those of `condition`.
     {group_panels}
     {key}
+    {symbols}
     ncols
         Panels in a row, at least 1; None for as many as can be read.
     {ax}
@@ -109,7 +113,8 @@ def donors(
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
-    names = feature_names(variables)
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    names = symbols.find(feature_names(variables))
     table = choose(choose(stored.results, "variable", names), "group", group)
     if ncols is not None and ncols < 1:
         raise DataError(f"ncols={ncols} must be 1 or more.")
@@ -120,6 +125,7 @@ def donors(
         for name in names
         for g in groups
     ]
+    content = [replace(panel, variable=symbols.label(panel.variable)) for panel in content]
     figure, axes = panels(ax, len(content), size=_size(content), n_columns=ncols)
     drawn = [panel.donors if panel.arms else donor_points(panel) for panel in content]
     areas, single = areas_for(drawn), len(content) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise.errors import DataError
-from donorwise.get._tests import present
+from donorwise.get._tests import passes, present
 from donorwise.pl._labels import adjust_labels, place_labels
 from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, say_empty, shorten
 
@@ -36,7 +36,7 @@ class Points:
     effect, p_value
         As in the results table.
     significant
-        Whether the adjusted p-value is small enough.
+        Whether the adjusted p-value is small and the fold change large enough.
     """
 
     names: np.ndarray
@@ -85,7 +85,7 @@ def tested_parts(table: pd.DataFrame, contrast: str) -> dict[str, pd.DataFrame]:
     return {name: table[(table["group"] == name) & table["p_value"].notna()] for name in groups}
 
 
-def points_of(tested: pd.DataFrame, *, x: FloatArray, y: FloatArray, alpha: float) -> Points:
+def points_of(tested: pd.DataFrame, *, x: FloatArray, y: FloatArray, alpha: float, min_log_fc: float | None) -> Points:
     """Put the tested features of one panel, with their effects, at these places."""
     return Points(
         names=tested["variable"].astype(str).to_numpy(),
@@ -93,7 +93,7 @@ def points_of(tested: pd.DataFrame, *, x: FloatArray, y: FloatArray, alpha: floa
         y=y,
         effect=tested["effect"].to_numpy(),
         p_value=tested["p_value"].to_numpy(),
-        significant=(tested["adj_p_value"] <= alpha).to_numpy(),
+        significant=passes(tested, alpha, min_log_fc),
     )
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, Groups
 
 _CMAP = "viridis"
 _GAP = 0.12  # between a ratio of zero and the smallest of the others, of the width of the grid
@@ -41,7 +41,7 @@ def prior(
     data: ad.AnnData | LMMFit,
     *,
     term: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -122,11 +122,10 @@ def _tables(data: ad.AnnData | LMMFit, key: str) -> tuple[pd.DataFrame, pd.DataF
 
 def _own_ratios(varcomp: pd.DataFrame, term: str) -> pd.DataFrame:
     """Every feature's estimate of the ratio: variable, group, ratio."""
-    column, _, factor = term.strip("()").partition(" | ")
-    name = {"1": "(Intercept)"}.get(column, column.removeprefix("0 + "))
     index = ["variable", "group"]
     residual = varcomp[varcomp["term"] == "Residual"].set_index(index)["variance"]
-    chosen = (varcomp["term"] == factor) & (varcomp["column1"] == name) & (varcomp["column2"] == "")
+    names = varcomp["column1"].astype(str).map(lambda column: "1" if column == "(Intercept)" else f"0 + {column}")
+    chosen = (names.radd("(") + " | " + varcomp["term"].astype(str) + ")" == term) & (varcomp["column2"] == "")
     ratio = varcomp[chosen].set_index(index)["variance"] / residual
     return ratio.rename("ratio").dropna().reset_index()
 

@@ -29,14 +29,14 @@ from donorwise.pl._style import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import anndata as ad
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, Groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def draw_distributions(
     *,
     key: str | None,
     contrast: str | None,
-    group: str | Sequence[str] | None,
+    group: Groups,
     ax: Axes | None,
     size: tuple[float, float],
     alone: tuple[float, float],
@@ -93,7 +93,7 @@ def draw_distributions(
 
 
 def _read_distributions(
-    adata: ad.AnnData, *, key: str | None, contrast: str | None, group: str | Sequence[str] | None
+    adata: ad.AnnData, *, key: str | None, contrast: str | None, group: Groups
 ) -> dict[str, Distribution]:
     """The distributions of the groups of a calibration, or of a result of tests.
 
@@ -121,9 +121,7 @@ def _read_distributions(
     return found
 
 
-def _of_result(
-    adata: ad.AnnData, *, key: str, contrast: str | None, group: str | Sequence[str] | None
-) -> dict[str, Distribution]:
+def _of_result(adata: ad.AnnData, *, key: str, contrast: str | None, group: Groups) -> dict[str, Distribution]:
     results = read_results(adata, key).results
     contrast = choose_contrast(adata, results, contrast)
     table = choose(choose(results, "contrast", contrast), "group", group)
@@ -155,7 +153,7 @@ def pvalues(
     *,
     key: str | None = None,
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -218,7 +216,7 @@ def qq(
     *,
     key: str | None = None,
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from donorwise._anndata import keys, read_colors, read_settings
+from donorwise._core.engine.groups import group_text
 from donorwise.errors import DataError, DonorwiseError
 from donorwise.get._tests import only_one
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._anndata import Results
     from donorwise._typing import FloatArray
 
 # Okabe & Ito (2008): told apart with every kind of colour vision
@@ -40,6 +42,12 @@ def level_colors(adata: ad.AnnData, column: str, levels: Sequence[str]) -> dict[
     """Return a colour for each level of a column of obs: the AnnData's own, else Okabe and Ito's."""
     own = read_colors(adata, column)
     return {level: own.get(level, OKABE_ITO[i % len(OKABE_ITO)]) for i, level in enumerate(levels)}
+
+
+def group_colors(adata: ad.AnnData, stored: Results, groups: Sequence[str]) -> dict[str, str]:
+    """Return the colours that the AnnData has for the groups of a result; none where it has not."""
+    column = group_text(stored.groupby)
+    return level_colors(adata, column, groups) if f"{column}{keys.COLORS_SUFFIX}" in adata.uns else {}
 
 
 def panels(

@@ -23,10 +23,12 @@ from donorwise._anndata import (
     read_results,
     read_settings,
     response_of,
+    symbols_of,
 )
 from donorwise._anndata.recover import cells_again, fit_group
 from donorwise._core.design.contrasts import expected_rows
 from donorwise._core.design.terms import term_variables
+from donorwise._core.engine.groups import group_columns, in_group
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError
 from donorwise.get._tests import choose, present
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.fitted import LMMFit
+    from donorwise._typing import Groups
 
 VISITS_PER_DONOR = 20
 """A number with more values per donor is no visit: it differs from cell to cell."""
@@ -156,11 +159,10 @@ def _donors(
     adata: ad.AnnData, params: dict[str, Any], *, variable: str, group: str, x: str, condition: str | None
 ) -> pd.DataFrame:
     """Means of the cells per donor, arm and visit."""
-    donor, groupby = params["donor"], params["groupby"]
-    columns = list(dict.fromkeys(c for c in (donor, x, condition, groupby) if c))
+    donor, groupby = params["donor"], group_columns(params["groupby"])
+    columns = list(dict.fromkeys(c for c in (donor, x, condition, *groupby) if c))
     table = _values(adata, variable, columns, params["response"])
-    if groupby:
-        table = table[(table[groupby].astype(str) == group).to_numpy()]
+    table = table[in_group(table, groupby, group)]
     table = table[table[[c for c in (donor, x, condition, "value") if c]].notna().all(axis=1).to_numpy()]
     if table.empty:
         raise DataError(f"No cell of {group!r} is left to draw.")
@@ -247,8 +249,9 @@ def trajectories(
     *,
     x: str,
     condition: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -268,6 +271,7 @@ def trajectories(
         labels that the model crosses with `x`, else the first labels in the model.
     {group_panels}
     {key}
+    {symbols}
     {ax}
     {show}
 
@@ -312,6 +316,9 @@ def trajectories(
             f"{key!r} is a result of dw.tl.pseudobulk; trajectories are drawn with the fixed effects of a mixed model: "
             "name a result of dw.tl.lmm with key=."
         )
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    variable = symbols.find_one(variable)
+    called = symbols.label(variable)
     table = choose(choose(stored.results, "variable", variable), "group", group)
     warn_of_lost_cells(adata, stored.params)
     groups = present(table, "group")
@@ -323,7 +330,7 @@ def trajectories(
     figure, axes = panels(ax, len(courses), size=(4.2, 3.4), alone=(5.6, 4.0))
     for panel, course in zip(axes, courses, strict=True):
         _draw(panel, course, colors=_colors(adata, course))
-        write_title(panel, variable if course.group == keys.ALL else f"{variable}, {course.group}")
+        write_title(panel, called if course.group == keys.ALL else f"{called}, {course.group}")
     unit = "log expression" if stored.params["response"] == keys.RESPONSE_X else stored.params["response"]
     outer_labels(axes, x=x, y=f"donor mean ({unit})")
     return finish(figure, axes, show=show, return_fig=return_fig)

@@ -141,7 +141,7 @@ def collapse(
             raise DataError("With several sources weights= names a column of obs: an array cannot be shared out.")
         if out is not None or max_memory is not None:
             raise DataError("With several sources there is no out= and no max_memory=: collapse one after another.")
-        _check_distinct(source, [*by, *covariates])
+        _check_distinct(source, by)
         return merge_collapsed([collapse(part, by, mask_var=mask_var, **options) for part in source])
     path = None if out is None else check_block_file(out)
     adata: Any = _open(source) if isinstance(source, str | os.PathLike) else source
@@ -191,7 +191,7 @@ def _collapse(
         weights=weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS,
         counts_layer=counts_layer,
         depth=None if counts_layer is None else depth or "",
-        cells=(digest(hash_cells(adata, [*by, *covariates])),),
+        cells=(digest(hash_cells(adata, by)),),
     )
     return make_collapsed(
         Contents(obs, _var(adata, response.features), rows, detected, counts, depths), origin, kept_uns(adata, by)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.analysis import Analysis, F, S
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, Groups
 
 logger = logging.getLogger("donorwise")
 
@@ -49,7 +49,7 @@ def influence(
     *,
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     alpha: float = 0.05,
     variables: str | Sequence[str] | None = None,
     contrasts: Any = None,
@@ -138,9 +138,7 @@ def influence(
     return adata if copy else None
 
 
-def _chosen(
-    adata: ad.AnnData, key: str, contrast: str | Sequence[str] | None, group: str | Sequence[str] | None
-) -> pd.DataFrame:
+def _chosen(adata: ad.AnnData, key: str, contrast: str | Sequence[str] | None, group: Groups) -> pd.DataFrame:
     table = read_results(adata, key).results
     return choose(choose(table, "contrast", contrast), "group", group)
 
@@ -294,6 +292,17 @@ def _report(hits: pd.DataFrame, donors: pd.DataFrame, alpha: float) -> None:
     if found.empty:
         if hits.empty:
             logger.warning("No hit at an adjusted p-value of %g to leave donors out of; name variables=.", alpha)
+        return
+    tested = donors[donors["p_value"].notna()]
+    keys_of = [pd.MultiIndex.from_frame(table[ROW].astype(str)) for table in (found, tested)]
+    without = ~keys_of[0].isin(keys_of[1])
+    if without.any():
+        logger.warning(
+            "%d of %d hits have no test without any one of their donors: nothing but the prior that features share "
+            "carries them.", without.sum(), len(found),
+        )  # fmt: skip
+        found = found[~without]
+    if found.empty:
         return
     lost = found[found["n_lost"] > 0]
     alone = lost[lost["n_lost"] == 1]

@@ -281,3 +281,6 @@ def is_positive(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 DETECTED = Sums(is_positive)
 """Number of cells that a feature is above zero in."""
+
+ADDED = Sums(np.asarray)
+"""Sum of a feature over the cells."""

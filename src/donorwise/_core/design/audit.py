@@ -10,6 +10,7 @@ import pandas as pd
 
 from donorwise._core.design import findings as checks
 from donorwise._core.design import omissions as omitted
+from donorwise._core.design import slopes
 from donorwise._core.design.arms import Arms, describe
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.formula import ParsedFormula, parse
@@ -166,7 +167,12 @@ def audit_design(
     arms = describe(design, donors)
     if samples is not None and samples.n_labels == rows.n_rows:  # a row a sample: no number is one of cells
         arms = tuple(replace(arm, cell_level=False) for arm in arms)
-    found = [*impossible, *checks.unreplicated(design, arms, donors)]
+    found = [
+        *impossible,
+        *checks.unreplicated(design, arms, donors),
+        *slopes.uncentred(design),
+        *slopes.redundant(design),
+    ]
     notes: list[str] = []
     if donors.name:
         confined, serious = checks.confined(design, arms, donors)
@@ -181,7 +187,7 @@ def audit_design(
             *confined,
             *checks.unpaired(design, arms, donors),
         ]
-        notes += [*checks.technical(design, batches, donors, samples), *checks.cell_level(arms, donors)]
+        notes += [*checks.technical(design, batches, donors, samples), *checks.cell_level(design, arms, donors)]
         notes += omitted.period_left_out(design, obs, others, donors, samples, batch)
         notes += [] if counts is None or impossible else checks.count_scale(arms, counts)
     return Audit(

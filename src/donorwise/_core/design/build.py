@@ -69,14 +69,17 @@ def assemble_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: Bo
         raise DesignError(f"The formula has no fixed effect, not even an intercept: {parsed.source}")
     slopes = [_evaluate_bar(bar, data) for bar in parsed.bars]
     covariates, index = _covariates([fixed, *slopes], len(data.codes))
-    terms = zip(parsed.bars, slopes, index[1:], strict=True)
     return Design(
         parsed=parsed,
         codes=_scatter(data.codes.astype(np.int32), used, fill=-1),
         X=fixed.values,
         fixed_names=fixed.names,
         terms=fixed.terms,
-        random_terms=tuple(random_term(bar, slope, varying, factors, data) for bar, slope, varying in terms),
+        random_terms=tuple(
+            random_term(bar, slope, varying, at, factors, data)
+            for bar, slope, varying in zip(parsed.bars, slopes, index[1:], strict=True)
+            for at in _correlated(bar, slope, data)
+        ),
         covariates=_scatter(covariates, used, fill=0.0),
         varying=index[0],
         frame=_frame(data, factors),
@@ -154,16 +157,17 @@ def _patterns(columns: pd.DataFrame, factors: dict[str, Factor]) -> RowsInUse:
 
 
 def _evaluate_bar(bar: Bar, data: RowsInUse) -> Evaluated:
-    for name in variables(bar.terms) if bar.uncorrelated else ():
-        if is_categorical(data.frame[name]):
-            group = ":".join(bar.group)
-            raise DesignError(
-                f"`{name}` in `{bar.text}` is categorical; `||` separates numeric columns only. "
-                f"Write `(1 | {group}) + (1 | {group}:{name})`, or one bar."
-            )
     if column_terms(bar.terms) == ("1",):
         return Evaluated(("Intercept",), np.ones((len(data.first), 1)), {}, {}, None)
     return evaluate(bar.terms, data)
+
+
+def _correlated(bar: Bar, columns: Evaluated, data: RowsInUse) -> list[tuple[int, ...]]:
+    """Columns of a bar by the terms that they make: ``||`` gives every level of a category a variance of its own."""
+    every = range(len(columns.names))
+    if bar.uncorrelated and any(is_categorical(data.frame[name]) for name in variables(bar.terms)):
+        return [(j,) for j in every]
+    return [tuple(every)]
 
 
 def _covariates(parts: list[Evaluated], n: int) -> tuple[FloatArray, list[tuple[int, ...]]]:
@@ -219,9 +223,14 @@ def read_factor(values: pd.Categorical, name: str) -> Factor:
 
 
 def random_term(
-    bar: Bar, columns: Evaluated, varying: tuple[int, ...], factors: Mapping[str, Factor], rows: RowsInUse
+    bar: Bar,
+    columns: Evaluated,
+    varying: tuple[int, ...],
+    at: tuple[int, ...],
+    factors: Mapping[str, Factor],
+    rows: RowsInUse,
 ) -> RandomTerm:
-    """Build one term from its evaluated columns and its grouping columns."""
+    """Build one term from those of a bar's evaluated columns that stand `at` some places, and its grouping columns."""
     own = [factors[name] for name in bar.group]
     codes, n_levels = combine([(f.codes[rows.first], len(f.levels)) for f in own], len(rows.first))
     example = rows.first[first_rows(codes, n_levels)]
@@ -230,7 +239,9 @@ def random_term(
         group=":".join(bar.group),
         levels=tuple(":".join(f.levels[c] for f, c in zip(own, row, strict=True)) for row in labels),
         codes=codes,
-        columns=tuple("(Intercept)" if name == "Intercept" else name for name in columns.names),
-        Z=columns.values,
-        varying=varying,
+        columns=tuple("(Intercept)" if columns.names[j] == "Intercept" else columns.names[j] for j in at),
+        Z=columns.values[:, list(at)],
+        varying=tuple(varying[j] for j in at),
+        bar=bar,
+        at=at,
     )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.design.formula import Bar, ParsedFormula
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 # Rows that are looked at first: they often answer for all.
@@ -155,6 +155,10 @@ class RandomTerm:
         where the column varies inside patterns; see `varying`).
     varying
         Length r. Index into ``Design.covariates`` of a column that varies inside patterns, else -1.
+    bar
+        The term of the formula that it comes from; ``||`` makes several of one.
+    at
+        Length r. Where its columns stand among those that the left of the bar gives.
     """
 
     group: str
@@ -163,6 +167,8 @@ class RandomTerm:
     columns: tuple[str, ...]
     Z: FloatArray
     varying: tuple[int, ...]
+    bar: Bar
+    at: tuple[int, ...]
 
     @property
     def label(self) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import varies
-from donorwise._core.design.terms import is_categorical, is_column, is_rowwise, term_variables
-from donorwise._core.wording import linear_combination
+from donorwise._core.design.terms import is_categorical, is_column, is_rowwise, quote, term_variables, variables
+from donorwise._core.wording import linear_combination, listing
 from donorwise._typing import FloatArray
 from donorwise.errors import DesignError
 
@@ -133,8 +133,11 @@ def _check_finite(names: tuple[str, ...], values: FloatArray, by_row: dict[int, 
 
 
 # Columns are centred and scaled to length 1 first, so this is the share of a column that the others
-# do not explain: rounding leaves 1e-13 or so of an aliased one, a year beside an intercept keeps all.
-_TOLERANCE = 1e-9
+# do not explain: rounding leaves 1e-13 or so of an aliased one, a year beside an intercept keeps all, and the
+# interaction of an arm with a number of mean 1e9 and spread .1 keeps 1e-10.
+_TOLERANCE = 1e-11
+_ROUNDING = 1e-13  # of a column's own length before it is centred, which is what its digits are good for
+_DEPENDENT = 1e-12  # products of indicators are exact but for rounding in the eigenvalues
 
 
 def check_design(design: Design) -> None:
@@ -150,6 +153,7 @@ def check_design(design: Design) -> None:
     check_full_rank(X, design)
     for term in design.random_terms:
         check_replication(X, design.fixed_names, term)
+    check_told_apart(design)
 
 
 def _inside_patterns(design: Design) -> FloatArray:
@@ -181,24 +185,59 @@ def check_random_size(term: RandomTerm, n: int) -> None:
 
 
 def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -> None:
-    """Raise when the fixed effects fit every level of a random intercept, so that its variance has no data left.
+    """Raise when the fixed effects fit every effect of a term of one column, so that its variance has no data left.
 
     Parameters
     ----------
     X
         Shape (n, p). The K patterns first, then rows that span what varies inside them.
     """
-    if term.columns != ("(Intercept)",) or len(term.levels) > len(names):
+    if len(term.columns) > 1 or term.varying[0] >= 0:
         return
-    indicators = np.zeros((len(X), len(term.levels)))
-    indicators[np.arange(len(term.codes)), term.codes] = 1.0
-    _, aliased = split_columns(np.hstack([X, indicators]), names)
-    if len(aliased) == len(term.levels):
-        raise DesignError(
-            f"The fixed effects already fit each of the {len(term.levels)} levels of `{term.group}` exactly, so nothing is "
-            f"left to estimate `{term.label}` from, and no comparison between levels of `{term.group}` has replicates. "
-            f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
-        )
+    effects = np.zeros((len(X), len(term.levels)))
+    effects[np.arange(len(term.codes)), term.codes] = term.Z[:, 0]
+    effects = effects[:, effects.any(axis=0)]
+    n = effects.shape[1]
+    if n > len(names) or len(split_columns(np.hstack([X, effects]), names)[1]) < n:
+        return
+    which = f"the {n} level{'' if n == 1 else 's'} of `{term.group}`"
+    which += "" if term.columns == ("(Intercept)",) else f" that have `{term.columns[0]}`"
+    raise DesignError(
+        f"The fixed effects already fit each of {which} exactly, so nothing is left to estimate `{term.label}` from, and "
+        f"no comparison between levels of `{term.group}` has replicates. "
+        f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
+    )
+
+
+def check_told_apart(design: Design) -> None:
+    """Raise when ``||`` makes terms of a grouping factor whose variances cannot be told apart.
+
+    The covariance of the rows of a level is a sum of z z', a term's variance times its column's. Where these products
+    are linearly dependent over the levels (1 1' is the sum of those of two arms, if each donor is in one of them),
+    other variances give the same covariance.
+    """
+    groups: dict[str, list[RandomTerm]] = {}
+    for term in design.random_terms:
+        if len(term.columns) == 1 and term.varying[0] < 0:
+            groups.setdefault(term.group, []).append(term)
+    for group, terms in groups.items():
+        factors = [t for t in terms if any(is_categorical(design.frame[v]) for v in variables(t.bar.terms))]
+        if factors and _smallest_share(terms) < _DEPENDENT:
+            raise DesignError(
+                f"The variances of {listing(t.label for t in terms)} cannot be told apart: other values of them give the "
+                f"same covariances, because levels of `{group}` do not have several levels of the factor. Keep the variance "
+                f"of each level, `(0 + {factors[0].bar.columns.removeprefix('0 + ')} || {quote(group)})`, and leave the others out."
+            )
+
+
+def _smallest_share(terms: Sequence[RandomTerm]) -> float:
+    """Smallest eigenvalue of the inner products of z z' of one-column terms of the same levels, each of length 1."""
+    Z = np.hstack([t.Z for t in terms])
+    products = np.zeros((len(terms[0].levels), len(terms), len(terms)))
+    np.add.at(products, terms[0].codes, Z[:, :, None] * Z[:, None, :])
+    gram = (products**2).sum(axis=0)
+    scale = np.sqrt(np.diag(gram))
+    return float(np.linalg.eigvalsh(gram / np.outer(scale, scale)).min())
 
 
 def check_full_rank(X: FloatArray, design: Design) -> None:
@@ -227,34 +266,45 @@ def check_full_rank(X: FloatArray, design: Design) -> None:
 
 
 def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Split columns, from left to right, into independent ones and ones the columns before them give."""
-    scaled = _scale(X, names.index("Intercept") if "Intercept" in names else None)
-    basis = np.empty_like(scaled)
+    """Split columns, from left to right, into independent ones and ones the columns before them give.
+
+    Rounding of a column that is large beside its spread is followed into what it is subtracted from.
+    """
+    scaled, kept = _scale(X, names.index("Intercept") if "Intercept" in names else None)
+    basis, rounding = np.empty_like(scaled), np.zeros(X.shape[1])
     independent: list[int] = []
     aliased: list[int] = []
     for j in range(X.shape[1]):
         q = basis[:, : len(independent)]
-        rest = scaled[:, j] - q @ (q.T @ scaled[:, j])
+        weights = q.T @ scaled[:, j]
+        rest = scaled[:, j] - q @ weights
         rest -= q @ (q.T @ rest)  # once more: one pass of Gram-Schmidt leaves rounding behind
         length = float(np.linalg.norm(rest))
-        if length <= _TOLERANCE:
+        error = _ROUNDING / kept[j] + float(np.abs(weights) @ rounding[: len(independent)])
+        if length <= max(_TOLERANCE, error):
             aliased.append(j)
             continue
+        rounding[len(independent)] = error / length
         basis[:, len(independent)] = rest / length
         independent.append(j)
     return independent, aliased
 
 
-def _scale(X: FloatArray, intercept: int | None) -> FloatArray:
-    """Take the intercept out of the other columns, and scale all to length 1 (to 0 where only rounding is left)."""
+def _scale(X: FloatArray, intercept: int | None) -> tuple[FloatArray, FloatArray]:
+    """Take the intercept out of the other columns, and scale all to length 1 (to 0 where only rounding is left).
+
+    Also the share of each column's length that is kept without the intercept, (p,).
+    """
     largest = np.abs(X).max(axis=0, initial=0.0)
     unit = X / np.where(largest > 0, largest, 1.0)
+    before = np.linalg.norm(unit, axis=0)
     if intercept is not None:
         one = unit[:, intercept].copy()
         unit = unit - np.outer(one, one @ unit / (one @ one))
         unit[:, intercept] = one
     length = np.linalg.norm(unit, axis=0)
-    return unit / np.where(length > 1e-14 * np.sqrt(len(X)), length, np.inf)
+    seen = length > 1e-14 * np.sqrt(len(X))
+    return unit / np.where(seen, length, np.inf), np.where(seen, length / np.where(seen, before, 1.0), 1.0)
 
 
 def _columns(X: FloatArray, j: int, before: list[int], names: Sequence[str]) -> str:

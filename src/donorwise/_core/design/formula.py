@@ -43,7 +43,7 @@ class Bar:
     terms
         `columns`, parsed.
     uncorrelated
-        Whether it comes from ``||`` (then a categorical on its left is an error).
+        Whether it comes from ``||``; then each level of a category on its left has a variance of its own.
     """
 
     columns: str
@@ -104,6 +104,10 @@ class ParsedFormula:
             source += f" + {text}"
         return replace(self, source=source, bars=tuple(kept))
 
+    def with_intercept(self, group: tuple[str, ...]) -> ParsedFormula:
+        """The formula with one more random intercept."""
+        return self.keep([*self.bars, Bar("1", group, "", 0, parse_columns("1", "1"))])
+
 
 @dataclass(frozen=True, slots=True)
 class _Token:
@@ -133,7 +137,10 @@ def parse(formula: str | ParsedFormula) -> ParsedFormula:
     ----------
     formula
         Such as ``"~ disease * sex + (1 + time | donor) + (1 | batch)"``. Random terms may be written
-        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``.
+        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``. With ``||`` nothing
+        is correlated: for a category, ``(0 + condition || donor)`` is one variance per level, as MixedModels.jl's
+        ``zerocorr`` has it (lme4's ``||`` leaves the levels of a category correlated), and ``(condition || donor)``
+        is that and ``(1 | donor)``.
 
     Raises
     ------

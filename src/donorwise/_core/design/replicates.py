@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design, RandomTerm
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
+_SPANNED = 1e-9  # of the largest value of a column, for rounding
 _REPLICATES = ("donor", "patient", "subject", "individual", "participant", "person", "animal", "mouse")
 
 
@@ -188,13 +189,32 @@ def _count(entry: IntArray, pattern: IntArray, donor: IntArray, depth: FloatArra
 
 
 def random_levels(design: Design, donors: Donors) -> bool:
-    """Whether some random intercept has the donors as its levels."""
-    return any(
-        "(Intercept)" in t.columns
-        and len(t.levels) == len(donors.levels)
-        and constant(donors.rows.donor, t.codes[donors.rows.pattern], len(t.levels))
-        for t in design.random_terms
+    """Whether the random terms of the donors give each a level: an intercept, or a column for every level of a factor."""
+    return spans_constant(
+        *(
+            t
+            for t in design.random_terms
+            if len(t.levels) == len(donors.levels)
+            and constant(donors.rows.donor, t.codes[donors.rows.pattern], len(t.levels))
+        )
     )
+
+
+def spans_constant(*terms: RandomTerm) -> bool:
+    """Whether the columns of random terms (of the same levels) give a constant, as those of ``(0 + factor | donor)`` do."""
+    if any("(Intercept)" in term.columns for term in terms):
+        return True
+    columns = [term.Z[:, [k < 0 for k in term.varying]] for term in terms]
+    if not any(Z.size for Z in columns):
+        return False
+    Z = np.hstack(columns)
+    return in_span(np.ones((len(Z), 1)), Z)
+
+
+def in_span(columns: FloatArray, others: FloatArray) -> bool:
+    """Whether columns (n, p) are combinations of others (n, r)."""
+    rest = columns - others @ np.linalg.lstsq(others, columns, rcond=None)[0]
+    return bool(np.abs(rest).max(initial=0.0) <= _SPANNED * np.abs(columns).max(initial=1.0))
 
 
 def is_fixed(design: Design, donors: Donors) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors
-from donorwise._core.engine.units import has_donor_term, repeated_donors
+from donorwise._core.engine.unit_replicates import replicates_of_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,23 +60,17 @@ def of_cells(
     return (*found, *_left_out(n_dropped, analysis.n_cells, missing))
 
 
-def of_units(analysis: PseudobulkAnalysis) -> tuple[str, ...]:
-    """Confounding, few donors, repeated units, and cells left out."""
+def of_units(analysis: PseudobulkAnalysis, batch: str | None = None) -> tuple[str, ...]:
+    """Confounding, few donors, units that count as replicates, and cells left out; `batch` is a column of obs."""
     units, sizes = analysis.units, np.asarray(analysis.sizes)
 
     def thin(design: Design) -> list[str]:
         single = np.median(sizes[design.codes >= 0]) < 2
-        return [*few_donors(design, units.table, units.donor), *([_SINGLE_CELLS] if single else [])]
+        few = few_donors(design, units.table, units.donor)
+        return [*few, *replicates_of_units(design, units, batch), *([_SINGLE_CELLS] if single else [])]
 
     whole = None if analysis.groupby else analysis.tasks[0].design
     found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]
-    repeated = repeated_donors(units, analysis.groupby or None)
-    if repeated and not has_donor_term(analysis.formula, units.donor):
-        found.append(
-            f"{repeated} donors have several units ({units.name}), and the formula takes them for replicates: a "
-            "comparison between donors is then too sure of itself, and one within donors not sure enough. Add "
-            f"(1 | {units.donor})."
-        )
     missing = "the donor, the sample, the group or a variable of the formula is missing"
     return (*found, *_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
 

@@ -179,12 +179,14 @@ class LMMFit(FittedArrays):
         Moderated: with ratios lambda of the random to the residual variance, a prior on them
         learned from all features by EM, and flat beta and log sigma, the posterior of c'beta is a
         mixture of t distributions with n - p degrees of freedom, F its distribution function at
-        zero, and ``p = 2 min(F, 1 - F)``. `estimate` is the mixture's mean, the interval lies
-        between its quantiles, and (`se`, `df`) are those of the t with the same quantiles at the
-        two-sided levels .05 and .001. It is calibrated on average over features, as moderated t
-        tests are (Smyth 2004): features with less variance between donors than others of their mean
-        get somewhat too large p-values, those with more somewhat too small ones. The prior follows the
-        rank of the mean response, so features should be on one scale.
+        zero, and ``p = 2 min(F, 1 - F)``. `estimate` is the mixture's mean; `statistic`, `se`, `df`
+        and the interval are those of one t distribution: that with this p-value whose 95% interval is as
+        wide as the mixture's (its 99.9% interval, the nearer p is to .05). So p is the tail of t beyond
+        ``estimate / se``, and `df` describes the shape of what is known: it counts neither donors nor cells.
+        The test is calibrated on average over features, as moderated t tests are (Smyth 2004): features with
+        less variance between donors than others of their mean get somewhat too large p-values, those with
+        more somewhat too small ones. The prior follows the rank of the mean response, so features should be
+        on one scale.
 
         Examples
         --------

@@ -12,7 +12,8 @@ import pandas as pd
 from donorwise._core.design.build import build_design
 from donorwise._core.design.contrasts import Cond, check_distinct, resolve_contrasts, split_interaction
 from donorwise._core.design.formula import ParsedFormula, parse
-from donorwise._core.design.terms import check_column, check_obs
+from donorwise._core.design.terms import check_obs
+from donorwise._core.engine.groups import group_labels, stored_columns
 from donorwise._core.engine.tables import dtype_of, tests_table
 from donorwise._core.engine.tasks import NUMBERS, Task
 from donorwise._typing import ALL
@@ -35,29 +36,23 @@ class Contrasts:
     L: FloatArray
 
 
-def tasks_by_group(formula: str | ParsedFormula, obs: pd.DataFrame, groupby: str | None) -> list[Task]:
-    """One task per group of `obs`, in the order of the categories.
+def tasks_by_group(formula: str | ParsedFormula, obs: pd.DataFrame, groupby: Sequence[str]) -> list[Task]:
+    """One task per group of `obs`, in the order of the levels of the columns `groupby`; one for all rows without any.
 
     Raises
     ------
     DesignError
-        If `groupby` is not a column, or no group can be fitted.
+        If `groupby` names no columns, or no group can be fitted.
     """
-    if groupby is None:
+    if not groupby:
         return [Task(ALL, build_design(formula, obs), "")]
-    check_column(obs, "groupby", groupby)
+    groups = group_labels(obs, groupby)
     parsed = parse(formula)
     check_obs(obs, parsed.columns, parsed.source)
-    groups = obs[groupby].astype("category").cat.remove_unused_categories()
-    codes = groups.cat.codes.to_numpy()
-    if len(set(map(str, groups.cat.categories))) < len(groups.cat.categories):
-        raise DesignError(f"Levels of groupby={groupby!r} have the same name as text, such as 1 and '1'; rename them.")
-    if len(groups.cat.categories) == 0:
-        raise DesignError(f"Every value of groupby={groupby!r} is missing.")
     tasks = []
-    for code, name in enumerate(map(str, groups.cat.categories)):
+    for code, name in enumerate(groups.categories):
         try:
-            design = build_design(parsed, obs, rows=codes == code)
+            design = build_design(parsed, obs, rows=groups.codes == code)
         except DesignError as error:
             tasks.append(Task(name, None, str(error)))
             continue
@@ -65,7 +60,7 @@ def tasks_by_group(formula: str | ParsedFormula, obs: pd.DataFrame, groupby: str
         tasks.append(Task(name, design, reason, changed))
     if not any(t.design for t in tasks):
         reasons = "\n".join(f"  {text}" for text in told_reasons({t.name: t.reason for t in tasks})[:5])
-        raise DesignError(f"None of the {len(tasks)} groups of {groupby!r} can be fitted:\n{reasons}")
+        raise DesignError(f"None of the {len(tasks)} groups of {stored_columns(groupby)!r} can be fitted:\n{reasons}")
     return tasks
 
 

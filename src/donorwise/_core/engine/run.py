@@ -13,6 +13,8 @@ import pandas as pd
 
 from donorwise._core.engine.analysis import TABLES, Family, Tables
 from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.groups import stored_columns
+from donorwise._core.engine.power import carried_by_prior, own_df
 from donorwise._core.engine.results import told_reasons, with_levels
 from donorwise._core.engine.tables import UNIVERSE, dtype_of
 from donorwise._core.jobs import tqdm
@@ -181,7 +183,7 @@ def _params(analysis: Analysis[S, F], parts: dict[str, Tables], results: pd.Data
     return {
         **{f.name: getattr(analysis.family, f.name) for f in fields(Family)},
         "formula": analysis.formula.source,
-        "groupby": analysis.groupby,
+        "groupby": stored_columns(analysis.groupby),
         "donor": next(part.donor for part in parts.values() if part.ddf),
         "response": analysis.response,
         "weights": analysis.weights,
@@ -190,6 +192,7 @@ def _params(analysis: Analysis[S, F], parts: dict[str, Tables], results: pd.Data
         "ddf_used": {name: part.ddf for name, part in parts.items() if part.ddf},
         "ddf_reasons": {name: part.note for name, part in parts.items() if part.note},
         "reml": analysis.options.reml,
+        **_carried_by_prior(analysis, parts),
         "reasons": {name: reason for name, reason in reasons.items() if reason},
         "n_cells": n_cells,
         "n_dropped": analysis.n_cells - n_cells,
@@ -199,6 +202,17 @@ def _params(analysis: Analysis[S, F], parts: dict[str, Tables], results: pd.Data
         "version": _version(),
         **analysis.own_params(),
     }
+
+
+def _carried_by_prior(analysis: Analysis[S, F], parts: dict[str, Tables]) -> dict[str, dict[str, str]]:
+    """Contrasts by group that nothing but the prior carries; no entry where there are none."""
+    found = {}
+    for task, own in zip(analysis.tasks, analysis.contrasts, strict=True):
+        if own is not None and task.design is not None and parts[task.name].ddf == "moderated":
+            n_obs = int(np.sum(task.design.codes >= 0))
+            found[task.name] = carried_by_prior(own.names, own_df(task.design, own.L, n_obs))
+    found = {name: names for name, names in found.items() if names}
+    return {"carried_by_prior": found} if found else {}
 
 
 def _status_counts(results: pd.DataFrame) -> dict[str, int]:

@@ -207,9 +207,7 @@ def _tested(model: Model, L: FloatArray, made: Sequence[tuple[list[Summary], Flo
         for name, values in numbers.items():
             for i in range(len(L)):
                 values[model.usable, i] = np.concatenate([getattr(own[i], name) for own, _ in made])
-    with np.errstate(invalid="ignore"):
-        statistic = numbers["estimate"] / numbers["se"]
-    return Tested(without_too_few(ContrastTests(**numbers, statistic=statistic, status=model.status(L))), variances)
+    return Tested(without_too_few(ContrastTests(**numbers, status=model.status(L))), variances)
 
 
 def p_values(model: Model, L: FloatArray, learned: Learned) -> tuple[FloatArray, FloatArray]:
