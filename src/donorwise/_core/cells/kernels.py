@@ -127,7 +127,7 @@ def any_outside(indices: NDArray[Any], limit: np.integer[Any]) -> bool:
     outside = np.uint32(0)
     for p in range(len(indices)):
         outside |= np.uint32((indices[p] < 0) | (indices[p] >= limit))
-    return outside > 0
+    return bool(outside > 0)
 
 
 @njit(nogil=True, cache=True)
