@@ -45,6 +45,7 @@ html_title = "donorwise"
 html_theme_options = {"show_navbar_depth": 1, "navbar_persistent": []}
 
 autosummary_ignore_module_all = False  # the public functions of a face are its __all__
+autosummary_imported_members = True  # where private modules hold them
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

@@ -333,7 +333,7 @@ def test_what_cannot_be_merged(cells: ad.AnnData, change: Callable[[ad.AnnData],
     [
         ("~ condition + batch + (1 | donor_id)", {}, DesignError, r"`batch` was collapsed away.*by=\['donor_id'"),
         ("~ condition + (1 | donor_id)", {"groupby": "lineage"}, DesignError, "`lineage` was collapsed away"),
-        ("~ condition + (1 | donor_id)", {"groupby": ["cell_type"]}, DesignError, "the name of one column of obs"),
+        ("~ condition + (1 | donor_id)", {"groupby": ["lineage"]}, DesignError, "`lineage` was collapsed away"),
         ("~ condition + np.log(mito) + (1 | donor_id)", {}, DesignError, r"not linear in `mito`.*before collapsing"),
         ("~ condition + I(mito ** 2) + (1 | donor_id)", {}, DesignError, "not linear in `mito`"),
         ("~ condition + bs(mito, df=4) + (1 | donor_id)", {}, DesignError, "not linear in `mito`"),

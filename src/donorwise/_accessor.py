@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from donorwise._core.design.audit import Audit
-    from donorwise._typing import BoolArray, Ddf, FloatArray
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy
 
 logger = logging.getLogger("donorwise")
 
@@ -174,7 +174,7 @@ class DonorwiseAccessor:
         self,
         formula: str,
         *,
-        groupby: str | None = None,
+        groupby: GroupBy = None,
         layer: str | None = None,
         obsm: str | None = None,
         obs_keys: str | Sequence[str] | None = None,

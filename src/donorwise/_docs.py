@@ -38,7 +38,8 @@ key
     # what is fitted
     "groupby": """\
 groupby
-    Column of obs, for instance the cell type: every group is fitted for itself, from the same pass.""",
+    Column of obs, for instance the cell type: every group is fitted for itself, from the same pass. Several columns,
+    ``["cell_type", "tissue"]``, make a group of every combination that occurs, called ``"T cell | lung"``.""",
     "response": """\
 layer, obsm, obs_keys
     Model a layer, a table of scores in ``obsm``, or columns of obs instead of X.""",
@@ -79,7 +80,21 @@ progress
 copy
     Write into a copy of the AnnData, and return that.""",
     # what is read of it
-    "keep": "Which rows to keep, one value or several; None keeps all.",
+    "keep": """\
+Which rows to keep, one value or several; None keeps all. A group of several columns is ``"T cell | lung"`` or
+``("T cell", "lung")``, one of numbers ``1`` or ``"1"``.""",
+    "symbols_beside": """\
+gene_symbols
+    Column of var with other names of the features, such as their symbols: `variables` may name these, and the table
+    has them in a column of that name beside `variable`. A feature without a symbol keeps its own name, and where several
+    have the same they are called ``"SYMBOL (name)"``. Only of features, not of results of `obsm` or `obs_keys`.""",
+    "symbols": """\
+gene_symbols
+    Column of var with other names of the features, such as their symbols, which stand in place of the features' own
+    and may be given wherever a feature is named; as in :func:`donorwise.get.tests`.""",
+    "min_log_fc": """\
+min_log_fc
+    Smallest absolute log2 fold change of such a test; None for any.""",
     "expression": """\
 expression
     ``"all"`` features, or the ``"low"``, ``"middle"`` or ``"high"`` third of them by mean response.""",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -23,6 +24,14 @@ FITTED: tuple[Status, ...] = ("ok", "boundary")
 """Statuses of features that were fitted."""
 ALL = "all"
 """The one group of an analysis without ``groupby``."""
+
+
+GroupBy: TypeAlias = str | Sequence[str] | None
+"""Columns of obs as a caller names them: none, one, or several that make the groups together."""
+Label: TypeAlias = str | int | tuple[str | int, ...]
+"""A group as a caller names it: its name, a number, or a level of each column (``("T cell", "lung")``)."""
+Groups: TypeAlias = Label | Sequence[Label] | None
+"""Groups as a caller names them; None for all."""
 
 
 def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ from donorwise._anndata.obs import check_obs_columns, obs_frame, read_colors, su
 from donorwise._anndata.origin import is_collapsed, read_origin
 from donorwise._anndata.read import (
     Results,
+    check_has_cells,
     check_is_anndata,
     holds_tables,
     list_results,
@@ -35,6 +36,7 @@ from donorwise._anndata.summary import (
     group_means,
     summarise,
 )
+from donorwise._anndata.symbols import Symbols, symbols_of
 from donorwise._anndata.write import (
     InfluenceTables,
     check_free,
@@ -55,11 +57,13 @@ __all__ = [
     "Response",
     "Results",
     "Role",
+    "Symbols",
     "cell_count",
     "cell_depth",
     "cell_frame",
     "cell_values",
     "check_free",
+    "check_has_cells",
     "check_is_anndata",
     "check_key",
     "check_obs_columns",
@@ -96,6 +100,7 @@ __all__ = [
     "response_of",
     "suggest",
     "summarise",
+    "symbols_of",
     "write_influence",
     "write_power",
     "write_results",

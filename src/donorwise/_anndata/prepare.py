@@ -12,6 +12,7 @@ import pandas as pd
 from donorwise._anndata import (
     cell_depth,
     cell_frame,
+    check_has_cells,
     check_is_anndata,
     columns_read,
     count_depth,
@@ -30,18 +31,21 @@ from donorwise._anndata import (
 from donorwise._anndata.origin import COUNTS, has_abundance
 from donorwise._anndata.roles import AUDITED, known_columns, known_donor
 from donorwise._anndata.scale import check_log_base
+from donorwise._core.cells.size_factors import METHODS
 from donorwise._core.design.audit import audit
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs, pass_jobs
+from donorwise._core.engine.groups import group_columns
 from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis, check_counts, check_depths
 from donorwise._core.engine.results import resolve_by_group, tasks_by_group
 from donorwise._core.engine.sources import CellSource, CellUnitSource, RowSource, RowUnitSource
-from donorwise._core.engine.units import find_units, has_donor_term, merge_units
+from donorwise._core.engine.units import find_units, merge_units
 from donorwise._core.models.lograte.units import depths_of_units
+from donorwise._typing import check_option
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
@@ -55,7 +59,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.tasks import Task
     from donorwise._core.engine.units import Units
-    from donorwise._typing import BoolArray, FloatArray
+    from donorwise._typing import BoolArray, FloatArray, GroupBy
 
 _NO_ABUNDANCE = (
     "These rows were collapsed by donorwise 0.1, or merged with such rows, which do not tell fold changes: log_fc is left "
@@ -68,7 +72,7 @@ def prepare_lmm(
     adata: ad.AnnData,
     formula: str,
     *,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     layer: str | None = None,
     obsm: str | None = None,
     obs_keys: str | Sequence[str] | None = None,
@@ -102,7 +106,7 @@ def prepare_lmm(
     )
     parsed, roles = parse(formula), find_roles(adata)
     made = assemble_lmm(
-        adata, parsed, response, groupby=groupby, weights=weights, roles=roles, columns=columns, options=options,
+        adata, parsed, response, groupby=group_columns(groupby), weights=weights, roles=roles, columns=columns, options=options,
         n_jobs=n_jobs, fold_changes=fold_changes,
     )  # fmt: skip
     _check_random(made.tasks)
@@ -123,7 +127,7 @@ def assemble_lmm(
     formula: str | ParsedFormula,
     response: Response,
     *,
-    groupby: str | None,
+    groupby: Sequence[str],
     weights: str | FloatArray | None,
     roles: Mapping[str, Role] | None = None,
     columns: Sequence[str] = (),
@@ -159,7 +163,7 @@ def assemble_lmm(
             for t in tasks_by_group(parsed, obs, groupby)
         ]
     return LmmAnalysis(
-        formula=parsed, groupby=groupby or "", response=response.text, log_base=response.log_base, weights=text,
+        formula=parsed, groupby=tuple(groupby), response=response.text, log_base=response.log_base, weights=text,
         variables=response.variables, source=source, obs=obs, n_cells=len(obs), tasks=tasks,
         donor=known_donor(adata, roles, parsed), options=options or Options(), n_jobs=effective_jobs(n_jobs),
         pass_jobs=pass_jobs(n_jobs),
@@ -170,12 +174,13 @@ def prepare_pseudobulk(
     adata: ad.AnnData,
     formula: str,
     *,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     layer: str | None = "counts",
     mask_var: str | BoolArray | None = None,
     donor: str | None = None,
     sample: str | None = None,
     depth: str | None = None,
+    normalize: str = "tmm",
     contrasts: Any = None,
     n_jobs: int | None = None,
     columns: Sequence[str] = (),
@@ -188,24 +193,28 @@ def prepare_pseudobulk(
         See :func:`donorwise.tl.pseudobulk`.
     """
     check_is_anndata(adata)
+    check_option("normalize", normalize, METHODS)
     effective_jobs(n_jobs)  # like the contrasts, checked before anything is read
     response, parsed = counts_response(adata, layer, depth, mask_var), parse(formula)
-    units, column = units_of(adata, parsed, donor=donor, sample=sample, groupby=groupby)
-    tasks = tasks_of_units(units, groupby)
+    by = group_columns(groupby)
+    units = units_of(adata, parsed, donor=donor, sample=sample, groupby=by)
+    tasks = tasks_of_units(units, by)
     names, resolved = resolve_by_group(tasks, contrasts)
     made = assemble_pseudobulk(
-        adata, parsed, response, units, tasks, groupby=groupby, sample=column, depth=depth, n_jobs=n_jobs
+        adata, parsed, response, units, tasks, groupby=by, depth=depth, normalize=normalize, n_jobs=n_jobs
     )
     table = _unit_table(adata, units, columns)
     made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
-    return replace(made, warnings=cautions.of_units(made))
+    cells = cell_frame(adata)
+    known = known_columns(find_roles(adata), cells)
+    return replace(made, warnings=cautions.of_units(made, cells, known))
 
 
-def tasks_of_units(units: Units, groupby: str | None) -> list[Task]:
+def tasks_of_units(units: Units, groupby: Sequence[str]) -> list[Task]:
     """One task per group, whose patterns are units."""
     return [
         task if task.design is None else replace(task, design=task.design.by_row())
-        for task in tasks_by_group(units.formula, units.table, groupby)
+        for task in tasks_by_group(units.formula, units.table, groupby, units.levels)
     ]
 
 
@@ -216,18 +225,18 @@ def assemble_pseudobulk(
     units: Units,
     tasks: list[Task],
     *,
-    groupby: str | None,
-    sample: str,
+    groupby: Sequence[str],
     depth: str | None,
+    normalize: str,
     n_jobs: int | None = None,
 ) -> PseudobulkAnalysis:
     """A model of the counts of units, of cells or of collapsed rows, without contrasts and warnings yet."""
     return PseudobulkAnalysis(
-        formula=formula, groupby=groupby or "", response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
+        formula=formula, groupby=tuple(groupby), response=response.text, log_base=math.e, weights=keys.NO_WEIGHTS,
         variables=response.variables, source=_units_source(adata, response, units, depth), obs=units.table,
         sizes=np.bincount(units.codes[units.codes >= 0], minlength=len(units.table)), n_cells=units.codes.size,
         tasks=tasks, donor=units.donor, n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), units=units,
-        sample=sample,
+        sample=units.sample, normalize=normalize,
         depth=depth or (read_origin(adata).depth if is_collapsed(adata) else "") or "",
     )  # fmt: skip
 
@@ -269,12 +278,9 @@ def _units_source(
 
 
 def units_of(
-    adata: ad.AnnData, parsed: ParsedFormula, *, donor: str | None, sample: str | None, groupby: str | None
-) -> tuple[Units, str]:
-    """The units, with the donor and the sample as given, declared, or known by their names.
-
-    Also the column of the samples, empty where samples are not units.
-    """
+    adata: ad.AnnData, parsed: ParsedFormula, *, donor: str | None, sample: str | None, groupby: Sequence[str]
+) -> Units:
+    """The units, with the donor and the sample as given, declared, or known by their names."""
     roles = find_roles(adata)
     if donor is None:
         role = roles.get("donor")
@@ -288,11 +294,10 @@ def units_of(
     known = roles.get("sample")
     column = sample if sample is not None else known.column if known is not None and known.column else None
     column = None if column == donor else column
-    labels = [name for name in (donor, column, groupby) if name is not None]
+    labels = [name for name in (donor, column, *groupby) if name is not None]
     obs = cell_frame(adata, columns_read(adata, parsed, labels))
     explicit = sample is not None
-    units = find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit)
-    return units, column if column and (explicit or has_donor_term(parsed, donor)) else ""
+    return find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit)
 
 
 def counts_response(
@@ -326,11 +331,11 @@ def read_columns(
     adata: ad.AnnData,
     parsed: ParsedFormula,
     roles: Mapping[str, Role],
-    groupby: str | None,
+    groupby: Sequence[str],
     columns: Sequence[str] = (),
 ) -> list[str]:
     """Columns of a collapsed AnnData that a tool reads: the formula's, the group, the donor, and others."""
-    labels = [*([] if groupby is None else [groupby]), *columns]
+    labels = [*groupby, *columns]
     names = columns_read(adata, parsed, labels) or []
     donor = [roles["donor"].column] if "donor" in roles and roles["donor"].column else []
     known = [roles[role].column for role in AUDITED if role in roles]
@@ -391,6 +396,7 @@ def _check_random(tasks: Sequence[Task]) -> None:
 
 def audit_cells(adata: ad.AnnData, formula: str | ParsedFormula) -> Audit:
     """What the design of cells, or of collapsed rows, can answer; see :meth:`DonorwiseAccessor.audit`."""
+    check_has_cells(adata)
     parsed, roles = parse(formula), find_roles(adata)
     donor = known_donor(adata, roles, parsed) or None
     by = read_origin(adata).by if is_collapsed(adata) else ()

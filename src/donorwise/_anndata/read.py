@@ -10,6 +10,7 @@ import pandas as pd
 
 from donorwise._anndata import keys
 from donorwise._anndata.obs import computed, suggest
+from donorwise._core.engine.groups import group_columns
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _FAMILIES_OF_0_1 = {
     keys.LMM: {"method": keys.LMM, "observations": "cells", "link": "identity", "prior_on": "ratio"},
-    keys.PSEUDOBULK: {"observations": "units", "link": "log", "prior_on": "variance"},
+    keys.PSEUDOBULK: {"observations": "units", "link": "log", "prior_on": "variance", "normalize": "depth"},
 }
 
 
@@ -39,6 +40,9 @@ class Results:
     prior
         The prior on the variance ratios, one row per group x term x knot x ratio; None where the tests
         are not moderated.
+    size_factors
+        What the depths of units were multiplied by, one row per group x unit; None for models of cells, and for results
+        of 0.1.
     """
 
     params: dict[str, Any]
@@ -47,6 +51,12 @@ class Results:
     icc: pd.DataFrame
     variance_partition: pd.DataFrame
     prior: pd.DataFrame | None = None
+    size_factors: pd.DataFrame | None = None
+
+    @property
+    def groupby(self) -> tuple[str, ...]:
+        """The columns of obs that make the groups."""
+        return group_columns(self.params["groupby"])
 
     @property
     def of_counts(self) -> bool:
@@ -69,8 +79,9 @@ def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
     tables = {name: pd.DataFrame(entry[name]) for name in keys.TABLES}
     if _aligned_to_var(params):
         tables = {name: _still_there(table, adata, key) for name, table in tables.items()}
-    prior = pd.DataFrame(entry[keys.PRIOR]) if keys.PRIOR in entry else None
-    return Results(params=params, prior=prior, **{name: table.reset_index(drop=True) for name, table in tables.items()})
+    further = {name: pd.DataFrame(entry[name]) for name in (keys.PRIOR, keys.SIZE_FACTORS) if name in entry}
+    whole = {name: table.reset_index(drop=True) for name, table in tables.items()}
+    return Results(params=params, **whole, **further)
 
 
 def read_tables(adata: ad.AnnData, key: str, names: Sequence[str], *, made_by: str) -> dict[str, pd.DataFrame]:
@@ -121,6 +132,16 @@ def check_is_anndata(adata: Any) -> None:
         )
     if not all(hasattr(adata, name) for name in ("obs", "var", "uns", "n_obs")):
         raise DataError(f"The first argument must be an AnnData, not {type(adata).__name__}; read files with scanpy.")
+
+
+def check_has_cells(adata: ad.AnnData) -> None:
+    """Raise where an AnnData holds results and no cells, as commands write it: values cannot be read from that again."""
+    if adata.n_obs == 0 and (results := list_results(adata)):
+        raise DataError(
+            "The cells are needed here, and this AnnData holds results without any (as the commands write them). Read the "
+            f"AnnData of the cells, put the result into it, cells.uns[{results[0]!r}] = results.uns[{results[0]!r}], and "
+            "use that."
+        )
 
 
 def check_result(adata: ad.AnnData, key: str) -> None:

@@ -12,14 +12,18 @@ import numpy as np
 from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
 from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
+from donorwise._anndata.read import check_has_cells
+from donorwise._anndata.roles import find_roles
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
+from donorwise._core.engine.groups import group_columns, group_text
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import anndata as ad
+    import pandas as pd
 
     from donorwise._anndata.read import Results
     from donorwise._anndata.response import Response
@@ -79,6 +83,7 @@ def recover(
         The AnnData is not the one that was fitted any more, or contrasts or weights have to be given.
     """
     params = read_params(adata, key)
+    check_has_cells(adata)
     n_now, n_then = cell_count(adata), params["n_cells"] + params["n_dropped"]
     if n_now != n_then:
         raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}", params["method"])
@@ -103,7 +108,7 @@ def _of_cells(
     response = replace(response, log_base=params["log_base"])
     w = weights if is_collapsed(adata) else _weights(params, weights, key)
     made = assemble_lmm(
-        adata, params["formula"], response, groupby=params["groupby"] or None, weights=w,
+        adata, params["formula"], response, groupby=group_columns(params["groupby"]), weights=w,
         options=Options(params["ddf"], bool(params["reml"])), n_jobs=n_jobs,
     )  # fmt: skip
     return replace(made, donor=params["donor"])
@@ -118,16 +123,47 @@ def _of_units(
     n_jobs: int | None,
 ) -> PseudobulkAnalysis:
     _weights(params, weights, key)
-    parsed, groupby = parse(params["formula"]), params["groupby"] or None
-    sample = params.get("sample") or None  # 0.1 did not keep it
-    units, sample = units_of(adata, parsed, donor=params["donor"], sample=sample, groupby=groupby)
+    parsed, groupby = parse(params["formula"]), group_columns(params["groupby"])
+    sample = params["sample"] if "sample" in params else _sample_of_old(adata, params["units"])
+    units = units_of(adata, parsed, donor=params["donor"], sample=sample or None, groupby=groupby)
     if units.name != params["units"]:
         raise _changed(key, f"its units are {units.name} and were {params['units']}", params["method"])
     tasks = tasks_of_units(units, groupby)
     depth = None if is_collapsed(adata) else params["depth"] or None
-    return assemble_pseudobulk(
-        adata, parsed, response, units, tasks, groupby=groupby, sample=sample, depth=depth, n_jobs=n_jobs
+    made = assemble_pseudobulk(
+        adata,
+        parsed,
+        response,
+        units,
+        tasks,
+        groupby=groupby,
+        depth=depth,
+        normalize=params["normalize"],
+        n_jobs=n_jobs,
     )
+    return replace(made, factors=_stored_factors(made, read_results(adata, key).size_factors, key))
+
+
+def _stored_factors(made: PseudobulkAnalysis, stored: pd.DataFrame | None, key: str) -> FloatArray:
+    """What the depths of all units were multiplied by, so that fewer genes or donors do not change it."""
+    out = np.ones(len(made.units.table))
+    if stored is None:
+        return out
+    by_group = dict(iter(stored.groupby(stored["group"].astype(str), sort=False)))
+    for task in made.tasks:
+        if task.design is None or task.name not in by_group:
+            continue
+        own, used = by_group[task.name], np.flatnonzero(task.design.codes >= 0)
+        if list(own["unit"].astype(str)) != made.units.labels(used):
+            raise _changed(key, f"it has other units ({made.units.name}) in {task.name!r}", keys.PSEUDOBULK)
+        out[used] = own["factor"].to_numpy(dtype=np.float64)
+    return out
+
+
+def _sample_of_old(adata: ad.AnnData, units: str) -> str:
+    """The column of the samples where it is among those of the units; 0.1 did not keep it."""
+    role = find_roles(adata).get("sample")
+    return role.column if role is not None and role.column in units.split(":") else ""
 
 
 _AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units}
@@ -139,7 +175,9 @@ def fit_group(made: Analysis[Any, F], group: str) -> F:
     statistics = made.statistics(at)[0] if at else None
     design = made.tasks[at[0]].design if at else None
     if statistics is None or design is None:
-        raise DesignError(f"No cell has {made.groupby} {group!r} any more, so its model cannot be fitted again.")
+        raise DesignError(
+            f"No cell has {group_text(made.groupby)} {group!r} any more, so its model cannot be fitted again."
+        )
     if design.n_dropped:
         n = design.n_dropped + int((design.codes >= 0).sum())
         text = f"{design.n_dropped:,} of {n:,} rows are left out: a variable of the formula is missing."
@@ -155,7 +193,7 @@ def cells_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) 
         raise DataError("The weights of this fit were an array that is not in the AnnData; use a column of obs.")
     check_obs_columns(adata, [] if weights is None else [weights])
     return assemble_lmm(
-        adata, params["formula"], response_of(adata, params["response"], names), groupby=params["groupby"] or None,
+        adata, params["formula"], response_of(adata, params["response"], names), groupby=group_columns(params["groupby"]),
         weights=weights, options=Options(reml=bool(params["reml"])), n_jobs=1,
     )  # fmt: skip
 

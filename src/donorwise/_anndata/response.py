@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from donorwise._anndata import keys
 from donorwise._anndata.obs import obs_frame, suggest
+from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.scale import are_counts, check_log_base, find_log_base, remark_on
 from donorwise._anndata.sources import as_stored, matrix_of
 from donorwise._core.cells.stored import Stored
@@ -94,6 +95,7 @@ def resolve_response(
         nothing selected, or values that are not the logarithms that `log_base` says.
     """
     asked = check_log_base(log_base)
+    check_has_cells(adata)
     given = [name for name, value in (("layer", layer), ("obsm", obsm), ("obs_keys", obs_keys)) if value is not None]
     if len(given) > 1:
         raise DataError(f"Give at most one of layer=, obsm= and obs_keys=, not {' and '.join(given)}.")
@@ -209,11 +211,14 @@ def _is_readable(matrix: Any) -> bool:
 
 
 def _check_matrix(matrix: Any, text: str) -> None:
+    from donorwise._core.cells.structure import check_structure
+
     if not _is_readable(matrix):
         kind = f"{type(matrix).__module__}.{type(matrix).__qualname__}"
         raise DataError(f"{text} is a {kind}, which cannot be read in chunks: use adata.to_memory() first.")
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiub":
         raise DataError(f"{text} must be a matrix of numbers; it has dtype {matrix.dtype} and shape {matrix.shape}.")
+    check_structure(matrix, text)
 
 
 def _check_numeric(table: pd.DataFrame, where: str) -> None:

@@ -14,6 +14,7 @@ from donorwise._anndata.obs import obs_frame
 from donorwise._anndata.origin import N_CELLS, WEIGHT, is_collapsed
 from donorwise._anndata.response import column_values, counts_layer, response_of
 from donorwise._anndata.sources import matrix_of
+from donorwise._core.engine.groups import group_labels
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def summarise(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def group_means(
-    adata: ad.AnnData, variables: Sequence[str], *, response: str, groupby: str, groups: Sequence[str]
+    adata: ad.AnnData, variables: Sequence[str], *, response: str, groupby: Sequence[str], groups: Sequence[str]
 ) -> pd.DataFrame:
     """Return the mean of every variable over the cells of every group.
 
@@ -158,7 +159,7 @@ def group_means(
     response
         As in ``params["response"]``.
     groupby, groups
-        Column of obs and its values; ``""`` and one name for all cells together.
+        Columns of obs and names of the groups that they make; no column and one name for all cells together.
 
     Returns
     -------
@@ -170,8 +171,8 @@ def group_means(
     source = response_of(adata, response, variables)
     codes = np.zeros(adata.n_obs, dtype=np.int32)
     if groupby:
-        labels = obs_frame(adata, [groupby])[groupby]
-        codes = pd.Categorical(labels.astype(object).map(str, na_action="ignore"), categories=groups).codes.astype("i4")
+        labels = group_labels(obs_frame(adata, groupby), groupby)
+        codes = pd.Categorical(labels, categories=groups).codes.astype("i4")
     weights, cells_per_row = _row_weights(adata, codes, len(groups), response)
     columns = np.arange(len(source.variables)) if source.features is None else source.features
     means = np.full((len(groups), source.matrix.shape[1]), np.nan)

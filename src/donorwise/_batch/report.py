@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import keys, list_results, read_results
-from donorwise._batch.files import read_source, replaced
+from donorwise._anndata import keys, list_results, read_results, symbols_of
+from donorwise._batch.files import read_source, write_figure
+from donorwise._batch.records import read_record
 from donorwise._batch.run import results_anndata
+from donorwise._core.engine.groups import group_text
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import anndata as ad
 
 SHOWN = ["variable", "estimate", "se", "df", "p_value", "adj_p_value", "log_fc", "n_donors"]
 _FEW_DONORS = 4
+_PRIOR_ALONE = "(one degree of freedom of their own, or less than two): Kenward-Roger finds next to nothing."
 
 
 def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
@@ -39,9 +44,12 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
     missing = [c for c in keys.RESULT_COLUMNS if c not in table.columns]
     if missing:
         raise DataError(f"{path} is no table of results: it lacks the columns {', '.join(missing)}.")
-    variables = table["variable"].astype(str).unique()
-    params = {"response": keys.RESPONSE_X} | _params(path)
-    return results_anndata({keys.RESULTS: table}, params, variables), keys.LMM
+    params = {"response": keys.RESPONSE_X, "groupby": ""} | _params(path)
+    features = table.astype({"variable": str}).drop_duplicates("variable").set_index("variable")
+    adata = results_anndata({keys.RESULTS: table}, params, features.index)
+    for column in set(table.columns) - set(keys.RESULT_COLUMNS):  # symbols, where the command wrote them
+        adata.var[column] = features[column].astype(object).to_numpy()
+    return adata, keys.LMM
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -60,23 +68,22 @@ def _read_table(path: Path) -> pd.DataFrame:
 def _read_csv(path: Path) -> pd.DataFrame:
     """Names stay text (a gene may be called NA, a cluster 1), and numbers keep every digit."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    for column in set(table.columns) - {"variable", "group", "contrast", "status"}:
+    for column in set(table.columns) & set(keys.RESULT_COLUMNS) - {"variable", "group", "contrast", "status"}:
         table[column] = np.array(table[column].replace("", "nan"), dtype=np.float64)
     return table.astype({column: np.int64 for column in ("n_donors", "n_obs") if column in table})
 
 
 def _params(path: Path) -> dict[str, Any]:
     """Formula and command from the record beside the table, where there is one."""
-    import yaml
-
-    record = path.with_name(f"{path.name}.run.yaml")
     try:
-        content = yaml.safe_load(record.read_text(encoding="utf-8"))
-        known = {name: str(content["options"].get(name, "")) for name in ("formula", "groupby", "ddf")}
+        content = read_record(path) or {}
+        known = {name: str(content["options"].get(name, "")) for name in ("formula", "ddf")}
+        known["groupby"] = group_text(content["options"].get("groupby"))
         known["response"] = _response(content["options"])
         failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
-        return known | {"version": str(content["versions"]["donorwise"]), "reasons": failed}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        known["version"] = str(content["versions"]["donorwise"])
+        return known | {"reasons": failed, "cautions": content["result"].get("cautions") or {}}
+    except (KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -88,8 +95,16 @@ def _response(options: dict[str, Any]) -> str:
     return keys.RESPONSE_X if layer == "X" else f"{keys.LAYER_PREFIX}{layer}"
 
 
-def summarise(adata: ad.AnnData, key: str, *, alpha: float = 0.05, top: int = 10) -> str:
-    """The report in markdown: statuses, hits, top features, and what deserves a second look.
+def summarise(
+    adata: ad.AnnData,
+    key: str,
+    *,
+    said: Sequence[str] = (),
+    alpha: float = 0.05,
+    top: int = 10,
+    gene_symbols: str | None = None,
+) -> str:
+    """The report in markdown: what deserves a second look, statuses, hits, top features.
 
     Parameters
     ----------
@@ -97,26 +112,29 @@ def summarise(adata: ad.AnnData, key: str, *, alpha: float = 0.05, top: int = 10
         Holds the results.
     key
         Entry of ``uns``.
+    said
+        What the run warned of.
     alpha
         Adjusted p-value up to which a feature counts as found.
     top
         Features to list per group and contrast.
+    gene_symbols
+        Column of var with what to call them.
     """
     read = read_results(adata, key)
-    table = read.results
+    table = symbols_of(adata, gene_symbols, read.params).rename(read.results)
     head = ["# Results", ""]
     for name in ("formula", "groupby", "ddf", "response", "n_cells", "version"):
-        if read.params.get(name) not in (None, ""):
-            head.append(f"- {name}: `{read.params[name]}`")
+        value = group_text(read.groupby) if name == "groupby" else read.params.get(name)
+        if value not in (None, ""):
+            head.append(f"- {name}: `{value}`")
     parts = [
         *head, f"- tests: {len(table):,} (features: {table['variable'].nunique():,}, groups: "
         f"{table['group'].nunique():,}, contrasts: {table['contrast'].nunique():,})", "",
+        *_section("Warnings", [*said, *_warnings(table, read.params, " ".join(said))]),
         "## Status of the tests", "", _markdown(_statuses(table)), "",
         f"## Found at a false discovery rate of {alpha:.0%}", "", _markdown(_hits(table, alpha)), "",
     ]  # fmt: skip
-    warnings = _warnings(table, read.params)
-    if warnings:
-        parts += ["## Warnings", "", *(f"- {text}" for text in warnings), ""]
     for (contrast, group), own in table.groupby(["contrast", "group"], observed=True, sort=False):
         best = own[own["p_value"].notna()].sort_values("p_value", kind="stable").head(top)
         if len(best):
@@ -141,18 +159,30 @@ def _hits(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["contrast", "group", "tested", "up", "down", "donors"])
 
 
-def _warnings(table: pd.DataFrame, params: dict[str, Any]) -> list[str]:
-    found = [f"{group}: {text}" for group, text in dict(params.get("reasons") or {}).items()]
+def _section(title: str, texts: Sequence[str]) -> list[str]:
+    """A list under a heading, a line for each text; nothing for no text."""
+    lines = [f"- {' '.join(text.split())}" for text in dict.fromkeys(texts)]
+    return [f"## {title}", "", *lines, ""] if lines else []
+
+
+def _warnings(table: pd.DataFrame, params: dict[str, Any], said: str) -> list[str]:
+    """What the table and its params show; reasons that were `said` already are left out."""
+    found = [f"{group}: {text}" for group, text in dict(params.get("reasons") or {}).items() if text not in said]
     for group, own in table.groupby("group", observed=True, sort=False):
         donors = int(own["n_donors"].max())
         if own["p_value"].isna().all():
             found.append(f"{group}: nothing was tested.")
         elif 0 < donors < _FEW_DONORS:
             found.append(f"{group}: only {donors} donors.")
+        carried = dict(params.get("carried_by_prior") or {}).get(str(group))
+        if carried:
+            found.append(
+                f"{group}: nothing but the prior that features share carries the tests of {carried} {_PRIOR_ALONE}"
+            )
         stuck = int((own["status"] == "not_converged").sum())
         if stuck:
             found.append(f"{group}: {stuck:,} tests did not converge.")
-    return found
+    return [*found, *dict(params.get("cautions") or {}).values()]
 
 
 def _markdown(table: pd.DataFrame) -> str:
@@ -173,7 +203,9 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
 
 
-def draw_volcanoes(adata: ad.AnnData, key: str, folder: Path, *, alpha: float = 0.05) -> list[Path]:
+def draw_volcanoes(
+    adata: ad.AnnData, key: str, folder: Path, *, alpha: float = 0.05, gene_symbols: str | None = None
+) -> list[Path]:
     """One PNG per contrast that has tests, all groups in it."""
     from donorwise import pl
 
@@ -186,11 +218,11 @@ def draw_volcanoes(adata: ad.AnnData, key: str, folder: Path, *, alpha: float = 
             continue
         groups = list(dict.fromkeys(tested["group"].astype(str)))
         figure: Any = pl.volcano(
-            adata, contrast=contrast, group=groups, key=key, alpha=alpha, show=False, return_fig=True
-        )
+            adata, contrast=contrast, group=groups, key=key, alpha=alpha, gene_symbols=gene_symbols, show=False,
+            return_fig=True,
+        )  # fmt: skip
         path = folder / f"volcano_{_file_name(str(contrast), written)}.png"
-        with replaced(path) as temporary:
-            figure.savefig(temporary, dpi=150, bbox_inches="tight")
+        write_figure(figure, path)
         written.append(path)
     return written
 

@@ -14,7 +14,6 @@ from scipy import sparse
 from donorwise._anndata import keys, read_results, write_results
 from donorwise._batch.files import write_anndata, write_table
 from donorwise._batch.partial import Partial
-from donorwise._core.design.contrasts import split_interaction
 from donorwise._core.engine import run as engine
 from donorwise._core.engine.analysis import FACTS, GB, TABLES, Tables
 from donorwise._core.engine.run import fit_task
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from donorwise._anndata import Symbols
     from donorwise._core.engine.analysis import Analysis
 
 logger = logging.getLogger("donorwise")
@@ -37,6 +37,7 @@ class Outcome:
     n_rows: int
     failed: dict[str, str]
     status_counts: dict[str, int]
+    cautions: dict[str, str]
     seconds: float
 
 
@@ -88,8 +89,10 @@ def run(
     manifest: Mapping[str, Any],
     *,
     resume: bool,
+    overwrite: bool = False,
     max_memory: float,
     progress: bool,
+    symbols: Symbols,
 ) -> Outcome:
     """Fit every group that is not finished yet, then write the table of all.
 
@@ -101,10 +104,14 @@ def run(
         ``.parquet`` and ``.csv`` hold the results table, ``.h5ad`` all tables as ``dw.tl.lmm`` stores them.
     manifest
         What must be the same for a stopped run to be resumed.
-    resume, progress
-        Whether to go on with a stopped run, and to show a progress bar.
+    resume, overwrite
+        Whether to go on with a stopped run, and to remove it where that is not so or cannot be.
+    progress
+        Whether to show a progress bar.
     max_memory
         GB for the statistics of groups that share a pass.
+    symbols
+        What the features are called, which is written beside them.
 
     Raises
     ------
@@ -115,7 +122,7 @@ def run(
     """
     start = time.monotonic()
     partial = Partial.of(out)
-    with partial.kept(manifest, resume=resume) as finished:
+    with partial.kept(manifest, resume=resume, overwrite=overwrite) as finished:
         if finished:
             logger.info("Resumed: %d of %d groups are finished.", len(finished), len(analysis.tasks))
         try:
@@ -125,21 +132,34 @@ def run(
             raise
     results = result.tables[keys.RESULTS]
     if out.suffix == ".h5ad":
-        write_anndata(results_anndata(result.tables, result.params, analysis.variables), out)
+        key = analysis.family.method
+        write_anndata(results_anndata(result.tables, result.params, analysis.variables, symbols, key=key), out)
     else:
-        write_table(results[list(keys.RESULT_COLUMNS)], out)
-    return Outcome(len(results), result.failed, result.params["status_counts"], time.monotonic() - start)
+        write_table(symbols.beside(results[list(keys.RESULT_COLUMNS)]), out)
+    params, seconds = result.params, time.monotonic() - start
+    return Outcome(len(results), result.failed, params["status_counts"], params.get("cautions", {}), seconds)
 
 
 def results_anndata(
-    tables: Mapping[str, pd.DataFrame], params: Mapping[str, Any], variables: Sequence[str]
+    tables: Mapping[str, pd.DataFrame],
+    params: Mapping[str, Any],
+    variables: Sequence[str],
+    symbols: Symbols | None = None,
+    *,
+    key: str = keys.LMM,
 ) -> ad.AnnData:
-    """An AnnData without cells: `variables` in var, tables (those missing are empty) and params as ``dw.tl.lmm`` stores them."""
+    """An AnnData without cells, with tables (those missing are empty) and params under `key` as the tools store them.
+
+    `variables` are in var, with what they are called.
+    """
     import anndata as ad
 
-    adata = ad.AnnData(var=pd.DataFrame(index=pd.Index(list(variables), dtype=object).astype(str)))
+    var = pd.DataFrame(index=pd.Index(list(variables), dtype=object).astype(str))
+    if symbols is not None and symbols.column:
+        var[symbols.column] = np.array([symbols.label(name) for name in var.index], dtype=object)
+    adata = ad.AnnData(var=var)
     empty = pd.DataFrame({"variable": pd.Categorical([]), "group": pd.Categorical([])})
-    write_results(adata, keys.LMM, params=params, **{**dict.fromkeys(keys.TABLES, empty), **tables})
+    write_results(adata, key, params=params, **{**dict.fromkeys(keys.TABLES, empty), **tables})
     return adata
 
 
@@ -147,19 +167,42 @@ _TRIED = 128  # features that are fitted to see how long it takes
 _ROW_BYTES = 130  # of the results table: eleven numbers and four codes
 
 
-def parse_contrast(text: str, columns: Sequence[str]) -> Any:
-    """A coefficient's name, or the levels of a variable that are compared: ``"disease:MS:control"``.
+def parse_contrast(text: str, obs: pd.DataFrame) -> Any:
+    """A coefficient's name, or the levels of a column of `obs` that are compared: ``"disease:MS:control"``.
+
+    Names and levels may hold colons themselves: what there is in `obs` decides.
 
     Examples
     --------
-    >>> parse_contrast("disease:MS:control", ["disease", "sex"])
+    >>> obs = pd.DataFrame({"disease": ["MS", "control"], "sex": ["f", "m"]})
+    >>> parse_contrast("disease:MS:control", obs)
     ('disease', 'MS', 'control')
-    >>> parse_contrast("disease[T.MS]:sex[T.male]", ["disease", "sex"])
+    >>> parse_contrast("disease[T.MS]:sex[T.male]", obs)
     'disease[T.MS]:sex[T.male]'
     """
-    parts = [part.strip() for part in split_interaction(text)]
+    columns = [str(column) for column in obs.columns]
+    for column in (name for name in columns if text.startswith(f"{name}:")):
+        rest, levels = text[len(column) + 1 :], set(obs[column].dropna().astype(str).unique())
+        pairs = [(rest[:i].strip(), rest[i + 1 :].strip()) for i, char in enumerate(rest) if char == ":"]
+        found = next((pair for pair in pairs if levels.issuperset(pair)), None)
+        if found is not None:
+            return (column, *found)
+    parts = [part.strip() for part in text.split(":")]  # of levels that are not there, it is to be said so
     of_levels = len(parts) == 3 and parts[0] in columns and not {parts[1], parts[2]} & set(columns)
     return tuple(parts) if of_levels and "[" not in text else text
+
+
+def parse_groupby(given: str | Sequence[str] | None, columns: Sequence[str]) -> list[str]:
+    """The columns that make the groups, given one by one or with commas between them.
+
+    Examples
+    --------
+    >>> parse_groupby("cell_type, tissue", ["cell_type", "tissue"]), parse_groupby(["a,b"], ["a,b"])
+    (['cell_type', 'tissue'], ['a,b'])
+    """
+    names = [given] if isinstance(given, str) else given or ()
+    parts = [[name] if name in columns else [part.strip() for part in name.split(",")] for name in names]
+    return [part for own in parts for part in own if part]
 
 
 def describe(analysis: Analysis[Any, Any], *, max_memory: float) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from donorwise._core.cells.size_factors import METHODS
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 PATH: click.Path = click.Path(path_type=Path)
 # Options that say how a run talks, not what it computes.
-MANNERS = ("config", "resume", "dry_run", "quiet", "log_json")
+MANNERS = ("config", "resume", "overwrite", "dry_run", "quiet", "log_json")
 
 
 def split_names(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
     """Names with commas between them."""
     return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def one_or_several(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    """What was given of a repeatable option: nothing, a text, or several."""
+    return value[0] if len(value) == 1 else value or None
 
 
 def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
@@ -83,11 +89,37 @@ FORMULA = click.option(
     "--formula", required=True, help='Fixed and random effects, such as "~ disease + sex + (1 | donor_id)".'
 )
 DONOR = click.option("--donor", metavar="COLUMN", help="Column of obs that holds the donor, if its name does not tell.")
-GROUPBY = click.option("--groupby", metavar="COLUMN", help="Column of obs, such as the cell type: a model for each.")
+GROUPBY = click.option(
+    "--groupby",
+    metavar="COLUMN",
+    multiple=True,
+    callback=one_or_several,
+    help="Column of obs, such as the cell type: a model for each. Several (repeated, or with commas) make groups together.",
+)
 LOG_BASE = click.option(
     "--log-base", metavar="e|2|10", help="Base of the logarithm that a layer holds; X has that of uns['log1p']."
 )
 MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
+NORMALIZE = click.option(
+    "--normalize",
+    type=click.Choice(METHODS),
+    default="tmm",
+    show_default=True,
+    help="How depths are made comparable, whatever responds.",
+)
+LOG_DEPTH = add(
+    click.option("--log-depth", is_flag=True, help="Make the covariate log_depth from raw counts, and use it."),
+    click.option(
+        "--depth-normalize",
+        type=click.Choice(METHODS),
+        default="depth",
+        show_default=True,
+        help="How the depths of --log-depth are made comparable.",
+    ),
+)
+GENE_SYMBOLS = click.option(
+    "--gene-symbols", metavar="COLUMN", help="Column of var with symbols of the features, a column of the results too."
+)
 CONTRAST = click.option(
     "--contrast",
     multiple=True,
@@ -103,7 +135,16 @@ MAX_MEMORY = click.option(
     show_default=True,
     help="GB for statistics of patterns; groups that need more are read in several passes.",
 )
-RESUME = click.option("--resume", is_flag=True, help="Go on with a stopped run of the same input and options.")
+RESUME = click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with a stopped run of the same input and options; if it is finished, that is all.",
+)
+OVERWRITE = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace what another run finished or left; with --resume only where it cannot be resumed.",
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print audit, plan and estimates; write nothing.")
 CONFIG = click.option(
     "--config",

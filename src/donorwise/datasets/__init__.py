@@ -8,4 +8,4 @@ __all__ = ["simulate_cohort"]
 
 
 def __dir__() -> list[str]:
-    return ["__all__", *__all__]  # where Sphinx looks for the former
+    return sorted(__all__)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from donorwise._anndata import keys, read_influence, read_power, read_results, read_tables
+from donorwise._anndata import keys, read_influence, read_power, read_results, read_tables, symbols_of
 from donorwise._docs import documented
 from donorwise._typing import check_option
-from donorwise.get._tests import choose, choose_all, tidy
+from donorwise.get._tests import choose, choose_all, meant, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import anndata as ad
     import pandas as pd
+
+    from donorwise._typing import Groups
 
 
 @documented
@@ -22,7 +24,8 @@ def calibration(
     *,
     key: str = keys.CALIBRATION,
     table: str = "levels",
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
+    gene_symbols: str | None = None,
 ) -> pd.DataFrame:
     """Return a table of :func:`donorwise.tl.calibrate`.
 
@@ -37,6 +40,7 @@ def calibration(
         ``"curves"`` or ``"histogram"``.
     group
         {keep}
+    {symbols_beside}
 
     Returns
     -------
@@ -59,7 +63,8 @@ def calibration(
     """
     check_option("table", table, keys.CALIBRATION_TABLES)
     tables = read_tables(adata, key, keys.CALIBRATION_TABLES, made_by="dw.tl.calibrate")
-    return tidy(choose(tables[table], "group", group))
+    symbols = symbols_of(adata, gene_symbols, adata.uns[key][keys.PARAMS])
+    return symbols.beside(tidy(choose(tables[table], "group", group)))
 
 
 @documented
@@ -69,9 +74,10 @@ def influence(
     by: Literal["hit", "donor"] = "hit",
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     donor: str | Sequence[str] | None = None,
+    gene_symbols: str | None = None,
 ) -> pd.DataFrame:
     """Return what :func:`donorwise.tl.influence` found as a tidy DataFrame.
 
@@ -84,6 +90,7 @@ def influence(
     {key}
     contrast, group, variables, donor
         {keep}
+    {symbols_beside}
 
     Returns
     -------
@@ -112,11 +119,12 @@ def influence(
     check_option("by", by, ("hit", "donor"))
     tables = read_influence(adata, key)
     table = tables.hits if by == "hit" else tables.donors
-    tested = read_results(adata, key).results
+    stored = read_results(adata, key)
+    tested, symbols = stored.results, symbols_of(adata, gene_symbols, stored.params)
     for column, wanted in (("contrast", contrast), ("group", group)):
         if wanted is not None:  # one without hits has no rows here, and is in the result all the same
             table = table[table[column].isin(choose(tested, column, wanted)[column].unique())]
-    return choose_all(table, variable=variables, donor=donor)
+    return symbols.beside(choose_all(table, variable=meant(symbols, variables), donor=donor))
 
 
 @documented
@@ -125,7 +133,7 @@ def power(
     *,
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     expression: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Return what :func:`donorwise.tl.power` predicted as a tidy DataFrame.

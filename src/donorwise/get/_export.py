@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import check_key, keys, read_results, suggest
+from donorwise._anndata import check_key, keys, read_results, suggest, symbols_of
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError
-from donorwise.get._tests import choose, choose_all, only_one
+from donorwise.get._tests import choose, choose_all, meant, only_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import anndata as ad
     import pandas as pd
+
+    from donorwise._anndata import Symbols
+    from donorwise._typing import Groups, Label
 
 # what says "no evidence" in each column
 UNTESTED = {"statistic": 0.0, "estimate": 0.0, "log_fc": 0.0, "p_value": 1.0, "adj_p_value": 1.0}
@@ -30,8 +33,9 @@ def matrix(
     *,
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
+    gene_symbols: str | None = None,
     fill: bool = True,
 ) -> pd.DataFrame:
     """Return one column of the tests as a DataFrame of groups (or contrasts) x features.
@@ -44,6 +48,7 @@ def matrix(
     {key}
     contrast, group, variables
         {keep}
+    {symbols}
     fill
         Let a test that was not possible say that there is no evidence: 0, or 1 for p-values. False leaves it
         missing.
@@ -78,7 +83,9 @@ def matrix(
     """
     check_option("values", values, tuple(UNTESTED))
     stored = read_results(adata, key)
-    table = choose_all(stored.results, contrast=contrast, group=group, variable=variables)
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    table = choose_all(stored.results, contrast=contrast, group=group, variable=meant(symbols, variables))
+    table = symbols.rename(table)
     wide = table.pivot(index=["group", "contrast"], columns="variable", values=values)
     wide = wide.dropna(how="all").dropna(how="all", axis="columns")
     if wide.empty:
@@ -117,7 +124,8 @@ def to_rank_genes_groups(
     *,
     key: str = keys.LMM,
     contrast: str | None = None,
-    group: str | None = None,
+    group: Label | None = None,
+    gene_symbols: str | None = None,
     key_added: str = keys.RANK_GENES_GROUPS,
 ) -> None:
     """Write the tests where scanpy looks for marker genes, so that ``sc.get`` and ``sc.pl`` read them.
@@ -134,6 +142,7 @@ def to_rank_genes_groups(
         The contrast to show; may be left out where there is only one.
     group
         Show the contrasts of this group instead.
+    {symbols}
     key_added
         Entry of ``uns`` to write.
 
@@ -147,6 +156,9 @@ def to_rank_genes_groups(
     Every feature of the AnnData is listed in every group, sorted by statistic. A feature without a test
     (constant, not estimable, left out by ``mask_var``) gets score 0, fold change 0 and p-value 1, as in scanpy.
     Fold changes are missing where the responses are not on a log scale.
+
+    Scanpy finds expression by ``var_names``: leave `gene_symbols` out for those of its plots that show expression
+    (``sc.pl.rank_genes_groups_dotplot`` and its like), which take ``gene_symbols=`` themselves.
 
     With one contrast, every ``sc.pl.rank_genes_groups*`` plot shows the cell types in its rows;
     ``groupby=["cell_type", "condition"]`` shows the arms too. The contrasts of one group are no groups of cells, so
@@ -164,12 +176,13 @@ def to_rank_genes_groups(
     """
     check_key(key_added)
     stored = read_results(adata, key)
+    symbols = symbols_of(adata, gene_symbols, stored.params)
     table, column = _one_family(stored.results, contrast=contrast, group=group)
     aligned = stored.params["response"] != keys.RESPONSE_OBS and not stored.params["response"].startswith("obsm/")
     variables = adata.var_names if aligned else stored.results["variable"].cat.categories
     logged = bool(table["log_fc"].notna().any())
     parts = table.groupby(column, observed=True, sort=True)
-    ranked = {name: _ranked(part, variables, logged=logged) for name, part in parts}
+    ranked = {name: _ranked(part, variables, symbols, logged=logged) for name, part in parts}
     entry: dict[str, Any] = {"params": _scanpy_params(stored.params)}
     for field in ("names", *(f for f, *_ in FIELDS)):
         dtype = [(str(name), object if field == "names" else np.float64) for name in ranked]
@@ -177,7 +190,7 @@ def to_rank_genes_groups(
     adata.uns[key_added] = entry
 
 
-def _one_family(results: pd.DataFrame, *, contrast: str | None, group: str | None) -> tuple[pd.DataFrame, str]:
+def _one_family(results: pd.DataFrame, *, contrast: str | None, group: Label | None) -> tuple[pd.DataFrame, str]:
     """Rows to show, and the column that holds scanpy's groups."""
     if contrast is None and group is not None:
         return choose(results, "group", group), "contrast"
@@ -185,15 +198,14 @@ def _one_family(results: pd.DataFrame, *, contrast: str | None, group: str | Non
     return choose(choose(results, "contrast", wanted), "group", group), "group"
 
 
-def _ranked(part: pd.DataFrame, variables: pd.Index, *, logged: bool) -> pd.DataFrame:
+def _ranked(part: pd.DataFrame, variables: pd.Index, symbols: Symbols, *, logged: bool) -> pd.DataFrame:
     """One group's features in scanpy's fields, best score first, every feature present."""
     ours = part.set_index(part["variable"].astype(str)).reindex(variables)
     fields = {name: ours[column].astype(dtype).fillna(empty) for name, column, dtype, empty in FIELDS}
     if not logged:
         fields["logfoldchanges"] = ours["log_fc"]
-    return (
-        ours[[]].assign(names=ours.index.astype(object), **fields).sort_values("scores", ascending=False, kind="stable")
-    )
+    names = np.array([symbols.label(str(name)) for name in ours.index], dtype=object)
+    return ours[[]].assign(names=names, **fields).sort_values("scores", ascending=False, kind="stable")
 
 
 def _scanpy_params(params: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +230,7 @@ def to_varm(
     *,
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     columns: Sequence[str] = COLUMNS,
 ) -> None:
     """Write one DataFrame per contrast (and group) into ``varm``, where it follows subsets of features.

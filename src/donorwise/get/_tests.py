@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._anndata import keys, read_results, suggest
+from donorwise._anndata import keys, read_results, suggest, symbols_of
+from donorwise._core.engine.groups import group_names
 from donorwise._docs import documented
 from donorwise._typing import STATUSES, check_option
-from donorwise.errors import DataError
+from donorwise.errors import DataError, DonorwiseError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +18,14 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
+    from donorwise._anndata import Symbols
+    from donorwise._typing import BoolArray, Groups
 
-def choose(table: pd.DataFrame, column: str, wanted: str | Sequence[str] | None) -> pd.DataFrame:
+
+def choose(table: pd.DataFrame, column: str, wanted: Groups) -> pd.DataFrame:
     """Keep the rows whose categorical `column` is (one of) `wanted`; None keeps all of them.
+
+    A group may be named by a number, or by a level of each column that makes the groups (a tuple).
 
     Raises
     ------
@@ -28,15 +34,15 @@ def choose(table: pd.DataFrame, column: str, wanted: str | Sequence[str] | None)
     """
     if wanted is None:
         return table
-    names = [wanted] if isinstance(wanted, str) else [str(w) for w in wanted]
     known = table[column].cat.categories
+    names = group_names(wanted, known)
     for name in names:
         if name not in known:
             raise DataError(f"There is no {column} {name!r} in this result. {suggest(name, known)}")
     return table[table[column].isin(names)]
 
 
-def choose_all(table: pd.DataFrame, **wanted: str | Sequence[str] | None) -> pd.DataFrame:
+def choose_all(table: pd.DataFrame, **wanted: Groups) -> pd.DataFrame:
     """Keep the rows that are wanted in every column, tidied.
 
     Raises
@@ -78,15 +84,55 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     return chosen
 
 
+def meant(symbols: Symbols, wanted: str | Sequence[str] | None) -> list[str] | None:
+    """The features that are meant; None for all."""
+    return None if wanted is None else symbols.find(wanted)
+
+
+def passes(table: pd.DataFrame, alpha: float | None, min_log_fc: float | None) -> BoolArray:
+    """Which tests have an adjusted p-value up to `alpha` and at least this fold change; None asks for nothing.
+
+    Raises
+    ------
+    DonorwiseError
+        A cutoff is none.
+    DataError
+        Fold changes are asked for, and there are none.
+    """
+    found = np.ones(len(table), dtype=bool)
+    if alpha is not None:
+        _check_cutoff("alpha", alpha, 1.0)
+        found &= (table["adj_p_value"] <= alpha).to_numpy()
+    if min_log_fc is not None:
+        _check_cutoff("min_log_fc", min_log_fc, np.inf)
+        if len(table) and not table["log_fc"].notna().any():
+            raise DataError(
+                "min_log_fc= needs log2 fold changes, and these tests have none: their estimates are in units of the "
+                "response. Leave it out, or choose by the column estimate of dw.get.tests."
+            )
+        found &= (table["log_fc"].abs() >= min_log_fc).to_numpy()
+    return found
+
+
+def _check_cutoff(name: str, value: object, most: float) -> None:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (number and 0 <= float(value) <= most):  # type: ignore[arg-type]
+        what = "a number between 0 and 1, such as 0.05" if most == 1 else "a number of at least 0, such as 1"
+        raise DonorwiseError(f"{name}={value!r} must be {what}.")
+
+
 @documented
 def tests(
     adata: ad.AnnData,
     *,
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     status: str | Sequence[str] | None = None,
+    alpha: float | None = None,
+    min_log_fc: float | None = None,
+    gene_symbols: str | None = None,
     sort_by: str | None = "p_value",
     ascending: bool = True,
 ) -> pd.DataFrame:
@@ -98,6 +144,10 @@ def tests(
     {key}
     contrast, group, variables, status
         {keep}
+    alpha
+        Keep the tests with an adjusted p-value up to this; None keeps all.
+    {min_log_fc}
+    {symbols_beside}
     sort_by
         Column to sort by, missing values last; None keeps the order of the features.
     ascending
@@ -108,15 +158,19 @@ def tests(
     One row per variable x group x contrast with the columns variable, group, contrast, estimate, se,
     ci_low, ci_high, statistic, df, p_value, adj_p_value, log_fc, status, n_donors and n_obs.
     `estimate` is in units of the response, `log_fc` a log2 fold change; those of a covariate such as age are per unit of
-    it (per year). `df` says how much is known about the noise: near the number of donors where donors differ,
-    up to that of cells where they hardly do. The p-value of a moderated test is that of a mixture of t
-    distributions, of which (`statistic`, `df`) is a summary: a t test on these two gives another one, most of all
-    with few donors.
+    it (per year). `statistic`, `se`, `df`, `p_value` and the interval are those of one t distribution: ``estimate
+    / se`` is `statistic`, and p the two-sided tail of t beyond it. Of a moderated test, whose law is a mixture over
+    what is not known of the variances, that is the t with the mixture's p-value and the width of its 95% interval:
+    its `df` describes that shape, and is no count of donors or cells. Where p is nearly 1 an estimate beside the
+    mixture's median makes `se` large or small.
 
     Raises
     ------
     DataError
-        There is no such result, contrast, group or variable; the message says which there are.
+        There is no such result, contrast, group, variable or column of var; the message says which there are. Or there
+        are no fold changes for `min_log_fc`.
+    DonorwiseError
+        A cutoff or an option is none.
 
     Examples
     --------
@@ -126,14 +180,21 @@ def tests(
     >>> table = dw.get.tests(adata, contrast="condition[T.disease]", group="T cell")
     >>> table["p_value"].is_monotonic_increasing
     True
+    >>> hits = dw.get.tests(adata, alpha=0.05, min_log_fc=0.5)
+    >>> bool((hits["adj_p_value"] <= 0.05).all() and (hits["log_fc"].abs() >= 0.5).all())
+    True
     """
     for name in [status] if isinstance(status, str) else status or ():
         check_option("status", name, STATUSES)
-    table = read_results(adata, key).results
-    for column, wanted in (("contrast", contrast), ("group", group), ("variable", variables)):
+    stored = read_results(adata, key)
+    symbols, table = symbols_of(adata, gene_symbols, stored.params), stored.results
+    for column, wanted in (("contrast", contrast), ("group", group), ("variable", meant(symbols, variables))):
         table = choose(table, column, wanted)
     if status is not None:
         table = table[table["status"].isin(np.atleast_1d(np.asarray(status)))]
+    if alpha is not None or min_log_fc is not None:
+        table = table[passes(table, alpha, min_log_fc)]
+    table = symbols.beside(table)
     if sort_by is not None:
         if sort_by not in table.columns:
             raise DataError(f"sort_by: there is no column {sort_by!r}. {suggest(sort_by, table.columns)}")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from donorwise._anndata import cell_count, keys, read_results
+from donorwise._anndata import cell_count, check_has_cells, keys, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise.errors import DonorwiseWarning
-from donorwise.get._tests import choose, choose_all
+from donorwise.get._tests import choose, choose_all, meant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
+    from donorwise._typing import Groups
+
 
 @documented
 def varcomp(
     adata: ad.AnnData,
     *,
     key: str = keys.LMM,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     term: str | Sequence[str] | None = None,
+    gene_symbols: str | None = None,
 ) -> pd.DataFrame:
     """Return the variance components of every feature as a tidy DataFrame.
 
@@ -36,6 +39,7 @@ def varcomp(
     {key}
     group, variables, term
         {keep}
+    {symbols_beside}
 
     Returns
     -------
@@ -46,7 +50,7 @@ def varcomp(
     Raises
     ------
     DataError
-        There is no such result, group, variable or term; the message says which there are.
+        There is no such result, group, variable, term or column of var; the message says which there are.
 
     Examples
     --------
@@ -56,7 +60,7 @@ def varcomp(
     >>> dw.get.varcomp(adata, variables="gene_0001")["term"].tolist()
     ['donor_id', 'Residual']
     """
-    return choose_all(read_results(adata, key).varcomp, group=group, variable=variables, term=term)
+    return _chosen(adata, key, "varcomp", gene_symbols, group=group, variables=variables, term=term)
 
 
 @documented
@@ -64,9 +68,10 @@ def icc(
     adata: ad.AnnData,
     *,
     key: str = keys.LMM,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     term: str | Sequence[str] | None = None,
+    gene_symbols: str | None = None,
 ) -> pd.DataFrame:
     """Return the intraclass correlations of every feature as a tidy DataFrame.
 
@@ -76,6 +81,7 @@ def icc(
     {key}
     group, variables, term
         {keep}
+    {symbols_beside}
 
     Returns
     -------
@@ -85,7 +91,7 @@ def icc(
     Raises
     ------
     DataError
-        There is no such result, group, variable or term; the message says which there are.
+        There is no such result, group, variable, term or column of var; the message says which there are.
 
     Examples
     --------
@@ -95,7 +101,7 @@ def icc(
     >>> bool(dw.get.icc(adata)["icc"].dropna().between(0, 1).all())
     True
     """
-    return choose_all(read_results(adata, key).icc, group=group, variable=variables, term=term)
+    return _chosen(adata, key, "icc", gene_symbols, group=group, variables=variables, term=term)
 
 
 @documented
@@ -103,9 +109,10 @@ def variance_partition(
     adata: ad.AnnData,
     *,
     key: str = keys.LMM,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     term: str | Sequence[str] | None = None,
+    gene_symbols: str | None = None,
 ) -> pd.DataFrame:
     """Return how the variance of every feature divides over the terms of the model.
 
@@ -115,6 +122,7 @@ def variance_partition(
     {key}
     group, variables, term
         {keep}
+    {symbols_beside}
 
     Returns
     -------
@@ -124,7 +132,7 @@ def variance_partition(
     Raises
     ------
     DataError
-        There is no such result, group, variable or term; the message says which there are.
+        There is no such result, group, variable, term or column of var; the message says which there are.
 
     Examples
     --------
@@ -135,7 +143,22 @@ def variance_partition(
     >>> shares["term"].tolist(), round(float(shares["fraction"].sum()), 10)
     (['fixed', 'donor_id', 'Residual'], 1.0)
     """
-    return choose_all(read_results(adata, key).variance_partition, group=group, variable=variables, term=term)
+    return _chosen(adata, key, "variance_partition", gene_symbols, group=group, variables=variables, term=term)
+
+
+def _chosen(
+    adata: ad.AnnData,
+    key: str,
+    table: str,
+    gene_symbols: str | None,
+    *,
+    variables: str | Sequence[str] | None,
+    **wanted: Groups,
+) -> pd.DataFrame:
+    """Rows of a table of a result, with what the features are called."""
+    stored = read_results(adata, key)
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    return symbols.beside(choose_all(getattr(stored, table), variable=meant(symbols, variables), **wanted))
 
 
 _COLUMNS = ["variable", "group", "term", "level", "column", "value", "cond_sd"]
@@ -147,8 +170,9 @@ def ranef(
     variables: str | Sequence[str],
     *,
     key: str = keys.LMM,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     term: str | Sequence[str] | None = None,
+    gene_symbols: str | None = None,
 ) -> pd.DataFrame:
     """Predict the random effects (BLUPs) of a few features: how far each donor lies from its arm.
 
@@ -165,6 +189,7 @@ def ranef(
         Which groups of ``groupby`` to fit; None for all.
     term
         Which grouping factors, for instance ``"donor_id"``; None for all.
+    {symbols_beside}
 
     Returns
     -------
@@ -198,7 +223,8 @@ def ranef(
     from donorwise._anndata.recover import again, fit_group
 
     stored = read_results(adata, key)
-    names = [variables] if isinstance(variables, str) else list(variables)
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    names = symbols.find(variables)
     warn_of_lost_cells(adata, stored.params)
     chosen = choose(choose(stored.varcomp, "variable", names), "group", group)
     chosen = choose(chosen, "term", term)
@@ -208,11 +234,12 @@ def ranef(
     for name in dict.fromkeys(chosen["group"].astype(str)):
         table = made.random_effects(fit_group(made, name), stored.varcomp[stored.varcomp["group"] == name])
         tables.append(table[table["term"].isin(terms)].assign(group=name))
-    return pd.concat(tables, ignore_index=True)[_COLUMNS]
+    return symbols.beside(pd.concat(tables, ignore_index=True)[_COLUMNS])
 
 
 def warn_of_lost_cells(adata: ad.AnnData, params: dict[str, Any]) -> None:
     """Warn the caller's caller where the AnnData has other cells than those that were fitted."""
+    check_has_cells(adata)
     then = params["n_cells"] + params["n_dropped"]
     now = cell_count(adata)
     if now != then:

@@ -35,4 +35,4 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return ["__all__", *__all__]  # where Sphinx looks for the former
+    return sorted(__all__)

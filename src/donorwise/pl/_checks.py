@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 
 from donorwise._anndata import check_is_anndata, keys, read_power, read_tables
+from donorwise._core.engine.groups import group_text
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError, DonorwiseError
@@ -27,11 +28,13 @@ from donorwise.pl._style import (
     draw_reference,
     finish,
     format_p,
+    inches,
     level_colors,
     outer_labels,
     panel_title,
     panels,
     shorten,
+    thin_ticks,
     write_title,
 )
 
@@ -42,9 +45,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._typing import Groups
+
 TABLES = ("levels", "permutations")
 _TICKS = (0, 0.5, *(m * 10**e for e in range(6) for m in (1, 2, 5)))
 _LONGEST_TICK = 18  # letters
+_TEST = 0.55  # inches of a p-value
 _SPREAD = 0.6  # of the step between two alphas, over which the groups stand side by side
 
 
@@ -53,7 +59,7 @@ def calibration(
     adata: ad.AnnData,
     *,
     table: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.CALIBRATION,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -114,7 +120,7 @@ def calibration(
     chosen = {name: choose(tables[name], "group", group) for name in (*TABLES, "groups")}
     present = set(chosen["groups"]["group"])
     groups = [str(g) for g in tables["groups"]["group"].cat.categories if g in present]
-    colors = level_colors(adata, str(adata.uns[key][keys.PARAMS]["groupby"]), groups)
+    colors = level_colors(adata, group_text(adata.uns[key][keys.PARAMS]["groupby"]), groups)
     drawn = TABLES if table is None else (table,)
     figure, axes = panels(ax, len(drawn), size=(2.9 + 0.35 * len(groups), 3.6))
     for panel, name in zip(axes, drawn, strict=True):
@@ -123,6 +129,8 @@ def calibration(
         else:
             _draw_hits(panel, chosen["permutations"], groups, colors)
     write_title(axes[0], str(chosen["groups"]["contrast"].iloc[0]), loc="left")
+    for panel, name in zip(axes, drawn, strict=True):
+        thin_ticks(panel, 1.0 if name == "levels" else 0.0)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
@@ -177,6 +185,7 @@ def _name_ticks(ax: Axes, ticks: Sequence[float], template: str) -> None:
 
 def _draw_hits(ax: Axes, permutations: pd.DataFrame, groups: Sequence[str], colors: Mapping[str, str]) -> None:
     rng = np.random.default_rng(0)
+    upright = inches(ax)[0] < _TEST * (len(groups) + 0.2)
     for i, name in enumerate(groups):
         own = permutations[permutations["group"] == name]
         hits, observed = own["hits"][~own["observed"]].to_numpy(), int(own["hits"][own["observed"]].iloc[0])
@@ -186,12 +195,13 @@ def _draw_hits(ax: Axes, permutations: pd.DataFrame, groups: Sequence[str], colo
         ax.plot(i, observed, "D", ms=7, color=colors[name], mec="white", mew=0.7, zorder=4)
         p = (1 + np.sum(hits >= observed)) / (1 + len(hits))
         ax.annotate(
-            f"{observed:,}\n{format_p(p)}", (i, max(observed, hits.max())), (0, 6), textcoords="offset points", ha="center",
-            va="bottom", fontsize="x-small", color=INK,
+            f"{observed:,}, {format_p(p)}" if upright else f"{observed:,}\n{format_p(p)}",
+            (i, max(observed, hits.max())), (0, 6), textcoords="offset points", ha="center", va="bottom",
+            fontsize="x-small", color=INK, rotation=90 if upright else 0,
         )  # fmt: skip
     top = float(permutations["hits"].max())
     ax.set_yscale("symlog", linthresh=10.0)
-    ax.set_ylim(-0.5, 1.3 * top + 2 if top < 10 else 3 * top)
+    ax.set_ylim(-0.5, 1.3 * top + 2 if top < 10 else (12 if upright else 3) * top)
     _name_ticks(ax, [n for n in _TICKS if n != 0.5], "{:,.0f}")
     names = ["" if name == keys.ALL else name for name in shorten(groups, _LONGEST_TICK)]
     slanted = sum(map(len, names)) > 12 + 3 * len(names)
@@ -221,7 +231,7 @@ def power(
     *,
     by: str = "n_cells",
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     n_cells: int | None = None,
     effect: float | None = None,
     alpha: float | None = None,

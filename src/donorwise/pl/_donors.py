@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._anndata import check_has_cells, check_is_anndata, keys, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, present
 from donorwise.pl._donors_arms import areas_for, draw_arms, draw_intervals, size_key
 from donorwise.pl._donors_data import collect, find_condition
+from donorwise.pl._effects import response_unit
 from donorwise.pl._style import (
     BLUE,
     LIGHT_GREY,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._typing import Groups
     from donorwise.pl._donors_arms import Areas
     from donorwise.pl._donors_data import Effect, Panel
 
@@ -50,8 +53,9 @@ def donors(
     *,
     condition: str | None = None,
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     ncols: int | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -71,6 +75,7 @@ def donors(
         Contrast whose estimate to draw; None for all those of `condition`.
     {group_panels}
     {key}
+    {symbols}
     ncols
         Panels in a row, at least 1; None for as many as can be read.
     {ax}
@@ -109,7 +114,9 @@ def donors(
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
-    names = feature_names(variables)
+    check_has_cells(adata)
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    names = symbols.find(feature_names(variables))
     table = choose(choose(stored.results, "variable", names), "group", group)
     if ncols is not None and ncols < 1:
         raise DataError(f"ncols={ncols} must be 1 or more.")
@@ -120,11 +127,13 @@ def donors(
         for name in names
         for g in groups
     ]
+    content = [replace(panel, variable=symbols.label(panel.variable)) for panel in content]
     figure, axes = panels(ax, len(content), size=_size(content), n_columns=ncols)
     drawn = [panel.donors if panel.arms else donor_points(panel) for panel in content]
     areas, single = areas_for(drawn), len(content) == 1
     for panel_ax, panel in zip(axes, content, strict=True):
-        _draw(adata, panel_ax, panel, response=stored.params["response"], areas=areas, with_key=single)
+        unit = response_unit(stored.params, table[table["variable"].isin([panel.variable])])
+        _draw(adata, panel_ax, panel, unit=unit, areas=areas, with_key=single)
     if not single:
         size_key(figure, areas, pd.concat(drawn)["n_cells"])
     if ax is None:
@@ -141,8 +150,7 @@ def _size(content: list[Panel]) -> tuple[float, float]:
     return min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), widest), 5.2
 
 
-def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, response: str, areas: Areas, with_key: bool) -> None:
-    unit = "log expression" if response == keys.RESPONSE_X else response
+def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, unit: str, areas: Areas, with_key: bool) -> None:
     height = "rate of counts\n(natural log)" if panel.of_counts else f"donor mean\n({unit})"
     if panel.arms:
         colors = level_colors(adata, panel.condition, panel.arms)
@@ -193,7 +201,8 @@ def draw_numeric(ax: Axes, panel: Panel, *, height: str, areas: Areas, with_key:
         _draw_slope(ax, effect, donors)
     if with_key:
         size_key(ax, areas, donors["n_cells"], outside=True)
-    ax.set_xlabel(panel.condition)
+    slope = f"\nslope: {panel.effects[0].estimate:.2g} per unit of {panel.condition}" if panel.effects else ""
+    ax.set_xlabel(f"{panel.condition}{slope}", parse_math=False)
     ax.set_ylabel(height)
     despine(ax)
 

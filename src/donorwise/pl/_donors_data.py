@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import Results, cell_values, read_settings, suggest, summarise
+from donorwise._core.engine.groups import group_columns, in_group
 from donorwise.errors import DataError
 from donorwise.get._tests import choose
+from donorwise.pl._contrasts import slopes
 from donorwise.pl._style import column_of
 
 if TYPE_CHECKING:
@@ -115,6 +117,11 @@ def find_condition(
         columns = [column_of(name, adata) for name in wanted]
         fitting = [c for c in columns if c]
         condition = declared if contrast is None and declared in fitting else next(iter(fitting), None)
+    if condition is None and contrast is not None and (x := slopes(contrast, stored.params["formula"])):
+        raise DataError(
+            f"{contrast!r} is an interaction with a number, which is no difference of arms: draw the courses with "
+            f"dw.pl.trajectories(adata, variable, x={x[0]!r}), or name the column to compare donors along with condition=."
+        )
     if condition is None:
         raise DataError("Which column of obs are the donors to be compared along? Name it with condition=.")
     if contrast is not None:
@@ -225,12 +232,12 @@ def _is_numeric(values: pd.Series, contrasts: Sequence[str]) -> bool:
 
 
 def _cells(adata: ad.AnnData, params: dict[str, Any], *, variable: str, group: str, condition: str) -> pd.DataFrame:
-    donor, groupby = params["donor"], params["groupby"]
+    donor, groupby = params["donor"], group_columns(params["groupby"])
     if donor not in adata.obs.columns:
         raise DataError(f"The donor column {donor!r} of this result is no longer in obs. {suggest(donor, adata.obs)}")
-    columns = list(dict.fromkeys(c for c in (donor, condition, groupby) if c))
+    columns = list(dict.fromkeys(c for c in (donor, condition, *groupby) if c))
     table = cell_values(adata, variable, columns=columns, response=params["response"])
-    rows = (table[groupby].astype(str) == group).to_numpy() if groupby else np.ones(len(table), dtype=bool)
+    rows = in_group(table, groupby, group)
     cells = pd.DataFrame(
         {"donor": table[donor].astype(str), "condition": table[condition], "group": group, "value": table["value"]}
     )[rows & table[[donor, condition]].notna().all(axis=1).to_numpy()]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from donorwise._anndata import keys
 from donorwise.errors import DataError
-from donorwise.get._tests import present
+from donorwise.get._tests import passes, present
 from donorwise.pl._labels import adjust_labels, place_labels
 from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, say_empty, shorten
 
@@ -36,7 +37,7 @@ class Points:
     effect, p_value
         As in the results table.
     significant
-        Whether the adjusted p-value is small enough.
+        Whether the adjusted p-value is small and the fold change large enough.
     """
 
     names: np.ndarray
@@ -47,7 +48,7 @@ class Points:
     significant: BoolArray
 
 
-def with_effects(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def with_effects(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFrame, str]:
     """Add the column effect to rows of the results table, and say what it is.
 
     Log2 fold changes where all estimates in the table have them, else the estimates, in units of the response.
@@ -55,22 +56,33 @@ def with_effects(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     known = table["log_fc"].notna() & table["estimate"].notna()
     if known.any() and known.equals(table["estimate"].notna()):
         return table.assign(effect=table["log_fc"]), "log2 fold change"
-    return table.assign(effect=table["estimate"]), "estimate"
+    return table.assign(effect=table["estimate"]), f"estimate ({response_unit(params, table)})"
 
 
-def with_intervals(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def with_intervals(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFrame, str]:
     """Add the columns effect, low and high to rows of the results table, and say what they are.
 
     An interval is that of the estimate. It is one of the log2 fold change where that is the estimate in other units, as
     it is of log rates, and not of mean logarithms.
     """
-    shown, name = with_effects(table)
+    shown, name = with_effects(table, params)
     estimate = table["estimate"].to_numpy()
     nonzero = np.flatnonzero(np.nan_to_num(estimate))
     scale = float(np.median(shown["effect"].to_numpy()[nonzero] / estimate[nonzero])) if nonzero.size else 1.0
     if not np.allclose(shown["effect"], scale * estimate, rtol=1e-6, atol=1e-12, equal_nan=True):
-        shown, name, scale = table.assign(effect=estimate), "estimate", 1.0
+        shown, name, scale = table.assign(effect=estimate), f"estimate ({response_unit(params, table)})", 1.0
     return shown.assign(low=table["ci_low"] * scale, high=table["ci_high"] * scale), name
+
+
+def response_unit(params: dict[str, Any], table: pd.DataFrame) -> str:
+    """What the response is measured in, as far as its names say: log expression, a layer, a score."""
+    response = str(params["response"])
+    if response == keys.RESPONSE_X:
+        return "log expression" if np.isfinite(params["log_base"]) else "units of X"
+    if response != keys.RESPONSE_OBS:
+        return response.replace("/", " ").removeprefix("obsm ")
+    names = present(table, "variable")
+    return names[0] if len(names) == 1 else "units of the columns of obs"
 
 
 def tested_parts(table: pd.DataFrame, contrast: str) -> dict[str, pd.DataFrame]:
@@ -87,7 +99,7 @@ def tested_parts(table: pd.DataFrame, contrast: str) -> dict[str, pd.DataFrame]:
     return {name: table[(table["group"] == name) & table["p_value"].notna()] for name in groups}
 
 
-def points_of(tested: pd.DataFrame, *, x: FloatArray, y: FloatArray, alpha: float) -> Points:
+def points_of(tested: pd.DataFrame, *, x: FloatArray, y: FloatArray, alpha: float, min_log_fc: float | None) -> Points:
     """Put the tested features of one panel, with their effects, at these places."""
     return Points(
         names=tested["variable"].astype(str).to_numpy(),
@@ -95,7 +107,7 @@ def points_of(tested: pd.DataFrame, *, x: FloatArray, y: FloatArray, alpha: floa
         y=y,
         effect=tested["effect"].to_numpy(),
         p_value=tested["p_value"].to_numpy(),
-        significant=(tested["adj_p_value"] <= alpha).to_numpy(),
+        significant=passes(tested, alpha, min_log_fc),
     )
 
 
@@ -150,6 +162,8 @@ def name_panels(
 ) -> None:
     """Write the names asked for, and in each panel those of the significant features with the smallest p-values.
 
+    Of a panel without significant features, those with the smallest p-values all the same.
+
     Parameters
     ----------
     figure, axes
@@ -166,7 +180,8 @@ def name_panels(
     for ax, points in zip(axes, parts, strict=True):
         order = np.argsort(points.p_value, kind="stable")
         asked = np.isin(points.names, list(labels))
-        called = points.significant & ~asked
+        # without any hit, those that come closest
+        called = (points.significant | ~points.significant.any()) & ~asked
         chosen = [i for i in order if asked[i]] + [i for i in order if called[i]][:n_labels]
         if chosen:
             xy = np.column_stack([points.x, points.y])

@@ -10,11 +10,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError
-from donorwise.get._tests import choose, tidy
+from donorwise.get._tests import choose, passes, present, tidy
+from donorwise.pl._contrasts import per_unit
 from donorwise.pl._effects import with_effects
 from donorwise.pl._style import (
     BLUE,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._typing import BoolArray, FloatArray
+    from donorwise._typing import BoolArray, FloatArray, Groups
 
 Value = Literal["effect", "statistic"]
 Order = Literal["cluster", "effect", "given"]
@@ -86,11 +87,13 @@ def heatmap(
     variables: str | Sequence[str] | None = None,
     *,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     value: Value = "effect",
     order: Order = "cluster",
     key: str = keys.LMM,
     alpha: float = 0.05,
+    min_log_fc: float | None = None,
+    gene_symbols: str | None = None,
     n_variables: int = 30,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -116,6 +119,8 @@ def heatmap(
         ``"given"``: as in `variables`, or by p-value.
     {key}
     {alpha}
+    {min_log_fc}
+    {symbols}
     {n_variables}
     ax
         Axes to draw in; the colour bar takes some of their room.
@@ -149,13 +154,18 @@ def heatmap(
     check_option("value", value, get_args(Value))
     check_option("order", order, get_args(Order))
     stored = read_results(adata, key)
-    names = None if variables is None else feature_names(variables)
-    table = tidy(choose(choose(stored.results, "group", group), "variable", names))
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    names = None if variables is None else symbols.find(feature_names(variables))
+    table = tidy(symbols.rename(choose(choose(stored.results, "group", group), "variable", names)))
     if isinstance(contrast, str) or (contrast is None and len(table["group"].cat.categories) > 1):
         contrast = choose_contrast(adata, table, contrast)
     table = tidy(choose(table, "contrast", contrast))
-    table, unit = with_effects(table)
-    grid, title = _grid(table, names or _top(table, n_variables), value, alpha)
+    table, unit = with_effects(table, stored.params)
+    per = {per_unit(name, stored.params["formula"]) for name in present(table, "contrast")}
+    unit += per.pop() if len(per) == 1 else ""
+    table = table.assign(significant=passes(table, alpha, min_log_fc))
+    columns = _top(table, n_variables) if names is None else [symbols.label(name) for name in names]
+    grid, title = _grid(table, columns, value)
     grid = grid.take(_arrange(grid.values, order))
     figure, axes = panels(ax, 1, size=_size(grid))
     _draw(figure, axes[0], grid, unit=unit if value == "effect" else "statistic", alpha=alpha)
@@ -171,11 +181,11 @@ def _top(table: pd.DataFrame, n: int) -> list[str]:
     return list(dict.fromkeys(in_turn))[:n]
 
 
-def _grid(table: pd.DataFrame, columns: list[str], value: Value, alpha: float) -> tuple[_Grid, str]:
+def _grid(table: pd.DataFrame, columns: list[str], value: Value) -> tuple[_Grid, str]:
     """Rows by what tells them apart, and what they have in common as a title."""
     if not columns or not table["p_value"].notna().any():
         raise DataError("Nothing of this was tested: look at the status column of dw.get.tests.")
-    table = table.assign(significant=table["adj_p_value"] <= alpha, variable=table["variable"].astype(str))
+    table = table.assign(variable=table["variable"].astype(str))
     shown = table[table["variable"].isin(columns)].set_index(["contrast", "group", "variable"])
     wide = shown[value].unstack("variable").reindex(columns=columns)
     dots = shown["significant"].unstack("variable").reindex(columns=columns)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 
-from donorwise._anndata import check_is_anndata, keys, read_influence
+from donorwise._anndata import check_is_anndata, keys, read_influence, read_params, symbols_of
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, tidy
@@ -33,18 +34,17 @@ from donorwise.pl._style import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import anndata as ad
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from donorwise._anndata import InfluenceTables
+    from donorwise._typing import Groups
 
 _BELOW = " no hit above"
 _HEADROOM = 0.08  # above the largest p, of the height in logarithms: for the words on the dashed line
-_LONGEST_DONOR = 12  # letters of its name beside that of a hit
+_LONGEST_DONOR, _LONGEST_HIT = 12, 16  # letters of their names beside a point
 _MOST_COVERED = 7.0  # points under a name; a hit that can only be named so stays without
 
 
@@ -54,8 +54,9 @@ def influence(
     variable: str | None = None,
     *,
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     n_donors: int = 40,
     n_labels: int = 10,
     ax: Axes | None = None,
@@ -76,6 +77,7 @@ def influence(
     group
         Groups of ``groupby`` to draw, one panel each; None for all that have the feature (or hits).
     {key}
+    {symbols}
     n_donors
         How many donors to draw, those that change the estimate most.
     n_labels
@@ -107,7 +109,9 @@ def influence(
     >>> ax = dw.pl.influence(adata, "gene_0001")
     """
     check_is_anndata(adata)
-    tables = read_influence(adata, key)
+    tables, symbols = read_influence(adata, key), symbols_of(adata, gene_symbols, read_params(adata, key))
+    tables = replace(tables, hits=symbols.rename(tables.hits), donors=symbols.rename(tables.donors))
+    variable = None if variable is None else symbols.label(symbols.find_one(variable))
     hits = tables.hits
     if hits.empty:
         raise DataError(f"There were no hits at alpha={tables.params['alpha']:g}; name variables= in dw.tl.influence.")
@@ -252,7 +256,8 @@ def _name(ax: Axes, hits: pd.DataFrame, n_labels: int, short: dict[str, str]) ->
     loss = np.log(points[:, 1] / points[:, 0])
     order = np.lexsort([-loss, hits["n_lost"].to_numpy() != 1])[:n_labels]
     named = hits.iloc[order]
-    names = [f"{v}, {short[d]}" for v, d in zip(named["variable"], named["donor"].astype(str), strict=True)]
+    variables = shorten(list(named["variable"].astype(str)), _LONGEST_HIT)
+    names = [f"{v}, {short[d]}" for v, d in zip(variables, named["donor"].astype(str), strict=True)]
     if names:
         others = np.concatenate([points, _furniture(ax, float(hits["threshold"].iloc[0]))])
         place_labels(ax, names, points[order], points=others, colors=list(_colors(named)), most=_MOST_COVERED)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_params, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get import ranef as predict
-from donorwise.get._tests import choose, tidy
+from donorwise.get._tests import choose, passes, present, tidy
+from donorwise.pl._contrasts import of_interest, per_unit
 from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, with_intervals
 from donorwise.pl._style import (
     BLUE,
@@ -23,8 +24,8 @@ from donorwise.pl._style import (
     feature_names,
     finish,
     format_p,
+    group_colors,
     inches,
-    level_colors,
     outer_labels,
     panel_title,
     panels,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._typing import BoolArray, Groups
+
 _LONGEST = 3.0
 """Beyond the farthest estimate, how many typical half intervals the axis may show: longer ones leave it."""
 
@@ -51,9 +54,11 @@ def forest(
     variables: str | Sequence[str] | None = None,
     *,
     contrast: str | Sequence[str] | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
     alpha: float = 0.05,
+    min_log_fc: float | None = None,
+    gene_symbols: str | None = None,
     n_variables: int = 20,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -69,11 +74,14 @@ def forest(
         each contrast. Several features: a row for each (a panel for each group). None: those with the
         smallest p-values of each group.
     contrast
-        The contrasts to draw, None for all; of several features only one contrast, None for the first one of
-        the declared condition, else the first one.
+        The contrasts to draw. None: those of the declared condition, else those of labels, without the declared batch;
+        what the model is adjusted for (slopes over age or depth) is left out, which the figure says. Of several
+        features only one contrast, None for the first one of the declared condition, else the first one.
     {group_drawn}
     {key}
     {alpha}
+    {min_log_fc}
+    {symbols}
     {n_variables}
     {ax}
     {show}
@@ -108,23 +116,43 @@ def forest(
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
-    chosen = choose(choose(stored.results, "variable", variables), "group", group)
-    names = [] if variables is None else feature_names(variables)
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    names = [] if variables is None else symbols.find(feature_names(variables))
+    chosen = choose(choose(stored.results, "variable", names or None), "group", group)
+    chosen, names = symbols.rename(chosen), [symbols.label(name) for name in names]
+    left_out: list[str] = []
     if len(names) != 1:
         contrast = _single(adata, chosen, contrast)
-    table, x_label = with_intervals(tidy(choose(chosen, "contrast", contrast)))
+    elif contrast is None:
+        known = present(chosen, "contrast")
+        contrast = of_interest(adata, known, stored.params["formula"])
+        left_out = [name for name in known if name not in contrast]
+    table, x_label = with_intervals(tidy(choose(chosen, "contrast", contrast)), stored.params)
     parts, column = _of_one(table) if len(names) == 1 else _of_several(table, names, str(contrast), n_variables)
     shown = pd.concat(parts.values())
-    colors = _own_colors(adata, stored.params, table) if column == "group" else {}
+    colors = group_colors(adata, stored, list(table["group"].cat.categories)) if column == "group" else {}
     tallest = max(len(part) for part in parts.values())
     figure, axes = panels(ax, len(parts), size=(5.2, 1.2 + 0.22 * tallest))
     for panel, (title, part) in zip(axes, parts.items(), strict=True):
-        _draw_forest(panel, part, column, alpha=alpha, own=colors)
+        significant = passes(part, alpha, min_log_fc)
+        _draw_forest(panel, part, column, significant=significant, own=colors)
         # groups are compared on one scale; contrasts may have different units
         _limit(panel, shown if column == "variable" else part)
         write_title(panel, title, beside=shorten(list(part[column].astype(str))), pad=8)
-    outer_labels(axes, x=x_label, y="")
+    per = [{per_unit(name, stored.params["formula"]) for name in present(part, "contrast")} for part in parts.values()]
+    _name_effects(axes, x_label, [own.pop() if len(own) == 1 else "" for own in per])
+    if left_out and ax is None:
+        figure.supxlabel(f"not drawn: {', '.join(left_out)} (contrast= draws them)", fontsize="x-small", color=GREY)
     return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _name_effects(axes: Sequence[Axes], scale: str, units: Sequence[str]) -> None:
+    """Name the scale on the outside only, or below each panel where they differ in what it is per unit of."""
+    if len(set(units)) == 1:
+        outer_labels(axes, x=scale + units[0], y="")
+        return
+    for panel, unit in zip(axes, units, strict=True):
+        panel.set_xlabel(scale + unit)
 
 
 def _single(adata: ad.AnnData, table: pd.DataFrame, contrast: str | Sequence[str] | None) -> str:
@@ -159,17 +187,10 @@ def _of_several(
     return {panel_title(name, contrast): part for name, part in parts.items()}, "variable"
 
 
-def _own_colors(adata: ad.AnnData, params: dict[str, Any], table: pd.DataFrame) -> dict[str, str]:
-    groupby = params["groupby"]
-    has_colors = f"{groupby}{keys.COLORS_SUFFIX}" in adata.uns
-    return level_colors(adata, groupby, list(table["group"].cat.categories)) if has_colors else {}
-
-
-def _draw_forest(ax: Axes, part: pd.DataFrame, column: str, *, alpha: float, own: dict[str, str]) -> None:
+def _draw_forest(ax: Axes, part: pd.DataFrame, column: str, *, significant: BoolArray, own: dict[str, str]) -> None:
     labels = part[column].astype(str).to_list()
     if not labels:
         say_empty(ax, "nothing tested")
-    significant = (part["adj_p_value"] <= alpha).to_numpy()
     colors = effect_colors(part["effect"].to_numpy(), significant)
     tests = zip(part["status"].astype(str), part["adj_p_value"], strict=True)
     draw_rows(
@@ -208,9 +229,10 @@ def ranef(
     adata: ad.AnnData,
     variable: str,
     *,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     term: str | None = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -226,6 +248,7 @@ def ranef(
     term
         Grouping factor, such as ``"donor_id"``; None for the donor, or for the first where the donor is none.
     {key}
+    {symbols}
     {ax}
     {show}
 
@@ -260,6 +283,9 @@ def ranef(
     check_is_anndata(adata)
     if not isinstance(variable, str):
         raise DataError(f"variable= names one feature, not {variable!r}.")
+    symbols = symbols_of(adata, gene_symbols, read_params(adata, key))
+    variable = symbols.find_one(variable)
+    called = symbols.label(variable)
     effects = predict(adata, variable, key=key, group=group, term=_term(adata, key, term)).dropna()
     if effects.empty:
         raise DataError(f"No model could be fitted to {variable!r}: look at the status column of dw.get.tests.")
@@ -272,7 +298,7 @@ def ranef(
         _draw_ranef(panel, rows)
         what = "intercept" if column == INTERCEPT else f"slope of {column}"
         names = shorten(list(rows["level"].astype(str)))
-        write_title(panel, f"{variable if name == keys.ALL else f'{variable}, {name}'}: {what}", beside=names)
+        write_title(panel, f"{called if name == keys.ALL else f'{called}, {name}'}: {what}", beside=names)
         panel.set_xlabel(f"conditional mode of {term}\n(bar: 95% interval)", fontsize="small")
     figure.draw_without_rendering()
     for panel, (name, column) in zip(axes, parts, strict=True):

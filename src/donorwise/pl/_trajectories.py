@@ -23,14 +23,17 @@ from donorwise._anndata import (
     read_results,
     read_settings,
     response_of,
+    symbols_of,
 )
 from donorwise._anndata.recover import cells_again, fit_group
 from donorwise._core.design.contrasts import expected_rows
 from donorwise._core.design.terms import term_variables
+from donorwise._core.engine.groups import group_columns, in_group
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError
 from donorwise.get._tests import choose, present
 from donorwise.get._variances import warn_of_lost_cells
+from donorwise.pl._effects import response_unit
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -42,6 +45,7 @@ from donorwise.pl._style import (
     finish,
     level_colors,
     limit_height,
+    marker_key,
     outer_labels,
     panels,
     shorten,
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.fitted import LMMFit
+    from donorwise._typing import Groups
 
 VISITS_PER_DONOR = 20
 """A number with more values per donor is no visit: it differs from cell to cell."""
@@ -156,11 +161,10 @@ def _donors(
     adata: ad.AnnData, params: dict[str, Any], *, variable: str, group: str, x: str, condition: str | None
 ) -> pd.DataFrame:
     """Means of the cells per donor, arm and visit."""
-    donor, groupby = params["donor"], params["groupby"]
-    columns = list(dict.fromkeys(c for c in (donor, x, condition, groupby) if c))
+    donor, groupby = params["donor"], group_columns(params["groupby"])
+    columns = list(dict.fromkeys(c for c in (donor, x, condition, *groupby) if c))
     table = _values(adata, variable, columns, params["response"])
-    if groupby:
-        table = table[(table[groupby].astype(str) == group).to_numpy()]
+    table = table[in_group(table, groupby, group)]
     table = table[table[[c for c in (donor, x, condition, "value") if c]].notna().all(axis=1).to_numpy()]
     if table.empty:
         raise DataError(f"No cell of {group!r} is left to draw.")
@@ -247,8 +251,9 @@ def trajectories(
     *,
     x: str,
     condition: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -268,6 +273,7 @@ def trajectories(
         labels that the model crosses with `x`, else the first labels in the model.
     {group_panels}
     {key}
+    {symbols}
     {ax}
     {show}
 
@@ -312,6 +318,9 @@ def trajectories(
             f"{key!r} is a result of dw.tl.pseudobulk; trajectories are drawn with the fixed effects of a mixed model: "
             "name a result of dw.tl.lmm with key=."
         )
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    variable = symbols.find_one(variable)
+    called = symbols.label(variable)
     table = choose(choose(stored.results, "variable", variable), "group", group)
     warn_of_lost_cells(adata, stored.params)
     groups = present(table, "group")
@@ -323,9 +332,8 @@ def trajectories(
     figure, axes = panels(ax, len(courses), size=(4.2, 3.4), alone=(5.6, 4.0))
     for panel, course in zip(axes, courses, strict=True):
         _draw(panel, course, colors=_colors(adata, course))
-        write_title(panel, variable if course.group == keys.ALL else f"{variable}, {course.group}")
-    unit = "log expression" if stored.params["response"] == keys.RESPONSE_X else stored.params["response"]
-    outer_labels(axes, x=x, y=f"donor mean ({unit})")
+        write_title(panel, called if course.group == keys.ALL else f"{called}, {course.group}")
+    outer_labels(axes, x=x, y=f"donor mean ({response_unit(stored.params, table)})")
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
@@ -383,7 +391,4 @@ def _key(ax: Axes, course: Course, *, colors: Mapping[str, str], largest: float,
     ]
     line = [Line2D([], [], color=INK, lw=2.4, label="population")] if shared else []
     band = Patch(color=GREY, alpha=0.3, lw=0, label="95% band")
-    ax.legend(
-        handles=[*arms, *line, band, *area_key(most, largest)], loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False,
-        fontsize="x-small", labelspacing=0.7,
-    )  # fmt: skip
+    marker_key(ax, [*arms, *line, band, *area_key(most, largest)], loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from donorwise._anndata import check_is_anndata, keys, read_results
+from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._tests import choose, present
+from donorwise.get._tests import choose, meant, present
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -20,7 +20,7 @@ from donorwise.pl._style import (
     VERMILION,
     despine,
     finish,
-    level_colors,
+    group_colors,
     outer_labels,
     panels,
     say_empty,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, Groups
 
 FEW = 20
 """Up to this many features are drawn one by one."""
@@ -96,9 +96,10 @@ def icc(
     adata: ad.AnnData,
     *,
     term: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -113,6 +114,7 @@ def icc(
     {group_drawn}
     {variables_drawn}
     {key}
+    {symbols}
     ax
         Axes to draw in.
     {show}
@@ -142,14 +144,14 @@ def icc(
     check_is_anndata(adata)
     stored = read_results(adata, key)
     term = term if term is not None else next(iter(stored.icc["term"].astype(str)), None)
+    variables = meant(symbols_of(adata, gene_symbols, stored.params), variables)
     table = choose(choose(stored.icc, "term", term), "variable", variables)
     shown = choose(stored.results, "group", group)
     if not table["icc"][table["group"].isin(present(shown, "group"))].notna().any():
         raise DataError("No model could be fitted: look at the status column of dw.get.tests.")
     columns = _columns(table, shown)
     figure, axes = panels(ax, 1, size=(5.8, 1.4 + 0.5 * len(columns)))
-    groupby = stored.params["groupby"]
-    colors = level_colors(adata, groupby, list(columns)) if f"{groupby}_colors" in adata.uns else {}
+    colors = group_colors(adata, stored, list(columns))
     draw_violins(axes[0], list(columns.values()), colors=[colors.get(name, BLUE) for name in columns], horizontal=True)
     _decorate(axes[0], columns, term=str(term))
     return finish(figure, axes, show=show, return_fig=return_fig)
@@ -184,9 +186,10 @@ NAMES = {FIXED: "fixed\neffects", RESIDUAL: "residual"}
 def variance_partition(
     adata: ad.AnnData,
     *,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     variables: str | Sequence[str] | None = None,
     key: str = keys.LMM,
+    gene_symbols: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -199,6 +202,7 @@ def variance_partition(
     {group_panels}
     {variables_drawn}
     {key}
+    {symbols}
     {ax}
     {show}
 
@@ -227,6 +231,7 @@ def variance_partition(
     check_is_anndata(adata)
     stored = read_results(adata, key)
     groups = present(choose(stored.results, "group", group), "group")
+    variables = meant(symbols_of(adata, gene_symbols, stored.params), variables)
     table = choose(stored.variance_partition, "variable", variables)
     table = table[table["group"].isin(groups) & table["fraction"].notna()]
     if table.empty:

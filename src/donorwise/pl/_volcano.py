@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import LogLocator
 
-from donorwise._anndata import Results, check_is_anndata, group_means, keys, read_results
+from donorwise._anndata import Results, Symbols, check_is_anndata, group_means, keys, read_results, symbols_of
 from donorwise._docs import documented
-from donorwise.get._tests import choose
+from donorwise.get._tests import choose, passes
+from donorwise.pl._contrasts import per_unit
 from donorwise.pl._effects import (
     Points,
     draw_points,
@@ -21,6 +22,7 @@ from donorwise.pl._effects import (
     with_effects,
 )
 from donorwise.pl._style import (
+    INK,
     SMALLEST_P,
     choose_contrast,
     draw_reference,
@@ -40,27 +42,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._typing import BoolArray, FloatArray, Groups
+
 _PANEL, _ALONE = (3.6, 3.3), (4.8, 4.2)  # inches of one of several panels, and of a single one
 _LOWEST_NAME = 0.08  # of the height of the axes: a line below this has no room for its name under it
 
 
-def _read(adata: ad.AnnData, key: str, labels: str | Sequence[str]) -> tuple[Results, list[str]]:
-    """The result, and the features to name, which are in it."""
+def _read(
+    adata: ad.AnnData, key: str, labels: str | Sequence[str], gene_symbols: str | None
+) -> tuple[Results, Symbols, list[str]]:
+    """The result, what its features are called, and those to name, which are in it."""
     check_is_anndata(adata)
     stored = read_results(adata, key)
-    names = feature_names(labels) if len(labels) else []
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    names = symbols.find(feature_names(labels)) if len(labels) else []
     choose(stored.results, "variable", names)
-    return stored, names
+    return stored, symbols, [symbols.label(name) for name in names]
 
 
 def _chosen(
-    adata: ad.AnnData, stored: Results, *, contrast: str | None, group: str | Sequence[str] | None
+    adata: ad.AnnData, stored: Results, *, contrast: str | None, group: Groups
 ) -> tuple[str, dict[str, pd.DataFrame], str]:
     """The contrast to draw, its tested features in each group, and what their effects are called."""
     contrast = choose_contrast(adata, stored.results, contrast)
     table = choose(choose(stored.results, "contrast", contrast), "group", group)
-    table, name = with_effects(table)
-    return contrast, tested_parts(table, contrast), name
+    table, name = with_effects(table, stored.params)
+    return contrast, tested_parts(table, contrast), name + per_unit(contrast, stored.params["formula"])
 
 
 @documented
@@ -68,9 +75,11 @@ def volcano(
     adata: ad.AnnData,
     *,
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
     alpha: float = 0.05,
+    min_log_fc: float | None = None,
+    gene_symbols: str | None = None,
     n_labels: int = 10,
     labels: str | Sequence[str] = (),
     adjust_text: bool = False,
@@ -87,6 +96,8 @@ def volcano(
     {group_panels}
     {key}
     {alpha}
+    {min_log_fc}
+    {symbols}
     {labels}
     {ax}
     {show}
@@ -116,9 +127,10 @@ def volcano(
     >>> ax.get_xlabel()
     'log2 fold change'
     """
-    stored, labels = _read(adata, key, labels)
+    stored, symbols, labels = _read(adata, key, labels, gene_symbols)
     contrast, tested, x_label = _chosen(adata, stored, contrast=contrast, group=group)
-    parts = {name: _volcano_points(part, alpha) for name, part in tested.items()}
+    tested = {name: symbols.rename(part) for name, part in tested.items()}
+    parts = {name: _volcano_points(part, alpha, min_log_fc) for name, part in tested.items()}
     figure, axes = panels(ax, len(parts), size=_PANEL, alone=_ALONE, share=True)
     sides = effect_range(np.concatenate([points.x for points in parts.values()]))
     top = 1.12 * max(points.y.max(initial=0.0) for points in parts.values()) or 1.0
@@ -127,27 +139,30 @@ def volcano(
         draw_zero(panel, vertical=True)
         panel.set_xlim(sides)
         panel.set_ylim(0, top)
-        _threshold(panel, points, alpha=alpha)
+        _threshold(panel, points.y, passes(tested[name], alpha, None), alpha=alpha)
+        for end in [] if not min_log_fc else [-min_log_fc, min_log_fc]:
+            panel.axvline(end, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
         write_title(panel, panel_title(name, contrast), pad=18)
     outer_labels(axes, x=x_label, y="$-\\log_{10}$ p-value")
     name_panels(figure, axes, list(parts.values()), n_labels=n_labels, labels=labels, adjust_text=adjust_text)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
-def _volcano_points(tested: pd.DataFrame, alpha: float) -> Points:
+def _volcano_points(tested: pd.DataFrame, alpha: float, min_log_fc: float | None) -> Points:
     return points_of(
         tested,
         x=tested["effect"].to_numpy(),
         y=-np.log10(tested["p_value"].clip(lower=SMALLEST_P).to_numpy()),
         alpha=alpha,
+        min_log_fc=min_log_fc,
     )
 
 
-def _threshold(ax: Axes, points: Points, *, alpha: float) -> None:
+def _threshold(ax: Axes, y: FloatArray, passed: BoolArray, *, alpha: float) -> None:
     """Draw the line above which features pass, halfway between the last to pass and the first not to."""
-    if not points.significant.any() or points.significant.all():
+    if not passed.any() or passed.all():
         return
-    height = (points.y[points.significant].min() + points.y[~points.significant].max()) / 2
+    height = (y[passed].min() + y[~passed].max()) / 2
     draw_reference(ax, height)
     has_room_below = height > _LOWEST_NAME * ax.get_ylim()[1]
     ax.text(
@@ -161,9 +176,11 @@ def ma(
     adata: ad.AnnData,
     *,
     contrast: str | None = None,
-    group: str | Sequence[str] | None = None,
+    group: Groups = None,
     key: str = keys.LMM,
     alpha: float = 0.05,
+    min_log_fc: float | None = None,
+    gene_symbols: str | None = None,
     n_labels: int = 10,
     labels: str | Sequence[str] = (),
     adjust_text: bool = False,
@@ -180,6 +197,8 @@ def ma(
     {group_panels}
     {key}
     {alpha}
+    {min_log_fc}
+    {symbols}
     {labels}
     {ax}
     {show}
@@ -212,16 +231,19 @@ def ma(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('mean log expression', 'log2 fold change')
     """
-    stored, labels = _read(adata, key, labels)
+    stored, symbols, labels = _read(adata, key, labels, gene_symbols)
     contrast, tested, y_label = _chosen(adata, stored, contrast=contrast, group=group)
     means = group_means(
         adata,
         list(stored.results["variable"].cat.categories),
         response=stored.params["response"],
-        groupby=stored.params["groupby"],
+        groupby=stored.groupby,
         groups=list(tested),
     )
-    parts = {name: _ma_points(part, means[name], alpha) for name, part in tested.items()}
+    parts = {
+        name: _ma_points(part, means[name], symbols, alpha=alpha, min_log_fc=min_log_fc)
+        for name, part in tested.items()
+    }
     figure, axes = panels(ax, len(parts), size=_PANEL, alone=_ALONE, share=True)
     ends = effect_range(np.concatenate([points.y for points in parts.values()]))
     for panel, (name, points) in zip(axes, parts.items(), strict=True):
@@ -239,9 +261,12 @@ def ma(
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
-def _ma_points(tested: pd.DataFrame, means: pd.Series, alpha: float) -> Points:
+def _ma_points(
+    tested: pd.DataFrame, means: pd.Series, symbols: Symbols, *, alpha: float, min_log_fc: float | None
+) -> Points:
     x = means.reindex(tested["variable"].astype(str)).to_numpy()
-    return points_of(tested, x=x, y=tested["effect"].to_numpy(), alpha=alpha)
+    y = tested["effect"].to_numpy()
+    return points_of(symbols.rename(tested), x=x, y=y, alpha=alpha, min_log_fc=min_log_fc)
 
 
 def _mean_label(stored: Results) -> str:

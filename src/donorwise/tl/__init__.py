@@ -12,4 +12,4 @@ __all__ = ["calibrate", "influence", "lmm", "power", "pseudobulk"]
 
 
 def __dir__() -> list[str]:
-    return ["__all__", *__all__]  # where Sphinx looks for the former
+    return sorted(__all__)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._typing import BoolArray, Ddf, FloatArray
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy
 
 
 @documented
@@ -25,7 +25,7 @@ def lmm(
     adata: ad.AnnData,
     formula: str,
     *,
-    groupby: str | None = None,
+    groupby: GroupBy = None,
     layer: str | None = None,
     obsm: str | None = None,
     obs_keys: str | Sequence[str] | None = None,
@@ -51,7 +51,9 @@ def lmm(
     {adata_cells}
     formula
         ``"~ disease + sex + (1 | donor_id)"``; columns of ``adata.obs``. Random terms as in lme4:
-        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``.
+        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``. With ``||`` nothing is
+        correlated, the levels of a category neither: ``(0 + disease || donor_id)`` is a variance of its own for the
+        donors of each level (in lme4 ``||`` does not separate levels).
     {groupby}
     {response}
     {mask_var}
@@ -78,10 +80,13 @@ def lmm(
     -------
     None, or the copy. ``adata.uns[key_added]`` holds ``params``, ``results`` (one row per variable x
     group x contrast, with a status), ``varcomp``, ``icc``, ``variance_partition`` and, for moderated tests,
-    ``prior``; read them with :func:`donorwise.get.tests` and its neighbours. `estimate` is a difference of mean values,
-    in their units. `log_fc` is a log2 fold change: the same weighing of the donors, of log2 of the mean over the cells of
-    what the values are logarithms of, plus a prior count (see *Fold changes* in the methods); NaN where they are none, for an
-    intercept, and for a number that differs from cell to cell.
+    ``prior``; read them with :func:`donorwise.get.tests` and its neighbours. `statistic`, `se`, `df`, `p_value` and
+    the interval agree with one another: a moderated test reports the t distribution that has the p-value of its
+    posterior mixture and the width of the mixture's 95% interval. Its `df` describes that shape, and is no count
+    of donors or cells. `estimate` is a difference of mean values, in their units. `log_fc` is a log2 fold
+    change: the same weighing of the donors, of log2 of the mean over the cells of what the values are logarithms of,
+    plus a prior count (see *Fold changes* in the methods); NaN where they are none, for an intercept, and for a number that differs
+    from cell to cell.
 
     Raises
     ------

@@ -71,6 +71,8 @@ class Tables:
         Long tables; None where nothing was fitted.
     prior
         The shared prior; None where tests are not moderated.
+    size_factors
+        What the depths of units were multiplied by; None for a model of cells.
     ddf, note
         How the tests allow for unknown variances, and why not as asked for; empty where nothing was fitted.
     donor
@@ -84,6 +86,7 @@ class Tables:
     icc: pd.DataFrame | None = None
     variance_partition: pd.DataFrame | None = None
     prior: pd.DataFrame | None = None
+    size_factors: pd.DataFrame | None = None
     ddf: str = ""
     note: str = ""
     donor: str = ""
@@ -97,7 +100,7 @@ class Replicates(NamedTuple):
     codes: IntArray
 
 
-TABLES = ("results", "varcomp", "icc", "variance_partition", "prior")
+TABLES = ("results", "varcomp", "icc", "variance_partition", "prior", "size_factors")
 FACTS = tuple(f.name for f in fields(Tables) if f.name not in TABLES)
 
 
@@ -108,7 +111,7 @@ class Analysis(ABC, Generic[S, F]):
     Attributes
     ----------
     formula, groupby
-        As given; `groupby` is empty for none.
+        As given, and the columns that make the groups.
     response, log_base, weights
         Names of the matrix and of the weights, and the base of the logarithm that the values are (NaN for none).
     variables
@@ -136,7 +139,7 @@ class Analysis(ABC, Generic[S, F]):
     family: ClassVar[Family]
 
     formula: ParsedFormula
-    groupby: str
+    groupby: tuple[str, ...]
     response: str
     log_base: float
     weights: str

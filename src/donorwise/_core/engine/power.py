@@ -22,7 +22,7 @@ from scipy.special import polygamma
 from donorwise._core.design.arms import describe
 from donorwise._core.design.findings import uncovered
 from donorwise._core.design.replicates import column_df
-from donorwise._core.inference.moderation import mean_rank, posterior, refusal
+from donorwise._core.inference.moderation import mean_rank, moderatable, posterior, refusal
 from donorwise._typing import FITTED
 from donorwise.errors import DataError
 
@@ -40,6 +40,9 @@ COLUMNS = (
     "contrast", "expression", "n_donors", "n_cells", "effect", "alpha", "power", "q10", "median", "q90",
     "df", "n_features", "status",
 )  # fmt: skip
+ENOUGH_DF = 2.0
+"""Degrees of freedom below which a t test finds next to nothing: with one a p-value of .001 takes a t of 637."""
+
 POWER_STATUSES = ("ok", "too_few_donors")
 EXPRESSION = ("all", "low", "middle", "high")
 # Features that represent a fit; more would not change their mean and quantiles.
@@ -229,6 +232,17 @@ def planned_df(design: Design, row: FloatArray, copies: float, n_obs: float) -> 
     return float(columns[np.flatnonzero(row)].min())
 
 
+def own_df(design: Design, L: FloatArray, n_obs: float) -> FloatArray:
+    """Degrees of freedom of contrasts (n, p) without those that a prior adds, (n,); see :func:`planned_df`."""
+    columns = np.minimum(column_df(design, int(n_obs)), _slope_df(design, 1.0))
+    return np.array([columns[np.flatnonzero(row)].min() if row.any() else np.nan for row in L])
+
+
+def carried_by_prior(names: Sequence[str], df: FloatArray) -> str:
+    """Which contrasts nothing but the prior carries: they have less than two degrees of freedom of their own."""
+    return ", ".join(name for name, own in zip(names, df, strict=True) if 1 <= own < ENOUGH_DF)
+
+
 def _slope_df(design: Design, copies: float) -> FloatArray:
     """Degrees of freedom of columns of X that are a random slope's column times numbers of its levels, (p,).
 
@@ -278,7 +292,10 @@ def _representative(fit: Fit[M]) -> IntArray:
     if ok.size == 0:
         raise DataError("No feature could be fitted: there are no variances to plan with.")
     most = _MOST_FEATURES if len(fit.design.random_terms) == 1 else _MOST_FEATURES // 4
-    order = ok[np.argsort(mean_rank(fit.models)[ok], kind="stable")]
+    rank = mean_rank(moderatable(fit.models) or fit.models)  # those that share a prior, where there is one
+    ok = ok[ok < rank.size]
+    ok = ok[np.isfinite(rank[ok])]
+    order = ok[np.argsort(rank[ok], kind="stable")]
     return np.sort(order[np.linspace(0, order.size - 1, min(order.size, most)).round().astype(int)])
 
 

@@ -143,12 +143,15 @@ class UnitStatistics:
         Shape (S,). The rows of the design in use, ascending.
     collapsed, depths
         Of these S units.
+    factors
+        Shape (S,). What the depths of the cells were multiplied by to give `depths`.
     """
 
     design: Design
     units: IntArray
     collapsed: Collapsed
     depths: Depths
+    factors: FloatArray
 
     @classmethod
     def of(cls, design: Design | None, units: IntArray, collapsed: Collapsed, depths: Depths) -> UnitStatistics | None:
@@ -157,7 +160,16 @@ class UnitStatistics:
             return None
         own = np.flatnonzero(design.codes >= 0)
         at = np.searchsorted(units, own)
-        return cls(design, own, collapsed.take(at), depths.take(at))
+        return cls(design, own, collapsed.take(at), depths.take(at), np.ones(own.size))
+
+    @property
+    def counts(self) -> FloatArray:
+        """Counts of the units, (S, G)."""
+        return np.rint(self.collapsed.n_obs[:, None] * self.collapsed.mean)
+
+    def scaled(self, factors: FloatArray) -> UnitStatistics:
+        """The same with depths that are multiplied by factors (S,)."""
+        return replace(self, depths=self.depths.scaled(factors), factors=self.factors * factors)
 
     def take_features(self, features: IntArray) -> UnitStatistics:
         """The statistics of some features, in the order given."""
@@ -169,7 +181,7 @@ class UnitStatistics:
         codes = np.full_like(design.codes, -1)
         codes[units] = np.arange(units.size)
         collapsed, depths = self.collapsed.take(patterns), self.depths.take(patterns)
-        return UnitStatistics(replace(design, codes=codes), units, collapsed, depths)
+        return UnitStatistics(replace(design, codes=codes), units, collapsed, depths, self.factors[patterns])
 
     def relabelled(self, design: Design) -> UnitStatistics:
         """The same units under another design."""
@@ -212,7 +224,7 @@ class CellUnitSource(Source[UnitStatistics]):
             return [None] * len(tasks)
         values = collapse(
             self.matrix, _renumbered(self.units.codes, units, len(self.units.table)), units.size,
-            covariates=self.depth[:, None], features=self.features, n_jobs=n_jobs, names=variables,
+            covariates=self.depth[:, None], features=self.features, n_jobs=n_jobs, names=variables or None,
         )  # fmt: skip
         depths = self.depths.take(units)
         return [UnitStatistics.of(task.design, units, values, depths) for task in tasks]

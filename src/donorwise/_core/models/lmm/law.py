@@ -284,16 +284,10 @@ def ratio_axes(equations: Equations, largest: FloatArray) -> list[FloatArray]:
 def _largest_levels(equations: Equations) -> list[float]:
     """Largest diagonal entry of Z'WZ of every term."""
     blocks = equations.blocks
-    diagonal = _block_matrix(blocks, blocks.S).diagonal()
-    return [float(diagonal[blocks.term == t].max()) for t in range(len(equations.terms))]
+    return [float(blocks.diagonal[blocks.term == t].max()) for t in range(len(equations.terms))]
 
 
 def _block_matrix(blocks: Blocks, values: FloatArray) -> sparse.csr_array:
     """The (q, q) block-diagonal matrix whose blocks lie one after another in `values`."""
-    sizes = np.diff(blocks.start)
-    size = np.repeat(sizes, sizes)  # of each row's block
-    first = np.repeat(blocks.start[:-1], sizes)
-    indptr = np.concatenate([[0], np.cumsum(size)])
-    columns = np.arange(indptr[-1]) - np.repeat(indptr[:-1], size) + np.repeat(first, size)
     q = int(blocks.start[-1])
-    return sparse.csr_array((values, columns, indptr), shape=(q, q))
+    return sparse.csr_array((values, blocks.places), shape=(q, q))
