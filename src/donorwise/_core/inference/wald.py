@@ -72,10 +72,16 @@ def joint_tests(model: Estimated, L: FloatArray, ddf: str, *, chunk: int = _CHUN
     for at in _chunks(model, chunk):
         statistic[at], den_df[at], scaling[at] = _joint(model.take(at), L, ddf)
     p_value = stats.f.sf(statistic, len(L), den_df)
-    few = (model.status(L) == "too_few_donors").any(axis=1)
-    status = np.where(few, "too_few_donors", model.fitted_status).astype(STATUS_DTYPE)
+    status = joint_status(model, L)
+    few = status == "too_few_donors"
     statistic, den_df, scaling, p_value = (np.where(few, np.nan, a) for a in (statistic, den_df, scaling, p_value))
     return JointTests(statistic, den_df, scaling, p_value, status)
+
+
+def joint_status(model: Estimated, L: FloatArray) -> StrArray:
+    """Status of every feature's test that all contrasts (n, p) are zero, (G,)."""
+    few = (model.status(L) == "too_few_donors").any(axis=1)
+    return np.where(few, "too_few_donors", model.fitted_status).astype(STATUS_DTYPE)
 
 
 def _at_reml(model: Estimated, ddf: str) -> Estimated:
