@@ -76,7 +76,9 @@ def power(
         covariate such as age per unit of it. Every feature is given the same: so large a change is easily seen
         in a gene of few counts and hardly ever happens there, so plan by the rows of `expression` "middle" and "high".
     log_fc
-        The same in log2 units, where the response is a logarithm (AnnData only).
+        The same in log2 units, where the response is a logarithm (AnnData only). Of log rates that is a fold change; of
+        :func:`donorwise.tl.lmm` a difference of mean logarithms, which a fold change moves by a fifth to two fifths of
+        itself: compare `estimate` and `log_fc` of the result, and give ``effect=``.
     alpha
         Two-sided levels of the test, unadjusted. With a share s of features that change and power P, an
         FDR of q is about ``alpha = q s P / (1 - q)``: 0.005 for s = .1, q = .05 and P near 1.
