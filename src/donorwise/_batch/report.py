@@ -82,7 +82,7 @@ def _params(path: Path) -> dict[str, Any]:
         known["response"] = _response(content["options"])
         failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
         known["version"] = str(content["versions"]["donorwise"])
-        return known | {"reasons": failed, "cautions": content["result"].get("cautions") or {}}
+        return known | {"reasons": failed}
     except (KeyError, TypeError, AttributeError):
         return {}
 
@@ -182,7 +182,7 @@ def _warnings(table: pd.DataFrame, params: dict[str, Any], said: str) -> list[st
         stuck = int((own["status"] == "not_converged").sum())
         if stuck:
             found.append(f"{group}: {stuck:,} tests did not converge.")
-    return [*found, *dict(params.get("cautions") or {}).values()]
+    return [*found, *(text for text in dict(params.get("cautions") or {}).values() if text not in said)]
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -37,7 +37,6 @@ class Outcome:
     n_rows: int
     failed: dict[str, str]
     status_counts: dict[str, int]
-    cautions: dict[str, str]
     seconds: float
 
 
@@ -136,8 +135,7 @@ def run(
         write_anndata(results_anndata(result.tables, result.params, analysis.variables, symbols, key=key), out)
     else:
         write_table(symbols.beside(results[list(keys.RESULT_COLUMNS)]), out)
-    params, seconds = result.params, time.monotonic() - start
-    return Outcome(len(results), result.failed, params["status_counts"], params.get("cautions", {}), seconds)
+    return Outcome(len(results), result.failed, result.params["status_counts"], time.monotonic() - start)
 
 
 def results_anndata(

@@ -308,7 +308,6 @@ def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, prepare: Prepare, 
         "rows": outcome.n_rows,
         "status_counts": outcome.status_counts,
         "failed_groups": outcome.failed,
-        "cautions": outcome.cautions,
     }
     write_record(run_record(name, chosen, source, result, messages.warnings_said()), out)
     Partial.of(out).remove()

@@ -150,14 +150,14 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
         )
     tables = _stack(analysis, parts)
     _log_replaced(named, analysis.options.ddf)
-    cautions = shifted(tables["results"], _of_covariates(analysis))
+    cautions = shifted(tables["results"], of_covariates(analysis))
     for text in cautions.values():
         logger.warning(text)
     said = {"cautions": cautions} if cautions else {}
     return Result(tables, _params(analysis, named, tables["results"]) | said, failed)
 
 
-def _of_covariates(analysis: Analysis[S, F]) -> set[str]:
+def of_covariates(analysis: Analysis[S, F]) -> set[str]:
     """Contrasts of covariates of cells, such as the depth, on which most genes may well depend."""
     tasks = zip(analysis.tasks, analysis.contrasts, strict=True)
     made = [(t.design, own) for t, own in tasks if t.design is not None and own is not None]
