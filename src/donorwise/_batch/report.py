@@ -12,6 +12,7 @@ from donorwise._anndata import keys, list_results, read_results, symbols_of
 from donorwise._batch.files import read_source, replaced
 from donorwise._batch.run import results_anndata
 from donorwise._core.engine.groups import group_text
+from donorwise._core.wording import code, markdown
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 
@@ -123,7 +124,7 @@ def summarise(
     for name in ("formula", "groupby", "ddf", "response", "n_cells", "version"):
         value = group_text(read.groupby) if name == "groupby" else read.params.get(name)
         if value not in (None, ""):
-            head.append(f"- {name}: `{value}`")
+            head.append(f"- {name}: {code(value)}")
     parts = [
         *head, f"- tests: {len(table):,} (features: {table['variable'].nunique():,}, groups: "
         f"{table['group'].nunique():,}, contrasts: {table['contrast'].nunique():,})", "",
@@ -132,11 +133,11 @@ def summarise(
     ]  # fmt: skip
     warnings = _warnings(table, read.params)
     if warnings:
-        parts += ["## Warnings", "", *(f"- {text}" for text in warnings), ""]
+        parts += ["## Warnings", "", *(f"- {markdown(text)}" for text in warnings), ""]
     for (contrast, group), own in table.groupby(["contrast", "group"], observed=True, sort=False):
         best = own[own["p_value"].notna()].sort_values("p_value", kind="stable").head(top)
         if len(best):
-            parts += [f"## {contrast}, {group}", "", _markdown(best[SHOWN]), ""]
+            parts += [f"## {markdown(contrast)}, {markdown(group)}", "", _markdown(best[SHOWN]), ""]
     return "\n".join(parts)
 
 
@@ -173,7 +174,7 @@ def _warnings(table: pd.DataFrame, params: dict[str, Any]) -> list[str]:
 
 def _markdown(table: pd.DataFrame) -> str:
     """A table as markdown, aligned for reading as it is."""
-    cells = [[str(c) for c in table.columns], *([_cell(v) for v in row] for row in table.itertuples(index=False))]
+    cells = [[markdown(c) for c in table.columns], *([_cell(v) for v in row] for row in table.itertuples(index=False))]
     widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
     right = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
     rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
@@ -186,7 +187,7 @@ def _markdown(table: pd.DataFrame) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
+    return f"{value:,}" if isinstance(value, int) else markdown(value)
 
 
 def draw_volcanoes(

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise._core.engine.fitted import LMMFit
-from donorwise._core.engine.tables import prior_table
+from donorwise._core.engine.tables import RESIDUAL, prior_table
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose
@@ -137,7 +137,7 @@ def _own_ratios(varcomp: pd.DataFrame, term: str) -> pd.DataFrame:
     column, _, factor = term.strip("()").partition(" | ")
     name = {"1": "(Intercept)"}.get(column, column.removeprefix("0 + "))
     index = ["variable", "group"]
-    residual = varcomp[varcomp["term"] == "Residual"].set_index(index)["variance"]
+    residual = varcomp[(varcomp["term"] == RESIDUAL) & (varcomp["column1"] == "")].set_index(index)["variance"]
     chosen = (varcomp["term"] == factor) & (varcomp["column1"] == name) & (varcomp["column2"] == "")
     ratio = varcomp[chosen].set_index(index)["variance"] / residual
     return ratio.rename("ratio").dropna().reset_index()
