@@ -40,9 +40,23 @@ class Point:
 
 
 class Dense:
-    """One response with its rows scaled by the square roots of their weights."""
+    """One response with its rows scaled by the square roots of their weights.
 
-    def __init__(self, y: np.ndarray, X: np.ndarray, terms: Sequence[Term], weights: np.ndarray | None = None):
+    Rows may be means of patterns, weighted by their cells: then `n_obs` are the cells and `within` is their sum of
+    squares about the means.
+    """
+
+    def __init__(
+        self,
+        y: np.ndarray,
+        X: np.ndarray,
+        terms: Sequence[Term],
+        weights: np.ndarray | None = None,
+        *,
+        n_obs: int | None = None,
+        within: float = 0.0,
+    ):
+        self.n_obs, self.within = n_obs or len(y), within
         root = np.sqrt(np.ones(len(y)) if weights is None else weights)
         self.y, self.X, self.terms = y * root, X * root[:, None], tuple(terms)
         self.log_weight = 2 * np.log(root).sum()
@@ -85,8 +99,8 @@ class Dense:
         beta = Phi @ self.X.T @ inverse @ self.y
         P = inverse - inverse @ self.X @ Phi @ self.X.T @ inverse
         residual = self.y - self.X @ beta
-        nu = n - p if reml else n
-        sigma2 = float(residual @ inverse @ residual) / nu
+        nu = self.n_obs - p if reml else self.n_obs
+        sigma2 = (float(residual @ inverse @ residual) + self.within) / nu
         logdet = np.linalg.slogdet(V)[1] + (np.linalg.slogdet(information)[1] if reml else 0.0)
         loglik = -0.5 * (nu * (np.log(2 * np.pi * sigma2) + 1) + logdet - self.log_weight)
         return Point(V, inverse, P, beta, sigma2, sigma2 * Phi, float(loglik))
@@ -171,11 +185,13 @@ class Derivatives:
         return float(2 * (c @ self.Phi @ c) ** 2 / (gradient @ A @ gradient))
 
     def satterthwaite_f(self, L: np.ndarray, kept: np.ndarray) -> tuple[float, float]:
-        """F and its df by the eigenvectors of the covariance of L beta (Fai and Cornelius 1996)."""
+        """F and its df by the eigenvectors of the covariance of L beta (Fai and Cornelius 1996); of one row, those of t."""
         values, vectors = np.linalg.eigh(L @ self.Phi @ L.T)
         rows = vectors.T @ L
         squared_t = (rows @ self.beta) ** 2 / values
         df = np.array([self.satterthwaite(row, kept) for row in rows])
+        if len(L) == 1:
+            return float(squared_t[0]), float(df[0])
         E = (df / (df - 2)).sum()
         return float(squared_t.mean()), float(2 * E / (E - len(L))) if (df > 2).all() else 2.0
 

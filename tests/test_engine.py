@@ -403,9 +403,12 @@ def test_bad_questions(call: Any, message: str, fit_once: Callable[..., dw.LMMFi
 
 def test_variances_of_rounding_errors_are_zero() -> None:
     """Or effects that do not vary would have a correlation, 1 or -1 as the rounding errors are."""
-    basis: Any = SimpleNamespace(factor=np.eye(2), back=np.array([[1.0, -0.5], [0.0, 2.0]]))
+    basis = SimpleNamespace(factor=np.eye(2), back=np.array([[1.0, -0.5], [0.0, 2.0]]))
     parameter = np.array([[0, 0, 0], [0, 1, 0], [0, 1, 1]])
-    T = original_covariance(basis, 0, parameter, np.array([[1e-40, 1e-40, 1e-40], [0.3, 0.1, 0.2], [np.nan] * 3]))
+    equations: Any = SimpleNamespace(
+        terms=(basis,), blocks=SimpleNamespace(parameter=parameter), information=np.array([50.0])
+    )
+    T = original_covariance(equations, 0, np.array([[1e-40, 1e-40, 1e-40], [0.3, 0.1, 0.2], [np.nan] * 3]))
     np.testing.assert_array_equal(T[0], np.zeros((2, 2)))
     np.testing.assert_allclose(T[1], basis.back @ [[0.3, 0.1], [0.1, 0.2]] @ basis.back.T)
     assert np.isnan(T[2]).all()

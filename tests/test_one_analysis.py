@@ -13,12 +13,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from tests._batch import run
 
 import donorwise as dw
 from donorwise._anndata import keys, read_params, read_results
 from donorwise._anndata.prepare import prepare_pseudobulk
 from donorwise._anndata.recover import recover
+from donorwise._cli import main
 from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
 from donorwise._core.engine.run import Memory
@@ -95,6 +97,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "pseudobulk": ("pseudobulk", UNITS, {"groupby": "cell_type"}),
     "pseudobulk of few genes": ("pseudobulk", UNITS, {"mask_var": "some", "depth": "total_counts"}),
     "pseudobulk with repeated units": ("pseudobulk", "~ condition + cell_type", {}),
+    "pseudobulk by medians of ratios": ("pseudobulk", UNITS, {"normalize": "median_ratio", "groupby": "cell_type"}),
+    "pseudobulk of depths": ("pseudobulk", UNITS, {"normalize": "depth", "mask_var": "some"}),
 }
 
 
@@ -216,13 +220,55 @@ def test_an_analysis_is_made_again_from_its_params(source: str, formula: str, op
         recover(adata[5:], "pseudobulk")
 
 
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+@pytest.mark.parametrize("method", ["depth", "tmm"])
+def test_log_depth_of_the_command_is_that_of_the_tool(method: str, tmp_path: Path) -> None:
+    adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=600, n_genes=120, seed=1)
+    del adata.obs["log_depth"]
+    path, out, rows = tmp_path / "cells.h5ad", tmp_path / "lmm.h5ad", tmp_path / "rows.h5ad"
+    adata.write_h5ad(path)
+    more = ["--log-depth", "--depth-normalize", method]
+    assert run("lmm", path, "--formula", MIXED, "--out", out, *more).exit_code == 0
+    result = run("collapse", path, "--by", ",".join(BY), "--out", rows, *more, "--block-size", 250)
+    assert result.exit_code == 0, result.output
+    dw.pp.log_depth(adata, normalize=method)
+    formula = f"{MIXED} + log_depth"
+    for source in (adata, ad.read_h5ad(rows)):
+        dw.tl.lmm(source, formula, progress=False)
+        one, other = read_results(source, "lmm"), read_results(ad.read_h5ad(out), keys.LMM)
+        assert other.params["formula"] == formula
+        pd.testing.assert_frame_equal(one.results, other.results, rtol=1e-6)
+
+
+def test_log_depth_of_several_files_is_centred_over_all(tmp_path: Path) -> None:
+    adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=600, n_genes=120, seed=1)
+    half = adata.obs["donor_id"].isin(adata.obs["donor_id"].cat.categories[:3]).to_numpy()
+    paths = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"]
+    for path, own in zip(paths, (half, ~half), strict=True):
+        adata[own].write_h5ad(path)
+    out, more = tmp_path / "rows.h5ad", ["--by", ",".join(BY), "--log-depth"]
+    assert run("collapse", *paths, "--out", out, *more).exit_code == 0
+    dw.pp.log_depth(adata)
+    expected = dw.pp.collapse(adata, BY, covariates="log_depth", progress=False)
+    found = ad.read_h5ad(out)[expected.obs_names]
+    np.testing.assert_allclose(found.obsm["covariate_mean"], expected.obsm["covariate_mean"], atol=1e-10)
+    refused = CliRunner().invoke(
+        main, ["collapse", *map(str, paths), "--out", str(tmp_path / "c.h5ad"), *more, "--depth-normalize", "tmm"]
+    )
+    assert refused.exit_code == 2 and "have to be in one file" in refused.output
+    refused = CliRunner().invoke(
+        main, ["lmm", str(out), "--formula", MIXED, "--log-depth", "--out", str(tmp_path / "d.h5ad")]
+    )
+    assert refused.exit_code == 2 and "call this before dw.pp.collapse" in refused.output
+
+
 def test_statistics_of_some_donors_are_those_of_their_cells() -> None:
     adata = cohort()
     left_out = adata.obs["donor_id"].cat.categories[1]
     some = adata[adata.obs["donor_id"] != left_out].copy()
     formula = "~ condition + age"
-    (whole,) = prepare_pseudobulk(adata, formula).statistics()
-    (part,) = prepare_pseudobulk(some, formula).statistics()
+    (whole,) = prepare_pseudobulk(adata, formula, normalize="depth").statistics()
+    (part,) = prepare_pseudobulk(some, formula, normalize="depth").statistics()
     assert whole is not None and part is not None
     kept = np.flatnonzero(prepare_pseudobulk(adata, formula).units.table["donor_id"] != left_out)
     taken = whole.take_patterns(np.sort(whole.design.codes[kept])).take_features(np.arange(3, 7))

@@ -47,12 +47,12 @@ def fitted(_fitted: ad.AnnData) -> ad.AnnData:
 @pytest.mark.parametrize("n_genes", [120, 60], ids=["shared prior", "gene by gene"])
 def test_influence_is_the_test_without_the_donor(n_genes: int) -> None:
     adata = _cohort(n_genes=n_genes, effect_size=2.0)
-    _fit(adata)
+    _fit(adata, normalize="depth")
     dw.tl.influence(adata, key=KEY, variables=["gene_0003", "gene_0050"], contrast=CONTRAST, progress=False)
     table = dw.get.influence(adata, key=KEY, by="donor")
     assert table["donor"].nunique() == 10
     for donor in ("D02", "D09"):
-        alone = _fit(adata[adata.obs["donor_id"] != donor].copy())
+        alone = _fit(adata[adata.obs["donor_id"] != donor].copy(), normalize="depth")
         own = table[table["donor"] == donor].set_index(["variable", "contrast"])
         for name in ("estimate", "se", "p_value"):
             np.testing.assert_allclose(own[name], alone.loc[own.index, name], rtol=1e-6)
@@ -261,7 +261,9 @@ def test_plots_of_units(fitted: ad.AnnData) -> None:
         .groupby(fitted.obs["donor_id"].to_numpy(), observed=True)
         .sum()
     )
-    np.testing.assert_allclose(np.sort(points[:10, 1]), np.sort(np.log((sums["C"] + 0.5) / sums["L"])), rtol=1e-9)
+    factors = fitted.uns[KEY]["size_factors"].set_index("unit")["factor"]
+    depth = sums["L"] * factors.loc[sums.index].to_numpy()
+    np.testing.assert_allclose(np.sort(points[:10, 1]), np.sort(np.log((sums["C"] + 0.5) / depth)), rtol=1e-9)
     assert "log-rate" in "".join(text.get_text() for text in ax.get_xticklabels())
     plt.close("all")
     assert dw.pl.ranef(fitted, "gene_0050", key=KEY).get_title() == "gene_0050: intercept"
@@ -281,11 +283,12 @@ def test_a_changed_anndata_is_told(tool: Callable[..., Any], fitted: ad.AnnData)
 def test_results_of_0_1_are_moderated_as_they_were() -> None:
     """Version 0.1 called it "shared prior" and did not say what each group got."""
     cells = dw.datasets.simulate_cohort("paired", n_genes=120, n_donors=8, n_cells=900, seed=1)
-    new = ("observations", "link", "prior_on", "ddf_used", "ddf_reasons", "sample")
+    new = ("observations", "link", "prior_on", "ddf_used", "ddf_reasons", "sample", "normalize")
     found = []
     for old in (False, True):
-        dw.tl.pseudobulk(cells, "~ condition + (1 | donor_id)", progress=False)
+        dw.tl.pseudobulk(cells, "~ condition + (1 | donor_id)", normalize="depth", progress=False)
         if old:
+            del cells.uns["pseudobulk"]["size_factors"]
             params = cells.uns["pseudobulk"]["params"]
             kept = {name: value for name, value in params.items() if name not in new}
             cells.uns["pseudobulk"]["params"] = kept | {"ddf": "shared prior"}

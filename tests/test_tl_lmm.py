@@ -130,7 +130,7 @@ BAD = {
     "mask": ({"mask_var": np.zeros(60, dtype=bool)}, "mask_var"),
     "weights": ({"weights": "negative"}, "positive"),
     "groupby": ({"groupby": "celltype"}, "did you mean `cell_type`"),
-    "two groupby": ({"groupby": ["cell_type", "sex"]}, "one column"),
+    "two groupby": ({"groupby": ["cell_type", "sexx"]}, "did you mean `sex`"),
     "ddf": ({"ddf": "kenward"}, "kenward-roger"),
     "contrast": ({"contrasts": "condition[T.diseased]"}, "condition"),
     "jobs": ({"n_jobs": 0}, "n_jobs"),

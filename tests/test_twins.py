@@ -32,6 +32,8 @@ RANDOM = {
     "(time | donor)": [("donor", "1 time")],
     "(time || donor)": [("donor", "1"), ("donor", "time")],
     "(1 + cond | donor)": [("donor", "1 cond")],
+    "(0 + arm || donor)": [("donor", "arm0"), ("donor", "arm")],
+    "(cond || donor)": [("donor", "1"), ("donor", "cond0"), ("donor", "cond")],
     "(1 | donor) + (0 + x | donor)": [("donor", "1"), ("donor", "x")],
     "(time | donor) + (1 | batch)": [("donor", "1 time"), ("batch", "1")],
     "(1 | donor) + (1 | donor:sample) + (1 | batch)": [("donor", "1"), ("donor:sample", "1"), ("batch", "1")],
@@ -136,6 +138,7 @@ def _rows(rng: np.random.Generator) -> dict[str, np.ndarray]:
     shuffled = rng.permutation(n)
     out = {"donor": donor, "donor:sample": sample, "batch": rng.integers(0, 3, n), "1": np.ones(n)}
     out |= {"arm": donor % 2, "cond": rng.integers(0, 2, samples.size)[sample]}
+    out |= {"arm0": 1 - out["arm"], "cond0": 1 - out["cond"]}
     out |= {"time": rng.integers(0, 4, n).astype(float), "x": rng.normal(size=n).round(3)}
     out |= {"phase": (phase := rng.integers(1, 4, n)), "phase2": phase == 2, "phase3": phase == 3}
     out |= {"arm:time": out["arm"] * out["time"]}

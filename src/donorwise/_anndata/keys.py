@@ -32,11 +32,17 @@ VARIANCE_PARTITION = "variance_partition"
 PRIOR = "prior"
 """The prior on the variance ratios; only beside moderated tests."""
 
+SIZE_FACTORS = "size_factors"
+"""What the depths of units were multiplied by: beside tests of counts, and where ``dw.pp.size_factors`` leaves it."""
+
 TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)
 """The long tables of one result."""
 
 CALIBRATION_TABLES = ("groups", "levels", "permutations", "curves", "histogram", "variables")
 """The tables of one calibration."""
+
+TABLES_OF_ENTRIES = (TABLES, CALIBRATION_TABLES, (SIZE_FACTORS,))
+"""The tables by which an entry is known to be of this package."""
 
 RESULT_COLUMNS = (
     "variable",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _FAMILIES_OF_0_1 = {
     keys.LMM: {"method": keys.LMM, "observations": "cells", "link": "identity", "prior_on": "ratio"},
-    keys.PSEUDOBULK: {"observations": "units", "link": "log", "prior_on": "variance"},
+    keys.PSEUDOBULK: {"observations": "units", "link": "log", "prior_on": "variance", "normalize": "depth"},
 }
 
 
@@ -40,6 +40,9 @@ class Results:
     prior
         The prior on the variance ratios, one row per group x term x knot x ratio; None where the tests
         are not moderated.
+    size_factors
+        What the depths of units were multiplied by, one row per group x unit; None for models of cells, and for results
+        of 0.1.
     """
 
     params: dict[str, Any]
@@ -48,6 +51,7 @@ class Results:
     icc: pd.DataFrame
     variance_partition: pd.DataFrame
     prior: pd.DataFrame | None = None
+    size_factors: pd.DataFrame | None = None
 
     @property
     def groupby(self) -> tuple[str, ...]:
@@ -75,8 +79,9 @@ def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
     tables = {name: pd.DataFrame(entry[name]) for name in keys.TABLES}
     if _aligned_to_var(params):
         tables = {name: _still_there(table, adata, key) for name, table in tables.items()}
-    prior = pd.DataFrame(entry[keys.PRIOR]) if keys.PRIOR in entry else None
-    return Results(params=params, prior=prior, **{name: table.reset_index(drop=True) for name, table in tables.items()})
+    further = {name: pd.DataFrame(entry[name]) for name in (keys.PRIOR, keys.SIZE_FACTORS) if name in entry}
+    whole = {name: table.reset_index(drop=True) for name, table in tables.items()}
+    return Results(params=params, **whole, **further)
 
 
 def read_tables(adata: ad.AnnData, key: str, names: Sequence[str], *, made_by: str) -> dict[str, pd.DataFrame]:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
+from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
 from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._anndata.read import check_has_cells
+from donorwise._anndata.roles import find_roles
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.groups import group_columns, group_text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import anndata as ad
+    import pandas as pd
 
     from donorwise._anndata.read import Results
     from donorwise._anndata.response import Response
@@ -103,10 +105,8 @@ def _of_cells(
     key: str,
     n_jobs: int | None,
 ) -> LmmAnalysis:
-    if is_collapsed(adata):
-        response, w = replace(response, log_base=read_origin(adata).log_base), weights
-    else:
-        w = _weights(params, weights, key)
+    response = replace(response, log_base=params["log_base"])
+    w = weights if is_collapsed(adata) else _weights(params, weights, key)
     made = assemble_lmm(
         adata, params["formula"], response, groupby=group_columns(params["groupby"]), weights=w,
         options=Options(params["ddf"], bool(params["reml"])), n_jobs=n_jobs,
@@ -124,15 +124,46 @@ def _of_units(
 ) -> PseudobulkAnalysis:
     _weights(params, weights, key)
     parsed, groupby = parse(params["formula"]), group_columns(params["groupby"])
-    sample = params.get("sample") or None  # 0.1 did not keep it
-    units, sample = units_of(adata, parsed, donor=params["donor"], sample=sample, groupby=groupby)
+    sample = params["sample"] if "sample" in params else _sample_of_old(adata, params["units"])
+    units = units_of(adata, parsed, donor=params["donor"], sample=sample or None, groupby=groupby)
     if units.name != params["units"]:
         raise _changed(key, f"its units are {units.name} and were {params['units']}", params["method"])
     tasks = tasks_of_units(units, groupby)
     depth = None if is_collapsed(adata) else params["depth"] or None
-    return assemble_pseudobulk(
-        adata, parsed, response, units, tasks, groupby=groupby, sample=sample, depth=depth, n_jobs=n_jobs
+    made = assemble_pseudobulk(
+        adata,
+        parsed,
+        response,
+        units,
+        tasks,
+        groupby=groupby,
+        depth=depth,
+        normalize=params["normalize"],
+        n_jobs=n_jobs,
     )
+    return replace(made, factors=_stored_factors(made, read_results(adata, key).size_factors, key))
+
+
+def _stored_factors(made: PseudobulkAnalysis, stored: pd.DataFrame | None, key: str) -> FloatArray:
+    """What the depths of all units were multiplied by, so that fewer genes or donors do not change it."""
+    out = np.ones(len(made.units.table))
+    if stored is None:
+        return out
+    by_group = dict(iter(stored.groupby(stored["group"].astype(str), sort=False)))
+    for task in made.tasks:
+        if task.design is None or task.name not in by_group:
+            continue
+        own, used = by_group[task.name], np.flatnonzero(task.design.codes >= 0)
+        if list(own["unit"].astype(str)) != made.units.labels(used):
+            raise _changed(key, f"it has other units ({made.units.name}) in {task.name!r}", keys.PSEUDOBULK)
+        out[used] = own["factor"].to_numpy(dtype=np.float64)
+    return out
+
+
+def _sample_of_old(adata: ad.AnnData, units: str) -> str:
+    """The column of the samples where it is among those of the units; 0.1 did not keep it."""
+    role = find_roles(adata).get("sample")
+    return role.column if role is not None and role.column in units.split(":") else ""
 
 
 _AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units}

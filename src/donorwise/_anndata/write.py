@@ -29,6 +29,7 @@ def write_results(
     variance_partition: pd.DataFrame,
     params: Mapping[str, Any],
     prior: pd.DataFrame | None = None,
+    size_factors: pd.DataFrame | None = None,
 ) -> None:
     """Store one result as ``adata.uns[key]``, replacing what was there.
 
@@ -44,8 +45,8 @@ def write_results(
         Long tables with the columns variable and group first.
     params
         Formula, options and counts: text, numbers, booleans, lists of them, or dicts of text or numbers.
-    prior
-        Long table of the shared prior, group first; None where there is none.
+    prior, size_factors
+        Long tables of the shared prior and of the units' depths, group first; None where there are none.
 
     Raises
     ------
@@ -61,7 +62,9 @@ def write_results(
         keys.ICC: icc,
         keys.VARIANCE_PARTITION: variance_partition,
     }
-    write_tables(adata, key, tables=tables if prior is None else tables | {keys.PRIOR: prior}, params=params)
+    further = {keys.PRIOR: prior, keys.SIZE_FACTORS: size_factors}
+    tables |= {name: table for name, table in further.items() if table is not None}
+    write_tables(adata, key, tables=tables, params=params)
 
 
 def write_tables(adata: ad.AnnData, key: str, *, tables: Mapping[str, pd.DataFrame], params: Mapping[str, Any]) -> None:
@@ -113,7 +116,7 @@ def check_key(key: object) -> None:
 def check_free(adata: ad.AnnData, key: str) -> None:
     """Raise unless `key` can name a result: it is new, or what it names is from this package and may be replaced."""
     check_key(key)
-    ours = any(holds_tables(adata, key, names) for names in (keys.TABLES, keys.CALIBRATION_TABLES))
+    ours = any(holds_tables(adata, key, names) for names in keys.TABLES_OF_ENTRIES)
     if key in adata.uns and not (ours or holds_derived(adata, key)):
         raise DataError(
             f"adata.uns[{key!r}] holds something that this package did not write; choose another key_added."

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._batch.files import OutputError, fingerprint, read_source, reading
-from donorwise.errors import DonorwiseError
-from donorwise.pp._merge_collapsed import check_cohorts, merge_collapsed, merge_features
+from donorwise._batch.files import fingerprint, read_source, reading
+from donorwise.errors import DataError, DonorwiseError, OutputError
+from donorwise.pp._log_depth import log_depths
+from donorwise.pp._merge_collapsed import (
+    check_cohorts,
+    merge_cohorts,
+    merge_collapsed,
+    merge_features,
+    say_shared_donors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,8 +64,40 @@ def survey(path: Path, *, layer: str | None, block_size: int | None) -> InputFil
     return InputFile(path, fingerprint(path, adata), blocks)
 
 
+def add_log_depth(
+    sources: Sequence[InputFile], *, layer: str | None, normalize: str
+) -> Callable[[ad.AnnData, Path], None]:
+    """What adds the logarithm of the cells' depth, centred over all sources, to the obs of a source once it is opened.
+
+    Raises
+    ------
+    DataError
+        See :func:`donorwise.pp.log_depth`; the message begins with the file. Or factors are asked for of units in several
+        files, which would be compared within each.
+    """
+    if normalize != "depth" and len(sources) > 1:
+        raise DataError(
+            f"--normalize {normalize} compares units, which have to be in one file: collapse one with all cells."
+        )
+    found = {}
+    for source in sources:
+        with _naming(source.path), reading(source.path, layer or "X"):
+            found[source.path] = log_depths(read_source(source.path), layer=layer, normalize=normalize)
+    mean = np.concatenate(list(found.values())).mean()
+
+    def add(cells: ad.AnnData, path: Path) -> None:
+        cells.obs["log_depth"] = found[path] - mean
+
+    return add
+
+
 def collapse_sources(
-    sources: Sequence[InputFile], collapse: Callable[[ad.AnnData], ad.AnnData], partial: Partial, *, element: str
+    sources: Sequence[InputFile],
+    collapse: Callable[[ad.AnnData], ad.AnnData],
+    partial: Partial,
+    *,
+    element: str,
+    begin: Callable[[ad.AnnData, Path], None] = lambda cells, path: None,
 ) -> ad.AnnData:
     """Collapse block by block what is not finished yet, and merge all blocks.
 
@@ -72,6 +111,8 @@ def collapse_sources(
         Where finished blocks are kept.
     element
         The matrix that is read, for messages.
+    begin
+        Told of every source when it is opened.
 
     Raises
     ------
@@ -89,6 +130,7 @@ def collapse_sources(
             continue
         with _naming(source.path), reading(source.path, element):
             cells = read_source(source.path)
+            begin(cells, source.path)
             for block, (low, high) in zip(own, source.blocks, strict=True):
                 if block not in finished:
                     logger.info(
@@ -126,7 +168,7 @@ def _merged_blocks(sources: Sequence[InputFile], partial: Partial) -> Iterator[a
     for source in sources:
         rows = partial.load(number)
         for later in range(number + 1, number + len(source.blocks)):
-            rows = merge_collapsed([rows, partial.load(later)])
+            rows = merge_cohorts([rows, partial.load(later)])
         number += len(source.blocks)
         yield rows
 
@@ -144,6 +186,7 @@ def merge_sources(
         A block cannot be kept.
     """
     names, dropped = check_cohorts(cohorts)
+    say_shared_donors(cohorts)
     n_rows, n_tables = sum(a.n_obs for a in cohorts), 1 + max(len(a.layers) for a in cohorts)
     size = block_size or max(1, _BLOCK_BYTES // (8 * n_rows * n_tables))
     finished, starts = partial.finished(), range(0, len(names), size)

@@ -12,13 +12,10 @@ from donorwise._anndata import symbols_of
 from donorwise._anndata.origin import COLLAPSED, is_collapsed
 from donorwise._batch.files import (
     TABLES,
-    OutputError,
     check_output,
     fingerprint,
-    locked,
     read_source,
     reading,
-    reason,
     run_manifest,
     run_record,
     write_anndata,
@@ -28,9 +25,10 @@ from donorwise._batch.partial import Partial
 from donorwise._cli import messages, options
 from donorwise._cli.messages import FAILED_GROUPS
 from donorwise._cli.options import PATH
+from donorwise._core.files import locked, reason
 from donorwise._core.wording import printable
 from donorwise._typing import DDF
-from donorwise.errors import DataError
+from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,19 +69,27 @@ def audit(source: Path, formula: str, donor: str | None) -> None:
     help="Columns of obs that differ from cell to cell, such as log_depth.",
 )  # fmt: skip
 @click.option("--layer", help="Layer to collapse; X if absent.")
-@click.option("--counts-layer", help="Layer of raw counts, for donorwise pseudobulk.")
-@options.add(options.N_JOBS, *_RUN_COHORTS)
+@options.add(options.LOG_BASE)
+@click.option(
+    "--counts-layer", help="Layer of raw counts, for donorwise pseudobulk; --log-depth takes counts if absent."
+)
+@options.add(options.LOG_DEPTH, options.N_JOBS, *_RUN_COHORTS)
 @click.pass_context
 def collapse(ctx: click.Context, /, **given: Any) -> None:
     """Collapse SOURCE (one or several .h5ad or .zarr) to one row per combination of columns; models fit alike."""
     from donorwise import pp
-    from donorwise._batch.cohorts import collapse_sources, survey
+    from donorwise._batch.cohorts import add_log_depth, collapse_sources, survey
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    chosen = {name: given[name] for name in ("by", "covariates", "layer", "counts_layer", "n_jobs")}
-    check_output(given["out"], (".h5ad",), given["source"])
+    chosen = {name: given[name] for name in ("by", "covariates", "layer", "log_base", "counts_layer", "n_jobs")}
+    given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         sources = [survey(path, layer=given["layer"], block_size=given["block_size"]) for path in given["source"]]
+        begin = {}
+        if given["log_depth"]:
+            counts, normalize = given["counts_layer"] or "counts", given["depth_normalize"]
+            begin["begin"] = add_log_depth(sources, layer=counts, normalize=normalize)
+            chosen["covariates"] = list(dict.fromkeys([*chosen["covariates"], "log_depth"]))
         _write(
             "collapse",
             given,
@@ -93,6 +99,7 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
                 lambda cells: pp.collapse(cells, progress=progress, **chosen),
                 partial,
                 element=given["layer"] or "X",
+                **begin,
             ),
         )
 
@@ -107,7 +114,7 @@ def merge(ctx: click.Context, /, **given: Any) -> None:
     messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     if len(given["source"]) < 2:
         raise DataError("Merging takes two collapsed cohorts or more.")
-    check_output(given["out"], (".h5ad",), given["source"])
+    given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         paths = given["source"]
         cohorts = [read_source(path) for path in paths]
@@ -151,18 +158,26 @@ _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, o
 @click.option("--layer", help="Layer of log-normalised values; X if absent.")
 @click.option("--obsm", help="Table of scores in obsm, to be modelled instead of X.")
 @click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
+@options.add(options.LOG_BASE)
 @click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
-@options.add(options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
+@click.option("--counts-layer", default="counts", show_default=True, help="Layer of raw counts, for --log-depth.")
+@options.add(options.LOG_DEPTH, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
 @click.pass_context
 def lmm(ctx: click.Context, /, **given: Any) -> None:
     """Test every feature of SOURCE (.h5ad or .zarr) with a linear mixed model."""
+    if given["log_depth"]:
+        given["formula"] = _with_covariate(given["formula"], "log_depth")
 
     def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
         from donorwise._anndata.prepare import prepare_lmm
         from donorwise._core.engine.analysis import Options
 
-        chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "n_jobs")}
+        chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "log_base", "n_jobs")}
         options = Options(given["ddf"], reml=not given["ml"])
+        if given["log_depth"]:
+            from donorwise import pp
+
+            pp.log_depth(adata, layer=given["counts_layer"], normalize=given["depth_normalize"])
         return prepare_lmm(adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen)
 
     _run(ctx, given, prepare)
@@ -175,7 +190,7 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
 @click.option(
     "--depth", metavar="COLUMN", help="Column of obs with the depth of every cell; the sum of counts if absent."
 )
-@options.add(options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
+@options.add(options.NORMALIZE, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
 @click.pass_context
 def pseudobulk(ctx: click.Context, /, **given: Any) -> None:
     """Test every gene of SOURCE (.h5ad or .zarr) on raw counts summed per donor."""
@@ -183,18 +198,25 @@ def pseudobulk(ctx: click.Context, /, **given: Any) -> None:
     def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
         from donorwise._anndata.prepare import prepare_pseudobulk
 
-        chosen = {name: given[name] for name in ("mask_var", "donor", "sample", "depth", "n_jobs")}
+        names = ("mask_var", "donor", "sample", "depth", "normalize", "n_jobs")
+        chosen = {name: given[name] for name in names}
         layer = None if given["layer"] == "X" else given["layer"]
         return prepare_pseudobulk(adata, given["formula"], groupby=groupby, contrasts=contrasts, layer=layer, **chosen)
 
     _run(ctx, given, prepare)
 
 
+def _with_covariate(formula: str, name: str) -> str:
+    """A formula with a covariate, which it may have already."""
+    from donorwise._core.design.formula import parse
+
+    return formula if name in parse(formula).variables else f"{formula} + {name}"
+
+
 def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare) -> None:
     """Check, lock, read, prepare, fit, write."""
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    out: Path = given["out"]
-    check_output(out, TABLES, [given["source"]])
+    out = given["out"] = check_output(given["out"], TABLES, [given["source"]])
     element = given.get("obsm") or given["layer"] or "X"
     if given["dry_run"]:
         with reading(given["source"], element):
@@ -214,7 +236,7 @@ def _load(given: dict[str, Any], prepare: Prepare) -> tuple[ad.AnnData, Analysis
     if given["donor"]:
         adata.donorwise.setup(donor=given["donor"])
     columns = [str(c) for c in adata.obs.columns]
-    contrasts = [parse_contrast(text, columns) for text in given["contrast"]] or None
+    contrasts = [parse_contrast(text, adata.obs) for text in given["contrast"]] or None
     analysis = prepare(adata, contrasts, parse_groupby(given["groupby"], columns))
     return adata, analysis, symbols_of(adata, given["gene_symbols"], {"response": analysis.response})
 
@@ -265,6 +287,7 @@ def _fit(
         "rows": outcome.n_rows,
         "status_counts": outcome.status_counts,
         "failed_groups": outcome.failed,
+        "cautions": outcome.cautions,
     }
     write_record(run_record(name, chosen, source, result), given["out"])
     Partial.of(given["out"]).remove()

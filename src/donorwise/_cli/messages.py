@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from donorwise._batch.files import OutputError
 from donorwise._core.wording import one_line
-from donorwise.errors import DonorwiseError, DonorwiseWarning
+from donorwise.errors import DonorwiseError, DonorwiseWarning, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from donorwise._core.cells.size_factors import METHODS
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -95,7 +96,27 @@ GROUPBY = click.option(
     callback=one_or_several,
     help="Column of obs, such as the cell type: a model for each. Several (repeated, or with commas) make groups together.",
 )
+LOG_BASE = click.option(
+    "--log-base", metavar="e|2|10", help="Base of the logarithm that a layer holds; X has that of uns['log1p']."
+)
 MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
+NORMALIZE = click.option(
+    "--normalize",
+    type=click.Choice(METHODS),
+    default="tmm",
+    show_default=True,
+    help="How depths are made comparable, whatever responds.",
+)
+LOG_DEPTH = add(
+    click.option("--log-depth", is_flag=True, help="Make the covariate log_depth from raw counts, and use it."),
+    click.option(
+        "--depth-normalize",
+        type=click.Choice(METHODS),
+        default="depth",
+        show_default=True,
+        help="How the depths of --log-depth are made comparable.",
+    ),
+)
 GENE_SYMBOLS = click.option(
     "--gene-symbols", metavar="COLUMN", help="Column of var with symbols of the features, a column of the results too."
 )

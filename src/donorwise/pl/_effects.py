@@ -49,28 +49,29 @@ class Points:
 
 
 def with_effects(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFrame, str]:
-    """Add the columns effect, low and high, and say what they are.
+    """Add the column effect to rows of the results table, and say what it is.
 
-    Parameters
-    ----------
-    table
-        Rows of the results table.
-    params
-        Of the result.
-
-    Returns
-    -------
-    The table with log2 fold changes and their intervals where all estimates in it have them, and else with
-    estimates in units of the response; and the name of that scale.
+    Log2 fold changes where all estimates in the table have them, else the estimates, in units of the response.
     """
-    is_fold_change = table["log_fc"].notna() & table["estimate"].notna()
-    if is_fold_change.any() and is_fold_change.equals(table["estimate"].notna()):
-        scale = np.log2(params["log_base"])
-        return table.assign(
-            effect=table["log_fc"], low=table["ci_low"] * scale, high=table["ci_high"] * scale
-        ), "log2 fold change"
-    table = table.assign(effect=table["estimate"], low=table["ci_low"], high=table["ci_high"])
-    return table, f"estimate ({response_unit(params, table)})"
+    known = table["log_fc"].notna() & table["estimate"].notna()
+    if known.any() and known.equals(table["estimate"].notna()):
+        return table.assign(effect=table["log_fc"]), "log2 fold change"
+    return table.assign(effect=table["estimate"]), f"estimate ({response_unit(params, table)})"
+
+
+def with_intervals(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFrame, str]:
+    """Add the columns effect, low and high to rows of the results table, and say what they are.
+
+    An interval is that of the estimate. It is one of the log2 fold change where that is the estimate in other units, as
+    it is of log rates, and not of mean logarithms.
+    """
+    shown, name = with_effects(table, params)
+    estimate = table["estimate"].to_numpy()
+    nonzero = np.flatnonzero(np.nan_to_num(estimate))
+    scale = float(np.median(shown["effect"].to_numpy()[nonzero] / estimate[nonzero])) if nonzero.size else 1.0
+    if not np.allclose(shown["effect"], scale * estimate, rtol=1e-6, atol=1e-12, equal_nan=True):
+        shown, name, scale = table.assign(effect=estimate), f"estimate ({response_unit(params, table)})", 1.0
+    return shown.assign(low=table["ci_low"] * scale, high=table["ci_high"] * scale), name
 
 
 def response_unit(params: dict[str, Any], table: pd.DataFrame) -> str:

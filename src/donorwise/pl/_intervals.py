@@ -13,7 +13,7 @@ from donorwise.errors import DataError
 from donorwise.get import ranef as predict
 from donorwise.get._tests import choose, passes, present, tidy
 from donorwise.pl._contrasts import of_interest, per_unit
-from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, with_effects
+from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, with_intervals
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -127,7 +127,7 @@ def forest(
         known = present(chosen, "contrast")
         contrast = of_interest(adata, known, stored.params["formula"])
         left_out = [name for name in known if name not in contrast]
-    table, x_label = with_effects(tidy(choose(chosen, "contrast", contrast)), stored.params)
+    table, x_label = with_intervals(tidy(choose(chosen, "contrast", contrast)), stored.params)
     parts, column = _of_one(table) if len(names) == 1 else _of_several(table, names, str(contrast), n_variables)
     shown = pd.concat(parts.values())
     colors = group_colors(adata, stored, list(table["group"].cat.categories)) if column == "group" else {}

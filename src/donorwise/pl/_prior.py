@@ -134,11 +134,10 @@ def _meant(term: str | None, known: Sequence[str], units: str) -> str | list[str
 
 def _own_ratios(varcomp: pd.DataFrame, term: str) -> pd.DataFrame:
     """Every feature's estimate of the ratio: variable, group, ratio."""
-    column, _, factor = term.strip("()").partition(" | ")
-    name = {"1": "(Intercept)"}.get(column, column.removeprefix("0 + "))
     index = ["variable", "group"]
     residual = varcomp[(varcomp["term"] == RESIDUAL) & (varcomp["column1"] == "")].set_index(index)["variance"]
-    chosen = (varcomp["term"] == factor) & (varcomp["column1"] == name) & (varcomp["column2"] == "")
+    names = varcomp["column1"].astype(str).map(lambda column: "1" if column == "(Intercept)" else f"0 + {column}")
+    chosen = (names.radd("(") + " | " + varcomp["term"].astype(str) + ")" == term) & (varcomp["column2"] == "")
     ratio = varcomp[chosen].set_index(index)["variance"] / residual
     return ratio.rename("ratio").dropna().reset_index()
 

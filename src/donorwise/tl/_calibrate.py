@@ -55,6 +55,7 @@ def calibrate(
     donor: str | None = None,
     sample: str | None = None,
     depth: str | None = None,
+    normalize: Literal["tmm", "median_ratio", "depth"] | None = None,
     random_state: int = 0,
     key_added: str = keys.CALIBRATION,
     n_jobs: int | None = None,
@@ -90,8 +91,9 @@ def calibrate(
     {response}
     {mask_var}
     {weights}
-    donor, sample, depth
-        As in :func:`donorwise.tl.pseudobulk`, for ``model="pseudobulk"`` only.
+    donor, sample, depth, normalize
+        As in :func:`donorwise.tl.pseudobulk`, for ``model="pseudobulk"`` only (``normalize`` is ``"tmm"`` there if None).
+        Size factors do not know the labels, so they are the same under all permutations.
     random_state
         Seed of the permutations.
     {key_added}
@@ -127,9 +129,10 @@ def calibrate(
     Notes
     -----
     The design decides what moves. A variable with one value per donor: donors exchange their labels.
-    A variable with several values per donor: the units inside each donor (its samples, where they are
-    a random term; else its values) exchange theirs, which for two values means to flip them or not, and
-    donors with one value stay as they are. Two arrangements that mirror each other count once.
+    A variable with several values per donor: all that a donor has of each value exchanges labels as a whole,
+    which for two values means to flip them or not, and donors with one value stay as they are; samples of
+    one value share the donor's response, so they never move one by one. Two arrangements that mirror each
+    other count once.
 
     Only the tested variable moves, all of its levels. Covariates such as sex or age stay with their
     donor: where they are unbalanced between the arms, `strata` keeps their relation to the labels. Where
@@ -160,7 +163,7 @@ def calibrate(
     analysis = _analysis(
         adata, formula, model, ddf, layer,
         of_cells={"obsm": obsm, "obs_keys": obs_keys, "weights": weights},
-        of_units={"donor": donor, "sample": sample, "depth": depth},
+        of_units={"donor": donor, "sample": sample, "depth": depth, "normalize": normalize},
         shared={
             "groupby": groupby, "mask_var": mask_var, "contrasts": contrast, "n_jobs": n_jobs, "columns": strata,
         },
@@ -208,9 +211,10 @@ def _analysis(
     """The analysis whose tests are calibrated, from the options that its model has."""
     if model == "pseudobulk":
         _check_unused(model, of_cells | {"ddf": None if ddf == "moderated" else ddf})
-        return prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **of_units, **shared)
+        given = {name: value for name, value in of_units.items() if value is not None}
+        return prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **given, **shared)
     _check_unused(model, of_units)
-    return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), **of_cells, **shared)
+    return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), fold_changes=False, **of_cells, **shared)
 
 
 def _check_unused(model: str, options: dict[str, Any]) -> None:

@@ -16,7 +16,16 @@ from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.lmm import donor_term
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
-from donorwise._core.engine.power import POWER_STATUSES, Studies, power_table, replication
+from donorwise._core.engine.power import (
+    POWER_STATUSES,
+    Studies,
+    carried_by_prior,
+    own_df,
+    planned_df,
+    power_table,
+    replication,
+)
+from donorwise._core.inference.moderation import refusal
 from donorwise._core.jobs import tqdm
 from donorwise._docs import documented
 from donorwise.errors import DesignError, DonorwiseError, DonorwiseWarning
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from donorwise._core.design.design import Design
     from donorwise._typing import FloatArray, Groups
 
 
@@ -184,6 +194,8 @@ def _of_fit(
     kinds, issues = replication(fit.design, find_donors(fit.design, fit.design.frame, fit.donor), L)
     planner = CellPlanner(fit.design, cells_of_patterns(fit.design, fit.models, weights), term.codes)
     table = power_table(fit, names, L, plan, planner, len(term.levels), moderated=moderated)
+    shared = moderated and not refusal(fit.models)
+    issues = [*issues, *(_of_prior(fit.design, names, L, plan, len(term.levels)) if shared else [])]
     kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))
     return table.assign(group=keys.ALL, log_fc=np.nan, kind=kind, unit="effect"), issues
 
@@ -209,11 +221,33 @@ def _by_group(
                 fit, names, L, plan, analysis.planner(number, own, fit), len(analysis.donors(number).names),
                 moderated=moderated, update=bar.update,
             )  # fmt: skip
+            if moderated and not refusal(fit.models):
+                issues += _of_prior(fit.design, names, L, plan, len(analysis.donors(number).names))
             kinds, own_issues = analysis.replication(number, L)
             kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))
             tables.append(table.assign(group=analysis.tasks[number].name, kind=kind))
             issues += own_issues
     return pd.concat(tables, ignore_index=True), issues
+
+
+def _of_prior(design: Design, names: Sequence[str], L: FloatArray, plan: Studies, n_donors: int) -> list[str]:
+    """Studies, the fitted one and planned ones, whose tests nothing but the prior would carry."""
+    n_obs = int((design.codes >= 0).sum())
+    found = []
+    fitted = carried_by_prior(names, own_df(design, L, n_obs))
+    if fitted:
+        found.append(
+            f"{fitted}: the fitted study ({n_donors:,} donors) says next to nothing about how donors differ in it; the power "
+            "of larger ones rests on the prior that features share."
+        )
+    for n in plan.n_donors:
+        df = np.array([planned_df(design, row, n / n_donors, n_obs * n / n_donors) for row in L])
+        if carried := carried_by_prior(names, df):
+            found.append(
+                f"n_donors of {n:,}: nothing but the prior that features share would carry tests of {carried}, so that their "
+                "power is that of the prior, an average over features and no promise for any; Kenward-Roger has next to none."
+            )
+    return found
 
 
 def _warn(table: pd.DataFrame, issues: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys
 from donorwise._anndata.prepare import prepare_pseudobulk
@@ -27,6 +27,7 @@ def pseudobulk(
     groupby: GroupBy = None,
     mask_var: str | BoolArray | None = None,
     depth: str | None = None,
+    normalize: Literal["tmm", "median_ratio", "depth"] = "tmm",
     contrasts: Any = None,
     key_added: str = keys.PSEUDOBULK,
     n_jobs: int | None = None,
@@ -58,10 +59,19 @@ def pseudobulk(
     {layer_counts}
     donor, sample
         Columns of obs; taken from ``adata.donorwise.setup`` or known by their usual names if None. Samples
-        are units where ``sample`` is given, or where the formula has a term for the donor.
+        are units where ``sample`` is given, or where the formula has a term for the donor; without ``sample``
+        those of a donor with the same values of what the formula tells apart within donors are one unit, since
+        they share the donor's response.
     {groupby}
     {mask_var}
     {depth}
+    normalize
+        How the depths :math:`L` of a group's units are made comparable. ``"tmm"``: multiplied by factors that take out
+        what their counts are made of (trimmed mean of M-values, Robinson and Oshlack 2010, Genome Biology 11:R25), without
+        which a strong response of some genes makes all others "down". ``"median_ratio"``: by medians of ratios (Anders
+        and Huber 2010). ``"depth"``: left as they are. Factors are from all genes (of rows: all that were
+        collapsed), those left out by `mask_var` too; see
+        :func:`donorwise.pp.size_factors`, also for when depths stay as they are (fewer than 100 genes).
     {contrasts}
     {key_added}
     {n_jobs}
@@ -75,7 +85,8 @@ def pseudobulk(
     None, or the copy. ``adata.uns[key_added]`` has the tables of :func:`donorwise.tl.lmm`; read them with
     ``dw.get.tests(adata, key="pseudobulk")`` and its neighbours. `estimate` is a difference of natural
     logarithms of rates, `log_fc` the same in log2. ``varcomp`` has the posterior mean of :math:`\tau^2`, the
-    mean sampling variance as ``"Residual"``, and :math:`\hat\varphi` as ``"dispersion"``.
+    mean sampling variance as ``"Residual"``, and :math:`\hat\varphi` as ``"dispersion"``. The further table
+    ``size_factors`` has the depth of every unit and the factor it was multiplied by.
 
     Raises
     ------
@@ -117,7 +128,7 @@ def pseudobulk(
     check_max_memory(max_memory)
     analysis = prepare_pseudobulk(
         adata, formula, groupby=groupby, layer=layer, mask_var=mask_var, donor=donor, sample=sample, depth=depth,
-        contrasts=contrasts, n_jobs=n_jobs,
+        normalize=normalize, contrasts=contrasts, n_jobs=n_jobs,
     )  # fmt: skip
     fit_and_write(adata, analysis, key_added, max_memory=max_memory, progress=progress)
     return adata if copy else None

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.design import changing, combine, constant
-from donorwise._core.design.terms import term_variables, variables
+from donorwise._core.design.cover import cover
+from donorwise._core.design.design import changing, constant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def describe(design: Design, donors: Donors) -> tuple[Arms, ...]:
     """Describe each coefficient but the intercept."""
     entries = donors.rows
     rows = entries.by_row() if max(design.varying, default=-1) >= 0 else entries
-    reads = {str(t): term_variables(t) for t in design.spec.terms}
+    reads = design.reads
     within = _varying_variables(design, reads, entries) if donors.name else set()
     arms = []
     for term, columns in design.terms.items():
@@ -87,8 +87,8 @@ def describe(design: Design, donors: Donors) -> tuple[Arms, ...]:
                 facts = _compare_changes(change, column, seen)
             else:
                 facts = _compare(column, reference, len(reads[term]) > 1, seen, donors)
-            inside = _term_inside(design, donors, column, seen)
-            free = facts["kind"] == "between-donor" or _is_covered(design, donors, column, own, seen, inside)
+            covered, inside = cover(design, donors, j, column, own, seen) if donors.name else (False, "")
+            free = covered or facts["kind"] == "between-donor"
             arms.append(Arms(design.fixed_names[j], term, reads[term], own, covered=free, units=inside, **facts))
     return tuple(arms)
 
@@ -215,41 +215,6 @@ def _compare_changes(change: Change, column: FloatArray, seen: Tally) -> dict[st
     facts["donors"] = (int(level.sum()), int(change.reference.sum()))
     facts["cells"] = tuple(int(seen.n[side].sum()) for side in sides)
     return facts if seen.depths is None else {**facts, "depth": tuple(seen.mean_depth(side) for side in sides)}
-
-
-def _term_inside(design: Design, donors: Donors, column: FloatArray, seen: Tally) -> str:
-    """The first random intercept with levels inside donors in which a column is constant; empty for none."""
-    entries = donors.rows
-    for term in design.random_terms if donors.name else ():
-        n_levels = len(term.levels)
-        inside = term.group != donors.name and constant(entries.donor, term.codes[entries.pattern], n_levels)
-        if inside and "(Intercept)" in term.columns and constant(column, term.codes[seen.pattern], n_levels):
-            return term.label
-    return ""
-
-
-def _is_covered(
-    design: Design, donors: Donors, column: FloatArray, within: tuple[str, ...], seen: Tally, inside: str
-) -> bool:
-    """Whether a slope, or a grouping factor `inside` donors, takes up how a coefficient differs between donors.
-
-    Visits do not take up how donors differ in a slope over three of them or more: they would be its replicates.
-    """
-    entries = donors.rows
-    for bar, term in zip(design.parsed.bars, design.random_terms, strict=True) if within else ():
-        by_donor = set(variables(bar.terms)).issuperset(within)
-        if by_donor and constant(entries.donor, term.codes[entries.pattern], len(term.levels)):
-            return True
-    return bool(inside) and _most_values(column, seen.donor) <= 2
-
-
-def _most_values(column: FloatArray, donor: IntArray) -> int:
-    """The largest number of values that a donor has."""
-    values, labels = pd.factorize(column)
-    pairs, n = combine([(donor, int(donor.max()) + 1), (values, len(labels))], len(donor))
-    owner = np.zeros(n, dtype=np.int64)
-    owner[pairs] = donor
-    return int(np.bincount(owner).max())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design.terms import term_name, term_variables
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.design.formula import Bar, ParsedFormula
+    from donorwise._core.design.names import StandIns
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 # Rows that are looked at first: they often answer for all.
@@ -155,6 +158,10 @@ class RandomTerm:
         where the column varies inside patterns; see `varying`).
     varying
         Length r. Index into ``Design.covariates`` of a column that varies inside patterns, else -1.
+    bar
+        The term of the formula that it comes from; ``||`` makes several of one.
+    at
+        Length r. Where its columns stand among those that the left of the bar gives.
     """
 
     group: str
@@ -163,6 +170,8 @@ class RandomTerm:
     columns: tuple[str, ...]
     Z: FloatArray
     varying: tuple[int, ...]
+    bar: Bar
+    at: tuple[int, ...]
 
     @property
     def label(self) -> str:
@@ -177,6 +186,28 @@ class RandomTerm:
         kept, codes = np.unique(self.codes[patterns], return_inverse=True)
         levels = tuple(self.levels[i] for i in kept)
         return replace(self, levels=levels, codes=codes.ravel(), Z=self.Z[patterns])
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What the levels that no row in use has take with them.
+
+    Attributes
+    ----------
+    changed
+        Coefficients of the design that do not mean what their names say.
+    expected
+        Names of all coefficients that the formula has with every level; empty where nothing is lost.
+    reason
+        Why, in a sentence; empty where nothing is lost.
+    stand_ins
+        By variable, a level that stands in for the reference that a formula names.
+    """
+
+    changed: frozenset[str] = frozenset()
+    expected: tuple[str, ...] = ()
+    reason: str = ""
+    stand_ins: StandIns = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +242,8 @@ class Design:
         Rows left out because a variable of the formula is missing.
     numeric_means
         Mean of each numeric variable over the rows in use (contrasts hold the others there).
+    lost
+        Levels that no row in use has, and the coefficients that they take with them.
     """
 
     parsed: ParsedFormula
@@ -225,6 +258,7 @@ class Design:
     spec: Any
     n_dropped: int
     numeric_means: dict[str, float] = field(default_factory=dict)
+    lost: Lost = field(default_factory=Lost)
 
     @property
     def formula(self) -> str:
@@ -235,6 +269,11 @@ class Design:
     def n_patterns(self) -> int:
         """Number of patterns, K."""
         return self.X.shape[0]
+
+    @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        """Variables of every fixed term, in the order of the formula; the intercept is ``"1"``."""
+        return {term_name(term): term_variables(term) for term in self.spec.terms}
 
     def take(self, patterns: IntArray) -> Design:
         """The design on some patterns; `codes` and `covariates` stay those of all rows."""

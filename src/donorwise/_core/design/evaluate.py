@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import varies
-from donorwise._core.design.terms import is_categorical, is_column, is_rowwise, term_variables
-from donorwise._core.wording import linear_combination
+from donorwise._core.design.names import Label, labelled, quote, shown, uncover
+from donorwise._core.design.terms import (
+    identifiers,
+    is_categorical,
+    is_column,
+    is_intercept,
+    is_rowwise,
+    term_name,
+    term_variables,
+    variables,
+)
+from donorwise._core.wording import linear_combination, listing
 from donorwise._typing import FloatArray
 from donorwise.errors import DesignError
 
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
     from formulaic.formula import SimpleFormula
 
     from donorwise._core.design.design import Design, RandomTerm
+    from donorwise._core.design.names import StandIns
     from donorwise._typing import FloatArray, IntArray
 
 
@@ -56,45 +67,72 @@ class RowsInUse:
     codes: IntArray
     first: IntArray
     cell_level: frozenset[str]
+    stand_ins: StandIns = field(default_factory=dict)
 
 
 def evaluate(formula: SimpleFormula, rows: RowsInUse) -> Evaluated:
     """Evaluate a formula on one row per pattern; its cell-level columns on all rows."""
     if is_rowwise(formula, numeric=_numeric(rows.frame)):
-        matrix = _matrix(formula, rows.frame.iloc[rows.first])
-        values = matrix.to_numpy(dtype=np.float64)
-        spec = matrix.model_spec
+        found = matrix(formula, rows.frame.iloc[rows.first], rows.stand_ins)
+        values, spec = found.to_numpy(dtype=np.float64), found.model_spec
         by_row = _cell_level_columns(spec, rows)
     else:  # splines and scalings learn their state from all rows
-        matrix = _matrix(formula, rows.frame)
-        values = matrix.iloc[rows.first].to_numpy(dtype=np.float64)
-        spec = matrix.model_spec
-        by_row = {j: matrix.iloc[:, j].to_numpy(dtype=np.float64) for j in _cell_level_indices(spec, rows)}
+        found = matrix(formula, rows.frame, rows.stand_ins)
+        values, spec = found.iloc[rows.first].to_numpy(dtype=np.float64), found.model_spec
+        by_row = {j: found.iloc[:, j].to_numpy(dtype=np.float64) for j in _cell_level_indices(spec, rows)}
     by_row = {j: v for j, v in by_row.items() if varies(v, rows.codes, rows.first)}
-    names = tuple(spec.column_names)
+    names = coefficients(spec)
     _check_finite(names, values, by_row)
-    terms = {str(t): tuple(i) for t, i in spec.term_indices.items() if str(t) != "1"}
+    terms = {term_name(t): tuple(i) for t, i in spec.term_indices.items() if not is_intercept(t)}
     return Evaluated(names, values, by_row, terms, spec)
 
 
-def evaluate_spec(spec: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """Evaluate a model spec on new rows."""
-    return _matrix(spec, frame)
+def evaluate_rows(design: Design, frame: pd.DataFrame) -> FloatArray:
+    """The fixed columns of a design on new rows of its variables, (n, p)."""
+    return matrix(design.spec, frame, design.lost.stand_ins).to_numpy(dtype=np.float64)
 
 
 def _numeric(frame: pd.DataFrame) -> frozenset[str]:
     return frozenset(name for name in frame.columns if not is_categorical(frame[name]))
 
 
-def _matrix(formula: Any, frame: pd.DataFrame) -> pd.DataFrame:
+def coefficients(spec: Any) -> tuple[str, ...]:
+    """Names of the columns of an evaluated formula as the user reads them; raise where two have one name."""
+    names = [shown(name) for own in spec.structure for name in own.columns]
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise DesignError(
+            f"Two coefficients are called `{repeated}`; rename a level (as text `1` and 1 are the same) or a column."
+        )
+    return tuple(names)
+
+
+def matrix(formula: Any, frame: pd.DataFrame, stand_ins: StandIns | None = None) -> pd.DataFrame:
+    """Columns of a formula, or of one that was evaluated before, on rows of its variables; names are covered.
+
+    `stand_ins` are levels that stand in for others (see `donorwise._core.design.lost.Lost`).
+    """
+    terms = formula.formula if hasattr(formula, "formula") else formula
+    names = {i: uncover(i) for i in identifiers(terms)}
+    own = {i: labelled(frame[n], (stand_ins or {}).get(n, {})) for i, n in names.items() if n in frame}
+    data = pd.DataFrame(own, index=frame.index, copy=False)
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            return formula.get_model_matrix(frame, context={}, na_action="ignore", output="pandas")
+            return formula.get_model_matrix(data, context={"C": _coded}, na_action="ignore", output="pandas")
     except DesignError:
         raise
     except Exception as error:  # user functions of a formula fail in any way they like
-        raise DesignError(f"The formula cannot be evaluated: {error}") from error
+        raise DesignError(f"The formula cannot be evaluated: {shown(str(error))}") from error
+
+
+def _coded(data: Any, contrasts: Any = None, *, levels: Iterable[Any] | None = None, **options: Any) -> Any:
+    """formulaic's ``C`` with the levels that a formula lists as those of the data."""
+    from formulaic.transforms import TRANSFORMS
+
+    own = None if levels is None else [Label(level) for level in levels]
+    named = {Label(name): weights for name, weights in contrasts.items()} if isinstance(contrasts, dict) else contrasts
+    return TRANSFORMS["C"](data, named, levels=own, **options)
 
 
 def _cell_level_indices(spec: Any, rows: RowsInUse) -> list[int]:
@@ -117,7 +155,7 @@ def _cell_level_columns(spec: Any, rows: RowsInUse) -> dict[int, FloatArray]:
         else:
             others.append(term)
     if others:
-        part = _matrix(spec.subset(others), rows.frame)
+        part = matrix(spec.subset(others), rows.frame, rows.stand_ins)
         where = {name: j for j, name in enumerate(spec.column_names)}
         found |= {where[name]: part[name].to_numpy(dtype=np.float64) for name in part.columns}
     return found
@@ -133,8 +171,11 @@ def _check_finite(names: tuple[str, ...], values: FloatArray, by_row: dict[int, 
 
 
 # Columns are centred and scaled to length 1 first, so this is the share of a column that the others
-# do not explain: rounding leaves 1e-13 or so of an aliased one, a year beside an intercept keeps all.
-_TOLERANCE = 1e-9
+# do not explain: rounding leaves 1e-13 or so of an aliased one, a year beside an intercept keeps all, and the
+# interaction of an arm with a number of mean 1e9 and spread .1 keeps 1e-10.
+_TOLERANCE = 1e-11
+_ROUNDING = 1e-13  # of a column's own length before it is centred, which is what its digits are good for
+_DEPENDENT = 1e-12  # products of indicators are exact but for rounding in the eigenvalues
 
 
 def check_design(design: Design) -> None:
@@ -150,6 +191,7 @@ def check_design(design: Design) -> None:
     check_full_rank(X, design)
     for term in design.random_terms:
         check_replication(X, design.fixed_names, term)
+    check_told_apart(design)
 
 
 def _inside_patterns(design: Design) -> FloatArray:
@@ -181,24 +223,59 @@ def check_random_size(term: RandomTerm, n: int) -> None:
 
 
 def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -> None:
-    """Raise when the fixed effects fit every level of a random intercept, so that its variance has no data left.
+    """Raise when the fixed effects fit every effect of a term of one column, so that its variance has no data left.
 
     Parameters
     ----------
     X
         Shape (n, p). The K patterns first, then rows that span what varies inside them.
     """
-    if term.columns != ("(Intercept)",) or len(term.levels) > len(names):
+    if len(term.columns) > 1 or term.varying[0] >= 0:
         return
-    indicators = np.zeros((len(X), len(term.levels)))
-    indicators[np.arange(len(term.codes)), term.codes] = 1.0
-    _, aliased = split_columns(np.hstack([X, indicators]), names)
-    if len(aliased) == len(term.levels):
-        raise DesignError(
-            f"The fixed effects already fit each of the {len(term.levels)} levels of `{term.group}` exactly, so nothing is "
-            f"left to estimate `{term.label}` from, and no comparison between levels of `{term.group}` has replicates. "
-            f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
-        )
+    effects = np.zeros((len(X), len(term.levels)))
+    effects[np.arange(len(term.codes)), term.codes] = term.Z[:, 0]
+    effects = effects[:, effects.any(axis=0)]
+    n = effects.shape[1]
+    if n > len(names) or len(split_columns(np.hstack([X, effects]), names)[1]) < n:
+        return
+    which = f"the {n} level{'' if n == 1 else 's'} of `{term.group}`"
+    which += "" if term.columns == ("(Intercept)",) else f" that have `{term.columns[0]}`"
+    raise DesignError(
+        f"The fixed effects already fit each of {which} exactly, so nothing is left to estimate `{term.label}` from, and "
+        f"no comparison between levels of `{term.group}` has replicates. "
+        f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
+    )
+
+
+def check_told_apart(design: Design) -> None:
+    """Raise when ``||`` makes terms of a grouping factor whose variances cannot be told apart.
+
+    The covariance of the rows of a level is a sum of z z', a term's variance times its column's. Where these products
+    are linearly dependent over the levels (1 1' is the sum of those of two arms, if each donor is in one of them),
+    other variances give the same covariance.
+    """
+    groups: dict[str, list[RandomTerm]] = {}
+    for term in design.random_terms:
+        if len(term.columns) == 1 and term.varying[0] < 0:
+            groups.setdefault(term.group, []).append(term)
+    for group, terms in groups.items():
+        factors = [t for t in terms if any(is_categorical(design.frame[v]) for v in variables(t.bar.terms))]
+        if factors and _smallest_share(terms) < _DEPENDENT:
+            raise DesignError(
+                f"The variances of {listing(t.label for t in terms)} cannot be told apart: other values of them give the "
+                f"same covariances, because levels of `{group}` do not have several levels of the factor. Keep the variance "
+                f"of each level, `(0 + {factors[0].bar.columns.removeprefix('0 + ')} || {quote(group)})`, and leave the others out."
+            )
+
+
+def _smallest_share(terms: Sequence[RandomTerm]) -> float:
+    """Smallest eigenvalue of the inner products of z z' of one-column terms of the same levels, each of length 1."""
+    Z = np.hstack([t.Z for t in terms])
+    products = np.zeros((len(terms[0].levels), len(terms), len(terms)))
+    np.add.at(products, terms[0].codes, Z[:, :, None] * Z[:, None, :])
+    gram = (products**2).sum(axis=0)
+    scale = np.sqrt(np.diag(gram))
+    return float(np.linalg.eigvalsh(gram / np.outer(scale, scale)).min())
 
 
 def check_full_rank(X: FloatArray, design: Design) -> None:
@@ -215,46 +292,57 @@ def check_full_rank(X: FloatArray, design: Design) -> None:
     independent, aliased = split_columns(X, names)
     if not aliased:
         return
-    variables = {str(t): term_variables(t) for t in design.spec.terms}
+    reads = design.reads
     reasons = []
     for j in aliased:
         term = next((t for t, columns in design.terms.items() if j in columns), "")
         before = [i for i in independent if i < j]
-        reasons.append(_categories(term, variables, design.frame) or _columns(X, j, before, names))
+        reasons.append(_categories(term, reads, design.frame) or _columns(X, j, before, names))
     reasons = list(dict.fromkeys(reasons))
     more = f" And {len(reasons) - 4} more such columns." if len(reasons) > 4 else ""
     raise DesignError(f"The fixed effects cannot be told apart. {' '.join(reasons[:4])}{more}")
 
 
 def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Split columns, from left to right, into independent ones and ones the columns before them give."""
-    scaled = _scale(X, names.index("Intercept") if "Intercept" in names else None)
-    basis = np.empty_like(scaled)
+    """Split columns, from left to right, into independent ones and ones the columns before them give.
+
+    Rounding of a column that is large beside its spread is followed into what it is subtracted from.
+    """
+    scaled, kept = _scale(X, names.index("Intercept") if "Intercept" in names else None)
+    basis, rounding = np.empty_like(scaled), np.zeros(X.shape[1])
     independent: list[int] = []
     aliased: list[int] = []
     for j in range(X.shape[1]):
         q = basis[:, : len(independent)]
-        rest = scaled[:, j] - q @ (q.T @ scaled[:, j])
+        weights = q.T @ scaled[:, j]
+        rest = scaled[:, j] - q @ weights
         rest -= q @ (q.T @ rest)  # once more: one pass of Gram-Schmidt leaves rounding behind
         length = float(np.linalg.norm(rest))
-        if length <= _TOLERANCE:
+        error = _ROUNDING / kept[j] + float(np.abs(weights) @ rounding[: len(independent)])
+        if length <= max(_TOLERANCE, error):
             aliased.append(j)
             continue
+        rounding[len(independent)] = error / length
         basis[:, len(independent)] = rest / length
         independent.append(j)
     return independent, aliased
 
 
-def _scale(X: FloatArray, intercept: int | None) -> FloatArray:
-    """Take the intercept out of the other columns, and scale all to length 1 (to 0 where only rounding is left)."""
+def _scale(X: FloatArray, intercept: int | None) -> tuple[FloatArray, FloatArray]:
+    """Take the intercept out of the other columns, and scale all to length 1 (to 0 where only rounding is left).
+
+    Also the share of each column's length that is kept without the intercept, (p,).
+    """
     largest = np.abs(X).max(axis=0, initial=0.0)
     unit = X / np.where(largest > 0, largest, 1.0)
+    before = np.linalg.norm(unit, axis=0)
     if intercept is not None:
         one = unit[:, intercept].copy()
         unit = unit - np.outer(one, one @ unit / (one @ one))
         unit[:, intercept] = one
     length = np.linalg.norm(unit, axis=0)
-    return unit / np.where(length > 1e-14 * np.sqrt(len(X)), length, np.inf)
+    seen = length > 1e-14 * np.sqrt(len(X))
+    return unit / np.where(seen, length, np.inf), np.where(seen, length / np.where(seen, before, 1.0), 1.0)
 
 
 def _columns(X: FloatArray, j: int, before: list[int], names: Sequence[str]) -> str:

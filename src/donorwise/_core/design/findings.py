@@ -10,10 +10,13 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.arms import CHANGE, Arms
+from donorwise._core.design.cover import remainder
 from donorwise._core.design.design import combine
 from donorwise._core.design.evaluate import check_design
-from donorwise._core.design.replicates import is_fixed, random_levels
-from donorwise._core.design.terms import quote, term_variables
+from donorwise._core.design.names import quote
+from donorwise._core.design.replicates import is_fixed, random_levels, spans_constant
+from donorwise._core.design.slopes import slope_of
+from donorwise._core.design.terms import term_variables
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 
@@ -28,6 +31,10 @@ _TECHNICAL = re.compile(
 )
 _DEPTH_SPREAD = 0.1  # standard deviation among donors of log mean depth above which means are seen to drift
 _COLLINEAR = 0.9  # share of a donor-level effect that the others explain
+_PRIOR_ALONE = (
+    ", and with one degree of freedom of its own nothing but the prior that features share carries a moderated test of it "
+    "(Kenward-Roger finds next to nothing)"
+)
 _FEW = 3  # donors in an arm
 _MANY_ROWS = 20  # rows of a donor from which on they are taken to be cells and not visits
 _ONE_UNIT = (
@@ -54,7 +61,7 @@ def unreplicated(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterat
     if inside is None:
         yield f"`{donors.name}` has no random intercept, so its cells count as replicates; add `(1 | {name})`."
         return
-    repeated = [a.contrast for a in _donor_level(arms) if _counts_repeatedly(design, a.contrast, donors, inside)]
+    repeated = counted_repeatedly(design, arms, donors, inside)
     if repeated:
         yield (
             f"`{donors.name}` has no random intercept: {_few(repeated)} would take the {len(inside.levels):,} levels of "
@@ -87,20 +94,34 @@ def few_donors(arms: Iterable[Arms]) -> Iterator[str]:
         else:
             text = f"is seen within {_count(n)}"
         verdict = "one donor cannot show how much donors differ" if n == 1 else "the result can hang on a single donor"
-        yield f"{arm.contrast} {text}: {verdict}."
+        yield f"{arm.contrast} {text}: {verdict}{_PRIOR_ALONE if _own_df(arm) == 1 else ''}."
+
+
+def _own_df(arm: Arms) -> float:
+    """Degrees of freedom that the donors of an arm leave a comparison of donors, or one within each of them."""
+    if arm.kind in ("between-donor", CHANGE):
+        return sum(arm.donors) - 2
+    return arm.n_both - 1 if arm.kind == "within-donor" else np.inf
 
 
 def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: Crossing | None = None) -> Iterator[str]:
     """Contrasts within donors that are taken to be the same in every donor; `samples` are those of the rows in use."""
     group = ":".join(quote(part) for part in donors.name.split(":"))
-    for names, own in _uncovered(arms).items():
+    for names, own in uncovered_within(arms).items():
         alone = len(names) == 1
         one, several = (
             "no random term lets its effect differ between donors",
             "no random term lets their effects differ",
         )
         units = next((a.units for a in own if a.units), "")
-        if units:
+        advice = _advice(design, names, donors, samples)
+        if units and not any(name in design.numeric_means for name in names):
+            risk = (
+                f"`{units}` takes the several levels that a donor has at one value of {listing(names)} for replicates of "
+                "its response, and more donors do not help"
+            )
+            advice += f" besides `{units}`"
+        elif units:
             risk = f"`{units}` takes the visits of a donor for replicates of a slope, and more donors do not help"
         else:
             risk = (
@@ -109,13 +130,13 @@ def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: Cro
             )
         yield (
             f"{listing(names)} {'varies' if alone else 'vary'} within donors ({_few([a.contrast for a in own])}) and "
-            f"{one if alone else several}: {risk}; add {_advice(design, names, donors, samples)}."
+            f"{one if alone else several}: {risk}; add {advice}."
         )
 
 
 def technical(design: Design, arms: Iterable[Arms], donors: Donors, samples: Crossing | None = None) -> Iterator[str]:
     """Batches that donors are spread over: only tests of the batch itself take it to act alike in every donor."""
-    for names, own in _uncovered(arms).items():
+    for names, own in uncovered_within(arms).items():
         yield (
             f"{listing(names)} varies within donors. That concerns tests of {listing(names)} itself "
             f"({_few([a.contrast for a in own])}), which would need {_advice(design, names, donors, samples)}; the other contrasts need "
@@ -128,7 +149,7 @@ def is_technical(arm: Arms, batch: str | None) -> bool:
     return len(arm.variables) == 1 and (arm.variables[0] == batch or _TECHNICAL.search(arm.variables[0]) is not None)
 
 
-def _uncovered(arms: Iterable[Arms]) -> dict[tuple[str, ...], list[Arms]]:
+def uncovered_within(arms: Iterable[Arms]) -> dict[tuple[str, ...], list[Arms]]:
     """Coefficients that no random term lets differ between donors, by what varies within donors."""
     grouped: dict[tuple[str, ...], list[Arms]] = {}
     for arm in arms:
@@ -142,7 +163,7 @@ def _advice(design: Design, names: Sequence[str], donors: Donors, samples: Cross
     group = ":".join(quote(part) for part in donors.name.split(":"))
     numeric = [v for v in names if v in design.numeric_means]
     if numeric:
-        return _slopes(numeric, group, random_levels(design, donors))
+        return _slopes([slope_of(design, donors, v) for v in numeric], group, random_levels(design, donors))
     inside = f"`(1 | {':'.join([group, *(quote(v) for v in names)])})`"
     if samples is None or not _same_units(design, names, donors, samples):
         return inside
@@ -164,10 +185,10 @@ def _same_units(design: Design, names: Sequence[str], donors: Donors, samples: C
 
 def _slopes(names: list[str], group: str, has_intercept: bool) -> str:
     """Random slopes without correlations, which moderated tests can take, in words."""
-    together = f"`({' + '.join(map(quote, names))} || {group})`"
+    together = f"`({' + '.join(names)} || {group})`"
     if not has_intercept:
         return together
-    alone = " + ".join(f"(0 + {quote(name)} | {group})" for name in names)
+    alone = " + ".join(f"(0 + {name} | {group})" for name in names)
     return f"`{alone}`, which with `(1 | {group})` is {together}"
 
 
@@ -256,20 +277,7 @@ def effective_replicates(arms: Iterable[Arms], n_donors: int) -> Iterator[str]:
             yield f"{arm.contrast}: its replicates are the {n_donors:,} donors, with {arm.n_values:,} different values."
 
 
-def count_scale(arms: Sequence[Arms], layer: str) -> Iterator[str]:
-    """The model of counts, where all that is asked compares donors with each other."""
-    asked = [a for a in arms if not a.cell_level]
-    if asked and all(a.kind == "between-donor" for a in asked):
-        where = f'layer="{layer}"' if layer else "layer=None"
-        by_cell = dict.fromkeys(v for a in arms if a.cell_level for v in a.within)
-        yield (
-            "Every contrast compares donors with each other and raw counts are at hand: `dw.tl.pseudobulk` "
-            f"({where}){f', without {listing(by_cell)},' if by_cell else ''} tests them on the scale of the counts, with "
-            "depth accounted for."
-        )
-
-
-def cell_level(arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
+def cell_level(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
     """Numbers that differ from cell to cell, without a random slope."""
     own = [a for a in arms if a.cell_level and not a.covered]
     if not own:
@@ -278,7 +286,7 @@ def cell_level(arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
     text = f"{_few([a.contrast for a in own])} {verb} from cell to cell; a test of such a slope takes it to be the same in every donor"
     if donors.rows.n_rows < _MANY_ROWS * len(donors.levels):
         names = dict.fromkeys(v for a in own for v in a.within)
-        slopes = " + ".join(f"(0 + {quote(v)} | {group})" for v in names)
+        slopes = " + ".join(f"(0 + {slope_of(design, donors, v)} | {group})" for v in names)
         text += f". If the rows are visits or samples and not cells, add `{slopes}`"
     yield f"{text}."
 
@@ -292,10 +300,15 @@ def _inside_donors(design: Design, donors: Donors) -> RandomTerm | None:
     inside = [
         t
         for t in design.random_terms
-        if "(Intercept)" in t.columns
+        if spans_constant(t)
         and combine([(t.codes, len(t.levels)), (donor, len(donors.levels))], len(donor))[1] == len(t.levels)
     ]
     return min(inside, key=lambda t: len(t.levels), default=None)
+
+
+def counted_repeatedly(design: Design, arms: Iterable[Arms], donors: Donors, inside: RandomTerm) -> list[str]:
+    """The comparisons of donors that rest on several levels of `inside` from each of them."""
+    return [a.contrast for a in _donor_level(arms) if _counts_repeatedly(design, a.contrast, donors, inside)]
 
 
 def _counts_repeatedly(design: Design, contrast: str, donors: Donors, inside: RandomTerm) -> bool:
@@ -310,9 +323,7 @@ def _counts_repeatedly(design: Design, contrast: str, donors: Donors, inside: Ra
     kept = [j for j, k in enumerate(design.varying) if k < 0]
     sums = np.stack([np.bincount(inside.codes, weights=design.X[:, j], minlength=n_units) for j in kept], axis=1)
     X = sums / np.bincount(inside.codes, minlength=n_units)[:, None]
-    j = kept.index(design.fixed_names.index(contrast))
-    others = np.delete(X, j, axis=1)
-    rest = (X[:, j] - others @ np.linalg.lstsq(others, X[:, j], rcond=None)[0]) ** 2
+    rest = remainder(X, kept.index(design.fixed_names.index(contrast))) ** 2
     largest = pd.Series(rest).groupby(donor).max().sum()
     return bool(largest < _ONE_UNIT * rest.sum())
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design, RandomTerm
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
+_SPANNED = 1e-9  # of the largest value of a column, for rounding
 _REPLICATES = ("donor", "patient", "subject", "individual", "participant", "person", "animal", "mouse")
 
 
@@ -188,13 +189,34 @@ def _count(entry: IntArray, pattern: IntArray, donor: IntArray, depth: FloatArra
 
 
 def random_levels(design: Design, donors: Donors) -> bool:
-    """Whether some random intercept has the donors as its levels."""
-    return any(
-        "(Intercept)" in t.columns
-        and len(t.levels) == len(donors.levels)
-        and constant(donors.rows.donor, t.codes[donors.rows.pattern], len(t.levels))
-        for t in design.random_terms
+    """Whether the random terms of the donors give each a level: an intercept, or a column for every level of a factor."""
+    return spans_constant(
+        *(
+            t
+            for t in design.random_terms
+            if len(t.levels) == len(donors.levels)
+            and constant(donors.rows.donor, t.codes[donors.rows.pattern], len(t.levels))
+        )
     )
+
+
+def spans_constant(*terms: RandomTerm) -> bool:
+    """Whether the columns of random terms (of the same levels) give a constant, as those of ``(0 + factor | donor)`` do."""
+    if any("(Intercept)" in term.columns for term in terms):
+        return True
+    columns = [term.Z[:, [k < 0 for k in term.varying]] for term in terms]
+    if not any(Z.size for Z in columns):
+        return False
+    Z = np.hstack(columns)
+    return in_span(np.ones((len(Z), 1)), Z)
+
+
+def in_span(columns: FloatArray, others: FloatArray) -> bool:
+    """Whether columns (n, p) are combinations of others (n, r)."""
+    scale = np.abs(others).max(axis=0, initial=0.0)
+    scaled = others / np.where(scale > 0, scale, 1.0)
+    rest = columns - scaled @ np.linalg.lstsq(scaled, columns, rcond=None)[0]
+    return bool(np.abs(rest).max(initial=0.0) <= _SPANNED * np.abs(columns).max(initial=1.0))
 
 
 def is_fixed(design: Design, donors: Donors) -> bool:
@@ -222,11 +244,16 @@ def replicate(groups: Sequence[str], donor: str = "") -> str | None:
     """
     ordered = sorted(groups, key=lambda g: g.count(":"))
     declared = [g for g in ordered if donor and g.split(":")[-1] == donor]
-    named = [g for g in ordered if any(word in g.split(":")[-1].lower() for word in _REPLICATES)]
+    named = [g for g in ordered if looks_like_replicate(g)]
     if declared or named or not groups:
         return next(iter([*declared, *named]), None)
     first = set(groups[0].split(":"))
     return min((g for g in groups if set(g.split(":")) <= first), key=lambda g: len(g.split(":")))
+
+
+def looks_like_replicate(group: str) -> bool:
+    """Whether a grouping factor has the name of a donor, alone or as the last part of a nested one."""
+    return any(word in group.split(":")[-1].lower() for word in _REPLICATES)
 
 
 def between_within_df(design: Design, n_obs: int, L: FloatArray) -> FloatArray:

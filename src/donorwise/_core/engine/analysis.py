@@ -71,6 +71,8 @@ class Tables:
         Long tables; None where nothing was fitted.
     prior
         The shared prior; None where tests are not moderated.
+    size_factors
+        What the depths of units were multiplied by; None for a model of cells.
     ddf, note
         How the tests allow for unknown variances, and why not as asked for; empty where nothing was fitted.
     donor
@@ -84,6 +86,7 @@ class Tables:
     icc: pd.DataFrame | None = None
     variance_partition: pd.DataFrame | None = None
     prior: pd.DataFrame | None = None
+    size_factors: pd.DataFrame | None = None
     ddf: str = ""
     note: str = ""
     donor: str = ""
@@ -97,7 +100,7 @@ class Replicates(NamedTuple):
     codes: IntArray
 
 
-TABLES = ("results", "varcomp", "icc", "variance_partition", "prior")
+TABLES = ("results", "varcomp", "icc", "variance_partition", "prior", "size_factors")
 FACTS = tuple(f.name for f in fields(Tables) if f.name not in TABLES)
 
 
@@ -207,8 +210,7 @@ class Analysis(ABC, Generic[S, F]):
         """The results of a task from the tests of its contrasts (None for none); see :func:`results_table`."""
         return results_table(
             self.tasks[number], self.contrasts[number], tested, names=self.names, variables=self.variables,
-            groups=tuple(task.name for task in self.tasks), log2_scale=np.log(self.log_base) / np.log(2),
-            n_donors=n_donors, n_obs=n_obs,
+            groups=tuple(task.name for task in self.tasks), n_donors=n_donors, n_obs=n_obs,
         )  # fmt: skip
 
     def asking(self, contrasts: Any) -> Self:

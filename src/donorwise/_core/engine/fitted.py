@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from donorwise._core.design.contrasts import resolve_contrasts, resolve_term
+from donorwise._core.design.contrasts import resolve_term
 from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
     icc_table,
     joint_table,
@@ -20,11 +21,11 @@ from donorwise._core.engine.tables import (
     tests_table,
     varcomp_table,
 )
-from donorwise._core.engine.tasks import test_features
+from donorwise._core.engine.tasks import Task, test_features
 from donorwise._core.inference.likelihood_ratio import check_nested, check_same_data, extra_parameters, n_parameters
 from donorwise._core.inference.moderation import learn, refusal
 from donorwise._core.models.lmm.fitted import FittedArrays
-from donorwise._typing import DDF, check_option
+from donorwise._typing import ALL, DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
@@ -179,12 +180,14 @@ class LMMFit(FittedArrays):
         Moderated: with ratios lambda of the random to the residual variance, a prior on them
         learned from all features by EM, and flat beta and log sigma, the posterior of c'beta is a
         mixture of t distributions with n - p degrees of freedom, F its distribution function at
-        zero, and ``p = 2 min(F, 1 - F)``. `estimate` is the mixture's mean, the interval lies
-        between its quantiles, and (`se`, `df`) are those of the t with the same quantiles at the
-        two-sided levels .05 and .001. It is calibrated on average over features, as moderated t
-        tests are (Smyth 2004): features with less variance between donors than others of their mean
-        get somewhat too large p-values, those with more somewhat too small ones. The prior follows the
-        rank of the mean response, so features should be on one scale.
+        zero, and ``p = 2 min(F, 1 - F)``. `estimate` is the mixture's mean; `statistic`, `se`, `df`
+        and the interval are those of one t distribution: that with this p-value whose 95% interval is as
+        wide as the mixture's (its 99.9% interval, the nearer p is to .05). So p is the tail of t beyond
+        ``estimate / se``, and `df` describes the shape of what is known: it counts neither donors nor cells.
+        The test is calibrated on average over features, as moderated t tests are (Smyth 2004): features with
+        less variance between donors than others of their mean get somewhat too large p-values, those with
+        more somewhat too small ones. The prior follows the rank of the mean response, so features should be
+        on one scale.
 
         Examples
         --------
@@ -201,11 +204,13 @@ class LMMFit(FittedArrays):
         check_option("ddf", ddf, DDF)
         if not 0 < level < 1:
             raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
-        names, L = resolve_contrasts(self.design, contrasts)
+        names, (own,) = resolve_by_group([Task(ALL, self.design, self.design.lost.reason)], contrasts)
+        assert own is not None  # one of the contrasts at least, else it is an error
         used = self.models[0].fallback if ddf == "moderated" and self.not_moderated and self.models else ddf
         with blas().limit(limits=1):
-            tested = test_features(self, L, used, level)
-        return tests_table(self.variables, names, tested.numbers, tested.status, self.n_donors, self.n_obs)
+            tested = test_features(self, own.L, used, level)
+        numbers, status = with_unanswered(tested, names, own.names)
+        return tests_table(self.variables, tuple(names), numbers, status, self.n_donors, self.n_obs)
 
     def joint_test(self, term: str, ddf: Ddf = "kenward-roger") -> pd.DataFrame:
         """F test that all coefficients of a fixed term are zero.

@@ -17,7 +17,7 @@ from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
-from donorwise._core.engine.results import with_group
+from donorwise._core.engine.results import constant_beta, with_group
 from donorwise._core.engine.tables import (
     icc_table,
     long_partition,
@@ -28,6 +28,8 @@ from donorwise._core.engine.tables import (
 )
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used, test_features
 from donorwise._core.jobs import tqdm
+from donorwise._core.models.lmm.abundance import are_ratios, find_units, responses_of
+from donorwise._core.models.lmm.crossproducts import Responses
 from donorwise._core.models.lmm.equations import Estimates, build_equations
 from donorwise._core.models.lmm.fit import fit_collapsed
 from donorwise._core.models.lmm.model import LMM
@@ -39,8 +41,9 @@ if TYPE_CHECKING:
 
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design, RandomTerm
+    from donorwise._core.models.lmm.abundance import Units
     from donorwise._core.models.lmm.equations import Equations
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray
 
 # Doubles of temporary arrays that a block of features may use (32 MB).
 _BLOCK = 4_000_000
@@ -116,6 +119,8 @@ def fit_lmm(
             DonorwiseWarning,
             stacklevel=2,
         )
+    if design.lost.reason:
+        warnings.warn(design.lost.reason, DonorwiseWarning, stacklevel=2)
     jobs = effective_jobs(n_jobs)
     (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:
@@ -181,16 +186,27 @@ def _fit_model(
     except DesignError:
         update(features.size)
         return None
+    units = find_units(design, collapsed.n_obs) if collapsed.abundance.size else None
     # each with its features only: a backend that is not threads sends them
     work = (
-        delayed(fit_collapsed)(equations, collapsed.take_features(s), reml=reml)
+        delayed(_fit_block)(equations, collapsed.take_features(s), units, reml=reml)
         for s in _slices(equations, collapsed, budget)
     )
-    blocks = []
-    for block in parallel(work):
+    blocks, abundances = [], []
+    for block, abundance in parallel(work):
         blocks.append(block)
+        abundances += [] if abundance is None else [abundance]
         update(block.status.size)
-    return LMM(features, equations, Estimates.concatenate(blocks))
+    together = Responses.concatenate(abundances) if abundances else None
+    return LMM(features, equations, Estimates.concatenate(blocks), together)
+
+
+def _fit_block(
+    equations: Equations, collapsed: Collapsed, units: Units | None, *, reml: bool
+) -> tuple[Estimates, Responses | None]:
+    """Estimates of some features and, where units are given, their log abundances as responses."""
+    abundance = None if units is None else responses_of(equations, collapsed, units)
+    return fit_collapsed(equations, collapsed, reml=reml), abundance
 
 
 def _slices(equations: Equations, collapsed: Collapsed, budget: int) -> list[slice]:
@@ -205,6 +221,14 @@ def _n_donors(design: Design, collapsed: Collapsed, donor: str) -> int:
     """Levels of `donor` that have rows."""
     used = collapsed.n_obs > 0
     return next((np.unique(t.codes[used]).size for t in design.random_terms if t.group == donor), 0)
+
+
+def _are_ratios(fit: LMMFit, L: FloatArray) -> BoolArray:
+    """Which contrasts (n, p) can be fold changes, (n,): adding a constant to the log abundances must leave them alone."""
+    if all(model.abundance is None for model in fit.models) or not constant_beta(fit.design).any():
+        return np.zeros(len(L), dtype=bool)
+    used = fit.design.codes[fit.design.codes >= 0]
+    return are_ratios(find_units(fit.design, np.bincount(used, minlength=fit.design.n_patterns)), L)
 
 
 def donor_term(design: Design, donor: str) -> RandomTerm:
@@ -243,7 +267,8 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
         table = None
         if own is not None:
             tested = test_features(fit, own.L, ddf, 0.95)
-            table = tests_table(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
+            numbers = tested.numbers | {"log_fc": np.where(_are_ratios(fit, own.L)[:, None], tested.log_fc, np.nan)}
+            table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
         partition = partition_table(fit.variables, fit.design, fit.models)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 
 from donorwise._core.cells.matrices import stored_values
+from donorwise._core.cells.size_factors import size_factors
 from donorwise._core.design.replicates import find_donors, is_fixed
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import blas
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
-from donorwise._core.engine.results import with_group
+from donorwise._core.engine.results import told_reasons, with_group
 from donorwise._core.engine.sources import UnitStatistics
 from donorwise._core.engine.tables import FIXED, RESIDUAL, SHARES, prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
@@ -25,13 +27,15 @@ from donorwise._core.models.lograte.model import fit_log_rates, random_effects
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.units import Units
     from donorwise._core.models.lograte.model import LogRateModel
     from donorwise._core.models.lograte.units import Depths
     from donorwise._typing import FloatArray, IntArray, StrArray
+
+logger = logging.getLogger("donorwise")
 
 
 DISPERSION = "dispersion"  # beside the variances
@@ -51,6 +55,8 @@ class LogRateFit:
         What a unit is called.
     n_donors, n_obs
         Shape (G,). Replicates and cells.
+    factors
+        Shape (S,). What the depths of the units were multiplied by, in the order of the design.
     """
 
     variables: tuple[str, ...]
@@ -58,6 +64,7 @@ class LogRateFit:
     unit: str
     n_donors: IntArray
     n_obs: IntArray
+    factors: FloatArray
 
     @property
     def design(self) -> Design:
@@ -119,10 +126,10 @@ def fit_units(
     """Fit the genes of one task; `update` is told how many are done."""
     with blas().limit(limits=1):
         model = fit_log_rates(statistics.design, statistics.collapsed, statistics.depths, n_jobs)
-    update(len(variables))
-    n_donors, n_obs = units.n_donors(statistics.units), int(model.depths.n_cells.sum())
-    counts = (np.full(len(variables), n) for n in (n_donors, n_obs))
-    return LogRateFit(variables, (model,), units.name, *counts)
+    n = len(variables)
+    update(n)
+    n_donors, n_obs = np.full(n, units.n_donors(statistics.units)), np.full(n, model.depths.n_cells.sum())
+    return LogRateFit(variables, (model,), units.name, n_donors, n_obs, statistics.factors)
 
 
 def check_depths(depths: Depths, units: Units) -> None:
@@ -146,6 +153,21 @@ def ranef_table(fit: LogRateFit, units: Units, variances: FloatArray) -> pd.Data
         values = {"value": fit.spread(own.mode).ravel(), "cond_sd": fit.spread(own.sd).ravel()}
         frames.append(pd.DataFrame(values, index=index).reset_index().assign(term=term, column="(Intercept)"))
     return pd.concat(frames, ignore_index=True)
+
+
+def tell_uncorrected(method: str, notes: Mapping[str, str], *, by_group: bool) -> None:
+    """Log why the depths of some units are as they were, once per reason with the groups that share it."""
+    for text in told_reasons(notes) if by_group else filter(None, notes.values()):
+        logger.warning("%r leaves depths as they are. %s.", method, text)
+
+
+def factors_table(fit: LogRateFit, units: Units) -> pd.DataFrame:
+    """What the depth of every unit was multiplied by: unit, n_cells, depth, factor."""
+    model, used = fit.models[0], np.flatnonzero(fit.design.codes >= 0)
+    order = np.argsort(model.units.order)
+    depth = model.depths.total[order] / fit.factors
+    table = {"unit": units.labels(used), "n_cells": model.depths.n_cells[order], "depth": depth, "factor": fit.factors}
+    return pd.DataFrame(table)
 
 
 def stored_variances(fit: LogRateFit, varcomp: pd.DataFrame) -> FloatArray:
@@ -202,6 +224,10 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     sample, depth
         Columns of obs that tell units of a donor apart and that depths are from; empty for none, and for the sum of
         the counts.
+    normalize
+        How depths are made comparable, one of :data:`donorwise._core.cells.size_factors.METHODS`.
+    factors
+        Shape (U,). What the depths of all units are multiplied by, where that is known; None to find it by `normalize`.
     """
 
     family = Family(method="pseudobulk", observations="units", link="log", prior_on="variance")
@@ -209,6 +235,38 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     units: Units
     sample: str
     depth: str
+    normalize: str
+    factors: FloatArray | None = None
+
+    def statistics(self, numbers: Sequence[int] | None = None) -> list[UnitStatistics | None]:
+        """See :class:`Analysis`; depths are multiplied by factors, which are from all genes and do not know the design."""
+        if self.factors is None:
+            return self._normalized(numbers)
+        found = Analysis.statistics(self, numbers)
+        return [None if own is None else own.scaled(self.factors[own.units]) for own in found]
+
+    def _normalized(self, numbers: Sequence[int] | None) -> list[UnitStatistics | None]:
+        """Statistics with factors by group, which is told where they cannot correct all depths."""
+        features, whole = self.source.features, replace(self, variables=(), source=replace(self.source, features=None))
+        found, notes = Analysis.statistics(whole, numbers), {}
+        for at, own in enumerate(found):
+            if own is None:
+                continue
+            factors = size_factors(own.counts, own.depths.total, self.normalize)
+            notes[self.tasks[at if numbers is None else numbers[at]].name] = factors.note
+            scaled = own.scaled(factors.values)
+            found[at] = scaled if features is None else scaled.take_features(features)
+        tell_uncorrected(self.normalize, notes, by_group=bool(self.groupby))
+        return found
+
+    def bytes_of(self, numbers: Sequence[int]) -> int:
+        """See :class:`Analysis`; factors are from all genes."""
+        n_features = self.source.matrix.shape[1] if self.factors is None else len(self.variables)
+        return self.source.bytes_of([self.tasks[i] for i in numbers], n_features)
+
+    def few(self, n_features: int) -> Self:
+        """See :class:`Analysis`; factors would take as long as all genes."""
+        return replace(Analysis.few(self, n_features), factors=np.ones(len(self.units.table)))
 
     def fit(self, number: int, statistics: UnitStatistics, update: Callable[[int], object]) -> LogRateFit:
         """See :class:`Analysis`."""
@@ -224,13 +282,15 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         name = self.tasks[number].name
         ddf, note = ddf_used(fit, self.options.ddf)
         tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
-        table = tests_table(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
+        numbers = tested.numbers | {"log_fc": tested.log_fc}
+        table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
             varcomp=with_group(varcomp_table(fit, tested.variances), name),
             icc=with_group(icc_table(fit, tested.variances), name),
             variance_partition=with_group(partition_table(fit, tested.variances), name),
             prior=with_group(prior_table(fit.learned.prior), name) if ddf == "moderated" else None,
+            size_factors=with_group(factors_table(fit, self.units), name),
             ddf=ddf,
             note=note,
             donor=self.donor,
@@ -268,4 +328,4 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""
-        return {"units": self.units.name, "sample": self.sample, "depth": self.depth}
+        return {"units": self.units.name, "sample": self.sample, "depth": self.depth, "normalize": self.normalize}

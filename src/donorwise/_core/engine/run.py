@@ -13,8 +13,10 @@ import pandas as pd
 
 from donorwise._core.engine.analysis import TABLES, Family, Tables
 from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.cautions import shifted
 from donorwise._core.engine.groups import stored_columns
-from donorwise._core.engine.results import told_reasons, with_levels
+from donorwise._core.engine.power import carried_by_prior, own_df
+from donorwise._core.engine.results import contrasts_of_covariates, told_reasons, with_levels
 from donorwise._core.engine.tables import UNIVERSE, dtype_of
 from donorwise._core.jobs import tqdm
 from donorwise._typing import STATUSES
@@ -149,7 +151,18 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
         )
     tables = _stack(analysis, parts)
     _log_replaced(named)
-    return Result(tables, _params(analysis, named, tables["results"]), failed)
+    cautions = shifted(tables["results"], _of_covariates(analysis))
+    for text in cautions.values():
+        logger.warning(text)
+    said = {"cautions": cautions} if cautions else {}
+    return Result(tables, _params(analysis, named, tables["results"]) | said, failed)
+
+
+def _of_covariates(analysis: Analysis[S, F]) -> set[str]:
+    """Contrasts of covariates of cells, such as the depth, on which most genes may well depend."""
+    tasks = zip(analysis.tasks, analysis.contrasts, strict=True)
+    made = [(t.design, own) for t, own in tasks if t.design is not None and own is not None]
+    return {name for design, own in made for name in contrasts_of_covariates(design, own)}
 
 
 def _stack(analysis: Analysis[S, F], parts: Sequence[Tables]) -> dict[str, pd.DataFrame]:
@@ -191,6 +204,7 @@ def _params(analysis: Analysis[S, F], parts: dict[str, Tables], results: pd.Data
         "ddf_used": {name: part.ddf for name, part in parts.items() if part.ddf},
         "ddf_reasons": {name: part.note for name, part in parts.items() if part.note},
         "reml": analysis.options.reml,
+        **_carried_by_prior(analysis, parts),
         "reasons": {name: reason for name, reason in reasons.items() if reason},
         "n_cells": n_cells,
         "n_dropped": analysis.n_cells - n_cells,
@@ -200,6 +214,17 @@ def _params(analysis: Analysis[S, F], parts: dict[str, Tables], results: pd.Data
         "version": _version(),
         **analysis.own_params(),
     }
+
+
+def _carried_by_prior(analysis: Analysis[S, F], parts: dict[str, Tables]) -> dict[str, dict[str, str]]:
+    """Contrasts by group that nothing but the prior carries; no entry where there are none."""
+    found = {}
+    for task, own in zip(analysis.tasks, analysis.contrasts, strict=True):
+        if own is not None and task.design is not None and parts[task.name].ddf == "moderated":
+            n_obs = int(np.sum(task.design.codes >= 0))
+            found[task.name] = carried_by_prior(own.names, own_df(task.design, own.L, n_obs))
+    found = {name: names for name, names in found.items() if names}
+    return {"carried_by_prior": found} if found else {}
 
 
 def _status_counts(results: pd.DataFrame) -> dict[str, int]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from donorwise._core.cells.collapsed_rows import merge_rows
-from donorwise._core.design.design import combine, first_rows
+from donorwise._core.design.design import RandomTerm, combine, first_rows
 from donorwise._core.design.formula import Bar, ParsedFormula
+from donorwise._core.design.lost import Levels, levels_in_use
 from donorwise._core.design.terms import check_column, check_obs, read_column
 from donorwise._core.models.lograte.units import Depths
+from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.design.design import Design
     from donorwise._typing import FloatArray, IntArray
 
 logger = logging.getLogger("donorwise")
@@ -44,6 +47,10 @@ class Units:
         The columns whose combinations are the units, the group left out.
     formula
         The formula for `table`: random terms whose levels are the units are left to the variance between units.
+    levels
+        Levels of its variables among the cells, those without a unit too.
+    sample
+        Column of the samples that may tell units of a donor apart; empty where they do not.
     """
 
     table: pd.DataFrame
@@ -51,6 +58,8 @@ class Units:
     donor: str
     columns: tuple[str, ...]
     formula: ParsedFormula
+    levels: Levels
+    sample: str
 
     @property
     def name(self) -> str:
@@ -88,7 +97,8 @@ def find_units(
         Columns of `obs`; those of the groups may be none.
     explicit
         Whether the user asked for `sample`; otherwise samples are units only where the formula has
-        a term for the donor, without which samples of a donor would pass for replicates.
+        a term for the donor, without which samples of a donor would pass for replicates, and where they do not
+        split what the formula tells apart within donors: the donor's response would have no variance of its own.
 
     Raises
     ------
@@ -96,7 +106,7 @@ def find_units(
         A column is missing, or a number in the formula differs from cell to cell.
     """
     read, grouping = parsed.variables, parsed.groups
-    by_donor = donor in (*read, *grouping)
+    by_donor = donor in parsed.columns
     outer = [donor, *groupby]
     samples = [sample] if sample is not None and (explicit or by_donor) else []
     labels = [*outer, *samples, *grouping]
@@ -108,21 +118,34 @@ def find_units(
         name: read_column(obs[name], name, categorical=name in labels) for name in dict.fromkeys([*labels, *read])
     }
     codes, table, splitting = _split(columns, outer)
+    if samples and not explicit and sample not in (*read, *grouping):
+        without = _split({name: column for name, column in columns.items() if name != sample}, outer)
+        if len(outer) < len(without[2]) and len(without[1]) < len(table):
+            logger.info(
+                "Samples (%s) of a donor with the same %s are one unit.", sample, listing(without[2][len(outer) :])
+            )
+            (codes, table, splitting), samples = without, []
     _check_cell_level(columns, splitting, codes, table, donor)
     unit_columns = tuple(c for c in splitting if c not in groupby)
-    return Units(table, codes, donor, unit_columns, _without_units(parsed, table, groupby))
+    kept = _without_units(parsed, table, groupby)
+    return Units(table, codes, donor, unit_columns, kept, levels_in_use(kept, obs), "".join(samples))
 
 
-def repeated_donors(units: Units, groupby: Sequence[str]) -> int:
-    """Number of donors that have several units (in a group)."""
-    by = [units.donor, *groupby]
-    sizes = units.table.groupby(by, observed=True).size()
-    return int(sizes[sizes > 1].index.get_level_values(0).nunique())
-
-
-def has_donor_term(parsed: ParsedFormula, donor: str) -> bool:
-    """Whether the donor is in the formula, as a fixed or a random effect."""
-    return donor in parsed.columns
+def with_units(design: Design, units: Units) -> Design:
+    """The design of units, a pattern each, with the variance between units as one more random intercept."""
+    used = np.flatnonzero(design.codes >= 0)
+    parsed = design.parsed.with_intercept(units.columns)
+    term = RandomTerm(
+        group=units.name,
+        levels=tuple(units.labels(used)),
+        codes=design.codes[used].astype(np.int64),
+        columns=("(Intercept)",),
+        Z=np.ones((used.size, 1)),
+        varying=(-1,),
+        bar=parsed.bars[-1],
+        at=(0,),
+    )
+    return replace(design, parsed=parsed, random_terms=(*design.random_terms, term))
 
 
 def merge_units(values: Collapsed, cubes: FloatArray, codes: IntArray, n: int) -> tuple[Collapsed, Depths]:

@@ -10,7 +10,7 @@ polynomials on equal pieces of v hold it to 1e-12. For nu = inf, v = x and T is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,9 +18,10 @@ from numpy.polynomial.chebyshev import cheb2poly
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from donorwise._core.inference.kernels import distributions, t_density, tails_at_zero
+from donorwise._core.inference.matched import FAR, MIDDLE, match_t
 
 if TYPE_CHECKING:
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, IntArray
 
 _DEGREE = 12
 _WIDTH = 0.125  # of a piece, in v / sqrt(nu), up to these degrees of freedom; from there on the same in v
@@ -94,7 +95,6 @@ def _polynomials(values: FloatArray) -> FloatArray:
     return np.ascontiguousarray(values @ _TO_CHEBYSHEV @ _TO_POWERS)
 
 
-_TAILS = (0.05, 0.001)  # two-sided levels at which (se, df) match the mixture
 _NEWTON = 40
 _SCORE = 1e-5  # a Newton step from this error in normal scores leaves about its square
 _TINY = 1e-280  # below it the table of tails comes to its end
@@ -102,11 +102,12 @@ _TINY = 1e-280  # below it the table of tails comes to its end
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Summaries of G mixtures, every array (G,); (se, df) match their quantiles."""
+    """Summaries of G mixtures, every array (G,): p is the mixture's, `statistic`, se, df and interval those of one t."""
 
     estimate: FloatArray
     se: FloatArray
     df: FloatArray
+    statistic: FloatArray
     p_value: FloatArray
     ci_low: FloatArray
     ci_high: FloatArray
@@ -115,28 +116,23 @@ class Summary:
 def summarise_mixture(
     q: FloatArray, m: FloatArray, s: FloatArray, nu: float, level: float, root: FloatArray | None = None
 ) -> Summary:
-    """Mean, two-sided p-value of zero, central interval, and the (se, df) of a t with the same quantiles.
+    """Mean, two-sided p-value of zero, and the t with that p-value and the width of the mixture's 95% interval.
 
-    The t matches half of the distance between the mixture's quantiles at the two-sided levels .05
-    and .001. The p-value is that of the statistics `root` (G, points), m / s if None.
+    See :mod:`donorwise._core.inference.matched`; the interval of `level` is that of the t. The p-value is that of
+    the statistics `root` (G, points), m / s if None.
     """
     q, m, s = (np.ascontiguousarray(a) for a in (q, m, s))
     mean = (q * m).sum(axis=1)
     sd = np.sqrt((q * (s**2 + (m - mean[:, None]) ** 2)).sum(axis=1))
-    quantiles = {
-        alpha: [_quantile(q, m, s, nu, p, mean, sd) for p in (alpha / 2, 1 - alpha / 2)]
-        for alpha in {*_TAILS, _as_tail(level)}
-    }
-    half = [0.5 * (high - low) for low, high in (quantiles[alpha] for alpha in _TAILS)]
-    df = _df_of_ratio(half[1] / half[0])
-    se = half[0] / stdtrit(df, 1 - _TAILS[0] / 2)
-    return Summary(
-        mean,
-        se,
-        df,
-        two_sided(q, *((m, s) if root is None else (root, np.ones_like(root))), nu),
-        *quantiles[_as_tail(level)],
-    )
+
+    def half_width(alpha: float, at: IntArray | slice) -> FloatArray:
+        low, high = (quantiles(q[at], m[at], s[at], nu, p, mean[at], sd[at]) for p in (alpha / 2, 1 - alpha / 2))
+        return 0.5 * (high - low)
+
+    p_value = two_sided(q, *((m, s) if root is None else (root, np.ones_like(root))), nu)
+    t = match_t(mean, p_value, half_width(MIDDLE, slice(None)), partial(half_width, FAR), nu)
+    half = -stdtrit(t.df, 0.5 * _as_tail(level)) * t.se
+    return Summary(mean, t.se, t.df, t.statistic, p_value, mean - half, mean + half)
 
 
 def two_sided(q: FloatArray, m: FloatArray, s: FloatArray, nu: float) -> FloatArray:
@@ -155,7 +151,7 @@ def _as_tail(level: float) -> float:
     return round(1 - level, 12)
 
 
-def _quantile(
+def quantiles(
     q: FloatArray, m: FloatArray, s: FloatArray, nu: float, p: float, mean: FloatArray, sd: FloatArray
 ) -> FloatArray:
     """Quantile of each mixture: Newton's method on normal scores, where a mixture of t is nearly straight."""
@@ -173,10 +169,3 @@ def _quantile(
         if not active.size:
             break
     return x
-
-
-def _df_of_ratio(ratio: FloatArray) -> FloatArray:
-    """Degrees of freedom of the t whose half-widths at the two levels have this ratio."""
-    df = np.geomspace(1.0, 1e7, 400)
-    table = stdtrit(df, 1 - _TAILS[1] / 2) / stdtrit(df, 1 - _TAILS[0] / 2)
-    return np.asarray(np.exp(np.interp(-ratio, -table, np.log(df))))

@@ -41,11 +41,15 @@ def covariance_of_factors(pieces: Pieces) -> tuple[FloatArray, FloatArray]:
     sigma2 = pieces.sigma2[:, None]
     gradient = (pieces.tr_PE - pieces.quad1 / sigma2) / sigma2
     hessian = (2 * pieces.quad2 / sigma2[:, :, None] - pieces.tr_PEPE) / sigma2[:, :, None] ** 2
-    J, curvature = _factor_derivatives(pieces, gradient)
-    H = np.einsum("gkm,gkl,gln->gmn", J, hessian, J, optimize=True) + curvature
+    J, second = _factor_derivatives(pieces, gradient)
+    H = np.einsum("gkm,gkl,gln->gmn", J, hessian, J, optimize=True) + second
+    curvature = np.sqrt(np.abs(np.einsum("gkk->gk", H)))
+    unit = 1 / np.where(curvature > 0, curvature, 1)  # parameters differ in units
+    H = unit[:, :, None] * H * unit[:, None, :]
     values, vectors = np.linalg.eigh(0.5 * (H + np.swapaxes(H, 1, 2)))
-    kept = values > _NULL * values.max(axis=1, keepdims=True)
+    kept = values > _NULL
     inverse = np.where(kept, 2 / np.where(kept, values, 1), 0)
+    vectors = unit[:, :, None] * vectors
     return J, np.einsum("gak,gk,gbk->gab", vectors, inverse, vectors)
 
 

@@ -7,7 +7,7 @@ crossed) are blocks, and Z'V⁻¹Z is block-diagonal over them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,6 +67,25 @@ class Blocks:
             self.start, self.S, self.S_start, self.A, self.term, self.component, self.lead, self.partner,
             self.parameter,
         )  # fmt: skip
+
+    @property
+    def places(self) -> tuple[IntArray, IntArray]:
+        """Row and column of every number in `S`."""
+        sizes = np.diff(self.start)
+        size = np.repeat(sizes, sizes)  # of each row's block
+        first, row = np.repeat(self.start[:-1], sizes), np.repeat(np.arange(size.size), size)
+        return row, np.arange(row.size) - np.repeat(np.cumsum(size) - size - first, size)
+
+    @property
+    def diagonal(self) -> FloatArray:
+        """Diagonal of Z'WZ, (q,): what the data of a level say about each of its columns."""
+        row, column = self.places
+        return self.S[row == column]
+
+    def scaled(self, scale: FloatArray) -> Blocks:
+        """The blocks of columns that are multiplied by `scale` (q,)."""
+        row, column = self.places
+        return replace(self, S=self.S * scale[row] * scale[column], A=self.A * scale[:, None])
 
 
 def build_blocks(fixed: FixedBasis, terms: Sequence[TermBasis], collapsed: Collapsed) -> Blocks:

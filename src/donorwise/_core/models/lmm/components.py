@@ -11,11 +11,10 @@ from donorwise._core.models.lmm.evaluate import evaluate_block
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
-    from donorwise._core.models.lmm.crossproducts import TermBasis
     from donorwise._core.models.lmm.equations import Equations, Estimates
     from donorwise._typing import FloatArray, IntArray
 
-_ROUNDING = 1e-24  # variance relative to the largest of its term, or to the residual, below which it is zero
+_ROUNDING = 1e-24  # variance, relative to what it was summed from or to what a level says of it, below which it is zero
 
 
 def relative_covariance(t: int, parameter: IntArray, gamma: FloatArray) -> FloatArray:
@@ -29,13 +28,14 @@ def relative_covariance(t: int, parameter: IntArray, gamma: FloatArray) -> Float
     return T
 
 
-def original_covariance(basis: TermBasis, t: int, parameter: IntArray, gamma: FloatArray) -> FloatArray:
+def original_covariance(equations: Equations, t: int, gamma: FloatArray) -> FloatArray:
     """T of term `t` for the columns as the formula has them, (G, r, r)."""
-    internal = relative_covariance(t, parameter, gamma)
-    internal[np.einsum("gii->g", internal) < _ROUNDING] = 0.0  # or its correlations would be those of rounding errors
-    T = basis.back @ internal @ basis.back.T
-    variances = np.einsum("gii->gi", T)
-    rounding = variances < _ROUNDING * variances.max(axis=1, keepdims=True)
+    internal, back = relative_covariance(t, equations.blocks.parameter, gamma), equations.terms[t].back
+    total = np.einsum("gii->g", internal)
+    # or its correlations would be those of rounding errors
+    internal[total * equations.information[t] < _ROUNDING] = 0.0
+    T = back @ internal @ back.T
+    rounding = np.einsum("gii->gi", T) < _ROUNDING * total[:, None] * (back**2).sum(axis=1)
     T[rounding[:, :, None] | rounding[:, None, :]] = 0.0
     return T
 
@@ -53,10 +53,9 @@ def cholesky_psd(T: FloatArray) -> FloatArray:
     """Lower Cholesky factors of (G, r, r) matrices that may be singular; zero columns where they are."""
     L = np.zeros_like(T)
     r = T.shape[1]
-    rounding = _ROUNDING * np.einsum("gii->gi", T).max(axis=1)
     for c in range(r):
         pivot = T[:, c, c] - (L[:, c, :c] ** 2).sum(axis=1)
-        root = np.sqrt(np.where((pivot > np.maximum(1e-14 * T[:, c, c], rounding)) | np.isnan(pivot), pivot, 0))
+        root = np.sqrt(np.where((pivot > 1e-14 * T[:, c, c]) | np.isnan(pivot), pivot, 0))
         L[:, c, c] = root
         for i in range(c + 1, r):
             rest = T[:, i, c] - (L[:, i, :c] * L[:, c, :c]).sum(axis=1)
@@ -66,8 +65,7 @@ def cholesky_psd(T: FloatArray) -> FloatArray:
 
 def covariances(equations: Equations, gamma: FloatArray) -> list[FloatArray]:
     """T of every term for the columns as the formula has them, (G, r, r) each."""
-    parameter = equations.blocks.parameter
-    return [original_covariance(basis, t, parameter, gamma) for t, basis in enumerate(equations.terms)]
+    return [original_covariance(equations, t, gamma) for t in range(len(equations.terms))]
 
 
 def to_basis(equations: Equations, other: Equations, gamma: FloatArray) -> FloatArray:

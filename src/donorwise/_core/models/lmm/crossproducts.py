@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _CONSTANT = 1e-13  # relative spread below which a response is rounding noise about one value
 _EXPLAINED = 1e-13  # residual sd relative to the sd of the response: fully explained by X
 _RANK = 1e-10
+_FIXED_RANK = 1e-13  # columns are not centred here: a number of mean 1e10 and spread 1 keeps 1e-10 of its length
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def fixed_basis(design: Design, collapsed: Collapsed) -> FixedBasis:
     if stacked.shape[0] < p or (p and norms.min() == 0):
         raise DesignError("The fixed part is rank deficient on the rows in use.")
     R = np.linalg.qr(stacked / norms, mode="r")
-    if p and np.abs(np.diag(R)).min() < _RANK:
+    if p and np.abs(np.diag(R)).min() < _FIXED_RANK:
         raise DesignError("The fixed part is rank deficient on the rows in use.")
     R = R * norms
     inverse = np.linalg.inv(R / norms) / norms[:, None]
@@ -158,12 +159,14 @@ def term_basis(term: RandomTerm, collapsed: Collapsed) -> TermBasis:
     """Columns of a random term in the internal basis (see :class:`TermBasis`)."""
     columns = column_means(term.Z, term.varying, collapsed)
     stacked = _stacked(columns, collapsed) / np.sqrt(collapsed.weight.sum())
-    factor: FloatArray = np.asarray(np.linalg.qr(stacked, mode="r")).T
+    norms = np.sqrt((stacked**2).sum(axis=0))  # columns differ in units
+    factor: FloatArray = np.asarray(np.linalg.qr(stacked / np.where(norms > 0, norms, 1), mode="r")).T
     square = factor.shape[0] == factor.shape[1]  # not so with fewer rows than columns
-    if not square or np.abs(np.diag(factor)).min() <= _RANK * max(np.abs(factor).max(), 1e-300):
+    if not square or np.abs(np.diag(factor)).min() <= _RANK:
         raise DesignError(f"The columns of the random term {term.label} are constant or collinear; drop one of them.")
     factor = factor * np.sign(np.diag(factor))
-    back: FloatArray = np.asarray(np.linalg.inv(factor).T, dtype=np.float64)
+    back: FloatArray = np.asarray(np.linalg.inv(factor).T / norms[:, None], dtype=np.float64)
+    factor = factor * norms[:, None]
     return TermBasis(term, columns.transformed(back), factor, back)
 
 

@@ -42,6 +42,9 @@ class Equations:
         Sum of the logarithms of the weights.
     spread
         Shape (p, p). Covariance over the rows of the columns of X̃.
+    information
+        Shape (terms,). Mean information on a column of the term of the levels that have any: what a variance is
+        multiplied by to be that of a level's effect relative to its sampling variance.
     spectrum
         Eigenvalues that make a single variance ratio fast; None for other models.
     """
@@ -53,12 +56,18 @@ class Equations:
     n_obs: int
     log_weight: float
     spread: FloatArray
+    information: FloatArray
     spectrum: Spectrum | None
 
     @property
     def p(self) -> int:
         """Number of fixed effects."""
         return self.fixed.R.shape[0]
+
+    @property
+    def parameter_information(self) -> FloatArray:
+        """That of the term of every covariance parameter, (K,)."""
+        return self.information[self.blocks.parameter[:, 0]]
 
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients of the orthonormal basis."""
@@ -125,5 +134,12 @@ def build_equations(design: Design, collapsed: Collapsed) -> Equations:
     single = blocks.parameter.shape[0] == 1 and blocks.order.size <= _EIGEN_LIMIT
     return Equations(
         design, fixed, terms, blocks, n_obs, log_weight, column_covariance(fixed.columns, collapsed),
-        spectrum(blocks) if single else None,
+        _information(blocks, len(terms)), spectrum(blocks) if single else None,
     )  # fmt: skip
+
+
+def _information(blocks: Blocks, n_terms: int) -> FloatArray:
+    """See :class:`Equations`; a level without data on a term's columns, as that of another arm, is no level of it."""
+    diagonal = blocks.diagonal
+    informed = [diagonal[(blocks.term == t) & (diagonal > 0)] for t in range(n_terms)]
+    return np.array([own.mean() for own in informed])

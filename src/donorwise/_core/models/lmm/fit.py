@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,21 +17,24 @@ from donorwise._core.models.lmm.spectral import fit_spectral
 
 if TYPE_CHECKING:
     from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.models.lmm.blocks import Blocks
     from donorwise._core.models.lmm.crossproducts import Responses
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
-# lme4 calls a fit singular where a relative standard deviation is below 1e-4.
-_SINGULAR = 1e-8
-# Relative variance of the first column and of the others, and correlation.
+# Variance, relative to what a level says of it, below which a fit is singular (for 100 rows a level that is where a
+# standard deviation relative to the residual's is 1e-4, as in lme4).
+_SINGULAR = 1e-6
+# Variance of the first column and of the others, relative to the best that all share, and correlation.
 _STARTS = (
-    (0.3, 0.3, 0.0),
-    (0.03, 0.03, 0.0),
-    (16.0, 2.0, 0.95),
-    (16.0, 2.0, -0.95),
-    (30.0, 0.03, 0.0),
-    (0.03, 30.0, 0.0),
+    (1.0, 1.0, 0.0),
+    (0.1, 0.1, 0.0),
+    (50.0, 7.0, 0.95),
+    (50.0, 7.0, -0.95),
+    (100.0, 0.1, 0.0),
+    (0.1, 100.0, 0.0),
 )
+_SIZES = np.geomspace(1, 1e10, 11)  # variances that all columns might share, relative to what a level says
 
 
 def fit_collapsed(equations: Equations, collapsed: Collapsed, *, reml: bool) -> Estimates:
@@ -62,11 +66,17 @@ def optimise_blocked(
 ) -> tuple[FloatArray, IntArray, BoolArray]:
     """Newton's method over all covariance parameters (it works for one ratio, too).
 
+    Columns are scaled to an information of one and responses to a residual sum of squares of one, so that nothing
+    depends on the units of weights, columns and responses, or on the number of rows.
+
     Returns
     -------
     (gamma (G, K), iterations (G,), converged (G,))
     """
     parameter = equations.blocks.parameter
+    scale = 1 / np.sqrt(equations.information[equations.blocks.term])
+    blocks = equations.blocks.scaled(scale)
+    unit = replace(response, zty=response.zty * scale / np.sqrt(response.rss)[:, None], rss=np.ones(response.rss.size))
     n, K = response.rss.size, parameter.shape[0]
     gamma, iterations, converged = np.zeros((n, K)), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)
     widths = [t.factor.shape[0] for t in equations.terms]
@@ -76,14 +86,24 @@ def optimise_blocked(
     n_always = len(starts) if max(widths) > 1 else 1  # correlated terms have several optima
     nu = float(equations.nu(reml=reml))
     fit_features(
-        equations.blocks.arrays(), starts, n_always, bounded, response.zty, response.rss, nu, reml,
-        gamma, iterations, converged,
+        blocks.arrays(), starts, _sizes(blocks, unit, equations.nu(reml=reml), reml=reml), n_always, bounded,
+        unit.zty, unit.rss, nu, reml, gamma, iterations, converged,
     )  # fmt: skip
-    return gamma, iterations, converged
+    return gamma / equations.parameter_information, iterations, converged
+
+
+def _sizes(blocks: Blocks, response: Responses, nu: int, *, reml: bool) -> FloatArray:
+    """The best variance of every feature, (G,), if all columns had the same and no correlation."""
+    diagonal = (blocks.parameter[:, 1] == blocks.parameter[:, 2]).astype(np.float64)
+    deviance = [
+        evaluate_block(blocks, np.tile(size * diagonal, (response.rss.size, 1)), response, nu, reml=reml).deviance
+        for size in _SIZES
+    ]
+    return _SIZES[np.nanargmin([np.where(np.isfinite(d), d, np.inf) for d in deviance], axis=0)]
 
 
 def _starts(parameter: IntArray, bounded: BoolArray) -> FloatArray:
-    """Starting points: terms about as large as the residual, and small ones.
+    """Starting points: terms about as large as the best variance that all share, and small ones.
 
     Correlated terms get more, since their likelihood can have several peaks: correlations of either
     sign, and one column much more variable than the others.
@@ -109,7 +129,8 @@ def _evaluate(
     with np.errstate(divide="ignore", invalid="ignore"):
         loglik = -0.5 * (nu * (np.log(2 * np.pi * at.R / nu) + 1) + logdet - equations.log_weight)
     beta = (response.ols + at.delta) @ equations.fixed.inverse.T
-    status = np.where(smallest_variance(equations.blocks.parameter, gamma) < _SINGULAR, "boundary", "ok")
+    smallest = smallest_variance(equations.blocks.parameter, gamma * equations.parameter_information)
+    status = np.where(smallest < _SINGULAR, "boundary", "ok")
     status = np.where(converged, status, "not_converged").astype(STATUS_DTYPE)
     Phi, column = at.Phi + lost[:, None, None], lost[:, None]
     return Estimates(

@@ -6,6 +6,11 @@ zero and the deviance is smooth in it across the boundary, so that a variance at
 found exactly, by the sign of a derivative. The other columns of L need no bound, since
 their sign is arbitrary.
 
+Steps, ridges and kicks are measured in natural units, so that nothing depends on the units of responses, weights and
+columns or on the number of rows: the callers' columns are such that a level says of a column's variance as much as of
+the residual's (mean Z'Z = I), where a variance T is known to within a multiple of 1 + T. One unit of an entry of L in
+row i is sqrt(1 + T_ii), of the bounded variance 1 + T_ii.
+
 numba's cache on disk does not follow imports from one file to another: whoever edits ``algebra.py``,
 ``pairs.py`` or ``kernels.py`` must touch this file, too, or clear ``__pycache__``.
 """
@@ -19,12 +24,14 @@ from donorwise._core.models.lmm.kernels import derivatives, evaluate, workspace
 
 _MAX_ITERATIONS = 200
 _SMALLEST_STEP = 1e-12
+_ROUNDING = 1e-12  # of a deviance, relative to its largest terms
 _RIDGE, _SINGULAR, _SCORING = 0.01, 1e-9, 10
-_KICK, _MAX_KICKS = 0.05, 2
+_KICK, _MAX_KICKS = 0.3, 2  # units
 # A Newton decrement is the squared step in standard errors; the step after it is accurate to its square.
 _DECREMENT = 1e-12
+_LAST = 1e-5  # units; a last step beyond would be rounding noise along a ridge, of which the end is lower
 _LEFT = 0.01  # a tenth, squared
-_LIMIT = 1e10  # relative variances beyond this mean that there is no residual variance
+_LIMIT = 1e12  # variances beyond this, relative to what a level says, mean that there is no residual variance
 
 
 @inner
@@ -81,6 +88,15 @@ def _curvature(gradient, parameter, bounded, hessian):
 
 
 @inner
+def _units(gamma, parameter, bounded, unit):
+    """The natural unit of every parameter into `unit`."""
+    for k in range(gamma.size):
+        for m in range(gamma.size):
+            if parameter[m, 0] == parameter[k, 0] and parameter[m, 1] == parameter[m, 2] == parameter[k, 1]:
+                unit[k] = 1.0 + gamma[m] if bounded[k] else np.sqrt(1.0 + gamma[m])
+
+
+@inner
 def _congruence(J, H, out):
     """J'HJ into `out`."""
     K = J.shape[0]
@@ -93,8 +109,8 @@ def _congruence(J, H, out):
 
 
 @inner
-def _step(gradient, hessian, expected, free, bounded, scoring, step, M, inverse):
-    """Newton step over the free parameters into `step`; `M` and `inverse` are scratch.
+def _step(gradient, hessian, expected, free, bounded, unit, scoring, step, M, inverse):
+    """Newton step over the free parameters into `step`; `M` (the Hessian in units) and `inverse` are scratch.
 
     Where the Hessian is not positive definite: Fisher scoring, which is good far from the optimum, or
     (not `scoring`) the Hessian with a diagonal added, which leaves a saddle. Scoring knows nothing of a
@@ -108,7 +124,7 @@ def _step(gradient, hessian, expected, free, bounded, scoring, step, M, inverse)
         largest = 1e-300
         for i in range(K):
             for j in range(K):
-                M[i, j] = used[i, j] if free[i] and free[j] else 0.0
+                M[i, j] = unit[i] * used[i, j] * unit[j] if free[i] and free[j] else 0.0
             largest = max(largest, abs(M[i, i]))
         for i in range(K):
             if attempt > 0 and scoring and not bounded[i]:
@@ -125,17 +141,17 @@ def _step(gradient, hessian, expected, free, bounded, scoring, step, M, inverse)
         step[i] = 0.0
         for j in range(K):
             if free[i] and free[j]:
-                step[i] -= inverse[i, j] * gradient[j]
+                step[i] -= unit[i] * inverse[i, j] * unit[j] * gradient[j]
         decrement -= step[i] * gradient[i]
     return decrement, definite
 
 
 @inner
-def _kick(phi, bounded):
+def _kick(phi, bounded, unit):
     """Move columns of L off zero: a stationary point there may be a saddle."""
     for k in range(phi.size):
-        if not bounded[k] and abs(phi[k]) < _KICK:
-            phi[k] = _KICK if phi[k] >= 0.0 else -_KICK
+        if not bounded[k] and abs(phi[k]) < _KICK * unit[k]:
+            phi[k] = _KICK * unit[k] if phi[k] >= 0.0 else -_KICK * unit[k]
 
 
 @inner
@@ -165,7 +181,7 @@ def _leads_to(gamma, known, decrement):
 @inner
 def scratch_of(K):
     """The arrays that :func:`minimise` works in: vectors, matrices and a mask."""
-    return np.zeros((6, K)), np.zeros((7, K, K)), np.zeros(K, dtype=np.bool_)
+    return np.zeros((7, K)), np.zeros((7, K, K)), np.zeros(K, dtype=np.bool_)
 
 
 @inner
@@ -181,6 +197,7 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known, is_k
     K = phi.size
     vectors, matrices, free = scratch
     gamma, gradient, g, step, trial, best = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4], vectors[5]
+    unit = vectors[6]
     hessian, expected, H, I = matrices[0], matrices[1], matrices[2], matrices[3]
     J, M, inverse = matrices[4], matrices[5], matrices[6]
     f, best_f, decrement, size, iteration, kicks, fresh = np.inf, np.inf, 0.0, 1.0, 0, 0, True
@@ -191,7 +208,7 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known, is_k
         if is_known and definite and size == 1.0 and _leads_to(gamma, known, decrement):
             return f, iteration, False, False
         value, R, _, _ = evaluate(blocks, gamma, zty, rss, nu, reml, np.int64(1), out)
-        wanted = 1e-4 * size * min(decrement, abs(f)) if decrement > 1e-6 else -1e-10 * (1.0 + abs(f))
+        wanted = 1e-4 * size * min(decrement, 1.0 + abs(f)) if decrement > 1e-6 else -_ROUNDING * (1.0 + abs(f) + nu)
         if not fresh and not value <= f - wanted:
             size *= 0.5
             if size < _SMALLEST_STEP:
@@ -206,6 +223,7 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known, is_k
         if not np.isfinite(f) or largest > _LIMIT:
             break
         derivatives(out, R, nu, gradient, hessian, expected)
+        _units(gamma, parameter, bounded, unit)
         _jacobian(phi, parameter, bounded, J)
         _congruence(J, hessian, H)
         _congruence(J, expected, I)
@@ -215,12 +233,13 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known, is_k
             for m in range(K):
                 g[k] += J[m, k] * gradient[m]
             free[k] = not (bounded[k] and phi[k] <= 0.0 and g[k] >= 0.0)
-        decrement, definite = _step(g, H, I, free, bounded, iteration < _SCORING, step, M, inverse)
+        decrement, definite = _step(g, H, I, free, bounded, unit, iteration < _SCORING, step, M, inverse)
         iteration += 1
         if decrement < _DECREMENT:
             converged = True
             if definite:
-                _moved(phi, step, 1.0, bounded, phi)
+                if np.max(np.abs(step) / unit) <= _LAST:
+                    _moved(phi, step, 1.0, bounded, phi)
                 M[:] = hessian
                 regular = np.isfinite(cholesky_inverse(M, inverse, _SINGULAR))
             if definite or kicks == _MAX_KICKS:
@@ -229,7 +248,7 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known, is_k
                 best_f = f
                 best[:] = phi
             trial[:] = phi
-            _kick(trial, bounded)
+            _kick(trial, bounded, unit)
             converged, fresh, decrement = False, True, 0.0
             kicks += 1
             continue
@@ -242,10 +261,11 @@ def minimise(blocks, phi, bounded, zty, rss, nu, reml, out, scratch, known, is_k
 
 
 @entry
-def fit_features(blocks, starts, n_always, bounded, zty, rss, nu, reml, gamma, iterations, converged):
+def fit_features(blocks, starts, size, n_always, bounded, zty, rss, nu, reml, gamma, iterations, converged):
     """Fit every feature: from the first `n_always` starts, and from all when they end on a boundary.
 
-    `starts` (n_starts, K) are parameter vectors; `gamma` (G, K) receives the entries of T.
+    `starts` (n_starts, K) are parameter vectors for variances of one, which are those of a feature times its `size`
+    (G,); `gamma` (G, K) receives the entries of T.
     """
     parameter = blocks[8]
     K = starts.shape[1]
@@ -254,7 +274,8 @@ def fit_features(blocks, starts, n_always, bounded, zty, rss, nu, reml, gamma, i
     for feature in range(zty.shape[0]):
         best, is_known = np.inf, False
         for s in range(starts.shape[0]):
-            phi[:] = starts[s]
+            for k in range(K):
+                phi[k] = starts[s, k] * (size[feature] if bounded[k] else np.sqrt(size[feature]))
             f, n, ok, regular = minimise(
                 blocks, phi, bounded, zty[feature], rss[feature], nu, reml, out, scratch, known, is_known
             )

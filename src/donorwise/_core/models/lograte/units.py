@@ -46,6 +46,13 @@ class Depths:
         """Some of the units."""
         return Depths(self.n_cells[units], self.total[units], self.squares[units], self.cubes[units])
 
+    def scaled(self, factors: FloatArray) -> Depths:
+        """The same where the depth of every cell of a unit is multiplied by the unit's factor (S,).
+
+        The dispersion and the shares stay as they are: they do not depend on the scale of a unit's depths.
+        """
+        return Depths(self.n_cells, self.total * factors, self.squares * factors**2, self.cubes * factors**3)
+
 
 @dataclass(frozen=True, slots=True)
 class LogRates:
