@@ -177,7 +177,7 @@ def _warnings(table: pd.DataFrame, params: dict[str, Any]) -> list[str]:
 
 def _markdown(table: pd.DataFrame) -> str:
     """A table as markdown, aligned for reading as it is."""
-    cells = [[markdown(c) for c in table.columns], *([_cell(v) for v in row] for row in table.itertuples(index=False))]
+    cells = [[_name(c) for c in table.columns], *([_cell(v) for v in row] for row in table.itertuples(index=False))]
     widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
     right = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
     rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
@@ -190,7 +190,12 @@ def _markdown(table: pd.DataFrame) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else markdown(value)
+    return f"{value:,}" if isinstance(value, int) else _name(value)
+
+
+def _name(value: object) -> str:
+    """A name in a cell."""
+    return markdown(value).replace("|", "\\|")
 
 
 def draw_volcanoes(

@@ -48,16 +48,16 @@ def one_line(text: object) -> str:
 
 
 def markdown(text: object) -> str:
-    r"""A name in one line of markdown, in which it makes no HTML, link or cell of a table.
+    r"""A name in one line of markdown, in which it makes no HTML and no link.
 
     Examples
     --------
-    >>> markdown("[T.MS] <b> [x](http://y) a|b")
-    '[T.MS] &lt;b> [x]\\(http:\\//y) a\\|b'
+    >>> markdown("[T.MS] <b> [x](http://y)")
+    '[T.MS] &lt;b> [x]\\(http:\\//y)'
     """
     plain = re.sub(r"\\(?=[!-/:-@\[-`{-~])", r"\\\\", one_line(text))
     plain = re.sub(r"&(?=#?\w+;)", "&amp;", plain).replace("<", "&lt;")
-    plain = plain.replace("](", "]\\(").replace("|", "\\|").replace("://", ":\\//")
+    plain = plain.replace("](", "]\\(").replace("://", ":\\//")
     return re.sub(r"\b(www)\.|(?<=\w)@(?=\w)", lambda found: f"{found[1]}\\." if found[1] else "\\@", plain)
 
 
