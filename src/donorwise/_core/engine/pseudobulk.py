@@ -14,7 +14,7 @@ from donorwise._core.cells.matrices import stored_values
 from donorwise._core.cells.size_factors import size_factors
 from donorwise._core.design.replicates import find_donors, is_fixed
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
-from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import told_reasons, with_group
@@ -124,7 +124,7 @@ def fit_units(
     update: Callable[[int], object] = lambda n: None,
 ) -> LogRateFit:
     """Fit the genes of one task; `update` is told how many are done."""
-    with blas().limit(limits=1):
+    with one_blas_thread():
         model = fit_log_rates(statistics.design, statistics.collapsed, statistics.depths, n_jobs)
     n = len(variables)
     update(n)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.engine.analysis import TABLES, Family, Tables
-from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.cautions import shifted
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.power import carried_by_prior, own_df
@@ -107,8 +107,7 @@ def run(analysis: Analysis[S, F], sink: Sink, *, max_memory: float | None = None
     finished = sink.finished()
     todo = [t for i, t in enumerate(analysis.tasks) if i not in finished and t.design is not None]
     bar = tqdm(total=len(todo) * len(analysis.variables), unit="fit", desc="fits", disable=not progress)
-    # BLAS would start threads of its own for every small product, and they would fight over the cores.
-    with bar, blas().limit(limits=1):
+    with bar, one_blas_thread():
         for numbers in analysis.passes(max_memory):
             if not finished.issuperset(numbers):
                 _fit_pass(analysis, numbers, finished, sink, bar.update)
@@ -150,7 +149,7 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
             "\n  ".join(["No group could be fitted:", *told]) if len(told) > 1 else parts[0].failed
         )
     tables = _stack(analysis, parts)
-    _log_replaced(named)
+    _log_replaced(named, analysis.options.ddf)
     cautions = shifted(tables["results"], _of_covariates(analysis))
     for text in cautions.values():
         logger.warning(text)
@@ -239,10 +238,11 @@ def _version() -> str:
     return version("donorwise")
 
 
-def _log_replaced(parts: dict[str, Tables]) -> None:
-    """Log why tests are not those asked for, once per reason."""
+def _log_replaced(parts: dict[str, Tables], asked: str) -> None:
+    """Log why tests, or some of them, are not those asked for, once per reason."""
     fitted = {name: part for name, part in parts.items() if part.ddf}
     for ddf, note in dict.fromkeys((part.ddf, part.note) for part in fitted.values() if part.note):
         names = [name for name, part in fitted.items() if (part.ddf, part.note) == (ddf, note)]
         where = "" if len(names) == len(fitted) else f" in {', '.join(names)}"
-        logger.warning("%s%s: %s.", _USED[ddf], where, note)
+        what = f"{_USED[ddf]}{where}" if ddf != asked else f"Some tests{where} are others"
+        logger.warning("%s: %s.", what, note)

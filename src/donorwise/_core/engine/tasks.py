@@ -113,6 +113,8 @@ def test_features(
 
 
 def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int) -> Tested:
+    if ddf == "moderated" and model.unmoderated:
+        ddf = model.fallback
     if ddf == "moderated":
         return moderated_tests(model, L, fit.learned, level, n_jobs)
     if (estimated := model.estimated) is None:

@@ -12,7 +12,7 @@ beta and 1/sigma is right-Haar for this location-scale family.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.stats import rankdata
@@ -22,13 +22,15 @@ from donorwise._core.inference.mixture import Summary, summarise_mixture, two_si
 from donorwise._core.inference.prior import Prior, fit_prior
 from donorwise._core.inference.wald import ContrastTests, without_too_few
 from donorwise._core.jobs import in_threads
-from donorwise._core.models.law import BUDGET, chunks, tensor
+from donorwise._core.models.law import BUDGET, Model, chunks, tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from donorwise._core.models.law import Law, Model, OnGrid
+    from donorwise._core.models.law import Law, OnGrid
     from donorwise._typing import FloatArray, IntArray
+
+M = TypeVar("M", bound=Model)
 
 MIN_FEATURES = 100
 # Doubles of a prior's likelihoods that are kept for the tests (128 MB), which would evaluate them again.
@@ -79,14 +81,20 @@ def refusal(models: Sequence[Model]) -> str:
     """Why moderation does not apply to the models of a fit; empty where it does."""
     if not models:
         return "no feature could be fitted"
-    if reason := models[0].unmoderated:
-        return reason
-    n_features = sum(model.usable.size for model in models)
+    on_grids = moderatable(models)
+    if not on_grids:
+        return models[0].unmoderated
+    n_features = sum(model.usable.size for model in on_grids)
     if n_features < MIN_FEATURES:
-        one, several = models[0].named
+        one, several = on_grids[0].named
         count = f"1 {one} is" if n_features == 1 else f"{n_features} {several} are"
         return f"{count} too few to learn a prior from ({MIN_FEATURES} are needed)"
     return ""
+
+
+def moderatable(models: Sequence[M]) -> list[M]:
+    """The models whose variances lie on a grid; the others are tested as without moderation, and share no prior."""
+    return [model for model in models if not model.unmoderated]
 
 
 def learn(models: Sequence[Model], start: Prior | None = None, n_jobs: int = 1, *, chunk: int = BUDGET) -> Learned:
@@ -95,6 +103,7 @@ def learn(models: Sequence[Model], start: Prior | None = None, n_jobs: int = 1, 
     `start` is the prior of a similar fit with the same random part, which saves most of the steps. Arrays have
     `chunk` doubles.
     """
+    models = moderatable(models)
     rank = mean_rank(models)
     axes, weights = _axes(models, start)
     points = tensor(axes)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.models.lmm.evaluate import Pieces
-    from donorwise._typing import FloatArray, IntArray, StrArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 STATUS_DTYPE = "<U16"
 BUDGET = 2_000_000
@@ -164,6 +164,9 @@ class Estimated(Model, Protocol):
     @property
     def vcov(self) -> FloatArray:
         """Their covariance, (G, p, p)."""
+
+    def informed(self, L: FloatArray) -> BoolArray:
+        """Which contrasts (n, p) have a variance, (n,)."""
 
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients."""

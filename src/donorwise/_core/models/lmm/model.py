@@ -46,7 +46,7 @@ class LMM:
     features: IntArray
     equations: Equations
     estimates: Estimates
-    abundance: Responses | None = None
+    abundance: Responses | None
 
     named: ClassVar[tuple[str, str]] = ("feature", "features")
     fallback: ClassVar[str] = "kenward-roger"
@@ -147,6 +147,10 @@ class LMM:
     def vcov(self) -> FloatArray:
         """Their covariance, (G, p, p)."""
         return self.estimates.sigma2[:, None, None] * self.estimates.Phi
+
+    def informed(self, L: FloatArray) -> BoolArray:
+        """Which contrasts (n, p) have a variance, (n,)."""
+        return np.ones(len(L), dtype=bool)
 
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients."""
