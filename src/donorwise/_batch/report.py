@@ -13,6 +13,7 @@ from donorwise._batch.files import read_source, write_figure
 from donorwise._batch.records import read_record
 from donorwise._batch.run import results_anndata
 from donorwise._core.engine.groups import group_text
+from donorwise._core.wording import code, markdown
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 
