@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from donorwise._core.wording import one_line
 from donorwise.errors import DonorwiseError, DonorwiseWarning, OutputError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        text = record.getMessage()
+        text = one_line(record.getMessage())
         if record.levelno >= logging.ERROR:
             return text
         mark = "warning: " if record.levelno >= logging.WARNING else ""
@@ -174,8 +175,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _one_line(error: Exception) -> str:
     """The message without the line that points into a formula."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line.strip("^"))
+    lines = [line.strip() for line in str(error).split("\n")]
+    return one_line(" ".join(line for line in lines if line.strip("^")))
 
 
 def _say(text: str) -> None:
