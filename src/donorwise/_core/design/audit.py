@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design import disguise, slopes
 from donorwise._core.design import findings as checks
 from donorwise._core.design import omissions as omitted
-from donorwise._core.design import slopes
 from donorwise._core.design.arms import Arms, describe
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.formula import ParsedFormula, parse
@@ -170,11 +170,12 @@ def audit_design(
     found = [
         *impossible,
         *([design.lost.reason] if design.lost.reason else []),
+        *(disguise.kept_as_text(design) if not impossible else ()),
         *checks.unreplicated(design, arms, donors),
         *slopes.uncentred(design),
         *slopes.redundant(design),
     ]
-    notes: list[str] = []
+    notes = list(disguise.kept_as_numbers(design, batch))
     if donors.name:
         confined, serious = checks.confined(design, arms, donors)
         asked = _asked(arms, donors)
@@ -183,7 +184,7 @@ def audit_design(
         found += [*checks.few_donors(asked), *checks.uncovered(design, others, donors, samples), *serious]
         found += [*checks.collinear(design, arms, donors), *checks.depth_differs(design, arms, donors)]
         found += omitted.batch_left_out(design, obs, others, donors, batch)
-        notes = [
+        notes += [
             *checks.effective_replicates(asked, len(donors.levels)),
             *confined,
             *checks.unpaired(design, arms, donors),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from donorwise._core.design.bounds import check_length
 from donorwise._core.design.names import quote
 from donorwise._core.design.terms import column_terms, parse_columns, variables
 from donorwise._core.design.tokens import Group, Items, Token, is_one, is_operator, nest, syntax_error
@@ -122,6 +123,7 @@ def parse(formula: str | ParsedFormula) -> ParsedFormula:
         return formula
     if not isinstance(formula, str):
         raise FormulaError(f"A formula is a string such as '~ disease + (1 | donor)', not {type(formula).__name__}.")
+    check_length(formula)
     if not formula.strip():
         raise FormulaError("The formula is empty; write '~ 1' for an intercept only.")
     source = _SPACE.sub(lambda found: found[0] if found[0][0] == "`" else " ", formula).strip()

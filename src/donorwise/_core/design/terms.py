@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design.bounds import check_functions, check_numbers, check_terms
 from donorwise._core.design.names import FUNCTIONS, STATEFUL, quote, shown, uncover
-from donorwise._core.design.tokens import covered, pointer, syntax_error
+from donorwise._core.design.tokens import covered, nest, pointer, syntax_error
 from donorwise._core.wording import suggestion
 from donorwise.errors import DesignError, FormulaError
 
@@ -44,10 +45,14 @@ def parse_columns(text: str, source: str) -> SimpleFormula:
     from formulaic import SimpleFormula
     from formulaic.errors import FormulaicError
 
+    items = nest(text)
+    check_terms(items, source)
     try:
-        formula = SimpleFormula.from_spec(covered(text))
+        formula = SimpleFormula.from_spec(covered(text, items))
     except (FormulaicError, SyntaxError) as error:
         raise _translate(_located(error, text), source) from error
+    except (RecursionError, MemoryError) as error:
+        raise FormulaError(f"The formula is nested too deeply to be read; it begins {source[:60]!r}.") from error
     if not isinstance(formula, SimpleFormula):
         raise FormulaError(f"The formula has several parts where one is expected: {source}")
     for term in formula:
@@ -173,9 +178,13 @@ def _check(factor: Factor, source: str) -> None:
         return
     try:
         tree = _tree(factor.expr)
+    except (RecursionError, MemoryError) as error:
+        raise FormulaError(f"`{shown(factor.expr)[:60]}...` is nested too deeply to be read.") from error
     except SyntaxError as error:
         text = shown(factor.expr)
         raise _at(f"`{text}` is not a valid expression ({error.msg}).", text, source) from error
+    check_numbers(tree, shown(factor.expr))
+    check_functions([c for c in _calls(tree) if ast.unparse(c.func) in STATEFUL], shown(factor.expr))
     for node in ast.walk(tree):
         if not isinstance(node, _SYNTAX):
             text = shown(ast.unparse(node) if isinstance(node, ast.expr) else factor.expr)
@@ -281,8 +290,7 @@ def read_column(column: pd.Series, name: str, *, categorical: bool) -> pd.Series
         return column.cat.as_unordered() if dtype.ordered else column
     kind = _kind(column)
     if kind in ("complex", *_TIMES.values()) and not categorical:
-        advice = "convert it to a number first, such as days since the first visit"
-        raise DesignError(f"`{name}` holds {kind} values, which a model cannot use; {advice}.")
+        raise DesignError(f"`{name}` holds {kind} values, which a model cannot use; {_as_days(name, kind)}.")
     if kind == "boolean":
         codes = column.astype("boolean").to_numpy(dtype=np.int8, na_value=-1)
         return pd.Series(pd.Categorical.from_codes(codes, categories=[False, True]), index=column.index)
@@ -294,6 +302,20 @@ def read_column(column: pd.Series, name: str, *, categorical: bool) -> pd.Series
         raise DesignError(f"`{name}` mixes types of values ({kind}); {advice}.")
     text = column if kind == "string" else column.where(column.isna(), column.astype(str))
     return text.astype("category")
+
+
+def _as_days(name: str, kind: str) -> str:
+    """How values of a kind become numbers."""
+    column = f"obs[{name!r}]"
+    days = {
+        "date": f"`{column} = (pd.to_datetime({column}) - pd.to_datetime({column}).min()).dt.days`",
+        "duration": f"`{column} = {column}.dt.total_seconds() / 86400`",
+    }
+    return (
+        f"make it a number first, such as days since the first: {days[kind]}"
+        if kind in days
+        else "make it a number first"
+    )
 
 
 def check_finite(values: np.ndarray, name: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors
+from donorwise._core.design.disguise import kept_as_text
 from donorwise._core.engine.unit_replicates import replicates_of_units
 
 if TYPE_CHECKING:
@@ -68,7 +69,13 @@ def of_units(analysis: PseudobulkAnalysis, batch: str | None = None) -> tuple[st
         single = np.median(sizes[design.codes >= 0]) < 2
         lost = [design.lost.reason] if design.lost.reason else []
         few = few_donors(design, units.table, units.donor)
-        return [*lost, *few, *replicates_of_units(design, units, batch), *([_SINGLE_CELLS] if single else [])]
+        return [
+            *lost,
+            *kept_as_text(design),
+            *few,
+            *replicates_of_units(design, units, batch),
+            *([_SINGLE_CELLS] if single else []),
+        ]
 
     whole = None if analysis.groupby else analysis.tasks[0].design
     found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]
