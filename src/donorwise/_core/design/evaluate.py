@@ -19,6 +19,7 @@ from donorwise._core.design.terms import (
     is_column,
     is_intercept,
     is_rowwise,
+    smooth_call,
     term_name,
     term_variables,
     variables,
@@ -326,10 +327,28 @@ def check_full_rank(X: FloatArray, design: Design) -> None:
     for j in aliased:
         term = next((t for t, columns in design.terms.items() if j in columns), "")
         before = [i for i in independent if i < j]
-        reasons.append(_categories(term, reads, design.frame) or _columns(X, j, before, names))
+        reasons.append(
+            _holds_intercept(term, design) or _categories(term, reads, design.frame) or _columns(X, j, before, names)
+        )
     reasons = list(dict.fromkeys(reasons))
     more = f" And {len(reasons) - 4} more such columns." if len(reasons) > 4 else ""
     raise DesignError(f"The fixed effects cannot be told apart. {' '.join(reasons[:4])}{more}")
+
+
+def _holds_intercept(name: str, design: Design) -> str:
+    """Say that a smooth function has the intercept among its columns, and how it is written without."""
+    term = next((t for t in design.spec.terms if term_name(t) == name), None)
+    if term is None or "Intercept" not in design.fixed_names:
+        return ""
+    for factor in term.factors:
+        call = smooth_call(factor)
+        columns = [design.fixed_names.index("Intercept"), *design.terms[name]]
+        if call and np.linalg.matrix_rank(design.X[:, columns]) < len(columns):
+            return (
+                f"`{call}` has the intercept among its columns: write `{call[:-1]}, constraints='center')`, or leave the intercept "
+                "out, `~ 0 + ...`."
+            )
+    return ""
 
 
 def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[int]]:

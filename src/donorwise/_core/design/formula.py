@@ -269,6 +269,9 @@ def _groups(right: Items, source: str) -> list[tuple[str, ...]]:
             message = (
                 "A grouping factor is a column, `a:b` or `a/b`; several factors are several terms: `(1 | a) + (1 | b)`."
             )
+            if not is_one(item, "+"):
+                whole = source[right[0].start : right[-1].end]
+                message += f" If `{whole}` is the name of one column, it goes in backticks: (1 | `{whole}`)."
             raise syntax_error(message, source, item.start, item.end)
     if len(right) % 2 == 0:
         raise syntax_error("A column name is missing after this.", source, right[-1].start, right[-1].end)

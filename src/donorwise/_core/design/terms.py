@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.bounds import check_functions, check_numbers, check_terms
+from donorwise._core.design.elsewhere import check_functions_of_others
 from donorwise._core.design.names import FUNCTIONS, STATEFUL, quote, shown, uncover
 from donorwise._core.design.tokens import covered, nest, pointer, syntax_error
 from donorwise._core.wording import suggestion
@@ -29,6 +30,7 @@ _SYNTAX = (
     ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.operator, ast.unaryop, ast.cmpop, ast.boolop,
     ast.Tuple, ast.List, ast.Dict,
 )  # fmt: skip
+_WORDS = re.compile(r"[\w.]+([- ](?!\d+$)[\w.]+)+")
 _MARK = re.compile(r"⧛?\x1b\[1;31m(.*?)\x1b\[0m⧚?", re.DOTALL)
 
 
@@ -47,6 +49,7 @@ def parse_columns(text: str, source: str) -> SimpleFormula:
 
     items = nest(text)
     check_terms(items, source)
+    check_functions_of_others(items, source)
     try:
         formula = SimpleFormula.from_spec(covered(text, items))
     except (FormulaicError, SyntaxError) as error:
@@ -162,6 +165,16 @@ def coding_call(factor: Factor) -> ast.Call | None:
     return node if isinstance(node, ast.Call) and node in _calls(node, "C") and node.args else None
 
 
+def smooth_call(factor: Factor) -> str:
+    """A factor that is a cubic spline without constraints, as it is written; empty for other factors."""
+    if factor.eval_method.name != "PYTHON":
+        return ""
+    node = _tree(factor.expr).body
+    if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("cr", "cs", "cc"):
+        return ""
+    return "" if "constraints" in {k.arg for k in node.keywords} else shown(factor.expr)
+
+
 def _tree(expr: str) -> ast.Expression:
     return ast.parse(expr.strip(), mode="eval")
 
@@ -196,9 +209,19 @@ def _check(factor: Factor, source: str) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in FUNCTIONS:
             known = ", ".join(sorted(FUNCTIONS - {"contr"}))
             raise _at(f"`{node.func.id}` is not a function that formulas know ({known}, np.*).", node.func.id, source)
+        if reference := _reference(node):
+            raise _at(f"The reference level is written `{reference}`.", shown(factor.expr), source)
         if isinstance(node, ast.Call) and not isinstance(node.func, (ast.Name, ast.Attribute)):
             text = shown(factor.expr)
             raise _at(f"`{shown(ast.unparse(node))}` is not a plain function call.", text, source)
+
+
+def _reference(node: ast.AST) -> str:
+    """How a coding is written that names its reference by a keyword of another package; empty for other nodes."""
+    if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("Treatment", "contr.treatment"):
+        return ""
+    named = next((k.value for k in node.keywords if k.arg in ("reference", "ref")), None)
+    return "" if named is None else f"{ast.unparse(node.func)}({shown(ast.unparse(named))})"
 
 
 def _attribute_allowed(node: ast.Attribute) -> bool:
@@ -241,6 +264,8 @@ def _translate(error: Exception, source: str) -> FormulaError:
     if message.startswith("The `.` operator"):
         return FormulaError(f"`.` for all columns is not allowed; name the columns.\n    {source}")
     summary = _MARK.sub(r"\1", message).split("\n\n")[0].strip()
+    if summary.startswith("Missing operator"):
+        summary += " A name with a space in it goes in backticks."
     mark = _MARK.search(message)
     if mark is None:
         return FormulaError(f"{summary}\n    {source}")
@@ -269,6 +294,7 @@ def check_obs(obs: object, names: Sequence[str], source: str) -> None:
     """Raise unless `obs` is a DataFrame that holds each of `names` once."""
     if not isinstance(obs, pd.DataFrame):
         raise DesignError(f"obs must be a pandas DataFrame with one row per observation, not {type(obs).__name__}.")
+    _check_backticks([str(c) for c in obs.columns], source)
     for name in names:
         count = int(np.sum(obs.columns == name))
         if count > 1:
@@ -379,6 +405,16 @@ def _labels_of_numbers(values: pd.Series) -> pd.Series:
     if np.all(np.isfinite(levels)) and np.all(levels == np.round(levels)) and np.all(np.abs(levels) < 2**53):
         levels = levels.astype(np.int64)
     return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(levels)), index=values.index)
+
+
+def _check_backticks(available: list[str], source: str) -> None:
+    """Raise where a name of words with dashes or spaces stands in a formula as it is: it would be read as several."""
+    plain = re.sub("`[^`]*`|'[^']*'|\"[^\"]*\"", lambda quoted: " " * len(quoted[0]), source)
+    for name in available:
+        place = _WORDS.fullmatch(name) and re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", plain)
+        if place:
+            message = f"The name of the column `{name}` goes in backticks, for a formula reads it as several."
+            raise DesignError(message + pointer(source, place.start(), place.end()))
 
 
 def _missing(name: str, available: list[str], source: str) -> str:
