@@ -15,7 +15,7 @@ def cells() -> pd.DataFrame:
     obs = pd.DataFrame(
         {"donor": [f"P{i}" for i in donor], "arm": np.where(donor % 2, "case", "control"), "age": 20.0 + 2 * donor}
     )
-    return obs.assign(**{name: obs["donor"] for name in ("donor-id", "donor id", "my-donor.id")}, stage=donor % 3)
+    return obs.assign(**dict.fromkeys(("donor-id", "donor id", "my-donor.id"), obs["donor"]), stage=donor % 3)
 
 
 # what is written, a piece of what is said, and what it says to write instead

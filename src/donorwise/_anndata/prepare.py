@@ -27,7 +27,7 @@ from donorwise._anndata import (
     resolve_response,
 )
 from donorwise._anndata.origin import COUNTS
-from donorwise._anndata.roles import AUDITED, known_columns, known_donor
+from donorwise._anndata.roles import AUDITED, known_columns, known_donor, said_of_labels, with_labels
 from donorwise._core.cells.size_factors import METHODS
 from donorwise._core.design.audit import audit
 from donorwise._core.design.coarsen import coarsen
@@ -97,7 +97,8 @@ def prepare_lmm(
     raw = read_origin(adata).looks_like_counts if collapsed else _look_raw(response)
     depth = cell_depth(adata) if response.aligned_to_var else None
     known = known_columns(roles, made.obs)
-    return replace(made, warnings=cautions.of_cells(made, raw_counts=raw, depth=depth, roles=known))
+    found = cautions.of_cells(made, raw_counts=raw, features=response.aligned_to_var, depth=depth, roles=known)
+    return replace(made, warnings=(*found, *said_of_labels(adata, roles, parsed)))
 
 
 def _look_raw(response: Response) -> bool:
@@ -119,7 +120,7 @@ def assemble_lmm(
     """A linear mixed model of a response, on cells or on collapsed rows, without contrasts and warnings yet."""
     parsed, roles = parse(formula), find_roles(adata) if roles is None else roles
     if not is_collapsed(adata):
-        obs = cell_frame(adata)
+        obs = with_labels(cell_frame(adata), roles, parsed)
         w = check_weights(weights, obs)
         text = weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS
         tasks = tasks_by_group(parsed, obs, groupby)
@@ -128,7 +129,7 @@ def assemble_lmm(
         origin = read_origin(adata)
         _check_no_weights(weights, origin.weights)
         text = origin.weights
-        obs = cell_frame(adata, read_columns(adata, parsed, roles, groupby, columns))
+        obs = with_labels(cell_frame(adata, read_columns(adata, parsed, roles, groupby, columns)), roles, parsed)
         used = [name for name in origin.covariates if name in obs.columns]
         source = RowSource(matrix=response.matrix, features=response.features, rows=read_rows(adata, used))
         tasks = [
@@ -178,8 +179,9 @@ def prepare_pseudobulk(
     )
     table = _unit_table(adata, units, columns)
     made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
-    batch = known_columns(find_roles(adata), units.table).get("batch")
-    return replace(made, warnings=cautions.of_units(made, batch))
+    roles = find_roles(adata)
+    batch = known_columns(roles, units.table).get("batch")
+    return replace(made, warnings=(*cautions.of_units(made, batch), *said_of_labels(adata, roles, parsed)))
 
 
 def tasks_of_units(units: Units, groupby: Sequence[str]) -> list[Task]:
@@ -267,7 +269,7 @@ def units_of(
     column = sample if sample is not None else known.column if known is not None and known.column else None
     column = None if column == donor else column
     labels = [name for name in (donor, column, *groupby) if name is not None]
-    obs = cell_frame(adata, columns_read(adata, parsed, labels))
+    obs = with_labels(cell_frame(adata, columns_read(adata, parsed, labels)), roles, parsed)
     explicit = sample is not None
     return find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit)
 
@@ -359,6 +361,7 @@ def audit_cells(adata: ad.AnnData, formula: str | ParsedFormula) -> Audit:
     parsed, roles = parse(formula), find_roles(adata)
     donor = known_donor(adata, roles, parsed) or None
     by = read_origin(adata).by if is_collapsed(adata) else ()
-    obs = cell_frame(adata, columns_read(adata, parsed, [*([donor] if donor else []), *by]))
+    obs = with_labels(cell_frame(adata, columns_read(adata, parsed, [*([donor] if donor else []), *by])), roles, parsed)
     known = known_columns(roles, obs)
-    return audit(parsed, obs, depth=cell_depth(adata), donor=donor, counts=counts_layer(adata), **known)
+    found = audit(parsed, obs, depth=cell_depth(adata), donor=donor, counts=counts_layer(adata), **known)
+    return replace(found, notes=(*found.notes, *said_of_labels(adata, roles, parsed)))

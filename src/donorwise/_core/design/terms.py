@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from formulaic.formula import SimpleFormula
     from formulaic.parser.types import Factor, Term
 
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import BoolArray, IntArray
 
 # A formula may come from a file or a web form, and formulaic hands it to `eval`, where Python's builtins
@@ -149,6 +150,13 @@ def categorical_only(formula: SimpleFormula) -> set[str]:
     for factor in (f for term in formula for f in term.factors):
         (wrapped if coded_variable(factor) else bare).update(factor_variables(factor))
     return wrapped - bare
+
+
+def reads_alone(parsed: ParsedFormula, name: str) -> bool:
+    """Whether a formula reads a column, and wherever it does, as it stands or through ``C(...)``."""
+    factors = [factor for part in parsed.parts for term in part for factor in term.factors]
+    own = [factor for factor in factors if name in factor_variables(factor)]
+    return bool(own) and all(f.eval_method.name == "LOOKUP" or coded_variable(f) == name for f in own)
 
 
 def coded_variable(factor: Factor) -> str:

@@ -23,13 +23,17 @@ _RAW_COUNTS = (
     "{} looks like raw counts. A linear mixed model needs log-normalised values: run sc.pp.normalize_total and sc.pp.log1p "
     "first, or name the layer that holds them."
 )
+_RAW_VALUES = (
+    "{} looks like counts, and a linear mixed model takes differences of them for effects, with the same spread at every "
+    "level: take their logarithm first, such as obs[...] = np.log1p(obs[...])."
+)
 _SINGLE_CELLS = (
     "Most units are a single cell, so the noise between cells cannot be told from the differences between units."
 )
 
 
 def of_cells(
-    analysis: LmmAnalysis, *, raw_counts: bool, depth: FloatArray | None, roles: Mapping[str, str]
+    analysis: LmmAnalysis, *, raw_counts: bool, features: bool, depth: FloatArray | None, roles: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Counts taken for logarithms, the serious findings of the audit, groups with few donors, and cells left out.
 
@@ -39,13 +43,16 @@ def of_cells(
         What will be fitted.
     raw_counts
         Whether the responses look like raw counts.
+    features
+        Whether they are features of the data (else columns of obs or obsm).
     depth
         Shape (N,). Sequencing depth of each cell, if known.
     roles
         Columns of the sample and of the batch, where known.
     """
     tasks, obs, donor = analysis.tasks, analysis.obs, analysis.donor
-    found = [_RAW_COUNTS.format(analysis.response)] if raw_counts else []
+    raw = _RAW_COUNTS if features else _RAW_VALUES
+    found = [raw.format(analysis.response)] if raw_counts else []
     if len(tasks) == 1 and tasks[0].design is not None:
         found += audit_design(tasks[0].design, obs, depth=depth, donor=donor, **roles).warnings
     else:
