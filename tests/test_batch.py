@@ -22,9 +22,10 @@ import yaml
 from tests._batch import left_over, run, start
 
 import donorwise as dw
-from donorwise._batch import files
 from donorwise._batch.partial import Partial
 from donorwise._batch.report import read_any
+from donorwise._core import files
+from donorwise.errors import OutputError
 
 resource = pytest.importorskip("resource", reason="limits and signals of POSIX")
 
@@ -125,7 +126,7 @@ def test_pseudobulk_is_the_tool_in_memory(source: Path, tmp_path: Path) -> None:
     assert result.exit_code == 3, result.output
     found = ad.read_h5ad(out)
     expected = dw.get.tests(adata, key="pseudobulk", sort_by=None)
-    pd.testing.assert_frame_equal(dw.get.tests(found, sort_by=None), expected, **EXACT)
+    pd.testing.assert_frame_equal(dw.get.tests(found, key="pseudobulk", sort_by=None), expected, **EXACT)
 
 
 def test_failed_group(source: Path, tmp_path: Path) -> None:
@@ -364,7 +365,7 @@ def test_lock_is_for_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     with files.locked(out):
         assert "was left by a run that died (process 999999999 on gone)" in caplog.text
         assert json.loads((tmp_path / "r.csv.lock").read_text())["pid"] == os.getpid()
-        with pytest.raises(files.OutputError, match="Another run"), files.locked(out):
+        with pytest.raises(OutputError, match="Another run"), files.locked(out):
             pass
     assert list(tmp_path.iterdir()) == []
     caplog.clear()

@@ -37,6 +37,7 @@ class Outcome:
     n_rows: int
     failed: dict[str, str]
     status_counts: dict[str, int]
+    cautions: dict[str, str]
     seconds: float
 
 
@@ -88,6 +89,7 @@ def run(
     manifest: Mapping[str, Any],
     *,
     resume: bool,
+    overwrite: bool = False,
     max_memory: float,
     progress: bool,
     symbols: Symbols,
@@ -102,8 +104,10 @@ def run(
         ``.parquet`` and ``.csv`` hold the results table, ``.h5ad`` all tables as ``dw.tl.lmm`` stores them.
     manifest
         What must be the same for a stopped run to be resumed.
-    resume, progress
-        Whether to go on with a stopped run, and to show a progress bar.
+    resume, overwrite
+        Whether to go on with a stopped run, and to remove it where that is not so or cannot be.
+    progress
+        Whether to show a progress bar.
     max_memory
         GB for the statistics of groups that share a pass.
     symbols
@@ -118,7 +122,7 @@ def run(
     """
     start = time.monotonic()
     partial = Partial.of(out)
-    with partial.kept(manifest, resume=resume) as finished:
+    with partial.kept(manifest, resume=resume, overwrite=overwrite) as finished:
         if finished:
             logger.info("Resumed: %d of %d groups are finished.", len(finished), len(analysis.tasks))
         try:
@@ -128,10 +132,12 @@ def run(
             raise
     results = result.tables[keys.RESULTS]
     if out.suffix == ".h5ad":
-        write_anndata(results_anndata(result.tables, result.params, analysis.variables, symbols), out)
+        key = analysis.family.method
+        write_anndata(results_anndata(result.tables, result.params, analysis.variables, symbols, key=key), out)
     else:
         write_table(symbols.beside(results[list(keys.RESULT_COLUMNS)]), out)
-    return Outcome(len(results), result.failed, result.params["status_counts"], time.monotonic() - start)
+    params, seconds = result.params, time.monotonic() - start
+    return Outcome(len(results), result.failed, params["status_counts"], params.get("cautions", {}), seconds)
 
 
 def results_anndata(
@@ -139,8 +145,13 @@ def results_anndata(
     params: Mapping[str, Any],
     variables: Sequence[str],
     symbols: Symbols | None = None,
+    *,
+    key: str = keys.LMM,
 ) -> ad.AnnData:
-    """An AnnData without cells: `variables` in var with what they are called, tables (those missing are empty) and params as ``dw.tl.lmm`` stores them."""
+    """An AnnData without cells, with tables (those missing are empty) and params under `key` as the tools store them.
+
+    `variables` are in var, with what they are called.
+    """
     import anndata as ad
 
     var = pd.DataFrame(index=pd.Index(list(variables), dtype=object).astype(str))
@@ -148,7 +159,7 @@ def results_anndata(
         var[symbols.column] = np.array([symbols.label(name) for name in var.index], dtype=object)
     adata = ad.AnnData(var=var)
     empty = pd.DataFrame({"variable": pd.Categorical([]), "group": pd.Categorical([])})
-    write_results(adata, keys.LMM, params=params, **{**dict.fromkeys(keys.TABLES, empty), **tables})
+    write_results(adata, key, params=params, **{**dict.fromkeys(keys.TABLES, empty), **tables})
     return adata
 
 

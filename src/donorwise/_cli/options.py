@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 PATH: click.Path = click.Path(path_type=Path)
 # Options that say how a run talks, not what it computes.
-MANNERS = ("config", "resume", "dry_run", "quiet", "log_json")
+MANNERS = ("config", "resume", "overwrite", "dry_run", "quiet", "log_json")
 
 
 def split_names(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
@@ -96,6 +96,9 @@ GROUPBY = click.option(
     callback=one_or_several,
     help="Column of obs, such as the cell type: a model for each. Several (repeated, or with commas) make groups together.",
 )
+LOG_BASE = click.option(
+    "--log-base", metavar="e|2|10", help="Base of the logarithm that a layer holds; X has that of uns['log1p']."
+)
 MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
 NORMALIZE = click.option(
     "--normalize",
@@ -132,7 +135,16 @@ MAX_MEMORY = click.option(
     show_default=True,
     help="GB for statistics of patterns; groups that need more are read in several passes.",
 )
-RESUME = click.option("--resume", is_flag=True, help="Go on with a stopped run of the same input and options.")
+RESUME = click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with a stopped run of the same input and options; if it is finished, that is all.",
+)
+OVERWRITE = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace what another run finished or left; with --resume only where it cannot be resumed.",
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print audit, plan and estimates; write nothing.")
 CONFIG = click.option(
     "--config",

@@ -14,6 +14,7 @@ from donorwise._core.cells.readers import has_reader, open_reader
 from donorwise._core.cells.segments import check_features
 from donorwise._core.cells.stored import Stored
 from donorwise._core.cells.stream import cut_ranges, fetch, read_chunks
+from donorwise._core.cells.structure import check_structure
 from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DataError
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from donorwise._core.cells.readers import Piece, Reader
-    from donorwise._core.cells.stream import Range
+    from donorwise._core.cells.structure import check_structure
+from donorwise._core.cells.stream import Range
 
 # Values of a matrix in memory that are looked at together.
 _VALUES = 2**22
@@ -41,6 +43,7 @@ def check_matrix(matrix: object) -> tuple[int, int]:
     shape = matrix.shape  # type: ignore[attr-defined]  # every container with a handler has one
     if len(shape) != 2:
         raise DataError(f"The matrix must have two dimensions, cells x features; got shape {shape}.")
+    check_structure(matrix)
     return shape
 
 
@@ -107,6 +110,7 @@ def _unpack(key: bytes, n_rows: int) -> BoolArray | None:
 @singledispatch
 def row_sums(matrix: Any) -> FloatArray:
     """Sums of the rows, shape (N,), in float64; one pass where the matrix is not in memory."""
+    check_structure(matrix)
     return np.ravel(np.asarray(matrix.sum(axis=1, dtype=np.float64)))
 
 
@@ -181,6 +185,29 @@ def _(matrix: Stored, size: int, *, n_places: int = 8) -> NDArray[Any]:
     values = [np.asarray(block.data if sparse.issparse(block) else block).ravel() for block in found]
     taken = [v[:: max(1, len(v) * n_places // size)] for v in values]
     return np.concatenate(taken) if taken else np.zeros(0, dtype=matrix.dtype)
+
+
+@singledispatch
+def sample_rows(matrix: Any, n_rows: int, *, n_places: int = 8) -> Any:
+    """About `n_rows` whole rows, spread evenly, dense or sparse; none of a matrix that is read by columns."""
+    if sparse.issparse(matrix) and matrix.format != "csr":
+        matrix = matrix.tocsr()
+    step = max(1, matrix.shape[0] // n_rows)
+    return matrix.iloc[::step].to_numpy() if isinstance(matrix, pd.DataFrame) else matrix[::step]
+
+
+@sample_rows.register(Stored)
+def _(matrix: Stored, n_rows: int, *, n_places: int = 8) -> Any:
+    reader = open_reader(matrix.matrix)
+    if reader.by_columns:
+        return np.empty((0, reader.shape[1]))
+    found = []
+    for _, pieces in _read_places(reader, max(1, n_rows // n_places), n_places):
+        blocks = [block for _, block in pieces]
+        found.append(sparse.hstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.hstack(blocks))
+    if not found:
+        return np.empty((0, reader.shape[1]))
+    return sparse.vstack(found, format="csr") if sparse.issparse(found[0]) else np.vstack(found)
 
 
 @singledispatch

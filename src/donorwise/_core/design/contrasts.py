@@ -151,7 +151,7 @@ def _term_columns(design: Design, text: str) -> tuple[int, ...] | None:
     """Columns of the term that a text names, if there is one."""
     if text in design.terms:
         return design.terms[text]
-    wanted = sorted("".join(factor.split()) for factor in _split_factors(text))
+    wanted = sorted("".join(factor.split()) for factor in split_factors(text))
     for term in design.spec.terms:
         own = sorted("".join(factor.split()) for factor in column_factors(term))
         if own == wanted and not is_intercept(term):
@@ -159,7 +159,7 @@ def _term_columns(design: Design, text: str) -> tuple[int, ...] | None:
     return None
 
 
-def _split_factors(text: str) -> list[str]:
+def split_factors(text: str) -> list[str]:
     """The factors of a term, split at the colons outside brackets and backticks, as `column_factors` has them."""
     parts, depth, quoted = [""], 0, False
     for char in text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -119,8 +118,7 @@ def matrix(formula: Any, frame: pd.DataFrame, stand_ins: StandIns | None = None)
     own = {i: labelled(frame[n], (stand_ins or {}).get(n, {})) for i, n in names.items() if n in frame}
     data = pd.DataFrame(own, index=frame.index, copy=False)
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
+        with np.errstate(all="ignore"):  # a thread's own, unlike filters of warnings
             return formula.get_model_matrix(data, context={"C": _coded}, na_action="ignore", output="pandas")
     except DesignError:
         raise
