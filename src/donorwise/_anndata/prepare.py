@@ -29,7 +29,7 @@ from donorwise._anndata import (
     resolve_response,
 )
 from donorwise._anndata.origin import COUNTS, has_abundance
-from donorwise._anndata.roles import AUDITED, known_columns, known_donor
+from donorwise._anndata.roles import AUDITED, known_columns, known_donor, said_of_labels, with_labels
 from donorwise._anndata.scale import check_log_base
 from donorwise._core.cells.size_factors import METHODS
 from donorwise._core.design.audit import audit
@@ -66,6 +66,10 @@ _NO_ABUNDANCE = (
     "empty. Collapse the cells again to have it."
 )
 _NO_COUNTS = "These rows were collapsed without counts: give counts_layer= to dw.pp.collapse."
+_RAW_VALUES = (
+    "{} looks like counts, and a linear mixed model takes differences of them for effects, with the same spread at every "
+    "level: take their logarithm first, such as obs[...] = np.log1p(obs[...])."
+)
 
 
 def prepare_lmm(
@@ -112,10 +116,12 @@ def prepare_lmm(
     _check_random(made.tasks)
     made = made.asking(contrasts)
     raw = read_origin(adata).looks_like_counts if collapsed else _look_raw(response)
+    if raw and not response.aligned_to_var:
+        raw, scale = False, _RAW_VALUES.format(response.text)
     depth = cell_depth(adata) if response.aligned_to_var else None
     known = known_columns(roles, made.obs)
     said = cautions.of_cells(made, raw_counts=raw, scale=scale, depth=depth, roles=known)
-    return replace(made, warnings=said)
+    return replace(made, warnings=(*said, *said_of_labels(adata, roles, parsed)))
 
 
 def _look_raw(response: Response) -> bool:
@@ -139,7 +145,7 @@ def assemble_lmm(
     logged = fold_changes and np.isfinite(response.log_base)
     parsed, roles = parse(formula), find_roles(adata) if roles is None else roles
     if not is_collapsed(adata):
-        obs = cell_frame(adata)
+        obs = with_labels(cell_frame(adata), roles, parsed)
         w = check_weights(weights, obs)
         text = weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS
         tasks = tasks_by_group(parsed, obs, groupby)
@@ -151,7 +157,7 @@ def assemble_lmm(
         origin = read_origin(adata)
         _check_no_weights(weights, origin.weights)
         text = origin.weights
-        obs = cell_frame(adata, read_columns(adata, parsed, roles, groupby, columns))
+        obs = with_labels(cell_frame(adata, read_columns(adata, parsed, roles, groupby, columns)), roles, parsed)
         used = [name for name in origin.covariates if name in obs.columns]
         logged = logged and has_abundance(adata)
         source = RowSource(
@@ -205,9 +211,9 @@ def prepare_pseudobulk(
     )
     table = _unit_table(adata, units, columns)
     made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
-    cells = cell_frame(adata)
-    known = known_columns(find_roles(adata), cells)
-    return replace(made, warnings=cautions.of_units(made, cells, known))
+    cells, roles = cell_frame(adata), find_roles(adata)
+    known = known_columns(roles, cells)
+    return replace(made, warnings=(*cautions.of_units(made, cells, known), *said_of_labels(adata, roles, parsed)))
 
 
 def tasks_of_units(units: Units, groupby: Sequence[str]) -> list[Task]:
@@ -295,7 +301,7 @@ def units_of(
     column = sample if sample is not None else known.column if known is not None and known.column else None
     column = None if column == donor else column
     labels = [name for name in (donor, column, *groupby) if name is not None]
-    obs = cell_frame(adata, columns_read(adata, parsed, labels))
+    obs = with_labels(cell_frame(adata, columns_read(adata, parsed, labels)), roles, parsed)
     explicit = sample is not None
     return find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit)
 
@@ -400,6 +406,7 @@ def audit_cells(adata: ad.AnnData, formula: str | ParsedFormula) -> Audit:
     parsed, roles = parse(formula), find_roles(adata)
     donor = known_donor(adata, roles, parsed) or None
     by = read_origin(adata).by if is_collapsed(adata) else ()
-    obs = cell_frame(adata, columns_read(adata, parsed, [*([donor] if donor else []), *by]))
+    obs = with_labels(cell_frame(adata, columns_read(adata, parsed, [*([donor] if donor else []), *by])), roles, parsed)
     known = known_columns(roles, obs)
-    return audit(parsed, obs, depth=cell_depth(adata), donor=donor, counts=counts_layer(adata), **known)
+    found = audit(parsed, obs, depth=cell_depth(adata), donor=donor, counts=counts_layer(adata), **known)
+    return replace(found, notes=(*found.notes, *said_of_labels(adata, roles, parsed)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design import advice, slopes
+from donorwise._core.design import advice, disguise, slopes
 from donorwise._core.design import findings as checks
 from donorwise._core.design import omissions as omitted
 from donorwise._core.design.arms import Arms, describe
@@ -171,11 +171,12 @@ def audit_design(
     found = [
         *impossible,
         *([design.lost.reason] if design.lost.reason else []),
+        *(disguise.kept_as_text(design) if not impossible else ()),
         *checks.unreplicated(design, arms, donors),
         *slopes.uncentred(design),
         *slopes.redundant(design),
     ]
-    notes: list[str] = []
+    notes = list(disguise.kept_as_numbers(design, batch))
     if donors.name:
         confined, serious = checks.confined(design, arms, donors)
         asked = _asked(arms, donors)
@@ -188,7 +189,7 @@ def audit_design(
         unequal, unsafe = advice.unequal_arms(design, others, donors)
         found += [*periods, *unsafe]
         found += about_names(obs, _named(design, donors)) if donor or looks_like_replicate(donors.name) else []
-        notes = [
+        notes += [
             *checks.effective_replicates(asked, len(donors.levels)),
             *confined,
             *checks.unpaired(design, arms, donors),

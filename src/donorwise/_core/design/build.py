@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ from donorwise._core.design.terms import (
     complete_rows,
     is_categorical,
     read_column,
+    term_name,
+    term_variables,
     used_categories,
     variables,
 )
@@ -36,6 +39,10 @@ from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     pass
+
+
+_MOST_FIXED = 1_000
+_MOST_CORRELATED = 50
 
 
 def build_design(
@@ -77,6 +84,7 @@ def assemble_design(
     """Do what :func:`build_design` does, without asking whether the data can answer the formula."""
     parsed = parse(formula)
     columns, factors, used, n_dropped = _read(parsed, obs, rows)
+    _check_size(parsed, columns)
     every = levels_in_use(parsed, obs) if levels is None else levels
     present = {name: levels_of(columns[name]) for name in every}
     check_bases(parsed.parts, every)
@@ -137,6 +145,24 @@ def _read(
 def _missing(parsed: ParsedFormula, obs: pd.DataFrame, rows: BoolArray | None) -> list[str]:
     """Columns of the formula that miss values in the rows that were asked for."""
     return [name for name in parsed.columns if (obs[name] if rows is None else obs[name][rows]).isna().any()]
+
+
+def _check_size(parsed: ParsedFormula, columns: pd.DataFrame) -> None:
+    """Raise, before anything is evaluated, where categories make more columns than a model can have."""
+    levels = {name: len(columns[name].cat.categories) for name in columns if is_categorical(columns[name])}
+    for part, most in zip(parsed.parts, [_MOST_FIXED, *[_MOST_CORRELATED] * len(parsed.bars)], strict=True):
+        sizes = {term_name(t): math.prod(max(levels.get(v, 2) - 1, 1) for v in term_variables(t)) for t in part}
+        if sum(sizes.values()) > most:
+            worst = max(sizes, key=lambda name: sizes[name])
+            what = (
+                "coefficients"
+                if part is parsed.terms
+                else "correlated random effects for each level of a grouping factor"
+            )
+            raise DesignError(
+                f"`{worst}` alone stands for {sizes[worst]:,} of {sum(sizes.values()):,} {what}, for {len(columns):,} rows; "
+                f"{most:,} are the most. A factor with many levels is a random effect, such as `(1 | {worst})`; or join levels."
+            )
 
 
 def _select(column: pd.Series, rows: BoolArray) -> pd.Series:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import varies
+from donorwise._core.design.disguise import kept_as_text
 from donorwise._core.design.names import Label, labelled, quote, shown, uncover
 from donorwise._core.design.terms import (
     identifiers,
@@ -17,6 +18,7 @@ from donorwise._core.design.terms import (
     is_column,
     is_intercept,
     is_rowwise,
+    smooth_call,
     term_name,
     term_variables,
     variables,
@@ -177,7 +179,20 @@ _DEPENDENT = 1e-12  # products of indicators are exact but for rounding in the e
 
 
 def check_design(design: Design) -> None:
-    """Raise a DesignError that says why when the data cannot answer the formula."""
+    """Raise a DesignError that says why when the data cannot answer the formula.
+
+    Numbers that are kept as text are the reason before any other.
+    """
+    try:
+        _check_answerable(design)
+    except DesignError as error:
+        texts = list(kept_as_text(design))
+        if not texts:
+            raise
+        raise DesignError(" ".join([*texts, "As labels they leave nothing to estimate."])) from error
+
+
+def _check_answerable(design: Design) -> None:
     n, p = int(np.sum(design.codes >= 0)), len(design.fixed_names)
     for term in design.random_terms:
         check_random_size(term, n)
@@ -234,7 +249,7 @@ def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -
     effects[np.arange(len(term.codes)), term.codes] = term.Z[:, 0]
     effects = effects[:, effects.any(axis=0)]
     n = effects.shape[1]
-    if n > len(names) or len(split_columns(np.hstack([X, effects]), names)[1]) < n:
+    if n > len(names) or not _are_spanned(X, effects, names):
         return
     which = f"the {n} level{'' if n == 1 else 's'} of `{term.group}`"
     which += "" if term.columns == ("(Intercept)",) else f" that have `{term.columns[0]}`"
@@ -243,6 +258,21 @@ def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -
         f"no comparison between levels of `{term.group}` has replicates. "
         f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
     )
+
+
+def _are_spanned(X: FloatArray, others: FloatArray, names: Sequence[str]) -> bool:
+    """Whether the columns of X, which are independent, give all other columns."""
+    p = X.shape[1]
+    scaled, kept = _scale(np.hstack([X, others]), names.index("Intercept") if "Intercept" in names else None)
+    found = _orthogonal(scaled[:, :p], kept[:p])
+    if found is None:
+        return False
+    basis, rounding = found
+    weights = basis.T @ scaled[:, p:]
+    rest = scaled[:, p:] - basis @ weights
+    rest -= basis @ (basis.T @ rest)
+    error = _ROUNDING / kept[p:] + rounding @ np.abs(weights)
+    return bool((np.linalg.norm(rest, axis=0) <= np.maximum(_TOLERANCE, error)).all())
 
 
 def check_told_apart(design: Design) -> None:
@@ -295,10 +325,28 @@ def check_full_rank(X: FloatArray, design: Design) -> None:
     for j in aliased:
         term = next((t for t, columns in design.terms.items() if j in columns), "")
         before = [i for i in independent if i < j]
-        reasons.append(_categories(term, reads, design.frame) or _columns(X, j, before, names))
+        reasons.append(
+            _holds_intercept(term, design) or _categories(term, reads, design.frame) or _columns(X, j, before, names)
+        )
     reasons = list(dict.fromkeys(reasons))
     more = f" And {len(reasons) - 4} more such columns." if len(reasons) > 4 else ""
     raise DesignError(f"The fixed effects cannot be told apart. {' '.join(reasons[:4])}{more}")
+
+
+def _holds_intercept(name: str, design: Design) -> str:
+    """Say that a smooth function has the intercept among its columns, and how it is written without."""
+    term = next((t for t in design.spec.terms if term_name(t) == name), None)
+    if term is None or "Intercept" not in design.fixed_names:
+        return ""
+    for factor in term.factors:
+        call = smooth_call(factor)
+        columns = [design.fixed_names.index("Intercept"), *design.terms[name]]
+        if call and np.linalg.matrix_rank(design.X[:, columns]) < len(columns):
+            return (
+                f"`{call}` has the intercept among its columns: write `{call[:-1]}, constraints='center')`, or leave the intercept "
+                "out, `~ 0 + ...`."
+            )
+    return ""
 
 
 def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -307,6 +355,8 @@ def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[
     Rounding of a column that is large beside its spread is followed into what it is subtracted from.
     """
     scaled, kept = _scale(X, names.index("Intercept") if "Intercept" in names else None)
+    if _orthogonal(scaled, kept) is not None:  # as nearly always, and faster than column by column
+        return list(range(X.shape[1])), []
     basis, rounding = np.empty_like(scaled), np.zeros(X.shape[1])
     independent: list[int] = []
     aliased: list[int] = []
@@ -324,6 +374,21 @@ def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[
         basis[:, len(independent)] = rest / length
         independent.append(j)
     return independent, aliased
+
+
+def _orthogonal(scaled: FloatArray, kept: FloatArray) -> tuple[FloatArray, FloatArray] | None:
+    """An orthonormal basis (n, p) of independent columns and its rounding (p,), as `split_columns` has them; else None."""
+    n, p = scaled.shape
+    if n < p:
+        return None
+    Q, R = np.linalg.qr(scaled)
+    rounding = np.zeros(p)
+    for j in range(p):
+        length, error = abs(R[j, j]), _ROUNDING / kept[j] + float(np.abs(R[:j, j]) @ rounding[:j])
+        if length <= max(_TOLERANCE, error):
+            return None
+        rounding[j] = error / length
+    return Q, rounding
 
 
 def _scale(X: FloatArray, intercept: int | None) -> tuple[FloatArray, FloatArray]:

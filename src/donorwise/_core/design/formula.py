@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from donorwise._core.design.bounds import check_length
 from donorwise._core.design.names import quote
 from donorwise._core.design.terms import column_terms, parse_columns, variables
 from donorwise._core.design.tokens import Group, Items, Token, is_one, is_operator, nest, syntax_error
@@ -122,6 +123,7 @@ def parse(formula: str | ParsedFormula) -> ParsedFormula:
         return formula
     if not isinstance(formula, str):
         raise FormulaError(f"A formula is a string such as '~ disease + (1 | donor)', not {type(formula).__name__}.")
+    check_length(formula)
     if not formula.strip():
         raise FormulaError("The formula is empty; write '~ 1' for an intercept only.")
     source = _SPACE.sub(lambda found: found[0] if found[0][0] == "`" else " ", formula).strip()
@@ -267,6 +269,9 @@ def _groups(right: Items, source: str) -> list[tuple[str, ...]]:
             message = (
                 "A grouping factor is a column, `a:b` or `a/b`; several factors are several terms: `(1 | a) + (1 | b)`."
             )
+            if not is_one(item, "+"):
+                whole = source[right[0].start : right[-1].end]
+                message += f" If `{whole}` is the name of one column, it goes in backticks: (1 | `{whole}`)."
             raise syntax_error(message, source, item.start, item.end)
     if len(right) % 2 == 0:
         raise syntax_error("A column name is missing after this.", source, right[-1].start, right[-1].end)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design.bounds import check_functions, check_numbers, check_terms
+from donorwise._core.design.elsewhere import check_functions_of_others
 from donorwise._core.design.names import FUNCTIONS, STATEFUL, quote, shown, uncover
-from donorwise._core.design.tokens import covered, pointer, syntax_error
+from donorwise._core.design.tokens import covered, nest, pointer, syntax_error
 from donorwise._core.wording import suggestion
 from donorwise.errors import DesignError, FormulaError
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from formulaic.formula import SimpleFormula
     from formulaic.parser.types import Factor, Term
 
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import BoolArray, IntArray
 
 # A formula may come from a file or a web form, and formulaic hands it to `eval`, where Python's builtins
@@ -28,6 +31,7 @@ _SYNTAX = (
     ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.operator, ast.unaryop, ast.cmpop, ast.boolop,
     ast.Tuple, ast.List, ast.Dict,
 )  # fmt: skip
+_WORDS = re.compile(r"[\w.]+([- ](?!\d+$)[\w.]+)+")
 _MARK = re.compile(r"⧛?\x1b\[1;31m(.*?)\x1b\[0m⧚?", re.DOTALL)
 
 
@@ -44,10 +48,15 @@ def parse_columns(text: str, source: str) -> SimpleFormula:
     from formulaic import SimpleFormula
     from formulaic.errors import FormulaicError
 
+    items = nest(text)
+    check_terms(items, source)
+    check_functions_of_others(items, source)
     try:
-        formula = SimpleFormula.from_spec(covered(text))
+        formula = SimpleFormula.from_spec(covered(text, items))
     except (FormulaicError, SyntaxError) as error:
         raise _translate(_located(error, text), source) from error
+    except (RecursionError, MemoryError) as error:
+        raise FormulaError(f"The formula is nested too deeply to be read; it begins {source[:60]!r}.") from error
     if not isinstance(formula, SimpleFormula):
         raise FormulaError(f"The formula has several parts where one is expected: {source}")
     for term in formula:
@@ -143,6 +152,13 @@ def categorical_only(formula: SimpleFormula) -> set[str]:
     return wrapped - bare
 
 
+def reads_alone(parsed: ParsedFormula, name: str) -> bool:
+    """Whether a formula reads a column, and wherever it does, as it stands or through ``C(...)``."""
+    factors = [factor for part in parsed.parts for term in part for factor in term.factors]
+    own = [factor for factor in factors if name in factor_variables(factor)]
+    return bool(own) and all(f.eval_method.name == "LOOKUP" or coded_variable(f) == name for f in own)
+
+
 def coded_variable(factor: Factor) -> str:
     """The column of a factor that is ``C(column, ...)``; empty for other factors."""
     call = coding_call(factor)
@@ -155,6 +171,16 @@ def coding_call(factor: Factor) -> ast.Call | None:
         return None
     node = _tree(factor.expr).body
     return node if isinstance(node, ast.Call) and node in _calls(node, "C") and node.args else None
+
+
+def smooth_call(factor: Factor) -> str:
+    """A factor that is a cubic spline without constraints, as it is written; empty for other factors."""
+    if factor.eval_method.name != "PYTHON":
+        return ""
+    node = _tree(factor.expr).body
+    if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("cr", "cs", "cc"):
+        return ""
+    return "" if "constraints" in {k.arg for k in node.keywords} else shown(factor.expr)
 
 
 def _tree(expr: str) -> ast.Expression:
@@ -173,9 +199,13 @@ def _check(factor: Factor, source: str) -> None:
         return
     try:
         tree = _tree(factor.expr)
+    except (RecursionError, MemoryError) as error:
+        raise FormulaError(f"`{shown(factor.expr)[:60]}...` is nested too deeply to be read.") from error
     except SyntaxError as error:
         text = shown(factor.expr)
         raise _at(f"`{text}` is not a valid expression ({error.msg}).", text, source) from error
+    check_numbers(tree, shown(factor.expr))
+    check_functions([c for c in _calls(tree) if ast.unparse(c.func) in STATEFUL], shown(factor.expr))
     for node in ast.walk(tree):
         if not isinstance(node, _SYNTAX):
             text = shown(ast.unparse(node) if isinstance(node, ast.expr) else factor.expr)
@@ -187,9 +217,19 @@ def _check(factor: Factor, source: str) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in FUNCTIONS:
             known = ", ".join(sorted(FUNCTIONS - {"contr"}))
             raise _at(f"`{node.func.id}` is not a function that formulas know ({known}, np.*).", node.func.id, source)
+        if reference := _reference(node):
+            raise _at(f"The reference level is written `{reference}`.", shown(factor.expr), source)
         if isinstance(node, ast.Call) and not isinstance(node.func, (ast.Name, ast.Attribute)):
             text = shown(factor.expr)
             raise _at(f"`{shown(ast.unparse(node))}` is not a plain function call.", text, source)
+
+
+def _reference(node: ast.AST) -> str:
+    """How a coding is written that names its reference by a keyword of another package; empty for other nodes."""
+    if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("Treatment", "contr.treatment"):
+        return ""
+    named = next((k.value for k in node.keywords if k.arg in ("reference", "ref")), None)
+    return "" if named is None else f"{ast.unparse(node.func)}({shown(ast.unparse(named))})"
 
 
 def _attribute_allowed(node: ast.Attribute) -> bool:
@@ -232,6 +272,8 @@ def _translate(error: Exception, source: str) -> FormulaError:
     if message.startswith("The `.` operator"):
         return FormulaError(f"`.` for all columns is not allowed; name the columns.\n    {source}")
     summary = _MARK.sub(r"\1", message).split("\n\n")[0].strip()
+    if summary.startswith("Missing operator"):
+        summary += " A name with a space in it goes in backticks."
     mark = _MARK.search(message)
     if mark is None:
         return FormulaError(f"{summary}\n    {source}")
@@ -260,6 +302,7 @@ def check_obs(obs: object, names: Sequence[str], source: str) -> None:
     """Raise unless `obs` is a DataFrame that holds each of `names` once."""
     if not isinstance(obs, pd.DataFrame):
         raise DesignError(f"obs must be a pandas DataFrame with one row per observation, not {type(obs).__name__}.")
+    _check_backticks([str(c) for c in obs.columns], source)
     for name in names:
         count = int(np.sum(obs.columns == name))
         if count > 1:
@@ -285,8 +328,7 @@ def read_column(column: pd.Series, name: str, *, categorical: bool) -> pd.Series
         return column.cat.as_unordered() if dtype.ordered else column
     kind = _kind(column)
     if kind in ("complex", *_TIMES.values()) and not categorical:
-        advice = "convert it to a number first, such as days since the first visit"
-        raise DesignError(f"`{name}` holds {kind} values, which a model cannot use; {advice}.")
+        raise DesignError(f"`{name}` holds {kind} values, which a model cannot use; {_as_days(name, kind)}.")
     if kind == "boolean":
         codes = column.astype("boolean").to_numpy(dtype=np.int8, na_value=-1)
         return pd.Series(pd.Categorical.from_codes(codes, categories=[False, True]), index=column.index)
@@ -302,6 +344,20 @@ def read_column(column: pd.Series, name: str, *, categorical: bool) -> pd.Series
         raise DesignError(f"`{name}` mixes types of values ({kind}); {advice}.")
     text = column if kind == "string" else column.where(column.isna(), column.astype(str))
     return text.astype("category")
+
+
+def _as_days(name: str, kind: str) -> str:
+    """How values of a kind become numbers."""
+    column = f"obs[{name!r}]"
+    days = {
+        "date": f"`{column} = (pd.to_datetime({column}) - pd.to_datetime({column}).min()).dt.days`",
+        "duration": f"`{column} = {column}.dt.total_seconds() / 86400`",
+    }
+    return (
+        f"make it a number first, such as days since the first: {days[kind]}"
+        if kind in days
+        else "make it a number first"
+    )
 
 
 def check_finite(values: np.ndarray, name: str) -> None:
@@ -365,6 +421,16 @@ def _labels_of_numbers(values: pd.Series) -> pd.Series:
     if np.all(np.isfinite(levels)) and np.all(levels == np.round(levels)) and np.all(np.abs(levels) < 2**53):
         levels = levels.astype(np.int64)
     return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(levels)), index=values.index)
+
+
+def _check_backticks(available: list[str], source: str) -> None:
+    """Raise where a name of words with dashes or spaces stands in a formula as it is: it would be read as several."""
+    plain = re.sub("`[^`]*`|'[^']*'|\"[^\"]*\"", lambda quoted: " " * len(quoted[0]), source)
+    for name in available:
+        place = _WORDS.fullmatch(name) and re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", plain)
+        if place:
+            message = f"The name of the column `{name}` goes in backticks, for a formula reads it as several."
+            raise DesignError(message + pointer(source, place.start(), place.end()))
 
 
 def _missing(name: str, available: list[str], source: str) -> str:

@@ -22,6 +22,7 @@ _TOKEN = re.compile(
 )
 _BRACKET = re.compile(r"[()\[\]{}`]")
 _TICK = re.compile("`([^`]*)`")
+_DEEPEST = 51  # levels of brackets, the outermost without any
 _CLOSING = {"(": ")", "[": "]"}
 _UNTERMINATED = {'"': "string", "'": "string", "`": "backtick name", "{": "brace"}
 
@@ -76,6 +77,10 @@ def nest(source: str) -> Items:
         items = stack[-1][2]
         if token.text in _CLOSING:
             stack.append((token, _is_call(items, token), []))
+            if len(stack) > _DEEPEST:
+                raise FormulaError(
+                    f"More than {_DEEPEST - 1} brackets are open at once in {source[:40]!r}...; write fewer."
+                )
         elif token.text in _CLOSING.values():
             opening, called, inner = stack.pop()
             if opening is None or _CLOSING[opening.text] != token.text:
@@ -106,10 +111,10 @@ def is_one(item: Token | Group, *texts: str) -> bool:
     return is_operator(item) and item.text in texts  # type: ignore[union-attr]
 
 
-def covered(text: str) -> str:
+def covered(text: str, items: Items) -> str:
     """A formula without bars as formulaic gets it: names that it could take for something else are covered."""
     out, end = [], 0
-    for start, stop, name in _covers(nest(text), called=False):
+    for start, stop, name in _covers(items, called=False):
         out += [text[end:start], name]
         end = stop
     return "".join([*out, text[end:]])

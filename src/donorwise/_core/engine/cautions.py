@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out
+from donorwise._core.design.disguise import kept_as_text
 from donorwise._core.design.people import Named, about_names
 from donorwise._core.engine.unit_replicates import replicates_of_units
 from donorwise._typing import ALL
@@ -85,6 +86,7 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
         few = few_donors(design, units.table, units.donor)
         return [
             *lost,
+            *kept_as_text(design),
             *few,
             *replicates_of_units(design, units, roles.get("batch")),
             *([_SINGLE_CELLS] if single else []),

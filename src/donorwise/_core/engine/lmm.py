@@ -11,6 +11,7 @@ import pandas as pd
 from joblib import delayed
 
 from donorwise._core.design.build import build_design
+from donorwise._core.design.disguise import kept_as_text
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import (
@@ -129,8 +130,8 @@ def fit_lmm(
             DonorwiseWarning,
             stacklevel=2,
         )
-    if design.lost.reason:
-        warnings.warn(design.lost.reason, DonorwiseWarning, stacklevel=2)
+    for text in (*([design.lost.reason] if design.lost.reason else []), *kept_as_text(design)):
+        warnings.warn(text, DonorwiseWarning, stacklevel=2)
     jobs = effective_jobs(n_jobs)
     (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:
