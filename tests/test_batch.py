@@ -22,9 +22,10 @@ import yaml
 from tests._batch import left_over, run, start
 
 import donorwise as dw
-from donorwise._batch import files
 from donorwise._batch.partial import Partial
 from donorwise._batch.report import read_any
+from donorwise._core import files
+from donorwise.errors import OutputError
 
 resource = pytest.importorskip("resource", reason="limits and signals of POSIX")
 
@@ -364,7 +365,7 @@ def test_lock_is_for_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     with files.locked(out):
         assert "was left by a run that died (process 999999999 on gone)" in caplog.text
         assert json.loads((tmp_path / "r.csv.lock").read_text())["pid"] == os.getpid()
-        with pytest.raises(files.OutputError, match="Another run"), files.locked(out):
+        with pytest.raises(OutputError, match="Another run"), files.locked(out):
             pass
     assert list(tmp_path.iterdir()) == []
     caplog.clear()

@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # From the ground up; a file belongs to the layer of its first path component, inside `_core` of the second.
 LAYERS = (
-    {"errors", "_typing", "_docs", "_core.jobs", "_core.wording"},
+    {"errors", "_typing", "_docs", "_core.jobs", "_core.wording", "_core.files"},
     {"_core.design", "_core.cells"},
     {"_core.models"},
     {"_core.inference"},

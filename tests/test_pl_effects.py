@@ -125,7 +125,7 @@ def test_ma_of_scores_with_missing_values(fitted: ad.AnnData) -> None:
     fitted.obsm["scores"] = pd.DataFrame(scores, index=fitted.obs_names, columns=list("abc"))
     dw.tl.lmm(fitted, "~ condition + (1 | donor_id)", obsm="scores", key_added="scores", progress=False)
     ax = dw.pl.ma(fitted, key="scores")
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("mean of obsm/scores", "estimate")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("mean of obsm/scores", "estimate (scores)")
     np.testing.assert_allclose(np.sort(_points(ax)[0][:, 0]), np.sort(np.nanmean(scores, axis=0)))
 
 
@@ -170,14 +170,15 @@ def _check_rows(ax: Axes, table: pd.DataFrame, column: str) -> None:
 
 @pytest.mark.parametrize("key", ["lmm", "pseudobulk"])
 def test_forest_of_one_feature(fitted: ad.AnnData, key: str) -> None:
-    axes = dw.pl.forest(fitted, "gene_0003", key=key)
+    axes = dw.pl.forest(fitted, "gene_0003", contrast=[DISEASE, "age"], key=key)
     assert [a.get_title() for a in axes] == [f"gene_0003, {name}" for name in (DISEASE, "age")]
     table = dw.get.tests(fitted, variables="gene_0003", key=key)
     for ax, contrast in zip(axes, (DISEASE, "age"), strict=True):
         assert _names(ax.yaxis) == list(fitted.obs["cell_type"].cat.categories), "no group is left out"
         _check_rows(ax, table[table["contrast"] == contrast], "group")
     assert _texts(axes[0])[-1] == "not estimable"
-    one = dw.pl.forest(fitted, "gene_0003", group="T cell", key=key)
+    assert [a.get_xlabel() for a in axes] == ["log2 fold change", "log2 fold change per unit of age"]
+    one = dw.pl.forest(fitted, "gene_0003", contrast=[DISEASE, "age"], group="T cell", key=key)
     assert one.get_title() == "T cell, gene_0003"
     assert _names(one.yaxis) == [DISEASE, "age"]
     _check_rows(one, table[table["group"] == "T cell"], "contrast")

@@ -23,5 +23,9 @@ class DataError(DonorwiseError):
     """The responses or weights cannot be used (NaN in sparse data, wrong shape, missing layer)."""
 
 
+class OutputError(DonorwiseError):
+    """A result cannot be written: no space, no permission, or another run is writing it."""
+
+
 class DonorwiseWarning(UserWarning):
     """The analysis runs, but its results deserve a second look."""

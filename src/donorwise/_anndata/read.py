@@ -134,6 +134,16 @@ def check_is_anndata(adata: Any) -> None:
         raise DataError(f"The first argument must be an AnnData, not {type(adata).__name__}; read files with scanpy.")
 
 
+def check_has_cells(adata: ad.AnnData) -> None:
+    """Raise where an AnnData holds results and no cells, as commands write it: values cannot be read from that again."""
+    if adata.n_obs == 0 and (results := list_results(adata)):
+        raise DataError(
+            "The cells are needed here, and this AnnData holds results without any (as the commands write them). Read the "
+            f"AnnData of the cells, put the result into it, cells.uns[{results[0]!r}] = results.uns[{results[0]!r}], and "
+            "use that."
+        )
+
+
 def check_result(adata: ad.AnnData, key: str) -> None:
     """Raise unless ``adata.uns[key]`` is a result of this package."""
     check_is_anndata(adata)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from donorwise._anndata.obs import suggest
-from donorwise.errors import DataError
+from donorwise._core.files import aside, locked, real, replaced
+from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     import os
@@ -125,6 +125,11 @@ def _positions(index: Any, n: int) -> IntArray | None:
 
 def _open(path: Path) -> Any:
     if not path.exists():
+        old = aside(path)
+        if old.exists():
+            raise DataError(
+                f"{path} is set aside, as {old}: a run was interrupted while it replaced it. Rename it, or run again."
+            )
         raise DataError(f"There is no file {path}. {suggest(path.name, [p.name for p in _neighbours(path)])}")
     if path.is_dir():
         import zarr
@@ -179,14 +184,25 @@ def check_block_file(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     DataError
-        The ending is neither ``.h5ad`` nor ``.zarr``, or the folder is not there.
+        The ending is neither ``.h5ad`` nor ``.zarr``.
+    OutputError
+        The folder is not there, or something else has this name.
     """
-    out = Path(path)
+    out = real(Path(path))
     if out.suffix not in (".h5ad", ".zarr"):
         raise DataError(f"out={str(path)!r}: the name must end in .h5ad or .zarr.")
     if not out.parent.is_dir():
-        raise DataError(f"The folder {out.parent} does not exist; make it first.")
+        raise OutputError(f"The folder {out.parent} does not exist; make it first.")
+    if out.exists() and not (_is_store(out) if out.suffix == ".zarr" else out.is_file()):
+        kind = "a zarr store" if out.suffix == ".zarr" else "a file"
+        raise OutputError(f"{out} is there and is not {kind}, so it is not replaced; choose another name.")
     return out
+
+
+def _is_store(path: Path) -> bool:
+    """Whether this is a zarr group, or a folder with nothing in it."""
+    names = {own.name for own in path.iterdir()} if path.is_dir() else {"file"}
+    return not names or bool(names & {"zarr.json", ".zgroup"})
 
 
 def write_blocks(path: Path, blocks: Iterable[ad.AnnData], var: pd.DataFrame) -> None:
@@ -201,19 +217,13 @@ def write_blocks(path: Path, blocks: Iterable[ad.AnnData], var: pd.DataFrame) ->
     var
         The features of all.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    _remove(temporary)
-    try:
+    with locked(path), replaced(path) as temporary:
         low = 0
         for block in blocks:
             if low == 0:
                 _write_frame(temporary, block, var)
             _write_columns(temporary, block, low, len(var))
             low += block.n_vars
-        _remove(path)
-        os.replace(temporary, path)
-    finally:
-        _remove(temporary)
 
 
 def _write_frame(path: Path, block: ad.AnnData, var: pd.DataFrame) -> None:
@@ -266,10 +276,3 @@ def _create(root: Any, name: str, shape: tuple[int, int]) -> Any:
     element = create(name, shape=shape, dtype="f8", chunks=chunks)
     element.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     return element
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

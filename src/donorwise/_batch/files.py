@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import os
 import platform
-import sys
 import traceback
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from donorwise._anndata import open_source
-from donorwise.errors import DataError, DonorwiseError
+from donorwise._core.files import real, replaced
+from donorwise.errors import DataError, DonorwiseError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -95,17 +93,11 @@ def _checksum(table: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-logger = logging.getLogger("donorwise")
-
 TABLES = (".parquet", ".csv", ".h5ad")
 
 
-class OutputError(DonorwiseError):
-    """A result cannot be written: no space, no permission, or another run is writing it."""
-
-
-def check_output(path: Path, allowed: tuple[str, ...], inputs: Sequence[Path]) -> None:
-    """Raise unless a file of this name can be written here; nothing is left behind.
+def check_output(path: Path, allowed: tuple[str, ...], inputs: Sequence[Path]) -> Path:
+    """The file that is written for this name, see :func:`donorwise._core.files.real`; nothing is left behind.
 
     Raises
     ------
@@ -114,8 +106,10 @@ def check_output(path: Path, allowed: tuple[str, ...], inputs: Sequence[Path]) -
     OutputError
         The folder is not there or cannot be written to.
     """
+    given, path = path, real(path)
     if path.suffix not in allowed:
-        raise DataError(f"--out {path}: the name must end in {' or '.join(allowed)}.")
+        name = f"--out {given}" if given == path else f"--out {given} leads to {path}"
+        raise DataError(f"{name}: the name must end in {' or '.join(allowed)}.")
     if path.suffix == ".parquet":
         _check_parquet()
     if path.exists() and any(own.exists() and path.samefile(own) for own in inputs):
@@ -126,6 +120,7 @@ def check_output(path: Path, allowed: tuple[str, ...], inputs: Sequence[Path]) -
         raise OutputError(f"The folder {path.parent} does not exist; make it first.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"The folder {path.parent} cannot be written to; choose another --out.")
+    return path
 
 
 def _check_parquet() -> None:
@@ -135,47 +130,6 @@ def _check_parquet() -> None:
         raise DataError(
             "Writing .parquet needs the package pyarrow: install donorwise[parquet], or write .csv or .h5ad."
         ) from None
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Give a temporary name in the same folder, which takes the place of `path` when all is written.
-
-    Raises
-    ------
-    OutputError
-        Writing failed; `path` is as it was.
-    """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        raise OutputError(f"{path} could not be written: {reason(error)}. There is no partial file.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until the data is on the disk: a rename must not overtake it when the power goes."""
-    if path.is_dir() and sys.platform == "win32":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def reason(error: BaseException) -> str:
-    """The first line of an error, in the words of the system where it has any."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return text.rstrip(".")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -204,48 +158,10 @@ def write_anndata(adata: ad.AnnData, path: Path, *, compression: str = "gzip") -
         temporary.write_bytes(image)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold ``<path>.lock`` for the length of a run; the log says if a run that died had left it.
-
-    The system drops the lock of a process that dies, so a file left behind does not stop anyone. Its
-    text (process and host) is for people and for the message of the run that comes second.
-
-    Raises
-    ------
-    OutputError
-        Another run holds it, or it cannot be made.
-    """
-    from filelock import FileLock, Timeout
-
-    name = path.with_name(f"{path.name}.lock")
-    lock = FileLock(name, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise OutputError(
-            f"Another run{_holder(name)} is writing {path}; wait for it, or choose another --out."
-        ) from None
-    except OSError as error:
-        raise OutputError(f"{name} could not be made: {reason(error)}.") from error
-    try:
-        if _holder(name):
-            logger.warning("%s was left by a run that died%s; it is taken over.", name, _holder(name))
-        with suppress(OSError):  # Windows lets nobody write to a file that is locked
-            name.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
-        yield
-    finally:
-        # While it is still held: after that the file may be another run's.
-        with suppress(OSError):
-            name.unlink()
-        lock.release()
-
-
-def _holder(lock: Path) -> str:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        held = json.loads(lock.read_text())
-        return f" (process {held['pid']} on {held['host']})"
-    return ""
+def write_figure(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib, in the format of the name's ending."""
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=150, bbox_inches="tight")
 
 
 LIBRARIES = ("donorwise", "anndata", "formulaic", "numba", "numpy", "pandas", "scipy")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from donorwise._anndata import open_source
-from donorwise._batch.files import OutputError, reason, replaced, write_anndata
-from donorwise.errors import DataError
+from donorwise._batch.files import write_anndata
+from donorwise._core.files import reason, replaced
+from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys, list_results, read_results, symbols_of
-from donorwise._batch.files import read_source, replaced
+from donorwise._batch.files import read_source, write_figure
 from donorwise._batch.run import results_anndata
 from donorwise._core.engine.groups import group_text
+from donorwise._core.files import real
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 
@@ -41,7 +42,7 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
     missing = [c for c in keys.RESULT_COLUMNS if c not in table.columns]
     if missing:
         raise DataError(f"{path} is no table of results: it lacks the columns {', '.join(missing)}.")
-    params = {"response": keys.RESPONSE_X} | _params(path) | {"log_base": _log_base(table)}
+    params = {"response": keys.RESPONSE_X} | _params(path)
     features = table.astype({"variable": str}).drop_duplicates("variable").set_index("variable")
     adata = results_anndata({keys.RESULTS: table}, params, features.index)
     for column in set(table.columns) - set(keys.RESULT_COLUMNS):  # symbols, where the command wrote them
@@ -70,16 +71,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return table.astype({column: np.int64 for column in ("n_donors", "n_obs") if column in table})
 
 
-def _log_base(table: pd.DataFrame) -> float:
-    """Base of the logarithm that the response is, from what takes an estimate to log2 units; NaN for none."""
-    known = table[table["log_fc"].notna() & table["estimate"].abs().gt(0)]
-    return float(2 ** (known["log_fc"] / known["estimate"]).median()) if len(known) else float("nan")
-
-
 def _params(path: Path) -> dict[str, Any]:
     """Formula and command from the record beside the table, where there is one."""
     import yaml
 
+    path = real(path)
     record = path.with_name(f"{path.name}.run.yaml")
     try:
         content = yaml.safe_load(record.read_text(encoding="utf-8"))
@@ -87,7 +83,8 @@ def _params(path: Path) -> dict[str, Any]:
         known["groupby"] = group_text(content["options"].get("groupby"))
         known["response"] = _response(content["options"])
         failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
-        return known | {"version": str(content["versions"]["donorwise"]), "reasons": failed}
+        known["version"] = str(content["versions"]["donorwise"])
+        return known | {"reasons": failed, "cautions": content["result"].get("cautions") or {}}
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -174,7 +171,7 @@ def _warnings(table: pd.DataFrame, params: dict[str, Any]) -> list[str]:
         stuck = int((own["status"] == "not_converged").sum())
         if stuck:
             found.append(f"{group}: {stuck:,} tests did not converge.")
-    return found
+    return [*found, *dict(params.get("cautions") or {}).values()]
 
 
 def _markdown(table: pd.DataFrame) -> str:
@@ -214,8 +211,7 @@ def draw_volcanoes(
             return_fig=True,
         )  # fmt: skip
         path = folder / f"volcano_{_file_name(str(contrast), written)}.png"
-        with replaced(path) as temporary:
-            figure.savefig(temporary, dpi=150, bbox_inches="tight")
+        write_figure(figure, path)
         written.append(path)
     return written
 

@@ -38,6 +38,7 @@ class Outcome:
     n_rows: int
     failed: dict[str, str]
     status_counts: dict[str, int]
+    cautions: dict[str, str]
     seconds: float
 
 
@@ -132,7 +133,8 @@ def run(
         write_anndata(results_anndata(result.tables, result.params, analysis.variables, symbols), out)
     else:
         write_table(symbols.beside(results[list(keys.RESULT_COLUMNS)]), out)
-    return Outcome(len(results), result.failed, result.params["status_counts"], time.monotonic() - start)
+    params, seconds = result.params, time.monotonic() - start
+    return Outcome(len(results), result.failed, params["status_counts"], params.get("cautions", {}), seconds)
 
 
 def results_anndata(

@@ -12,13 +12,10 @@ from donorwise._anndata import symbols_of
 from donorwise._anndata.origin import COLLAPSED, is_collapsed
 from donorwise._batch.files import (
     TABLES,
-    OutputError,
     check_output,
     fingerprint,
-    locked,
     read_source,
     reading,
-    reason,
     run_manifest,
     run_record,
     write_anndata,
@@ -28,8 +25,9 @@ from donorwise._batch.partial import Partial
 from donorwise._cli import messages, options
 from donorwise._cli.messages import FAILED_GROUPS
 from donorwise._cli.options import PATH
+from donorwise._core.files import locked, reason
 from donorwise._typing import DDF
-from donorwise.errors import DataError
+from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,6 +68,7 @@ def audit(source: Path, formula: str, donor: str | None) -> None:
     help="Columns of obs that differ from cell to cell, such as log_depth.",
 )  # fmt: skip
 @click.option("--layer", help="Layer to collapse; X if absent.")
+@options.add(options.LOG_BASE)
 @click.option(
     "--counts-layer", help="Layer of raw counts, for donorwise pseudobulk; --log-depth takes counts if absent."
 )
@@ -81,8 +80,8 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
     from donorwise._batch.cohorts import add_log_depth, collapse_sources, survey
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    chosen = {name: given[name] for name in ("by", "covariates", "layer", "counts_layer", "n_jobs")}
-    check_output(given["out"], (".h5ad",), given["source"])
+    chosen = {name: given[name] for name in ("by", "covariates", "layer", "log_base", "counts_layer", "n_jobs")}
+    given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         sources = [survey(path, layer=given["layer"], block_size=given["block_size"]) for path in given["source"]]
         begin = {}
@@ -114,7 +113,7 @@ def merge(ctx: click.Context, /, **given: Any) -> None:
     messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     if len(given["source"]) < 2:
         raise DataError("Merging takes two collapsed cohorts or more.")
-    check_output(given["out"], (".h5ad",), given["source"])
+    given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         paths = given["source"]
         cohorts = [read_source(path) for path in paths]
@@ -158,6 +157,7 @@ _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, o
 @click.option("--layer", help="Layer of log-normalised values; X if absent.")
 @click.option("--obsm", help="Table of scores in obsm, to be modelled instead of X.")
 @click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
+@options.add(options.LOG_BASE)
 @click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
 @click.option("--counts-layer", default="counts", show_default=True, help="Layer of raw counts, for --log-depth.")
 @options.add(options.LOG_DEPTH, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
@@ -171,7 +171,7 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
         from donorwise._anndata.prepare import prepare_lmm
         from donorwise._core.engine.analysis import Options
 
-        chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "n_jobs")}
+        chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "log_base", "n_jobs")}
         options = Options(given["ddf"], reml=not given["ml"])
         if given["log_depth"]:
             from donorwise import pp
@@ -215,8 +215,7 @@ def _with_covariate(formula: str, name: str) -> str:
 def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare) -> None:
     """Check, lock, read, prepare, fit, write."""
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    out: Path = given["out"]
-    check_output(out, TABLES, [given["source"]])
+    out = given["out"] = check_output(given["out"], TABLES, [given["source"]])
     element = given.get("obsm") or given["layer"] or "X"
     if given["dry_run"]:
         with reading(given["source"], element):
@@ -287,6 +286,7 @@ def _fit(
         "rows": outcome.n_rows,
         "status_counts": outcome.status_counts,
         "failed_groups": outcome.failed,
+        "cautions": outcome.cautions,
     }
     write_record(run_record(name, chosen, source, result), given["out"])
     Partial.of(given["out"]).remove()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import donorwise as dw
+from donorwise._batch.files import write_figure, write_table
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -81,9 +82,9 @@ def _scores(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame) -> st
 
 
 def _write(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame, out: Path) -> None:
-    dw.get.tests(adata).to_csv(out / "results.csv", index=False)
+    write_table(dw.get.tests(adata), out / "results.csv")
     volcano: Any = dw.pl.volcano(adata, contrast=CONTRAST, show=False, return_fig=True)
-    volcano.savefig(out / "volcano.png", dpi=150, bbox_inches="tight")
+    write_figure(volcano, out / "volcano.png")
 
     group = str(adata.obs["cell_type"].cat.categories[0])
     found = results[results["group"] == group]["variable"].iloc[0]
@@ -91,4 +92,4 @@ def _write(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame, out: P
     false = naive[(naive["group"] == group) & ~_is_true(adata, naive)].sort_values("p_value", kind="stable")
     genes = [found, false["variable"].iloc[0]]
     donors: Any = dw.pl.donors(adata, genes, group=group, contrast=CONTRAST, show=False, return_fig=True)
-    donors.savefig(out / "donors.png", dpi=150, bbox_inches="tight")
+    write_figure(donors, out / "donors.png")

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from donorwise._batch.files import OutputError
-from donorwise.errors import DonorwiseError, DonorwiseWarning
+from donorwise.errors import DonorwiseError, DonorwiseWarning, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

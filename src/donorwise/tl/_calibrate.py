@@ -214,7 +214,7 @@ def _analysis(
         given = {name: value for name, value in of_units.items() if value is not None}
         return prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **given, **shared)
     _check_unused(model, of_units)
-    return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), **of_cells, **shared)
+    return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), fold_changes=False, **of_cells, **shared)
 
 
 def _check_unused(model: str, options: dict[str, Any]) -> None:

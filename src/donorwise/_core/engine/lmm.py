@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from donorwise._core.engine.arrays import (
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
-from donorwise._core.engine.results import with_group
+from donorwise._core.engine.results import constant_beta, with_group
 from donorwise._core.engine.tables import (
     icc_table,
     long_partition,
@@ -35,6 +35,8 @@ from donorwise._core.engine.tables import (
 )
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used, test_features
 from donorwise._core.jobs import tqdm, workers
+from donorwise._core.models.lmm.abundance import are_ratios, find_units, responses_of
+from donorwise._core.models.lmm.crossproducts import Responses
 from donorwise._core.models.lmm.equations import Estimates, build_equations
 from donorwise._core.models.lmm.fit import fit_collapsed
 from donorwise._core.models.lmm.levels import LevelLMM, level_model, term_without_rest
@@ -49,8 +51,9 @@ if TYPE_CHECKING:
 
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design, RandomTerm
+    from donorwise._core.models.lmm.abundance import Units
     from donorwise._core.models.lmm.equations import Equations
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray
 
 # Doubles of temporary arrays that a block of features may use (32 MB).
 _BLOCK = 4_000_000
@@ -193,7 +196,8 @@ def _fit_models(
     except DesignError:
         update(features.size)
         return []
-    limits = _level_models(equations, collapsed, features, reml=reml)
+    units = find_units(design, collapsed.n_obs) if collapsed.abundance.size else None
+    limits = _level_models(equations, collapsed, features, units, reml=reml)
     rest = ~np.isin(features, np.concatenate([[], *(model.features for model in limits)]))
     update(features.size - int(rest.sum()))
     if not rest.any():
@@ -201,24 +205,38 @@ def _fit_models(
     collapsed, features = collapsed.take_features(rest) if limits else collapsed, features[rest]
     # each with its features only: a backend that is not threads sends them
     work = (
-        delayed(fit_collapsed)(equations, collapsed.take_features(s), reml=reml)
+        delayed(_fit_block)(equations, collapsed.take_features(s), units, reml=reml)
         for s in _slices(equations, collapsed, budget)
     )
-    blocks = []
-    for block in parallel(work):
+    blocks, abundances = [], []
+    for block, abundance in parallel(work):
         blocks.append(block)
+        abundances += [] if abundance is None else [abundance]
         update(block.status.size)
-    return [LMM(features, equations, Estimates.concatenate(blocks)), *limits]
+    together = Responses.concatenate(abundances) if abundances else None
+    return [LMM(features, equations, Estimates.concatenate(blocks), together), *limits]
 
 
-def _level_models(equations: Equations, collapsed: Collapsed, features: IntArray, *, reml: bool) -> list[LevelLMM]:
+def _fit_block(
+    equations: Equations, collapsed: Collapsed, units: Units | None, *, reml: bool
+) -> tuple[Estimates, Responses | None]:
+    """Estimates of some features and, where units are given, their log abundances as responses."""
+    abundance = None if units is None else responses_of(equations, collapsed, units)
+    return fit_collapsed(equations, collapsed, reml=reml), abundance
+
+
+def _level_models(
+    equations: Equations, collapsed: Collapsed, features: IntArray, units: Units | None, *, reml: bool
+) -> list[LevelLMM]:
     """Models of the features that do not vary within the levels of some term."""
     term = term_without_rest(equations.design, collapsed)
     found = []
     for t in np.unique(term[term >= 0]):
         at = np.flatnonzero(term == t)
-        model = level_model(equations, collapsed.take_features(at), features[at], int(t), reml=reml)
-        found += [] if model is None else [model]
+        own = collapsed.take_features(at)
+        model = level_model(equations, own, features[at], int(t), reml=reml)
+        if model is not None:
+            found.append(replace(model, abundance=None if units is None else responses_of(equations, own, units)))
     return found
 
 
@@ -247,6 +265,14 @@ def _n_donors(design: Design, collapsed: Collapsed, donor: str) -> int:
     """Levels of `donor` that have rows."""
     used = collapsed.n_obs > 0
     return next((np.unique(t.codes[used]).size for t in design.random_terms if t.group == donor), 0)
+
+
+def _are_ratios(fit: LMMFit, L: FloatArray) -> BoolArray:
+    """Which contrasts (n, p) can be fold changes, (n,): adding a constant to the log abundances must leave them alone."""
+    if all(model.abundance is None for model in fit.models) or not constant_beta(fit.design).any():
+        return np.zeros(len(L), dtype=bool)
+    used = fit.design.codes[fit.design.codes >= 0]
+    return are_ratios(find_units(fit.design, np.bincount(used, minlength=fit.design.n_patterns)), L)
 
 
 def donor_term(design: Design, donor: str) -> RandomTerm:
@@ -286,7 +312,8 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
         table = None
         if own is not None:
             tested = test_features(fit, own.L, ddf, 0.95)
-            table = tests_table(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
+            numbers = tested.numbers | {"log_fc": np.where(_are_ratios(fit, own.L)[:, None], tested.log_fc, np.nan)}
+            table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
         partition = partition_table(fit.variables, fit.design, fit.models)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),

@@ -154,7 +154,7 @@ def ranef_table(fit: LogRateFit, units: Units, variances: FloatArray) -> pd.Data
 def tell_uncorrected(method: str, notes: Mapping[str, str], *, by_group: bool) -> None:
     """Log why the depths of some units are as they were, once per reason with the groups that share it."""
     for text in told_reasons(notes) if by_group else filter(None, notes.values()):
-        logger.warning("%r leaves depths as they are: %s.", method, text)
+        logger.warning("%r leaves depths as they are. %s.", method, text)
 
 
 def factors_table(fit: LogRateFit, units: Units) -> pd.DataFrame:
@@ -278,7 +278,8 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         name = self.tasks[number].name
         ddf, note = ddf_used(fit, self.options.ddf)
         tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
-        table = tests_table(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
+        numbers = tested.numbers | {"log_fc": tested.log_fc}
+        table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
             varcomp=with_group(varcomp_table(fit, tested.variances), name),

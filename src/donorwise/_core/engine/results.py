@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from donorwise._core.design.design import Design
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray
 
 _TINY = 1e-8  # of a level in a contrast of differences, for rounding
 
@@ -34,6 +34,13 @@ class Contrasts:
 
     names: tuple[str, ...]
     L: FloatArray
+
+
+def contrasts_of_covariates(design: Design, contrasts: Contrasts) -> list[str]:
+    """Contrasts of nothing but main effects of covariates that differ from cell to cell."""
+    main = {j for term, columns in design.terms.items() if ":" not in term for j in columns}
+    plain = np.array([j in main and k >= 0 for j, k in enumerate(design.varying)])
+    return [name for name, row in zip(contrasts.names, contrasts.L, strict=True) if not row[~plain].any()]
 
 
 def tasks_by_group(formula: str | ParsedFormula, obs: pd.DataFrame, groupby: Sequence[str]) -> list[Task]:
@@ -168,7 +175,6 @@ def results_table(
     names: tuple[str, ...],
     variables: tuple[str, ...],
     groups: tuple[str, ...],
-    log2_scale: float,
     n_donors: IntArray | int = 0,
     n_obs: IntArray | int = 0,
 ) -> pd.DataFrame:
@@ -179,11 +185,9 @@ def results_table(
     task, contrasts
         The task, and the contrasts that it can answer.
     tested
-        Their tests, as :func:`tests_table` makes them; None where nothing was fitted.
+        Their tests, as :func:`tests_table` makes them, with `log_fc`; None where nothing was fitted.
     names, variables, groups
         All contrasts, features and tasks.
-    log2_scale
-        Takes an estimate to log2 units; NaN where the response is no logarithm.
     n_donors, n_obs
         Shape (G,) or numbers, for the contrasts that cannot be answered.
     """
@@ -195,22 +199,21 @@ def results_table(
     out = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
     code = np.full(len(out), groups.index(task.name))
     out.insert(1, "group", pd.Categorical.from_codes(code, dtype=dtype_of(groups)))
-    log_fc = _log_fold_change(out, task, contrasts, log2_scale)
+    log_fc = out.pop("log_fc").where(~_are_levels(out, task, contrasts))
     out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", log_fc)
     return out
 
 
-def _log_fold_change(table: pd.DataFrame, task: Task, contrasts: Contrasts | None, log2_scale: float) -> FloatArray:
-    """Estimates in log2 units; NaN for a contrast that is a level of the response, such as the intercept."""
+def _are_levels(table: pd.DataFrame, task: Task, contrasts: Contrasts | None) -> BoolArray:
+    """Which rows of a table are of a contrast that is a level of the response, such as the intercept."""
     names = table["contrast"].cat.categories
     is_level = np.zeros(len(names), dtype=bool)
     if task.design is not None and contrasts is not None:
-        is_level[names.get_indexer(list(contrasts.names))] = np.abs(contrasts.L @ _constant(task.design)) > _TINY
-    at = is_level[table["contrast"].cat.codes]
-    return np.where(at, np.nan, table["estimate"].to_numpy() * log2_scale)
+        is_level[names.get_indexer(list(contrasts.names))] = np.abs(contrasts.L @ constant_beta(task.design)) > _TINY
+    return np.asarray(is_level[table["contrast"].cat.codes])
 
 
-def _constant(design: Design) -> FloatArray:
+def constant_beta(design: Design) -> FloatArray:
     """Coefficients (p,) with which every row predicts one; zeros where there are none.
 
     A contrast of differences has none of them: adding a constant to the response does not change it.
@@ -230,7 +233,7 @@ def _not_estimable(
 ) -> pd.DataFrame:
     """Rows of contrasts that a task cannot answer."""
     G, n = len(variables), len(names)
-    numbers = {key: np.full((n, G), np.nan) for key in NUMBERS}
+    numbers = {key: np.full((n, G), np.nan) for key in (*NUMBERS, "log_fc")}
     counts = [np.broadcast_to(np.asarray(count, dtype=np.int64), (G,)) for count in (n_donors, n_obs)]
     return tests_table(variables, names, numbers, np.full((n, G), "not_estimable"), *counts)
 

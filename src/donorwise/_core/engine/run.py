@@ -13,9 +13,10 @@ import pandas as pd
 
 from donorwise._core.engine.analysis import TABLES, Family, Tables
 from donorwise._core.engine.arrays import one_blas_thread
+from donorwise._core.engine.cautions import shifted
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.power import carried_by_prior, own_df
-from donorwise._core.engine.results import told_reasons, with_levels
+from donorwise._core.engine.results import contrasts_of_covariates, told_reasons, with_levels
 from donorwise._core.engine.tables import UNIVERSE, dtype_of
 from donorwise._core.jobs import tqdm
 from donorwise._typing import STATUSES
@@ -149,7 +150,18 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
         )
     tables = _stack(analysis, parts)
     _log_replaced(named, analysis.options.ddf)
-    return Result(tables, _params(analysis, named, tables["results"]), failed)
+    cautions = shifted(tables["results"], _of_covariates(analysis))
+    for text in cautions.values():
+        logger.warning(text)
+    said = {"cautions": cautions} if cautions else {}
+    return Result(tables, _params(analysis, named, tables["results"]) | said, failed)
+
+
+def _of_covariates(analysis: Analysis[S, F]) -> set[str]:
+    """Contrasts of covariates of cells, such as the depth, on which most genes may well depend."""
+    tasks = zip(analysis.tasks, analysis.contrasts, strict=True)
+    made = [(t.design, own) for t, own in tasks if t.design is not None and own is not None]
+    return {name for design, own in made for name in contrasts_of_covariates(design, own)}
 
 
 def _stack(analysis: Analysis[S, F], parts: Sequence[Tables]) -> dict[str, pd.DataFrame]:

@@ -60,6 +60,12 @@ class OnGrid(Protocol):
     def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
         """The law; `loglik` is what :meth:`loglik` gave for the same features, where that is at hand."""
 
+    def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
+        """Log2 fold changes (G, n) of features with this law, averaged over the points with weights (G, K).
+
+        NaN where they are not known.
+        """
+
 
 class Model(Protocol):
     """A fitted model of G features that share their design and their rows."""
@@ -164,6 +170,9 @@ class Estimated(Model, Protocol):
 
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients."""
+
+    def log_fc(self, L: FloatArray) -> FloatArray:
+        """Log2 fold changes of contrasts (n, p) at the estimates, (G, n); NaN where they are not known."""
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""

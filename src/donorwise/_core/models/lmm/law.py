@@ -59,6 +59,8 @@ class LMMGrid:
         Shape (n, q, K). t'step is the step of an estimate from least squares.
     unit
         Shape (n, K). sqrt(c'Phi c / nu).
+    abundance
+        Log abundances of all features as responses; None where these are not known.
     """
 
     responses: Responses
@@ -68,6 +70,7 @@ class LMMGrid:
     L: FloatArray
     step: FloatArray
     unit: FloatArray
+    abundance: Responses | None = None
 
     def loglik(self, at: IntArray) -> FloatArray:
         """REML log-likelihood profiled over sigma2, (G, K)."""
@@ -91,6 +94,17 @@ class LMMGrid:
             centre[i] += (response.ols @ row)[:, None]
             np.multiply(root_R, self.unit[i], out=scale[i])
         return law_of(loglik, centre, scale, self.nu)
+
+    def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
+        """What the law's estimates are of the responses, of the log abundances; NaN where these are not known."""
+        if self.abundance is None:
+            return np.full((at.size, len(self.L)), np.nan)
+        own = self.abundance.take(at)
+        found = [
+            (own.zty * (weight @ step.T)).sum(axis=1) + own.ols @ row
+            for step, row in zip(self.step, self.L, strict=True)
+        ]
+        return np.stack(found, axis=1) if found else np.empty((at.size, 0))
 
 
 def on_grid(
