@@ -126,7 +126,7 @@ def test_pseudobulk_is_the_tool_in_memory(source: Path, tmp_path: Path) -> None:
     assert result.exit_code == 3, result.output
     found = ad.read_h5ad(out)
     expected = dw.get.tests(adata, key="pseudobulk", sort_by=None)
-    pd.testing.assert_frame_equal(dw.get.tests(found, sort_by=None), expected, **EXACT)
+    pd.testing.assert_frame_equal(dw.get.tests(found, key="pseudobulk", sort_by=None), expected, **EXACT)
 
 
 def test_failed_group(source: Path, tmp_path: Path) -> None:

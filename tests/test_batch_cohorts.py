@@ -170,3 +170,27 @@ def test_damaged_cohort_is_named(rows: list[Path], tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "bad.h5ad" in result.stderr.splitlines()[-1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.h5ad"]
+
+
+def test_bad_values_in_the_middle(sources: list[Path], tmp_path: Path) -> None:
+    """What is kept is named, with what it is good for; nothing else stays, and without the feature it goes on."""
+    own, out = tmp_path / "own.h5ad", tmp_path / "r.h5ad"
+    adata = ad.read_h5ad(sources[0])
+    adata.X = adata.X.astype(np.float64).tocsr()
+    row = 300
+    adata.X[row, adata.X.indices[adata.X.indptr[row]]] = np.inf
+    bad = adata.var_names[np.isinf(adata.X.toarray()).any(axis=0)]
+    adata.var["finite"] = ~adata.var_names.isin(bad)
+    adata.write_h5ad(own)
+    result = run(*collapse([own], out))
+    assert result.exit_code == 2
+    assert f"{bad[0]}" in result.stderr
+    assert f"What was finished before (1) is kept in {out}.partial: --resume goes on" in result.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["own.h5ad", "r.h5ad.partial"]
+    assert (
+        "options mask_var was None and is 'finite'"
+        in run(*collapse([own], out, "--mask-var", "finite", "--resume")).stderr
+    )
+    Partial.of(out).remove()
+    assert run(*collapse([own], out, "--mask-var", "finite")).exit_code == 0
+    assert ad.read_h5ad(out).n_vars == adata.n_vars - 1

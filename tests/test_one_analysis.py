@@ -120,10 +120,10 @@ def test_both_doors_give_the_same(case: str, source: str, tmp_path: Path) -> Non
     memory, said = _memory(adata, tool, formula, options)
     file, said_by_command = _command(path, tool, formula, options)
     assert said_by_command == said
-    params, expected = read_params(file, keys.LMM), read_params(memory, "found")
+    params, expected = read_params(file, tool), read_params(memory, "found")
     np.testing.assert_equal(params.pop("log_base"), expected.pop("log_base"))  # may be NaN
     assert params == expected
-    one, other = read_results(memory, "found"), read_results(file, keys.LMM)
+    one, other = read_results(memory, "found"), read_results(file, tool)
     for name in (*keys.TABLES, keys.PRIOR):
         left, right = getattr(one, name), getattr(other, name)
         assert (left is None) == (right is None), name

@@ -49,7 +49,7 @@ step() {
     shift
     [[ $done == yes ]] && return
     # 3: written, although some groups could not be fitted; the report says which
-    "$@" --out "$out" --resume || [[ $? == 3 ]]
+    "$@" --out "$out" --resume --overwrite || [[ $? == 3 ]]
 }
 
 # 1. Every cohort, where it lies: one row per donor, cell type and so on. The rows hold no cells and may travel.

@@ -59,6 +59,8 @@ class Origin:
         Layer of the counts, ``""`` for X, and the column of the depth, ``""`` for their sum; None without counts.
     dropped
         Features that some of the merged cohorts lacked.
+    cells
+        A digest of the cells of every source; none in rows of 0.1.
     """
 
     by: tuple[str, ...]
@@ -71,6 +73,7 @@ class Origin:
     counts_layer: str | None = None
     depth: str | None = None
     dropped: tuple[str, ...] = ()
+    cells: tuple[str, ...] = ()
 
 
 def is_collapsed(adata: ad.AnnData) -> bool:
@@ -113,12 +116,13 @@ def read_origin(adata: ad.AnnData) -> Origin:
         counts_layer=str(entry["counts_layer"]) if has_counts else None,
         depth=str(entry["depth"]) if has_counts else None,
         dropped=_names(entry["dropped"]),
+        cells=_names(entry.get("cells", ())),
     )
 
 
 def origin_entry(origin: Origin) -> dict[str, Any]:
     """What ``uns`` keeps of an origin."""
-    texts = {name: np.array(getattr(origin, name), dtype=object) for name in ("by", "covariates", "dropped")}
+    texts = {name: np.array(getattr(origin, name), dtype=object) for name in ("by", "covariates", "dropped", "cells")}
     return texts | {
         keys.FORMAT: keys.FORMAT_VERSION,
         "version": version("donorwise"),

@@ -214,7 +214,7 @@ def tasks_of_units(units: Units, groupby: Sequence[str]) -> list[Task]:
     """One task per group, whose patterns are units."""
     return [
         task if task.design is None else replace(task, design=task.design.by_row())
-        for task in tasks_by_group(units.formula, units.table, groupby)
+        for task in tasks_by_group(units.formula, units.table, groupby, units.levels)
     ]
 
 

@@ -211,11 +211,14 @@ def _is_readable(matrix: Any) -> bool:
 
 
 def _check_matrix(matrix: Any, text: str) -> None:
+    from donorwise._core.cells.structure import check_structure
+
     if not _is_readable(matrix):
         kind = f"{type(matrix).__module__}.{type(matrix).__qualname__}"
         raise DataError(f"{text} is a {kind}, which cannot be read in chunks: use adata.to_memory() first.")
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiub":
         raise DataError(f"{text} must be a matrix of numbers; it has dtype {matrix.dtype} and shape {matrix.shape}.")
+    check_structure(matrix, text)
 
 
 def _check_numeric(table: pd.DataFrame, where: str) -> None:

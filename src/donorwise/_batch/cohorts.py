@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from donorwise._anndata import is_collapsed
+from donorwise._anndata.identity import digest, hash_cells
+from donorwise._anndata.origin import COLLAPSED
 from donorwise._batch.files import fingerprint, read_source, reading
 from donorwise.errors import DataError, DonorwiseError, OutputError
 from donorwise.pp._log_depth import log_depths
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
     import pandas as pd
+    from numpy.typing import NDArray
 
     from donorwise._batch.partial import Partial
 
@@ -47,21 +51,31 @@ class InputFile:
         What tells it from another, see :func:`donorwise._batch.files.fingerprint`.
     blocks
         Ranges of cells between which a collapse can stop.
+    hashes
+        What tells its cells from others, see :func:`donorwise._anndata.identity.hash_cells`.
     """
 
     path: Path
     told: dict[str, Any]
     blocks: list[tuple[int, int]]
+    hashes: NDArray[np.uint64]
 
 
-def survey(path: Path, *, layer: str | None, block_size: int | None) -> InputFile:
-    """Look at a source before its cells are read; a matrix that is stored by columns is one block."""
+def survey(path: Path, *, columns: Sequence[str], layer: str | None, block_size: int | None) -> InputFile:
+    """Look at a source before its cells are read; a matrix that is stored by columns is one block.
+
+    `columns` are those that rows keep.
+    """
     adata = read_source(path)
+    with _naming(path):
+        if is_collapsed(adata):
+            raise DataError("this is collapsed already: put collapsed cohorts together with donorwise merge.")
+        hashes = hash_cells(adata, columns)
     n = int(adata.n_obs)
     matrix = adata.layers.get(layer) if layer else adata.X
     step = max(1, n) if getattr(matrix, "format", "") == "csc" else block_size or CELLS
     blocks = [(low, min(n, low + step)) for low in range(0, max(1, n), step)]
-    return InputFile(path, fingerprint(path, adata), blocks)
+    return InputFile(path, fingerprint(path, adata), blocks, hashes)
 
 
 def add_log_depth(
@@ -170,6 +184,7 @@ def _merged_blocks(sources: Sequence[InputFile], partial: Partial) -> Iterator[a
         for later in range(number + 1, number + len(source.blocks)):
             rows = merge_cohorts([rows, partial.load(later)])
         number += len(source.blocks)
+        rows.uns[COLLAPSED] = {**rows.uns[COLLAPSED], "cells": np.array([digest(source.hashes)], dtype=object)}
         yield rows
 
 
@@ -185,7 +200,7 @@ def merge_sources(
     OutputError
         A block cannot be kept.
     """
-    names, dropped = check_cohorts(cohorts)
+    names, dropped = check_cohorts(cohorts, [str(path) for path in paths])
     say_shared_donors(cohorts)
     n_rows, n_tables = sum(a.n_obs for a in cohorts), 1 + max(len(a.layers) for a in cohorts)
     size = block_size or max(1, _BLOCK_BYTES // (8 * n_rows * n_tables))

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import traceback
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +16,7 @@ from donorwise._core.files import real, replaced
 from donorwise.errors import DataError, DonorwiseError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import anndata as ad
@@ -162,37 +159,3 @@ def write_figure(figure: Any, path: Path) -> None:
     """Write a figure of matplotlib, in the format of the name's ending."""
     with replaced(path) as temporary:
         figure.savefig(temporary, dpi=150, bbox_inches="tight")
-
-
-LIBRARIES = ("donorwise", "anndata", "formulaic", "numba", "numpy", "pandas", "scipy")
-
-
-def run_manifest(command: str, chosen: Mapping[str, Any], source: Any) -> dict[str, Any]:
-    """What must be the same for a stopped run to be resumed; files may move between stop and resume."""
-    computed = {name: value for name, value in chosen.items() if name not in ("source", "out")}
-    inputs = source if isinstance(source, list) else [source]
-    told = [{name: value for name, value in one.items() if name != "path"} for one in inputs]
-    return {"command": command, "version": version("donorwise"), "options": computed, "input": told}
-
-
-def run_record(command: str, chosen: Mapping[str, Any], source: Any, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Options, versions, the input (or inputs) and what came of it, as plain values."""
-    return {
-        "command": command,
-        "options": {name: _plain(value) for name, value in chosen.items() if value not in (None, (), [], "")},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "input": source,
-        "result": {"finished": datetime.now(tz=UTC).isoformat(timespec="seconds"), **result},
-    }
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def write_record(record: Mapping[str, Any], out: Path) -> None:
-    """Write the record beside its output."""
-    import yaml
-
-    with replaced(out.with_name(f"{out.name}.run.yaml")) as temporary:
-        temporary.write_text(yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True), encoding="utf-8")

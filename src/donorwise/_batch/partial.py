@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from donorwise._anndata import open_source
 from donorwise._batch.files import write_anndata
 from donorwise._core.files import reason, replaced
-from donorwise.errors import DataError, OutputError
+from donorwise.errors import DataError, DonorwiseError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import anndata as ad
 
@@ -34,17 +34,34 @@ class Partial:
         return cls(out.with_name(f"{out.name}.partial"))
 
     @contextmanager
-    def kept(self, manifest: Mapping[str, Any], *, resume: bool) -> Iterator[set[int]]:
-        """Keep what is finished while a run lasts; give the parts that were finished before. See :meth:`open`."""
-        finished = self.open(manifest, resume=resume)
+    def kept(self, manifest: Mapping[str, Any], *, resume: bool, overwrite: bool = False) -> Iterator[set[int]]:
+        """Keep what is finished while a run lasts; give the parts that were finished before. See :meth:`open`.
+
+        An error that ends the run says what is kept, and for what.
+        """
+        finished = self.open(manifest, resume=resume, overwrite=overwrite)
         try:
             yield finished
+        except DonorwiseError as error:
+            n = len(self.finished())
+            if not n:
+                raise
+            raise type(error)(
+                f"{error} What was finished before ({n}) is kept in {self.folder}: --resume goes on with it if input and "
+                "options stay the same; if one of them has to change, --overwrite starts again."
+            ) from error
         finally:
             if not self.finished():
                 self.remove()
 
-    def open(self, manifest: Mapping[str, Any], *, resume: bool) -> set[int]:
+    def is_there(self) -> bool:
+        """Whether there is a run that was stopped."""
+        return (self.folder / MANIFEST).exists()
+
+    def open(self, manifest: Mapping[str, Any], *, resume: bool, overwrite: bool = False) -> set[int]:
         """Start, or go on with, the run that `manifest` describes; return the parts that are finished.
+
+        With `overwrite` a stopped run that is not to be resumed, or cannot be, makes way.
 
         Raises
         ------
@@ -54,14 +71,13 @@ class Partial:
             The folder cannot be written to.
         """
         wanted = json.loads(json.dumps(manifest))
-        if (self.folder / MANIFEST).exists():
-            if not resume:
-                raise DataError(
-                    f"{self.folder} holds a run that was stopped: go on with --resume, or remove that folder to start "
-                    "again."
-                )
-            self._check(wanted)
-            return self.finished()
+        if self.is_there():
+            changed = self._changed(wanted)
+            if resume and not changed:
+                return self.finished()
+            if not overwrite:
+                raise DataError(self._refusal(changed) if resume else self._question())
+            self.remove()
         try:
             self.folder.mkdir(exist_ok=True)
             for number in self.finished():  # of a run whose removal was cut short, after its manifest was gone
@@ -91,27 +107,31 @@ class Partial:
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:05d}.h5ad"
 
-    def _check(self, wanted: Mapping[str, Any]) -> None:
-        """Raise unless the stopped run had this manifest."""
+    def _changed(self, wanted: Mapping[str, Any]) -> list[str]:
+        """How the stopped run differs from the one that is wanted, a phrase each."""
         try:
             was = json.loads((self.folder / MANIFEST).read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.folder / MANIFEST} cannot be read; remove that folder to start again.") from error
-        changed = _differences(was, wanted)
-        if changed:
-            raise DataError(
-                f"The run that was stopped was another one, so it cannot be resumed: {'; '.join(changed)}. Restore what "
-                f"changed, or remove {self.folder} to start again."
-            )
+        except (OSError, ValueError):
+            return [f"{self.folder / MANIFEST} cannot be read"]
+        return differences(was, wanted)
+
+    def _refusal(self, changed: Sequence[str]) -> str:
+        return (
+            f"The run that was stopped was another one, so it cannot be resumed: {'; '.join(changed)}. Restore what "
+            f"changed, or start again with --overwrite, which removes {self.folder}."
+        )
+
+    def _question(self) -> str:
+        return f"{self.folder} holds a run that was stopped: go on with --resume, or start again with --overwrite."
 
 
-def _differences(was: Any, now: Any, name: str = "") -> list[str]:
+def differences(was: Any, now: Any, name: str = "") -> list[str]:
     """What changed, a phrase each."""
     if isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
         numbers = [""] if len(now) == 1 else range(1, len(now) + 1)
         was, now = dict(zip(numbers, was, strict=True)), dict(zip(numbers, now, strict=True))
     if isinstance(was, dict) and isinstance(now, dict):
-        found = [_differences(was.get(k), now.get(k), f"{name} {k}".strip()) for k in dict.fromkeys([*was, *now])]
+        found = [differences(was.get(k), now.get(k), f"{name} {k}".strip()) for k in dict.fromkeys([*was, *now])]
         return [text for texts in found for text in texts]
     return [] if was == now else [f"{name} was {_short(was)} and is {_short(now)}"]
 

@@ -10,13 +10,15 @@ import pandas as pd
 
 from donorwise._anndata import keys, list_results, read_results, symbols_of
 from donorwise._batch.files import read_source, write_figure
+from donorwise._batch.records import read_record
 from donorwise._batch.run import results_anndata
 from donorwise._core.engine.groups import group_text
-from donorwise._core.files import real
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import anndata as ad
 
 SHOWN = ["variable", "estimate", "se", "df", "p_value", "adj_p_value", "log_fc", "n_donors"]
@@ -42,7 +44,7 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
     missing = [c for c in keys.RESULT_COLUMNS if c not in table.columns]
     if missing:
         raise DataError(f"{path} is no table of results: it lacks the columns {', '.join(missing)}.")
-    params = {"response": keys.RESPONSE_X} | _params(path)
+    params = {"response": keys.RESPONSE_X, "groupby": ""} | _params(path)
     features = table.astype({"variable": str}).drop_duplicates("variable").set_index("variable")
     adata = results_anndata({keys.RESULTS: table}, params, features.index)
     for column in set(table.columns) - set(keys.RESULT_COLUMNS):  # symbols, where the command wrote them
@@ -73,19 +75,15 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _params(path: Path) -> dict[str, Any]:
     """Formula and command from the record beside the table, where there is one."""
-    import yaml
-
-    path = real(path)
-    record = path.with_name(f"{path.name}.run.yaml")
     try:
-        content = yaml.safe_load(record.read_text(encoding="utf-8"))
+        content = read_record(path) or {}
         known = {name: str(content["options"].get(name, "")) for name in ("formula", "ddf")}
         known["groupby"] = group_text(content["options"].get("groupby"))
         known["response"] = _response(content["options"])
         failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
         known["version"] = str(content["versions"]["donorwise"])
         return known | {"reasons": failed, "cautions": content["result"].get("cautions") or {}}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -98,9 +96,15 @@ def _response(options: dict[str, Any]) -> str:
 
 
 def summarise(
-    adata: ad.AnnData, key: str, *, alpha: float = 0.05, top: int = 10, gene_symbols: str | None = None
+    adata: ad.AnnData,
+    key: str,
+    *,
+    said: Sequence[str] = (),
+    alpha: float = 0.05,
+    top: int = 10,
+    gene_symbols: str | None = None,
 ) -> str:
-    """The report in markdown: statuses, hits, top features, and what deserves a second look.
+    """The report in markdown: what deserves a second look, statuses, hits, top features.
 
     Parameters
     ----------
@@ -108,6 +112,8 @@ def summarise(
         Holds the results.
     key
         Entry of ``uns``.
+    said
+        What the run warned of.
     alpha
         Adjusted p-value up to which a feature counts as found.
     top
@@ -125,12 +131,10 @@ def summarise(
     parts = [
         *head, f"- tests: {len(table):,} (features: {table['variable'].nunique():,}, groups: "
         f"{table['group'].nunique():,}, contrasts: {table['contrast'].nunique():,})", "",
+        *_section("Warnings", [*said, *_warnings(table, read.params, " ".join(said))]),
         "## Status of the tests", "", _markdown(_statuses(table)), "",
         f"## Found at a false discovery rate of {alpha:.0%}", "", _markdown(_hits(table, alpha)), "",
     ]  # fmt: skip
-    warnings = _warnings(table, read.params)
-    if warnings:
-        parts += ["## Warnings", "", *(f"- {text}" for text in warnings), ""]
     for (contrast, group), own in table.groupby(["contrast", "group"], observed=True, sort=False):
         best = own[own["p_value"].notna()].sort_values("p_value", kind="stable").head(top)
         if len(best):
@@ -155,8 +159,15 @@ def _hits(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["contrast", "group", "tested", "up", "down", "donors"])
 
 
-def _warnings(table: pd.DataFrame, params: dict[str, Any]) -> list[str]:
-    found = [f"{group}: {text}" for group, text in dict(params.get("reasons") or {}).items()]
+def _section(title: str, texts: Sequence[str]) -> list[str]:
+    """A list under a heading, a line for each text; nothing for no text."""
+    lines = [f"- {' '.join(text.split())}" for text in dict.fromkeys(texts)]
+    return [f"## {title}", "", *lines, ""] if lines else []
+
+
+def _warnings(table: pd.DataFrame, params: dict[str, Any], said: str) -> list[str]:
+    """What the table and its params show; reasons that were `said` already are left out."""
+    found = [f"{group}: {text}" for group, text in dict(params.get("reasons") or {}).items() if text not in said]
     for group, own in table.groupby("group", observed=True, sort=False):
         donors = int(own["n_donors"].max())
         if own["p_value"].isna().all():

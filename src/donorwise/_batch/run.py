@@ -14,7 +14,6 @@ from scipy import sparse
 from donorwise._anndata import keys, read_results, write_results
 from donorwise._batch.files import write_anndata, write_table
 from donorwise._batch.partial import Partial
-from donorwise._core.design.contrasts import split_interaction
 from donorwise._core.engine import run as engine
 from donorwise._core.engine.analysis import FACTS, GB, TABLES, Tables
 from donorwise._core.engine.run import fit_task
@@ -90,6 +89,7 @@ def run(
     manifest: Mapping[str, Any],
     *,
     resume: bool,
+    overwrite: bool = False,
     max_memory: float,
     progress: bool,
     symbols: Symbols,
@@ -104,8 +104,10 @@ def run(
         ``.parquet`` and ``.csv`` hold the results table, ``.h5ad`` all tables as ``dw.tl.lmm`` stores them.
     manifest
         What must be the same for a stopped run to be resumed.
-    resume, progress
-        Whether to go on with a stopped run, and to show a progress bar.
+    resume, overwrite
+        Whether to go on with a stopped run, and to remove it where that is not so or cannot be.
+    progress
+        Whether to show a progress bar.
     max_memory
         GB for the statistics of groups that share a pass.
     symbols
@@ -120,7 +122,7 @@ def run(
     """
     start = time.monotonic()
     partial = Partial.of(out)
-    with partial.kept(manifest, resume=resume) as finished:
+    with partial.kept(manifest, resume=resume, overwrite=overwrite) as finished:
         if finished:
             logger.info("Resumed: %d of %d groups are finished.", len(finished), len(analysis.tasks))
         try:
@@ -130,7 +132,8 @@ def run(
             raise
     results = result.tables[keys.RESULTS]
     if out.suffix == ".h5ad":
-        write_anndata(results_anndata(result.tables, result.params, analysis.variables, symbols), out)
+        key = analysis.family.method
+        write_anndata(results_anndata(result.tables, result.params, analysis.variables, symbols, key=key), out)
     else:
         write_table(symbols.beside(results[list(keys.RESULT_COLUMNS)]), out)
     params, seconds = result.params, time.monotonic() - start
@@ -142,8 +145,13 @@ def results_anndata(
     params: Mapping[str, Any],
     variables: Sequence[str],
     symbols: Symbols | None = None,
+    *,
+    key: str = keys.LMM,
 ) -> ad.AnnData:
-    """An AnnData without cells: `variables` in var with what they are called, tables (those missing are empty) and params as ``dw.tl.lmm`` stores them."""
+    """An AnnData without cells, with tables (those missing are empty) and params under `key` as the tools store them.
+
+    `variables` are in var, with what they are called.
+    """
     import anndata as ad
 
     var = pd.DataFrame(index=pd.Index(list(variables), dtype=object).astype(str))
@@ -151,7 +159,7 @@ def results_anndata(
         var[symbols.column] = np.array([symbols.label(name) for name in var.index], dtype=object)
     adata = ad.AnnData(var=var)
     empty = pd.DataFrame({"variable": pd.Categorical([]), "group": pd.Categorical([])})
-    write_results(adata, keys.LMM, params=params, **{**dict.fromkeys(keys.TABLES, empty), **tables})
+    write_results(adata, key, params=params, **{**dict.fromkeys(keys.TABLES, empty), **tables})
     return adata
 
 
@@ -159,17 +167,27 @@ _TRIED = 128  # features that are fitted to see how long it takes
 _ROW_BYTES = 130  # of the results table: eleven numbers and four codes
 
 
-def parse_contrast(text: str, columns: Sequence[str]) -> Any:
-    """A coefficient's name, or the levels of a variable that are compared: ``"disease:MS:control"``.
+def parse_contrast(text: str, obs: pd.DataFrame) -> Any:
+    """A coefficient's name, or the levels of a column of `obs` that are compared: ``"disease:MS:control"``.
+
+    Names and levels may hold colons themselves: what there is in `obs` decides.
 
     Examples
     --------
-    >>> parse_contrast("disease:MS:control", ["disease", "sex"])
+    >>> obs = pd.DataFrame({"disease": ["MS", "control"], "sex": ["f", "m"]})
+    >>> parse_contrast("disease:MS:control", obs)
     ('disease', 'MS', 'control')
-    >>> parse_contrast("disease[T.MS]:sex[T.male]", ["disease", "sex"])
+    >>> parse_contrast("disease[T.MS]:sex[T.male]", obs)
     'disease[T.MS]:sex[T.male]'
     """
-    parts = [part.strip() for part in split_interaction(text)]
+    columns = [str(column) for column in obs.columns]
+    for column in (name for name in columns if text.startswith(f"{name}:")):
+        rest, levels = text[len(column) + 1 :], set(obs[column].dropna().astype(str).unique())
+        pairs = [(rest[:i].strip(), rest[i + 1 :].strip()) for i, char in enumerate(rest) if char == ":"]
+        found = next((pair for pair in pairs if levels.issuperset(pair)), None)
+        if found is not None:
+            return (column, *found)
+    parts = [part.strip() for part in text.split(":")]  # of levels that are not there, it is to be said so
     of_levels = len(parts) == 3 and parts[0] in columns and not {parts[1], parts[2]} & set(columns)
     return tuple(parts) if of_levels and "[" not in text else text
 

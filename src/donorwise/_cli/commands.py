@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from donorwise._anndata import symbols_of
+from donorwise._anndata.identity import check_cells, check_files
 from donorwise._anndata.origin import COLLAPSED, is_collapsed
 from donorwise._batch.files import (
     TABLES,
@@ -16,12 +17,10 @@ from donorwise._batch.files import (
     fingerprint,
     read_source,
     reading,
-    run_manifest,
-    run_record,
     write_anndata,
-    write_record,
 )
 from donorwise._batch.partial import Partial
+from donorwise._batch.records import finished_run, read_record, run_manifest, run_record, write_record
 from donorwise._cli import messages, options
 from donorwise._cli.messages import FAILED_GROUPS
 from donorwise._cli.options import PATH
@@ -41,7 +40,15 @@ if TYPE_CHECKING:
     Prepare = Callable[[ad.AnnData, list[Any] | None, list[str]], Analysis[Any, Any]]
 
 logger = logging.getLogger("donorwise")
-_RUN_COHORTS = (options.OUT_H5AD, options.BLOCK_SIZE, options.RESUME, options.CONFIG, options.QUIET, options.LOG_JSON)
+_RUN_COHORTS = (
+    options.OUT_H5AD,
+    options.BLOCK_SIZE,
+    options.RESUME,
+    options.OVERWRITE,
+    options.CONFIG,
+    options.QUIET,
+    options.LOG_JSON,
+)
 
 
 @click.command()
@@ -72,7 +79,7 @@ def audit(source: Path, formula: str, donor: str | None) -> None:
 @click.option(
     "--counts-layer", help="Layer of raw counts, for donorwise pseudobulk; --log-depth takes counts if absent."
 )
-@options.add(options.LOG_DEPTH, options.N_JOBS, *_RUN_COHORTS)
+@options.add(options.MASK_VAR, options.LOG_DEPTH, options.N_JOBS, *_RUN_COHORTS)
 @click.pass_context
 def collapse(ctx: click.Context, /, **given: Any) -> None:
     """Collapse SOURCE (one or several .h5ad or .zarr) to one row per combination of columns; models fit alike."""
@@ -80,10 +87,14 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
     from donorwise._batch.cohorts import add_log_depth, collapse_sources, survey
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    chosen = {name: given[name] for name in ("by", "covariates", "layer", "log_base", "counts_layer", "n_jobs")}
+    names = ("by", "covariates", "layer", "log_base", "counts_layer", "mask_var", "n_jobs")
+    chosen = {name: given[name] for name in names}
     given["out"] = check_output(given["out"], (".h5ad",), given["source"])
+    check_files(given["source"])
+    seen = {"columns": given["by"], "layer": given["layer"], "block_size": given["block_size"]}
     with locked(given["out"]):
-        sources = [survey(path, layer=given["layer"], block_size=given["block_size"]) for path in given["source"]]
+        sources = [survey(path, **seen) for path in given["source"]]
+        check_cells([str(source.path) for source in sources], [source.hashes for source in sources])
         begin = {}
         if given["log_depth"]:
             counts, normalize = given["counts_layer"] or "counts", given["depth_normalize"]
@@ -113,6 +124,7 @@ def merge(ctx: click.Context, /, **given: Any) -> None:
     messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     if len(given["source"]) < 2:
         raise DataError("Merging takes two collapsed cohorts or more.")
+    check_files(given["source"])
     given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     with locked(given["out"]):
         paths = given["source"]
@@ -132,14 +144,18 @@ def _write(
     paths = {"source": [str(path.resolve()) for path in given["source"]], "out": str(out.resolve())}
     chosen = {k: v for k, v in given.items() if k not in options.MANNERS} | paths
     partial = Partial.of(out)
-    with partial.kept(run_manifest(name, chosen, told), resume=given["resume"]) as finished:
+    manifest, how = run_manifest(name, chosen, told), {"resume": given["resume"], "overwrite": given["overwrite"]}
+    if finished_run(out, manifest, **how):
+        _say_finished(out)
+        return
+    with partial.kept(manifest, **how) as finished:
         if finished:
             logger.info("Resumed: %d blocks are finished.", len(finished))
         made = make(partial)
         write_anndata(made, out)
     dropped = [str(gene) for gene in made.uns[COLLAPSED]["dropped"]]
     result = {"rows": int(made.n_obs), "features": int(made.n_vars), "dropped_features": dropped}
-    write_record(run_record(name, chosen, told, result), out)
+    write_record(run_record(name, chosen, told, result, messages.warnings_said()), out)
     partial.remove()
     logger.info(
         "Wrote %s rows x %s features to %s.", f"{made.n_obs:,}", f"{made.n_vars:,}", out,
@@ -147,7 +163,13 @@ def _write(
     )  # fmt: skip
 
 
-_RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, options.DRY_RUN, options.CONFIG,
+def _say_finished(out: Path) -> None:
+    logger.info(
+        "%s is finished: it was made from this input with these options.", out, extra={"data": {"event": "end"}}
+    )
+
+
+_RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, options.OVERWRITE, options.DRY_RUN, options.CONFIG,
         options.QUIET, options.LOG_JSON)  # fmt: skip
 
 
@@ -219,23 +241,28 @@ def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare) -> None:
     element = given.get("obsm") or given["layer"] or "X"
     if given["dry_run"]:
         with reading(given["source"], element):
-            _describe(given, *_load(given, prepare)[:2])
+            _describe(given, *_prepare(given, _read(given), prepare)[:2])
         return
     with locked(out), reading(given["source"], element):
-        code = _fit(str(ctx.info_name), given, *_load(given, prepare), progress=progress)
+        code = _fit(str(ctx.info_name), given, _read(given), prepare, progress=progress)
     ctx.exit(code)
 
 
-def _load(given: dict[str, Any], prepare: Prepare) -> tuple[ad.AnnData, Analysis[Any, Any], Symbols]:
+def _read(given: dict[str, Any]) -> ad.AnnData:
+    logger.info("Reading %s.", given["source"])
+    return read_source(given["source"])
+
+
+def _prepare(
+    given: dict[str, Any], adata: ad.AnnData, prepare: Prepare
+) -> tuple[ad.AnnData, Analysis[Any, Any], Symbols]:
     """The input, the analysis of it, and what its features are called."""
     from donorwise._batch.run import parse_contrast, parse_groupby
 
-    logger.info("Reading %s.", given["source"])
-    adata = read_source(given["source"])
     if given["donor"]:
         adata.donorwise.setup(donor=given["donor"])
     columns = [str(c) for c in adata.obs.columns]
-    contrasts = [parse_contrast(text, columns) for text in given["contrast"]] or None
+    contrasts = [parse_contrast(text, adata.obs) for text in given["contrast"]] or None
     analysis = prepare(adata, contrasts, parse_groupby(given["groupby"], columns))
     return adata, analysis, symbols_of(adata, given["gene_symbols"], {"response": analysis.response})
 
@@ -257,30 +284,25 @@ def _warn(texts: Sequence[str]) -> None:
         logger.warning(text)
 
 
-def _fit(
-    name: str,
-    given: dict[str, Any],
-    adata: ad.AnnData,
-    analysis: Analysis[Any, Any],
-    symbols: Symbols,
-    *,
-    progress: bool,
-) -> int:
-    """Run, leave a record beside the result, and return the exit status."""
-    from donorwise._batch.files import run_manifest, run_record, write_record
-    from donorwise._batch.partial import Partial
+def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, prepare: Prepare, *, progress: bool) -> int:
+    """Run unless it is done, leave a record beside the result, and return the exit status."""
     from donorwise._batch.run import run
 
-    _warn(analysis.warnings)
+    out: Path = given["out"]
     chosen = {
         k: str(v.resolve()) if k in ("source", "out") else v for k, v in given.items() if k not in options.MANNERS
     }
     source = fingerprint(given["source"], adata)
-    manifest = run_manifest(name, chosen, source)
-    outcome = run(
-        analysis, given["out"], manifest, resume=given["resume"], max_memory=given["max_memory"], progress=progress,
-        symbols=symbols,
-    )  # fmt: skip
+    manifest, how = run_manifest(name, chosen, source), {"resume": given["resume"], "overwrite": given["overwrite"]}
+    done = finished_run(out, manifest, **how)
+    if done:
+        _say_finished(out)
+        return FAILED_GROUPS if done["result"].get("failed_groups") else 0
+    _, analysis, symbols = _prepare(given, adata, prepare)
+    _warn(analysis.warnings)
+    outcome = run(analysis, out, manifest, max_memory=given["max_memory"], progress=progress, symbols=symbols, **how)
+    if outcome.failed:
+        logger.warning("%d of %d groups could not be fitted.", len(outcome.failed), len(analysis.tasks))
     result = {
         "seconds": round(outcome.seconds, 2),
         "rows": outcome.n_rows,
@@ -288,14 +310,10 @@ def _fit(
         "failed_groups": outcome.failed,
         "cautions": outcome.cautions,
     }
-    write_record(run_record(name, chosen, source, result), given["out"])
-    Partial.of(given["out"]).remove()
+    write_record(run_record(name, chosen, source, result, messages.warnings_said()), out)
+    Partial.of(out).remove()
     hits = ", ".join(f"{count:,} {status}" for status, count in outcome.status_counts.items())
-    logger.info(
-        "Wrote %s rows (%s) to %s.", f"{outcome.n_rows:,}", hits, given["out"], extra={"data": {"event": "end"}}
-    )
-    if outcome.failed:
-        logger.warning("%d of %d groups could not be fitted.", len(outcome.failed), len(analysis.tasks))
+    logger.info("Wrote %s rows (%s) to %s.", f"{outcome.n_rows:,}", hits, out, extra={"data": {"event": "end"}})
     return FAILED_GROUPS if outcome.failed else 0
 
 
@@ -317,7 +335,8 @@ def report(
     from donorwise._batch.report import draw_volcanoes, read_any, summarise
 
     adata, found = read_any(results, key)
-    click.echo(summarise(adata, found, alpha=alpha, top=top, gene_symbols=gene_symbols))
+    said = [str(text) for text in (read_record(results) or {}).get("warnings", [])]
+    click.echo(summarise(adata, found, said=said, alpha=alpha, top=top, gene_symbols=gene_symbols))
     if plots is None:
         return
     try:

@@ -17,7 +17,7 @@ import click
 from donorwise.errors import DonorwiseError, DonorwiseWarning, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
 logger = logging.getLogger("donorwise")
@@ -32,6 +32,22 @@ class _Echo(logging.Handler):
 
         with tqdm.external_write_mode(file=sys.stderr):
             click.echo(self.format(record), err=True)
+
+
+class _Kept(logging.Handler):
+    """What was warned of, for the record, whether it is shown or not."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the text of one record."""
+        if record.levelno < logging.ERROR:
+            self.texts.append(record.getMessage())
+
+
+_SAID = "donorwise.warnings"
 
 
 class _Plain(logging.Formatter):
@@ -64,12 +80,21 @@ def set_up(ctx: click.Context, *, quiet: bool, as_json: bool) -> bool:
     before = (logger.level, logger.propagate, warnings.showwarning)
     if progress:
         handler.addFilter(_not_on_the_bar)
-    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+    handler.setLevel(logging.ERROR if quiet else logging.INFO)
+    kept = _Kept(logging.WARNING)
+    ctx.find_root().meta[_SAID] = kept.texts
+    logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(handler)
+    logger.addHandler(kept)
     warnings.showwarning = _log_warning
-    _after_everything(ctx, lambda: _restore(handler, *before))
+    _after_everything(ctx, lambda: _restore((handler, kept), *before))
     return progress
+
+
+def warnings_said() -> list[str]:
+    """All that the command has warned of so far."""
+    return list(click.get_current_context().find_root().meta[_SAID])
 
 
 def _not_on_the_bar(record: logging.LogRecord) -> bool:
@@ -82,8 +107,9 @@ def _after_everything(ctx: click.Context, action: Callable[[], object]) -> None:
     ctx.find_root().call_on_close(action)
 
 
-def _restore(handler: logging.Handler, level: int, propagate: bool, showwarning: Any) -> None:
-    logger.removeHandler(handler)
+def _restore(handlers: Sequence[logging.Handler], level: int, propagate: bool, showwarning: Any) -> None:
+    for handler in handlers:
+        logger.removeHandler(handler)
     logger.setLevel(level)
     logger.propagate = propagate
     warnings.showwarning = showwarning

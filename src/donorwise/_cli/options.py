@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 PATH: click.Path = click.Path(path_type=Path)
 # Options that say how a run talks, not what it computes.
-MANNERS = ("config", "resume", "dry_run", "quiet", "log_json")
+MANNERS = ("config", "resume", "overwrite", "dry_run", "quiet", "log_json")
 
 
 def split_names(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
@@ -135,7 +135,16 @@ MAX_MEMORY = click.option(
     show_default=True,
     help="GB for statistics of patterns; groups that need more are read in several passes.",
 )
-RESUME = click.option("--resume", is_flag=True, help="Go on with a stopped run of the same input and options.")
+RESUME = click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with a stopped run of the same input and options; if it is finished, that is all.",
+)
+OVERWRITE = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace what another run finished or left; with --resume only where it cannot be resumed.",
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print audit, plan and estimates; write nothing.")
 CONFIG = click.option(
     "--config",

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from donorwise._anndata import read_settings
-from donorwise._core.design.contrasts import split_interaction
+from donorwise._core.design.contrasts import split_factors
 from donorwise._core.design.formula import parse
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def slopes(contrast: str, formula: str) -> list[str]:
         return []
     factors = {_plain(f.expr) for part in parse(formula).parts for term in part for f in term.factors}
     found = []
-    for part in split_interaction(contrast):
+    for part in split_factors(contrast):
         expression, level, _ = part.partition("[") if "(" not in part else (*part.rpartition(")")[:2], "")
         whole = expression + level if level == ")" else expression
         is_function = level == ")" and not whole.startswith("C(")
@@ -70,7 +70,7 @@ def of_interest(adata: ad.AnnData, contrasts: Sequence[str], formula: str) -> li
     kept = []
     for contrast in contrasts:
         variables = _variables(contrast, formula)
-        only_numbers = len(slopes(contrast, formula)) == len(split_interaction(contrast))
+        only_numbers = len(slopes(contrast, formula)) == len(split_factors(contrast))
         if not only_numbers and not (variables and variables <= nuisance):
             kept.append(contrast)
     return kept or list(contrasts)

@@ -22,6 +22,7 @@ from donorwise._anndata import (
     resolve_response,
 )
 from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_collapsed
+from donorwise._anndata.identity import check_cells, check_files, digest, hash_cells
 from donorwise._anndata.obs import as_frame
 from donorwise._anndata.origin import Origin, check_names, kept_uns
 from donorwise._anndata.sources import check_block_file, write_blocks
@@ -118,8 +119,8 @@ def collapse(
     DesignError
         A column is not there, is named twice, or has a name that a file cannot hold.
     DataError
-        Values are missing or not finite, a covariate or weight is not a number, counts are none, or the statistics
-        do not fit into `max_memory` and there is no `out`.
+        Values are missing or not finite, a covariate or weight is not a number, counts are none, two sources are the
+        same cells, or the statistics do not fit into `max_memory` and there is no `out`.
 
     Examples
     --------
@@ -144,6 +145,7 @@ def collapse(
             raise DataError("With several sources weights= names a column of obs: an array cannot be shared out.")
         if out is not None or max_memory is not None:
             raise DataError("With several sources there is no out= and no max_memory=: collapse one after another.")
+        _check_distinct(source, by)
         return merge_collapsed([collapse(part, by, mask_var=mask_var, **options) for part in source])
     path = None if out is None else check_block_file(out)
     adata: Any = _open(source) if isinstance(source, str | os.PathLike) else source
@@ -194,6 +196,7 @@ def _collapse(
         weights=weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS,
         counts_layer=counts_layer,
         depth=None if counts_layer is None else depth or "",
+        cells=(digest(hash_cells(adata, by)),),
     )
     return make_collapsed(
         Contents(obs, _var(adata, response.features), rows, detected, counts, depths), origin, kept_uns(adata, by)
@@ -234,6 +237,18 @@ def _feature_blocks(
             f"({per_feature / 1e9:.2g} GB)."
         )
     return [features[low : low + size] for low in range(0, n, size)]
+
+
+def _check_distinct(sources: Sequence[Any], columns: Sequence[str]) -> None:
+    """Raise where two sources are the same cells."""
+    check_files([source for source in sources if isinstance(source, str | os.PathLike)])
+    hashes = []
+    for source in sources:
+        adata = _open(source) if isinstance(source, str | os.PathLike) else source
+        check_is_anndata(adata)
+        hashes.append(hash_cells(adata, columns))
+    names = [str(s) if isinstance(s, str | os.PathLike) else f"source {k}" for k, s in enumerate(sources, start=1)]
+    check_cells(names, hashes)
 
 
 def _check_not_source(path: Path, source: object, adata: ad.AnnData) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from donorwise._anndata import check_is_anndata, is_collapsed, read_origin
 from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_collapsed, read_parts, with_counts_dropped
+from donorwise._anndata.identity import check_rows
 from donorwise._anndata.origin import DEPTH, Origin, kept_uns
 from donorwise._anndata.roles import find_roles
 from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells, concatenate, merge_rows, without_abundance
@@ -51,7 +52,7 @@ def merge_collapsed(adatas: Iterable[ad.AnnData]) -> ad.AnnData:
     ------
     DataError
         The cohorts were collapsed by other columns or covariates, their values are on different scales,
-        some have weights and others have none, or they share no feature.
+        some have weights and others have none, they share no feature, or two of them are made of the same cells.
 
     Examples
     --------
@@ -89,8 +90,12 @@ def say_shared_donors(cohorts: Sequence[ad.AnnData]) -> None:
         )  # fmt: skip
 
 
-def check_cohorts(cohorts: Sequence[ad.AnnData]) -> tuple[list[str], tuple[str, ...]]:
+def check_cohorts(
+    cohorts: Sequence[ad.AnnData], names: Sequence[str] | None = None
+) -> tuple[list[str], tuple[str, ...]]:
     """Return the features that all cohorts have, and those that some lack; log what a merge leaves out.
+
+    `names` are those of the cohorts, for messages.
 
     Raises
     ------
@@ -113,7 +118,9 @@ def check_cohorts(cohorts: Sequence[ad.AnnData]) -> tuple[list[str], tuple[str, 
         logger.warning("Not all cohorts were collapsed with counts_layer=: the counts are left out.")
     if any(depths) and not all(depths):
         logger.warning("The sequencing depth of some cohorts is not known: the audit will not look at it.")
-    return _shared_features(cohorts)
+    shared = _shared_features(cohorts)
+    check_rows(cohorts, names or [f"cohort {k}" for k in range(1, len(cohorts) + 1)])
+    return shared
 
 
 def merge_features(cohorts: Sequence[ad.AnnData], names: Sequence[str], dropped: Sequence[str]) -> ad.AnnData:
@@ -121,7 +128,10 @@ def merge_features(cohorts: Sequence[ad.AnnData], names: Sequence[str], dropped:
     origins = [read_origin(adata) for adata in cohorts]
     parts, origin = _without_some([read_parts(adata[:, list(names)]) for adata in cohorts], origins)
     dropped = tuple(dict.fromkeys([*(name for own in origins for name in own.dropped), *dropped]))
-    origin = replace(origin, dropped=dropped, looks_like_counts=all(own.looks_like_counts for own in origins))
+    cells = tuple(dict.fromkeys(text for own in origins for text in own.cells))
+    origin = replace(
+        origin, dropped=dropped, cells=cells, looks_like_counts=all(own.looks_like_counts for own in origins)
+    )
     uns = {k: v for adata in reversed(cohorts) for k, v in kept_uns(adata, origin.by).items()}
     return make_collapsed(_merged(parts, origin), origin, uns)
 

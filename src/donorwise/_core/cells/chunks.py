@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from donorwise._core.cells.kernels import SCRATCH, csr_has_duplicates, index_state
+from donorwise._core.cells.kernels import SCRATCH, csr_has_duplicates, increasing
 from donorwise._core.cells.segments import read_only
 from donorwise.errors import DataError
 
@@ -90,9 +90,7 @@ def in_memory(matrix: object) -> bool:
 @chunks_of.register(sparse.csr_array)
 def _(matrix: Csr, start: int, wanted: Wanted, cells: Segmented) -> Iterator[Chunk]:
     arrays = sparse_arrays(matrix)
-    if index_state(*arrays[1:], arrays[1].dtype.type(matrix.shape[1])) and csr_has_duplicates(
-        *arrays[1:], matrix.shape[1]
-    ):
+    if not increasing(*arrays[1:]) and csr_has_duplicates(*arrays[1:], matrix.shape[1]):
         arrays = sparse_arrays(canonical(matrix))
     position, width = wanted.position, matrix.shape[1]
     if width < wanted.n:

@@ -119,24 +119,29 @@ def sort_by_segment(segment: NDArray[np.int32], n_segments: int) -> tuple[IntArr
 
 
 @njit(nogil=True, cache=True)
-def index_state(indices: NDArray[Any], indptr: NDArray[Any], limit: np.integer[Any]) -> int:
-    """2 if an index is not below `limit` (of the same dtype), else 1 if those of a row do not increase strictly, else 0.
+def any_outside(indices: NDArray[Any], limit: np.integer[Any]) -> bool:
+    """Whether an index is negative, or not below `limit` (of the same dtype).
 
-    One loop over all rows, 32-bit sums and one dtype: LLVM makes vector instructions of that.
+    One loop, 32-bit sums and one dtype: LLVM makes vector instructions of that.
     """
-    if len(indices) == 0:
-        return 0
-    outside = np.uint32((indices[0] < 0) | (indices[0] >= limit))
+    outside = np.uint32(0)
+    for p in range(len(indices)):
+        outside |= np.uint32((indices[p] < 0) | (indices[p] >= limit))
+    return bool(outside > 0)
+
+
+@njit(nogil=True, cache=True)
+def increasing(indices: NDArray[Any], indptr: NDArray[Any]) -> bool:
+    """Whether the indices of every row increase strictly; one loop over all rows, as in `any_outside`."""
     falls = np.uint32(0)
     own, before = indices[1:], indices[:-1]
     for p in range(len(own)):
         falls += np.uint32(own[p] <= before[p])
-        outside |= np.uint32((own[p] < 0) | (own[p] >= limit))
     for row in range(1, len(indptr) - 1):  # from one row to the next the indices may fall
         p = indptr[row]
         if 0 < p < indptr[row + 1]:
             falls -= np.uint32(indices[p] <= indices[p - 1])
-    return 2 if outside else int(falls > 0)
+    return falls == 0
 
 
 @njit(nogil=True, cache=True)

@@ -14,6 +14,7 @@ from donorwise._core.cells.readers import has_reader, open_reader
 from donorwise._core.cells.segments import check_features
 from donorwise._core.cells.stored import Stored
 from donorwise._core.cells.stream import cut_ranges, fetch, read_chunks
+from donorwise._core.cells.structure import check_structure
 from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DataError
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from donorwise._core.cells.readers import Piece, Reader
-    from donorwise._core.cells.stream import Range
+    from donorwise._core.cells.structure import check_structure
+from donorwise._core.cells.stream import Range
 
 # Values of a matrix in memory that are looked at together.
 _VALUES = 2**22
@@ -41,6 +43,7 @@ def check_matrix(matrix: object) -> tuple[int, int]:
     shape = matrix.shape  # type: ignore[attr-defined]  # every container with a handler has one
     if len(shape) != 2:
         raise DataError(f"The matrix must have two dimensions, cells x features; got shape {shape}.")
+    check_structure(matrix)
     return shape
 
 
@@ -107,6 +110,7 @@ def _unpack(key: bytes, n_rows: int) -> BoolArray | None:
 @singledispatch
 def row_sums(matrix: Any) -> FloatArray:
     """Sums of the rows, shape (N,), in float64; one pass where the matrix is not in memory."""
+    check_structure(matrix)
     return np.ravel(np.asarray(matrix.sum(axis=1, dtype=np.float64)))
 
 

@@ -33,7 +33,7 @@ from donorwise._core.cells.kernels import (
     add_dense_sums,
     csc_sums,
     csr_has_duplicates,
-    index_state,
+    increasing,
 )
 from donorwise._core.cells.measures import ByPattern, Collapsed, Measure
 from donorwise._core.cells.moment_kernels import (
@@ -284,7 +284,7 @@ class Sums(Measure[Totals]):
         """Columns in CSC form are read as they are, where no entry is stored twice."""
         if sparse.issparse(matrix) and matrix.format == "csc":
             data, indices, indptr = sparse_arrays(matrix)
-            if not index_state(indices, indptr, indices.dtype.type(matrix.shape[0])):
+            if increasing(indices, indptr):
                 values = read_only(loadable(self.value(data)))
                 numbers = (read_only(columns), cells, read_only(self.loadings(cells)), out.total)
                 task = partial(csc_sums, values, indices, indptr, *numbers)

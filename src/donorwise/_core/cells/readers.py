@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.cells.kernels import index_state
+from donorwise._core.cells.kernels import increasing
+from donorwise._core.cells.structure import check_structure
 from donorwise._core.cells.threads import can_inflate, inflate
 from donorwise.errors import DataError
 
@@ -290,13 +291,9 @@ def _check_complete(array: Any, where: str) -> None:
 
 def checked(matrix: Any, where: str) -> Any:
     """The matrix, CSR or CSC, flagged as canonical if it is; a DataError for an index out of range."""
-    n_minor = matrix.shape[1 if matrix.format == "csr" else 0]
-    plain = matrix.indices.dtype.newbyteorder("=") if n_minor <= np.iinfo(matrix.indices.dtype).max else np.int64
-    indices = matrix.indices.astype(plain, copy=False)
-    state = index_state(indices, matrix.indptr, indices.dtype.type(n_minor))
-    if state == 2:
-        raise DataError(f"{where}: indices lie outside 0 to {n_minor - 1:,}. The file is corrupt; write it again.")
-    matrix.has_canonical_format = state == 0
+    check_structure(matrix, where, advice="The file is corrupt; write it again.")
+    indices = matrix.indices.astype(matrix.indices.dtype.newbyteorder("="), copy=False)
+    matrix.has_canonical_format = increasing(indices, matrix.indptr)
     return matrix
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from donorwise._core.design.arms import CHANGE
 from donorwise._core.design.design import combine
+from donorwise._core.design.names import quote
 from donorwise._core.design.replicates import is_fixed, random_levels
-from donorwise._core.design.terms import quote, term_variables, variables
+from donorwise._core.design.terms import term_variables, variables
 from donorwise._core.wording import listing
 
 if TYPE_CHECKING:

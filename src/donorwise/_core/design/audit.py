@@ -170,6 +170,7 @@ def audit_design(
         arms = tuple(replace(arm, cell_level=False) for arm in arms)
     found = [
         *impossible,
+        *([design.lost.reason] if design.lost.reason else []),
         *checks.unreplicated(design, arms, donors),
         *slopes.uncentred(design),
         *slopes.redundant(design),

@@ -13,9 +13,10 @@ from donorwise._core.design.arms import CHANGE, Arms
 from donorwise._core.design.cover import remainder
 from donorwise._core.design.design import combine
 from donorwise._core.design.evaluate import check_design
+from donorwise._core.design.names import quote
 from donorwise._core.design.replicates import is_fixed, random_levels, spans_constant
 from donorwise._core.design.slopes import slope_of
-from donorwise._core.design.terms import quote, term_variables
+from donorwise._core.design.terms import term_variables
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import constant, first_rows
-from donorwise._core.design.terms import is_categorical, quote
+from donorwise._core.design.names import quote
+from donorwise._core.design.terms import is_categorical
 
 if TYPE_CHECKING:
     from donorwise._core.design.arms import Arms

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from donorwise._core.design.names import quote
 from donorwise._core.design.replicates import in_span, spans_constant
-from donorwise._core.design.terms import quote, variables
+from donorwise._core.design.terms import variables
 from donorwise._core.wording import listing
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def redundant(design: Design) -> Iterator[str]:
             inside = small.group == large.group and len(small.columns) < len(large.columns)
             if inside and max(*small.varying, *large.varying) < 0 and in_span(small.Z, large.Z):
                 yield (
-                    f"`{small.bar.text}` says nothing that `{large.bar.text}` does not say, whose columns give its own; leave it out."
+                    f"`{small.bar.text}` says nothing that `{large.bar.text}` does not say, whose columns give its own; "
+                    "leave it out."
                 )
 
 

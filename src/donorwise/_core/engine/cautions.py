@@ -81,8 +81,14 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
 
     def thin(design: Design) -> list[str]:
         single = np.median(sizes[design.codes >= 0]) < 2
+        lost = [design.lost.reason] if design.lost.reason else []
         few = few_donors(design, units.table, units.donor)
-        return [*few, *replicates_of_units(design, units, roles.get("batch")), *([_SINGLE_CELLS] if single else [])]
+        return [
+            *lost,
+            *few,
+            *replicates_of_units(design, units, roles.get("batch")),
+            *([_SINGLE_CELLS] if single else []),
+        ]
 
     whole = None if analysis.groupby else analysis.tasks[0].design
     found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,6 +129,8 @@ def fit_lmm(
             DonorwiseWarning,
             stacklevel=2,
         )
+    if design.lost.reason:
+        warnings.warn(design.lost.reason, DonorwiseWarning, stacklevel=2)
     jobs = effective_jobs(n_jobs)
     (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:
@@ -234,9 +236,9 @@ def _level_models(
     for t in np.unique(term[term >= 0]):
         at = np.flatnonzero(term == t)
         own = collapsed.take_features(at)
-        model = level_model(equations, own, features[at], int(t), reml=reml)
-        if model is not None:
-            found.append(replace(model, abundance=None if units is None else responses_of(equations, own, units)))
+        abundance = None if units is None else responses_of(equations, own, units)
+        model = level_model(equations, own, features[at], abundance, int(t), reml=reml)
+        found += [] if model is None else [model]
     return found
 
 

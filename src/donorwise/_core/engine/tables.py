@@ -10,16 +10,16 @@ import pandas as pd
 from scipy import stats
 
 from donorwise._core.inference.likelihood_ratio import p_value
-from donorwise._core.inference.wald import joint_tests
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import FITTED, STATUSES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from donorwise._core.design.design import Design
     from donorwise._core.inference.likelihood_ratio import Extra
     from donorwise._core.inference.prior import Prior
+    from donorwise._core.inference.wald import JointTests
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import FloatArray, IntArray, StrArray
 
@@ -73,13 +73,15 @@ def dtype_of(names: tuple[str, ...]) -> pd.CategoricalDtype:
     return pd.CategoricalDtype(list(names) if len(unique) == len(names) else sorted(unique))
 
 
-def joint_table(variables: tuple[str, ...], models: Sequence[LMM], term: str, L: FloatArray, ddf: str) -> pd.DataFrame:
-    """See :meth:`LMMFit.joint_test`."""
+def joint_table(
+    variables: tuple[str, ...], models: Sequence[LMM], term: str, L: FloatArray, test: Callable[[LMM], JointTests]
+) -> pd.DataFrame:
+    """See :meth:`LMMFit.joint_test`; `test` is that of L (n, p) for the features of one model."""
     G = len(variables)
     columns = {key: np.full(G, np.nan) for key in ("statistic", "den_df", "scaling", "p_value")}
     status = np.full(G, "not_estimable", dtype=STATUS_DTYPE)
     for model in models:
-        tests = joint_tests(model, L, "kenward-roger" if ddf == "moderated" else ddf)
+        tests = test(model)
         for key, values in columns.items():
             values[model.features] = getattr(tests, key)
         status[model.features] = tests.status

@@ -125,15 +125,11 @@ def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One group of rows with its design, or the reason why it has none.
-
-    `changed` names coefficients that do not mean here what they mean in other groups.
-    """
+    """One group of rows with its design, or the reason why it has none, or cannot answer for all of it."""
 
     name: str
     design: Design | None
     reason: str
-    changed: tuple[str, ...] = ()
 
 
 class TaskStatistics(Protocol):

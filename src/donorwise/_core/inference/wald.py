@@ -75,12 +75,18 @@ def joint_tests(model: Estimated, L: FloatArray, ddf: str, *, chunk: int = _CHUN
     for at in _chunks(model, chunk) if known else []:
         statistic[at], den_df[at], scaling[at] = _joint(model.take(at), L, ddf)
     p_value = stats.f.sf(statistic, len(L), den_df)
-    few = (model.status(L) == "too_few_donors").any(axis=1)
-    fitted = model.fitted_status
-    status = fitted if known else np.where(np.isin(fitted, FITTED), "constant", fitted)
-    status = np.where(few, "too_few_donors", status).astype(STATUS_DTYPE)
+    status = joint_status(model, L)
+    few = status == "too_few_donors"
     statistic, den_df, scaling, p_value = (np.where(few, np.nan, a) for a in (statistic, den_df, scaling, p_value))
     return JointTests(statistic, den_df, scaling, p_value, status)
+
+
+def joint_status(model: Estimated, L: FloatArray) -> StrArray:
+    """Status of every feature's test that all contrasts (n, p) are zero, (G,)."""
+    few, status = (model.status(L) == "too_few_donors").any(axis=1), model.fitted_status
+    if not _independent(model.turned(L)):
+        status = np.where(np.isin(status, FITTED), "constant", status)
+    return np.where(few, "too_few_donors", status).astype(STATUS_DTYPE)
 
 
 def _independent(L: FloatArray) -> bool:

@@ -212,11 +212,17 @@ class LevelLMM(LMM):
 
 
 def level_model(
-    equations: Equations, collapsed: Collapsed, features: IntArray, term: int, *, reml: bool
+    equations: Equations,
+    collapsed: Collapsed,
+    features: IntArray,
+    abundance: Responses | None,
+    term: int,
+    *,
+    reml: bool,
 ) -> LevelLMM | None:
     """The model of features that do not vary within the levels of a term; None where its levels do not suffice.
 
-    `collapsed` are the statistics of these features, `features` their positions in the fit.
+    `collapsed` are the statistics of these features, `features` their positions in the fit, `abundance` as in :class:`LMM`.
     """
     design = equations.design
     codes, n_levels = design.random_terms[term].codes, len(design.random_terms[term].levels)
@@ -228,7 +234,9 @@ def level_model(
     inner = _one_row_each(design, codes, basis, kept, values, features, reml=reml)
     response = responses(equations.fixed, equations.terms, collapsed, equations.blocks.order)
     outer = _outer(equations, response, inner, basis, term, kept)
-    return LevelLMM(features, equations, outer, inner=inner, basis=basis, term=term, kept=kept, values=values.T)
+    return LevelLMM(
+        features, equations, outer, abundance, inner=inner, basis=basis, term=term, kept=kept, values=values.T
+    )
 
 
 def _constant_within(design: Design, codes: IntArray, n_levels: int, collapsed: Collapsed) -> FloatArray:
@@ -280,7 +288,7 @@ def _one_row_each(
         abundance=nothing,
     )  # fmt: skip
     equations = build_equations(rows, collapsed)
-    return LMM(features, equations, fit_collapsed(equations, collapsed, reml=reml))
+    return LMM(features, equations, fit_collapsed(equations, collapsed, reml=reml), None)
 
 
 def _some_columns(term: RandomTerm, columns: IntArray) -> RandomTerm:

@@ -46,7 +46,7 @@ class LMM:
     features: IntArray
     equations: Equations
     estimates: Estimates
-    abundance: Responses | None = None
+    abundance: Responses | None
 
     named: ClassVar[tuple[str, str]] = ("feature", "features")
     fallback: ClassVar[str] = "kenward-roger"
