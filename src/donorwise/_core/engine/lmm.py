@@ -34,7 +34,7 @@ from donorwise._core.engine.tables import (
     varcomp_table,
 )
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used, test_features
-from donorwise._core.jobs import tqdm, workers
+from donorwise._core.jobs import Progress, workers
 from donorwise._core.models.lmm.abundance import are_ratios, find_units, responses_of
 from donorwise._core.models.lmm.crossproducts import Responses
 from donorwise._core.models.lmm.equations import Estimates, build_equations
@@ -135,7 +135,7 @@ def fit_lmm(
     (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:
         raise DesignError("The fixed part is rank deficient on the rows that have responses.")
-    with tqdm(total=len(variables), unit="fit", desc="mixed models", disable=not progress) as bar:
+    with Progress(total=len(variables), unit="fit", desc="mixed models", disable=not progress) as bar:
         return fit_statistics(statistics, variables, reml=reml, n_jobs=jobs, update=bar.update)
 
 
