@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from donorwise._core.jobs import asked_to_stop, forget
 from donorwise._core.wording import one_line
 from donorwise.errors import DonorwiseError, DonorwiseWarning, OutputError
 
@@ -162,15 +163,25 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate), signal.getsignal(signal.SIGINT)
+    if before[1] is signal.default_int_handler:  # not so where Ctrl-C is ignored
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+        forget()
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    asked_to_stop(SystemTermination)  # the run obeys, should a library swallow the exception
     raise SystemTermination
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    asked_to_stop(KeyboardInterrupt)
+    raise KeyboardInterrupt
 
 
 def _one_line(error: Exception) -> str:

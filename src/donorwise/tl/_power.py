@@ -26,7 +26,7 @@ from donorwise._core.engine.power import (
     replication,
 )
 from donorwise._core.inference.moderation import refusal
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import Progress
 from donorwise._docs import documented
 from donorwise.errors import DesignError, DonorwiseError, DonorwiseWarning
 from donorwise.get._tests import choose
@@ -217,7 +217,7 @@ def _by_group(
         if own is not None and contrasts is not None and at:
             work.append((number, own, [contrasts.names[i] for i in at], contrasts.L[at]))
     total = sum(len(names) for _, _, names, _ in work) * len(plan.n_cells)
-    with tqdm(total=total, unit="study", desc="power", disable=not progress) as bar, one_blas_thread():
+    with Progress(total=total, unit="study", desc="power", disable=not progress) as bar, one_blas_thread():
         for number, own, names, L in work:
             fit = analysis.fit(number, own, lambda n: None)
             table = power_table(
