@@ -269,7 +269,7 @@ def _prepare(
 
 
 def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, Any]) -> None:
-    from donorwise._batch.run import describe
+    from donorwise._batch.plan import describe
 
     said: tuple[str, ...] = ()
     if analysis.family.observations == "cells":  # units are replicates, whatever the formula says of donors
