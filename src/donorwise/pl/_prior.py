@@ -101,7 +101,7 @@ def prior(
         _draw(panel, part, own[own["group"].astype(str) == name]["ratio"].to_numpy())
     _leave_room(axes, shared=len(grids) == 1)
     _name_panels(axes, found, units)
-    _legend(axes[0], own=not units)
+    _legend(axes[0], own=bool(axes[0].patches))
     _color_key(figure, axes, np.unique(table["knot"].to_numpy()))
     return finish(figure, axes, show=show, return_fig=return_fig)
 

@@ -64,8 +64,8 @@ def lmm(
         How a test allows for what is unknown about the variances. ``"moderated"``: averaged over the
         variance ratios that the data leave possible, with a prior that the features of a group share
         (see :meth:`donorwise.LMMFit.test`); calibrated on average over features, it needs 100 of them and
-        one or two random terms, else Kenward-Roger takes its place, which the params and the log say. Every
-        feature by itself: ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
+        one to three variances and covariances of random effects (three terms, or a slope that goes with the level),
+        else Kenward-Roger takes its place, which the params and the log say. Every feature by itself: ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
         ``"between-within"`` or ``"residual"``.
     {reml}
     {key_added}

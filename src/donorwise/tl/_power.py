@@ -138,7 +138,7 @@ def power(
     depths of the fitted ones: the expected count grows with them, and the part of the dispersion falls as one over them.
 
     An estimate of zero for a donor variance is often chance, and power from it too high. Where the
-    features share a prior (:attr:`donorwise.LMMFit.prior`: one or two random intercepts, 100 features)
+    features share a prior (:attr:`donorwise.LMMFit.prior`: one to three variances, 100 features)
     the power of each is averaged over its posterior instead. Moderation adds degrees of freedom, by how
     alike the features are under the prior (as in Smyth 2004): an approximation, in simulations within
     .06 of the power at alpha = .05. With fewer than 10 donors and alpha of .001 or less the prediction is too

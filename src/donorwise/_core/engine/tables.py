@@ -113,10 +113,10 @@ def lrt_table(
 
 
 def prior_table(prior: Prior) -> pd.DataFrame:
-    """A shared prior as a long table, every term's margin: term, knot, ratio, weight."""
+    """A shared prior as a long table, every variance's margin: term, knot, ratio, weight."""
     frames = []
-    for t, (axis, scale) in enumerate(zip(prior.axes, prior.scale, strict=True)):
-        weight = prior.marginal(t)
+    for t in prior.variances:
+        axis, scale, weight = prior.axes[t], prior.scale[t], prior.marginal(t)
         knot, ratio = np.repeat(prior.knots, axis.size), np.tile(axis * scale, prior.knots.size)
         frames.append(pd.DataFrame({"term": prior.terms[t], "knot": knot, "ratio": ratio, "weight": weight.ravel()}))
     return pd.concat(frames, ignore_index=True)
