@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,8 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
     missing = [c for c in keys.RESULT_COLUMNS if c not in table.columns]
     if missing:
         raise DataError(f"{path} is no table of results: it lacks the columns {', '.join(missing)}.")
-    params = {"response": keys.RESPONSE_X, "groupby": ""} | _params(path)
+    log_base = math.e if table["log_fc"].notna().any() else math.nan  # which logarithm it is no plot asks
+    params = {"response": keys.RESPONSE_X, "formula": "", "groupby": "", "log_base": log_base} | _params(path)
     features = table.astype({"variable": str}).drop_duplicates("variable").set_index("variable")
     adata = results_anndata({keys.RESULTS: table}, params, features.index)
     for column in set(table.columns) - set(keys.RESULT_COLUMNS):  # symbols, where the command wrote them
