@@ -226,7 +226,7 @@ def rows(n_genes: int, seed: int) -> Iterator[tuple[str, ...]]:
                 ]
                 words = [said(design.due, warned, notes)]
             except dw.errors.DonorwiseError as error:
-                numbers, words = ["refused", ""], [str(error).split(".")[0][:60]]
+                words, numbers = [f"refused: {error}".split(".")[0][:60].replace("|", "\\|")], ["", ""]
             name = f"`{ask.formula}`".replace("|", "\\|") + (f" {ask.tool}" if ask.tool != "lmm" else "")
             cells += [name, *words, *numbers]
         yield tuple(cells)

@@ -219,3 +219,17 @@ def test_what_is_said(genes: ad.AnnData, caplog: pytest.LogCaptureFixture) -> No
         "3 of 120 have one value in all cells of every donor and are tested, without moderation, as one row per donor"
     )
     assert text in caplog.text and genes.uns["lmm"]["params"]["ddf_reasons"]["values"] == [text]
+
+
+def test_fold_changes(cells: pd.DataFrame) -> None:
+    """Of log values: the difference of the log2 of the donors' abundances."""
+    Y = np.log1p(np.exp(by(cells, "donor")))
+    adata = ad.AnnData(Y, obs=cells.copy())
+    adata.uns["log1p"] = {"base": None}
+    dw.tl.lmm(adata, "~ arm + stim + (1 | donor)", progress=False)
+    table = dw.get.tests(adata, sort_by=None).set_index("contrast")
+    obs, values = rows_of(cells, Y, "donor")
+    case = obs["arm"] == "case"
+    expected = np.log2(np.expm1(values[case])).mean(axis=0) - np.log2(np.expm1(values[~case])).mean(axis=0)
+    np.testing.assert_allclose(table.loc["arm[T.case]", "log_fc"], expected, rtol=0.1)  # but for a prior count
+    assert table.loc["stim[T.yes]", "log_fc"].isna().all()

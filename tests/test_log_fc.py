@@ -277,7 +277,7 @@ def test_rows_of_before_have_none_and_say_so(adata):
     rows = dw.pp.collapse(adata, ["donor", "condition"], **QUIET)
     old = rows.copy()
     del old.layers["abundance"], old.uns["donorwise_collapsed"]["scale"]
-    merged = dw.pp.merge_collapsed([rows, old])
+    merged = dw.pp.merge_collapsed([old, dw.pp.collapse(cohort(7), ["donor", "condition"], **QUIET)])
     for own in (old, merged):
         with pytest.warns(DonorwiseWarning, match="log_fc is left empty") as said:
             dw.tl.lmm(own, "~ condition + (1 | donor)", **QUIET)
@@ -359,8 +359,8 @@ def scales(adata: ad.AnnData) -> dict[str, Any]:
 def test_x_that_is_no_logarithm(adata, name, said):
     given = adata.copy()
     given.X = scales(adata)[name]
-    rows = dw.pp.collapse(given, ["donor", "condition"], **QUIET)
-    for own in (given, rows, dw.pp.merge_collapsed([rows, rows[::-1]])):
+    rows, more = (dw.pp.collapse(own, ["donor", "condition"], **QUIET) for own in (given, cohort(7)))
+    for own in (given, rows, dw.pp.merge_collapsed([rows, more])):
         with pytest.warns(DonorwiseWarning, match=said) as caught:
             dw.tl.lmm(own, "~ condition + (1 | donor)", **QUIET)
         assert sum("log_fc is left empty" in str(w.message) for w in caught) == 1

@@ -75,6 +75,25 @@ def _lmm(random: str, Zs: Callable[[pd.DataFrame], list[Any]]) -> Case:
     return Case(model, L, dense)
 
 
+def _correlated() -> Case:
+    """Level and slope of every donor, whose grid has two ratios and a correlation in the internal basis."""
+    own = _lmm("(1 + depth | donor)", lambda o: [])
+    Y, obs = _cells()
+    X = np.column_stack([np.ones(120), obs["arm"] == "b", obs["depth"]]).astype(float)
+    donor = _indicators(obs["donor"])
+    back = own.model.equations.terms[0].back  # type: ignore[attr-defined]
+
+    def dense(g: int, point: Any) -> tuple[float, Any, Any]:
+        covariance = point[1] * np.sqrt(point[0] * point[2])
+        T = back @ np.array([[point[0], covariance], [covariance, point[2]]]) @ back.T
+        Z = np.stack([donor, donor * obs[["depth"]].to_numpy()], axis=2)
+        V = np.diag(1 / obs["w"]) + np.einsum("ilr,rs,jls->ij", Z, T, Z)
+        logdet, R, estimate, unscaled = _gls(V, X, Y[:, g], own.L)
+        return -0.5 * (logdet + 117 * np.log(R)), estimate, np.sqrt(R / 117) * unscaled
+
+    return Case(own.model, own.L, dense)
+
+
 def _log_rates(random: bool) -> Case:
     rng = np.random.default_rng(1)
     n = 16
@@ -108,6 +127,15 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "lmm, crossed": lambda: _lmm(
         "(1 | donor) + (1 | batch)", lambda o: [_indicators(o["donor"]), _indicators(o["batch"])]
+    ),
+    "lmm, correlated slopes": _correlated,
+    "lmm, three terms": lambda: _lmm(
+        "(1 | donor) + (0 + depth | donor) + (1 | donor:sample)",
+        lambda o: [
+            _indicators(o["donor"]),
+            _indicators(o["donor"]) * o[["depth"]].to_numpy(),
+            _indicators(o["donor"], o["sample"]),
+        ],
     ),
     "log rates": lambda: _log_rates(random=False),
     "log rates, paired": lambda: _log_rates(random=True),
@@ -216,7 +244,9 @@ def test_chunks_threads_and_order_do_not_matter(own: Case) -> None:
 
 def test_a_model_has_estimates_or_an_axis_to_find_them_on(own: Case) -> None:
     """And coefficients in the orthonormal basis say of contrasts what beta says in that of the formula."""
-    assert all(axis[0] == 0 and (np.diff(axis) > 0).all() for axis in own.model.fine_axes())
+    axes = own.model.fine_axes()
+    assert all(axis[0] == 0 and np.unique(axis).size == axis.size for axis in axes)
+    assert all((np.diff(axis) > 0).all() for axis in axes if axis.min() == 0)  # variances; the others are correlations
     if (model := own.model.estimated) is not None:
         np.testing.assert_allclose(model.coefficients @ model.turned(own.L).T, model.beta @ own.L.T, rtol=1e-9)
 

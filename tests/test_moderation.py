@@ -111,6 +111,27 @@ def test_knots_grow_with_the_features(n_features: int, n_knots: int) -> None:
     np.testing.assert_allclose(other.weights, prior.weights, rtol=1e-8)
 
 
+@pytest.mark.parametrize("slopes", [0.0, 0.15])
+@pytest.mark.parametrize("random", ["(time | donor)", "(1 | donor) + (0 + time | donor) + (1 | sample)"])
+def test_slopes_hold_their_level(random: str, slopes: float) -> None:
+    """Three donors against three at four times, where Kenward-Roger has nearly no power; slopes go with levels."""
+    rng = np.random.default_rng(4)
+    sample = np.repeat(np.arange(24), rng.integers(5, 20, 24))
+    obs = pd.DataFrame({"donor": sample // 4, "time": sample % 4, "sample": sample})
+    obs["arm"] = np.where(obs["donor"] < 3, "a", "b")
+    level = 0.3 * rng.normal(size=(6, 2500))
+    slope = slopes * (0.4 * level / 0.3 + 0.9 * rng.normal(size=(6, 2500)))
+    Y = rng.normal(size=(sample.size, 2500)) + level[obs["donor"]] + slope[obs["donor"]] * obs[["time"]].to_numpy()
+    fit = dw.fit_lmm(Y, obs, f"~ arm * time + {random}")
+    for contrast in ("time", "arm[T.b]:time"):
+        own = fit.test(contrast)["p_value"]
+        assert 0.02 < (own < 0.05).mean() < 0.058  # a model without the correlation is careful
+        assert (own < 0.001).mean() < 0.003
+        if random == "(time | donor)":
+            plain = fit.test(contrast, ddf="kenward-roger")["p_value"]
+            assert (plain < 0.05).mean() < 0.5 * (own < 0.05).mean()
+
+
 @pytest.mark.parametrize(
     ("formula", "ratio", "weight"),
     [
@@ -140,7 +161,8 @@ def test_large_ratios_and_units_of_weights(formula: str, ratio: float, weight: f
 
 def test_models_it_does_not_cover(caplog: pytest.LogCaptureFixture) -> None:
     assert refusal(fitted(FORMULAS[0], 120).models) == ""
-    for formula, n_features, reason in [(FORMULAS[0], 50, "too few"), ("~ arm + (sample | donor)", 120, "slopes")]:
+    four = "~ arm + (sample | donor) + (1 | donor:sample)"
+    for formula, n_features, reason in [(FORMULAS[0], 50, "too few"), (four, 120, "the model has 4")]:
         fit = fitted(formula, n_features)
         assert reason in refusal(fit.models)
         with caplog.at_level("INFO", "donorwise"):

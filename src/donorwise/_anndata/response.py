@@ -184,14 +184,14 @@ def _from_obsm(adata: ad.AnnData, obsm: str) -> Response:
         raise DataError(f"adata.obsm has no {obsm!r}. {suggest(obsm, adata.obsm.keys())}")
     table = adata.obsm[obsm]
     if isinstance(table, pd.DataFrame):
-        _check_numeric(table, f"obsm[{obsm!r}]")
         names = tuple(map(str, table.columns))
+        _check_unique(pd.Index(names), f"the columns of obsm[{obsm!r}]", "Give them different names.")
+        _check_numeric(table, f"obsm[{obsm!r}]")
         matrix = table.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
         matrix = as_stored(table)
         _check_matrix(matrix, f"obsm[{obsm!r}]")
         names = tuple(f"{obsm}_{i + 1}" for i in range(matrix.shape[1]))
-    _check_unique(pd.Index(names), f"the columns of obsm[{obsm!r}]", "Give them different names.")
     _check_some(adata, len(names))
     return Response(matrix, names, None, f"{keys.OBSM_PREFIX}{obsm}", False, float("nan"))
 

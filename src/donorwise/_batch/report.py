@@ -13,6 +13,7 @@ from donorwise._batch.files import read_source, write_figure
 from donorwise._batch.records import read_record
 from donorwise._batch.run import results_anndata
 from donorwise._core.engine.groups import group_text
+from donorwise._core.wording import code, markdown
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 
@@ -82,7 +83,7 @@ def _params(path: Path) -> dict[str, Any]:
         known["response"] = _response(content["options"])
         failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
         known["version"] = str(content["versions"]["donorwise"])
-        return known | {"reasons": failed, "cautions": content["result"].get("cautions") or {}}
+        return known | {"reasons": failed}
     except (KeyError, TypeError, AttributeError):
         return {}
 
@@ -127,7 +128,7 @@ def summarise(
     for name in ("formula", "groupby", "ddf", "response", "n_cells", "version"):
         value = group_text(read.groupby) if name == "groupby" else read.params.get(name)
         if value not in (None, ""):
-            head.append(f"- {name}: `{value}`")
+            head.append(f"- {name}: {code(value)}")
     parts = [
         *head, f"- tests: {len(table):,} (features: {table['variable'].nunique():,}, groups: "
         f"{table['group'].nunique():,}, contrasts: {table['contrast'].nunique():,})", "",
@@ -138,7 +139,7 @@ def summarise(
     for (contrast, group), own in table.groupby(["contrast", "group"], observed=True, sort=False):
         best = own[own["p_value"].notna()].sort_values("p_value", kind="stable").head(top)
         if len(best):
-            parts += [f"## {contrast}, {group}", "", _markdown(best[SHOWN]), ""]
+            parts += [f"## {markdown(contrast)}, {markdown(group)}", "", _markdown(best[SHOWN]), ""]
     return "\n".join(parts)
 
 
@@ -161,7 +162,7 @@ def _hits(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
 
 def _section(title: str, texts: Sequence[str]) -> list[str]:
     """A list under a heading, a line for each text; nothing for no text."""
-    lines = [f"- {' '.join(text.split())}" for text in dict.fromkeys(texts)]
+    lines = [f"- {markdown(text)}" for text in dict.fromkeys(texts)]
     return [f"## {title}", "", *lines, ""] if lines else []
 
 
@@ -182,12 +183,12 @@ def _warnings(table: pd.DataFrame, params: dict[str, Any], said: str) -> list[st
         stuck = int((own["status"] == "not_converged").sum())
         if stuck:
             found.append(f"{group}: {stuck:,} tests did not converge.")
-    return [*found, *dict(params.get("cautions") or {}).values()]
+    return [*found, *(text for text in dict(params.get("cautions") or {}).values() if text not in said)]
 
 
 def _markdown(table: pd.DataFrame) -> str:
     """A table as markdown, aligned for reading as it is."""
-    cells = [[str(c) for c in table.columns], *([_cell(v) for v in row] for row in table.itertuples(index=False))]
+    cells = [[_name(c) for c in table.columns], *([_cell(v) for v in row] for row in table.itertuples(index=False))]
     widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
     right = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
     rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
@@ -200,7 +201,12 @@ def _markdown(table: pd.DataFrame) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
+    return f"{value:,}" if isinstance(value, int) else _name(value)
+
+
+def _name(value: object) -> str:
+    """A name in a cell."""
+    return markdown(value).replace("|", "\\|")
 
 
 def draw_volcanoes(

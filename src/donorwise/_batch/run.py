@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from donorwise._anndata import keys, read_results, write_results
 from donorwise._batch.files import write_anndata, write_table
 from donorwise._batch.partial import Partial
 from donorwise._core.engine import run as engine
-from donorwise._core.engine.analysis import FACTS, GB, TABLES, Tables
-from donorwise._core.engine.run import fit_task
+from donorwise._core.engine.analysis import FACTS, TABLES, Tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +35,6 @@ class Outcome:
     n_rows: int
     failed: dict[str, str]
     status_counts: dict[str, int]
-    cautions: dict[str, str]
     seconds: float
 
 
@@ -136,8 +133,7 @@ def run(
         write_anndata(results_anndata(result.tables, result.params, analysis.variables, symbols, key=key), out)
     else:
         write_table(symbols.beside(results[list(keys.RESULT_COLUMNS)]), out)
-    params, seconds = result.params, time.monotonic() - start
-    return Outcome(len(results), result.failed, params["status_counts"], params.get("cautions", {}), seconds)
+    return Outcome(len(results), result.failed, result.params["status_counts"], time.monotonic() - start)
 
 
 def results_anndata(
@@ -161,10 +157,6 @@ def results_anndata(
     empty = pd.DataFrame({"variable": pd.Categorical([]), "group": pd.Categorical([])})
     write_results(adata, key, params=params, **{**dict.fromkeys(keys.TABLES, empty), **tables})
     return adata
-
-
-_TRIED = 128  # features that are fitted to see how long it takes
-_ROW_BYTES = 130  # of the results table: eleven numbers and four codes
 
 
 def parse_contrast(text: str, obs: pd.DataFrame) -> Any:
@@ -203,76 +195,3 @@ def parse_groupby(given: str | Sequence[str] | None, columns: Sequence[str]) -> 
     names = [given] if isinstance(given, str) else given or ()
     parts = [[name] if name in columns else [part.strip() for part in name.split(",")] for name in names]
     return [part for own in parts for part in own if part]
-
-
-def describe(analysis: Analysis[Any, Any], *, max_memory: float) -> str:
-    """The plan and the estimates as text.
-
-    Parameters
-    ----------
-    analysis
-        What would be fitted.
-    max_memory
-        GB for the statistics of groups that share a pass.
-    """
-    shared = analysis.passes(max_memory)
-    n_features = len(analysis.variables)
-    fitted = [number for number, task in enumerate(analysis.tasks) if task.design is not None]
-    lines = [
-        f"Plan: {len(fitted)} of {len(analysis.tasks)} groups x {n_features:,} features of {analysis.response}, "
-        f"contrasts: {', '.join(analysis.names)}; passes over the cells: {len(shared)}",
-        "",
-        _groups(analysis).to_string(index=False),
-        "",
-        f"Memory: {_memory(analysis, shared)}",
-        f"Time: {_time(analysis, fitted)}",
-    ]
-    return "\n".join(lines)
-
-
-def _groups(analysis: Analysis[Any, Any]) -> pd.DataFrame:
-    rows = []
-    for number, (task, own) in enumerate(zip(analysis.tasks, analysis.contrasts, strict=True)):
-        patterns = 0 if task.design is None else task.design.n_patterns
-        answered = 0 if own is None else len(own.names)
-        rows.append((task.name, analysis.cells_of(number), patterns, answered, task.reason.split("\n")[0]))
-    table = pd.DataFrame(rows, columns=["group", "cells", "patterns", "contrasts", "remark"])
-    return table if table["remark"].any() else table.drop(columns="remark")
-
-
-def _memory(analysis: Analysis[Any, Any], shared: Sequence[Sequence[int]]) -> str:
-    stored = _bytes(analysis.source.matrix)
-    statistics = max(analysis.bytes_of(numbers) for numbers in shared)
-    n_rows = len(analysis.tasks) * len(analysis.names) * len(analysis.variables)
-    table = 3 * _ROW_BYTES * n_rows  # the parts, the whole, and the copy that is written
-    parts = {"the matrix": stored, "statistics": statistics, "results": table}
-    named = ", ".join(f"{value / GB:.2f} GB {name}" for name, value in parts.items())
-    return f"about {(sum(parts.values()) + 0.5 * GB) / GB:.1f} GB (0.5 GB the libraries, {named})"
-
-
-def _bytes(matrix: Any) -> int:
-    if sparse.issparse(matrix) and hasattr(matrix, "indptr"):
-        return int(matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes)
-    return int(getattr(matrix, "nbytes", 0))
-
-
-def _time(analysis: Analysis[Any, Any], fitted: Sequence[int]) -> str:
-    """Seconds of the whole from those of the smallest and of the largest group, on a few features."""
-    order = sorted(fitted, key=analysis.cells_of)
-    seconds = [_try(analysis, number) for number in dict.fromkeys([order[0], order[-1]])]
-    n_features = len(analysis.variables)
-    total = float(np.mean(seconds)) * len(fitted) * max(1.0, n_features / min(n_features, _TRIED))
-    return (
-        f"about {max(1.0, total):,.0f} s with {analysis.n_jobs} thread(s), from trials of {min(n_features, _TRIED)} features in "
-        f"{len(seconds)} of the groups; a guess within a factor of three, without reading and writing the files"
-    )
-
-
-def _try(analysis: Analysis[Any, Any], number: int) -> float:
-    """Seconds for a few features of one group, the second time (the first compiles)."""
-    small = analysis.few(_TRIED)
-    for _ in range(2):
-        start = time.perf_counter()
-        (statistics,) = small.statistics([number])
-        fit_task(small, number, statistics)
-    return time.perf_counter() - start

@@ -25,6 +25,7 @@ from donorwise._cli import messages, options
 from donorwise._cli.messages import FAILED_GROUPS
 from donorwise._cli.options import PATH
 from donorwise._core.files import locked, reason
+from donorwise._core.wording import printable
 from donorwise._typing import DDF
 from donorwise.errors import DataError, OutputError
 
@@ -58,7 +59,7 @@ def audit(source: Path, formula: str, donor: str | None) -> None:
     adata = read_source(source)
     if donor:
         adata.donorwise.setup(donor=donor)
-    click.echo(adata.donorwise.audit(formula))
+    click.echo(printable(adata.donorwise.audit(formula)))
 
 
 @click.command()
@@ -268,15 +269,15 @@ def _prepare(
 
 
 def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, Any]) -> None:
-    from donorwise._batch.run import describe
+    from donorwise._batch.plan import describe
 
     said: tuple[str, ...] = ()
     if analysis.family.observations == "cells":  # units are replicates, whatever the formula says of donors
         report = adata.donorwise.audit(given["formula"])
-        click.echo(f"{report}\n")
+        click.echo(f"{printable(report)}\n")
         said = report.warnings
     _warn([text for text in analysis.warnings if text not in said])
-    click.echo(describe(analysis, max_memory=given["max_memory"]))
+    click.echo(printable(describe(analysis, max_memory=given["max_memory"])))
 
 
 def _warn(texts: Sequence[str]) -> None:
@@ -308,7 +309,6 @@ def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, prepare: Prepare, 
         "rows": outcome.n_rows,
         "status_counts": outcome.status_counts,
         "failed_groups": outcome.failed,
-        "cautions": outcome.cautions,
     }
     write_record(run_record(name, chosen, source, result, messages.warnings_said()), out)
     Partial.of(out).remove()

@@ -1,9 +1,10 @@
-"""Workers of a process: progress bars, threads that keep their order, and changes of the process that threads share."""
+"""Workers of a process: progress, requests to stop, threads that keep their order, changes of the process that threads share."""
 
 from __future__ import annotations
 
+import sys
 import warnings
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 with warnings.catch_warnings():
@@ -19,7 +20,62 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-__all__ = ["Shared", "in_threads", "tqdm", "workers"]
+__all__ = ["Progress", "Shared", "asked_to_stop", "forget", "in_threads", "workers"]
+
+_asked: list[type[BaseException]] = []
+
+
+def asked_to_stop(kind: type[BaseException]) -> None:
+    """Note an exception that a signal raises, which is lost where it meets a library's callback or a destructor."""
+    _asked.append(kind)
+
+
+def forget() -> None:
+    """Forget what was noted: it has been obeyed."""
+    _asked.clear()
+
+
+def obey() -> None:
+    """Raise what was noted, in the thread that signals arrive in."""
+    if _asked and current_thread() is main_thread():
+        kind = _asked[-1]
+        forget()
+        raise kind
+
+
+class Progress(tqdm):  # type: ignore[misc]
+    """A progress bar that obeys requests to stop at every step, also those that Python ignored ("Exception ignored in ...").
+
+    No handler of signals is touched: what Python could not raise (an exception that is no error, such as
+    KeyboardInterrupt) goes through ``sys.unraisablehook``, which is looked at while the bar is there.
+    """
+
+    def __enter__(self) -> Progress:
+        if current_thread() is main_thread():
+            self._hook = sys.unraisablehook
+            sys.unraisablehook = self._look
+        super().__enter__()
+        return self
+
+    def _look(self, ignored: sys.UnraisableHookArgs) -> None:
+        if not issubclass(ignored.exc_type, Exception | GeneratorExit):
+            asked_to_stop(ignored.exc_type)
+        self._hook(ignored)
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        super().__exit__(kind, *error)
+        if current_thread() is not main_thread():
+            return
+        sys.unraisablehook = self._hook
+        if kind is None:
+            obey()
+        elif not issubclass(kind, Exception) or not isinstance(getattr(self._hook, "__self__", None), Progress):
+            forget()  # it is on its way, or an error ends the outermost
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Go on by `n`."""
+        obey()
+        return super().update(n)
 
 
 class Shared:

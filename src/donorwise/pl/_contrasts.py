@@ -27,7 +27,7 @@ def slopes(contrast: str, formula: str) -> list[str]:
     >>> slopes("disease[T.MS]:age", "~ disease * age + (1 | donor)"), slopes("disease[T.MS]", "~ disease + (1 | donor)")
     (['age'], [])
     """
-    if _OF_LEVELS.search(contrast):
+    if not formula or _OF_LEVELS.search(contrast):  # a table that stands alone does not say its formula
         return []
     factors = {_plain(f.expr) for part in parse(formula).parts for term in part for f in term.factors}
     found = []
@@ -52,6 +52,8 @@ def per_unit(contrast: str, formula: str) -> str:
 
 def _variables(contrast: str, formula: str) -> set[str]:
     """Columns of the formula that a contrast is about."""
+    if not formula:
+        return set()
     text = _LEVELS.sub("", contrast)
     return {v for v in parse(formula).variables if re.search(rf"(?<![\w.]){re.escape(v)}(?![\w.])", text)}
 

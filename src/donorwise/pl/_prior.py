@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise._core.engine.fitted import LMMFit
-from donorwise._core.engine.tables import prior_table
+from donorwise._core.engine.tables import RESIDUAL, prior_table
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose
@@ -101,7 +101,7 @@ def prior(
         _draw(panel, part, own[own["group"].astype(str) == name]["ratio"].to_numpy())
     _leave_room(axes, shared=len(grids) == 1)
     _name_panels(axes, found, units)
-    _legend(axes[0], own=not units)
+    _legend(axes[0], own=bool(axes[0].patches))
     _color_key(figure, axes, np.unique(table["knot"].to_numpy()))
     return finish(figure, axes, show=show, return_fig=return_fig)
 
@@ -135,7 +135,7 @@ def _meant(term: str | None, known: Sequence[str], units: str) -> str | list[str
 def _own_ratios(varcomp: pd.DataFrame, term: str) -> pd.DataFrame:
     """Every feature's estimate of the ratio: variable, group, ratio."""
     index = ["variable", "group"]
-    residual = varcomp[varcomp["term"] == "Residual"].set_index(index)["variance"]
+    residual = varcomp[(varcomp["term"] == RESIDUAL) & (varcomp["column1"] == "")].set_index(index)["variance"]
     names = varcomp["column1"].astype(str).map(lambda column: "1" if column == "(Intercept)" else f"0 + {column}")
     chosen = (names.radd("(") + " | " + varcomp["term"].astype(str) + ")" == term) & (varcomp["column2"] == "")
     ratio = varcomp[chosen].set_index(index)["variance"] / residual

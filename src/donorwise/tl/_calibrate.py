@@ -14,7 +14,7 @@ from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.results import told_reasons
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import Progress
 from donorwise._docs import documented
 from donorwise._typing import DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
@@ -266,7 +266,7 @@ def _calibrations(
     """The calibration of every group, from one pass over the cells."""
     out: dict[str, Calibration | None] = {task.name: None for task in analysis.tasks}
     total = sum(len(plan.arrangements.labels) for plan in plans.values())
-    with tqdm(total=total, unit="permutation", desc="permutations", disable=not progress) as bar:
+    with Progress(total=total, unit="permutation", desc="permutations", disable=not progress) as bar:
         for number, (task, own) in enumerate(zip(analysis.tasks, analysis.statistics(), strict=True)):
             if own is not None and task.name in plans:
                 out[task.name] = calibrate_statistics(

@@ -22,7 +22,7 @@ from donorwise._anndata.recover import Recovered, check_same, recover
 from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.influence import NUMBERS, leave_one_out, retest
 from donorwise._core.engine.results import Contrasts, contrasts_of_covariates
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import Progress
 from donorwise._core.wording import listing
 from donorwise._docs import documented
 from donorwise.errors import DataError, DonorwiseError
@@ -204,7 +204,7 @@ def _without_each(
         if own is not None and contrasts is not None and analysis.tasks[number].name in groups
     ]
     tables, n_donors = [], sum(len(analysis.donors(number).names) for number, _, _ in work)
-    with tqdm(total=n_donors, unit="donor", desc="leaving out donors", disable=not progress) as bar:
+    with Progress(total=n_donors, unit="donor", desc="leaving out donors", disable=not progress) as bar:
         for number, own, contrasts in work:
             name = analysis.tasks[number].name
             repeated = _repeat(

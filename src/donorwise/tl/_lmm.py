@@ -64,8 +64,8 @@ def lmm(
         How a test allows for what is unknown about the variances. ``"moderated"``: averaged over the
         variance ratios that the data leave possible, with a prior that the features of a group share
         (see :meth:`donorwise.LMMFit.test`); calibrated on average over features, it needs 100 of them and
-        one or two random terms, else Kenward-Roger takes its place, which the params and the log say. Every
-        feature by itself: ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
+        one to three variances and covariances of random effects (three terms, or a slope that goes with the level),
+        else Kenward-Roger takes its place, which the params and the log say. Every feature by itself: ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
         ``"between-within"`` or ``"residual"``.
     {reml}
     {key_added}
@@ -85,7 +85,7 @@ def lmm(
     posterior mixture and the width of the mixture's 95% interval. Its `df` describes that shape, and is no count
     of donors or cells. `estimate` is a difference of mean values, in their units. `log_fc` is a log2 fold
     change: the same weighing of the donors, of log2 of the mean over the cells of what the values are logarithms of,
-    plus a prior count (see :doc:`/methods`); NaN where they are none, for an intercept, and for a number that differs
+    plus a prior count (see *Fold changes* in the methods); NaN where they are none, for an intercept, and for a number that differs
     from cell to cell.
 
     Raises

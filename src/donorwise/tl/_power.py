@@ -26,7 +26,7 @@ from donorwise._core.engine.power import (
     replication,
 )
 from donorwise._core.inference.moderation import refusal
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import Progress
 from donorwise._docs import documented
 from donorwise.errors import DesignError, DonorwiseError, DonorwiseWarning
 from donorwise.get._tests import choose
@@ -76,7 +76,9 @@ def power(
         covariate such as age per unit of it. Every feature is given the same: so large a change is easily seen
         in a gene of few counts and hardly ever happens there, so plan by the rows of `expression` "middle" and "high".
     log_fc
-        The same in log2 units, where the response is a logarithm (AnnData only).
+        The same in log2 units, where the response is a logarithm (AnnData only). Of log rates that is a fold change; of
+        :func:`donorwise.tl.lmm` a difference of mean logarithms, which a fold change moves by a fifth to two fifths of
+        itself: compare `estimate` and `log_fc` of the result, and give ``effect=``.
     alpha
         Two-sided levels of the test, unadjusted. With a share s of features that change and power P, an
         FDR of q is about ``alpha = q s P / (1 - q)``: 0.005 for s = .1, q = .05 and P near 1.
@@ -136,7 +138,7 @@ def power(
     depths of the fitted ones: the expected count grows with them, and the part of the dispersion falls as one over them.
 
     An estimate of zero for a donor variance is often chance, and power from it too high. Where the
-    features share a prior (:attr:`donorwise.LMMFit.prior`: one or two random intercepts, 100 features)
+    features share a prior (:attr:`donorwise.LMMFit.prior`: one to three variances, 100 features)
     the power of each is averaged over its posterior instead. Moderation adds degrees of freedom, by how
     alike the features are under the prior (as in Smyth 2004): an approximation, in simulations within
     .06 of the power at alpha = .05. With fewer than 10 donors and alpha of .001 or less the prediction is too
@@ -215,7 +217,7 @@ def _by_group(
         if own is not None and contrasts is not None and at:
             work.append((number, own, [contrasts.names[i] for i in at], contrasts.L[at]))
     total = sum(len(names) for _, _, names, _ in work) * len(plan.n_cells)
-    with tqdm(total=total, unit="study", desc="power", disable=not progress) as bar, one_blas_thread():
+    with Progress(total=total, unit="study", desc="power", disable=not progress) as bar, one_blas_thread():
         for number, own, names, L in work:
             fit = analysis.fit(number, own, lambda n: None)
             table = power_table(

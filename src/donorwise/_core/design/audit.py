@@ -222,7 +222,7 @@ def left_out(
 ) -> list[str]:
     """What the formula leaves out and goes with what is tested, a sentence each; none where there is no design."""
     try:
-        design = assemble_design(formula, obs)
+        design = assemble_design(formula, obs, rows=obs[donor].notna().to_numpy())
     except DesignError:
         return []
     donors = find_donors(design, obs, donor)

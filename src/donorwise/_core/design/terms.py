@@ -311,6 +311,10 @@ def check_obs(obs: object, names: Sequence[str], source: str) -> None:
             raise DesignError(_missing(name, [str(c) for c in obs.columns], source))
 
 
+INTERCEPTS = ("Intercept", "(Intercept)")
+"""What the constant is called among the fixed effects, and among the columns of a random term."""
+
+
 def read_column(column: pd.Series, name: str, *, categorical: bool) -> pd.Series:
     """Return a column as float64 (missing values NaN) or as an unordered categorical.
 
@@ -330,6 +334,10 @@ def read_column(column: pd.Series, name: str, *, categorical: bool) -> pd.Series
         return pd.Series(pd.Categorical.from_codes(codes, categories=[False, True]), index=column.index)
     if kind == "number":
         values = pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
+        if name in INTERCEPTS and not categorical:
+            raise DesignError(
+                f"`{name}` is what the constant of a model is called: give this column of numbers another name."
+            )
         return _labels_of_numbers(values) if categorical else values
     if kind != "string" and not categorical:
         advice = "convert it to numbers or to text (`obs[...].astype(str)`)"

@@ -102,8 +102,8 @@ class LMMFit(FittedArrays):
         Raises
         ------
         DesignError
-            If moderation does not cover the model: more than two random terms, correlated random
-            slopes, or fewer than 100 features.
+            If moderation does not cover the model: more than three variances and covariances of random effects,
+            or fewer than 100 features.
 
         Examples
         --------

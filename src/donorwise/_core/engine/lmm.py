@@ -35,7 +35,7 @@ from donorwise._core.engine.tables import (
     varcomp_table,
 )
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used, test_features
-from donorwise._core.jobs import tqdm, workers
+from donorwise._core.jobs import Progress, workers
 from donorwise._core.models.lmm.abundance import are_ratios, find_units, responses_of
 from donorwise._core.models.lmm.crossproducts import Responses
 from donorwise._core.models.lmm.equations import Estimates, build_equations
@@ -136,7 +136,7 @@ def fit_lmm(
     (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:
         raise DesignError("The fixed part is rank deficient on the rows that have responses.")
-    with tqdm(total=len(variables), unit="fit", desc="mixed models", disable=not progress) as bar:
+    with Progress(total=len(variables), unit="fit", desc="mixed models", disable=not progress) as bar:
         return fit_statistics(statistics, variables, reml=reml, n_jobs=jobs, update=bar.update)
 
 
@@ -199,13 +199,13 @@ def _fit_models(
     except DesignError:
         update(features.size)
         return []
-    limits = _level_models(equations, collapsed, features, reml=reml)
+    units = find_units(design, collapsed.n_obs) if collapsed.abundance.size else None
+    limits = _level_models(equations, collapsed, features, units, reml=reml)
     rest = ~np.isin(features, np.concatenate([[], *(model.features for model in limits)]))
     update(features.size - int(rest.sum()))
     if not rest.any():
         return [*limits]
     collapsed, features = collapsed.take_features(rest) if limits else collapsed, features[rest]
-    units = find_units(design, collapsed.n_obs) if collapsed.abundance.size else None
     # each with its features only: a backend that is not threads sends them
     work = (
         delayed(_fit_block)(equations, collapsed.take_features(s), units, reml=reml)
@@ -228,13 +228,17 @@ def _fit_block(
     return fit_collapsed(equations, collapsed, reml=reml), abundance
 
 
-def _level_models(equations: Equations, collapsed: Collapsed, features: IntArray, *, reml: bool) -> list[LevelLMM]:
+def _level_models(
+    equations: Equations, collapsed: Collapsed, features: IntArray, units: Units | None, *, reml: bool
+) -> list[LevelLMM]:
     """Models of the features that do not vary within the levels of some term."""
     term = term_without_rest(equations.design, collapsed)
     found = []
     for t in np.unique(term[term >= 0]):
         at = np.flatnonzero(term == t)
-        model = level_model(equations, collapsed.take_features(at), features[at], int(t), reml=reml)
+        own = collapsed.take_features(at)
+        abundance = None if units is None else responses_of(equations, own, units)
+        model = level_model(equations, own, features[at], abundance, int(t), reml=reml)
         found += [] if model is None else [model]
     return found
 

@@ -11,7 +11,7 @@ from donorwise._core.cells.collapse import collapse
 from donorwise._core.engine.power import Known, Planned
 from donorwise._core.inference.moderation import best_point
 from donorwise._core.models.law import tensor
-from donorwise._core.models.lmm.components import contrast_variance, to_basis
+from donorwise._core.models.lmm.components import contrast_variance, to_basis, with_correlations, with_covariances
 from donorwise._core.models.lmm.equations import build_equations
 from donorwise.errors import DataError
 
@@ -58,14 +58,16 @@ class CellPlanner:
         if n_cells not in self._made:
             self._made[n_cells] = build_equations(self.design, self._with_cells(n_cells))
         planned, equations = self._made[n_cells], known.model.equations
-        after = contrast_variance(planned, L, to_basis(equations, planned, known.points))
-        change = after / contrast_variance(equations, L, known.points)
+        gamma = with_covariances(equations, known.points)
+        after = contrast_variance(planned, L, to_basis(equations, planned, gamma))
+        change = after / contrast_variance(equations, L, gamma)
         return Planned(known.variance * (change if change.size == known.variance.shape[1] else change[:, None]), after)
 
     def from_estimates(self, model: LMM, L: FloatArray) -> Known[LMM]:
         """Variances at the estimates."""
-        one, variance = np.ones((model.features.size, 1)), np.einsum("p,gpr,r->g", L[0], model.vcov_beta, L[0])
-        return Known(model, model.estimates.gamma, variance[:, None], one, one)
+        one, gamma = np.ones((model.features.size, 1)), model.estimates.gamma
+        variance = np.einsum("p,gpr,r->g", L[0], model.vcov_beta, L[0])
+        return Known(model, with_correlations(model.equations, gamma), variance[:, None], one, one)
 
     def _with_cells(self, n_cells: int) -> Collapsed:
         """The patterns with `n_cells` cells of every donor, spread over its patterns as they are."""

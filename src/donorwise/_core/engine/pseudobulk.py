@@ -19,7 +19,7 @@ from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import told_reasons, with_group
 from donorwise._core.engine.sources import UnitStatistics
-from donorwise._core.engine.tables import prior_table, tests_table
+from donorwise._core.engine.tables import FIXED, RESIDUAL, SHARES, prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 logger = logging.getLogger("donorwise")
+
+
+DISPERSION = "dispersion"  # beside the variances
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class LogRateFit:
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of the variances: the units, and the random term where there is one."""
-        return (self.unit, *self.models[0].components()[0][1:])
+        names = (self.unit, *self.models[0].components()[0][1:])
+        return tuple(f"(1 | {name})" if name in (*SHARES, DISPERSION) else name for name in names)
 
     @cached_property
     def status(self) -> StrArray:
@@ -175,7 +179,7 @@ def stored_variances(fit: LogRateFit, varcomp: pd.DataFrame) -> FloatArray:
 
 def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     """Variances of log rates: between units and of the random term (G, terms), of sampling; and the dispersion."""
-    terms, rates = [*fit.terms, "Residual", "dispersion"], fit.models[0].rates
+    terms, rates = [*fit.terms, RESIDUAL, DISPERSION], fit.models[0].rates
     values = np.column_stack([variances, fit.spread(rates.v.mean(axis=1)), fit.spread(rates.dispersion)])
     table = _long(fit.variables, terms, values, "variance")
     table.insert(2, "column1", np.tile(["(Intercept)"] * len(fit.terms) + ["", ""], len(fit.variables)))
@@ -195,7 +199,7 @@ def partition_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     fixed = ((rates.y @ Q) @ Q.T).var(axis=1)
     values = np.column_stack([fit.spread(fixed), variances, fit.spread(rates.v.mean(axis=1))])
     shares = values / values.sum(axis=1, keepdims=True)
-    return _long(fit.variables, ["fixed", *fit.terms, "Residual"], shares, "fraction")
+    return _long(fit.variables, [FIXED, *fit.terms, RESIDUAL], shares, "fraction")
 
 
 def _long(variables: tuple[str, ...], terms: list[str], values: FloatArray, name: str) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.power import carried_by_prior, own_df
 from donorwise._core.engine.results import contrasts_of_covariates, told_reasons, with_levels
 from donorwise._core.engine.tables import UNIVERSE, dtype_of
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import Progress
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError, DonorwiseError
 
@@ -106,7 +106,7 @@ def run(analysis: Analysis[S, F], sink: Sink, *, max_memory: float | None = None
         logger.warning(text)
     finished = sink.finished()
     todo = [t for i, t in enumerate(analysis.tasks) if i not in finished and t.design is not None]
-    bar = tqdm(total=len(todo) * len(analysis.variables), unit="fit", desc="fits", disable=not progress)
+    bar = Progress(total=len(todo) * len(analysis.variables), unit="fit", desc="fits", disable=not progress)
     with bar, one_blas_thread():
         for numbers in analysis.passes(max_memory):
             if not finished.issuperset(numbers):
@@ -150,14 +150,14 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
         )
     tables = _stack(analysis, parts)
     _log_replaced(named, analysis.options.ddf)
-    cautions = shifted(tables["results"], _of_covariates(analysis))
+    cautions = shifted(tables["results"], of_covariates(analysis))
     for text in cautions.values():
         logger.warning(text)
     said = {"cautions": cautions} if cautions else {}
     return Result(tables, _params(analysis, named, tables["results"]) | said, failed)
 
 
-def _of_covariates(analysis: Analysis[S, F]) -> set[str]:
+def of_covariates(analysis: Analysis[S, F]) -> set[str]:
     """Contrasts of covariates of cells, such as the depth, on which most genes may well depend."""
     tasks = zip(analysis.tasks, analysis.contrasts, strict=True)
     made = [(t.design, own) for t, own in tasks if t.design is not None and own is not None]

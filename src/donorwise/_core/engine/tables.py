@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 UNIVERSE = "Benjamini-Hochberg within each contrast and group, over the features that were tested"
+FIXED, RESIDUAL = SHARES = ("fixed", "Residual")
+"""What has a share of the variance and is no random term."""
 _NO_DIFFERENCE = 1e-6  # accuracy of a difference of log-likelihoods
 _ORDER = np.argsort(STATUSES)
 _SORTED = np.array(STATUSES)[_ORDER]
@@ -111,10 +113,10 @@ def lrt_table(
 
 
 def prior_table(prior: Prior) -> pd.DataFrame:
-    """A shared prior as a long table, every term's margin: term, knot, ratio, weight."""
+    """A shared prior as a long table, every variance's margin: term, knot, ratio, weight."""
     frames = []
-    for t, (axis, scale) in enumerate(zip(prior.axes, prior.scale, strict=True)):
-        weight = prior.marginal(t)
+    for t in prior.variances:
+        axis, scale, weight = prior.axes[t], prior.scale[t], prior.marginal(t)
         knot, ratio = np.repeat(prior.knots, axis.size), np.tile(axis * scale, prior.knots.size)
         frames.append(pd.DataFrame({"term": prior.terms[t], "knot": knot, "ratio": ratio, "weight": weight.ravel()}))
     return pd.concat(frames, ignore_index=True)
@@ -137,7 +139,7 @@ def _component_rows(design: Design) -> list[tuple[str, str, str]]:
     for term in design.random_terms:
         rows += [(term.group, c, "") for c in term.columns]
         rows += [(term.group, b, a) for i, a in enumerate(term.columns) for b in term.columns[i + 1 :]]
-    return [*rows, ("Residual", "", "")]
+    return [*rows, (RESIDUAL, "", "")]
 
 
 def _components(model: LMM) -> tuple[FloatArray, FloatArray]:
@@ -162,7 +164,7 @@ def partition_table(variables: tuple[str, ...], design: Design, models: Sequence
         values = model.variances()
         out[model.features] = values / values.sum(axis=1, keepdims=True)
     index = pd.Index(variables, name="variable")
-    return pd.DataFrame(out, index=index, columns=["fixed", *terms, "Residual"])
+    return pd.DataFrame(out, index=index, columns=[FIXED, *terms, RESIDUAL])
 
 
 def icc_table(partition: pd.DataFrame) -> pd.DataFrame:
@@ -182,9 +184,9 @@ def long_partition(table: pd.DataFrame, value: str) -> pd.DataFrame:
 
 
 def term_labels(design: Design) -> list[str]:
-    """The grouping factor of each term; with its columns where a factor has several terms."""
+    """The grouping factor of each term; the whole term where a factor has several, or is called as a share of ours."""
     groups = [t.group for t in design.random_terms]
-    return [t.group if groups.count(t.group) == 1 else t.label for t in design.random_terms]
+    return [t.group if groups.count(t.group) == 1 and t.group not in SHARES else t.label for t in design.random_terms]
 
 
 def ranef_table(variables: tuple[str, ...], design: Design, models: Sequence[LMM], group: str) -> pd.DataFrame:

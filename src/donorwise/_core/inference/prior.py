@@ -67,13 +67,18 @@ class Prior:
         joint = self.weights.reshape(-1, *(a.size for a in self.axes))
         return joint.sum(axis=tuple(i + 1 for i in range(len(self.axes)) if i != term))
 
+    @property
+    def variances(self) -> list[int]:
+        """Positions of the axes that are variance ratios; the others are correlations."""
+        return [t for t, axis in enumerate(self.axes) if axis.min() >= 0]
+
     def __repr__(self) -> str:
-        zero = ", ".join(f"{term} {share:.0%}" for term, share in zip(self.terms, self.at_zero(), strict=True))
+        zero = ", ".join(f"{term} {share:.0%}" for term, share in self.at_zero().items())
         return f"Prior of variance ratios from {self.n_features:,} features; share at zero: {zero}"
 
-    def at_zero(self) -> FloatArray:
+    def at_zero(self) -> dict[str, float]:
         """Prior probability that each term's variance is zero, averaged over the knots."""
-        return np.array([self.marginal(t)[:, 0].mean() for t in range(len(self.axes))])
+        return {self.terms[t]: float(self.marginal(t)[:, 0].mean()) for t in self.variances}
 
 
 def fit_prior(
@@ -109,7 +114,7 @@ def _passes(axis: FloatArray, n_features: int) -> int:
     """How often the weights along an axis are smoothed; a pass has a variance of half a step."""
     if n_features >= _FEW:
         return 1
-    step = np.log(axis[2] / axis[1])
+    step = np.log(abs(axis[2] / axis[1]))
     return max(_FEWEST_PASSES, round(2 * (_FAR / step) ** 2))
 
 

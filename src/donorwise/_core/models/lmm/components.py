@@ -10,7 +10,7 @@ from donorwise._core.models.lmm.crossproducts import Responses
 from donorwise._core.models.lmm.evaluate import evaluate_block
 
 if TYPE_CHECKING:
-    from donorwise._core.design.design import Design
+    from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.models.lmm.equations import Equations, Estimates
     from donorwise._typing import FloatArray, IntArray
 
@@ -79,6 +79,36 @@ def to_basis(equations: Equations, other: Equations, gamma: FloatArray) -> Float
         for k in np.flatnonzero(parameter[:, 0] == t):
             out[:, k] = internal[:, parameter[k, 1], parameter[k, 2]]
     return out
+
+
+def with_covariances(equations: Equations, points: FloatArray) -> FloatArray:
+    """Relative covariances (K, parameters) from ratios and correlations."""
+    return points * _spreads(equations, points)
+
+
+def with_correlations(equations: Equations, gamma: FloatArray) -> FloatArray:
+    """Ratios and correlations (K, parameters) from relative covariances; 0 where a variance is."""
+    spreads = _spreads(equations, gamma)
+    return np.divide(gamma, spreads, out=np.zeros_like(gamma), where=spreads > 0)
+
+
+def _spreads(equations: Equations, points: FloatArray) -> FloatArray:
+    """What takes correlations to covariances, (K, parameters); 1 for variances."""
+    out, parameter = np.ones_like(points), [tuple(own) for own in equations.blocks.parameter]
+    for k, (t, i, j) in enumerate(parameter):
+        if i != j:
+            out[:, k] = np.sqrt(points[:, parameter.index((t, i, i))] * points[:, parameter.index((t, j, j))])
+    return out
+
+
+def parameter_name(term: RandomTerm, i: int, j: int) -> str:
+    """A variance (i = j) or correlation of a random term, in the internal basis."""
+    if len(term.columns) == 1:
+        return term.label
+    first, second = (("1" if name == "(Intercept)" else name) for name in (term.columns[i], term.columns[j]))
+    if i != j:
+        return f"correlation of {first} and {second} in {term.label}"
+    return f"{first} in {term.label}" + (" (at the mean of the others)" if i < len(term.columns) - 1 else "")
 
 
 def theta_names(design: Design) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ Given the ratios everything that depends on the design is shared. With W = G(I +
 
     R = y'Py = r'r - t'Wt - (A'Wt)'Phi(A'Wt),   c'delta = -c'Phi A'Wt,   se² = R c'Phi c / nu,
 
-so all points are matrix products: of t for the steps; for R of the squared rotated t where a spectrum makes Z'PZ
-diagonal, else of the products of those t that share a block.
+with G the relative covariances of the random effects. So all points are matrix products: of t for the steps; for R of
+the squared rotated t where a spectrum makes Z'PZ diagonal, else of the products of those t that share a block.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.spectral import Spectrum
     from donorwise._typing import FloatArray, IntArray
 
-# Nonzero points of an axis from _LOWEST / (largest level) to _HIGHEST, and at most, for one term and for two.
-_POINTS = {1: (63, 250), 2: (23, 40)}
+# Nonzero points of an axis from _LOWEST / (largest level) to _HIGHEST, and at most, for so many axes.
+_POINTS = {1: (63, 250), 2: (23, 40), 3: (13, 18)}
+_CORRELATIONS = np.array([0.0, -0.8, -0.4, 0.4, 0.8])  # of two columns of a term, both of standard size
 _LOWEST, _HIGHEST = 0.02, 30.0
 _SLACK = 1e-6  # of a step
 _BEYOND = 10.0  # the axis goes on to this many times the largest estimate
@@ -155,7 +156,7 @@ def on_grid(
     *,
     most_pairs: int = _MOST_PAIRS,
 ) -> LMMGrid:
-    """Equations at points (K, terms) of the ratios; only terms of one column.
+    """Equations at points (K, parameters): relative covariances of the random effects, internal basis.
 
     Beyond `most_pairs` pairs of random effects in one block y'Py is worked out point by point.
     """
@@ -193,31 +194,40 @@ def _some_points(equations: Equations, points: FloatArray) -> Iterator[_GridPoin
     blocks, p = equations.blocks, equations.p
     size = max(1, _DOUBLES // (blocks.S.size + blocks.order.size * p + 1))
     for start in range(0, len(points), size):
-        W, WA, logdet_V = _shrinkage(blocks, points[start : start + size][:, blocks.term])
+        W, WA, logdet_V = _shrinkage(blocks, points[start : start + size])
         XVX = np.eye(p) - blocks.A.T @ WA
         sign, logdet_X = np.linalg.slogdet(XVX)
         Phi: FloatArray = np.linalg.inv(XVX).astype(np.float64, copy=False)
         yield _GridPoints(W, WA, Phi, np.where(sign > 0, -0.5 * (logdet_V + logdet_X), _IMPOSSIBLE))
 
 
-def _shrinkage(blocks: Blocks, g: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """W = G(I + SG)⁻¹, WA and log|I + SG| for G = diag(g), g (k, q), all blocks of a size at once."""
-    k, (q, p) = len(g), blocks.A.shape
+def _shrinkage(blocks: Blocks, gamma: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """W = G(I + SG)⁻¹, WA and log|I + SG| at gamma (k, parameters), all blocks of a size at once."""
+    k, (q, p) = len(gamma), blocks.A.shape
     W, WA, logdet = np.empty((k, blocks.S.size)), np.empty((k, q, p)), np.zeros(k)
     sizes = np.diff(blocks.start)
     for size in np.unique(sizes):
         own = np.flatnonzero(sizes == size)
         at = blocks.S_start[own, None] + np.arange(size**2)
         columns = blocks.start[own, None] + np.arange(size)
-        g_own = g[:, columns]
-        M = np.eye(size) + blocks.S[at].reshape(-1, size, size) * g_own[:, :, None, :]
+        G = _covariances(blocks, gamma, columns)
+        M = np.eye(size) + blocks.S[at].reshape(-1, size, size) @ G
         # numbers are no matrices to invert one by one
         inverse, logdets = (1 / M, np.log(M[..., 0, 0])) if size == 1 else (np.linalg.inv(M), np.linalg.slogdet(M)[1])
-        own_W = g_own[..., None] * inverse
+        own_W = G @ inverse
         logdet += logdets.sum(axis=1)
         W[:, at] = own_W.reshape(k, *at.shape)
         WA[:, columns] = own_W @ blocks.A[columns]
     return W, WA, logdet
+
+
+def _covariances(blocks: Blocks, gamma: FloatArray, columns: IntArray) -> FloatArray:
+    """G of blocks of one size with these columns (blocks, size), at gamma (k, parameters)."""
+    G = np.zeros((len(gamma), *columns.shape, columns.shape[1]))
+    for own, partner in zip(gamma.T, blocks.partner, strict=True):
+        block, row = np.nonzero(partner[columns] >= 0)
+        G[:, block, row, partner[columns[block, row]] - columns[block, 0]] = own[:, None]
+    return G
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,30 +310,33 @@ def _pointwise(equations: Equations, points: FloatArray) -> Callable[[Responses]
     return R
 
 
-def ratio_axes(equations: Equations, largest: FloatArray) -> list[FloatArray]:
-    """Grid of every term's variance ratio: zero, then geometric from 0.02 / (largest level) to 30 or beyond.
+def parameter_axes(equations: Equations, largest: FloatArray) -> list[FloatArray]:
+    """Grid of every parameter of the random part.
 
-    It reaches well above the `largest` (terms,) estimates of the features, since a feature off the grid would
+    Of a variance, relative to the residual: zero, then geometric from 0.02 / (largest level) to 30 or beyond.
+    It reaches well above the `largest` (parameters,) estimates of the features, since a feature off the grid would
     be tested as if its ratio were at the end of it. Ratios are per unit of weight, so 30 is divided by the
-    (geometric) mean weight.
+    (geometric) mean weight. Of a covariance: the correlation.
     """
-    usual, most = _POINTS[len(equations.terms)]
+    parameter = equations.blocks.parameter
+    usual, most = _POINTS[len(parameter)]
     top = _HIGHEST / np.exp(equations.log_weight / equations.n_obs)
     axes = []
-    for level, estimate in zip(_largest_levels(equations), largest, strict=True):
+    for (_, i, j), level, estimate in zip(parameter, _largest_levels(equations), largest, strict=True):
         low = _LOWEST / level
         step = np.log(top / low) / (usual - 1)
         # by whole steps, and not one more for a rounding error: the grid must not hang on the last digit
         beyond = max(0, int(np.ceil(np.log(max(_BEYOND * estimate, top) / top) / step - _SLACK)))
         high = top * np.exp(beyond * step)
-        axes.append(np.concatenate([[0.0], np.geomspace(low, high, min(most, usual + beyond))]))
+        variances = np.concatenate([[0.0], np.geomspace(low, high, min(most, usual + beyond))])
+        axes.append(variances if i == j else _CORRELATIONS)
     return axes
 
 
 def _largest_levels(equations: Equations) -> list[float]:
-    """Largest diagonal entry of Z'WZ of every term."""
+    """Largest diagonal entry of Z'WZ of every parameter's (first) column."""
     blocks = equations.blocks
-    return [float(blocks.diagonal[blocks.term == t].max()) for t in range(len(equations.terms))]
+    return [float(blocks.diagonal[(blocks.term == t) & (blocks.component == i)].max()) for t, i, _ in blocks.parameter]
 
 
 def _block_matrix(blocks: Blocks, values: FloatArray) -> sparse.csr_array:

@@ -19,6 +19,7 @@ from donorwise._core.cells.measures import Collapsed
 from donorwise._core.design.replicates import between_within_df
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm import components
+from donorwise._core.models.lmm.abundance import at_ratios
 from donorwise._core.models.lmm.crossproducts import column_means, is_rounding, responses
 from donorwise._core.models.lmm.equations import Estimates, build_equations
 from donorwise._core.models.lmm.fit import fit_collapsed
@@ -58,7 +59,7 @@ def _level_means(collapsed: Collapsed, codes: IntArray, n_levels: int) -> FloatA
     return np.asarray(total / np.bincount(codes, collapsed.weight, n_levels)[:, None])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LevelLMM(LMM):
     """Features that vary between the levels of a term only.
 
@@ -105,6 +106,11 @@ class LevelLMM(LMM):
         few = between_within_df(self.design, self.n_obs, L) < 1
         status = np.where(fitted & few, "too_few_donors", status)
         return np.where(fitted & ~self.informed(L), "constant", status).astype(STATUS_DTYPE)
+
+    def log_fc(self, L: FloatArray) -> FloatArray:
+        """See :class:`LMM`."""
+        own = at_ratios(self.equations, self.abundance, self.estimates.gamma, L) if self.abundance else np.nan
+        return np.where(self.informed(L), own, np.nan) + np.zeros((self.features.size, 1))
 
     @property
     def n_variances(self) -> int:
@@ -191,8 +197,9 @@ class LevelLMM(LMM):
 
     def take(self, at: IntArray | BoolArray) -> Self:
         """See :class:`LMM`."""
-        estimates, inner = self.estimates.take(at), self.inner.take(at)
-        return replace(self, features=self.features[at], values=self.values[at], estimates=estimates, inner=inner)
+        abundance = None if self.abundance is None else self.abundance.take(at)
+        outer = {"features": self.features[at], "estimates": self.estimates.take(at), "abundance": abundance}
+        return replace(self, inner=self.inner.take(at), values=self.values[at], **outer)  # type: ignore[arg-type]
 
     def fitted_by(self, *, reml: bool) -> Self:
         """See :class:`LMM`."""
@@ -205,11 +212,17 @@ class LevelLMM(LMM):
 
 
 def level_model(
-    equations: Equations, collapsed: Collapsed, features: IntArray, term: int, *, reml: bool
+    equations: Equations,
+    collapsed: Collapsed,
+    features: IntArray,
+    abundance: Responses | None,
+    term: int,
+    *,
+    reml: bool,
 ) -> LevelLMM | None:
     """The model of features that do not vary within the levels of a term; None where its levels do not suffice.
 
-    `collapsed` are the statistics of these features, `features` their positions in the fit.
+    `collapsed` are the statistics of these features, `features` their positions in the fit, `abundance` as in :class:`LMM`.
     """
     design = equations.design
     codes, n_levels = design.random_terms[term].codes, len(design.random_terms[term].levels)
@@ -221,7 +234,9 @@ def level_model(
     inner = _one_row_each(design, codes, basis, kept, values, features, reml=reml)
     response = responses(equations.fixed, equations.terms, collapsed, equations.blocks.order)
     outer = _outer(equations, response, inner, basis, term, kept)
-    return LevelLMM(features, equations, outer, None, inner, basis, term, kept, values.T)
+    return LevelLMM(
+        features, equations, outer, abundance, inner=inner, basis=basis, term=term, kept=kept, values=values.T
+    )
 
 
 def _constant_within(design: Design, codes: IntArray, n_levels: int, collapsed: Collapsed) -> FloatArray:
@@ -270,7 +285,7 @@ def _one_row_each(
     collapsed = Collapsed(
         n_obs=one.astype(np.int64), weight=one, log_weight=0 * one, mean=values, within_ss=0 * values,
         covariate_mean=nothing, covariate_ss=nothing[:, :, None], covariate_y=np.zeros((len(first), 0, features.size)),
-        abundance=np.zeros((len(first), 0)),
+        abundance=nothing,
     )  # fmt: skip
     equations = build_equations(rows, collapsed)
     return LMM(features, equations, fit_collapsed(equations, collapsed, reml=reml), None)

@@ -14,7 +14,7 @@ from donorwise._core.models.lmm import components
 from donorwise._core.models.lmm.abundance import at_ratios
 from donorwise._core.models.lmm.evaluate import pieces
 from donorwise._core.models.lmm.fit import fit_responses
-from donorwise._core.models.lmm.law import on_grid, ratio_axes
+from donorwise._core.models.lmm.law import on_grid, parameter_axes
 from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._core.models.lmm.law import LMMGrid
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
+
+_MOST_PARAMETERS = 3  # of the random part that a grid carries
+_ENOUGH = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,6 @@ class LMM:
 
     named: ClassVar[tuple[str, str]] = ("feature", "features")
     fallback: ClassVar[str] = "kenward-roger"
-    most_learned_from: ClassVar[int] = sys.maxsize
 
     @property
     def design(self) -> Design:
@@ -75,12 +77,15 @@ class LMM:
     @property
     def unmoderated(self) -> str:
         """Why the variances cannot lie on a grid; empty where they can."""
-        terms = self.equations.terms
-        if not 1 <= len(terms) <= 2:
-            return f"moderation covers one or two random terms and the model has {len(terms)}"
-        if any(len(t.term.columns) > 1 for t in terms):
-            return "moderation does not cover correlated random slopes"
-        return ""
+        n = len(self.equations.blocks.parameter)
+        if 1 <= n <= _MOST_PARAMETERS:
+            return ""
+        return f"moderation covers one to three variances and covariances of random effects and the model has {n}"
+
+    @property
+    def most_learned_from(self) -> int:
+        """Features that are enough to learn a prior from: all, but for grids of three parameters."""
+        return sys.maxsize if len(self._parameters) < _MOST_PARAMETERS else _ENOUGH
 
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n): one whose replicates are used up says so."""
@@ -89,24 +94,32 @@ class LMM:
         return np.where(few & np.isin(status, FITTED), "too_few_donors", status).astype(STATUS_DTYPE)
 
     def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
-        """Labels of the terms, and what takes each ratio to that of the column as the formula has it."""
+        """Names of the parameters, and what takes each ratio to that of the column as the formula has it."""
         terms = self.equations.terms
-        return tuple(t.term.label for t in terms), tuple(float(t.back[0, 0]) ** 2 for t in terms)
+        named = [(components.parameter_name(terms[t].term, i, j), terms[t].back[i, i]) for t, i, j in self._parameters]
+        return tuple(name for name, _ in named), tuple(float(scale) ** 2 for _, scale in named)
+
+    @property
+    def _parameters(self) -> IntArray:
+        """Term, row and column of every parameter of the random part."""
+        return self.equations.blocks.parameter
 
     def largest(self) -> FloatArray:
-        """Largest estimate of every term's ratio, (terms,)."""
-        return np.asarray(self.estimates.gamma[self.usable].max(axis=0, initial=0.0))
+        """Largest estimate of every variance ratio, 0 for covariances, (parameters,)."""
+        largest = self.estimates.gamma[self.usable].max(axis=0, initial=0.0)
+        return np.where(self._parameters[:, 1] == self._parameters[:, 2], largest, 0.0)
 
     def axes(self, largest: FloatArray) -> list[FloatArray]:
-        """Grid of every term's variance ratio."""
-        return ratio_axes(self.equations, largest)
+        """Grid of every parameter: variance ratios, and correlations."""
+        return parameter_axes(self.equations, largest)
 
     def on(self, points: FloatArray, L: FloatArray | None = None) -> LMMGrid:
-        """The model at ratios (K, terms), for contrasts (n, p)."""
-        return replace(on_grid(self.equations, self.estimates.responses, points, L), abundance=self.abundance)
+        """The model at ratios and correlations (K, parameters), for contrasts (n, p)."""
+        covariances = components.with_covariances(self.equations, points)
+        return replace(on_grid(self.equations, self.estimates.responses, covariances, L), abundance=self.abundance)
 
     def law(self, points: FloatArray, L: FloatArray) -> Law:
-        """The law of the usable features at ratios (K, terms)."""
+        """The law of the usable features at ratios and correlations (K, parameters)."""
         return self.on(points, L).law(self.usable)
 
     @property
