@@ -38,7 +38,7 @@ def unequal_arms(design: Design, arms: Sequence[Arms], donors: Donors) -> tuple[
         if not single or name in own or name in said or few < 2 or max(arm.donors) < _UNEQUAL * few:
             continue
         said.add(name)
-        group = ":".join(quote(part) for part in donors.name.split(":"))
+        group = ":".join(map(quote, donors.columns))
         text = (
             f"{arm.contrast} compares {arm.donors[0]:,} donors with {arm.donors[1]:,}, with one variance for both: where the "
             "smaller arm spreads more, its tests are too sure (3 against 9 donors, standard deviation doubled: type I error "
@@ -79,7 +79,7 @@ def interactions(design: Design, arms: Sequence[Arms], donors: Donors, layer: st
     ]
     if own:
         names = ", ".join(arm.contrast for arm in own[:2]) + (f" and {len(own) - 2} more" if len(own) > 2 else "")
-        group = ":".join(quote(part) for part in donors.name.split(":"))
+        group = ":".join(map(quote, donors.columns))
         donor = "" if is_fixed(design, donors) else f" + (1 | {group})"
         yield (
             f"{names}: on a scale like log1p an interaction is not zero where fold changes are equal, if the levels differ "

@@ -188,7 +188,7 @@ def audit_design(
         periods, orders = omitted.period_left_out(design, obs, others, donors, samples, batch)
         unequal, unsafe = advice.unequal_arms(design, others, donors)
         found += [*periods, *unsafe]
-        found += about_names(obs, _named(design, donors)) if donor or looks_like_replicate(donors.name) else []
+        found += about_names(obs, _named(design, donors)) if donor or looks_like_replicate(donors.columns) else []
         notes += [
             *checks.effective_replicates(asked, len(donors.levels)),
             *confined,
@@ -207,7 +207,7 @@ def audit_design(
 def _named(design: Design, donors: Donors) -> Named:
     labels = [name for name in design.frame.columns if name not in design.numeric_means]
     return Named(
-        donors.name, donors.levels, np.flatnonzero(design.codes >= 0), donors.rows.donor[donors.rows.entry], labels
+        donors.columns, donors.levels, np.flatnonzero(design.codes >= 0), donors.rows.donor[donors.rows.entry], labels
     )
 
 

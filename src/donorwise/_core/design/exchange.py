@@ -136,8 +136,7 @@ def donor_codes(design: Design, donor: str = "") -> IntArray:
             f"cells fall together with those of other donors, so no donor's labels can move. Add (1 | {donor or 'donor'})"
             f"{', or declare the donor with adata.donorwise.setup(donor=...)' if donor else ''}."
         )
-    name = replicate([":".join(group) for group in groups], donor)
-    columns = next(group for group in groups if ":".join(group) == name)
+    columns = replicate(groups, donor)
     if donor in columns:
         columns = columns[: columns.index(donor) + 1]
     factors = [pd.factorize(design.frame[column])[0].astype(np.int64) for column in columns]

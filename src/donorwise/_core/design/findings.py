@@ -106,7 +106,7 @@ def _own_df(arm: Arms) -> float:
 
 def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: Crossing | None = None) -> Iterator[str]:
     """Contrasts within donors that are taken to be the same in every donor; `samples` are those of the rows in use."""
-    group = ":".join(quote(part) for part in donors.name.split(":"))
+    group = ":".join(map(quote, donors.columns))
     for names, own in uncovered_within(arms).items():
         alone = len(names) == 1
         one, several = (
@@ -160,7 +160,7 @@ def uncovered_within(arms: Iterable[Arms]) -> dict[tuple[str, ...], list[Arms]]:
 
 def _advice(design: Design, names: Sequence[str], donors: Donors, samples: Crossing | None) -> str:
     """The random term that lets the effect of variables differ between donors."""
-    group = ":".join(quote(part) for part in donors.name.split(":"))
+    group = ":".join(map(quote, donors.columns))
     numeric = [v for v in names if v in design.numeric_means]
     if numeric:
         return _slopes([slope_of(design, donors, v) for v in numeric], group, random_levels(design, donors))

@@ -40,24 +40,19 @@ class Named:
 
     Attributes
     ----------
-    name, levels
-        The donors' factor and its D levels.
+    columns, levels
+        The columns of the donors' factor, and its D levels.
     used, donor
         Shape (n,). Rows in use, and the donor of each.
     variables
         Columns that the formula reads as labels.
     """
 
-    name: str
+    columns: tuple[str, ...]
     levels: Sequence[object]
     used: IntArray
     donor: IntArray
     variables: Sequence[str]
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns of the factor."""
-        return self.name.split(":")
 
     def several(self, column: pd.Series) -> BoolArray:
         """Which donors have several values of a column of the table, missing ones left out, (D,)."""

@@ -123,11 +123,12 @@ class Crossing:
 
 @dataclass(frozen=True, slots=True)
 class Donors:
-    """The replicates: name and levels of their factor, both empty where there is none, and their rows."""
+    """The replicates: name, levels and columns of their factor, all empty where there is none, and their rows."""
 
     name: str
     levels: tuple[str, ...]
     rows: Tally
+    columns: tuple[str, ...]
 
     def example(self) -> IntArray:
         """A pattern of each donor, (D,)."""
@@ -160,12 +161,13 @@ def find_donors(design: Design, obs: pd.DataFrame, donor: str | None, depth: Flo
     depth = None if depth is None else np.asarray(depth, dtype=np.float64)
     depth = depth if depth is None or len(rows) == len(used) else depth[used]
     pattern, nobody = np.arange(design.n_patterns), np.zeros(design.n_patterns, dtype=np.int64)
-    terms = {t.group: t for t in design.random_terms}
-    name = donor or replicate(tuple(terms))
-    if name is None:
-        return Donors("", (), _count(rows, pattern, nobody, depth))
-    if name in terms:
-        return Donors(name, terms[name].levels, _count(rows, pattern, terms[name].codes, depth))
+    terms = {t.bar.group: t for t in design.random_terms}
+    columns = (donor,) if donor else replicate(tuple(terms))
+    if not columns:
+        return Donors("", (), _count(rows, pattern, nobody, depth), ())
+    name = ":".join(columns)
+    if columns in terms:
+        return Donors(name, terms[columns].levels, _count(rows, pattern, terms[columns].codes, depth), columns)
     column = read_column(obs[name], name, categorical=True)[used]
     if column.isna().any():
         raise DesignError(f"`{name}` is missing in {int(column.isna().sum()):,} of the rows in use.")
@@ -173,7 +175,7 @@ def find_donors(design: Design, obs: pd.DataFrame, donor: str | None, depth: Flo
     levels, codes = tuple(map(str, own.categories)), own.codes.astype(np.int64)
     entry, size = combine([(rows, design.n_patterns), (codes, len(levels))], len(rows))
     first = first_rows(entry, size)
-    return Donors(name, levels, _count(entry, rows[first].astype(np.int64), codes[first], depth))
+    return Donors(name, levels, _count(entry, rows[first].astype(np.int64), codes[first], depth), columns)
 
 
 def _count(entry: IntArray, pattern: IntArray, donor: IntArray, depth: FloatArray | None) -> Tally:
@@ -235,25 +237,24 @@ def leaves_out(groups: Sequence[Sequence[str]], obs: pd.DataFrame, donor: str) -
     return True
 
 
-def replicate(groups: Sequence[str], donor: str = "") -> str | None:
-    """Name the grouping factor that is the replicate.
+def replicate(groups: Sequence[tuple[str, ...]], donor: str = "") -> tuple[str, ...]:
+    """The columns of the grouping factor that is the replicate; none where there is no grouping factor.
 
     The declared `donor` decides, or else a name such as donor or patient, alone or as the last part of a
     nested factor (site:donor); else the first factor, or a coarser one made of its columns (batch for
     batch:cask). A batch that happens to nest the donors is not a donor.
     """
-    ordered = sorted(groups, key=lambda g: g.count(":"))
-    declared = [g for g in ordered if donor and g.split(":")[-1] == donor]
+    ordered = sorted(groups, key=len)
+    declared = [g for g in ordered if donor and g[-1] == donor]
     named = [g for g in ordered if looks_like_replicate(g)]
     if declared or named or not groups:
-        return next(iter([*declared, *named]), None)
-    first = set(groups[0].split(":"))
-    return min((g for g in groups if set(g.split(":")) <= first), key=lambda g: len(g.split(":")))
+        return next(iter([*declared, *named]), ())
+    return min((g for g in groups if set(g) <= set(groups[0])), key=len)
 
 
-def looks_like_replicate(group: str) -> bool:
+def looks_like_replicate(group: tuple[str, ...]) -> bool:
     """Whether a grouping factor has the name of a donor, alone or as the last part of a nested one."""
-    return any(word in group.split(":")[-1].lower() for word in _REPLICATES)
+    return any(word in group[-1].lower() for word in _REPLICATES)
 
 
 def between_within_df(design: Design, n_obs: int, L: FloatArray) -> FloatArray:

@@ -140,7 +140,7 @@ def _named(units: Units) -> Named:
     used, column = np.flatnonzero(units.codes >= 0), units.table[units.donor]
     donor, levels = pd.factorize(column.array, sort=True)
     labels = [name for name in units.table.columns if isinstance(units.table[name].dtype, pd.CategoricalDtype)]
-    return Named(units.donor, list(levels), used, donor.astype(np.int64)[units.codes[used]], labels)
+    return Named((units.donor,), list(levels), used, donor.astype(np.int64)[units.codes[used]], labels)
 
 
 def _by_group(tasks: Sequence[Task], look: Callable[[Design], list[str]], said: Sequence[str] = ()) -> list[str]:

@@ -156,7 +156,7 @@ def fit_statistics(
     `budget` doubles are used at a time by each worker, and there is one worker for `per_worker` features times levels.
     """
     design = statistics.design
-    replicates = replicate([t.group for t in design.random_terms], donor) or ""
+    replicates = ":".join(replicate([t.bar.group for t in design.random_terms], donor))
     n_workers = min(n_jobs, _useful_workers(design, len(variables), per_worker))
     models: list[LMM] = []
     n_obs, n_donors = (np.zeros(len(variables), dtype=np.int64) for _ in range(2))
