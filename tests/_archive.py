@@ -97,7 +97,7 @@ def _rows(path: Path) -> dict[str, Any]:
 def _every_tool(adata: ad.AnnData) -> dict[str, Any]:
     formula = "~ condition + log_depth + (1 | donor_id)"
     dw.tl.lmm(adata, formula, groupby="cell_type", **QUIET)
-    dw.tl.pseudobulk(adata, "~ condition", groupby="cell_type", **QUIET)
+    dw.tl.pseudobulk(adata, "~ condition", groupby="cell_type", normalize="depth", **QUIET)
     dw.tl.calibrate(adata, formula, "condition[T.disease]", n_permutations=3, **QUIET)
     dw.tl.influence(adata, variables=["gene_0001"], **QUIET)
     dw.tl.power(adata, n_donors=8, n_cells=20, group="T cell", **QUIET)

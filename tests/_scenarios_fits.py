@@ -47,7 +47,7 @@ def _case(name: str, group: str) -> Scenario:
         found = {"fit": fit, "ml": fit.at_ml(), "varcomp": fit.varcomp(), "icc": fit.icc()}
         found |= {f"test {ddf}": fit.test(None, ddf=ddf, level=0.9) for ddf in DDF[1:]}
         for term in [term for term in fit.design.terms if term not in ("1", "Intercept")]:
-            found[f"joint {term}"] = fit.joint_test(term)
+            found[f"joint {term}"] = fit.joint_test(term, ddf="kenward-roger")
             found[f"joint {term}, Satterthwaite"] = fit.joint_test(term, ddf="satterthwaite")
         bars = spec["formula"][spec["formula"].index("(") :]
         if len(fit.fixed_names) > 1:

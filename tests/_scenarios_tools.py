@@ -169,6 +169,16 @@ def pseudobulk_case_control(folder: Path) -> Any:
 
 
 @scenario
+def pseudobulk_of_depths(folder: Path) -> Any:
+    """Depths as they are: what pseudobulk gave before they were normalised."""
+    paired, formula = simulated("paired"), "~ condition + (1 | donor_id)"
+    return {
+        "case-control": pseudobulk(simulated(), groupby="cell_type", normalize="depth"),
+        "paired": pseudobulk(paired, formula, sample="sample_id", groupby="cell_type", normalize="depth"),
+    }
+
+
+@scenario
 def pseudobulk_paired(folder: Path) -> Any:
     adata = simulated("paired")
     pseudobulk(adata, "~ condition", key_added="no_donor_term")

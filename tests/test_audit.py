@@ -369,10 +369,19 @@ def test_a_declared_batch_that_is_left_out(visits, formula, batch, text):
     ],
 )
 def test_a_period_that_is_left_out(visits, formula, named):
-    """Nothing is said of a finer column (the dose of a treatment), what splits time at one point, or another order in each donor."""
-    notes = [t for t in audit(formula, visits, sample="sample").notes if "goes with" in t]
-    assert sorted(t.split("`")[1] for t in notes) == named
-    assert not any("goes with" in t for t in audit(formula, visits).notes)
+    """A warning of what is called a time, with or without the samples, and a note of what is not.
+
+    Nothing is said of a finer column (the dose of a treatment), what splits time at one point, or another order in each
+    donor.
+    """
+    times = [name for name in named if name != "dose"]
+    for options in ({"sample": "sample"}, {}):
+        report = audit(formula, visits, **options)
+        told, noted = (
+            [t.split("`")[1] for t in texts if "goes with" in t] for texts in (report.warnings, report.notes)
+        )
+        assert sorted(told) == times
+        assert noted == (["dose"] if "dose" in named and options else [])
 
 
 def test_rows_that_are_visits(visits):

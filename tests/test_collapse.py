@@ -31,7 +31,7 @@ def naive(dense, codes, n_patterns, weights=None, covariates=None):
     w = np.ones(len(y)) if weights is None else weights
     c = np.zeros((len(y), 0)) if covariates is None else covariates
     m, g = c.shape[1], y.shape[1]
-    shapes = ((), (), (), (g,), (g,), (m,), (m, m), (m, g))
+    shapes = ((), (), (), (g,), (g,), (m,), (m, m), (m, g), (0,))
     out = [np.zeros((n_patterns, *shape), dtype=np.longdouble) for shape in shapes]
     for k in range(n_patterns):
         use = np.asarray(codes) == k
@@ -50,6 +50,7 @@ def naive(dense, codes, n_patterns, weights=None, covariates=None):
             c_mean,
             dc.T @ (wk * dc),
             dc.T @ (wk * dy),
+            np.zeros(0),
         )
         for target, value in zip(out, values, strict=True):
             target[k] = value

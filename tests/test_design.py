@@ -166,7 +166,7 @@ def test_rows_and_missing_values_are_counted_within_rows():
         ("~ log(depth) + (1 | donor)", "`log(depth)` is not finite"),
         ("~ infinite + (1 | donor)", "`infinite` is infinite in 1 rows"),
         ("~ nothing + (1 | donor)", "No row is left: each of the 600 rows misses a value"),
-        ("~ C(ct, Treatment('Z')) + (1 | donor)", "not among the provided levels"),
+        ("~ C(ct, Treatment('Z')) + (1 | donor)", "is not a level of `ct`; its levels are `A`, `B`, `C`"),
         ("~ C(depth) + (1 | donor)", "600 fixed effects need more than 600 rows"),
         # what is aliased, and with what
         ("~ disease + batch + (1 | donor)", "`batch[T.2]` is exactly the cells outside `disease[T.control]`"),

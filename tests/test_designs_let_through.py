@@ -123,7 +123,7 @@ def test_the_formula_that_is_advised_holds_its_level(repeated: ad.AnnData) -> No
     asked = "~ condition + (1 | donor) + (1 | sample)"
     (text,) = warned(dw.tl.lmm, repeated, asked)
     assert "`(1 | sample)` takes the several levels that a donor has at one value of `condition` for replicates" in text
-    assert "add `(1 | donor:condition)`; `(1 | sample)` can stay besides." in text
+    assert "add `(1 | donor:condition)` besides `(1 | sample)`." in text
     assert share_below(repeated, "lmm") > INFLATED
     assert not warned(dw.tl.lmm, repeated, "~ condition + (1 | donor) + (1 | donor:condition)")
     assert_held(share_below(repeated, "lmm"))
@@ -362,3 +362,202 @@ def test_rank_does_not_depend_on_the_origin_of_a_number(offset: float) -> None:
     np.testing.assert_allclose(own, true, rtol=1e-8 if offset < 1e7 else 1e-4)
     with pytest.raises(DesignError, match="cannot be told apart"):
         build_design("~ arm + x + x2 + (1 | donor)", obs.assign(x2=obs["x"] + 1))
+
+
+def renamed(adata: ad.AnnData, donor: list[str], **columns: Any) -> ad.AnnData:
+    """The cohort with other names of the eight donors, and columns of one value per donor."""
+    at = adata.obs["donor"].str[1:].astype(int).to_numpy()
+    out = adata.copy()
+    out.obs["donor"] = np.array(donor)[at]
+    for name, values in columns.items():
+        out.obs[name] = np.array(values)[at]
+    return out
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["doublet", "unassigned", *"abcdef"], "'doublet' (48 cells), 'unassigned' (48 cells)"),
+        (["Ambiguous", "NA", *"abcdef"], "'Ambiguous' (48 cells), 'NA' (48 cells)"),
+        (["pool", "unknown", *"abcdef"], "'unknown' (48 cells)"),
+        (["a/b", "a", *"bcdefg"], "'a/b' (48 cells)"),
+        (["Doublet_2", "nan", *"abcdef"], "'Doublet_2' (48 cells)"),
+        ([f"pool{i}" for i in range(8)], None),
+        (["Nancy", "Polly", "Othello", "Unkas", *"abcd"], None),
+        (["HC/1", "HC/2", *"abcdef"], None),
+    ],
+)
+def test_labels_that_are_no_donors_are_named(repeated: ad.AnnData, names: list[str], told: str | None) -> None:
+    """By the audit and by pseudobulk; none is left out, and the line that does so is there."""
+    adata = renamed(repeated, names)
+    formula = "~ condition + (1 | donor) + (1 | donor:condition)"
+    for found in (
+        adata.donorwise.audit(formula).warnings, warned(dw.tl.pseudobulk, adata[:, :20].copy(), "~ condition + (1 | donor)"),
+    ):  # fmt: skip
+        odd = [text for text in found if "look like no donor" in text]
+        assert len(odd) == (told is not None)
+        assert all(told in text and 'adata = adata[~adata.obs["donor"].isin([' in text for text in odd)
+    assert adata.donorwise.audit(formula).n_donors == 8
+
+
+NAMES = [f"{i % 4}" for i in range(8)]
+STUDY = ["s1"] * 4 + ["s2"] * 4
+SEXES = ["f", "m", "f", "m", "m", "f", "f", "m"]
+
+
+@pytest.mark.parametrize(
+    ("names", "columns", "text"),
+    [
+        (
+            NAMES,
+            {"sex": SEXES, "study": STUDY},
+            'obs["donor"] = obs["study"].astype(str) + "_" + obs["donor"].astype(str)',
+        ),
+        (NAMES, {"Gender": SEXES}, 'obs["donor"] = obs["arm"].astype(str) + "_" + obs["donor"].astype(str)'),
+        (
+            NAMES,
+            {"age": [20, 31, 44, 58, 60, 33, 70, 25]},
+            "donors have several values of `age` ('0', '1', '2' and 1 more)",
+        ),
+        ([f"d{i}" for i in range(8)], {"sex": SEXES, "study": STUDY}, None),
+        (NAMES, {"study": STUDY, "response": SEXES}, None),
+        (NAMES, {"age": [20, 31, 44, 58, 21, 31, 45, 60]}, None),
+    ],
+)
+def test_names_that_several_people_share(
+    repeated: ad.AnnData, names: list[str], columns: dict[str, list[Any]], text: str | None
+) -> None:
+    """Eight people called 0 to 3 in each of two studies: told by what a person has one value of."""
+    adata = renamed(repeated, names, **columns)
+    del adata.obs["visit"]
+    for found in (
+        adata.donorwise.audit("~ arm + (1 | donor)").warnings, warned(dw.tl.pseudobulk, adata[:, :20].copy(), "~ arm + (1 | donor)"),
+    ):  # fmt: skip
+        shared = [t for t in found if "people who share a name" in t]
+        assert len(shared) == (text is not None)
+        assert all(text in t for t in shared)
+
+
+def test_ages_of_those_who_were_followed_are_no_finding(repeated: ad.AnnData) -> None:
+    obs = repeated.obs.assign(age=40 + 9 * repeated.obs["visit"])
+    assert not any("people" in text for text in audit("~ arm + (1 | donor)", obs).warnings)
+    assert not any("people" in text for text in audit("~ arm + (1 | lane)", obs.assign(sex=obs["arm"])).warnings)
+
+
+def test_donors_of_several_cohorts_are_named(repeated: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    small = repeated[:, :5]
+    cohorts = [dw.pp.collapse(small[small.obs["arm"] == arm], ["donor", "condition"], progress=False) for arm in "ab"]
+    with caplog.at_level("INFO", logger="donorwise"):
+        dw.pp.merge_collapsed(cohorts)
+    assert "in several cohorts" not in caplog.text
+    again = dw.pp.collapse(renamed(small, NAMES)[:, :5], ["donor", "condition"], progress=False)
+    other = dw.pp.collapse(renamed(small, [*"0189abcd"])[:, :5], ["donor", "condition"], progress=False)
+    with caplog.at_level("INFO", logger="donorwise"):
+        dw.pp.merge_collapsed([again, other])
+    assert "2 of 10 donors (`donor`) are in several cohorts (0, 1) and count as one donor each" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("n_a", "n_b", "formula", "kind"),
+    [
+        (3, 9, "~ arm + (1 | donor)", "warning"),
+        (8, 2, "~ arm + (1 | donor)", "warning"),
+        (4, 8, "~ arm + (1 | donor)", "note"),
+        (10, 5, "~ arm + sex + (1 | donor)", "note"),
+        (5, 7, "~ arm + (1 | donor)", None),
+        (3, 3, "~ arm + (1 | donor)", None),
+        (1, 7, "~ arm + (1 | donor)", None),
+        (3, 9, "~ arm + (0 + arm || donor)", None),
+        (3, 9, "~ arm + (0 + arm | donor)", None),
+        (3, 9, "~ arm + donor_batch + (1 | donor)", "warning"),
+    ],
+)
+def test_arms_of_very_different_size_may_need_variances_of_their_own(
+    n_a: int, n_b: int, formula: str, kind: str
+) -> None:
+    donor = np.repeat(np.arange(n_a + n_b), 10)
+    obs = pd.DataFrame({"donor": [f"P{i}" for i in donor], "arm": np.where(donor < n_a, "a", "b")})
+    obs["sex"] = np.where(donor % 2, "f", "m")
+    obs["donor_batch"] = np.where(donor % 4 == 0, "x", "y")  # a batch has arms too, and nobody tests them
+    report = audit(formula, obs)
+    own = {"warning": report.warnings, "note": report.notes}
+    found = {
+        name: [t for t in texts if "`(0 + arm || donor)` in place of `(1 | donor)`" in t] for name, texts in own.items()
+    }
+    assert {name: len(texts) for name, texts in found.items()} == {"warning": kind == "warning", "note": kind == "note"}
+
+
+def test_own_variances_hold_where_the_smaller_arm_spreads_more() -> None:
+    rng = np.random.default_rng(3)
+    donor = np.repeat(np.arange(12), 12)
+    level = rng.normal(size=(12, 600)) * np.where(np.arange(12) < 3, 1.0, 0.5)[:, None]
+    Y = level[donor] + rng.normal(size=(donor.size, 600))
+    obs = pd.DataFrame({"donor": [f"P{i}" for i in donor], "arm": np.where(donor < 3, "a", "b")})
+    shares = {
+        term: float((dw.fit_lmm(Y, obs, f"~ arm + {term}").test()["p_value"] < 0.05).mean())
+        for term in ("(1 | donor)", "(0 + arm || donor)")
+    }
+    assert shares["(1 | donor)"] > 0.1
+    assert 0.02 < shares["(0 + arm || donor)"] < 0.08
+
+
+@pytest.mark.parametrize(
+    ("formula", "donors", "told"),
+    [
+        ("~ condition + (1 | donor) + (1 | donor:condition)", 5, "`~ condition + donor + (1 | donor:condition)`"),
+        ("~ condition + (1 | donor) + (1 | sample)", 5, "`~ condition + donor + (1 | donor:condition)`"),
+        ("~ condition + (condition | donor)", 8, "or `dw.tl.pseudobulk` with `~ condition + donor`,"),
+        ("~ condition + donor + (1 | sample)", 5, None),
+        ("~ condition + (1 | donor)", 5, None),
+        ("~ condition + arm + (1 | donor) + (1 | sample)", 5, None),
+    ],
+)
+def test_few_complete_pairs_are_advised_to_fix_the_donor(formula: str, donors: int, told: str | None) -> None:
+    adata = cohort(n_donors=donors, n_samples=1, n_cells=5)
+    for obs in (adata.obs, adata.obs[~((adata.obs["donor"] == "P0") & (adata.obs["condition"] == "stim"))]):
+        notes = [t for t in audit(formula, obs, donor="donor", counts="counts").notes if "so few pairs" in t]
+        assert len(notes) == (told is not None and obs is adata.obs)
+        assert all(told in text for text in notes)
+    for advised in ("~ condition + donor + (1 | donor:condition)", "~ condition + donor"):
+        tool = dw.tl.lmm if "|" in advised else dw.tl.pseudobulk
+        assert not warned(tool, adata, advised, **({} if "|" in advised else {"donor": "donor"}))
+    many = cohort(n_donors=9, n_samples=1, n_cells=5).obs
+    assert not any("so few pairs" in t for t in audit(formula, many, donor="donor").notes)
+
+
+@pytest.mark.parametrize(
+    ("formula", "told"),
+    [
+        ("~ arm * kind + depth + (1 | donor) + (1 | donor:kind)", "~ arm + kind + arm:kind + (1 | donor)"),
+        (
+            "~ condition * kind + (1 | donor) + (1 | donor:condition:kind)",
+            "~ condition + kind + condition:kind + (1 | donor)",
+        ),
+        ("~ condition * kind + donor + (1 | donor:condition:kind)", "~ condition + kind + donor + condition:kind"),
+        ("~ arm + kind + (1 | donor) + (1 | donor:kind)", None),
+        ("~ visit * arm + (visit || donor)", None),
+    ],
+)
+def test_interactions_are_asked_on_the_scale_of_counts(repeated: ad.AnnData, formula: str, told: str | None) -> None:
+    adata = repeated[:, :20].copy()
+    adata.obs["kind"] = np.tile(["B", "T"], adata.n_obs // 2)
+    adata.obs["depth"] = np.random.default_rng(0).normal(size=adata.n_obs)
+    notes = [t for t in adata.donorwise.audit(formula).notes if "asks whether fold changes differ" in t]
+    assert len(notes) == (told is not None)
+    for text in notes:
+        assert f'`dw.tl.pseudobulk(adata, "{told}", layer="counts")`' in text
+        dw.tl.pseudobulk(adata, told, donor="donor", progress=False)
+    assert not any("fold changes" in t for t in audit(formula, adata.obs, donor="donor").notes)  # no counts at hand
+
+
+def test_a_period_that_is_left_out_is_a_warning_of_every_tool() -> None:
+    """A stepped wedge: treatment comes late in every site, so that a trend would count as its effect."""
+    adata = dw.datasets.simulate_cohort("stepped-wedge", n_cells=1500, n_genes=20, seed=1)
+    terms = "(1 | donor_id) + (1 | donor_id:condition)"
+    for tool, formula in (
+        (dw.tl.lmm, f"~ condition + log_depth + {terms}"),
+        (dw.tl.pseudobulk, "~ condition + (1 | donor_id)"),
+    ):
+        assert any("goes with `period`, which is not in the formula" in t for t in warned(tool, adata, formula))
+    right = f"~ condition + period + log_depth + {terms} + (1 | sample_id)"
+    assert not adata.donorwise.audit(right).warnings

@@ -155,8 +155,8 @@ def test_a_formula_is_parsed_once_per_call(call, collapsed, monkeypatch):
     if collapsed:
         adata = dw.pp.collapse(adata, ["donor_id", "condition", "cell_type"], counts_layer="counts", progress=False)
     read: list[str] = []
-    nest = formula_module._nest
-    monkeypatch.setattr(formula_module, "_nest", lambda source: (read.append(source), nest(source))[1])
+    nest = formula_module.nest
+    monkeypatch.setattr(formula_module, "nest", lambda source: (read.append(source), nest(source))[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         call(adata)

@@ -16,9 +16,10 @@ from scipy import sparse
 from donorwise._anndata import open_source
 from donorwise._core.cells.chunks import Chunk, SparseChunk
 from donorwise._core.cells.collapse import MOMENTS, accumulate, collapse
+from donorwise._core.cells.exponential import expm1_of
 from donorwise._core.cells.kernels import Segmented
 from donorwise._core.cells.measures import ByPattern, Measure
-from donorwise._core.cells.moments import DETECTED, Sums
+from donorwise._core.cells.moments import DETECTED, Moments, Sums
 from donorwise._core.cells.segments import Segments
 from donorwise._core.cells.stored import Stored
 from donorwise._core.cells.threads import Budget
@@ -75,7 +76,15 @@ def by_covariates(cells: Segmented) -> NDArray[np.float64]:
     return cells.covariates
 
 
-MEASURES = (Largest(), MOMENTS, Sums(squares, by_weight), DETECTED, Sums(np.asarray, by_covariates, n=2))
+MEASURES = (
+    Largest(),
+    MOMENTS,
+    Sums(squares, by_weight),
+    DETECTED,
+    Sums(np.asarray, by_covariates, n=2),
+    Moments(np.e),
+    Moments(2.0),
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +137,7 @@ CONTAINERS = {
 
 
 def assert_results(found: tuple[Any, ...], x: NDArray[Any], codes: Any, weights: Any, covariates: Any) -> None:
-    largest, moments, squares, detected, loaded = found
+    largest, moments, squares, detected, loaded, natural, binary = found
     x = x.astype(np.float64)
     for k in range(K):
         own = codes == k
@@ -136,7 +145,14 @@ def assert_results(found: tuple[Any, ...], x: NDArray[Any], codes: Any, weights:
         np.testing.assert_allclose(squares.total[k, 0], weights[own] @ x[own] ** 2, rtol=1e-12, atol=1e-13)
         np.testing.assert_array_equal(detected.total[k, 0], (x[own] > 0).sum(axis=0))
         np.testing.assert_allclose(loaded.total[k], covariates[own].T @ x[own], rtol=1e-10, atol=1e-11)
+        for logged, base in ((natural, np.e), (binary, 2.0)):
+            mean = weights[own] @ np.expm1(x[own] * np.log(base)) / weights[own].sum() if own.any() else 0.0
+            np.testing.assert_allclose(logged.abundance[k], mean, rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(largest.n, moments.n_obs)
+    for name, array in moments.arrays().items():
+        if name != "abundance":
+            np.testing.assert_array_equal(getattr(natural, name), array)
+    assert moments.abundance.shape == (K, 0)
 
 
 def given(seed: int = 1) -> tuple[Any, Any, Any]:
@@ -159,6 +175,31 @@ def test_every_container(name, features, values, tmp_path):
     alone = collapse(matrix, codes, K, **options)
     for name_, array in alone.arrays().items():
         np.testing.assert_array_equal(getattr(found[1], name_), array)
+
+
+def test_exponential():
+    """The vector loop against the C library's, over all values that logarithms of counts can have, and beyond."""
+    x = np.concatenate([np.linspace(-20, 40, 200_001), np.geomspace(1e-300, 700, 5_000), [0.0, 1e6, -1e6]])
+    out = np.empty(x.size)
+    expm1_of(x, 1.0, out)
+    expected = np.expm1(np.clip(x, -700, 700))
+    assert (np.abs(out - expected) <= 1e-13 * (1 + np.abs(expected))).all()
+    np.testing.assert_array_equal(out[x == 0], 0.0)
+    single = x[:100_000].astype(np.float32)
+    expm1_of(single, np.log(2), out)
+    expected = np.expm1(single.astype(np.float64) * np.log(2))
+    assert (np.abs(out[:100_000] - expected) <= 1e-13 * (1 + np.abs(expected))).all()
+
+
+def test_abundances_merge(values):
+    codes, weights, _ = given(4)
+    whole = collapse(values, codes, K, weights=weights, log_base=np.e)
+    halves = [collapse(values[i::2], codes[i::2], K, weights=weights[i::2], log_base=np.e) for i in range(2)]
+    np.testing.assert_allclose(halves[0].merge(halves[1]).abundance, whole.abundance, rtol=1e-12, atol=1e-14)
+    plain = collapse(values[1::2], codes[1::2], K, weights=weights[1::2])
+    assert halves[0].merge(plain).abundance.shape == plain.merge(halves[0]).abundance.shape == (K, 0)
+    np.testing.assert_array_equal(whole.take_features(np.array([4, 2])).abundance, whole.abundance[:, [4, 2]])
+    assert plain.take_features(np.array([4, 2])).abundance.shape == (K, 0)
 
 
 @pytest.mark.parametrize("file", ["h5ad", "zarr"])

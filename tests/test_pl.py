@@ -98,7 +98,7 @@ def test_volcano_of_scores_has_estimates(fitted: ad.AnnData) -> None:
     )
     dw.tl.lmm(fitted, "~ condition + (1 | donor_id)", obsm="scores", key_added="scores", progress=False)
     ax = dw.pl.volcano(fitted, key="scores", n_labels=0)
-    assert ax.get_xlabel() == "estimate"
+    assert ax.get_xlabel() == "estimate (scores)"
     assert ax.get_title() == "condition[T.disease]"
     assert dw.pl.volcano(fitted, group="T cell").get_title() == "T cell, condition[T.disease]", "the first of several"
 
@@ -194,7 +194,7 @@ def test_donors_along_a_number(fitted: ad.AnnData) -> None:
     assert np.diff(slope[[0, -1]], axis=0)[0] @ [-row["estimate"], 1] == pytest.approx(0, abs=1e-9)
     ages = fitted.obs.drop_duplicates("donor_id")["age"]
     assert sorted(_donor_points(ax)[0][:, 0]) == sorted(ages)
-    assert ax.get_xlabel() == "age"
+    assert ax.get_xlabel() == f"age\nslope: {row['estimate']:.2g} per unit of age"
     fitted.obs["noise"] = np.random.default_rng(0).normal(size=fitted.n_obs)
     ax = dw.pl.donors(fitted, "gene_0002", group="T cell", condition="noise")
     assert len(_donor_points(ax)[0]) == 10, "a covariate of the cells is drawn as its mean per donor"
@@ -310,7 +310,7 @@ def test_prior_of_log_rates_names_what_varies() -> None:
     cells = dw.datasets.simulate_cohort("paired", n_donors=6, n_cells=900, n_genes=110, seed=4)
     for formula, between in (
         ("~ condition + (1 | donor_id)", "levels of the term"),
-        ("~ condition + donor_id", "units"),
+        ("~ condition + donor_id", "units (donor_id:sample_id)"),
     ):
         dw.tl.pseudobulk(cells, formula, progress=False)
         axes = np.ravel(dw.pl.prior(cells, key="pseudobulk"))

@@ -125,7 +125,7 @@ def test_ma_of_scores_with_missing_values(fitted: ad.AnnData) -> None:
     fitted.obsm["scores"] = pd.DataFrame(scores, index=fitted.obs_names, columns=list("abc"))
     dw.tl.lmm(fitted, "~ condition + (1 | donor_id)", obsm="scores", key_added="scores", progress=False)
     ax = dw.pl.ma(fitted, key="scores")
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("mean of obsm/scores", "estimate")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("mean of obsm/scores", "estimate (scores)")
     np.testing.assert_allclose(np.sort(_points(ax)[0][:, 0]), np.sort(np.nanmean(scores, axis=0)))
 
 
@@ -155,8 +155,9 @@ def _rows(ax: Axes) -> tuple[np.ndarray, np.ndarray, list[str]]:
 def _check_rows(ax: Axes, table: pd.DataFrame, column: str) -> None:
     table = table.set_index(table[column].astype(str)).loc[_names(ax.yaxis)]
     effect, ends, filled = _rows(ax)
-    scale = 1 / np.log(2)
-    np.testing.assert_allclose(effect, table["log_fc"])
+    # the estimate of a log rate is a fold change, that of mean logarithms is none: an interval is the estimate's
+    scale = 1 / np.log(2) if np.allclose(table["log_fc"], table["estimate"] / np.log(2), equal_nan=True) else 1.0
+    np.testing.assert_allclose(effect, table["estimate"] * scale)
     np.testing.assert_allclose(ends, table[["ci_low", "ci_high"]] * scale)
     called = table["adj_p_value"] <= 0.05
     assert [color != "#ffffff" for color in filled] == list(called)
@@ -170,14 +171,15 @@ def _check_rows(ax: Axes, table: pd.DataFrame, column: str) -> None:
 
 @pytest.mark.parametrize("key", ["lmm", "pseudobulk"])
 def test_forest_of_one_feature(fitted: ad.AnnData, key: str) -> None:
-    axes = dw.pl.forest(fitted, "gene_0003", key=key)
+    axes = dw.pl.forest(fitted, "gene_0003", contrast=[DISEASE, "age"], key=key)
     assert [a.get_title() for a in axes] == [f"gene_0003, {name}" for name in (DISEASE, "age")]
     table = dw.get.tests(fitted, variables="gene_0003", key=key)
     for ax, contrast in zip(axes, (DISEASE, "age"), strict=True):
         assert _names(ax.yaxis) == list(fitted.obs["cell_type"].cat.categories), "no group is left out"
         _check_rows(ax, table[table["contrast"] == contrast], "group")
     assert _texts(axes[0])[-1] == "not estimable"
-    one = dw.pl.forest(fitted, "gene_0003", group="T cell", key=key)
+    assert [a.get_xlabel() for a in axes] == ["log2 fold change", "log2 fold change per unit of age"]
+    one = dw.pl.forest(fitted, "gene_0003", contrast=[DISEASE, "age"], group="T cell", key=key)
     assert one.get_title() == "T cell, gene_0003"
     assert _names(one.yaxis) == [DISEASE, "age"]
     _check_rows(one, table[table["group"] == "T cell"], "contrast")

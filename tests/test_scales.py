@@ -71,6 +71,7 @@ class Study:
         collapsed = Collapsed(
             n_obs=n, weight=n * self.weight, log_weight=n * np.log(self.weight), mean=mean, within_ss=ss * self.weight,
             covariate_mean=nothing, covariate_ss=nothing[:, :, None], covariate_y=np.zeros((n.size, 0, self.n_features)),
+            abundance=nothing,
         )  # fmt: skip
         statistics = Statistics(design, (Pass(np.arange(self.n_features), collapsed),))
         return fit_statistics(statistics, tuple(f"g{i}" for i in range(self.n_features)))

@@ -12,9 +12,13 @@ import pandas as pd
 import pytest
 from scipy import sparse
 from scipy.stats import rankdata
+from tests._batch import run
 
 import donorwise as dw
+from donorwise._anndata.prepare import prepare_lmm
 from donorwise._core.cells.size_factors import FEWEST_GENES, UnitCounts, median_ratio, size_factors, tmm
+from donorwise._core.engine.cautions import shifted
+from donorwise._core.engine.run import of_covariates
 from donorwise._typing import FloatArray
 from donorwise.errors import DonorwiseError
 
@@ -183,14 +187,24 @@ def test_a_unit_without_overlap_keeps_its_depth_and_is_told(method: str) -> None
     found = size_factors(counts, counts.sum(axis=1), method)
     assert found.values[2] == 1.0
     assert (found.values[[0, 1, 3, 4]] != 1).all()
-    assert found.note.startswith("1 of 5 units have counts in fewer than 100 genes")
+    assert found.note == "in 1 of 5 units fewer than 100 genes have enough counts to be compared"
 
 
 def test_units_that_are_all_scarce_keep_their_depths() -> None:
     counts = drawn([50.0] * 4)
     found = size_factors(counts, counts.sum(axis=1), "tmm")
     np.testing.assert_array_equal(found.values, 1.0)
-    assert "units but one have counts in fewer" in found.note or "all units have counts in fewer" in found.note
+    assert found.note.endswith(
+        "of 4 units fewer than 100 genes have enough counts to be compared, so none is corrected"
+    )
+
+
+def test_most_units_must_be_comparable() -> None:
+    counts = drawn([1e5] * 5)
+    counts[[0, 2, 4], 20:] = 0
+    found = size_factors(counts, counts.sum(axis=1), "tmm")
+    np.testing.assert_array_equal(found.values, 1.0)
+    assert found.note.startswith("in 3 of 5 units")
 
 
 def test_equal_units_and_one_unit_have_ones() -> None:
@@ -399,7 +413,54 @@ def test_few_genes_keep_their_depths_which_is_told_once(
     panel = responding[:, :60].copy()
     _tests(panel, groupby="cell_type")
     said = [r.getMessage() for r in caplog.records if "leaves depths" in r.getMessage()]
-    assert said == ["'tmm' leaves depths as they are: B, T: 60 genes with counts are too few to compare units in."]
+    assert said == ["'tmm' leaves depths as they are. B, T: 60 genes with counts are too few to compare units in."]
     assert (panel.uns["pseudobulk"]["size_factors"]["factor"] == 1).all()
     with pytest.raises(DonorwiseError, match="normalize='TMM' is not an option; choose one of 'tmm'"):
         _tests(panel, normalize="TMM")
+
+
+# ---------------------------------------------------------------- the word about it
+
+
+def table_of(log_fc: FloatArray, se: FloatArray, contrast: str = "c", group: str = "all") -> pd.DataFrame:
+    columns = {"contrast": contrast, "group": group, "log_fc": log_fc, "estimate": log_fc * np.log(2), "se": se}
+    return pd.DataFrame(columns | {"p_value": 0.5})
+
+
+def test_log_fold_changes_that_are_shifted_as_a_whole_are_told() -> None:
+    rng = np.random.default_rng(0)
+    noise, se = rng.normal(0, 0.4, 1000), rng.uniform(0.1, 0.5, 1000)
+    centred, moved = table_of(noise, se), table_of(noise - 0.2, se, group="B")
+    assert shifted(centred) == {}
+    assert list(shifted(pd.concat([centred, moved]))) == ["c, B"]
+    assert list(shifted(moved.assign(group="all"))) == ["c"]
+    assert "c, B: the middle of the genes' log_fc is -0.2" in shifted(moved)["c, B"]
+    assert shifted(moved, {"c"}) == {}
+    assert shifted(moved[:199]) == {} and list(shifted(moved[:200])) == ["c, B"]
+    # genes with few counts follow the depths of the arms
+    scarce = table_of(np.full(900, -0.5), np.full(900, 2.0))
+    assert shifted(pd.concat([centred, scarce])) == {}
+    # nothing to see: an effect that is small in itself, estimates of zero, missing fold changes
+    assert shifted(table_of(noise * 0.01 - 0.04, se)) == {}
+    assert shifted(table_of(np.zeros(300), np.zeros(300))) == {}
+    assert shifted(table_of(np.full(300, np.nan), se[:300])) == {}
+
+
+def test_a_shift_is_logged_kept_and_reported(
+    responding: ad.AnnData, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    _tests(responding, groupby="cell_type", normalize="depth")
+    said = [r.getMessage() for r in caplog.records if "the middle of the genes' log_fc" in r.getMessage()]
+    assert len(said) == 1 and said[0].startswith(f"{CONTRAST}, B: ")
+    assert dw.get.tests(responding, key="pseudobulk").shape[0]
+    responding.write_h5ad(tmp_path / "found.h5ad")
+    assert said[0] in run("report", tmp_path / "found.h5ad", "--key", "pseudobulk").output
+    for out in ("found.csv", "all.h5ad"):
+        more = ("--formula", FORMULA, "--groupby", "cell_type", "--normalize", "depth", "--out", tmp_path / out)
+        assert run("pseudobulk", tmp_path / "found.h5ad", *more).exit_code == 0
+        assert run("report", tmp_path / out).output.count(said[0]) == 1
+
+
+def test_a_shift_of_the_depth_itself_is_not_looked_for(responding: ad.AnnData) -> None:
+    analysis = prepare_lmm(responding, "~ condition + sex + log_depth + (1 | donor_id)")
+    assert of_covariates(analysis) == {"log_depth"}

@@ -228,3 +228,11 @@ def test_plots_highlight_by_both_cutoffs(fitted: ad.AnnData) -> None:
     assert {-cutoffs["min_log_fc"], cutoffs["min_log_fc"]} <= {line.get_xdata()[0] for line in ax.lines}
     dots = dw.pl.heatmap(fitted, group="T cell", contrast=CONTRAST, n_variables=30, **cutoffs).collections[1]
     assert len(dots.get_offsets()) == len(hits)
+
+
+def test_a_table_without_its_record_is_reported(fitted: ad.AnnData, tmp_path: Path) -> None:
+    table = dw.get.tests(fitted, sort_by=None).drop(columns="max_p_loo")
+    table.to_csv(tmp_path / "alone.csv", index=False)
+    said = run("report", tmp_path / "alone.csv", "--plots", tmp_path / "plots")
+    assert said.exit_code == 0, said.output
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 1

@@ -71,6 +71,7 @@ def gaussian(rng: np.random.Generator, n_per_arm: int, n_features: int) -> Gauss
         covariate_mean=np.zeros((n_donors, 0)),
         covariate_ss=np.zeros((n_donors, 0, 0)),
         covariate_y=np.zeros((n_donors, 0, n_features)),
+        abundance=np.zeros((n_donors, 0)),
     )
     obs = _obs(np.repeat(np.arange(n_donors), n), np.repeat(np.arange(n_donors) >= n_per_arm, n))
     return GaussianData(obs, collapsed, np.zeros(n_features), FORMULA)

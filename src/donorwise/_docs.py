@@ -43,6 +43,10 @@ groupby
     "response": """\
 layer, obsm, obs_keys
     Model a layer, a table of scores in ``obsm``, or columns of obs instead of X.""",
+    "log_base": """\
+log_base
+    Base of the logarithm of 1 + x that the values are: ``"e"`` (as of ``sc.pp.log1p``), 2 or 10. None takes for X what
+    ``uns["log1p"]`` says, and a layer or scores for no logarithms. Without one there is no `log_fc`.""",
     "layer_counts": """\
 layer
     Layer of raw counts; None for X.""",

@@ -7,6 +7,7 @@ from donorwise._anndata.obs import check_obs_columns, obs_frame, read_colors, su
 from donorwise._anndata.origin import is_collapsed, read_origin
 from donorwise._anndata.read import (
     Results,
+    check_has_cells,
     check_is_anndata,
     holds_tables,
     list_results,
@@ -19,6 +20,7 @@ from donorwise._anndata.response import (
     Response,
     column_values,
     counts_layer,
+    examined,
     looks_like_counts,
     resolve_response,
     response_of,
@@ -61,6 +63,7 @@ __all__ = [
     "cell_frame",
     "cell_values",
     "check_free",
+    "check_has_cells",
     "check_is_anndata",
     "check_key",
     "check_obs_columns",
@@ -92,6 +95,7 @@ __all__ = [
     "read_rows",
     "read_settings",
     "read_tables",
+    "examined",
     "resolve_response",
     "response_of",
     "suggest",

@@ -11,6 +11,7 @@ import pandas as pd
 from donorwise._anndata import keys
 from donorwise._anndata.obs import as_frame, check_obs_columns, obs_frame
 from donorwise._anndata.origin import (
+    ABUNDANCE,
     CELLS_MEAN,
     CELLS_SS,
     COLLAPSED,
@@ -31,6 +32,7 @@ from donorwise._anndata.origin import (
     WEIGHT,
     WITHIN_SS,
     Origin,
+    has_abundance,
     is_collapsed,
     origin_entry,
     read_origin,
@@ -98,8 +100,8 @@ class Contents:
     depths: MeanDepths | None
 
 
-def read_rows(adata: ad.AnnData, covariates: Sequence[str]) -> CollapsedRows:
-    """The statistics with some of the covariates; matrices in files are read when the rows are."""
+def read_rows(adata: ad.AnnData, covariates: Sequence[str], *, abundance: bool) -> CollapsedRows:
+    """The statistics with some of the covariates, and abundances if asked for; files are read when the rows are."""
     from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.cells.measures import Collapsed
 
@@ -115,6 +117,7 @@ def read_rows(adata: ad.AnnData, covariates: Sequence[str]) -> CollapsedRows:
         covariate_mean=mean[:, at],
         covariate_ss=ss[:, at][:, :, at],
         covariate_y=np.zeros((adata.n_obs, len(at), 0)),
+        abundance=np.zeros((adata.n_obs, 0)),
     )
 
     def read(rows: IntArray | None, features: IntArray | None) -> Collapsed:
@@ -126,6 +129,7 @@ def read_rows(adata: ad.AnnData, covariates: Sequence[str]) -> CollapsedRows:
             mean=means,
             within_ss=_part(adata.layers[WITHIN_SS], rows, features),
             covariate_y=np.stack(crossed, axis=1) if crossed else np.zeros((len(means), 0, means.shape[1])),
+            abundance=_part(adata.layers[ABUNDANCE], rows, features) if abundance else means[:, :0],
         )
 
     return CollapsedRows(read_cells(adata).take_covariates(covariates), read)
@@ -156,6 +160,7 @@ def read_counts(adata: ad.AnnData) -> Counts | None:
         covariate_mean=(_column(adata, COUNT_DEPTH) / n)[:, None],
         covariate_ss=_column(adata, COUNT_DEPTH_SS)[:, None, None],
         covariate_y=_matrix(adata.layers[COUNTS_DEPTH])[:, None],
+        abundance=np.zeros((adata.n_obs, 0)),
     )
     return Counts(values, _column(adata, COUNT_DEPTH_CUBES))
 
@@ -169,7 +174,7 @@ def read_parts(adata: ad.AnnData) -> Contents:
     return Contents(
         obs=obs_frame(adata, list(origin.by)),
         var=as_frame(adata.var),
-        rows=read_rows(adata, origin.covariates),
+        rows=read_rows(adata, origin.covariates, abundance=has_abundance(adata)),
         detected=_matrix(adata.layers[DETECTED]),
         counts=read_counts(adata),
         depths=depths,
@@ -183,6 +188,7 @@ def make_collapsed(parts: Contents, origin: Origin, uns: dict[str, Any]) -> ad.A
     values, cells = parts.rows.values, parts.rows.cells
     obs = parts.obs.assign(**{N_CELLS: cells.n_cells, WEIGHT: values.weight, LOG_WEIGHT: values.log_weight})
     layers = {WITHIN_SS: values.within_ss, DETECTED: parts.detected}
+    layers |= {ABUNDANCE: values.abundance} if values.abundance.shape == values.mean.shape else {}
     layers |= {f"{COVARIATE_Y}{name}": values.covariate_y[:, q] for q, name in enumerate(origin.covariates)}
     obsm = {}
     if origin.covariates:

@@ -153,7 +153,7 @@ def _same_means(one: ad.AnnData, other: ad.AnnData, a: IntArray, b: IntArray) ->
     if not np.array_equal(read_cells(one).n_cells[a], read_cells(other).n_cells[b]):
         return False
     x, y = (
-        read_rows(adata, ()).read(rows, adata.var_names.get_indexer(names)).mean
+        read_rows(adata, (), abundance=False).read(rows, adata.var_names.get_indexer(names)).mean
         for adata, rows in ((one, a), (other, b))
     )
     return bool(x.any()) and np.allclose(x, y, rtol=1e-9, atol=0.0)

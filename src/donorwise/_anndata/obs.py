@@ -33,6 +33,10 @@ def check_obs_columns(adata: ad.AnnData, columns: Iterable[str]) -> None:
     """Raise unless every one of `columns` is in ``adata.obs``."""
     known = list(adata.obs.columns)
     for column in columns:
+        if known.count(column) > 1:
+            raise DesignError(
+                f"adata.obs has {known.count(column)} columns called {column!r}: give them different names."
+            )
         if column not in known:
             raise DesignError(f"adata.obs has no column {column!r}. {suggest(column, known)}")
 

@@ -1,7 +1,8 @@
 """How an AnnData says that its rows stand for many cells: its slots, and what the rows are a collapse of.
 
-``X`` has the means; layers hold ``within_ss``, ``n_detected``, for every covariate ``cov_y:<name>``, and of
-the counts their sums ``counts``, ``counts_ss`` and ``counts_depth``. ``obsm`` has the moments of the covariates.
+``X`` has the means; layers hold ``within_ss``, ``n_detected``, for every covariate ``cov_y:<name>``, of logarithms the
+mean ``abundance`` of what they are logarithms of, and of the counts their sums ``counts``, ``counts_ss`` and
+``counts_depth``. ``obsm`` has the moments of the covariates.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ COUNT_DEPTH, COUNT_DEPTH_SS, COUNT_DEPTH_CUBES = "count_depth", "count_depth_ss"
 OWN_COLUMNS = (N_CELLS, WEIGHT, LOG_WEIGHT, DEPTH, N_DEPTH, COUNT_DEPTH, COUNT_DEPTH_SS, COUNT_DEPTH_CUBES)
 """Columns of obs that a collapse adds."""
 
-WITHIN_SS, DETECTED, COVARIATE_Y = "within_ss", "n_detected", "cov_y:"
+WITHIN_SS, DETECTED, COVARIATE_Y, ABUNDANCE = "within_ss", "n_detected", "cov_y:", "abundance"
 COUNTS, COUNTS_SS, COUNTS_DEPTH = "counts", "counts_ss", "counts_depth"
 MEAN, SS, CELLS_MEAN, CELLS_SS = "covariate_mean", "covariate_ss", "covariate_mean_cells", "covariate_ss_cells"
 
@@ -50,6 +51,8 @@ class Origin:
         Base of its logarithm; NaN for none.
     looks_like_counts
         Whether it held raw counts.
+    scale
+        What else is to be told of the scale of its values; empty for nothing.
     weights
         Column of the weights, ``"<array>"``, or empty for none.
     counts_layer, depth
@@ -65,6 +68,7 @@ class Origin:
     source: str = keys.RESPONSE_X
     log_base: float = float("nan")
     looks_like_counts: bool = False
+    scale: str = ""
     weights: str = keys.NO_WEIGHTS
     counts_layer: str | None = None
     depth: str | None = None
@@ -90,6 +94,11 @@ def is_collapsed(adata: ad.AnnData) -> bool:
     return False
 
 
+def has_abundance(adata: ad.AnnData) -> bool:
+    """Whether collapsed rows tell fold changes."""
+    return ABUNDANCE in adata.layers
+
+
 def read_origin(adata: ad.AnnData) -> Origin:
     """Read what the rows are a collapse of."""
     check_format(adata.uns[COLLAPSED], COLLAPSED)
@@ -102,6 +111,7 @@ def read_origin(adata: ad.AnnData) -> Origin:
         source=str(entry["source"]),
         log_base=float(entry["log_base"]),
         looks_like_counts=bool(entry["looks_like_counts"]),
+        scale=str(entry.get("scale", "")),  # 0.1 did not keep it
         weights=str(entry["weights"]),
         counts_layer=str(entry["counts_layer"]) if has_counts else None,
         depth=str(entry["depth"]) if has_counts else None,
@@ -119,6 +129,7 @@ def origin_entry(origin: Origin) -> dict[str, Any]:
         "source": origin.source,
         "log_base": origin.log_base,
         "looks_like_counts": origin.looks_like_counts,
+        "scale": origin.scale,
         "weights": origin.weights,
         "has_counts": origin.counts_layer is not None,
         "counts_layer": origin.counts_layer or "",

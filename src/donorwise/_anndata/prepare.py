@@ -12,10 +12,12 @@ import pandas as pd
 from donorwise._anndata import (
     cell_depth,
     cell_frame,
+    check_has_cells,
     check_is_anndata,
     columns_read,
     count_depth,
     counts_layer,
+    examined,
     find_roles,
     is_collapsed,
     keys,
@@ -26,8 +28,9 @@ from donorwise._anndata import (
     read_rows,
     resolve_response,
 )
-from donorwise._anndata.origin import COUNTS
-from donorwise._anndata.roles import AUDITED, known_columns, known_donor
+from donorwise._anndata.origin import COUNTS, has_abundance
+from donorwise._anndata.roles import AUDITED, known_columns, known_donor, said_of_labels, with_labels
+from donorwise._anndata.scale import check_log_base
 from donorwise._core.cells.size_factors import METHODS
 from donorwise._core.design.audit import audit
 from donorwise._core.design.coarsen import coarsen
@@ -58,7 +61,15 @@ if TYPE_CHECKING:
     from donorwise._core.engine.units import Units
     from donorwise._typing import BoolArray, FloatArray, GroupBy
 
+_NO_ABUNDANCE = (
+    "These rows were collapsed by donorwise 0.1, or merged with such rows, which do not tell fold changes: log_fc is left "
+    "empty. Collapse the cells again to have it."
+)
 _NO_COUNTS = "These rows were collapsed without counts: give counts_layer= to dw.pp.collapse."
+_RAW_VALUES = (
+    "{} looks like counts, and a linear mixed model takes differences of them for effects, with the same spread at every "
+    "level: take their logarithm first, such as obs[...] = np.log1p(obs[...])."
+)
 
 
 def prepare_lmm(
@@ -71,12 +82,16 @@ def prepare_lmm(
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
+    log_base: str | float | None = None,
     contrasts: Any = None,
     options: Options | None = None,
     n_jobs: int | None = None,
     columns: Sequence[str] = (),
+    fold_changes: bool = True,
 ) -> LmmAnalysis:
     """Check all that :func:`donorwise.tl.lmm` is given; `columns` are further columns of obs that will be read.
+
+    Without `fold_changes` nothing is read for them.
 
     Raises
     ------
@@ -84,20 +99,29 @@ def prepare_lmm(
         See :func:`donorwise.tl.lmm`.
     """
     check_is_anndata(adata)
-    named: dict[str, Any] = {"layer": layer, "obsm": obsm, "obs_keys": obs_keys, "mask_var": mask_var}
+    named: dict[str, Any] = {
+        "layer": layer, "obsm": obsm, "obs_keys": obs_keys, "mask_var": mask_var, "log_base": log_base,
+    }  # fmt: skip
     collapsed = is_collapsed(adata)
-    response = collapsed_response(adata, **named) if collapsed else resolve_response(adata, **named)
+    response, scale = (
+        (collapsed_response(adata, **named), scale_of_rows(adata))
+        if collapsed
+        else examined(adata, resolve_response(adata, **named))
+    )
     parsed, roles = parse(formula), find_roles(adata)
     made = assemble_lmm(
         adata, parsed, response, groupby=group_columns(groupby), weights=weights, roles=roles, columns=columns, options=options,
-        n_jobs=n_jobs,
+        n_jobs=n_jobs, fold_changes=fold_changes,
     )  # fmt: skip
     _check_random(made.tasks)
     made = made.asking(contrasts)
     raw = read_origin(adata).looks_like_counts if collapsed else _look_raw(response)
+    if raw and not response.aligned_to_var:
+        raw, scale = False, _RAW_VALUES.format(response.text)
     depth = cell_depth(adata) if response.aligned_to_var else None
     known = known_columns(roles, made.obs)
-    return replace(made, warnings=cautions.of_cells(made, raw_counts=raw, depth=depth, roles=known))
+    said = cautions.of_cells(made, raw_counts=raw, scale=scale, depth=depth, roles=known)
+    return replace(made, warnings=(*said, *said_of_labels(adata, roles, parsed)))
 
 
 def _look_raw(response: Response) -> bool:
@@ -115,22 +139,31 @@ def assemble_lmm(
     columns: Sequence[str] = (),
     options: Options | None = None,
     n_jobs: int | None = None,
+    fold_changes: bool = False,
 ) -> LmmAnalysis:
     """A linear mixed model of a response, on cells or on collapsed rows, without contrasts and warnings yet."""
+    logged = fold_changes and np.isfinite(response.log_base)
     parsed, roles = parse(formula), find_roles(adata) if roles is None else roles
     if not is_collapsed(adata):
-        obs = cell_frame(adata)
+        obs = with_labels(cell_frame(adata), roles, parsed)
         w = check_weights(weights, obs)
         text = weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS
         tasks = tasks_by_group(parsed, obs, groupby)
-        source: CellSource | RowSource = CellSource(matrix=response.matrix, features=response.features, weights=w)
+        source: CellSource | RowSource = CellSource(
+            matrix=response.matrix, features=response.features, weights=w,
+            log_base=response.log_base if logged else math.nan,
+        )  # fmt: skip
     else:
         origin = read_origin(adata)
         _check_no_weights(weights, origin.weights)
         text = origin.weights
-        obs = cell_frame(adata, read_columns(adata, parsed, roles, groupby, columns))
+        obs = with_labels(cell_frame(adata, read_columns(adata, parsed, roles, groupby, columns)), roles, parsed)
         used = [name for name in origin.covariates if name in obs.columns]
-        source = RowSource(matrix=response.matrix, features=response.features, rows=read_rows(adata, used))
+        logged = logged and has_abundance(adata)
+        source = RowSource(
+            matrix=response.matrix, features=response.features, rows=read_rows(adata, used, abundance=logged),
+            abundance=logged,
+        )  # fmt: skip
         tasks = [
             t if t.design is None else replace(t, design=coarsen(t.design, used))
             for t in tasks_by_group(parsed, obs, groupby)
@@ -178,15 +211,16 @@ def prepare_pseudobulk(
     )
     table = _unit_table(adata, units, columns)
     made = replace(made, names=tuple(names), contrasts=tuple(resolved), obs=table)
-    batch = known_columns(find_roles(adata), units.table).get("batch")
-    return replace(made, warnings=cautions.of_units(made, batch))
+    cells, roles = cell_frame(adata), find_roles(adata)
+    known = known_columns(roles, cells)
+    return replace(made, warnings=(*cautions.of_units(made, cells, known), *said_of_labels(adata, roles, parsed)))
 
 
 def tasks_of_units(units: Units, groupby: Sequence[str]) -> list[Task]:
     """One task per group, whose patterns are units."""
     return [
         task if task.design is None else replace(task, design=task.design.by_row())
-        for task in tasks_by_group(units.formula, units.table, groupby)
+        for task in tasks_by_group(units.formula, units.table, groupby, units.levels)
     ]
 
 
@@ -267,7 +301,7 @@ def units_of(
     column = sample if sample is not None else known.column if known is not None and known.column else None
     column = None if column == donor else column
     labels = [name for name in (donor, column, *groupby) if name is not None]
-    obs = cell_frame(adata, columns_read(adata, parsed, labels))
+    obs = with_labels(cell_frame(adata, columns_read(adata, parsed, labels)), roles, parsed)
     explicit = sample is not None
     return find_units(parsed, obs, donor=donor, sample=column, groupby=groupby, explicit=explicit)
 
@@ -321,15 +355,21 @@ def collapsed_response(
     obsm: str | None = None,
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | None = None,
+    log_base: str | float | None = None,
 ) -> Response:
     """The means of a collapsed AnnData as responses, on the scale of the cells' values.
 
     Raises
     ------
     DataError
-        Another matrix is asked for than the one that was collapsed.
+        Another matrix, or another base, is asked for than the one that was collapsed.
     """
-    origin = read_origin(adata)
+    origin, base = read_origin(adata), check_log_base(log_base)
+    if base is not None and not np.isclose(base, origin.log_base):
+        held = "no logarithms" if np.isnan(origin.log_base) else f"logarithms to base {origin.log_base:.6g}"
+        raise DataError(
+            f"log_base={log_base!r}: these rows were collapsed as {held}; give log_base= to dw.pp.collapse."
+        )
     asked = keys.RESPONSE_X if layer is None else f"{keys.LAYER_PREFIX}{layer}"
     if obsm is not None or obs_keys is not None or (layer is not None and asked != origin.source):
         wanted = asked if layer is not None else "obsm=" if obsm is not None else "obs_keys="
@@ -338,6 +378,12 @@ def collapsed_response(
             "collapse the cells again."
         )
     return replace(resolve_response(adata, mask_var=mask_var), log_base=origin.log_base)
+
+
+def scale_of_rows(adata: ad.AnnData) -> str:
+    """What to be told of the scale of collapsed rows: what was of their cells, or that a part is missing."""
+    origin = read_origin(adata)
+    return _NO_ABUNDANCE if np.isfinite(origin.log_base) and not has_abundance(adata) else origin.scale
 
 
 def _check_no_weights(weights: object, stored: str) -> None:
@@ -356,9 +402,11 @@ def _check_random(tasks: Sequence[Task]) -> None:
 
 def audit_cells(adata: ad.AnnData, formula: str | ParsedFormula) -> Audit:
     """What the design of cells, or of collapsed rows, can answer; see :meth:`DonorwiseAccessor.audit`."""
+    check_has_cells(adata)
     parsed, roles = parse(formula), find_roles(adata)
     donor = known_donor(adata, roles, parsed) or None
     by = read_origin(adata).by if is_collapsed(adata) else ()
-    obs = cell_frame(adata, columns_read(adata, parsed, [*([donor] if donor else []), *by]))
+    obs = with_labels(cell_frame(adata, columns_read(adata, parsed, [*([donor] if donor else []), *by])), roles, parsed)
     known = known_columns(roles, obs)
-    return audit(parsed, obs, depth=cell_depth(adata), donor=donor, counts=counts_layer(adata), **known)
+    found = audit(parsed, obs, depth=cell_depth(adata), donor=donor, counts=counts_layer(adata), **known)
+    return replace(found, notes=(*found.notes, *said_of_labels(adata, roles, parsed)))

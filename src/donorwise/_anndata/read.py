@@ -93,6 +93,7 @@ def read_tables(adata: ad.AnnData, key: str, names: Sequence[str], *, made_by: s
         There is no such entry; the message names those there are.
     """
     check_is_anndata(adata)
+    check_text(key)
     present = [str(k) for k, entry in adata.uns.items() if _holds(entry, names)]
     if key not in present:
         there = suggest(key, present) if present else f"There are none in this AnnData: run {made_by} first."
@@ -134,15 +135,32 @@ def check_is_anndata(adata: Any) -> None:
         raise DataError(f"The first argument must be an AnnData, not {type(adata).__name__}; read files with scanpy.")
 
 
+def check_has_cells(adata: ad.AnnData) -> None:
+    """Raise where an AnnData holds results and no cells, as commands write it: values cannot be read from that again."""
+    if adata.n_obs == 0 and (results := list_results(adata)):
+        raise DataError(
+            "The cells are needed here, and this AnnData holds results without any (as the commands write them). Read the "
+            f"AnnData of the cells, put the result into it, cells.uns[{results[0]!r}] = results.uns[{results[0]!r}], and "
+            "use that."
+        )
+
+
 def check_result(adata: ad.AnnData, key: str) -> None:
     """Raise unless ``adata.uns[key]`` is a result of this package."""
     check_is_anndata(adata)
+    check_text(key)
     if key in adata.uns and _is_result(adata.uns[key]):
         check_format(adata.uns[key], key)
         return
     present = list_results(adata)
     there = suggest(key, present) if present else "There are none in this AnnData: run dw.tl.lmm first."
     raise DataError(f"adata.uns has no donorwise result {key!r}. {there}")
+
+
+def check_text(key: object) -> None:
+    """Raise unless a key of ``uns`` is text."""
+    if not isinstance(key, str):
+        raise DataError(f"key={key!r} must be text, the name of an entry of adata.uns.")
 
 
 def check_format(entry: Any, name: str) -> None:

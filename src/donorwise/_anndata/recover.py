@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._anndata import cell_count, is_collapsed, keys, read_origin, read_params, read_results, response_of
+from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
 from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
+from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.roles import find_roles
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
@@ -82,6 +83,7 @@ def recover(
         The AnnData is not the one that was fitted any more, or contrasts or weights have to be given.
     """
     params = read_params(adata, key)
+    check_has_cells(adata)
     n_now, n_then = cell_count(adata), params["n_cells"] + params["n_dropped"]
     if n_now != n_then:
         raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}", params["method"])
@@ -103,10 +105,8 @@ def _of_cells(
     key: str,
     n_jobs: int | None,
 ) -> LmmAnalysis:
-    if is_collapsed(adata):
-        response, w = replace(response, log_base=read_origin(adata).log_base), weights
-    else:
-        w = _weights(params, weights, key)
+    response = replace(response, log_base=params["log_base"])
+    w = weights if is_collapsed(adata) else _weights(params, weights, key)
     made = assemble_lmm(
         adata, params["formula"], response, groupby=group_columns(params["groupby"]), weights=w,
         options=Options(params["ddf"], bool(params["reml"])), n_jobs=n_jobs,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,8 @@ import scipy.sparse as sp
 
 from donorwise._anndata import keys
 from donorwise._anndata.obs import obs_frame, suggest
+from donorwise._anndata.read import check_has_cells
+from donorwise._anndata.scale import are_counts, check_log_base, find_log_base, remark_on
 from donorwise._anndata.sources import as_stored, matrix_of
 from donorwise._core.cells.stored import Stored
 from donorwise.errors import DataError
@@ -46,7 +47,7 @@ class Response:
     aligned_to_var
         Whether `variables` are names of ``adata.var``.
     log_base
-        Base of the logarithm the values are on; NaN where they are on none.
+        Base of the logarithm of 1 + x that the values are; NaN where they are none, or it is not known.
     """
 
     matrix: Any
@@ -64,6 +65,7 @@ def resolve_response(
     obsm: str | None = None,
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | Sequence[bool] | None = None,
+    log_base: str | float | None = None,
 ) -> Response:
     """Find the responses in `adata`: X unless one of `layer`, `obsm` and `obs_keys` is given.
 
@@ -79,6 +81,8 @@ def resolve_response(
         Numeric columns of obs.
     mask_var
         Which features to use: a boolean column of var, or an array of length ``n_vars``.
+    log_base
+        Base of the logarithm that the values are, where that is not what ``uns["log1p"]`` says of X.
 
     Returns
     -------
@@ -88,16 +92,28 @@ def resolve_response(
     ------
     DataError
         More than one source, a source that is not there or cannot be read, duplicate names,
-        or nothing selected.
+        nothing selected, or values that are not the logarithms that `log_base` says.
     """
+    asked = check_log_base(log_base)
+    check_has_cells(adata)
     given = [name for name, value in (("layer", layer), ("obsm", obsm), ("obs_keys", obs_keys)) if value is not None]
     if len(given) > 1:
         raise DataError(f"Give at most one of layer=, obsm= and obs_keys=, not {' and '.join(given)}.")
     if obsm is None and obs_keys is None:
-        return _from_var(adata, layer=layer, mask_var=mask_var)
+        return _from_var(adata, layer=layer, mask_var=mask_var, asked=asked)
     if mask_var is not None:
         raise DataError(f"mask_var= selects features of X or of a layer; it has no meaning with {given[0]}=.")
-    return _from_obs(adata, obs_keys) if obsm is None else _from_obsm(adata, obsm)
+    found = _from_obs(adata, obs_keys) if obsm is None else _from_obsm(adata, obsm)
+    return found if asked is None else replace(found, log_base=_base(adata, found.matrix, found.text, asked))
+
+
+def examined(adata: ad.AnnData, response: Response) -> tuple[Response, str]:
+    """The response, without a base where its values belie that, and what to be told of their scale."""
+    if not response.aligned_to_var:
+        return response, ""
+    matrix, text = response.matrix, response.text
+    remark = remark_on(adata, _sample(matrix), matrix, text, response.log_base)
+    return (replace(response, log_base=float("nan")) if remark else response), remark
 
 
 def response_of(adata: ad.AnnData, text: str, variables: Sequence[str]) -> Response:
@@ -129,20 +145,15 @@ def looks_like_counts(matrix: Any) -> bool:
     return are_counts(_sample(matrix))
 
 
-def are_counts(values: np.ndarray) -> bool:
-    """Whether values are all non-negative integers, some above 1."""
-    if values.size == 0 or values.dtype.kind == "b":
-        return False
-    return bool(np.all(np.isfinite(values)) and values.min() >= 0 and values.max() > 1 and np.all(values % 1 == 0))
-
-
 def _sample(matrix: Any) -> np.ndarray:
     from donorwise._core.cells.matrices import sample_values
 
     return sample_values(matrix, SAMPLE_SIZE)
 
 
-def _from_var(adata: ad.AnnData, *, layer: str | None, mask_var: str | Sequence[bool] | BoolArray | None) -> Response:
+def _from_var(
+    adata: ad.AnnData, *, layer: str | None, mask_var: str | Sequence[bool] | BoolArray | None, asked: float | None
+) -> Response:
     text = keys.RESPONSE_X if layer is None else f"{keys.LAYER_PREFIX}{layer}"
     if layer is None:
         matrix = matrix_of(adata)
@@ -161,7 +172,11 @@ def _from_var(adata: ad.AnnData, *, layer: str | None, mask_var: str | Sequence[
     features = None if mask is None else np.flatnonzero(mask).astype(np.int64)
     names = adata.var_names if mask is None else adata.var_names[mask]
     _check_some(adata, len(names))
-    return Response(matrix, tuple(map(str, names)), features, text, True, _log_base(adata, matrix, text))
+    return Response(matrix, tuple(map(str, names)), features, text, True, _base(adata, matrix, text, asked))
+
+
+def _base(adata: ad.AnnData, matrix: Any, text: str, asked: float | None) -> float:
+    return find_log_base(adata, lambda: _sample(matrix), text, asked)
 
 
 def _from_obsm(adata: ad.AnnData, obsm: str) -> Response:
@@ -169,14 +184,14 @@ def _from_obsm(adata: ad.AnnData, obsm: str) -> Response:
         raise DataError(f"adata.obsm has no {obsm!r}. {suggest(obsm, adata.obsm.keys())}")
     table = adata.obsm[obsm]
     if isinstance(table, pd.DataFrame):
-        _check_numeric(table, f"obsm[{obsm!r}]")
         names = tuple(map(str, table.columns))
+        _check_unique(pd.Index(names), f"the columns of obsm[{obsm!r}]", "Give them different names.")
+        _check_numeric(table, f"obsm[{obsm!r}]")
         matrix = table.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
         matrix = as_stored(table)
         _check_matrix(matrix, f"obsm[{obsm!r}]")
         names = tuple(f"{obsm}_{i + 1}" for i in range(matrix.shape[1]))
-    _check_unique(pd.Index(names), f"the columns of obsm[{obsm!r}]", "Give them different names.")
     _check_some(adata, len(names))
     return Response(matrix, names, None, f"{keys.OBSM_PREFIX}{obsm}", False, float("nan"))
 
@@ -244,19 +259,6 @@ def _var_column(adata: ad.AnnData, column: str) -> pd.Series:
     """Return a column of var, which a lazy AnnData keeps outside pandas."""
     table = adata.var[[column]]
     return (table if isinstance(table, pd.DataFrame) else table.to_memory())[column]
-
-
-def _log_base(adata: ad.AnnData, matrix: Any, text: str) -> float:
-    """Return the base of the logarithm that the values are on, or NaN: log1p values are never negative."""
-    noted = adata.uns.get(keys.LOG1P)
-    values = _sample(matrix)
-    if noted is None or (values.size and values.min() < 0):
-        return float("nan")
-    if are_counts(values):
-        return float("nan")
-    # a base of None (natural) is lost on the way through some file formats
-    base = noted.get("base") if hasattr(noted, "get") else None
-    return math.e if base is None else float(base)
 
 
 def counts_layer(adata: ad.AnnData) -> str | None:

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata.collapsed import cell_count
-from donorwise._anndata.obs import check_obs_columns, obs_frame
+from donorwise._anndata.obs import as_frame, check_obs_columns, obs_frame
 from donorwise._anndata.read import read_settings
 from donorwise._core.design.replicates import leaves_out
-from donorwise._core.design.terms import check_obs
+from donorwise._core.design.terms import check_obs, read_column, reads_alone
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "cell_type": ("cell_type", "cell_types", "celltype", "celltypes", "cell_type_ontology_term_id", "cell_label"),
     "sample": ("sample_id", "sample", "samples", "specimen_id", "specimen", "library_id"),
 }
+LABELS = ("donor", "sample", "batch", "cell_type")
+"""Roles whose numbers are labels."""
 AUDITED = ("sample", "batch")
 """Roles of which an audit speaks where the formula leaves them out."""
 
@@ -69,6 +71,35 @@ def find_roles(adata: ad.AnnData) -> dict[str, Role]:
 def known_columns(roles: Mapping[str, Role], obs: pd.DataFrame) -> dict[str, str]:
     """Columns of `obs` that are the sample and the batch, where that is known: what an audit can use beside the formula."""
     return {name: roles[name].column for name in AUDITED if name in roles and roles[name].column in obs.columns}
+
+
+def labels_in_numbers(obs: pd.DataFrame, roles: Mapping[str, Role], parsed: ParsedFormula) -> dict[str, str]:
+    """Columns of numbers that are the donor, sample, batch or cell type, which the formula names as they are: their roles.
+
+    A slope over the numbers of batches says nothing; inside a function (``log(batch)``) a number stays one.
+    """
+    named = {roles[role].column: role for role in LABELS if role in roles and roles[role].column in obs.columns}
+    return {name: role for name, role in named.items() if _is_number(obs[name]) and reads_alone(parsed, name)}
+
+
+def with_labels(obs: pd.DataFrame, roles: Mapping[str, Role], parsed: ParsedFormula) -> pd.DataFrame:
+    """The table with :func:`labels_in_numbers` as labels."""
+    found = labels_in_numbers(obs, roles, parsed)
+    return obs.assign(**{n: read_column(obs[n], n, categorical=True) for n in found}) if found else obs
+
+
+def said_of_labels(adata: ad.AnnData, roles: Mapping[str, Role], parsed: ParsedFormula) -> tuple[str, ...]:
+    """What is taken for labels though it is numbers, a sentence each."""
+    found = labels_in_numbers(as_frame(adata.obs), roles, parsed)
+    return tuple(
+        f"The numbers of `{name}`, the {role.replace('_', ' ')}, are taken for labels; to have it without this notice: "
+        f"adata.obs[{name!r}] = adata.obs[{name!r}].astype('category')."
+        for name, role in found.items()
+    )
+
+
+def _is_number(column: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column))
 
 
 def known_donor(adata: ad.AnnData, roles: Mapping[str, Role], parsed: ParsedFormula) -> str:

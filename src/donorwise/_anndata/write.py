@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys
-from donorwise._anndata.read import check_format, check_result, holds_tables, read_results
+from donorwise._anndata.read import check_format, check_result, check_text, holds_tables, read_results
 from donorwise._anndata.sources import in_file, put_uns
 from donorwise.errors import DataError
 
@@ -103,8 +103,10 @@ def copied(adata: ad.AnnData) -> ad.AnnData:
     return adata.copy()
 
 
-def check_key(key: str) -> None:
+def check_key(key: object) -> None:
     """Raise unless `key` can name an entry of ``uns`` in a file."""
+    if not isinstance(key, str):
+        raise DataError(f"key_added={key!r} must be text, the name of an entry of adata.uns.")
     if not key or "/" in key:
         raise DataError(f"key_added={key!r} must be a name without '/': files treat '/' as a folder.")
     if key == keys.SETTINGS:
@@ -252,6 +254,7 @@ def read_power(adata: ad.AnnData, key: str) -> pd.DataFrame:
     DataError
         There is none.
     """
+    check_text(key)
     name = f"{key}{keys.POWER_SUFFIX}"
     if name not in adata.uns:
         raise DataError(f"The power of studies like {key!r} is not known: run dw.tl.power first.")

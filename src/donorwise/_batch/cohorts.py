@@ -15,7 +15,13 @@ from donorwise._anndata.origin import COLLAPSED
 from donorwise._batch.files import fingerprint, read_source, reading
 from donorwise.errors import DataError, DonorwiseError, OutputError
 from donorwise.pp._log_depth import log_depths
-from donorwise.pp._merge_collapsed import check_cohorts, merge_collapsed, merge_features
+from donorwise.pp._merge_collapsed import (
+    check_cohorts,
+    merge_cohorts,
+    merge_collapsed,
+    merge_features,
+    say_shared_donors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -176,7 +182,7 @@ def _merged_blocks(sources: Sequence[InputFile], partial: Partial) -> Iterator[a
     for source in sources:
         rows = partial.load(number)
         for later in range(number + 1, number + len(source.blocks)):
-            rows = merge_collapsed([rows, partial.load(later)])
+            rows = merge_cohorts([rows, partial.load(later)])
         number += len(source.blocks)
         rows.uns[COLLAPSED] = {**rows.uns[COLLAPSED], "cells": np.array([digest(source.hashes)], dtype=object)}
         yield rows
@@ -195,6 +201,7 @@ def merge_sources(
         A block cannot be kept.
     """
     names, dropped = check_cohorts(cohorts, [str(path) for path in paths])
+    say_shared_donors(cohorts)
     n_rows, n_tables = sum(a.n_obs for a in cohorts), 1 + max(len(a.layers) for a in cohorts)
     size = block_size or max(1, _BLOCK_BYTES // (8 * n_rows * n_tables))
     finished, starts = partial.finished(), range(0, len(names), size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import traceback
@@ -135,7 +136,14 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         if path.suffix == ".parquet":
             table.to_parquet(temporary, index=False, engine="pyarrow")
         else:
-            table.to_csv(temporary, index=False)
+            # a carriage return ends a line for those who read it, and the writer quotes line feeds only
+            returns = any(_has_return(column) for _, column in table.items())
+            table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
+
+
+def _has_return(column: pd.Series) -> bool:
+    values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+    return not pd.api.types.is_numeric_dtype(values) and any("\r" in str(value) for value in values)
 
 
 def write_anndata(adata: ad.AnnData, path: Path, *, compression: str = "gzip") -> None:

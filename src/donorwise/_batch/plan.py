@@ -15,6 +15,7 @@ from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.stored import Stored
 from donorwise._core.engine.analysis import GB
 from donorwise._core.engine.run import fit_task
+from donorwise._core.wording import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,7 @@ def describe(analysis: Analysis[Any, Any], *, max_memory: float) -> str:
     fitted = [number for number, task in enumerate(analysis.tasks) if task.design is not None]
     lines = [
         f"Plan: {len(fitted)} of {len(analysis.tasks)} groups x {n_features:,} features of {analysis.response}, "
-        f"contrasts: {', '.join(analysis.names)}; passes over the cells: {len(shared)}",
+        f"contrasts: {', '.join(map(one_line, analysis.names))}; passes over the cells: {len(shared)}",
         "",
         _groups(analysis).to_string(index=False),
         "",
@@ -59,7 +60,7 @@ def _groups(analysis: Analysis[Any, Any]) -> pd.DataFrame:
     for number, (task, own) in enumerate(zip(analysis.tasks, analysis.contrasts, strict=True)):
         patterns = 0 if task.design is None else task.design.n_patterns
         answered = 0 if own is None else len(own.names)
-        rows.append((task.name, analysis.cells_of(number), patterns, answered, task.reason.split("\n")[0]))
+        rows.append((one_line(task.name), analysis.cells_of(number), patterns, answered, one_line(task.reason)))
     table = pd.DataFrame(rows, columns=["group", "cells", "patterns", "contrasts", "remark"])
     return table if table["remark"].any() else table.drop(columns="remark")
 

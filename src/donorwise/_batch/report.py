@@ -13,6 +13,7 @@ from donorwise._batch.files import read_source, write_figure
 from donorwise._batch.records import read_record
 from donorwise._batch.run import results_anndata
 from donorwise._core.engine.groups import group_text
+from donorwise._core.wording import code, markdown
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 
@@ -44,7 +45,7 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
     missing = [c for c in keys.RESULT_COLUMNS if c not in table.columns]
     if missing:
         raise DataError(f"{path} is no table of results: it lacks the columns {', '.join(missing)}.")
-    params = {"response": keys.RESPONSE_X, "groupby": ""} | _params(path) | {"log_base": _log_base(table)}
+    params = {"response": keys.RESPONSE_X, "groupby": ""} | _params(path)
     features = table.astype({"variable": str}).drop_duplicates("variable").set_index("variable")
     adata = results_anndata({keys.RESULTS: table}, params, features.index)
     for column in set(table.columns) - set(keys.RESULT_COLUMNS):  # symbols, where the command wrote them
@@ -73,12 +74,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return table.astype({column: np.int64 for column in ("n_donors", "n_obs") if column in table})
 
 
-def _log_base(table: pd.DataFrame) -> float:
-    """Base of the logarithm that the response is, from what takes an estimate to log2 units; NaN for none."""
-    known = table[table["log_fc"].notna() & table["estimate"].abs().gt(0)]
-    return float(2 ** (known["log_fc"] / known["estimate"]).median()) if len(known) else float("nan")
-
-
 def _params(path: Path) -> dict[str, Any]:
     """Formula and command from the record beside the table, where there is one."""
     try:
@@ -87,7 +82,8 @@ def _params(path: Path) -> dict[str, Any]:
         known["groupby"] = group_text(content["options"].get("groupby"))
         known["response"] = _response(content["options"])
         failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
-        return known | {"version": str(content["versions"]["donorwise"]), "reasons": failed}
+        known["version"] = str(content["versions"]["donorwise"])
+        return known | {"reasons": failed}
     except (KeyError, TypeError, AttributeError):
         return {}
 
@@ -132,7 +128,7 @@ def summarise(
     for name in ("formula", "groupby", "ddf", "response", "n_cells", "version"):
         value = group_text(read.groupby) if name == "groupby" else read.params.get(name)
         if value not in (None, ""):
-            head.append(f"- {name}: `{value}`")
+            head.append(f"- {name}: {code(value)}")
     parts = [
         *head, f"- tests: {len(table):,} (features: {table['variable'].nunique():,}, groups: "
         f"{table['group'].nunique():,}, contrasts: {table['contrast'].nunique():,})", "",
@@ -143,7 +139,7 @@ def summarise(
     for (contrast, group), own in table.groupby(["contrast", "group"], observed=True, sort=False):
         best = own[own["p_value"].notna()].sort_values("p_value", kind="stable").head(top)
         if len(best):
-            parts += [f"## {contrast}, {group}", "", _markdown(best[SHOWN]), ""]
+            parts += [f"## {markdown(contrast)}, {markdown(group)}", "", _markdown(best[SHOWN]), ""]
     return "\n".join(parts)
 
 
@@ -166,7 +162,7 @@ def _hits(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
 
 def _section(title: str, texts: Sequence[str]) -> list[str]:
     """A list under a heading, a line for each text; nothing for no text."""
-    lines = [f"- {' '.join(text.split())}" for text in dict.fromkeys(texts)]
+    lines = [f"- {markdown(text)}" for text in dict.fromkeys(texts)]
     return [f"## {title}", "", *lines, ""] if lines else []
 
 
@@ -187,12 +183,12 @@ def _warnings(table: pd.DataFrame, params: dict[str, Any], said: str) -> list[st
         stuck = int((own["status"] == "not_converged").sum())
         if stuck:
             found.append(f"{group}: {stuck:,} tests did not converge.")
-    return found
+    return [*found, *(text for text in dict(params.get("cautions") or {}).values() if text not in said)]
 
 
 def _markdown(table: pd.DataFrame) -> str:
     """A table as markdown, aligned for reading as it is."""
-    cells = [[str(c) for c in table.columns], *([_cell(v) for v in row] for row in table.itertuples(index=False))]
+    cells = [[_name(c) for c in table.columns], *([_cell(v) for v in row] for row in table.itertuples(index=False))]
     widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
     right = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
     rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
@@ -205,7 +201,12 @@ def _markdown(table: pd.DataFrame) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
+    return f"{value:,}" if isinstance(value, int) else _name(value)
+
+
+def _name(value: object) -> str:
+    """A name in a cell."""
+    return markdown(value).replace("|", "\\|")
 
 
 def draw_volcanoes(

@@ -13,7 +13,6 @@ import pandas as pd
 from donorwise._anndata import keys, read_results, write_results
 from donorwise._batch.files import write_anndata, write_table
 from donorwise._batch.partial import Partial
-from donorwise._core.design.contrasts import split_interaction
 from donorwise._core.engine import run as engine
 from donorwise._core.engine.analysis import FACTS, TABLES, Tables
 
@@ -160,17 +159,27 @@ def results_anndata(
     return adata
 
 
-def parse_contrast(text: str, columns: Sequence[str]) -> Any:
-    """A coefficient's name, or the levels of a variable that are compared: ``"disease:MS:control"``.
+def parse_contrast(text: str, obs: pd.DataFrame) -> Any:
+    """A coefficient's name, or the levels of a column of `obs` that are compared: ``"disease:MS:control"``.
+
+    Names and levels may hold colons themselves: what there is in `obs` decides.
 
     Examples
     --------
-    >>> parse_contrast("disease:MS:control", ["disease", "sex"])
+    >>> obs = pd.DataFrame({"disease": ["MS", "control"], "sex": ["f", "m"]})
+    >>> parse_contrast("disease:MS:control", obs)
     ('disease', 'MS', 'control')
-    >>> parse_contrast("disease[T.MS]:sex[T.male]", ["disease", "sex"])
+    >>> parse_contrast("disease[T.MS]:sex[T.male]", obs)
     'disease[T.MS]:sex[T.male]'
     """
-    parts = [part.strip() for part in split_interaction(text)]
+    columns = [str(column) for column in obs.columns]
+    for column in (name for name in columns if text.startswith(f"{name}:")):
+        rest, levels = text[len(column) + 1 :], set(obs[column].dropna().astype(str).unique())
+        pairs = [(rest[:i].strip(), rest[i + 1 :].strip()) for i, char in enumerate(rest) if char == ":"]
+        found = next((pair for pair in pairs if levels.issuperset(pair)), None)
+        if found is not None:
+            return (column, *found)
+    parts = [part.strip() for part in text.split(":")]  # of levels that are not there, it is to be said so
     of_levels = len(parts) == 3 and parts[0] in columns and not {parts[1], parts[2]} & set(columns)
     return tuple(parts) if of_levels and "[" not in text else text
 

@@ -25,6 +25,7 @@ from donorwise._cli import messages, options
 from donorwise._cli.messages import FAILED_GROUPS
 from donorwise._cli.options import PATH
 from donorwise._core.files import locked, reason
+from donorwise._core.wording import printable
 from donorwise._typing import DDF
 from donorwise.errors import DataError, OutputError
 
@@ -58,7 +59,7 @@ def audit(source: Path, formula: str, donor: str | None) -> None:
     adata = read_source(source)
     if donor:
         adata.donorwise.setup(donor=donor)
-    click.echo(adata.donorwise.audit(formula))
+    click.echo(printable(adata.donorwise.audit(formula)))
 
 
 @click.command()
@@ -75,6 +76,7 @@ def audit(source: Path, formula: str, donor: str | None) -> None:
     help="Columns of obs that differ from cell to cell, such as log_depth.",
 )  # fmt: skip
 @click.option("--layer", help="Layer to collapse; X if absent.")
+@options.add(options.LOG_BASE)
 @click.option(
     "--counts-layer", help="Layer of raw counts, for donorwise pseudobulk; --log-depth takes counts if absent."
 )
@@ -86,7 +88,8 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
     from donorwise._batch.cohorts import add_log_depth, collapse_sources, survey
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    chosen = {name: given[name] for name in ("by", "covariates", "layer", "counts_layer", "mask_var", "n_jobs")}
+    names = ("by", "covariates", "layer", "log_base", "counts_layer", "mask_var", "n_jobs")
+    chosen = {name: given[name] for name in names}
     given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     check_files(given["source"])
     seen = {"columns": given["by"], "layer": given["layer"], "block_size": given["block_size"]}
@@ -177,6 +180,7 @@ _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, o
 @click.option("--layer", help="Layer of log-normalised values; X if absent.")
 @click.option("--obsm", help="Table of scores in obsm, to be modelled instead of X.")
 @click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
+@options.add(options.LOG_BASE)
 @click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
 @click.option("--counts-layer", default="counts", show_default=True, help="Layer of raw counts, for --log-depth.")
 @options.add(options.LOG_DEPTH, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
@@ -190,7 +194,7 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
         from donorwise._anndata.prepare import prepare_lmm
         from donorwise._core.engine.analysis import Options
 
-        chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "n_jobs")}
+        chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "log_base", "n_jobs")}
         options = Options(given["ddf"], reml=not given["ml"])
         if given["log_depth"]:
             from donorwise import pp
@@ -259,7 +263,7 @@ def _prepare(
     if given["donor"]:
         adata.donorwise.setup(donor=given["donor"])
     columns = [str(c) for c in adata.obs.columns]
-    contrasts = [parse_contrast(text, columns) for text in given["contrast"]] or None
+    contrasts = [parse_contrast(text, adata.obs) for text in given["contrast"]] or None
     analysis = prepare(adata, contrasts, parse_groupby(given["groupby"], columns))
     return adata, analysis, symbols_of(adata, given["gene_symbols"], {"response": analysis.response})
 
@@ -270,10 +274,10 @@ def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, 
     said: tuple[str, ...] = ()
     if analysis.family.observations == "cells":  # units are replicates, whatever the formula says of donors
         report = adata.donorwise.audit(given["formula"])
-        click.echo(f"{report}\n")
+        click.echo(f"{printable(report)}\n")
         said = report.warnings
     _warn([text for text in analysis.warnings if text not in said])
-    click.echo(describe(analysis, max_memory=given["max_memory"]))
+    click.echo(printable(describe(analysis, max_memory=given["max_memory"])))
 
 
 def _warn(texts: Sequence[str]) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from donorwise._core.jobs import asked_to_stop, forget
+from donorwise._core.wording import one_line
 from donorwise.errors import DonorwiseError, DonorwiseWarning, OutputError
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        text = record.getMessage()
+        text = one_line(record.getMessage())
         if record.levelno >= logging.ERROR:
             return text
         mark = "warning: " if record.levelno >= logging.WARNING else ""
@@ -161,21 +163,31 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate), signal.getsignal(signal.SIGINT)
+    if before[1] is signal.default_int_handler:  # not so where Ctrl-C is ignored
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+        forget()
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    asked_to_stop(SystemTermination)  # the run obeys, should a library swallow the exception
     raise SystemTermination
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    asked_to_stop(KeyboardInterrupt)
+    raise KeyboardInterrupt
 
 
 def _one_line(error: Exception) -> str:
     """The message without the line that points into a formula."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line.strip("^"))
+    lines = [line.strip() for line in str(error).split("\n")]
+    return one_line(" ".join(line for line in lines if line.strip("^")))
 
 
 def _say(text: str) -> None:

@@ -116,6 +116,9 @@ GROUPBY = click.option(
     callback=one_or_several,
     help="Column of obs, such as the cell type: a model for each. Several (repeated, or with commas) make groups together.",
 )
+LOG_BASE = click.option(
+    "--log-base", metavar="e|2|10", help="Base of the logarithm that a layer holds; X has that of uns['log1p']."
+)
 MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
 NORMALIZE = click.option(
     "--normalize",

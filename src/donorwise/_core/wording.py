@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 
@@ -10,6 +12,61 @@ def listing(names: Iterable[object], limit: int = 12) -> str:
     """Names in backticks, cut after `limit`."""
     shown = [f"`{name}`" for name in names]
     return ", ".join(shown[:limit]) + (", ..." if len(shown) > limit else "")
+
+
+_STEERS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Characters that change the direction of what follows."""
+
+
+def printable(text: object, keep: str = "\n") -> str:
+    r"""A text whose control characters are written as Python writes them, but for those to `keep`.
+
+    A name must not move the cursor of a terminal, ring its bell or begin a line of a log.
+
+    Examples
+    --------
+    >>> printable("a\x1b[31mred\r")
+    'a\\x1b[31mred\\r'
+    """
+    return "".join(
+        c.encode("unicode_escape").decode()
+        if c not in keep and (c in _STEERS or unicodedata.category(c) in ("Cc", "Zl", "Zp"))
+        else c
+        for c in str(text)
+    )
+
+
+def one_line(text: object) -> str:
+    r"""A text in one line: lines that are set in belong to a message and are joined, other breaks are of names.
+
+    Examples
+    --------
+    >>> one_line("two groups:\n  A: why\n  B: why"), one_line("gene\n12:00:00 forged")
+    ('two groups: A: why B: why', 'gene\\n12:00:00 forged')
+    """
+    return printable(re.sub(r"\n[ \t]+", " ", str(text)), keep="")
+
+
+def markdown(text: object) -> str:
+    r"""A name in one line of markdown, in which it makes no HTML and no link.
+
+    Examples
+    --------
+    >>> markdown("[T.MS] <b> [x](http://y)")
+    '[T.MS] &lt;b> [x]\\(http:\\//y)'
+    """
+    plain = re.sub(r"\\(?=[!-/:-@\[-`{-~])", r"\\\\", one_line(text))
+    plain = re.sub(r"&(?=#?\w+;)", "&amp;", plain).replace("<", "&lt;")
+    plain = plain.replace("](", "]\\(").replace("://", ":\\//")
+    return re.sub(r"\b(www)\.|(?<=\w)@(?=\w)", lambda found: f"{found[1]}\\." if found[1] else "\\@", plain)
+
+
+def code(text: object) -> str:
+    """A text in one line of markdown, as it is: between more backticks than it has in a row."""
+    plain = one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))
+    inner = f" {plain} " if "`" in plain else plain
+    return f"{fence}{inner}{fence}"
 
 
 def suggestion(name: str, available: Iterable[str], otherwise: str) -> str:

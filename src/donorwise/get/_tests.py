@@ -157,7 +157,7 @@ def tests(
     -------
     One row per variable x group x contrast with the columns variable, group, contrast, estimate, se,
     ci_low, ci_high, statistic, df, p_value, adj_p_value, log_fc, status, n_donors and n_obs.
-    `estimate` is in units of the response, `log_fc` in log2; those of a covariate such as age are per unit of
+    `estimate` is in units of the response, `log_fc` a log2 fold change; those of a covariate such as age are per unit of
     it (per year). `statistic`, `se`, `df`, `p_value` and the interval are those of one t distribution: ``estimate
     / se`` is `statistic`, and p the two-sided tail of t beyond it. Of a moderated test, whose law is a mixture over
     what is not known of the variances, that is the t with the mixture's p-value and the width of its 95% interval:

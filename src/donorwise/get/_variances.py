@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from donorwise._anndata import cell_count, keys, read_results, symbols_of
+from donorwise._anndata import cell_count, check_has_cells, keys, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise.errors import DonorwiseWarning
 from donorwise.get._tests import choose, choose_all, meant
@@ -239,6 +239,7 @@ def ranef(
 
 def warn_of_lost_cells(adata: ad.AnnData, params: dict[str, Any]) -> None:
     """Warn the caller's caller where the AnnData has other cells than those that were fitted."""
+    check_has_cells(adata)
     then = params["n_cells"] + params["n_dropped"]
     now = cell_count(adata)
     if now != then:

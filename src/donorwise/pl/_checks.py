@@ -28,11 +28,13 @@ from donorwise.pl._style import (
     draw_reference,
     finish,
     format_p,
+    inches,
     level_colors,
     outer_labels,
     panel_title,
     panels,
     shorten,
+    thin_ticks,
     write_title,
 )
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 TABLES = ("levels", "permutations")
 _TICKS = (0, 0.5, *(m * 10**e for e in range(6) for m in (1, 2, 5)))
 _LONGEST_TICK = 18  # letters
+_TEST = 0.55  # inches of a p-value
 _SPREAD = 0.6  # of the step between two alphas, over which the groups stand side by side
 
 
@@ -126,6 +129,8 @@ def calibration(
         else:
             _draw_hits(panel, chosen["permutations"], groups, colors)
     write_title(axes[0], str(chosen["groups"]["contrast"].iloc[0]), loc="left")
+    for panel, name in zip(axes, drawn, strict=True):
+        thin_ticks(panel, 1.0 if name == "levels" else 0.0)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
@@ -180,6 +185,7 @@ def _name_ticks(ax: Axes, ticks: Sequence[float], template: str) -> None:
 
 def _draw_hits(ax: Axes, permutations: pd.DataFrame, groups: Sequence[str], colors: Mapping[str, str]) -> None:
     rng = np.random.default_rng(0)
+    upright = inches(ax)[0] < _TEST * (len(groups) + 0.2)
     for i, name in enumerate(groups):
         own = permutations[permutations["group"] == name]
         hits, observed = own["hits"][~own["observed"]].to_numpy(), int(own["hits"][own["observed"]].iloc[0])
@@ -189,12 +195,13 @@ def _draw_hits(ax: Axes, permutations: pd.DataFrame, groups: Sequence[str], colo
         ax.plot(i, observed, "D", ms=7, color=colors[name], mec="white", mew=0.7, zorder=4)
         p = (1 + np.sum(hits >= observed)) / (1 + len(hits))
         ax.annotate(
-            f"{observed:,}\n{format_p(p)}", (i, max(observed, hits.max())), (0, 6), textcoords="offset points", ha="center",
-            va="bottom", fontsize="x-small", color=INK,
+            f"{observed:,}, {format_p(p)}" if upright else f"{observed:,}\n{format_p(p)}",
+            (i, max(observed, hits.max())), (0, 6), textcoords="offset points", ha="center", va="bottom",
+            fontsize="x-small", color=INK, rotation=90 if upright else 0,
         )  # fmt: skip
     top = float(permutations["hits"].max())
     ax.set_yscale("symlog", linthresh=10.0)
-    ax.set_ylim(-0.5, 1.3 * top + 2 if top < 10 else 3 * top)
+    ax.set_ylim(-0.5, 1.3 * top + 2 if top < 10 else (12 if upright else 3) * top)
     _name_ticks(ax, [n for n in _TICKS if n != 0.5], "{:,.0f}")
     names = ["" if name == keys.ALL else name for name in shorten(groups, _LONGEST_TICK)]
     slanted = sum(map(len, names)) > 12 + 3 * len(names)

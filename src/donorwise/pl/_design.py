@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.lines import Line2D
 
-from donorwise._anndata import check_is_anndata
+from donorwise._anndata import check_has_cells, check_is_anndata
 from donorwise._anndata.prepare import audit_cells
 from donorwise._core.design.formula import parse
 from donorwise._docs import documented
@@ -23,6 +23,7 @@ from donorwise.pl._style import (
     finish,
     inches,
     level_colors,
+    marker_key,
     panels,
     root,
     shorten,
@@ -99,12 +100,13 @@ def design(
     ['D01', 'D05', 'D03', 'D02', 'D06', 'D04']
     """
     check_is_anndata(adata)
+    check_has_cells(adata)
     parsed = None if formula is None else parse(formula)
     audit = None if parsed is None else audit_cells(adata, parsed)
     roles = find_columns(adata, parsed, audit, condition=condition, cell_type=cell_type, covariates=covariates)
     cohort = tabulate(adata, roles)
     found = [*flags(cohort), *(audit.warnings if audit else ())]
-    layout = lay_out(cohort)
+    layout = lay_out(cohort) if ax is None else lay_out(cohort, tallest=0.8 * inches(ax)[1])
     width, height = layout.size
     names = max(map(len, shorten(cohort.donors)))
     text = _words(found, width=width - 1.0 - LETTER * names if ax is None else inches(ax)[0])
@@ -127,7 +129,8 @@ LETTER = 0.062
 """Inches of a letter in the smallest type."""
 _ROW, _LOWEST_ROW, _TALLEST, _COLUMN = 0.22, 0.05, 11.0, 0.34  # inches
 _SMALLEST_NAME = 0.085  # inches of a row in which a name can be read
-_HEAD = 0.19  # inches from a heading to the first row
+_HEAD = 0.19  # inches that a heading takes
+_LARGEST = 0.3  # inches across of a marker
 _GAP = 0.5  # steps between groups of columns, and between blocks of rows
 _LONGEST, _LONGEST_ARM = 14, 24  # letters of a level
 _BOLD = 0.085  # inches of a letter of a heading
@@ -141,8 +144,6 @@ class AreaLayout:
     ----------
     rows
         Shape (D,). Places of the donors.
-    heads
-        Places of the blocks' headings.
     columns
         Shape (cell types, arms). All arms of a cell type are in one place unless they vary within donors.
     covariates
@@ -154,7 +155,6 @@ class AreaLayout:
     """
 
     rows: FloatArray
-    heads: FloatArray
     columns: FloatArray
     covariates: tuple[FloatArray, ...]
     right: float
@@ -162,8 +162,8 @@ class AreaLayout:
     size: tuple[float, float]
 
 
-def lay_out(cohort: Cohort) -> AreaLayout:
-    """Find a place for everything."""
+def lay_out(cohort: Cohort, *, tallest: float = _TALLEST) -> AreaLayout:
+    """Find a place for everything, with rows and headings in `tallest` inches."""
     n_types, n_arms = len(cohort.cell_types), len(cohort.arms)
     step, shift = (n_arms + _GAP, 1.0) if cohort.within else (1.0, 0.0)
     columns: FloatArray = np.arange(n_types)[:, None] * step + np.arange(n_arms) * shift
@@ -173,15 +173,14 @@ def lay_out(cohort: Cohort) -> AreaLayout:
         covariates.append(end + _GAP + (0.0 if covariate.between else 0.5) + np.arange(float(n)))
         end += _GAP + (_width(covariate) if covariate.between else n)
     n_donors, n_blocks = len(cohort.donors), int(cohort.blocks[-1]) + 1
-    row = float(np.clip((_TALLEST - 2 * _HEAD * n_blocks) / n_donors, _LOWEST_ROW, _ROW))
+    row = float(np.clip((tallest - 2 * _HEAD * n_blocks) / n_donors, _LOWEST_ROW, _ROW))
     head = max(1.0, _HEAD / row)
     rows = np.arange(float(n_donors)) + (head + _GAP) * cohort.blocks + head
-    heads = np.array([rows[cohort.blocks == b][0] - head for b in range(n_blocks)])
     names = max(map(len, shorten(cohort.donors)))
     widest = max(_COLUMN * (end + 0.5), _BOLD * max(len(_head(cohort, block)) for block in range(n_blocks)))
     width = LETTER * names + widest + 1.4
     height = row * (rows[-1] + 1) + 0.3 + LETTER * max(map(len, _column_names(cohort)))
-    return AreaLayout(rows, heads, columns, tuple(covariates), end, float(rows[-1]), (max(width, 5.0), height))
+    return AreaLayout(rows, columns, tuple(covariates), end, float(rows[-1]), (max(width, 5.0), height))
 
 
 def draw_cohort(ax: Axes, cohort: Cohort, layout: AreaLayout, *, colors: Mapping[str, str]) -> None:
@@ -196,11 +195,11 @@ def draw_cohort(ax: Axes, cohort: Cohort, layout: AreaLayout, *, colors: Mapping
     root(ax).draw_without_rendering()
     width, height = inches(ax)
     column, row = width / (layout.right + 0.9), height / (layout.bottom + 1.3)
-    largest = (72 * 0.95 * min(column, row)) ** 2
+    largest = (72 * _diameter(cohort, layout, column=column, row=row)) ** 2
     font = min(66 * row, 7.5) if row > _SMALLEST_NAME else None
     most = float(max(cohort.n_cells.max(), *(c.n_cells.max() for c in cohort.covariates if not c.between), 1))
     ax.hlines(layout.rows, -0.5, layout.right, color=LIGHT_GREY, lw=0.4, zorder=0)
-    _name_rows(ax, cohort, layout, colors=colors, font=font)
+    _name_rows(ax, cohort, layout, colors=colors, font=font, above=np.sqrt(largest) / 2 + 2)
     _draw_cells(ax, cohort, layout, colors=colors, most=most, largest=largest)
     for covariate, places in zip(cohort.covariates, layout.covariates, strict=True):
         if covariate.between:
@@ -212,17 +211,21 @@ def draw_cohort(ax: Axes, cohort: Cohort, layout: AreaLayout, *, colors: Mapping
         for arm, name in zip(cohort.arms, shorten(cohort.arms, _LONGEST_ARM), strict=True)
         if arm
     ]
-    ax.legend(
-        handles=[*(arms if cohort.within else []), *area_key(most, largest)], loc="upper left", frameon=False,
-        bbox_to_anchor=(1.0, 1.0), fontsize="x-small", labelspacing=0.9,
-    )  # fmt: skip
+    handles = [*(arms if cohort.within else []), *area_key(most, largest)]
+    marker_key(ax, handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _diameter(cohort: Cohort, layout: AreaLayout, *, column: float, row: float) -> float:
+    """Inches across of the largest marker: no two touch, nor does one touch the heading of a block."""
+    between = np.diff(layout.rows).max(initial=0.0) if cohort.blocks[-1] else np.inf
+    return float(max(min(0.95 * column, 0.95 * row, between * row - _HEAD, _LARGEST), _LOWEST_ROW))
 
 
 def _make_room(ax: Axes, cohort: Cohort) -> None:
     """Give up room for the names above and the legend beside the axes, where no layout engine makes it."""
     place, (_, height) = ax.get_position(), inches(ax)
     names = LETTER * max(map(len, _column_names(cohort))) / height
-    ax.set_position((place.x0, place.y0, 0.85 * place.width, (1 - min(names, 0.5)) * place.height))
+    ax.set_position((place.x0, place.y0, 0.78 * place.width, (1 - min(names, 0.5)) * place.height))
 
 
 def _width(covariate: Covariate) -> float:
@@ -253,15 +256,24 @@ def _name_columns(ax: Axes, cohort: Cohort, layout: AreaLayout) -> None:
     ax.tick_params(axis="x", length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
 
 
-def _name_rows(ax: Axes, cohort: Cohort, layout: AreaLayout, *, colors: Mapping[str, str], font: float | None) -> None:
-    """Write the donors' names, where there is room, and above every block what its donors have in common."""
+def _name_rows(
+    ax: Axes,
+    cohort: Cohort,
+    layout: AreaLayout,
+    *,
+    colors: Mapping[str, str],
+    font: float | None,
+    above: float,
+) -> None:
+    """Write the donors' names, where there is room, and `above` every block (points) what its donors have in common."""
     if font is not None:
         ax.set_yticks(layout.rows, shorten(cohort.donors), fontsize=font, parse_math=False)
     ax.tick_params(axis="y", length=0)
-    for block, place in enumerate(layout.heads):
+    for block in range(int(cohort.blocks[-1]) + 1):
         arms = [cohort.arms[j] for j in _arms_of(cohort, block)]
-        ax.text(
-            -0.5, place, _head(cohort, block), va="center", fontsize="small", weight="bold",
+        ax.annotate(
+            _head(cohort, block), (-0.5, layout.rows[cohort.blocks == block][0]), (0, above),
+            textcoords="offset points", va="bottom", fontsize="small", weight="bold", annotation_clip=False,
             color=colors[arms[0]] if len(arms) == 1 else INK, parse_math=False,
         )  # fmt: skip
 

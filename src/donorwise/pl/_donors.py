@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
+from donorwise._anndata import check_has_cells, check_is_anndata, keys, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, present
 from donorwise.pl._donors_arms import areas_for, draw_arms, draw_intervals, size_key
 from donorwise.pl._donors_data import collect, find_condition
+from donorwise.pl._effects import response_unit
 from donorwise.pl._style import (
     BLUE,
     LIGHT_GREY,
@@ -113,6 +114,7 @@ def donors(
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
+    check_has_cells(adata)
     symbols = symbols_of(adata, gene_symbols, stored.params)
     names = symbols.find(feature_names(variables))
     table = choose(choose(stored.results, "variable", names), "group", group)
@@ -130,7 +132,8 @@ def donors(
     drawn = [panel.donors if panel.arms else donor_points(panel) for panel in content]
     areas, single = areas_for(drawn), len(content) == 1
     for panel_ax, panel in zip(axes, content, strict=True):
-        _draw(adata, panel_ax, panel, response=stored.params["response"], areas=areas, with_key=single)
+        unit = response_unit(stored.params, table[table["variable"].isin([panel.variable])])
+        _draw(adata, panel_ax, panel, unit=unit, areas=areas, with_key=single)
     if not single:
         size_key(figure, areas, pd.concat(drawn)["n_cells"])
     if ax is None:
@@ -147,8 +150,7 @@ def _size(content: list[Panel]) -> tuple[float, float]:
     return min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), widest), 5.2
 
 
-def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, response: str, areas: Areas, with_key: bool) -> None:
-    unit = "log expression" if response == keys.RESPONSE_X else response
+def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, unit: str, areas: Areas, with_key: bool) -> None:
     height = "rate of counts\n(natural log)" if panel.of_counts else f"donor mean\n({unit})"
     if panel.arms:
         colors = level_colors(adata, panel.condition, panel.arms)
@@ -199,7 +201,8 @@ def draw_numeric(ax: Axes, panel: Panel, *, height: str, areas: Areas, with_key:
         _draw_slope(ax, effect, donors)
     if with_key:
         size_key(ax, areas, donors["n_cells"], outside=True)
-    ax.set_xlabel(panel.condition)
+    slope = f"\nslope: {panel.effects[0].estimate:.2g} per unit of {panel.condition}" if panel.effects else ""
+    ax.set_xlabel(f"{panel.condition}{slope}", parse_math=False)
     ax.set_ylabel(height)
     despine(ax)
 

@@ -10,7 +10,18 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
-from donorwise.pl._style import GREY, INK, LIGHT_GREY, despine, format_p, inches, limit_height, root, shorten
+from donorwise.pl._style import (
+    GREY,
+    INK,
+    LIGHT_GREY,
+    despine,
+    format_p,
+    inches,
+    limit_height,
+    marker_key,
+    root,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -209,15 +220,13 @@ def size_key(where: Axes | Figure, areas: Areas, n_cells: pd.Series, *, outside:
         for n, area in zip(sizes, areas.of(sizes), strict=True)
     ]
     of_figure = not hasattr(where, "transAxes")
-    where.legend(
-        handles=handles,
+    marker_key(
+        where,
+        handles,
         title="cells",
         loc="outside right upper" if of_figure else "upper left" if outside else "upper right",
         bbox_to_anchor=None if of_figure else (1.0, 1.0),
-        frameon=False,
-        fontsize="x-small",
         title_fontsize="x-small",
-        labelspacing=0.9,
     )
 
 

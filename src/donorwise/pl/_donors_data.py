@@ -13,6 +13,7 @@ from donorwise._anndata import Results, cell_values, read_settings, suggest, sum
 from donorwise._core.engine.groups import group_columns, in_group
 from donorwise.errors import DataError
 from donorwise.get._tests import choose
+from donorwise.pl._contrasts import slopes
 from donorwise.pl._style import column_of
 
 if TYPE_CHECKING:
@@ -116,6 +117,11 @@ def find_condition(
         columns = [column_of(name, adata) for name in wanted]
         fitting = [c for c in columns if c]
         condition = declared if contrast is None and declared in fitting else next(iter(fitting), None)
+    if condition is None and contrast is not None and (x := slopes(contrast, stored.params["formula"])):
+        raise DataError(
+            f"{contrast!r} is an interaction with a number, which is no difference of arms: draw the courses with "
+            f"dw.pl.trajectories(adata, variable, x={x[0]!r}), or name the column to compare donors along with condition=."
+        )
     if condition is None:
         raise DataError("Which column of obs are the donors to be compared along? Name it with condition=.")
     if contrast is not None:

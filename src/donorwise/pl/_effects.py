@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from donorwise._anndata import keys
 from donorwise.errors import DataError
 from donorwise.get._tests import passes, present
 from donorwise.pl._labels import adjust_labels, place_labels
@@ -47,28 +48,41 @@ class Points:
     significant: BoolArray
 
 
-def with_effects(table: pd.DataFrame, log_base: float) -> tuple[pd.DataFrame, str]:
-    """Add the columns effect, low and high, and say what they are.
+def with_effects(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFrame, str]:
+    """Add the column effect to rows of the results table, and say what it is.
 
-    Parameters
-    ----------
-    table
-        Rows of the results table.
-    log_base
-        Of the response, as in its params; NaN where it is on no log scale.
-
-    Returns
-    -------
-    The table with log2 fold changes and their intervals where all estimates in it have them, and else with
-    estimates in units of the response; and the name of that scale.
+    Log2 fold changes where all estimates in the table have them, else the estimates, in units of the response.
     """
-    is_fold_change = table["log_fc"].notna() & table["estimate"].notna()
-    if is_fold_change.any() and is_fold_change.equals(table["estimate"].notna()):
-        scale = np.log2(log_base)
-        return table.assign(
-            effect=table["log_fc"], low=table["ci_low"] * scale, high=table["ci_high"] * scale
-        ), "log2 fold change"
-    return table.assign(effect=table["estimate"], low=table["ci_low"], high=table["ci_high"]), "estimate"
+    known = table["log_fc"].notna() & table["estimate"].notna()
+    if known.any() and known.equals(table["estimate"].notna()):
+        return table.assign(effect=table["log_fc"]), "log2 fold change"
+    return table.assign(effect=table["estimate"]), f"estimate ({response_unit(params, table)})"
+
+
+def with_intervals(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFrame, str]:
+    """Add the columns effect, low and high to rows of the results table, and say what they are.
+
+    An interval is that of the estimate. It is one of the log2 fold change where that is the estimate in other units, as
+    it is of log rates, and not of mean logarithms.
+    """
+    shown, name = with_effects(table, params)
+    estimate = table["estimate"].to_numpy()
+    nonzero = np.flatnonzero(np.nan_to_num(estimate))
+    scale = float(np.median(shown["effect"].to_numpy()[nonzero] / estimate[nonzero])) if nonzero.size else 1.0
+    if not np.allclose(shown["effect"], scale * estimate, rtol=1e-6, atol=1e-12, equal_nan=True):
+        shown, name, scale = table.assign(effect=estimate), f"estimate ({response_unit(params, table)})", 1.0
+    return shown.assign(low=table["ci_low"] * scale, high=table["ci_high"] * scale), name
+
+
+def response_unit(params: dict[str, Any], table: pd.DataFrame) -> str:
+    """What the response is measured in, as far as its names say: log expression, a layer, a score."""
+    response = str(params["response"])
+    if response == keys.RESPONSE_X:
+        return "log expression" if np.isfinite(params["log_base"]) else "units of X"
+    if response != keys.RESPONSE_OBS:
+        return response.replace("/", " ").removeprefix("obsm ")
+    names = present(table, "variable")
+    return names[0] if len(names) == 1 else "units of the columns of obs"
 
 
 def tested_parts(table: pd.DataFrame, contrast: str) -> dict[str, pd.DataFrame]:
@@ -148,6 +162,8 @@ def name_panels(
 ) -> None:
     """Write the names asked for, and in each panel those of the significant features with the smallest p-values.
 
+    Of a panel without significant features, those with the smallest p-values all the same.
+
     Parameters
     ----------
     figure, axes
@@ -164,7 +180,8 @@ def name_panels(
     for ax, points in zip(axes, parts, strict=True):
         order = np.argsort(points.p_value, kind="stable")
         asked = np.isin(points.names, list(labels))
-        called = points.significant & ~asked
+        # without any hit, those that come closest
+        called = (points.significant | ~points.significant.any()) & ~asked
         chosen = [i for i in order if asked[i]] + [i for i in order if called[i]][:n_labels]
         if chosen:
             xy = np.column_stack([points.x, points.y])

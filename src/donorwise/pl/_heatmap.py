@@ -14,7 +14,8 @@ from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError
-from donorwise.get._tests import choose, passes, tidy
+from donorwise.get._tests import choose, passes, present, tidy
+from donorwise.pl._contrasts import per_unit
 from donorwise.pl._effects import with_effects
 from donorwise.pl._style import (
     BLUE,
@@ -159,7 +160,9 @@ def heatmap(
     if isinstance(contrast, str) or (contrast is None and len(table["group"].cat.categories) > 1):
         contrast = choose_contrast(adata, table, contrast)
     table = tidy(choose(table, "contrast", contrast))
-    table, unit = with_effects(table, stored.params["log_base"])
+    table, unit = with_effects(table, stored.params)
+    per = {per_unit(name, stored.params["formula"]) for name in present(table, "contrast")}
+    unit += per.pop() if len(per) == 1 else ""
     table = table.assign(significant=passes(table, alpha, min_log_fc))
     columns = _top(table, n_variables) if names is None else [symbols.label(name) for name in names]
     grid, title = _grid(table, columns, value)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _BELOW = " no hit above"
 _HEADROOM = 0.08  # above the largest p, of the height in logarithms: for the words on the dashed line
-_LONGEST_DONOR = 12  # letters of its name beside that of a hit
+_LONGEST_DONOR, _LONGEST_HIT = 12, 16  # letters of their names beside a point
 _MOST_COVERED = 7.0  # points under a name; a hit that can only be named so stays without
 
 
@@ -256,7 +256,8 @@ def _name(ax: Axes, hits: pd.DataFrame, n_labels: int, short: dict[str, str]) ->
     loss = np.log(points[:, 1] / points[:, 0])
     order = np.lexsort([-loss, hits["n_lost"].to_numpy() != 1])[:n_labels]
     named = hits.iloc[order]
-    names = [f"{v}, {short[d]}" for v, d in zip(named["variable"], named["donor"].astype(str), strict=True)]
+    variables = shorten(list(named["variable"].astype(str)), _LONGEST_HIT)
+    names = [f"{v}, {short[d]}" for v, d in zip(variables, named["donor"].astype(str), strict=True)]
     if names:
         others = np.concatenate([points, _furniture(ax, float(hits["threshold"].iloc[0]))])
         place_labels(ax, names, points[order], points=others, colors=list(_colors(named)), most=_MOST_COVERED)

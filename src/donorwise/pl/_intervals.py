@@ -11,8 +11,9 @@ from donorwise._anndata import check_is_anndata, keys, read_params, read_results
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get import ranef as predict
-from donorwise.get._tests import choose, passes, tidy
-from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, with_effects
+from donorwise.get._tests import choose, passes, present, tidy
+from donorwise.pl._contrasts import of_interest, per_unit
+from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, with_intervals
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -73,8 +74,9 @@ def forest(
         each contrast. Several features: a row for each (a panel for each group). None: those with the
         smallest p-values of each group.
     contrast
-        The contrasts to draw, None for all; of several features only one contrast, None for the first one of
-        the declared condition, else the first one.
+        The contrasts to draw. None: those of the declared condition, else those of labels, without the declared batch;
+        what the model is adjusted for (slopes over age or depth) is left out, which the figure says. Of several
+        features only one contrast, None for the first one of the declared condition, else the first one.
     {group_drawn}
     {key}
     {alpha}
@@ -118,9 +120,14 @@ def forest(
     names = [] if variables is None else symbols.find(feature_names(variables))
     chosen = choose(choose(stored.results, "variable", names or None), "group", group)
     chosen, names = symbols.rename(chosen), [symbols.label(name) for name in names]
+    left_out: list[str] = []
     if len(names) != 1:
         contrast = _single(adata, chosen, contrast)
-    table, x_label = with_effects(tidy(choose(chosen, "contrast", contrast)), stored.params["log_base"])
+    elif contrast is None:
+        known = present(chosen, "contrast")
+        contrast = of_interest(adata, known, stored.params["formula"])
+        left_out = [name for name in known if name not in contrast]
+    table, x_label = with_intervals(tidy(choose(chosen, "contrast", contrast)), stored.params)
     parts, column = _of_one(table) if len(names) == 1 else _of_several(table, names, str(contrast), n_variables)
     shown = pd.concat(parts.values())
     colors = group_colors(adata, stored, list(table["group"].cat.categories)) if column == "group" else {}
@@ -132,8 +139,20 @@ def forest(
         # groups are compared on one scale; contrasts may have different units
         _limit(panel, shown if column == "variable" else part)
         write_title(panel, title, beside=shorten(list(part[column].astype(str))), pad=8)
-    outer_labels(axes, x=x_label, y="")
+    per = [{per_unit(name, stored.params["formula"]) for name in present(part, "contrast")} for part in parts.values()]
+    _name_effects(axes, x_label, [own.pop() if len(own) == 1 else "" for own in per])
+    if left_out and ax is None:
+        figure.supxlabel(f"not drawn: {', '.join(left_out)} (contrast= draws them)", fontsize="x-small", color=GREY)
     return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _name_effects(axes: Sequence[Axes], scale: str, units: Sequence[str]) -> None:
+    """Name the scale on the outside only, or below each panel where they differ in what it is per unit of."""
+    if len(set(units)) == 1:
+        outer_labels(axes, x=scale + units[0], y="")
+        return
+    for panel, unit in zip(axes, units, strict=True):
+        panel.set_xlabel(scale + unit)
 
 
 def _single(adata: ad.AnnData, table: pd.DataFrame, contrast: str | Sequence[str] | None) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DIRECTIONS = np.deg2rad([25, 155, 335, 205, 90, 270, 0, 180, 55, 125, 305, 235])
 DISTANCES = (4.0, 12.0, 22.0, 34.0, 48.0)
 """Distance in points of a name from its point; beyond the first a line leads back."""
+_MARGIN = 3.0  # points between two names
 RING_COST = 1.5
 """How many points a name may cover before it moves one distance farther."""
 
@@ -177,14 +178,15 @@ def _best_place(
 def _place(
     anchor: FloatArray, extent: FloatArray, *, angle: float, distance: float, scale: float, leader: bool
 ) -> _Place:
-    """Work out the box of a name at an angle and distance (points) from its anchor (pixels)."""
+    """Work out the box of a name, with its margin, at an angle and distance (points) from its anchor (pixels)."""
     direction = np.array([np.cos(angle), np.sin(angle)])
     alignment = "left" if direction[0] > 0.3 else "right" if direction[0] < -0.3 else "center"
     # a name above or below its point must also clear half of its own height
     offset = direction * distance + np.array([0.0, np.sign(direction[1]) * abs(direction[1]) * extent[1] / scale / 2])
     x = anchor[0] + offset[0] * scale - {"left": 0.0, "right": extent[0], "center": extent[0] / 2}[alignment]
     y = anchor[1] + offset[1] * scale - extent[1] / 2
-    box = np.array([x, y, x + extent[0], y + extent[1]])
+    margin = _MARGIN / 2 * scale
+    box = np.array([x - margin, y - margin, x + extent[0] + margin, y + extent[1] + margin])
     end = anchor + offset * scale
     line = np.linspace(anchor, end, 12) if leader else np.empty((0, 2))
     return _Place(box=box, offset=(float(offset[0]), float(offset[1])), alignment=alignment, leader=line)

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise._core.engine.fitted import LMMFit
-from donorwise._core.engine.tables import prior_table
+from donorwise._core.engine.tables import RESIDUAL, prior_table
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, Groups
 
 _CMAP = "viridis"
+UNIT = "unit"  # what pseudobulk calls the term of its units
 _GAP = 0.12  # between a ratio of zero and the smallest of the others, of the width of the grid
 _HEADROOM = 1.22  # the legend is above the peaks
 _BRIGHTEST = 0.85  # of the colour map: its yellow end is pale on white
@@ -55,7 +56,8 @@ def prior(
         AnnData that holds a moderated result of :func:`donorwise.tl.lmm`, or one of
         :func:`donorwise.tl.pseudobulk`; or a :class:`donorwise.LMMFit`.
     term
-        Which random term, ``"(1 | donor_id)"``; None for all of the model, a panel each.
+        Which random term, ``"(1 | donor_id)"`` or ``"donor_id"``; for pseudobulk ``"unit"``, or what the units are
+        (``"donor_id"``). None for all of the model, a panel each.
     {group_panels}
     {key}
     {ax}
@@ -87,27 +89,27 @@ def prior(
     >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
     >>> ax = dw.pl.prior(fit)
     """
-    table, varcomp, on_rates = _tables(data, key)
-    table = choose(choose(table, "term", term), "group", group)
+    table, varcomp, units = _tables(data, key)
+    table = choose(choose(table, "term", _meant(term, list(table["term"].cat.categories), units)), "group", group)
     pairs = table[["term", "group"]].astype(str).drop_duplicates()
     found = [(name, each) for each in pairs["term"].unique() for name in pairs.loc[pairs["term"] == each, "group"]]
     parts = [table[(table["group"] == g) & (table["term"] == t)] for g, t in found]
     grids = {tuple(part["ratio"].unique()) for part in parts}
     figure, axes = panels(ax, len(found), size=(4.6, 3.4), share=len(grids) == 1)
     for panel, part, (name, its_term) in zip(axes, parts, found, strict=True):
-        own = _own_ratios(varcomp, "" if on_rates else its_term)
+        own = _own_ratios(varcomp, "" if units else its_term)
         _draw(panel, part, own[own["group"].astype(str) == name]["ratio"].to_numpy())
     _leave_room(axes, shared=len(grids) == 1)
-    _name_panels(axes, found, on_rates)
-    _legend(axes[0], own=not on_rates)
+    _name_panels(axes, found, units)
+    _legend(axes[0], own=not units)
     _color_key(figure, axes, np.unique(table["knot"].to_numpy()))
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
-def _tables(data: ad.AnnData | LMMFit, key: str) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
-    """The prior, the variance components, and whether the prior is on the variance of log rates."""
+def _tables(data: ad.AnnData | LMMFit, key: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """The prior, the variance components, and whose log rates have the variance that it is on; empty for a ratio."""
     if isinstance(data, LMMFit):
-        prior, varcomp, on_rates = prior_table(data.prior), data.varcomp().assign(group=keys.ALL), False
+        prior, varcomp, units = prior_table(data.prior), data.varcomp().assign(group=keys.ALL), ""
         prior = prior.assign(group=keys.ALL)
     else:
         check_is_anndata(data)
@@ -116,14 +118,24 @@ def _tables(data: ad.AnnData | LMMFit, key: str) -> tuple[pd.DataFrame, pd.DataF
             raise DataError(
                 f"The tests of {key!r} are not moderated (params['ddf_used']), so there is no prior to draw."
             )
-        prior, varcomp, on_rates = stored.prior, stored.varcomp, stored.params["prior_on"] == "variance"
-    return prior.assign(**{name: prior[name].astype("category") for name in ("term", "group")}), varcomp, on_rates
+        prior, varcomp = stored.prior, stored.varcomp
+        units = str(stored.params["units"]) if stored.params["prior_on"] == "variance" else ""
+    return prior.assign(**{name: prior[name].astype("category") for name in ("term", "group")}), varcomp, units
+
+
+def _meant(term: str | None, known: Sequence[str], units: str) -> str | list[str] | None:
+    """The terms that are meant by a grouping factor, or by what the units of counts are."""
+    if term is None or term in known:
+        return term
+    return [name for name in known if name.strip("()").partition(" | ")[2] == term] or (
+        UNIT if units and term in (units, *units.split(":")) else term
+    )
 
 
 def _own_ratios(varcomp: pd.DataFrame, term: str) -> pd.DataFrame:
     """Every feature's estimate of the ratio: variable, group, ratio."""
     index = ["variable", "group"]
-    residual = varcomp[varcomp["term"] == "Residual"].set_index(index)["variance"]
+    residual = varcomp[(varcomp["term"] == RESIDUAL) & (varcomp["column1"] == "")].set_index(index)["variance"]
     names = varcomp["column1"].astype(str).map(lambda column: "1" if column == "(Intercept)" else f"0 + {column}")
     chosen = (names.radd("(") + " | " + varcomp["term"].astype(str) + ")" == term) & (varcomp["column2"] == "")
     ratio = varcomp[chosen].set_index(index)["variance"] / residual
@@ -166,15 +178,17 @@ def _nearest(values: FloatArray, ratios: FloatArray) -> np.ndarray:
     return np.where(values > 0, 1 + np.searchsorted(steps, values), 0)
 
 
-def _name_panels(axes: Sequence[Axes], found: Sequence[tuple[str, str]], on_rates: bool) -> None:
+def _name_panels(axes: Sequence[Axes], found: Sequence[tuple[str, str]], units: str) -> None:
     """Group, and term where there are several, above the panels; the ratio below them."""
     terms = list(dict.fromkeys(term for _, term in found))
     several = len(terms) > 1
     for panel, (group, term) in zip(axes, found, strict=True):
-        parts = [part for part, shown in ((group, group != keys.ALL), (term, several)) if shown]
+        called = f"units ({units})" if units and term == UNIT else term
+        parts = [part for part, shown in ((group, group != keys.ALL), (called, several)) if shown]
         write_title(panel, ", ".join(parts))
-    levels, whose = ("levels of the term", "the term") if several else (f"{terms[0]}s", terms[0])
-    x = f"variance of log rates between {levels}" if on_rates else f"variance of {whose} / residual variance"
+    whose = "the term" if several else terms[0]
+    levels = f"units ({units})" if terms == [UNIT] else f"levels of {whose}"
+    x = f"variance of log rates between {levels}" if units else f"variance of {whose} / residual variance"
     outer_labels(axes, x=x, y="share of features")
 
 

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, Groups
 
 
+_HEADROOM = 1.35
+
+
 @dataclass(frozen=True, slots=True)
 class Distribution:
     """The p-values of one group.
@@ -55,8 +58,8 @@ class Distribution:
         ``expected, observed, low, high`` (and ``median`` over permutations), -log10 p.
     histogram
         ``left, right, observed, low, high`` (and ``median``), counts.
-    band
-        What the band is.
+    n_permutations
+        How many there are, 0 without; one has no band.
     """
 
     contrast: str
@@ -64,7 +67,19 @@ class Distribution:
     permuted: tuple[float, float, float] | None
     curve: pd.DataFrame
     histogram: pd.DataFrame
-    band: str
+    n_permutations: int
+
+    @property
+    def band(self) -> str:
+        """What the band is; empty where there is none."""
+        if not self.n_permutations:
+            return "95% of independent tests"
+        return f"5 to 95% of {self.n_permutations:,} permutations" if self.n_permutations > 1 else ""
+
+    @property
+    def middle(self) -> str:
+        """What the line in the middle is."""
+        return "median of permutations" if self.n_permutations > 1 else "the one permutation"
 
 
 def draw_distributions(
@@ -87,7 +102,7 @@ def draw_distributions(
     figure, axes = panels(ax, len(found), size=size, alone=alone)
     for panel, (name, own) in zip(axes, found.items(), strict=True):
         draw(panel, own)
-        write_title(panel, panel_title(name, own.contrast))
+        write_title(panel, panel_title(name, own.contrast), pad=18)
     outer_labels(axes, x=x, y=y)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
@@ -116,8 +131,8 @@ def _read_distributions(
     for row in groups.itertuples():
         curve, histogram = (tables[n][tables[n]["group"] == row.group] for n in ("curves", "histogram"))
         permuted = (row.lambda_median, row.lambda_low, row.lambda_high)
-        band = f"5 to 95% of {row.n_permutations:,} permutations"
-        found[str(row.group)] = Distribution(own, row.lambda_observed, permuted, curve, histogram, band)
+        n = int(row.n_permutations)
+        found[str(row.group)] = Distribution(own, row.lambda_observed, permuted, curve, histogram, n)
     return found
 
 
@@ -144,7 +159,7 @@ def _independent(p: FloatArray, contrast: str) -> Distribution:
     curve = pd.DataFrame({"expected": expected, "observed": observed, "low": low, "high": high})
     low, high = stats.binom.ppf([0.025, 0.975], n, 1 / shape.counts.size)
     histogram = pd.DataFrame({"left": BINS[:-1], "right": BINS[1:], "observed": shape.counts, "low": low, "high": high})
-    return Distribution(contrast, shape.inflation, None, curve, histogram, "95% of independent tests")
+    return Distribution(contrast, shape.inflation, None, curve, histogram, 0)
 
 
 @documented
@@ -201,9 +216,10 @@ def _draw_histogram(ax: Axes, own: Distribution) -> None:
     edges = np.append(table["left"], table["right"].iloc[-1])
     ax.stairs(table["observed"], edges, fill=True, color=BLUE, alpha=0.55, lw=0, label="observed labels")
     low, high = (np.append(table[side], table[side].iloc[-1]) for side in ("low", "high"))
-    ax.fill_between(edges, low, high, step="post", color=GREY, alpha=0.45, lw=0, label=own.band)
+    if own.band:
+        ax.fill_between(edges, low, high, step="post", color=GREY, alpha=0.45, lw=0, label=own.band)
     if own.permuted is not None:
-        ax.stairs(table["median"], edges, baseline=None, color=INK, lw=1, label="median of permutations")
+        ax.stairs(table["median"], edges, baseline=None, color=INK, lw=1, label=own.middle)
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1.45 * max(table["observed"].max(), table["high"].max()))
     ax.legend(loc="upper right", frameon=False, fontsize="small", handlelength=1.4)
@@ -264,16 +280,16 @@ def qq(
 def _draw_quantiles(ax: Axes, own: Distribution) -> None:
     curve = own.curve
     x = curve["expected"]
-    ax.fill_between(x, curve["low"], curve["high"], color=LIGHT_GREY, lw=0, label=own.band)
+    if own.band:
+        ax.fill_between(x, curve["low"], curve["high"], color=LIGHT_GREY, lw=0, label=own.band)
     if own.permuted is not None:
-        ax.plot(x, curve["median"], color=GREY, lw=1.2, label="median of permutations")
+        ax.plot(x, curve["median"], color=GREY, lw=1.2, label=own.middle)
     ax.axline((0, 0), slope=1, color=INK, lw=0.7, ls=(0, (4, 3)))
     ax.scatter(x, curve["observed"], s=9, color=BLUE, lw=0, zorder=3, label="observed labels", clip_on=False)
     ax.set_xlim(0, 1.03 * x.max())
-    ax.set_ylim(0, 1.05 * max(curve["observed"].max(), curve["high"].max(), x.max()))
-    ax.text(
-        0.97, 0.03, inflation_text(own), transform=ax.transAxes, ha="right", va="bottom", fontsize="small", color=INK
-    )
+    # the legend has the upper part of the axes for itself
+    ax.set_ylim(0, _HEADROOM * max(curve["observed"].max(), curve["high"].max(), x.max()))
+    ax.text(1.0, 1.0, inflation_text(own), transform=ax.transAxes, ha="right", va="bottom", fontsize="small", color=INK)
     ax.legend(loc="upper left", frameon=False, fontsize="small", handlelength=1.4)
     despine(ax)
 
@@ -284,4 +300,5 @@ def inflation_text(own: Distribution) -> str:
     if own.permuted is None:
         return text
     middle, low, high = own.permuted
-    return f"{text}\npermuted {middle:.2f} ({low:.2f} to {high:.2f})"
+    between = f" ({low:.2f} to {high:.2f})" if own.n_permutations > 1 else ""
+    return f"{text}, permuted {middle:.2f}{between}"

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import rcParams
+from matplotlib.font_manager import font_scalings
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator
 
 from donorwise._anndata import keys, read_colors, read_settings
 from donorwise._core.engine.groups import group_text
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     import anndata as ad
     import numpy.typing as npt
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -183,6 +187,35 @@ def area_key(most: float, largest: float, *, n: int = 3) -> list[Line2D]:
         )
         for number in steps
     ]  # fmt: skip
+
+
+def marker_key(where: Axes | Figure, handles: Sequence[Artist], **options: Any) -> None:
+    """Explain markers in a legend whose lines are as wide and as high as the largest of them."""
+    sizes = [
+        float(line.get_markersize()) for line in handles if isinstance(line, Line2D) and line.get_marker() != "None"
+    ]
+    font = font_scalings["x-small"] * float(rcParams["font.size"])
+    largest = max(sizes, default=0.0) / font
+    where.legend(
+        handles=handles, frameon=False, fontsize="x-small", labelspacing=0.5, handlelength=max(2.0, largest),
+        handleheight=max(0.7, 0.9 * largest), **options,
+    )  # fmt: skip
+
+
+def thin_ticks(ax: Axes, first: float, *, points: float = 11.0) -> None:
+    """Leave out ticks of a vertical axis whose names would run into others; `first` and the higher ones stay.
+
+    The axes have to be finished, for it is their height that decides.
+    """
+    low, high = ax.get_ylim()
+    ticks = [first, *(float(tick) for tick in ax.get_yticks() if low <= tick <= high and tick != first)]
+    root(ax).draw_without_rendering()
+    heights = ax.transData.transform([(0.0, tick) for tick in ticks])[:, 1] * 72 / root(ax).dpi
+    kept: list[int] = []
+    for i in [0, *range(len(ticks) - 1, 0, -1)]:
+        if all(abs(heights[i] - heights[j]) >= points for j in kept):
+            kept.append(i)
+    ax.yaxis.set_major_locator(FixedLocator([ticks[i] for i in sorted(kept)]))
 
 
 def inches(ax: Axes) -> tuple[float, float]:

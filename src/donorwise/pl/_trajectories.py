@@ -33,6 +33,7 @@ from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError
 from donorwise.get._tests import choose, present
 from donorwise.get._variances import warn_of_lost_cells
+from donorwise.pl._effects import response_unit
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -44,6 +45,7 @@ from donorwise.pl._style import (
     finish,
     level_colors,
     limit_height,
+    marker_key,
     outer_labels,
     panels,
     shorten,
@@ -331,8 +333,7 @@ def trajectories(
     for panel, course in zip(axes, courses, strict=True):
         _draw(panel, course, colors=_colors(adata, course))
         write_title(panel, called if course.group == keys.ALL else f"{called}, {course.group}")
-    unit = "log expression" if stored.params["response"] == keys.RESPONSE_X else stored.params["response"]
-    outer_labels(axes, x=x, y=f"donor mean ({unit})")
+    outer_labels(axes, x=x, y=f"donor mean ({response_unit(stored.params, table)})")
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
@@ -390,7 +391,4 @@ def _key(ax: Axes, course: Course, *, colors: Mapping[str, str], largest: float,
     ]
     line = [Line2D([], [], color=INK, lw=2.4, label="population")] if shared else []
     band = Patch(color=GREY, alpha=0.3, lw=0, label="95% band")
-    ax.legend(
-        handles=[*arms, *line, band, *area_key(most, largest)], loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False,
-        fontsize="x-small", labelspacing=0.7,
-    )  # fmt: skip
+    marker_key(ax, [*arms, *line, band, *area_key(most, largest)], loc="upper left", bbox_to_anchor=(1.0, 1.0))

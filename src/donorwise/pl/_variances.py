@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
+from donorwise._core.engine.tables import FIXED, RESIDUAL
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, meant, present
@@ -178,7 +179,6 @@ def _decorate(ax: Axes, columns: dict[str, FloatArray], *, term: str) -> None:
     despine(ax)
 
 
-FIXED, RESIDUAL = "fixed", "Residual"
 NAMES = {FIXED: "fixed\neffects", RESIDUAL: "residual"}
 
 

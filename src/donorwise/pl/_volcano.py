@@ -10,6 +10,7 @@ from matplotlib.ticker import LogLocator
 from donorwise._anndata import Results, Symbols, check_is_anndata, group_means, keys, read_results, symbols_of
 from donorwise._docs import documented
 from donorwise.get._tests import choose, passes
+from donorwise.pl._contrasts import per_unit
 from donorwise.pl._effects import (
     Points,
     draw_points,
@@ -65,8 +66,8 @@ def _chosen(
     """The contrast to draw, its tested features in each group, and what their effects are called."""
     contrast = choose_contrast(adata, stored.results, contrast)
     table = choose(choose(stored.results, "contrast", contrast), "group", group)
-    table, name = with_effects(table, stored.params["log_base"])
-    return contrast, tested_parts(table, contrast), name
+    table, name = with_effects(table, stored.params)
+    return contrast, tested_parts(table, contrast), name + per_unit(contrast, stored.params["formula"])
 
 
 @documented

@@ -14,7 +14,7 @@ from donorwise._core.cells.collapse import MOMENTS, accumulate, check_moments, c
 from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells
 from donorwise._core.cells.matrices import missing_patterns, row_sums
 from donorwise._core.cells.measures import ByPattern
-from donorwise._core.cells.moments import DETECTED
+from donorwise._core.cells.moments import DETECTED, Moments
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.remote import can_travel
 from donorwise._core.cells.segments import check_cells, check_features
@@ -50,7 +50,7 @@ class CellPasses:
         client: Any,
     ) -> None:
         self._codes, self._n_rows, self._n_jobs = codes, n_rows, n_jobs
-        self._features, self._names = response.features, response.variables
+        self._features, self._names, self._log_base = response.features, response.variables, response.log_base
         self._chunks: dict[str, Any] = {"chunk_size": chunk_size, "progress": progress}
         self._client = active_client() if client is None else check_client(client)
 
@@ -58,7 +58,7 @@ class CellPasses:
         self, matrix: Any, names: Sequence[str], covariates: FloatArray | None, weights: FloatArray | None
     ) -> tuple[CollapsedRows, FloatArray]:
         """Statistics with weights, the unweighted moments of the covariates, and the number of cells above zero."""
-        values, detected = self._pass(matrix, (MOMENTS, DETECTED), covariates, weights)
+        values, detected = self._pass(matrix, (Moments(self._log_base), DETECTED), covariates, weights)
         own = values
         if weights is not None and names:
             own = collapse(np.zeros((len(self._codes), 1)), self._codes, self._n_rows, covariates=covariates)

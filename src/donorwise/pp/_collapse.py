@@ -14,6 +14,7 @@ from donorwise._anndata import (
     cell_depth,
     check_is_anndata,
     count_depth,
+    examined,
     is_collapsed,
     keys,
     looks_like_counts,
@@ -53,6 +54,7 @@ def collapse(
     counts_layer: str | None = None,
     depth: str | None = None,
     weights: str | FloatArray | None = None,
+    log_base: str | float | None = None,
     mask_var: str | BoolArray | None = None,
     chunk_size: int | None = None,
     max_memory: float | None = None,
@@ -86,6 +88,7 @@ def collapse(
         Layer of raw counts, for :func:`donorwise.tl.pseudobulk`; None for none.
     {depth}
     {weights}
+    {log_base}
     {mask_var}
     chunk_size
         Rows read at a time from a file; chosen by size if None.
@@ -104,7 +107,8 @@ def collapse(
     Returns
     -------
     AnnData of K rows x features. ``X``: mean; ``layers``: ``within_ss`` (sum of squares about the mean),
-    ``n_detected`` (cells above zero), ``cov_y:<covariate>`` (cross-products about the means), and with
+    ``n_detected`` (cells above zero), ``cov_y:<covariate>`` (cross-products about the means), of logarithms
+    ``abundance`` (mean of what they are logarithms of, for fold changes), and with
     counts ``counts`` (sums), ``counts_ss`` and ``counts_depth`` (about the means). ``obs``: the columns of
     `by`, ``n_cells``, sums of weights, of their logarithms and of depth. ``obsm``: means and cross-products
     of the covariates. ``uns["donorwise_collapsed"]`` says what it was made from. Rows and features can be
@@ -134,7 +138,7 @@ def collapse(
     check_max_memory(max_memory)
     options: dict[str, Any] = {
         "layer": layer, "covariates": covariates, "counts_layer": counts_layer, "depth": depth, "weights": weights,
-        "chunk_size": chunk_size, "n_jobs": n_jobs, "client": client, "progress": progress,
+        "log_base": log_base, "chunk_size": chunk_size, "n_jobs": n_jobs, "client": client, "progress": progress,
     }  # fmt: skip
     if isinstance(source, list | tuple):
         if weights is not None and not isinstance(weights, str):
@@ -148,12 +152,12 @@ def collapse(
     check_is_anndata(adata)
     if is_collapsed(adata):
         raise DataError("This AnnData is collapsed already; merge several with dw.pp.merge_collapsed.")
-    response = resolve_response(adata, layer=layer, mask_var=mask_var)
+    response, scale = examined(adata, resolve_response(adata, layer=layer, mask_var=mask_var, log_base=log_base))
     obs, codes, n_rows = _rows(adata, by)
     blocks = _feature_blocks(response, n_rows, len(covariates), counts_layer is not None, max_memory)
     if path is not None:
         _check_not_source(path, source, adata)
-        parts = (_collapse_features(adata, by, block, options) for block in blocks)
+        parts = (_collapse_features(adata, by, block, (obs.copy(), codes, n_rows), options) for block in blocks)
         write_blocks(path, parts, _var(adata, response.features))
         return _open(path)
     if len(blocks) > 1:
@@ -162,18 +166,18 @@ def collapse(
             f"max_memory={max_memory:g} GB. Name a file for them with out='....zarr' (or .h5ad): they are then made in "
             f"{len(blocks)} blocks of features."
         )
-    return _collapse(adata, by, response, (obs, codes, n_rows), options)
+    return _collapse(adata, by, (response, scale), (obs, codes, n_rows), options)
 
 
 def _collapse(
     adata: ad.AnnData,
     by: list[str],
-    response: Response,
+    examined_response: tuple[Response, str],
     known: tuple[pd.DataFrame, NDArray[np.int32], int],
     options: dict[str, Any],
 ) -> ad.AnnData:
-    """The collapse of one source in memory; `known` is what :func:`_rows` gives."""
-    obs, codes, n_rows = known
+    """The collapse of one source in memory, of what :func:`examined` and :func:`_rows` give."""
+    (response, scale), (obs, codes, n_rows) = examined_response, known
     covariates, weights, counts_layer, depth = (options[k] for k in ("covariates", "weights", "counts_layer", "depth"))
     cells = CellPasses(
         codes, n_rows, response, chunk_size=options["chunk_size"], progress=options["progress"],
@@ -188,6 +192,7 @@ def _collapse(
         source=response.text,
         log_base=response.log_base,
         looks_like_counts=looks_like_counts(response.matrix),
+        scale=scale,
         weights=weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS,
         counts_layer=counts_layer,
         depth=None if counts_layer is None else depth or "",
@@ -198,14 +203,18 @@ def _collapse(
     )
 
 
-def _collapse_features(adata: ad.AnnData, by: list[str], features: IntArray, options: dict[str, Any]) -> ad.AnnData:
+def _collapse_features(
+    adata: ad.AnnData,
+    by: list[str],
+    features: IntArray,
+    known: tuple[pd.DataFrame, NDArray[np.int32], int],
+    options: dict[str, Any],
+) -> ad.AnnData:
     """The collapse of some features, by their positions in var."""
     kept = np.zeros(adata.n_vars, dtype=bool)
     kept[features] = True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DonorwiseWarning)  # what there is to say was said of the whole
-        known = _rows(adata, by)
-    return _collapse(adata, by, resolve_response(adata, layer=options["layer"], mask_var=kept), known, options)
+    response = resolve_response(adata, layer=options["layer"], mask_var=kept, log_base=options["log_base"])
+    return _collapse(adata, by, examined(adata, response), known, options)
 
 
 def _feature_blocks(
@@ -214,13 +223,13 @@ def _feature_blocks(
     """Positions in var of the features that are collapsed together.
 
     For each row and feature there are at most 10 doubles (running sums, results and a copy of them), 3 more for every
-    covariate, and 6 for counts.
+    covariate and for abundances, and 6 for counts.
     """
     n = len(response.variables)
     features = np.arange(n) if response.features is None else response.features
     if max_memory is None:
         return [features]
-    per_feature = 8 * n_rows * (10 + 3 * n_covariates + 6 * counts)
+    per_feature = 8 * n_rows * (10 + 3 * (n_covariates + bool(np.isfinite(response.log_base))) + 6 * counts)
     size = int(max_memory * 1e9 // per_feature)
     if size == 0:
         raise DataError(

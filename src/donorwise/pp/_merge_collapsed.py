@@ -13,7 +13,8 @@ from donorwise._anndata import check_is_anndata, is_collapsed, read_origin
 from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_collapsed, read_parts, with_counts_dropped
 from donorwise._anndata.identity import check_rows
 from donorwise._anndata.origin import DEPTH, Origin, kept_uns
-from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells, concatenate, merge_rows
+from donorwise._anndata.roles import find_roles
+from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells, concatenate, merge_rows, without_abundance
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.terms import label_codes
 from donorwise.errors import DataError
@@ -63,8 +64,30 @@ def merge_collapsed(adatas: Iterable[ad.AnnData]) -> ad.AnnData:
     True
     """
     cohorts = list(adatas)
-    names, dropped = check_cohorts(cohorts)
-    return merge_features(cohorts, names, dropped)
+    merged = merge_cohorts(cohorts)
+    say_shared_donors(cohorts)
+    return merged
+
+
+def merge_cohorts(cohorts: Sequence[ad.AnnData]) -> ad.AnnData:
+    """Merge cohorts, or parts of one, without a word on donors that several of them have."""
+    return merge_features(cohorts, *check_cohorts(cohorts))
+
+
+def say_shared_donors(cohorts: Sequence[ad.AnnData]) -> None:
+    """Log which donors several cohorts have: the same people, or names that start again."""
+    role = find_roles(cohorts[0]).get("donor")
+    if role is None or role.column not in read_origin(cohorts[0]).by:
+        return
+    n = pd.Series([str(name) for own in cohorts for name in own.obs[role.column].dropna().unique()]).value_counts()
+    shared = sorted(n.index[n > 1])
+    if shared:
+        logger.warning(
+            "%d of %d donors (`%s`) are in several cohorts (%s%s) and count as one donor each. If names start again in each "
+            "cohort these are different people: make them unique before dw.pp.collapse, as in obs[%r] = \"cohort1_\" + "
+            "obs[%r].astype(str).", len(shared), n.size, role.column, ", ".join(shared[:5]),
+            ", ..." if len(shared) > 5 else "", role.column, role.column,
+        )  # fmt: skip
 
 
 def check_cohorts(
@@ -121,7 +144,7 @@ def _check_alike(one: Origin, other: Origin) -> None:
             raise DataError(
                 f"The cohorts were collapsed with {what}={list(a)} and {what}={list(b)}: use the same for all."
             )
-    if not np.isclose(one.log_base, other.log_base, equal_nan=True):
+    if not (one.scale or other.scale or np.isclose(one.log_base, other.log_base, equal_nan=True)):
         texts = [
             "no logarithm" if np.isnan(base) else f"logarithms to base {base:.6g}"
             for base in (one.log_base, other.log_base)
@@ -154,8 +177,12 @@ def _shared_features(cohorts: Sequence[ad.AnnData]) -> tuple[list[str], tuple[st
 
 
 def _without_some(parts: list[Contents], origins: Sequence[Origin]) -> tuple[list[Contents], Origin]:
-    """Drop counts and depths unless all cohorts have them; the first cohort's origin."""
+    """Drop counts, depths and abundances unless all cohorts have them; the first cohort's origin."""
     origin = origins[0]
+    if scale := next((own.scale for own in origins if own.scale), ""):
+        origin = replace(origin, scale=scale, log_base=float("nan"))
+    if scale or any(own.rows.values.abundance.size == 0 for own in parts):
+        parts = [replace(own, rows=without_abundance(own.rows)) for own in parts]
     if any(own.counts is None for own in parts) and any(own.counts is not None for own in parts):
         parts = [with_counts_dropped(own, origin)[0] for own in parts]
         _, origin = with_counts_dropped(parts[0], origin)

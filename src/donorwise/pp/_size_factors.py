@@ -115,7 +115,8 @@ def size_factors(
     Notes
     -----
     Units keep their depth (a factor of one) where they have counts in fewer than 100 genes that they can be compared in,
-    which the log says; so do all units of a panel of fewer than 100 genes, where those that respond may be the most.
+    which the log says; so do all units of a group where most have, and of a panel of fewer than 100 genes, where those that
+    respond may be the most.
 
     The median of ratios is over genes with counts in every unit. Where there are fewer than 100 of these, it is over
     those expected in the unit, relative to their mean share.

@@ -14,7 +14,7 @@ from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.results import told_reasons
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import Progress
 from donorwise._docs import documented
 from donorwise._typing import DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
@@ -214,7 +214,7 @@ def _analysis(
         given = {name: value for name, value in of_units.items() if value is not None}
         return prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **given, **shared)
     _check_unused(model, of_units)
-    return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), **of_cells, **shared)
+    return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), fold_changes=False, **of_cells, **shared)
 
 
 def _check_unused(model: str, options: dict[str, Any]) -> None:
@@ -266,7 +266,7 @@ def _calibrations(
     """The calibration of every group, from one pass over the cells."""
     out: dict[str, Calibration | None] = {task.name: None for task in analysis.tasks}
     total = sum(len(plan.arrangements.labels) for plan in plans.values())
-    with tqdm(total=total, unit="permutation", desc="permutations", disable=not progress) as bar:
+    with Progress(total=total, unit="permutation", desc="permutations", disable=not progress) as bar:
         for number, (task, own) in enumerate(zip(analysis.tasks, analysis.statistics(), strict=True)):
             if own is not None and task.name in plans:
                 out[task.name] = calibrate_statistics(

@@ -21,8 +21,8 @@ from donorwise._anndata import (
 from donorwise._anndata.recover import Recovered, check_same, recover
 from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.influence import NUMBERS, leave_one_out, retest
-from donorwise._core.engine.results import Contrasts
-from donorwise._core.jobs import tqdm
+from donorwise._core.engine.results import Contrasts, contrasts_of_covariates
+from donorwise._core.jobs import Progress
 from donorwise._core.wording import listing
 from donorwise._docs import documented
 from donorwise.errors import DataError, DonorwiseError
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._core.design.design import Design
     from donorwise._core.engine.analysis import Analysis, F, S
     from donorwise._typing import FloatArray, Groups
 
@@ -148,19 +147,12 @@ def _without_covariates(table: pd.DataFrame, found: Recovered) -> pd.DataFrame:
     analysis = found.analysis
     tasks = [(t.design, own) for t, own in zip(analysis.tasks, analysis.contrasts, strict=True) if own is not None]
     # in a group of few cells such a covariate can look like one of donors
-    names = {name for design, own in tasks if design is not None for name in _covariates(design, own)}
+    names = {name for design, own in tasks if design is not None for name in contrasts_of_covariates(design, own)}
     left_out = table["contrast"].isin(names)
     if left_out.all() or not left_out.any():
         return table
     logger.info("Left out: %s, covariates of cells; name them in contrast= to look at them.", ", ".join(sorted(names)))
     return table[~left_out]
-
-
-def _covariates(design: Design, contrasts: Contrasts) -> list[str]:
-    """Contrasts of nothing but main effects of covariates that differ from cell to cell."""
-    main = {j for term, columns in design.terms.items() if ":" not in term for j in columns}
-    plain = np.array([j in main and k >= 0 for j, k in enumerate(design.varying)])
-    return [name for name, row in zip(contrasts.names, contrasts.L, strict=True) if not row[~plain].any()]
 
 
 def _looked_at(table: pd.DataFrame, variables: str | Sequence[str] | None, alpha: float) -> pd.DataFrame:
@@ -212,7 +204,7 @@ def _without_each(
         if own is not None and contrasts is not None and analysis.tasks[number].name in groups
     ]
     tables, n_donors = [], sum(len(analysis.donors(number).names) for number, _, _ in work)
-    with tqdm(total=n_donors, unit="donor", desc="leaving out donors", disable=not progress) as bar:
+    with Progress(total=n_donors, unit="donor", desc="leaving out donors", disable=not progress) as bar:
         for number, own, contrasts in work:
             name = analysis.tasks[number].name
             repeated = _repeat(

@@ -31,6 +31,7 @@ def lmm(
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
+    log_base: str | float | None = None,
     contrasts: Any = None,
     ddf: Ddf = "moderated",
     reml: bool = True,
@@ -57,6 +58,7 @@ def lmm(
     {response}
     {mask_var}
     {weights}
+    {log_base}
     {contrasts}
     ddf
         How a test allows for what is unknown about the variances. ``"moderated"``: averaged over the
@@ -81,7 +83,10 @@ def lmm(
     ``prior``; read them with :func:`donorwise.get.tests` and its neighbours. `statistic`, `se`, `df`, `p_value` and
     the interval agree with one another: a moderated test reports the t distribution that has the p-value of its
     posterior mixture and the width of the mixture's 95% interval. Its `df` describes that shape, and is no count
-    of donors or cells.
+    of donors or cells. `estimate` is a difference of mean values, in their units. `log_fc` is a log2 fold
+    change: the same weighing of the donors, of log2 of the mean over the cells of what the values are logarithms of,
+    plus a prior count (see *Fold changes* in the methods); NaN where they are none, for an intercept, and for a number that differs
+    from cell to cell.
 
     Raises
     ------
@@ -90,7 +95,7 @@ def lmm(
     DesignError
         If obs cannot answer it; nothing is computed or changed then.
     DataError
-        If the responses or weights cannot be used.
+        If the responses or weights cannot be used, or the values are not the logarithms that `log_base` says.
 
     Examples
     --------
@@ -108,7 +113,7 @@ def lmm(
     check_max_memory(max_memory)
     analysis = prepare_lmm(
         adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights,
-        contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,
+        log_base=log_base, contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,
     )  # fmt: skip
     fit_and_write(adata, analysis, key_added, max_memory=max_memory, progress=progress)
     return adata if copy else None

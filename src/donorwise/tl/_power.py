@@ -12,7 +12,7 @@ from donorwise._anndata import check_is_anndata, copied, keys, read_results, wri
 from donorwise._anndata.recover import Recovered, recover
 from donorwise._core.design.contrasts import resolve_contrasts
 from donorwise._core.design.replicates import find_donors
-from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.lmm import donor_term
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
@@ -26,7 +26,7 @@ from donorwise._core.engine.power import (
     replication,
 )
 from donorwise._core.inference.moderation import refusal
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import Progress
 from donorwise._docs import documented
 from donorwise.errors import DesignError, DonorwiseError, DonorwiseWarning
 from donorwise.get._tests import choose
@@ -76,7 +76,9 @@ def power(
         covariate such as age per unit of it. Every feature is given the same: so large a change is easily seen
         in a gene of few counts and hardly ever happens there, so plan by the rows of `expression` "middle" and "high".
     log_fc
-        The same in log2 units, where the response is a logarithm (AnnData only).
+        The same in log2 units, where the response is a logarithm (AnnData only). Of log rates that is a fold change; of
+        :func:`donorwise.tl.lmm` a difference of mean logarithms, which a fold change moves by a fifth to two fifths of
+        itself: compare `estimate` and `log_fc` of the result, and give ``effect=``.
     alpha
         Two-sided levels of the test, unadjusted. With a share s of features that change and power P, an
         FDR of q is about ``alpha = q s P / (1 - q)``: 0.005 for s = .1, q = .05 and P near 1.
@@ -193,7 +195,8 @@ def _of_fit(
     term = donor_term(fit.design, fit.donor)
     kinds, issues = replication(fit.design, find_donors(fit.design, fit.design.frame, fit.donor), L)
     planner = CellPlanner(fit.design, cells_of_patterns(fit.design, fit.models, weights), term.codes)
-    table = power_table(fit, names, L, plan, planner, len(term.levels), moderated=moderated)
+    with one_blas_thread():
+        table = power_table(fit, names, L, plan, planner, len(term.levels), moderated=moderated)
     shared = moderated and not refusal(fit.models)
     issues = [*issues, *(_of_prior(fit.design, names, L, plan, len(term.levels)) if shared else [])]
     kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))
@@ -214,7 +217,7 @@ def _by_group(
         if own is not None and contrasts is not None and at:
             work.append((number, own, [contrasts.names[i] for i in at], contrasts.L[at]))
     total = sum(len(names) for _, _, names, _ in work) * len(plan.n_cells)
-    with tqdm(total=total, unit="study", desc="power", disable=not progress) as bar, blas().limit(limits=1):
+    with Progress(total=total, unit="study", desc="power", disable=not progress) as bar, one_blas_thread():
         for number, own, names, L in work:
             fit = analysis.fit(number, own, lambda n: None)
             table = power_table(

@@ -69,7 +69,8 @@ def pseudobulk(
         How the depths :math:`L` of a group's units are made comparable. ``"tmm"``: multiplied by factors that take out
         what their counts are made of (trimmed mean of M-values, Robinson and Oshlack 2010, Genome Biology 11:R25), without
         which a strong response of some genes makes all others "down". ``"median_ratio"``: by medians of ratios (Anders
-        and Huber 2010). ``"depth"``: left as they are. Factors are from all genes, those left out by `mask_var` too; see
+        and Huber 2010). ``"depth"``: left as they are. Factors are from all genes (of rows: all that were
+        collapsed), those left out by `mask_var` too; see
         :func:`donorwise.pp.size_factors`, also for when depths stay as they are (fewer than 100 genes).
     {contrasts}
     {key_added}

@@ -20,7 +20,7 @@ from donorwise._core.cells.readers import DaskBlocks
 from donorwise._core.cells.remote import cut_rows, measure_ranges, merge, pick
 from donorwise._core.cells.stream import cut_ranges
 from donorwise._core.cells.threads import BUDGET, Budget
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import Progress
 from donorwise.errors import DataError, DonorwiseError
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def _gather(client: Any, finals: dict[Any, int], tiles: _Tiles, out: tuple[ByPat
     """Write every tile where it belongs as soon as it is done; one at a time is here."""
     from distributed import KilledWorker, as_completed
 
-    with tqdm(total=len(finals), unit="block", desc="collapse", disable=not progress) as bar:
+    with Progress(total=len(finals), unit="block", desc="collapse", disable=not progress) as bar:
         for future in as_completed(list(finals), loop=client.loop):
             try:
                 share: Share = future.result()

@@ -49,6 +49,7 @@ def collapse(
     weights: ArrayLike | None = None,
     covariates: ArrayLike | None = None,
     features: ArrayLike | None = None,
+    log_base: float = float("nan"),
     n_jobs: int | None = 1,
     names: Sequence[str] | None = None,
     chunk_size: int | None = None,
@@ -62,8 +63,8 @@ def collapse(
     order of the rows and the container only by rounding.
 
     A matrix that is not in memory is read in chunks, once; no more than ``n_jobs + 3`` of them are held at a time.
-    While it is read the running sums take ``32 + 16 m`` bytes per pattern and feature; of the cells there is nothing
-    in memory but what is passed here. CSC files are read by columns. Where a client of
+    While it is read the running sums take ``32 + 16 m`` bytes per pattern and feature (8 more with a `log_base`); of
+    the cells there is nothing in memory but what is passed here. CSC files are read by columns. Where a client of
     ``dask.distributed`` is in use, its workers read (see `donorwise._core.cells.cluster`); the result then differs from
     that of one process by rounding.
 
@@ -84,6 +85,8 @@ def collapse(
         Shape (N, m). Variables that vary inside the patterns.
     features
         Column numbers of the G features to use, in the order of the result; all if None.
+    log_base
+        Base of values that are logarithms, of which the `abundance` is wanted; NaN for none.
     n_jobs
         Number of threads; -1 for one per processor. Large HDF5 files are read by as many processes. None for numba's
         number of threads where the matrix is in memory, else for one.
@@ -108,7 +111,7 @@ def collapse(
         If the container cannot be read, shapes do not agree, or a value in use is not finite.
     """
     (found,) = accumulate(
-        matrix, codes, n_patterns, (MOMENTS,), weights=weights, covariates=covariates, features=features,
+        matrix, codes, n_patterns, (Moments(log_base),), weights=weights, covariates=covariates, features=features,
         n_jobs=n_jobs, names=names, chunk_size=chunk_size, progress=progress, budget=budget,
     )  # fmt: skip
     return found

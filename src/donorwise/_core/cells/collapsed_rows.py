@@ -60,7 +60,9 @@ class RowCells:
         k, m = self.mean.shape
         nothing = np.zeros((k, 0))
         n, log_weight = self.n_cells.astype(np.float64), np.zeros(k)
-        return Collapsed(self.n_cells, n, log_weight, nothing, nothing, self.mean, self.ss, np.zeros((k, m, 0)))
+        return Collapsed(
+            self.n_cells, n, log_weight, nothing, nothing, self.mean, self.ss, np.zeros((k, m, 0)), nothing
+        )
 
     def take_covariates(self, names: Sequence[str]) -> RowCells:
         """Some of the covariates."""
@@ -133,6 +135,12 @@ class CollapsedRows:
         return self.read(None, None)
 
 
+def without_abundance(rows: CollapsedRows) -> CollapsedRows:
+    """The rows without abundances."""
+    values = rows.values
+    return CollapsedRows.of(rows.cells, replace(values, abundance=values.abundance[:, :0]))
+
+
 def with_covariates(values: Collapsed, cells: RowCells, columns: FloatArray, used: IntArray) -> Collapsed:
     """Statistics with other covariates: columns that are linear in the present ones within every row.
 
@@ -194,11 +202,14 @@ def merge_rows(rows: Collapsed, codes: IntArray, n: int) -> Collapsed:
             rows.covariate_ss[order] + w[:, None, None] * dc[:, :, None] * dc[:, None], starts
         ),
         covariate_y=np.empty((n, m, g)),
+        abundance=np.empty((n, rows.abundance.shape[1])),
     )
     width = max(1, _BLOCK // (order.size * (4 + 2 * m)))
     for part in (slice(low, low + width) for low in range(0, g, width)):
         out.mean[:, part], dy = centre(rows.mean[:, part])
         out.within_ss[:, part] = np.add.reduceat(rows.within_ss[:, part][order] + w[:, None] * dy**2, starts)
+        if rows.abundance.shape[1]:
+            out.abundance[:, part] = centre(rows.abundance[:, part])[0]
         if m:
             cross = (w[:, None] * dc)[:, :, None] * dy[:, None]
             out.covariate_y[..., part] = np.add.reduceat(rows.covariate_y[..., part][order] + cross, starts)

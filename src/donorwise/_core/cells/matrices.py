@@ -188,6 +188,29 @@ def _(matrix: Stored, size: int, *, n_places: int = 8) -> NDArray[Any]:
 
 
 @singledispatch
+def sample_rows(matrix: Any, n_rows: int, *, n_places: int = 8) -> Any:
+    """About `n_rows` whole rows, spread evenly, dense or sparse; none of a matrix that is read by columns."""
+    if sparse.issparse(matrix) and matrix.format != "csr":
+        matrix = matrix.tocsr()
+    step = max(1, matrix.shape[0] // n_rows)
+    return matrix.iloc[::step].to_numpy() if isinstance(matrix, pd.DataFrame) else matrix[::step]
+
+
+@sample_rows.register(Stored)
+def _(matrix: Stored, n_rows: int, *, n_places: int = 8) -> Any:
+    reader = open_reader(matrix.matrix)
+    if reader.by_columns:
+        return np.empty((0, reader.shape[1]))
+    found = []
+    for _, pieces in _read_places(reader, max(1, n_rows // n_places), n_places):
+        blocks = [block for _, block in pieces]
+        found.append(sparse.hstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.hstack(blocks))
+    if not found:
+        return np.empty((0, reader.shape[1]))
+    return sparse.vstack(found, format="csr") if sparse.issparse(found[0]) else np.vstack(found)
+
+
+@singledispatch
 def sample_row_sums(matrix: Any, *, n_rows: int = 100, n_places: int = 100) -> FloatArray | None:
     """Sums of the rows; of a matrix that is not in memory in `n_places` places, NaN for the others.
 

@@ -27,7 +27,7 @@ class ByPattern:
     Attributes
     ----------
     of_features
-        Names of the arrays whose last axis is the features.
+        Names of the arrays whose last axis is the features; it is empty in one that was not asked for.
     """
 
     __slots__ = ()
@@ -70,7 +70,8 @@ class ByPattern:
     def put_features(self, idx: Index, part: Self) -> None:
         """Overwrite some features of all patterns."""
         for name in self.of_features:
-            getattr(self, name)[..., idx] = getattr(part, name)
+            if getattr(part, name).size:
+                getattr(self, name)[..., idx] = getattr(part, name)
 
 
 R = TypeVar("R", bound=ByPattern)
@@ -131,6 +132,9 @@ class Collapsed(ByPattern):
         Shape (K, m, m). Weighted cross-products of the covariates about the pattern's means.
     covariate_y
         Shape (K, m, G). Weighted cross-products of covariates and responses about the means.
+    abundance
+        Shape (K, G). Weighted mean of b^y - 1, where the responses are logarithms to the base b of 1 + x; (K, 0) where
+        they are none, or this was not asked for.
     """
 
     n_obs: IntArray
@@ -141,7 +145,8 @@ class Collapsed(ByPattern):
     covariate_mean: FloatArray
     covariate_ss: FloatArray
     covariate_y: FloatArray
-    of_features: ClassVar[tuple[str, ...]] = ("mean", "within_ss", "covariate_y")
+    abundance: FloatArray
+    of_features: ClassVar[tuple[str, ...]] = ("mean", "within_ss", "covariate_y", "abundance")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -184,6 +189,7 @@ class Collapsed(ByPattern):
             covariate_mean=self.covariate_mean + share[:, None] * dc,
             covariate_ss=self.covariate_ss + other.covariate_ss + _outer(cross, dc, dc),
             covariate_y=self.covariate_y + other.covariate_y + _outer(cross, dc, dy),
+            abundance=_merge_abundance(self.abundance, other.abundance, share),
         )
 
     def take_covariates(self, m: int) -> Collapsed:
@@ -196,6 +202,13 @@ class Collapsed(ByPattern):
         )
 
 
+def _merge_abundance(one: FloatArray, other: FloatArray, share: FloatArray) -> FloatArray:
+    """Means of both, `share` (K,) being that of the other; none where one of them has none."""
+    if one.shape != other.shape:
+        return one[:, :0]
+    return one + share[:, None] * (other - one)
+
+
 def _outer(scale: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
     return scale[:, None, None] * left[:, :, None] * right[:, None, :]
 
@@ -203,6 +216,8 @@ def _outer(scale: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray
 def _take_last(array: FloatArray, idx: Index) -> FloatArray:
     if isinstance(idx, slice):
         return array[..., idx]
+    if not array.shape[-1]:
+        return array
     positions: NDArray[Any] = np.asarray(idx)
     # np.take keeps C order, which fancy indexing of the last axis does not.
     return np.take(array, np.flatnonzero(positions) if positions.dtype == bool else positions, axis=-1)

@@ -7,6 +7,8 @@ Every kernel accumulates, per segment s and feature g, over the stored entries v
 Hazard: sum w v^2 cancels, so the sums are taken about c. As c is one of the data, the variance
 cannot be small against (c - mean)^2: at most a factor of the number of rows in the segment is
 lost. And where all v are equal, s1 and s2 are exactly 0.
+
+Where the values are logarithms, log_b(1 + x), the sums of w x are made besides: x = exp(v log b) - 1.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from donorwise._core.cells.exponential import expm1, expm1_of
 from donorwise._core.cells.kernels import SCRATCH, prefetch
 
 if TYPE_CHECKING:
@@ -27,14 +30,25 @@ if TYPE_CHECKING:
 WIDTH = 4  # n, s1, s2, c together: half a cache line
 _CSC_BLOCK = 8  # columns finished together: their results share cache lines of the C-ordered output
 _DENSE_BLOCK = 2048  # features whose accumulators fit the L2 cache
+_TAKEN_BACK = 256  # values whose logarithm is taken back at a time: they stay in the L1 cache
 
 
 class Filled(NamedTuple):
-    """Where the kernels write, zero before; the same arrays as in `Collapsed`, one row per segment."""
+    """Where the kernels write, zero before; the same arrays as in `Collapsed`, one row per segment.
+
+    `rate` is the natural logarithm of the base of the values; `abundance` has no columns where they have none.
+    """
 
     mean: FloatArray
     within_ss: FloatArray
     covariate_y: FloatArray
+    abundance: FloatArray
+    rate: float
+
+    def features(self, some: slice) -> Filled:
+        """Views of some features."""
+        mean, within_ss, covariate_y, abundance = (array[..., some] for array in self[:4])
+        return Filled(mean, within_ss, covariate_y, abundance, self.rate)
 
 
 @njit(nogil=True, cache=True)
@@ -85,12 +99,14 @@ def csr_moments(
     n_features, m = out.mean.shape[1], cells.moment.shape[1]
     acc = np.empty(WIDTH * (n_features + SCRATCH))
     acc_c = np.empty((m, n_features + SCRATCH, 2))
+    acc_a = np.empty(n_features + SCRATCH if out.abundance.shape[1] else 0)
     increasing = True
     for s in range(first, last):
         acc[:] = 0.0
         acc_c[:] = 0.0
-        increasing &= _add_csr_rows(data, indices, indptr, position, cells, s, acc, acc_c)
-        _finish_segment(acc, acc_c, cells.weight, cells.moment_sum, out, s)
+        acc_a[:] = 0.0
+        increasing &= _add_csr_rows(data, indices, indptr, position, cells, s, acc, acc_c, acc_a, out.rate)
+        _finish_segment(acc, acc_c, acc_a, cells.weight, cells.moment_sum, out, s)
     return increasing
 
 
@@ -104,9 +120,11 @@ def _add_csr_rows(
     s: int,
     acc: FloatArray,
     acc_c: FloatArray,
+    acc_a: FloatArray,
+    rate: float,
 ) -> bool:
     """Add the rows of segment s to its accumulators; whether the indices of every row increase strictly."""
-    increasing = True
+    increasing, taken_back = True, np.empty(_TAKEN_BACK)
     for r in range(cells.starts[s], cells.starts[s + 1]):
         row = cells.order[r]
         w = cells.weights[row]
@@ -129,13 +147,31 @@ def _add_csr_rows(
                 d = np.float64(data[p]) - acc[np.uint64(WIDTH) * place + np.uint64(3)]
                 acc_c[q, place, 0] += x
                 acc_c[q, place, 1] += x * d
+        if len(acc_a):
+            # Two loops over some values: of the first LLVM makes vector instructions.
+            for low in range(indptr[row], indptr[row + 1], _TAKEN_BACK):
+                high = min(low + _TAKEN_BACK, indptr[row + 1])
+                expm1_of(data[low:high], rate, taken_back)
+                for p in range(np.uint64(low), np.uint64(high)):
+                    j = indices[p]
+                    place = np.uint64(j) if position is None else np.uint64(position[np.uint64(j)])
+                    acc_a[place] += w * taken_back[p - np.uint64(low)]
     return increasing
 
 
 @njit(nogil=True, cache=True)
 def _finish_segment(
-    acc: FloatArray, acc_c: FloatArray, weight: FloatArray, moment_sum: FloatArray, out: Filled, s: int
+    acc: FloatArray,
+    acc_c: FloatArray,
+    acc_a: FloatArray,
+    weight: FloatArray,
+    moment_sum: FloatArray,
+    out: Filled,
+    s: int,
 ) -> None:
+    if weight[s] > 0.0:
+        for g in range(out.abundance.shape[1]):
+            out.abundance[s, g] = acc_a[g] / weight[s]
     for g in range(out.mean.shape[1]):
         out.mean[s, g], out.within_ss[s, g] = _finish(acc, WIDTH * g, weight[s])
         for q in range(moment_sum.shape[1]):
@@ -152,19 +188,28 @@ def add_csr(
     cells: Segmented,
     sums: FloatArray,
     products: FloatArray,
+    abundance: FloatArray,
+    rate: float,
     segments: IntArray,
 ) -> None:
-    """Add a chunk of rows to the running sums, (S, WIDTH (G + SCRATCH)) and (S, m, G + SCRATCH, 2), of some segments.
+    """Add a chunk of rows to the running sums of some segments: see `donorwise._core.cells.moments`.
 
     Row after row as in `csr_moments`, so the sums do not depend on where the chunks end.
     """
     for s in segments:
-        _add_csr_rows(data, indices, indptr, position, cells, s, sums[s], products[s])
+        _add_csr_rows(data, indices, indptr, position, cells, s, sums[s], products[s], abundance[s], rate)
 
 
 @njit(nogil=True, cache=True)
 def add_dense(
-    matrix: NDArray[Any], start: int, cells: Segmented, sums: FloatArray, products: FloatArray, segments: IntArray
+    matrix: NDArray[Any],
+    start: int,
+    cells: Segmented,
+    sums: FloatArray,
+    products: FloatArray,
+    abundance: FloatArray,
+    rate: float,
+    segments: IntArray,
 ) -> None:
     """Add a chunk of C-ordered rows, whose columns are the features from `start` on, as `add_csr` does."""
     for s in segments:
@@ -179,12 +224,22 @@ def add_dense(
                 for j in range(len(y)):
                     acc_c[q, start + j, 0] += x
                     acc_c[q, start + j, 1] += x * (np.float64(y[j]) - acc[WIDTH * (start + j) + 3])
+            if abundance.shape[1]:
+                _add_abundance(y, w, rate, abundance[s, start : start + len(y)])
+
+
+@njit(nogil=True, cache=True)
+def _add_abundance(y: NDArray[Any], w: float, rate: float, sums: FloatArray) -> None:
+    """Add one row of dense entries, their logarithm taken back."""
+    for g in range(len(sums)):
+        sums[g] += w * expm1(rate * np.float64(y[g]))
 
 
 @njit(nogil=True, cache=True)
 def finish_sums(
     sums: FloatArray,
     products: FloatArray,
+    abundance: FloatArray,
     weight: FloatArray,
     moment_sum: FloatArray,
     out: Filled,
@@ -193,7 +248,7 @@ def finish_sums(
 ) -> None:
     """Moments of the segments first..last-1 from their running sums; `weight` and `moment_sum` as in `Segmented`."""
     for s in range(first, last):
-        _finish_segment(sums[s], products[s], weight, moment_sum, out, s)
+        _finish_segment(sums[s], products[s], abundance[s], weight, moment_sum, out, s)
 
 
 @njit(nogil=True, cache=True)
@@ -211,11 +266,13 @@ def csc_moments(
     n_segments, m = cells.moment_sum.shape
     acc = np.empty(_CSC_BLOCK * n_segments * WIDTH)
     acc_c = np.empty((_CSC_BLOCK * n_segments, m, 2))
+    acc_a = np.empty(_CSC_BLOCK * n_segments if out.abundance.shape[1] else 0)
     increasing = True
     for low in range(first, last, _CSC_BLOCK):
         high = min(low + _CSC_BLOCK, last)
         acc[:] = 0.0
         acc_c[:] = 0.0
+        acc_a[:] = 0.0
         for g in range(low, high):
             base = np.uint64((g - low) * n_segments)
             previous = np.int64(-1)
@@ -231,9 +288,13 @@ def csc_moments(
                     for q in range(m):
                         acc_c[place, q, 0] += cells.moment[row, q]
                         acc_c[place, q, 1] += cells.moment[row, q] * (v - acc[np.uint64(WIDTH) * place + np.uint64(3)])
+                    if len(acc_a):
+                        acc_a[place] += cells.weights[row] * expm1(out.rate * v)
         for s in range(n_segments):
             for g in range(low, high):
                 done = (g - low) * n_segments + s
+                if len(acc_a) and cells.weight[s] > 0.0:
+                    out.abundance[s, g] = acc_a[done] / cells.weight[s]
                 out.mean[s, g], out.within_ss[s, g] = _finish(acc, WIDTH * done, cells.weight[s])
                 for q in range(m):
                     zeros = cells.moment_sum[s, q] - acc_c[done, q, 0]
@@ -267,6 +328,7 @@ def dense_moments(matrix: NDArray[Any], cells: Segmented, out: Filled, first: in
     for low in range(0, n_features, _DENSE_BLOCK):
         width = min(_DENSE_BLOCK, n_features - low)
         c, s1, s2, products = np.empty(width), np.empty(width), np.empty(width), np.empty((m, width))
+        abundance = np.empty(width if out.abundance.shape[1] else 0)
         for s in range(first, last):
             begin, end = cells.starts[s], cells.starts[s + 1]
             if begin == end:
@@ -275,11 +337,15 @@ def dense_moments(matrix: NDArray[Any], cells: Segmented, out: Filled, first: in
                 c[b], s1[b], s2[b] = matrix[cells.order[begin], low + b], 0.0, 0.0
                 for q in range(m):
                     products[q, b] = 0.0
+            abundance[:] = 0.0
             for r in range(begin, end):
                 row = cells.order[r]
                 y = matrix[row][low : low + width]
                 _add_row(y, cells.weights[row], c, s1, s2)
                 _add_moments(y, cells.moment[row], c, products)
+                _add_abundance(y, cells.weights[row], out.rate, abundance)
+            for b in range(len(abundance)):
+                out.abundance[s, low + b] = abundance[b] / cells.weight[s]
             for b in range(width):
                 excess = s1[b] / cells.weight[s]
                 ss = s2[b] - s1[b] * excess

@@ -64,10 +64,14 @@ _FINISH_BYTES = 2**26
 
 
 class _Running(NamedTuple):
-    """Running sums about each feature's first value, (S, WIDTH (G + SCRATCH)) and (S, m, G + SCRATCH, 2)."""
+    """Running sums about each feature's first value, (S, WIDTH (G + SCRATCH)) and (S, m, G + SCRATCH, 2).
+
+    Those of the values with their logarithm taken back are (S, G + SCRATCH), or (S, 0) where they have none.
+    """
 
     sums: FloatArray
     products: FloatArray
+    abundance: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,14 @@ class Moments(Measure[Collapsed]):
     """Number of cells, mean, centred sums of squares, and the covariates' cross-products.
 
     Chunks are added row after row, as the kernels in memory do: the result does not depend on the chunks.
+
+    Attributes
+    ----------
+    log_base
+        Base b of values that are log_b(1 + x), of which the means of x are wanted, too; NaN for none.
     """
+
+    log_base: float = float("nan")
 
     def empty(self, segments: Segments, n_features: int) -> Collapsed:
         """What is known without a response."""
@@ -89,28 +100,33 @@ class Moments(Measure[Collapsed]):
             covariate_mean=segments.covariate_mean,
             covariate_ss=segments.covariate_ss.copy(),
             covariate_y=np.zeros((n, m, n_features)),
+            abundance=np.zeros((n, 0 if np.isnan(self.log_base) else n_features)),
         )
 
     def begin(self, out: Collapsed) -> _Running:
         """Sums of nothing."""
         (n, m, g) = out.covariate_y.shape
-        return _Running(np.zeros((n, WIDTH * (g + SCRATCH))), np.zeros((n, m, g + SCRATCH, 2)))
+        abundance = np.zeros((n, 0 if np.isnan(self.log_base) else g + SCRATCH))
+        return _Running(np.zeros((n, WIDTH * (g + SCRATCH))), np.zeros((n, m, g + SCRATCH, 2)), abundance)
 
     def add(self, running: _Running, chunk: Chunk, n_jobs: int | None) -> None:
         """Add the rows of a chunk."""
         if isinstance(chunk, SparseChunk):
-            run_on_segments(partial(add_csr, *chunk, *running), chunk.cells, chunk.data.size, n_jobs)
+            task = partial(add_csr, *chunk, *running, self._rate)
+            run_on_segments(task, chunk.cells, chunk.data.size, n_jobs)
         else:
-            run_on_segments(partial(add_dense, *chunk, *running), chunk.cells, chunk.values.size, n_jobs)
+            task = partial(add_dense, *chunk, *running, self._rate)
+            run_on_segments(task, chunk.cells, chunk.values.size, n_jobs)
 
     def end(self, running: _Running, out: Collapsed, segments: Segments, n_jobs: int | None) -> None:
         """Write the moments, last segments first, giving back the sums that have been used."""
-        sums, products = running
+        sums, products, abundance = running
         step = max(1, _FINISH_BYTES // max(1, sums[:1].nbytes))
         for high in range(len(sums), 0, -step):
             low = max(0, high - step)
-            part = Filled(*(array[low:high] for array in _filled(out)))
-            args = (sums[low:high], products[low:high], segments.weight[low:high], segments.moment_sum[low:high], part)
+            own = slice(low, high)
+            part = self._filled(out.take(own))
+            args = (sums[own], products[own], abundance[own], segments.weight[own], segments.moment_sum[own], part)
             run_ranges(partial(finish_sums, *args), np.ones(high - low, dtype=np.int64), n_jobs)
             del args
             sums.resize((low, sums.shape[1]), refcheck=False)
@@ -119,11 +135,14 @@ class Moments(Measure[Collapsed]):
         self, out: Collapsed, matrix: Any, columns: IntArray, cells: Segmented, segments: Segments, n_jobs: int | None
     ) -> None:
         """Write the moments without running sums."""
-        _fill(matrix, _Job(cells, read_only(columns), _filled(out), n_jobs))
+        _fill(matrix, _Job(cells, read_only(columns), self._filled(out), n_jobs))
 
+    def _filled(self, out: Collapsed) -> Filled:
+        return Filled(out.mean, out.within_ss, out.covariate_y, out.abundance, self._rate)
 
-def _filled(out: Collapsed) -> Filled:
-    return Filled(out.mean, out.within_ss, out.covariate_y)
+    @property
+    def _rate(self) -> float:
+        return float(np.log(self.log_base))
 
 
 class _Job(NamedTuple):
@@ -206,7 +225,7 @@ def _dense_by_blocks(load: Callable[[IntArray | slice], NDArray[Any]], job: _Job
         for low in range(first * width, min(last * width, n_features), width):
             part = slice(low, low + width)
             block = ready(load(slice_if_run(job.columns[part])))
-            out = Filled(*(array[..., part] for array in job.out))
+            out = job.out.features(part)
             _dense_pass(block, _Job(job.cells, job.columns[part], out, n_jobs=1))
 
     run_ranges(task, np.full(-(-n_features // width), n_cells * width, dtype=np.int64), job.n_jobs)

@@ -12,8 +12,8 @@ the depth, although nothing happened to it. The trimmed mean of M-values (Robins
 The median of ratios (Anders and Huber 2010, Genome Biology 11:R106) is that over genes of C_k to the gene's geometric mean.
 
 Both look at genes with counts in both units, which in a shallow unit are those that happened to be counted: over all genes
-the factor of a unit with a tenth of the depth is 10% too large, with a fiftieth 40%, and so would be all its log rates too
-small. So a gene is used for a unit only where its mean share of the counts makes some be expected there.
+the factor of a unit with a tenth of the depth is 13% too large, with a fiftieth 44%, and all its rates would be too low. So
+a gene is used for a unit only where its mean share of the counts makes some be expected there.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def size_factors(
     Returns
     -------
     SizeFactors
-        A unit with too few genes for a factor of its own has 1; where there are too few genes all units have.
+        A unit with too few genes for a factor of its own has 1; all have where that is true of most, or of the matrix.
     """
     none = np.ones(len(depth))
     if method not in _SIZES or len(depth) < 2:
@@ -77,13 +77,13 @@ def size_factors(
     sizes, n_genes = _SIZES[method](UnitCounts(present, total, min_expected))
     known = n_genes >= FEWEST_GENES
     n, unknown = known.size, int((~known).sum())
-    few = f"have counts in fewer than {FEWEST_GENES} genes that they can be compared in"
-    if n - unknown < 2:
-        return SizeFactors(none, f"all units {few}" if unknown == n else f"all units but one {few}")
+    few = f"in {unknown} of {n} units fewer than {FEWEST_GENES} genes have enough counts to be compared"
+    if 2 * unknown > n or n - unknown < 2:
+        return SizeFactors(none, f"{few}, so none is corrected")
     log_factor = np.zeros(n)
     log_factor[known] = np.log(sizes[known] / depth[known])
     log_factor[known] -= log_factor[known].mean()
-    return SizeFactors(np.exp(log_factor), f"{unknown} of {n} units {few}" if unknown else "")
+    return SizeFactors(np.exp(log_factor), few if unknown else "")
 
 
 class UnitCounts(NamedTuple):

@@ -15,7 +15,7 @@ import numpy as np
 
 from donorwise._core.cells.readers import READ_ERRORS, source_file
 from donorwise._core.cells.threads import BUDGET, Budget, can_inflate, n_threads
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import Progress
 from donorwise.errors import DataError, DonorwiseError
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def read_chunks(
     ranges, n_bytes = cut_ranges(reader, wanted, chunk_size, budget)
     unit = "feature" if reader.by_columns else "cell"
     total = sum(high - low for low, high in ranges)
-    with tqdm(total=total, unit=unit, unit_scale=True, desc="collapse", disable=not progress) as bar:
+    with Progress(total=total, unit=unit, unit_scale=True, desc="collapse", disable=not progress) as bar:
         for asked, pieces in fetch(reader, ranges, n_jobs=n_jobs, n_bytes=n_bytes, process_bytes=budget.process_bytes):
             yield asked, pieces
             bar.update(asked[1] - asked[0])

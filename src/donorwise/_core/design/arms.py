@@ -10,7 +10,6 @@ import pandas as pd
 
 from donorwise._core.design.cover import cover
 from donorwise._core.design.design import changing, constant
-from donorwise._core.design.terms import term_variables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +73,7 @@ def describe(design: Design, donors: Donors) -> tuple[Arms, ...]:
     """Describe each coefficient but the intercept."""
     entries = donors.rows
     rows = entries.by_row() if max(design.varying, default=-1) >= 0 else entries
-    reads = {str(t): term_variables(t) for t in design.spec.terms}
+    reads = design.reads
     within = _varying_variables(design, reads, entries) if donors.name else set()
     arms = []
     for term, columns in design.terms.items():

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design import advice, disguise, slopes
 from donorwise._core.design import findings as checks
 from donorwise._core.design import omissions as omitted
-from donorwise._core.design import slopes
 from donorwise._core.design.arms import Arms, describe
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.formula import ParsedFormula, parse
-from donorwise._core.design.replicates import Donors, find_donors
+from donorwise._core.design.people import Named, about_names
+from donorwise._core.design.replicates import Donors, find_donors, looks_like_replicate
 from donorwise._core.design.terms import check_obs
 from donorwise.errors import DesignError
 
@@ -169,11 +170,13 @@ def audit_design(
         arms = tuple(replace(arm, cell_level=False) for arm in arms)
     found = [
         *impossible,
+        *([design.lost.reason] if design.lost.reason else []),
+        *(disguise.kept_as_text(design) if not impossible else ()),
         *checks.unreplicated(design, arms, donors),
         *slopes.uncentred(design),
         *slopes.redundant(design),
     ]
-    notes: list[str] = []
+    notes = list(disguise.kept_as_numbers(design, batch))
     if donors.name:
         confined, serious = checks.confined(design, arms, donors)
         asked = _asked(arms, donors)
@@ -182,16 +185,29 @@ def audit_design(
         found += [*checks.few_donors(asked), *checks.uncovered(design, others, donors, samples), *serious]
         found += [*checks.collinear(design, arms, donors), *checks.depth_differs(design, arms, donors)]
         found += omitted.batch_left_out(design, obs, others, donors, batch)
-        notes = [
+        periods, orders = omitted.period_left_out(design, obs, others, donors, samples, batch)
+        unequal, unsafe = advice.unequal_arms(design, others, donors)
+        found += [*periods, *unsafe]
+        found += about_names(obs, _named(design, donors)) if donor or looks_like_replicate(donors.name) else []
+        notes += [
             *checks.effective_replicates(asked, len(donors.levels)),
             *confined,
             *checks.unpaired(design, arms, donors),
         ]
         notes += [*checks.technical(design, batches, donors, samples), *checks.cell_level(design, arms, donors)]
-        notes += omitted.period_left_out(design, obs, others, donors, samples, batch)
-        notes += [] if counts is None or impossible else checks.count_scale(arms, counts)
+        notes += [*orders, *unequal]
+        notes += [] if impossible else advice.complete_pairs(design, others, donors, counts)
+        if counts is not None and not impossible:
+            notes += [*advice.count_scale(arms, counts), *advice.interactions(design, arms, donors, counts)]
     return Audit(
         design.formula, donors.name, len(donors.levels), rows.n_rows, design.n_dropped, arms, tuple(found), tuple(notes)
+    )
+
+
+def _named(design: Design, donors: Donors) -> Named:
+    labels = [name for name in design.frame.columns if name not in design.numeric_means]
+    return Named(
+        donors.name, donors.levels, np.flatnonzero(design.codes >= 0), donors.rows.donor[donors.rows.entry], labels
     )
 
 
@@ -199,6 +215,23 @@ def few_donors(design: Design, obs: pd.DataFrame, donor: str | None = None) -> l
     """Contrasts of a design that one or two donors make up, a sentence each."""
     donors = find_donors(design, obs, donor)
     return list(checks.few_donors(_asked(describe(design, donors), donors))) if donors.name else []
+
+
+def left_out(
+    formula: ParsedFormula, obs: pd.DataFrame, donor: str, *, sample: str | None = None, batch: str | None = None
+) -> list[str]:
+    """What the formula leaves out and goes with what is tested, a sentence each; none where there is no design."""
+    try:
+        design = assemble_design(formula, obs, rows=obs[donor].notna().to_numpy())
+    except DesignError:
+        return []
+    donors = find_donors(design, obs, donor)
+    arms = [arm for arm in describe(design, donors) if not checks.is_technical(arm, batch)]
+    samples = None if sample is None else donors.rows.cross(obs[sample], design)
+    return [
+        *omitted.batch_left_out(design, obs, arms, donors, batch),
+        *omitted.period_left_out(design, obs, arms, donors, samples, batch)[0],
+    ]
 
 
 def confounded(formula: ParsedFormula, obs: pd.DataFrame, donor: str, design: Design | None = None) -> list[str]:

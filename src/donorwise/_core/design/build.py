@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,14 +13,24 @@ import pandas as pd
 from donorwise._core.design.design import Design, RandomTerm, combine, find_patterns, first_rows
 from donorwise._core.design.evaluate import Evaluated, RowsInUse, check_design, evaluate
 from donorwise._core.design.formula import Bar, ParsedFormula, parse
+from donorwise._core.design.lost import (
+    Levels,
+    check_bases,
+    find_lost,
+    levels_in_use,
+    levels_of,
+    read_as_labels,
+    stand_ins,
+)
 from donorwise._core.design.terms import (
-    categorical_only,
     check_finite,
     check_obs,
     column_terms,
     complete_rows,
     is_categorical,
     read_column,
+    term_name,
+    term_variables,
     used_categories,
     variables,
 )
@@ -27,10 +38,16 @@ from donorwise._typing import BoolArray, FloatArray, IntArray
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from formulaic.formula import SimpleFormula
+    pass
 
 
-def build_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None) -> Design:
+_MOST_FIXED = 1_000
+_MOST_CORRELATED = 50
+
+
+def build_design(
+    formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None, levels: Levels | None = None
+) -> Design:
     """Apply a formula to observations and collapse them to patterns of equal rows.
 
     Parameters
@@ -41,6 +58,8 @@ def build_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolA
         N rows. Columns that the formula does not name are not looked at.
     rows
         Shape (N,). Which rows to use; all when None.
+    levels
+        Levels of the variables, in use or not, where they are known; by default those of all rows of `obs`.
 
     Returns
     -------
@@ -54,16 +73,22 @@ def build_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolA
     DesignError
         When a column is missing or unusable, or when the data cannot answer the formula.
     """
-    design = assemble_design(formula, obs, rows=rows)
+    design = assemble_design(formula, obs, rows=rows, levels=levels)
     check_design(design)
     return design
 
 
-def assemble_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None) -> Design:
+def assemble_design(
+    formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None, levels: Levels | None = None
+) -> Design:
     """Do what :func:`build_design` does, without asking whether the data can answer the formula."""
     parsed = parse(formula)
     columns, factors, used, n_dropped = _read(parsed, obs, rows)
-    data = _patterns(columns, factors)
+    _check_size(parsed, columns)
+    every = levels_in_use(parsed, obs) if levels is None else levels
+    present = {name: levels_of(columns[name]) for name in every}
+    check_bases(parsed.parts, every)
+    data = replace(_patterns(columns, factors), stand_ins=stand_ins(parsed.parts, every, present))
     fixed = evaluate(parsed.terms, data)
     if not fixed.names:
         raise DesignError(f"The formula has no fixed effect, not even an intercept: {parsed.source}")
@@ -86,6 +111,9 @@ def assemble_design(formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: Bo
         spec=fixed.spec,
         n_dropped=n_dropped,
         numeric_means={n: float(c.mean()) for n, c in columns.items() if not is_categorical(c)},
+        lost=find_lost(
+            parsed.terms, fixed.spec, data, every, present, _missing(parsed, obs, rows) if n_dropped else []
+        ),
     )
 
 
@@ -98,7 +126,7 @@ def _read(
     if rows is not None and (np.asarray(rows).dtype != bool or np.shape(rows) != (len(obs),)):
         raise DesignError(f"rows must be a boolean mask of length {len(obs):,}.")
     asked = np.ones(len(obs), dtype=bool) if rows is None else np.asarray(rows)
-    labels = _read_as_labels(parsed.parts, names)
+    labels = read_as_labels(parsed)
     columns = {name: read_column(_select(obs[name], asked), name, categorical=name in labels) for name in names}
     factors = {name: read_column(_select(obs[name], asked), name, categorical=True) for name in groups}
     n_asked = int(asked.sum())
@@ -114,13 +142,31 @@ def _read(
     return frame, {name: read_factor(_take(f, complete), name) for name, f in factors.items()}, used, n_asked - n
 
 
+def _missing(parsed: ParsedFormula, obs: pd.DataFrame, rows: BoolArray | None) -> list[str]:
+    """Columns of the formula that miss values in the rows that were asked for."""
+    return [name for name in parsed.columns if (obs[name] if rows is None else obs[name][rows]).isna().any()]
+
+
+def _check_size(parsed: ParsedFormula, columns: pd.DataFrame) -> None:
+    """Raise, before anything is evaluated, where categories make more columns than a model can have."""
+    levels = {name: len(columns[name].cat.categories) for name in columns if is_categorical(columns[name])}
+    for part, most in zip(parsed.parts, [_MOST_FIXED, *[_MOST_CORRELATED] * len(parsed.bars)], strict=True):
+        sizes = {term_name(t): math.prod(max(levels.get(v, 2) - 1, 1) for v in term_variables(t)) for t in part}
+        if sum(sizes.values()) > most:
+            worst = max(sizes, key=lambda name: sizes[name])
+            what = (
+                "coefficients"
+                if part is parsed.terms
+                else "correlated random effects for each level of a grouping factor"
+            )
+            raise DesignError(
+                f"`{worst}` alone stands for {sizes[worst]:,} of {sum(sizes.values()):,} {what}, for {len(columns):,} rows; "
+                f"{most:,} are the most. A factor with many levels is a random effect, such as `(1 | {worst})`; or join levels."
+            )
+
+
 def _select(column: pd.Series, rows: BoolArray) -> pd.Series:
     return column if rows.all() else pd.Series(column.array[rows])
-
-
-def _read_as_labels(parts: Sequence[SimpleFormula], names: list[str]) -> set[str]:
-    """Variables that each part of the formula reads through ``C(...)`` or not at all."""
-    return set(names).intersection(*(categorical_only(part) | (set(names) - set(variables(part))) for part in parts))
 
 
 def _nothing_left(names: list[str], n_asked: int) -> str:

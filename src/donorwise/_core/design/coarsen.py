@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ast
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import combine, first_rows, varies
-from donorwise._core.design.terms import factor_variables, is_categorical, label_codes
+from donorwise._core.design.names import uncover
+from donorwise._core.design.terms import factor_variables, is_categorical, label_codes, term_name
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from formulaic.parser.types import Factor
 
     from donorwise._core.design.design import Design
     from donorwise._core.design.formula import ParsedFormula
@@ -68,26 +71,21 @@ def _check_linear(parsed: ParsedFormula, covariates: Sequence[str]) -> None:
             used = [v for factor in term.factors for v in factor_variables(factor) if v in covariates]
             if used and sum(_degree(factor, covariates) for factor in term.factors) > 1:
                 raise DesignError(
-                    f"`{term}` is not linear in {listing(dict.fromkeys(used))}, of which collapsed rows have means and "
+                    f"`{term_name(term)}` is not linear in {listing(dict.fromkeys(used))}, of which collapsed rows have means and "
                     "cross-products only. Compute it as a column of obs before collapsing, and name that column in "
                     "covariates=."
                 )
 
 
-def _degree(factor: Any, covariates: Sequence[str]) -> float:
+def _degree(factor: Factor, covariates: Sequence[str]) -> float:
     """Degree of a factor in the covariates; infinite where it is no polynomial."""
-    from formulaic.utils.code import sanitize_variable_names
-
     if factor.eval_method.name != "PYTHON":
-        return float(factor.expr in covariates)
-    aliases: dict[str, str] = {}
-    tree = ast.parse(sanitize_variable_names(factor.expr, {}, aliases), mode="eval").body
-    own = {name for name in {*covariates, *aliases} if aliases.get(name, name) in covariates}
-    return _node_degree(tree, own)
+        return float(not set(factor_variables(factor)).isdisjoint(covariates))
+    return _node_degree(ast.parse(factor.expr.strip(), mode="eval").body, covariates)
 
 
-def _node_degree(node: ast.AST, covariates: set[str]) -> float:
-    if not any(isinstance(n, ast.Name) and n.id in covariates for n in ast.walk(node)):
+def _node_degree(node: ast.AST, covariates: Sequence[str]) -> float:
+    if not any(isinstance(n, ast.Name) and uncover(n.id) in covariates for n in ast.walk(node)):
         return 0.0
     if isinstance(node, ast.Name):
         return 1.0

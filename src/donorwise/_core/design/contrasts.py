@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.evaluate import evaluate_spec
-from donorwise._core.design.terms import is_categorical, term_variables
+from donorwise._core.design.evaluate import evaluate_rows
+from donorwise._core.design.names import quote
+from donorwise._core.design.terms import column_factors, is_categorical, is_intercept, term_name
 from donorwise._core.wording import linear_combination, listing, suggestion
 from donorwise.errors import DesignError
 
@@ -139,27 +141,35 @@ def resolve_term(design: Design, term: str) -> FloatArray:
     term
         Such as ``"disease"`` or ``"disease:sex"``; the order of an interaction does not matter.
     """
-    wanted = _term_key(term)
-    for name, columns in design.terms.items():
-        if _term_key(name) == wanted:
-            return np.eye(len(design.fixed_names))[list(columns)]
-    raise DesignError(f"`{term}` is not a fixed term; {suggestion(term, design.terms, 'the terms are')}")
+    columns = _term_columns(design, term)
+    if columns is None:
+        raise DesignError(f"`{term}` is not a fixed term; {suggestion(term, design.terms, 'the terms are')}")
+    return np.eye(len(design.fixed_names))[list(columns)]
 
 
-def split_interaction(name: str) -> list[str]:
-    """Split the name of a term or column at the colons outside brackets."""
-    parts, depth = [""], 0
-    for char in name:
-        depth += (char in "[(") - (char in "])")
-        if char == ":" and depth == 0:
+def _term_columns(design: Design, text: str) -> tuple[int, ...] | None:
+    """Columns of the term that a text names, if there is one."""
+    if text in design.terms:
+        return design.terms[text]
+    wanted = sorted("".join(factor.split()) for factor in split_factors(text))
+    for term in design.spec.terms:
+        own = sorted("".join(factor.split()) for factor in column_factors(term))
+        if own == wanted and not is_intercept(term):
+            return design.terms[term_name(term)]
+    return None
+
+
+def split_factors(text: str) -> list[str]:
+    """The factors of a term, split at the colons outside brackets and backticks, as `column_factors` has them."""
+    parts, depth, quoted = [""], 0, False
+    for char in text:
+        quoted ^= char == "`"
+        depth += 0 if quoted else (char in "[(") - (char in "])")
+        if char == ":" and depth == 0 and not quoted:
             parts.append("")
         else:
             parts[-1] += char
-    return parts
-
-
-def _term_key(term: str) -> frozenset[str]:
-    return frozenset("".join(part.split()) for part in split_interaction(term.replace("`", "")))
+    return [quote(part.strip()[1:-1]) if re.fullmatch(r"`[^`]*`", part.strip()) else part for part in parts]
 
 
 def _items(design: Design, contrasts: Any) -> list[tuple[str | None, Any]]:
@@ -207,7 +217,7 @@ def _coefficient(design: Design, name: str) -> str:
     name = "Intercept" if name == "(Intercept)" else name
     if name in design.fixed_names:
         return name
-    columns = next((design.terms[t] for t in design.terms if _term_key(t) == _term_key(name)), None)
+    columns = _term_columns(design, name)
     if columns is not None:
         own = listing(design.fixed_names[j] for j in columns)
         raise DesignError(
@@ -260,13 +270,13 @@ def expected_rows(design: Design, conditions: Sequence[Mapping[str, object]]) ->
     The average of a column over a full grid only involves the variables of its term, so each term gets
     the grid of its own variables, and all grids are evaluated at once.
     """
-    variables = {str(t): term_variables(t) for t in design.spec.terms}
+    variables = design.reads
     every = tuple(dict.fromkeys(v for names in variables.values() for v in names))
     checked = [_check_condition(design, condition, every) for condition in conditions]
     blocks = [_grid(design, condition, every, own) for condition in checked for own in variables.values()]
     stacked = {v: _column(design, v, [value for block in blocks for value in block[v]]) for v in every}
     sizes = [len(next(iter(block.values()))) if every else 1 for block in blocks]
-    values = evaluate_spec(design.spec, pd.DataFrame(stacked, index=range(sum(sizes)))).to_numpy(dtype=np.float64)
+    values = evaluate_rows(design, pd.DataFrame(stacked, index=range(sum(sizes))))
     averages = [part.mean(axis=0) for part in np.split(values, np.cumsum(sizes)[:-1])]
     rows = np.zeros((len(conditions), len(design.fixed_names)))
     for k, average in enumerate(averages):

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design.terms import term_name, term_variables
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from donorwise._core.design.formula import Bar, ParsedFormula
+    from donorwise._core.design.names import StandIns
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 # Rows that are looked at first: they often answer for all.
@@ -186,6 +189,28 @@ class RandomTerm:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """What the levels that no row in use has take with them.
+
+    Attributes
+    ----------
+    changed
+        Coefficients of the design that do not mean what their names say.
+    expected
+        Names of all coefficients that the formula has with every level; empty where nothing is lost.
+    reason
+        Why, in a sentence; empty where nothing is lost.
+    stand_ins
+        By variable, a level that stands in for the reference that a formula names.
+    """
+
+    changed: frozenset[str] = frozenset()
+    expected: tuple[str, ...] = ()
+    reason: str = ""
+    stand_ins: StandIns = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Design:
     """A formula applied to N rows, collapsed to K patterns of equal (X, Z) rows.
 
@@ -217,6 +242,8 @@ class Design:
         Rows left out because a variable of the formula is missing.
     numeric_means
         Mean of each numeric variable over the rows in use (contrasts hold the others there).
+    lost
+        Levels that no row in use has, and the coefficients that they take with them.
     """
 
     parsed: ParsedFormula
@@ -231,6 +258,7 @@ class Design:
     spec: Any
     n_dropped: int
     numeric_means: dict[str, float] = field(default_factory=dict)
+    lost: Lost = field(default_factory=Lost)
 
     @property
     def formula(self) -> str:
@@ -241,6 +269,11 @@ class Design:
     def n_patterns(self) -> int:
         """Number of patterns, K."""
         return self.X.shape[0]
+
+    @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        """Variables of every fixed term, in the order of the formula; the intercept is ``"1"``."""
+        return {term_name(term): term_variables(term) for term in self.spec.terms}
 
     def take(self, patterns: IntArray) -> Design:
         """The design on some patterns; `codes` and `covariates` stay those of all rows."""

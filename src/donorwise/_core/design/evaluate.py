@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import varies
-from donorwise._core.design.terms import is_categorical, is_column, is_rowwise, quote, term_variables, variables
+from donorwise._core.design.disguise import kept_as_text
+from donorwise._core.design.names import Label, labelled, quote, shown, uncover
+from donorwise._core.design.terms import (
+    identifiers,
+    is_categorical,
+    is_column,
+    is_intercept,
+    is_rowwise,
+    smooth_call,
+    term_name,
+    term_variables,
+    variables,
+)
 from donorwise._core.wording import linear_combination, listing
 from donorwise._typing import FloatArray
 from donorwise.errors import DesignError
@@ -20,6 +31,7 @@ if TYPE_CHECKING:
     from formulaic.formula import SimpleFormula
 
     from donorwise._core.design.design import Design, RandomTerm
+    from donorwise._core.design.names import StandIns
     from donorwise._typing import FloatArray, IntArray
 
 
@@ -56,45 +68,71 @@ class RowsInUse:
     codes: IntArray
     first: IntArray
     cell_level: frozenset[str]
+    stand_ins: StandIns = field(default_factory=dict)
 
 
 def evaluate(formula: SimpleFormula, rows: RowsInUse) -> Evaluated:
     """Evaluate a formula on one row per pattern; its cell-level columns on all rows."""
     if is_rowwise(formula, numeric=_numeric(rows.frame)):
-        matrix = _matrix(formula, rows.frame.iloc[rows.first])
-        values = matrix.to_numpy(dtype=np.float64)
-        spec = matrix.model_spec
+        found = matrix(formula, rows.frame.iloc[rows.first], rows.stand_ins)
+        values, spec = found.to_numpy(dtype=np.float64), found.model_spec
         by_row = _cell_level_columns(spec, rows)
     else:  # splines and scalings learn their state from all rows
-        matrix = _matrix(formula, rows.frame)
-        values = matrix.iloc[rows.first].to_numpy(dtype=np.float64)
-        spec = matrix.model_spec
-        by_row = {j: matrix.iloc[:, j].to_numpy(dtype=np.float64) for j in _cell_level_indices(spec, rows)}
+        found = matrix(formula, rows.frame, rows.stand_ins)
+        values, spec = found.iloc[rows.first].to_numpy(dtype=np.float64), found.model_spec
+        by_row = {j: found.iloc[:, j].to_numpy(dtype=np.float64) for j in _cell_level_indices(spec, rows)}
     by_row = {j: v for j, v in by_row.items() if varies(v, rows.codes, rows.first)}
-    names = tuple(spec.column_names)
+    names = coefficients(spec)
     _check_finite(names, values, by_row)
-    terms = {str(t): tuple(i) for t, i in spec.term_indices.items() if str(t) != "1"}
+    terms = {term_name(t): tuple(i) for t, i in spec.term_indices.items() if not is_intercept(t)}
     return Evaluated(names, values, by_row, terms, spec)
 
 
-def evaluate_spec(spec: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """Evaluate a model spec on new rows."""
-    return _matrix(spec, frame)
+def evaluate_rows(design: Design, frame: pd.DataFrame) -> FloatArray:
+    """The fixed columns of a design on new rows of its variables, (n, p)."""
+    return matrix(design.spec, frame, design.lost.stand_ins).to_numpy(dtype=np.float64)
 
 
 def _numeric(frame: pd.DataFrame) -> frozenset[str]:
     return frozenset(name for name in frame.columns if not is_categorical(frame[name]))
 
 
-def _matrix(formula: Any, frame: pd.DataFrame) -> pd.DataFrame:
+def coefficients(spec: Any) -> tuple[str, ...]:
+    """Names of the columns of an evaluated formula as the user reads them; raise where two have one name."""
+    names = [shown(name) for own in spec.structure for name in own.columns]
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise DesignError(
+            f"Two coefficients are called `{repeated}`; rename a level (as text `1` and 1 are the same) or a column."
+        )
+    return tuple(names)
+
+
+def matrix(formula: Any, frame: pd.DataFrame, stand_ins: StandIns | None = None) -> pd.DataFrame:
+    """Columns of a formula, or of one that was evaluated before, on rows of its variables; names are covered.
+
+    `stand_ins` are levels that stand in for others (see `donorwise._core.design.lost.Lost`).
+    """
+    terms = formula.formula if hasattr(formula, "formula") else formula
+    names = {i: uncover(i) for i in identifiers(terms)}
+    own = {i: labelled(frame[n], (stand_ins or {}).get(n, {})) for i, n in names.items() if n in frame}
+    data = pd.DataFrame(own, index=frame.index, copy=False)
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            return formula.get_model_matrix(frame, context={}, na_action="ignore", output="pandas")
+        with np.errstate(all="ignore"):  # a thread's own, unlike filters of warnings
+            return formula.get_model_matrix(data, context={"C": _coded}, na_action="ignore", output="pandas")
     except DesignError:
         raise
     except Exception as error:  # user functions of a formula fail in any way they like
-        raise DesignError(f"The formula cannot be evaluated: {error}") from error
+        raise DesignError(f"The formula cannot be evaluated: {shown(str(error))}") from error
+
+
+def _coded(data: Any, contrasts: Any = None, *, levels: Iterable[Any] | None = None, **options: Any) -> Any:
+    """formulaic's ``C`` with the levels that a formula lists as those of the data."""
+    from formulaic.transforms import TRANSFORMS
+
+    own = None if levels is None else [Label(level) for level in levels]
+    named = {Label(name): weights for name, weights in contrasts.items()} if isinstance(contrasts, dict) else contrasts
+    return TRANSFORMS["C"](data, named, levels=own, **options)
 
 
 def _cell_level_indices(spec: Any, rows: RowsInUse) -> list[int]:
@@ -117,7 +155,7 @@ def _cell_level_columns(spec: Any, rows: RowsInUse) -> dict[int, FloatArray]:
         else:
             others.append(term)
     if others:
-        part = _matrix(spec.subset(others), rows.frame)
+        part = matrix(spec.subset(others), rows.frame, rows.stand_ins)
         where = {name: j for j, name in enumerate(spec.column_names)}
         found |= {where[name]: part[name].to_numpy(dtype=np.float64) for name in part.columns}
     return found
@@ -141,7 +179,20 @@ _DEPENDENT = 1e-12  # products of indicators are exact but for rounding in the e
 
 
 def check_design(design: Design) -> None:
-    """Raise a DesignError that says why when the data cannot answer the formula."""
+    """Raise a DesignError that says why when the data cannot answer the formula.
+
+    Numbers that are kept as text are the reason before any other.
+    """
+    try:
+        _check_answerable(design)
+    except DesignError as error:
+        texts = list(kept_as_text(design))
+        if not texts:
+            raise
+        raise DesignError(" ".join([*texts, "As labels they leave nothing to estimate."])) from error
+
+
+def _check_answerable(design: Design) -> None:
     n, p = int(np.sum(design.codes >= 0)), len(design.fixed_names)
     for term in design.random_terms:
         check_random_size(term, n)
@@ -198,7 +249,7 @@ def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -
     effects[np.arange(len(term.codes)), term.codes] = term.Z[:, 0]
     effects = effects[:, effects.any(axis=0)]
     n = effects.shape[1]
-    if n > len(names) or len(split_columns(np.hstack([X, effects]), names)[1]) < n:
+    if n > len(names) or not _are_spanned(X, effects, names):
         return
     which = f"the {n} level{'' if n == 1 else 's'} of `{term.group}`"
     which += "" if term.columns == ("(Intercept)",) else f" that have `{term.columns[0]}`"
@@ -207,6 +258,21 @@ def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -
         f"no comparison between levels of `{term.group}` has replicates. "
         f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
     )
+
+
+def _are_spanned(X: FloatArray, others: FloatArray, names: Sequence[str]) -> bool:
+    """Whether the columns of X, which are independent, give all other columns."""
+    p = X.shape[1]
+    scaled, kept = _scale(np.hstack([X, others]), names.index("Intercept") if "Intercept" in names else None)
+    found = _orthogonal(scaled[:, :p], kept[:p])
+    if found is None:
+        return False
+    basis, rounding = found
+    weights = basis.T @ scaled[:, p:]
+    rest = scaled[:, p:] - basis @ weights
+    rest -= basis @ (basis.T @ rest)
+    error = _ROUNDING / kept[p:] + rounding @ np.abs(weights)
+    return bool((np.linalg.norm(rest, axis=0) <= np.maximum(_TOLERANCE, error)).all())
 
 
 def check_told_apart(design: Design) -> None:
@@ -254,15 +320,33 @@ def check_full_rank(X: FloatArray, design: Design) -> None:
     independent, aliased = split_columns(X, names)
     if not aliased:
         return
-    variables = {str(t): term_variables(t) for t in design.spec.terms}
+    reads = design.reads
     reasons = []
     for j in aliased:
         term = next((t for t, columns in design.terms.items() if j in columns), "")
         before = [i for i in independent if i < j]
-        reasons.append(_categories(term, variables, design.frame) or _columns(X, j, before, names))
+        reasons.append(
+            _holds_intercept(term, design) or _categories(term, reads, design.frame) or _columns(X, j, before, names)
+        )
     reasons = list(dict.fromkeys(reasons))
     more = f" And {len(reasons) - 4} more such columns." if len(reasons) > 4 else ""
     raise DesignError(f"The fixed effects cannot be told apart. {' '.join(reasons[:4])}{more}")
+
+
+def _holds_intercept(name: str, design: Design) -> str:
+    """Say that a smooth function has the intercept among its columns, and how it is written without."""
+    term = next((t for t in design.spec.terms if term_name(t) == name), None)
+    if term is None or "Intercept" not in design.fixed_names:
+        return ""
+    for factor in term.factors:
+        call = smooth_call(factor)
+        columns = [design.fixed_names.index("Intercept"), *design.terms[name]]
+        if call and np.linalg.matrix_rank(design.X[:, columns]) < len(columns):
+            return (
+                f"`{call}` has the intercept among its columns: write `{call[:-1]}, constraints='center')`, or leave the intercept "
+                "out, `~ 0 + ...`."
+            )
+    return ""
 
 
 def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -271,6 +355,8 @@ def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[
     Rounding of a column that is large beside its spread is followed into what it is subtracted from.
     """
     scaled, kept = _scale(X, names.index("Intercept") if "Intercept" in names else None)
+    if _orthogonal(scaled, kept) is not None:  # as nearly always, and faster than column by column
+        return list(range(X.shape[1])), []
     basis, rounding = np.empty_like(scaled), np.zeros(X.shape[1])
     independent: list[int] = []
     aliased: list[int] = []
@@ -288,6 +374,21 @@ def split_columns(X: FloatArray, names: Sequence[str]) -> tuple[list[int], list[
         basis[:, len(independent)] = rest / length
         independent.append(j)
     return independent, aliased
+
+
+def _orthogonal(scaled: FloatArray, kept: FloatArray) -> tuple[FloatArray, FloatArray] | None:
+    """An orthonormal basis (n, p) of independent columns and its rounding (p,), as `split_columns` has them; else None."""
+    n, p = scaled.shape
+    if n < p:
+        return None
+    Q, R = np.linalg.qr(scaled)
+    rounding = np.zeros(p)
+    for j in range(p):
+        length, error = abs(R[j, j]), _ROUNDING / kept[j] + float(np.abs(R[:j, j]) @ rounding[:j])
+        if length <= max(_TOLERANCE, error):
+            return None
+        rounding[j] = error / length
+    return Q, rounding
 
 
 def _scale(X: FloatArray, intercept: int | None) -> tuple[FloatArray, FloatArray]:

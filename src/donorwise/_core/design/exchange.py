@@ -12,14 +12,15 @@ import pandas as pd
 
 from donorwise._core.design.arms import describe
 from donorwise._core.design.design import combine, first_rows
-from donorwise._core.design.evaluate import RowsInUse, evaluate, evaluate_spec
+from donorwise._core.design.evaluate import RowsInUse, evaluate, evaluate_rows
 from donorwise._core.design.replicates import find_donors, replicate
-from donorwise._core.design.terms import is_categorical, is_rowwise, term_variables, variables
+from donorwise._core.design.terms import is_categorical, is_rowwise, variables
 from donorwise._core.wording import listing, suggestion
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design, RandomTerm
+    from donorwise._core.design.names import StandIns
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 ExchangeKind: TypeAlias = Literal["between-donor", "within-donor"]
@@ -114,8 +115,8 @@ def relabel(design: Design, exchange: Exchange, labels: IntArray) -> Design:
     frame = design.frame.copy(deep=False)
     column = frame[exchange.variable].array
     frame[exchange.variable] = column[exchange.example[labels[exchange.unit]]]
-    X = evaluate_spec(design.spec, frame).to_numpy(dtype=np.float64)
-    terms = tuple(_moved_term(term, exchange.variable, frame) for term in design.random_terms)
+    X = evaluate_rows(design, frame)
+    terms = tuple(_moved_term(term, exchange.variable, frame, design.lost.stand_ins) for term in design.random_terms)
     return replace(design, X=X, random_terms=terms, frame=frame)
 
 
@@ -149,7 +150,7 @@ def tested_variable(design: Design, weights: FloatArray, donors: IntArray, permu
     Where they share several (``arm:time``), it is `permute`, or else the one that differs between donors only.
     """
     touched = {term for term, columns in design.terms.items() if np.any(weights[list(columns)] != 0)}
-    reads = {str(t): term_variables(t) for t in design.spec.terms}
+    reads = design.reads
     shared = [v for v in reads[min(touched)] if all(v in reads[t] for t in touched)] if touched else []
     if permute is not None and shared and permute not in shared:
         raise DesignError(f"permute={permute!r} is not what the contrast is about; it is about {listing(shared)}.")
@@ -178,7 +179,7 @@ def _varies_within(column: pd.Series, donors: IntArray) -> BoolArray:
 
 def _check_movable(design: Design, obs: pd.DataFrame, variable: str, donors: IntArray, donor: str) -> None:
     """Raise where the labels of a variable are not those of donors or of units inside them."""
-    reads = {str(t): term_variables(t) for t in design.spec.terms}
+    reads = design.reads
     for term, columns in design.terms.items():
         if variable in reads[term] and any(design.varying[j] >= 0 for j in columns):
             with_other = len(reads[term]) > 1
@@ -245,7 +246,7 @@ def _strata(design: Design, obs: pd.DataFrame, unit: IntArray, strata: Sequence[
     return combine(factors, n_units)[0]
 
 
-def _moved_term(term: RandomTerm, variable: str, frame: pd.DataFrame) -> RandomTerm:
+def _moved_term(term: RandomTerm, variable: str, frame: pd.DataFrame, stand_ins: StandIns) -> RandomTerm:
     """A random term whose slopes follow the labels."""
     bar = term.bar
     if variable not in variables(bar.terms):
@@ -254,7 +255,7 @@ def _moved_term(term: RandomTerm, variable: str, frame: pd.DataFrame) -> RandomT
     if any(k >= 0 for k in term.varying) or not is_rowwise(bar.terms, numeric):
         raise DesignError(f"The slopes of `{bar.text}` cannot follow permuted labels of `{variable}`; simplify them.")
     rows = np.arange(len(frame))
-    Z = evaluate(bar.terms, RowsInUse(frame, rows, rows, frozenset())).values
+    Z = evaluate(bar.terms, RowsInUse(frame, rows, rows, frozenset(), stand_ins)).values
     return replace(term, Z=Z[:, list(term.at)])
 
 

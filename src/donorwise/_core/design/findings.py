@@ -13,9 +13,10 @@ from donorwise._core.design.arms import CHANGE, Arms
 from donorwise._core.design.cover import remainder
 from donorwise._core.design.design import combine
 from donorwise._core.design.evaluate import check_design
+from donorwise._core.design.names import quote
 from donorwise._core.design.replicates import is_fixed, random_levels, spans_constant
 from donorwise._core.design.slopes import slope_of
-from donorwise._core.design.terms import quote, term_variables
+from donorwise._core.design.terms import term_variables
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 
@@ -119,7 +120,7 @@ def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: Cro
                 f"`{units}` takes the several levels that a donor has at one value of {listing(names)} for replicates of "
                 "its response, and more donors do not help"
             )
-            advice += f"; `{units}` can stay besides"
+            advice += f" besides `{units}`"
         elif units:
             risk = f"`{units}` takes the visits of a donor for replicates of a slope, and more donors do not help"
         else:
@@ -274,19 +275,6 @@ def effective_replicates(arms: Iterable[Arms], n_donors: int) -> Iterator[str]:
             yield f"{arm.contrast}: these {sum(arm.cells):,} cells are {n + m:,} replicates: {n:,} against {m:,}."
         else:
             yield f"{arm.contrast}: its replicates are the {n_donors:,} donors, with {arm.n_values:,} different values."
-
-
-def count_scale(arms: Sequence[Arms], layer: str) -> Iterator[str]:
-    """The model of counts, where all that is asked compares donors with each other."""
-    asked = [a for a in arms if not a.cell_level]
-    if asked and all(a.kind == "between-donor" for a in asked):
-        where = f'layer="{layer}"' if layer else "layer=None"
-        by_cell = dict.fromkeys(v for a in arms if a.cell_level for v in a.within)
-        yield (
-            "Every contrast compares donors with each other and raw counts are at hand: `dw.tl.pseudobulk` "
-            f"({where}){f', without {listing(by_cell)},' if by_cell else ''} tests them on the scale of the counts, with "
-            "depth accounted for."
-        )
 
 
 def cell_level(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:

@@ -7,23 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from donorwise._core.design.terms import column_terms, parse_columns, quote, syntax_error, variables
+from donorwise._core.design.bounds import check_length
+from donorwise._core.design.names import quote
+from donorwise._core.design.terms import column_terms, parse_columns, variables
+from donorwise._core.design.tokens import Group, Items, Token, is_one, is_operator, nest, syntax_error
 from donorwise.errors import FormulaError
 
 if TYPE_CHECKING:
     from formulaic.formula import SimpleFormula
 
-_TOKEN = re.compile(
-    r"""(?P<space>\s+)
-    | (?P<string>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')
-    | (?P<tick>`[^`]*`)
-    | (?P<brace>\{[^{}]*\})
-    | (?P<name>[\w.]+)
-    | (?P<op>%[^%]*%|\|\||\*\*|.)""",
-    re.VERBOSE,
-)
-_CLOSING = {"(": ")", "[": "]"}
-_UNTERMINATED = {'"': "string", "'": "string", "`": "backtick name", "{": "brace"}
+_SPACE = re.compile(r"`[^`]*`|\s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +102,6 @@ class ParsedFormula:
         return self.keep([*self.bars, Bar("1", group, "", 0, parse_columns("1", "1"))])
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str
-    text: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Something in brackets; `called` when it belongs to a function call or an index."""
-
-    items: tuple[_Token | _Group, ...]
-    start: int
-    end: int
-    called: bool
-
-
-_Items = tuple[_Token | _Group, ...]
-
-
 def parse(formula: str | ParsedFormula) -> ParsedFormula:
     """Split a formula into its fixed part and its random terms; one that is parsed comes back as it is.
 
@@ -151,10 +123,11 @@ def parse(formula: str | ParsedFormula) -> ParsedFormula:
         return formula
     if not isinstance(formula, str):
         raise FormulaError(f"A formula is a string such as '~ disease + (1 | donor)', not {type(formula).__name__}.")
+    check_length(formula)
     if not formula.strip():
         raise FormulaError("The formula is empty; write '~ 1' for an intercept only.")
-    source = re.sub(r"\s", " ", formula).strip()
-    items = _right_hand_side(_nest(source), source)
+    source = _SPACE.sub(lambda found: found[0] if found[0][0] == "`" else " ", formula).strip()
+    items = _right_hand_side(nest(source), source)
     blanks: list[tuple[int, int]] = []
     bars = tuple(_random_terms(items, source, blanks))
     _check_overlap(bars, source)
@@ -163,52 +136,8 @@ def parse(formula: str | ParsedFormula) -> ParsedFormula:
     return ParsedFormula(source, fixed.strip() or "1", terms, bars)
 
 
-def _tokenize(source: str) -> Iterator[_Token]:
-    for match in _TOKEN.finditer(source):
-        kind, text = str(match.lastgroup), match.group()
-        if kind == "op" and text in _UNTERMINATED:
-            raise syntax_error(f"This {_UNTERMINATED[text]} is not closed.", source, match.start())
-        if kind != "space":
-            yield _Token(kind, text, match.start(), match.end())
-
-
-def _nest(source: str) -> _Items:
-    """Turn the flat tokens into a tree of brackets."""
-    stack: list[tuple[_Token | None, bool, list[_Token | _Group]]] = [(None, False, [])]
-    for token in _tokenize(source):
-        items = stack[-1][2]
-        if token.text in _CLOSING:
-            stack.append((token, _is_call(items, token), []))
-        elif token.text in _CLOSING.values():
-            opening, called, inner = stack.pop()
-            if opening is None or _CLOSING[opening.text] != token.text:
-                raise syntax_error(f"This `{token.text}` closes nothing.", source, token.start)
-            if not inner and not called:
-                raise syntax_error("Nothing stands in these parentheses.", source, opening.start, token.end)
-            stack[-1][2].append(_Group(tuple(inner), opening.start, token.end, called))
-        else:
-            items.append(token)
-    if stack[-1][0] is not None:
-        raise syntax_error(f"This `{stack[-1][0].text}` is not closed.", source, stack[-1][0].start)
-    return tuple(stack[0][2])
-
-
-def _is_call(before: list[_Token | _Group], opening: _Token) -> bool:
-    if opening.text == "[":
-        return True
-    return bool(before) and before[-1].end == opening.start and not _is_operator(before[-1])
-
-
-def _is_operator(item: _Token | _Group) -> bool:
-    return isinstance(item, _Token) and item.kind == "op"
-
-
-def _is(item: _Token | _Group, *texts: str) -> bool:
-    return _is_operator(item) and item.text in texts  # type: ignore[union-attr]
-
-
-def _right_hand_side(items: _Items, source: str) -> _Items:
-    tildes = [i for i, item in enumerate(items) if _is(item, "~")]
+def _right_hand_side(items: Items, source: str) -> Items:
+    tildes = [i for i, item in enumerate(items) if is_one(item, "~")]
     if not tildes:
         raise syntax_error(f"A formula starts with `~`: write '~ {source}'.", source, 0)
     if tildes[0] > 0:
@@ -223,19 +152,19 @@ def _right_hand_side(items: _Items, source: str) -> _Items:
     return items[1:]
 
 
-def _random_terms(items: _Items, source: str, blanks: list[tuple[int, int]]) -> Iterator[Bar]:
+def _random_terms(items: Items, source: str, blanks: list[tuple[int, int]]) -> Iterator[Bar]:
     """Yield the bars of an additive expression and note the stretches of source they take up."""
     for signs, term in _additive(items, source):
         bar = next(_bars(term), None)
         if bar is None:
             continue
         group = term[0]
-        if len(term) > 1 or not isinstance(group, _Group) or group.called:
+        if len(term) > 1 or not isinstance(group, Group) or group.called:
             raise _misplaced(term, bar, source)
         minus = [s for s in signs if s.text == "-"]
         if minus:
             raise syntax_error("A random term can only be added, not subtracted.", source, minus[0].start, group.end)
-        if any(_is(item, "|", "||") for item in group.items):
+        if any(is_one(item, "|", "||") for item in group.items):
             yield from _expand(group, source)
             blanks.append((signs[0].start if signs else group.start, group.end))
             continue
@@ -246,12 +175,12 @@ def _random_terms(items: _Items, source: str, blanks: list[tuple[int, int]]) -> 
             blanks.append((signs[0].start if signs else group.start, group.end))
 
 
-def _additive(items: _Items, source: str) -> Iterator[tuple[list[_Token], _Items]]:
+def _additive(items: Items, source: str) -> Iterator[tuple[list[Token], Items]]:
     """Split at ``+`` and ``-``; each term comes with the signs before it."""
-    signs: list[_Token] = []
-    term: list[_Token | _Group] = []
+    signs: list[Token] = []
+    term: list[Token | Group] = []
     for item in items:
-        if not _is(item, "+", "-"):
+        if not is_one(item, "+", "-"):
             term.append(item)
             continue
         if term:
@@ -263,28 +192,28 @@ def _additive(items: _Items, source: str) -> Iterator[tuple[list[_Token], _Items
     yield signs, tuple(term)
 
 
-def _bars(items: _Items) -> Iterator[_Token]:
+def _bars(items: Items) -> Iterator[Token]:
     """Yield every bar, at any depth."""
     for item in items:
-        if isinstance(item, _Group):
+        if isinstance(item, Group):
             yield from _bars(item.items)
-        elif _is(item, "|", "||"):
+        elif is_one(item, "|", "||"):
             yield item
 
 
-def _misplaced(term: _Items, bar: _Token, source: str) -> FormulaError:
+def _misplaced(term: Items, bar: Token, source: str) -> FormulaError:
     """Say what is wrong with a bar that is not a term of its own."""
     if bar in term:
         text = source[term[0].start : term[-1].end]
         return syntax_error(f"A random term stands in parentheses: write `({text})`.", source, bar.start, bar.end)
     for before, item in zip((None, *term), term, strict=False):
-        if not isinstance(item, _Group) or bar not in set(_bars((item,))):
+        if not isinstance(item, Group) or bar not in set(_bars((item,))):
             continue
         text = source[item.start : item.end]
         if item.called:
             message = "A bar cannot stand inside a function call or an index; a random term is added: `+ (1 | group)`."
             return syntax_error(message, source, bar.start, bar.end)
-        if before is not None and not _is_operator(before):
+        if before is not None and not is_operator(before):
             return syntax_error(f"A `+` is missing before `{text}`.", source, item.start, item.end)
         message = (
             f"A random term can only be added: write `+ {text}`. (A slope goes on the left of the bar: `(x | group)`.)"
@@ -293,10 +222,10 @@ def _misplaced(term: _Items, bar: _Token, source: str) -> FormulaError:
     return syntax_error("A random term is added: `+ (1 | group)`.", source, bar.start, bar.end)
 
 
-def _expand(group: _Group, source: str) -> Iterator[Bar]:
+def _expand(group: Group, source: str) -> Iterator[Bar]:
     """Turn one parenthesised term into Bars: ``||`` by column, ``a/b`` by nesting level."""
     text, inside = source[group.start : group.end], group.items
-    at = [i for i, item in enumerate(inside) if _is(item, "|", "||")]
+    at = [i for i, item in enumerate(inside) if is_one(item, "|", "||")]
     bar, left, right = inside[at[0]], inside[: at[0]], inside[at[0] + 1 :]
     extra = next(_bars((*left, *right)), None)
     if extra is not None:
@@ -305,13 +234,13 @@ def _expand(group: _Group, source: str) -> Iterator[Bar]:
         raise syntax_error("Nothing stands left of the bar; a random intercept is `(1 | group)`.", source, bar.start)
     if not right:
         raise syntax_error("The grouping factor is missing right of the bar: `(1 | group)`.", source, bar.start)
-    columns = _columns(left, source, split=_is(bar, "||"))
+    columns = _columns(left, source, split=is_one(bar, "||"))
     for names in _groups(right, source):
         for column, terms in columns:
-            yield Bar(column, names, text, group.start, terms, uncorrelated=_is(bar, "||"))
+            yield Bar(column, names, text, group.start, terms, uncorrelated=is_one(bar, "||"))
 
 
-def _columns(left: _Items, source: str, *, split: bool) -> list[tuple[str, SimpleFormula]]:
+def _columns(left: Items, source: str, *, split: bool) -> list[tuple[str, SimpleFormula]]:
     """Formulas of the columns left of a bar, as text and parsed: one, or one per term for ``||``."""
     start, end = left[0].start, left[-1].end
     whole = parse_columns(" " * start + source[start:end], source)
@@ -324,7 +253,7 @@ def _columns(left: _Items, source: str, *, split: bool) -> list[tuple[str, Simpl
     return [(text, parse_columns(text, source)) for text in texts]
 
 
-def _groups(right: _Items, source: str) -> list[tuple[str, ...]]:
+def _groups(right: Items, source: str) -> list[tuple[str, ...]]:
     """Grouping factors: ``a/b`` is a and a:b."""
     nested: list[tuple[str, ...]] = []
     names: tuple[str, ...] = ()
@@ -334,22 +263,25 @@ def _groups(right: _Items, source: str) -> list[tuple[str, ...]]:
             if name in names:
                 raise syntax_error(f"`{name}` appears twice in one grouping factor.", source, item.start, item.end)
             names = (*names, name)
-        elif _is(item, "/"):
+        elif is_one(item, "/"):
             nested.append(names)
-        elif not _is(item, ":"):
+        elif not is_one(item, ":"):
             message = (
                 "A grouping factor is a column, `a:b` or `a/b`; several factors are several terms: `(1 | a) + (1 | b)`."
             )
+            if not is_one(item, "+"):
+                whole = source[right[0].start : right[-1].end]
+                message += f" If `{whole}` is the name of one column, it goes in backticks: (1 | `{whole}`)."
             raise syntax_error(message, source, item.start, item.end)
     if len(right) % 2 == 0:
         raise syntax_error("A column name is missing after this.", source, right[-1].start, right[-1].end)
     return [*nested, names]
 
 
-def _group_name(item: _Token | _Group, source: str) -> str:
-    if isinstance(item, _Token) and item.kind == "tick":
+def _group_name(item: Token | Group, source: str) -> str:
+    if isinstance(item, Token) and item.kind == "tick" and len(item.text) > 2:
         return item.text[1:-1]
-    if isinstance(item, _Token) and item.kind == "name" and not item.text[0].isdigit():
+    if isinstance(item, Token) and item.kind == "name" and not item.text[0].isdigit():
         return item.text
     message = "Right of the bar stands the name of a column (in backticks if it is not a plain name)."
     raise syntax_error(message, source, item.start, item.end)

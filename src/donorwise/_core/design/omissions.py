@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.design import constant, first_rows
-from donorwise._core.design.terms import is_categorical, quote
+from donorwise._core.design.names import quote
+from donorwise._core.design.terms import is_categorical
 
 if TYPE_CHECKING:
     from donorwise._core.design.arms import Arms
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 _UNEVEN = 0.3  # adjusted share of a contrast that lies between batches
 _TOGETHER = 0.8  # Goodman and Kruskal's gamma within donors
 _FEWEST_DONORS = 5  # with two sides each, fewer go together by chance
+_MOST_VISITS = 50  # of a donor; more values of a time are those of cells
 _TIME = re.compile(r"(?<![a-z])(time(point)?|date|day|week|month|year|visit|period|step)s?(?![a-z])", re.IGNORECASE)
+_CLOCK = re.compile(rf"{_TIME.pattern}|(?<![a-z])age(?![a-z])", re.IGNORECASE)
 
 
 def batch_left_out(
@@ -59,33 +62,57 @@ def period_left_out(
     donors: Donors,
     samples: Crossing | None,
     batch: str | None,
-) -> Iterator[str]:
-    """A column of times that is not in the formula and whose order is that of what is tested, in nearly all donors.
+) -> tuple[list[str], list[str]]:
+    """Columns that are not in the formula and whose order is that of what is tested, in nearly all donors.
 
-    Of columns that are another name of what is tested, or a finer one, nothing is said.
+    First those that are called a time, which is what a treatment that comes late goes with; then others. Of columns
+    that are another name of what is tested, or a finer one, nothing is said. Where the samples are not known, those of
+    a time are taken to be what a donor has of it.
     """
-    tested = [a for a in _single(arms) if a.kind in ("within-donor", "mixed") and not _TIME.search(a.variables[0])]
-    if not tested or samples is None or samples.some_missing:
-        return
-    rows = donors.rows
-    first = first_rows(samples.codes, samples.n_labels)
-    pattern, donor = rows.pattern[rows.entry[first]], rows.donor[rows.entry[first]]
-    used = np.flatnonzero(design.codes >= 0)
-    left_out = [c for c in obs.columns if c not in (*design.frame.columns, donors.name, samples.name, batch)]
-    times = {c: codes for c in left_out if (codes := _times(obs[c], used, samples, first, donor)) is not None}
+    tested = [a for a in _single(arms) if a.kind in ("within-donor", "mixed") and not _CLOCK.search(a.variables[0])]
+    found: tuple[list[str], list[str]] = [], []
+    if not tested or (samples is not None and samples.some_missing):
+        return found
+    left_out = [str(c) for c in obs.columns if c not in (*design.frame.columns, donors.name, batch)]
     told: set[tuple[str, str]] = set()
-    for arm in tested:
-        j = design.fixed_names.index(arm.contrast)
-        x = design.X[pattern, j]
-        if not np.array_equal(x[samples.label], design.X[rows.pattern[samples.entry], j]):
-            continue  # several values in a sample: a cell type, not a treatment
-        for name, time in times.items():
-            if (arm.term, name) not in told and _goes_with(x, time, donor):
+    for name in left_out:
+        called = _TIME.search(name) is not None
+        own = samples if samples is not None else _visits(design, obs[name], donors) if called else None
+        if own is None or name == own.name:
+            continue
+        for arm in tested:
+            if (arm.term, name) not in told and _follows(design, arm, obs[name], own, donors):
                 told.add((arm.term, name))
-                yield (
+                found[not called].append(
                     f"Within donors {arm.contrast} goes with `{name}`, which is not in the formula: what changes with "
                     f"`{name}` anyway would count as its effect; add `{quote(name)}`."
                 )
+    return found
+
+
+def _visits(design: Design, column: pd.Series, donors: Donors) -> Crossing | None:
+    """What each donor has at each value of a time, as samples; None where that is every cell, or a value is missing."""
+    used = np.flatnonzero(design.codes >= 0)
+    codes, levels = pd.factorize(column.iloc[used])
+    if len(levels) < 3 or (codes < 0).any():
+        return None
+    joint = np.zeros(len(column), dtype=np.int64)
+    joint[used] = donors.rows.donor[donors.rows.entry] * len(levels) + codes
+    found = donors.rows.cross(pd.Series(joint, name=""), design)
+    return found if found.n_labels <= _MOST_VISITS * len(donors.levels) else None
+
+
+def _follows(design: Design, arm: Arms, column: pd.Series, samples: Crossing, donors: Donors) -> bool:
+    """Whether a column has the order of what is tested, in samples of which each has one value of that."""
+    rows, used = donors.rows, np.flatnonzero(design.codes >= 0)
+    first = first_rows(samples.codes, samples.n_labels)
+    pattern, donor = rows.pattern[rows.entry[first]], rows.donor[rows.entry[first]]
+    j = design.fixed_names.index(arm.contrast)
+    x = design.X[pattern, j]
+    if not np.array_equal(x[samples.label], design.X[rows.pattern[samples.entry], j]):
+        return False  # several values in a sample: a cell type, not a treatment
+    time = _times(column, used, samples, first, donor)
+    return time is not None and _goes_with(x, time, donor)
 
 
 def _single(arms: Iterable[Arms]) -> list[Arms]:

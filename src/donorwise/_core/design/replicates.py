@@ -213,7 +213,9 @@ def spans_constant(*terms: RandomTerm) -> bool:
 
 def in_span(columns: FloatArray, others: FloatArray) -> bool:
     """Whether columns (n, p) are combinations of others (n, r)."""
-    rest = columns - others @ np.linalg.lstsq(others, columns, rcond=None)[0]
+    scale = np.abs(others).max(axis=0, initial=0.0)
+    scaled = others / np.where(scale > 0, scale, 1.0)
+    rest = columns - scaled @ np.linalg.lstsq(scaled, columns, rcond=None)[0]
     return bool(np.abs(rest).max(initial=0.0) <= _SPANNED * np.abs(columns).max(initial=1.0))
 
 
@@ -242,11 +244,16 @@ def replicate(groups: Sequence[str], donor: str = "") -> str | None:
     """
     ordered = sorted(groups, key=lambda g: g.count(":"))
     declared = [g for g in ordered if donor and g.split(":")[-1] == donor]
-    named = [g for g in ordered if any(word in g.split(":")[-1].lower() for word in _REPLICATES)]
+    named = [g for g in ordered if looks_like_replicate(g)]
     if declared or named or not groups:
         return next(iter([*declared, *named]), None)
     first = set(groups[0].split(":"))
     return min((g for g in groups if set(g.split(":")) <= first), key=lambda g: len(g.split(":")))
+
+
+def looks_like_replicate(group: str) -> bool:
+    """Whether a grouping factor has the name of a donor, alone or as the last part of a nested one."""
+    return any(word in group.split(":")[-1].lower() for word in _REPLICATES)
 
 
 def between_within_df(design: Design, n_obs: int, L: FloatArray) -> FloatArray:

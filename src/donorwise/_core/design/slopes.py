@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from donorwise._core.design.names import quote
 from donorwise._core.design.replicates import in_span, spans_constant
-from donorwise._core.design.terms import quote, variables
+from donorwise._core.design.terms import variables
 from donorwise._core.wording import listing
 
 if TYPE_CHECKING:
@@ -23,16 +24,16 @@ _FAR = 3.0
 
 def uncentred(design: Design) -> Iterator[str]:
     """Slopes that are not correlated with a level, on a number that is far from zero: they are levels themselves."""
-    for bar, term in zip(design.parsed.bars, design.random_terms, strict=True):
+    for term in design.random_terms:
         if spans_constant(term):
             continue
-        names = [name for name in variables(bar.terms) if name in design.numeric_means]
+        names = [name for name in variables(term.bar.terms) if name in design.numeric_means]
         away = [_distances(*_by_level(design, term, j)) for j in range(len(term.columns))]
         worst = max(away, default=(0.0, 0.0))
         if not names or worst[0] <= _FAR:
             continue
         yield (
-            f"`{bar.text}` has no correlation with the level of `{term.group}`, so what it says depends on where "
+            f"`{term.bar.text}` has no correlation with the level of `{term.group}`, so what it says depends on where "
             f"{listing(names)} is zero, and that is {worst[0]:.2g} standard deviations (within `{term.group}`) from the data: it "
             "becomes a second level there and no slope, and a test of the slope takes it to be the same in all (type I error up "
             f"to .39 at a nominal .05); {_centring(names, term.group, apart=worst[1] > _FAR)}."
@@ -41,13 +42,13 @@ def uncentred(design: Design) -> Iterator[str]:
 
 def redundant(design: Design) -> Iterator[str]:
     """Random terms whose columns a larger one of the same levels has already, with correlations."""
-    pairs = list(zip(design.parsed.bars, design.random_terms, strict=True))
-    for bar, small in pairs:
-        for other, large in pairs:
+    for small in design.random_terms:
+        for large in design.random_terms:
             inside = small.group == large.group and len(small.columns) < len(large.columns)
             if inside and max(*small.varying, *large.varying) < 0 and in_span(small.Z, large.Z):
                 yield (
-                    f"`{bar.text}` says nothing that `{other.text}` does not say, whose columns give its own; leave it out."
+                    f"`{small.bar.text}` says nothing that `{large.bar.text}` does not say, whose columns give its own; "
+                    "leave it out."
                 )
 
 

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design.bounds import check_functions, check_numbers, check_terms
+from donorwise._core.design.elsewhere import check_functions_of_others
+from donorwise._core.design.names import FUNCTIONS, STATEFUL, quote, shown, uncover
+from donorwise._core.design.tokens import covered, nest, pointer, syntax_error
 from donorwise._core.wording import suggestion
 from donorwise.errors import DesignError, FormulaError
 
@@ -17,14 +21,8 @@ if TYPE_CHECKING:
     from formulaic.formula import SimpleFormula
     from formulaic.parser.types import Factor, Term
 
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import BoolArray, IntArray
-
-# Functions of one row at a time: evaluated on patterns they give what they give on all rows.
-_ROWWISE = frozenset({"C", "I", "log", "log2", "log10", "exp", "exp2", "exp10"})
-_CODINGS = frozenset({"Treatment", "Sum", "Helmert", "Diff", "Poly", "contr"})
-# Functions that learn from the whole column, and so must see every row.
-_STATEFUL = frozenset({"bs", "cs", "cr", "cc", "poly", "scale", "standardize", "center"})
-FUNCTIONS = _ROWWISE | _CODINGS | _STATEFUL
 
 # A formula may come from a file or a web form, and formulaic hands it to `eval`, where Python's builtins
 # are within reach: only arithmetic on columns and the functions above get that far.
@@ -33,23 +31,8 @@ _SYNTAX = (
     ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.operator, ast.unaryop, ast.cmpop, ast.boolop,
     ast.Tuple, ast.List, ast.Dict,
 )  # fmt: skip
+_WORDS = re.compile(r"[\w.]+([- ](?!\d+$)[\w.]+)+")
 _MARK = re.compile(r"⧛?\x1b\[1;31m(.*?)\x1b\[0m⧚?", re.DOTALL)
-
-
-def syntax_error(message: str, source: str, start: int, end: int | None = None) -> FormulaError:
-    """Build an error whose second line is the formula and whose third points at ``source[start:end]``."""
-    return FormulaError(message + pointer(source, start, end))
-
-
-def pointer(source: str, start: int, end: int | None = None) -> str:
-    """Two lines, the formula and carets under ``source[start:end]``."""
-    width = max(1, (end if end is not None else start + 1) - start)
-    return f"\n    {source}\n    {' ' * start}{'^' * width}"
-
-
-def quote(name: str) -> str:
-    """Put a column's name in backticks unless it is a plain name."""
-    return name if re.fullmatch(r"[^\W\d][\w.]*", name) else f"`{name}`"
 
 
 def parse_columns(text: str, source: str) -> SimpleFormula:
@@ -65,10 +48,15 @@ def parse_columns(text: str, source: str) -> SimpleFormula:
     from formulaic import SimpleFormula
     from formulaic.errors import FormulaicError
 
+    items = nest(text)
+    check_terms(items, source)
+    check_functions_of_others(items, source)
     try:
-        formula = SimpleFormula.from_spec(text)
+        formula = SimpleFormula.from_spec(covered(text, items))
     except (FormulaicError, SyntaxError) as error:
-        raise _translate(error, source) from error
+        raise _translate(_located(error, text), source) from error
+    except (RecursionError, MemoryError) as error:
+        raise FormulaError(f"The formula is nested too deeply to be read; it begins {source[:60]!r}.") from error
     if not isinstance(formula, SimpleFormula):
         raise FormulaError(f"The formula has several parts where one is expected: {source}")
     for term in formula:
@@ -79,7 +67,25 @@ def parse_columns(text: str, source: str) -> SimpleFormula:
 
 def column_terms(formula: SimpleFormula) -> tuple[str, ...]:
     """Terms as text that parses again, the intercept as ``"1"``."""
-    return tuple(":".join(_factor_text(f) for f in term.factors) for term in formula)
+    return tuple(":".join(column_factors(term)) for term in formula)
+
+
+def column_factors(term: Term) -> tuple[str, ...]:
+    """Factors of a term as text that parses again."""
+    return tuple(
+        quote(uncover(factor.expr)) if factor.eval_method.name == "LOOKUP" else shown(factor.expr)
+        for factor in term.factors
+    )
+
+
+def term_name(term: Term) -> str:
+    """A term as the user writes it, names without backticks; the intercept is ``"1"``, and a column of that name is not."""
+    return ":".join(shown(factor.expr) for factor in term.factors)
+
+
+def is_intercept(term: Term) -> bool:
+    """Whether a term is the intercept."""
+    return all(factor.eval_method.name == "LITERAL" for factor in term.factors)
 
 
 def variables(formula: SimpleFormula) -> tuple[str, ...]:
@@ -98,13 +104,26 @@ def factor_variables(factor: Factor) -> tuple[str, ...]:
     if method == "LITERAL":
         return ()
     if method == "LOOKUP":
-        return (factor.expr,)
-    tree, aliases = _tree(factor.expr)
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    owners = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called | owners]
-    found = [aliases.get(n.id, n.id) for n in sorted(names, key=lambda n: n.col_offset)]
-    return tuple(dict.fromkeys(n for n in found if n not in _CODINGS))
+        return (uncover(factor.expr),)
+    return tuple(dict.fromkeys(uncover(name) for name in _identifiers(factor)))
+
+
+def identifiers(formula: SimpleFormula) -> tuple[str, ...]:
+    """What stands for columns in a formula, as formulaic looks it up; `uncover` gives the column."""
+    return tuple(dict.fromkeys(i for term in formula for factor in term.factors for i in _identifiers(factor)))
+
+
+def _identifiers(factor: Factor) -> list[str]:
+    method = factor.eval_method.name
+    if method != "PYTHON":
+        return [factor.expr] if method == "LOOKUP" else []
+    tree = _tree(factor.expr)
+    code = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    code |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for call in _calls(tree, "C"):  # how levels are coded, ``C(x, Sum)``
+        code |= {id(node) for node in [*call.args[1:], *(k.value for k in call.keywords)]}
+    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in code]
+    return [n.id for n in sorted(names, key=lambda n: n.col_offset)]
 
 
 def is_column(term: Term) -> bool:
@@ -118,8 +137,8 @@ def is_rowwise(formula: SimpleFormula, numeric: frozenset[str]) -> bool:
     Splines and scalings learn from the whole column; so does ``C(...)`` of a `numeric` variable, its levels.
     """
     for factor in (f for term in formula for f in term.factors if f.eval_method.name == "PYTHON"):
-        calls = _calls(_tree(factor.expr)[0])
-        if not _STATEFUL.isdisjoint(calls) or ("C" in calls and not numeric.isdisjoint(factor_variables(factor))):
+        calls = {ast.unparse(call.func) for call in _calls(_tree(factor.expr))}
+        if not STATEFUL.isdisjoint(calls) or ("C" in calls and not numeric.isdisjoint(factor_variables(factor))):
             return False
     return True
 
@@ -129,25 +148,49 @@ def categorical_only(formula: SimpleFormula) -> set[str]:
     wrapped: set[str] = set()
     bare: set[str] = set()
     for factor in (f for term in formula for f in term.factors):
-        names = factor_variables(factor)
-        (wrapped if re.match(r"C\(\s*(`[^`]*`|[\w.]+)\s*[,)]", factor.expr) else bare).update(names)
+        (wrapped if coded_variable(factor) else bare).update(factor_variables(factor))
     return wrapped - bare
 
 
-def _factor_text(factor: Factor) -> str:
-    return quote(factor.expr) if factor.eval_method.name == "LOOKUP" else factor.expr
+def reads_alone(parsed: ParsedFormula, name: str) -> bool:
+    """Whether a formula reads a column, and wherever it does, as it stands or through ``C(...)``."""
+    factors = [factor for part in parsed.parts for term in part for factor in term.factors]
+    own = [factor for factor in factors if name in factor_variables(factor)]
+    return bool(own) and all(f.eval_method.name == "LOOKUP" or coded_variable(f) == name for f in own)
 
 
-def _tree(expr: str) -> tuple[ast.Expression, dict[str, str]]:
-    """Parse a Python factor just as formulaic will evaluate it; also what its placeholders stand for."""
-    from formulaic.utils.code import sanitize_variable_names
-
-    aliases: dict[str, str] = {}
-    return ast.parse(sanitize_variable_names(expr, {}, aliases), mode="eval"), aliases
+def coded_variable(factor: Factor) -> str:
+    """The column of a factor that is ``C(column, ...)``; empty for other factors."""
+    call = coding_call(factor)
+    return uncover(call.args[0].id) if call is not None and isinstance(call.args[0], ast.Name) else ""
 
 
-def _calls(tree: ast.AST) -> list[str]:
-    return [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+def coding_call(factor: Factor) -> ast.Call | None:
+    """The call of a factor that is ``C(...)``, if it is one."""
+    if factor.eval_method.name != "PYTHON":
+        return None
+    node = _tree(factor.expr).body
+    return node if isinstance(node, ast.Call) and node in _calls(node, "C") and node.args else None
+
+
+def smooth_call(factor: Factor) -> str:
+    """A factor that is a cubic spline without constraints, as it is written; empty for other factors."""
+    if factor.eval_method.name != "PYTHON":
+        return ""
+    node = _tree(factor.expr).body
+    if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("cr", "cs", "cc"):
+        return ""
+    return "" if "constraints" in {k.arg for k in node.keywords} else shown(factor.expr)
+
+
+def _tree(expr: str) -> ast.Expression:
+    return ast.parse(expr.strip(), mode="eval")
+
+
+def _calls(tree: ast.AST, name: str = "") -> list[ast.Call]:
+    """Calls in an expression: all, or those of a function."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [call for call in calls if not name or (isinstance(call.func, ast.Name) and call.func.id == name)]
 
 
 def _check(factor: Factor, source: str) -> None:
@@ -155,22 +198,38 @@ def _check(factor: Factor, source: str) -> None:
     if factor.eval_method.name != "PYTHON":
         return
     try:
-        tree, _ = _tree(factor.expr)
+        tree = _tree(factor.expr)
+    except (RecursionError, MemoryError) as error:
+        raise FormulaError(f"`{shown(factor.expr)[:60]}...` is nested too deeply to be read.") from error
     except SyntaxError as error:
-        raise _at(f"`{factor.expr}` is not a valid expression ({error.msg}).", factor.expr, source) from error
+        text = shown(factor.expr)
+        raise _at(f"`{text}` is not a valid expression ({error.msg}).", text, source) from error
+    check_numbers(tree, shown(factor.expr))
+    check_functions([c for c in _calls(tree) if ast.unparse(c.func) in STATEFUL], shown(factor.expr))
     for node in ast.walk(tree):
         if not isinstance(node, _SYNTAX):
-            text = ast.unparse(node) if isinstance(node, ast.expr) else factor.expr
+            text = shown(ast.unparse(node) if isinstance(node, ast.expr) else factor.expr)
             raise _at(f"`{text}` is not allowed in a formula; compute it as a column of obs first.", text, source)
         if isinstance(node, ast.Attribute) and not _attribute_allowed(node):
-            text = ast.unparse(node)
+            text = shown(ast.unparse(node))
             hint = "of numpy, element by element functions such as np.log1p are allowed; a column with a dot in its name goes in backticks"
             raise _at(f"`{text}` cannot be used in a formula ({hint}).", text, source)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in FUNCTIONS:
             known = ", ".join(sorted(FUNCTIONS - {"contr"}))
             raise _at(f"`{node.func.id}` is not a function that formulas know ({known}, np.*).", node.func.id, source)
+        if reference := _reference(node):
+            raise _at(f"The reference level is written `{reference}`.", shown(factor.expr), source)
         if isinstance(node, ast.Call) and not isinstance(node.func, (ast.Name, ast.Attribute)):
-            raise _at(f"`{ast.unparse(node)}` is not a plain function call.", factor.expr, source)
+            text = shown(factor.expr)
+            raise _at(f"`{shown(ast.unparse(node))}` is not a plain function call.", text, source)
+
+
+def _reference(node: ast.AST) -> str:
+    """How a coding is written that names its reference by a keyword of another package; empty for other nodes."""
+    if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("Treatment", "contr.treatment"):
+        return ""
+    named = next((k.value for k in node.keywords if k.arg in ("reference", "ref")), None)
+    return "" if named is None else f"{ast.unparse(node.func)}({shown(ast.unparse(named))})"
 
 
 def _attribute_allowed(node: ast.Attribute) -> bool:
@@ -191,16 +250,30 @@ def _at(message: str, text: str, source: str) -> FormulaError:
     )
 
 
+def _located(error: Exception, text: str) -> Exception:
+    """The error that formulaic has about a text before names are covered, where it stands; else the error itself."""
+    from formulaic import SimpleFormula
+    from formulaic.errors import FormulaicError
+
+    try:
+        SimpleFormula.from_spec(text)
+    except (FormulaicError, SyntaxError) as own:
+        return own
+    return error
+
+
 def _translate(error: Exception, source: str) -> FormulaError:
     """Keep formulaic's words; turn its coloured mark into carets under the formula."""
     if isinstance(error, SyntaxError):
         return _at(
             f"`{(error.text or '').strip()}` is not a valid expression: {error.msg}.", error.text or source, source
         )
-    message = str(error)
+    message = shown(str(error))
     if message.startswith("The `.` operator"):
         return FormulaError(f"`.` for all columns is not allowed; name the columns.\n    {source}")
     summary = _MARK.sub(r"\1", message).split("\n\n")[0].strip()
+    if summary.startswith("Missing operator"):
+        summary += " A name with a space in it goes in backticks."
     mark = _MARK.search(message)
     if mark is None:
         return FormulaError(f"{summary}\n    {source}")
@@ -229,12 +302,17 @@ def check_obs(obs: object, names: Sequence[str], source: str) -> None:
     """Raise unless `obs` is a DataFrame that holds each of `names` once."""
     if not isinstance(obs, pd.DataFrame):
         raise DesignError(f"obs must be a pandas DataFrame with one row per observation, not {type(obs).__name__}.")
+    _check_backticks([str(c) for c in obs.columns], source)
     for name in names:
         count = int(np.sum(obs.columns == name))
         if count > 1:
             raise DesignError(f"obs has {count} columns named `{name}`; names in a formula must be unique.")
         if count == 0:
             raise DesignError(_missing(name, [str(c) for c in obs.columns], source))
+
+
+INTERCEPTS = ("Intercept", "(Intercept)")
+"""What the constant is called among the fixed effects, and among the columns of a random term."""
 
 
 def read_column(column: pd.Series, name: str, *, categorical: bool) -> pd.Series:
@@ -250,19 +328,36 @@ def read_column(column: pd.Series, name: str, *, categorical: bool) -> pd.Series
         return column.cat.as_unordered() if dtype.ordered else column
     kind = _kind(column)
     if kind in ("complex", *_TIMES.values()) and not categorical:
-        advice = "convert it to a number first, such as days since the first visit"
-        raise DesignError(f"`{name}` holds {kind} values, which a model cannot use; {advice}.")
+        raise DesignError(f"`{name}` holds {kind} values, which a model cannot use; {_as_days(name, kind)}.")
     if kind == "boolean":
         codes = column.astype("boolean").to_numpy(dtype=np.int8, na_value=-1)
         return pd.Series(pd.Categorical.from_codes(codes, categories=[False, True]), index=column.index)
     if kind == "number":
         values = pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
+        if name in INTERCEPTS and not categorical:
+            raise DesignError(
+                f"`{name}` is what the constant of a model is called: give this column of numbers another name."
+            )
         return _labels_of_numbers(values) if categorical else values
     if kind != "string" and not categorical:
         advice = "convert it to numbers or to text (`obs[...].astype(str)`)"
         raise DesignError(f"`{name}` mixes types of values ({kind}); {advice}.")
     text = column if kind == "string" else column.where(column.isna(), column.astype(str))
     return text.astype("category")
+
+
+def _as_days(name: str, kind: str) -> str:
+    """How values of a kind become numbers."""
+    column = f"obs[{name!r}]"
+    days = {
+        "date": f"`{column} = (pd.to_datetime({column}) - pd.to_datetime({column}).min()).dt.days`",
+        "duration": f"`{column} = {column}.dt.total_seconds() / 86400`",
+    }
+    return (
+        f"make it a number first, such as days since the first: {days[kind]}"
+        if kind in days
+        else "make it a number first"
+    )
 
 
 def check_finite(values: np.ndarray, name: str) -> None:
@@ -326,6 +421,16 @@ def _labels_of_numbers(values: pd.Series) -> pd.Series:
     if np.all(np.isfinite(levels)) and np.all(levels == np.round(levels)) and np.all(np.abs(levels) < 2**53):
         levels = levels.astype(np.int64)
     return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(levels)), index=values.index)
+
+
+def _check_backticks(available: list[str], source: str) -> None:
+    """Raise where a name of words with dashes or spaces stands in a formula as it is: it would be read as several."""
+    plain = re.sub("`[^`]*`|'[^']*'|\"[^\"]*\"", lambda quoted: " " * len(quoted[0]), source)
+    for name in available:
+        place = _WORDS.fullmatch(name) and re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", plain)
+        if place:
+            message = f"The name of the column `{name}` goes in backticks, for a formula reads it as several."
+            raise DesignError(message + pointer(source, place.start(), place.end()))
 
 
 def _missing(name: str, available: list[str], source: str) -> str:

@@ -210,8 +210,7 @@ class Analysis(ABC, Generic[S, F]):
         """The results of a task from the tests of its contrasts (None for none); see :func:`results_table`."""
         return results_table(
             self.tasks[number], self.contrasts[number], tested, names=self.names, variables=self.variables,
-            groups=tuple(task.name for task in self.tasks), log2_scale=np.log(self.log_base) / np.log(2),
-            n_donors=n_donors, n_obs=n_obs,
+            groups=tuple(task.name for task in self.tasks), n_donors=n_donors, n_obs=n_obs,
         )  # fmt: skip
 
     def asking(self, contrasts: Any) -> Self:

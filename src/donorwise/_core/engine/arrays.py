@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
+from donorwise._core.jobs import Shared
 from donorwise._core.wording import suggestion
 from donorwise.errors import DataError, DonorwiseError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from donorwise._typing import FloatArray
 
 
@@ -37,9 +41,40 @@ def pass_jobs(n_jobs: int | None) -> int | None:
 
 
 @cache
-def blas() -> ThreadpoolController:
+def _blas() -> ThreadpoolController:
     """The BLAS libraries of the process (finding them takes milliseconds)."""
     return ThreadpoolController().select(user_api="blas")
+
+
+def _limit_blas() -> Callable[[], object]:
+    limited = _blas().limit(limits=1)
+    _release()
+
+    def undo() -> None:
+        limited.restore_original_limits()
+        _release()
+
+    return undo
+
+
+def _release() -> None:
+    """Let other threads set the limits: threadpoolctl 3.8 keeps them from it while the one that did is alive."""
+    release = getattr(OpenBLASController, "clear_controlling_thread", None)
+    if release is not None:
+        release()
+
+
+_LIMITED = Shared(_limit_blas)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """BLAS would start threads of its own for every small product, and they would fight over the cores.
+
+    The limit is that of the process, or with OpenMP that of the thread.
+    """
+    with _blas().select(threading_layer="openmp").limit(limits=1), _LIMITED:
+        yield
 
 
 def as_matrix(Y: Any) -> tuple[Any, tuple[str, ...]]:

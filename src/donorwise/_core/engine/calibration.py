@@ -12,10 +12,11 @@ from scipy import stats
 
 from donorwise._core.design.exchange import estimable, find_exchange, relabel
 from donorwise._core.design.permutations import arrange
-from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.tables import adjust
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.moderation import Learned, learn, p_values
+from donorwise._core.inference.wald import contrast_tests
 from donorwise._core.jobs import in_threads
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.permutations import Arrangements
     from donorwise._core.engine.tasks import Fit, TaskStatistics
     from donorwise._core.inference.prior import Prior
+    from donorwise._core.models.law import Model
     from donorwise._typing import FloatArray, IntArray, StrArray
 
     S = TypeVar("S", bound=TaskStatistics)
@@ -157,7 +159,7 @@ def calibrate_statistics(
     `fit` fits the models of statistics, in one thread; there are `n_jobs` of them.
     """
     # The limit on BLAS threads is the process's own, so it is set once around all workers.
-    with blas().limit(limits=1):
+    with one_blas_thread():
         made = fit(statistics)
         used, reason = ddf_used(made, ddf)
         learned = made.learned if used == "moderated" else None
@@ -202,10 +204,18 @@ def _moderated(fit: Fit[Any], L: FloatArray, learned: Learned) -> Tests:
     estimate, p = (np.full(len(fit.variables), np.nan) for _ in range(2))
     status = fit.status.copy()
     for model in fit.models:
-        estimate[model.features], p[model.features] = p_values(model, L, learned)
+        estimate[model.features], p[model.features] = _p_values(model, L, learned)
         status[model.features] = model.status(L)[:, 0]
     with np.errstate(divide="ignore"):
         return Tests(estimate, np.where(np.isfinite(p), -np.log(p), -np.inf), p, status)
+
+
+def _p_values(model: Model, L: FloatArray, learned: Learned) -> tuple[FloatArray, FloatArray]:
+    """Estimates and p-values (G,), not moderated where the model cannot be."""
+    if (estimated := model.estimated) is None or not model.unmoderated:
+        return p_values(model, L, learned)
+    tests = contrast_tests(estimated, L, model.fallback)
+    return tests.estimate[:, 0], tests.p_value[:, 0]
 
 
 def ranks(n: int) -> IntArray:

@@ -5,32 +5,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from donorwise._core.design.audit import audit, audit_design, confounded, few_donors
+from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out
+from donorwise._core.design.disguise import kept_as_text
+from donorwise._core.design.people import Named, about_names
 from donorwise._core.engine.unit_replicates import replicates_of_units
+from donorwise._typing import ALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
+    from donorwise._core.engine.units import Units
     from donorwise._typing import FloatArray
 
 _RAW_COUNTS = (
     "{} looks like raw counts. A linear mixed model needs log-normalised values: run sc.pp.normalize_total and sc.pp.log1p "
     "first, or name the layer that holds them."
 )
+_SHIFTED = (
+    "{}: the middle of the genes' log_fc is {:.2f}, far from 0 for a spread of {:.2f}. Where some genes respond "
+    "strongly, their counts take depth from all others, which then look down: dw.tl.pseudobulk(normalize='tmm') corrects "
+    "that, and dw.pp.size_factors the values of dw.tl.lmm."
+)
+_ENOUGH_GENES, _FAR, _SEEN = 200, 0.3, 0.05  # tests; spreads; log2 units that are worth a word
 _SINGLE_CELLS = (
     "Most units are a single cell, so the noise between cells cannot be told from the differences between units."
 )
 
 
 def of_cells(
-    analysis: LmmAnalysis, *, raw_counts: bool, depth: FloatArray | None, roles: Mapping[str, str]
+    analysis: LmmAnalysis, *, raw_counts: bool, scale: str, depth: FloatArray | None, roles: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Counts taken for logarithms, the serious findings of the audit, groups with few donors, and cells left out.
+    """Values that are no logarithms, the serious findings of the audit, groups with few donors, and cells left out.
 
     Parameters
     ----------
@@ -38,13 +49,15 @@ def of_cells(
         What will be fitted.
     raw_counts
         Whether the responses look like raw counts.
+    scale
+        What else is to be told of their scale; empty for nothing.
     depth
         Shape (N,). Sequencing depth of each cell, if known.
     roles
         Columns of the sample and of the batch, where known.
     """
     tasks, obs, donor = analysis.tasks, analysis.obs, analysis.donor
-    found = [_RAW_COUNTS.format(analysis.response)] if raw_counts else []
+    found = [_RAW_COUNTS.format(analysis.response)] if raw_counts else [scale] if scale else []
     if len(tasks) == 1 and tasks[0].design is not None:
         found += audit_design(tasks[0].design, obs, depth=depth, donor=donor, **roles).warnings
     else:
@@ -60,19 +73,74 @@ def of_cells(
     return (*found, *_left_out(n_dropped, analysis.n_cells, missing))
 
 
-def of_units(analysis: PseudobulkAnalysis, batch: str | None = None) -> tuple[str, ...]:
-    """Confounding, few donors, units that count as replicates, and cells left out; `batch` is a column of obs."""
+def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[str, str]) -> tuple[str, ...]:
+    """Confounding, few donors, units that count as replicates, what is left out, and odd names of donors.
+
+    `cells` is obs with a row for each cell; `roles` are its columns of the sample and of the batch, where known.
+    """
     units, sizes = analysis.units, np.asarray(analysis.sizes)
 
     def thin(design: Design) -> list[str]:
         single = np.median(sizes[design.codes >= 0]) < 2
+        lost = [design.lost.reason] if design.lost.reason else []
         few = few_donors(design, units.table, units.donor)
-        return [*few, *replicates_of_units(design, units, batch), *([_SINGLE_CELLS] if single else [])]
+        return [
+            *lost,
+            *kept_as_text(design),
+            *few,
+            *replicates_of_units(design, units, roles.get("batch")),
+            *([_SINGLE_CELLS] if single else []),
+        ]
 
     whole = None if analysis.groupby else analysis.tasks[0].design
     found = [*confounded(units.formula, units.table, units.donor, whole), *_by_group(analysis.tasks, thin)]
+    found += left_out(analysis.formula, cells, units.donor, **roles)
+    found += about_names(cells, _named(units))
     missing = "the donor, the sample, the group or a variable of the formula is missing"
     return (*found, *_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
+
+
+def shifted(results: pd.DataFrame, left_out: Collection[str] = ()) -> dict[str, str]:
+    """What to say of groups and contrasts in which the genes' log fold changes are far from zero as a whole, by their names.
+
+    Of the genes whose fold changes are known best (the half with the smaller standard errors: with few counts they depend
+    on the depth) the median is compared with 1.48 times the median distance from it. With depths as they are, halves of
+    unaffected donors reach the limit once in eight comparisons, with ``"tmm"`` once in twenty.
+
+    Parameters
+    ----------
+    results
+        The tests of all groups and contrasts.
+    left_out
+        Contrasts that are not looked at, such as those of the depth.
+    """
+    known = results[results["p_value"].notna() & results["log_fc"].notna() & ~results["contrast"].isin(left_out)]
+    found = {}
+    for (contrast, group), own in known.groupby(["contrast", "group"], observed=True, sort=False):
+        if len(own) >= _ENOUGH_GENES:
+            middle, spread = _middle(own)
+            if abs(middle) > max(_FAR * spread, _SEEN):
+                name = str(contrast) if group == ALL else f"{contrast}, {group}"
+                found[name] = _SHIFTED.format(name, middle, spread)
+    return found
+
+
+def _middle(tests: pd.DataFrame) -> tuple[float, float]:
+    """Median log fold change of the genes in which it is known best, and their spread about it."""
+    log_fc = tests["log_fc"].to_numpy(dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        se = tests["se"].to_numpy(dtype=np.float64) * np.abs(log_fc / tests["estimate"].to_numpy(dtype=np.float64))
+    best = log_fc[se <= np.nanmedian(se)]
+    middle = np.median(best)
+    return float(middle), float(1.4826 * np.median(np.abs(best - middle)))
+
+
+def _named(units: Units) -> Named:
+    """The cells of units by donor."""
+    used, column = np.flatnonzero(units.codes >= 0), units.table[units.donor]
+    donor, levels = pd.factorize(column.array, sort=True)
+    labels = [name for name in units.table.columns if isinstance(units.table[name].dtype, pd.CategoricalDtype)]
+    return Named(units.donor, list(levels), used, donor.astype(np.int64)[units.codes[used]], labels)
 
 
 def _by_group(tasks: Sequence[Task], look: Callable[[Design], list[str]], said: Sequence[str] = ()) -> list[str]:

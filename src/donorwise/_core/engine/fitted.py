@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from donorwise._core.design.contrasts import resolve_contrasts, resolve_term
-from donorwise._core.engine.arrays import blas
+from donorwise._core.design.contrasts import resolve_term
+from donorwise._core.engine.arrays import one_blas_thread
+from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
     icc_table,
     joint_table,
@@ -20,16 +21,20 @@ from donorwise._core.engine.tables import (
     tests_table,
     varcomp_table,
 )
-from donorwise._core.engine.tasks import test_features
+from donorwise._core.engine.tasks import Task, test_features
+from donorwise._core.inference.joint import moderated_joint_tests
 from donorwise._core.inference.likelihood_ratio import check_nested, check_same_data, extra_parameters, n_parameters
 from donorwise._core.inference.moderation import learn, refusal
+from donorwise._core.inference.wald import joint_tests
 from donorwise._core.models.lmm.fitted import FittedArrays
-from donorwise._typing import DDF, check_option
+from donorwise._typing import ALL, DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.inference.prior import Prior
+    from donorwise._core.inference.wald import JointTests
+    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import Ddf
 
 logger = logging.getLogger("donorwise")
@@ -105,7 +110,7 @@ class LMMFit(FittedArrays):
         >>> import donorwise as dw
         >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=150)
         >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
-        >>> fit.prior.terms, fit.prior.weights.shape == (6, fit.prior.axes[0].size)
+        >>> fit.prior.terms, fit.prior.weights.shape == (2, fit.prior.axes[0].size)
         (('(1 | donor_id)',), True)
         """
         if reason := refusal(self.models):
@@ -124,7 +129,7 @@ class LMMFit(FittedArrays):
         >>> fit.learned.rank.shape
         (150,)
         """
-        with blas().limit(limits=1):
+        with one_blas_thread():
             return learn(self.models)
 
     @cached_property
@@ -203,13 +208,18 @@ class LMMFit(FittedArrays):
         check_option("ddf", ddf, DDF)
         if not 0 < level < 1:
             raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
-        names, L = resolve_contrasts(self.design, contrasts)
-        used = self.models[0].fallback if ddf == "moderated" and self.not_moderated and self.models else ddf
-        with blas().limit(limits=1):
-            tested = test_features(self, L, used, level)
-        return tests_table(self.variables, names, tested.numbers, tested.status, self.n_donors, self.n_obs)
+        names, (own,) = resolve_by_group([Task(ALL, self.design, self.design.lost.reason)], contrasts)
+        assert own is not None  # one of the contrasts at least, else it is an error
+        with one_blas_thread():
+            tested = test_features(self, own.L, self._used(ddf), level)
+        numbers, status = with_unanswered(tested, names, own.names)
+        return tests_table(self.variables, tuple(names), numbers, status, self.n_donors, self.n_obs)
 
-    def joint_test(self, term: str, ddf: Ddf = "kenward-roger") -> pd.DataFrame:
+    def _used(self, ddf: Ddf) -> str:
+        """The degrees of freedom that take the place of those asked for."""
+        return self.models[0].fallback if ddf == "moderated" and self.not_moderated and self.models else ddf
+
+    def joint_test(self, term: str, ddf: Ddf = "moderated") -> pd.DataFrame:
         """F test that all coefficients of a fixed term are zero.
 
         Parameters
@@ -218,14 +228,13 @@ class LMMFit(FittedArrays):
             A fixed term of the formula, ``"disease"`` or ``"disease:sex"``.
         ddf
             As in :meth:`test`; Kenward-Roger scales F, Satterthwaite pools the df of
-            orthogonal contrasts as lmerTest does. Joint tests are not moderated: ``"moderated"``
-            means Kenward-Roger here.
+            orthogonal contrasts as lmerTest does.
 
         Returns
         -------
         DataFrame
             One row per feature: ``variable, term, statistic, num_df, den_df, scaling, p_value,
-            adj_p_value, status``.
+            adj_p_value, status``; `p_value` is the tail of F(num_df, den_df) beyond `statistic`.
 
         Raises
         ------
@@ -233,6 +242,12 @@ class LMMFit(FittedArrays):
             If the formula has no such term.
         DonorwiseError
             If `ddf` is not an option.
+
+        Notes
+        -----
+        Moderated: given the variance ratios the F test is exact; its p-value is averaged over the
+        posterior of the ratios, with the prior of :meth:`test`. `den_df` are those of a denominator that varies as
+        the posterior's does, and `statistic` is the F that has the p-value with them.
 
         Examples
         --------
@@ -243,7 +258,17 @@ class LMMFit(FittedArrays):
         [1]
         """
         check_option("ddf", ddf, DDF)
-        return joint_table(self.variables, self.models, term, resolve_term(self.design, term), ddf)
+        L, used = resolve_term(self.design, term), self._used(ddf)
+
+        def test(model: LMM) -> JointTests:
+            if used != "moderated":
+                return joint_tests(model, L, used)
+            if model.unmoderated:
+                return joint_tests(model, L, model.fallback)
+            return moderated_joint_tests(model, L, self.learned)
+
+        with one_blas_thread():
+            return joint_table(self.variables, self.models, term, L, test)
 
     def lrt(self, other: LMMFit) -> pd.DataFrame:
         """Likelihood-ratio test against a nested (or larger) model of the same responses.

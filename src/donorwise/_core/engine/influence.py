@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.evaluate import split_columns
-from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.jobs import in_threads
 from donorwise._core.models.law import STATUS_DTYPE
@@ -75,7 +75,7 @@ def leave_one_out(
         return retest(statistics.take_patterns(kept), fit, contrasts, ddf=ddf, wanted=wanted)
 
     tables = []
-    with blas().limit(limits=1):
+    with one_blas_thread():
         for code, table in enumerate(in_threads(without, range(len(donors.names)), n_jobs)):
             codes = np.full(len(table), code)
             table.insert(0, "donor", pd.Categorical.from_codes(codes, categories=list(donors.names)))
@@ -93,7 +93,7 @@ def retest(
     """
     reduced, L, estimable = _estimable(statistics, contrasts.L)
     numbers, status = _nothing(contrasts, wanted)
-    with blas().limit(limits=1):
+    with one_blas_thread():
         made = fit(reduced)
         if estimable.any():
             tested = test_features(made, L[estimable], ddf_used(made, ddf)[0], LEVEL, features=wanted)

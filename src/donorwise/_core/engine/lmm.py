@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from donorwise._core.design.build import build_design
+from donorwise._core.design.disguise import kept_as_text
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
-from donorwise._core.engine.arrays import as_matrix, blas, check_aligned, check_weights, effective_jobs, pass_jobs
+from donorwise._core.engine.arrays import (
+    as_matrix,
+    check_aligned,
+    check_weights,
+    effective_jobs,
+    one_blas_thread,
+    pass_jobs,
+)
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
-from donorwise._core.engine.results import with_group
+from donorwise._core.engine.results import constant_beta, with_group
 from donorwise._core.engine.tables import (
     icc_table,
     long_partition,
@@ -27,9 +35,12 @@ from donorwise._core.engine.tables import (
     varcomp_table,
 )
 from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used, test_features
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import Progress, workers
+from donorwise._core.models.lmm.abundance import are_ratios, find_units, responses_of
+from donorwise._core.models.lmm.crossproducts import Responses
 from donorwise._core.models.lmm.equations import Estimates, build_equations
 from donorwise._core.models.lmm.fit import fit_collapsed
+from donorwise._core.models.lmm.levels import LevelLMM, level_model, term_without_rest
 from donorwise._core.models.lmm.model import LMM
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
@@ -37,10 +48,13 @@ from donorwise.errors import DataError, DesignError, DonorwiseWarning
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from joblib import Parallel
+
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design, RandomTerm
+    from donorwise._core.models.lmm.abundance import Units
     from donorwise._core.models.lmm.equations import Equations
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray
 
 # Doubles of temporary arrays that a block of features may use (32 MB).
 _BLOCK = 4_000_000
@@ -116,11 +130,13 @@ def fit_lmm(
             DonorwiseWarning,
             stacklevel=2,
         )
+    for text in (*([design.lost.reason] if design.lost.reason else []), *kept_as_text(design)):
+        warnings.warn(text, DonorwiseWarning, stacklevel=2)
     jobs = effective_jobs(n_jobs)
     (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:
         raise DesignError("The fixed part is rank deficient on the rows that have responses.")
-    with tqdm(total=len(variables), unit="fit", desc="mixed models", disable=not progress) as bar:
+    with Progress(total=len(variables), unit="fit", desc="mixed models", disable=not progress) as bar:
         return fit_statistics(statistics, variables, reml=reml, n_jobs=jobs, update=bar.update)
 
 
@@ -141,15 +157,14 @@ def fit_statistics(
     """
     design = statistics.design
     replicates = replicate([t.group for t in design.random_terms], donor) or ""
-    workers = min(n_jobs, _useful_workers(design, len(variables), per_worker))
+    n_workers = min(n_jobs, _useful_workers(design, len(variables), per_worker))
     models: list[LMM] = []
     n_obs, n_donors = (np.zeros(len(variables), dtype=np.int64) for _ in range(2))
-    with blas().limit(limits=1), Parallel(workers, prefer="threads", return_as="generator") as parallel:
+    with one_blas_thread(), workers(n_workers) as parallel:
         for own in statistics.passes:
             n_obs[own.features] = own.collapsed.n_obs.sum()
-            model = _fit_model(design, own.collapsed, own.features, reml, parallel, update, budget)
+            models += _fit_models(design, own.collapsed, own.features, reml, parallel, update, budget)
             n_donors[own.features] = _n_donors(design, own.collapsed, replicates)
-            models += [] if model is None else [model]
     counts = {"n_obs": n_obs, "n_donors": n_donors}
     return LMMFit.of(design, tuple(models), variables, donor=replicates, reml=reml, **counts)
 
@@ -161,7 +176,7 @@ def _useful_workers(design: Design, n_features: int, per_worker: int) -> int:
     return 1 + int(n_features * levels * (50 if iterative else 1)) // per_worker
 
 
-def _fit_model(
+def _fit_models(
     design: Design,
     collapsed: Collapsed,
     features: IntArray,
@@ -169,8 +184,11 @@ def _fit_model(
     parallel: Parallel,
     update: Callable[[int], object],
     budget: int,
-) -> LMM | None:
-    """The model of features that share their rows; None where these cannot be fitted."""
+) -> list[LMM]:
+    """The models of features that share their rows; none where these cannot be fitted.
+
+    Features that do not vary within the levels of a term are a model of their own.
+    """
     present = np.flatnonzero(collapsed.n_obs > 0)
     if present.size < design.n_patterns:
         collapsed, design = collapsed.take(present), design.take(present)
@@ -180,17 +198,62 @@ def _fit_model(
             raise DesignError("No more rows than fixed effects.")
     except DesignError:
         update(features.size)
-        return None
+        return []
+    units = find_units(design, collapsed.n_obs) if collapsed.abundance.size else None
+    limits = _level_models(equations, collapsed, features, units, reml=reml)
+    rest = ~np.isin(features, np.concatenate([[], *(model.features for model in limits)]))
+    update(features.size - int(rest.sum()))
+    if not rest.any():
+        return [*limits]
+    collapsed, features = collapsed.take_features(rest) if limits else collapsed, features[rest]
     # each with its features only: a backend that is not threads sends them
     work = (
-        delayed(fit_collapsed)(equations, collapsed.take_features(s), reml=reml)
+        delayed(_fit_block)(equations, collapsed.take_features(s), units, reml=reml)
         for s in _slices(equations, collapsed, budget)
     )
-    blocks = []
-    for block in parallel(work):
+    blocks, abundances = [], []
+    for block, abundance in parallel(work):
         blocks.append(block)
+        abundances += [] if abundance is None else [abundance]
         update(block.status.size)
-    return LMM(features, equations, Estimates.concatenate(blocks))
+    together = Responses.concatenate(abundances) if abundances else None
+    return [LMM(features, equations, Estimates.concatenate(blocks), together), *limits]
+
+
+def _fit_block(
+    equations: Equations, collapsed: Collapsed, units: Units | None, *, reml: bool
+) -> tuple[Estimates, Responses | None]:
+    """Estimates of some features and, where units are given, their log abundances as responses."""
+    abundance = None if units is None else responses_of(equations, collapsed, units)
+    return fit_collapsed(equations, collapsed, reml=reml), abundance
+
+
+def _level_models(
+    equations: Equations, collapsed: Collapsed, features: IntArray, units: Units | None, *, reml: bool
+) -> list[LevelLMM]:
+    """Models of the features that do not vary within the levels of some term."""
+    term = term_without_rest(equations.design, collapsed)
+    found = []
+    for t in np.unique(term[term >= 0]):
+        at = np.flatnonzero(term == t)
+        own = collapsed.take_features(at)
+        abundance = None if units is None else responses_of(equations, own, units)
+        model = level_model(equations, own, features[at], abundance, int(t), reml=reml)
+        found += [] if model is None else [model]
+    return found
+
+
+def _on_levels(fit: LMMFit) -> str:
+    """Which features are tested as one row per level, and why; empty for none."""
+    levels: dict[str, int] = {}
+    for model in fit.models:
+        if isinstance(model, LevelLMM):
+            levels[model.level] = levels.get(model.level, 0) + model.features.size
+    return "; ".join(
+        f"{n:,} of {len(fit.variables):,} have one value in all cells of every {level} and are tested, without moderation, "
+        f"as one row per {level}"
+        for level, n in levels.items()
+    )
 
 
 def _slices(equations: Equations, collapsed: Collapsed, budget: int) -> list[slice]:
@@ -205,6 +268,14 @@ def _n_donors(design: Design, collapsed: Collapsed, donor: str) -> int:
     """Levels of `donor` that have rows."""
     used = collapsed.n_obs > 0
     return next((np.unique(t.codes[used]).size for t in design.random_terms if t.group == donor), 0)
+
+
+def _are_ratios(fit: LMMFit, L: FloatArray) -> BoolArray:
+    """Which contrasts (n, p) can be fold changes, (n,): adding a constant to the log abundances must leave them alone."""
+    if all(model.abundance is None for model in fit.models) or not constant_beta(fit.design).any():
+        return np.zeros(len(L), dtype=bool)
+    used = fit.design.codes[fit.design.codes >= 0]
+    return are_ratios(find_units(fit.design, np.bincount(used, minlength=fit.design.n_patterns)), L)
 
 
 def donor_term(design: Design, donor: str) -> RandomTerm:
@@ -240,10 +311,12 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
             return Tables(self.results(number, None))
         name, own = self.tasks[number].name, self.contrasts[number]
         ddf, note = ddf_used(fit, self.options.ddf)
+        note = note or _on_levels(fit)
         table = None
         if own is not None:
             tested = test_features(fit, own.L, ddf, 0.95)
-            table = tests_table(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
+            numbers = tested.numbers | {"log_fc": np.where(_are_ratios(fit, own.L)[:, None], tested.log_fc, np.nan)}
+            table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
         partition = partition_table(fit.variables, fit.design, fit.models)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),

@@ -64,9 +64,8 @@ class CellPlanner:
 
     def from_estimates(self, model: LMM, L: FloatArray) -> Known[LMM]:
         """Variances at the estimates."""
-        one, gamma = np.ones((model.features.size, 1)), model.estimates.gamma
-        variance = model.estimates.sigma2 * contrast_variance(model.equations, L, gamma)
-        return Known(model, gamma, variance[:, None], one, one)
+        one, variance = np.ones((model.features.size, 1)), np.einsum("p,gpr,r->g", L[0], model.vcov_beta, L[0])
+        return Known(model, model.estimates.gamma, variance[:, None], one, one)
 
     def _with_cells(self, n_cells: int) -> Collapsed:
         """The patterns with `n_cells` cells of every donor, spread over its patterns as they are."""

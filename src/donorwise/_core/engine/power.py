@@ -22,7 +22,7 @@ from scipy.special import polygamma
 from donorwise._core.design.arms import describe
 from donorwise._core.design.findings import uncovered
 from donorwise._core.design.replicates import column_df
-from donorwise._core.inference.moderation import mean_rank, posterior, refusal
+from donorwise._core.inference.moderation import mean_rank, moderatable, posterior, refusal
 from donorwise._typing import FITTED
 from donorwise.errors import DataError
 
@@ -292,7 +292,10 @@ def _representative(fit: Fit[M]) -> IntArray:
     if ok.size == 0:
         raise DataError("No feature could be fitted: there are no variances to plan with.")
     most = _MOST_FEATURES if len(fit.design.random_terms) == 1 else _MOST_FEATURES // 4
-    order = ok[np.argsort(mean_rank(fit.models)[ok], kind="stable")]
+    rank = mean_rank(moderatable(fit.models) or fit.models)  # those that share a prior, where there is one
+    ok = ok[ok < rank.size]
+    ok = ok[np.isfinite(rank[ok])]
+    order = ok[np.argsort(rank[ok], kind="stable")]
     return np.sort(order[np.linspace(0, order.size - 1, min(order.size, most)).round().astype(int)])
 
 

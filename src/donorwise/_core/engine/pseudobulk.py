@@ -14,12 +14,12 @@ from donorwise._core.cells.matrices import stored_values
 from donorwise._core.cells.size_factors import size_factors
 from donorwise._core.design.replicates import find_donors, is_fixed
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
-from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import told_reasons, with_group
 from donorwise._core.engine.sources import UnitStatistics
-from donorwise._core.engine.tables import prior_table, tests_table
+from donorwise._core.engine.tables import FIXED, RESIDUAL, SHARES, prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 logger = logging.getLogger("donorwise")
+
+
+DISPERSION = "dispersion"  # beside the variances
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class LogRateFit:
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of the variances: the units, and the random term where there is one."""
-        return (self.unit, *self.models[0].components()[0][1:])
+        names = (self.unit, *self.models[0].components()[0][1:])
+        return tuple(f"(1 | {name})" if name in (*SHARES, DISPERSION) else name for name in names)
 
     @cached_property
     def status(self) -> StrArray:
@@ -120,7 +124,7 @@ def fit_units(
     update: Callable[[int], object] = lambda n: None,
 ) -> LogRateFit:
     """Fit the genes of one task; `update` is told how many are done."""
-    with blas().limit(limits=1):
+    with one_blas_thread():
         model = fit_log_rates(statistics.design, statistics.collapsed, statistics.depths, n_jobs)
     n = len(variables)
     update(n)
@@ -154,7 +158,7 @@ def ranef_table(fit: LogRateFit, units: Units, variances: FloatArray) -> pd.Data
 def tell_uncorrected(method: str, notes: Mapping[str, str], *, by_group: bool) -> None:
     """Log why the depths of some units are as they were, once per reason with the groups that share it."""
     for text in told_reasons(notes) if by_group else filter(None, notes.values()):
-        logger.warning("%r leaves depths as they are: %s.", method, text)
+        logger.warning("%r leaves depths as they are. %s.", method, text)
 
 
 def factors_table(fit: LogRateFit, units: Units) -> pd.DataFrame:
@@ -175,7 +179,7 @@ def stored_variances(fit: LogRateFit, varcomp: pd.DataFrame) -> FloatArray:
 
 def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     """Variances of log rates: between units and of the random term (G, terms), of sampling; and the dispersion."""
-    terms, rates = [*fit.terms, "Residual", "dispersion"], fit.models[0].rates
+    terms, rates = [*fit.terms, RESIDUAL, DISPERSION], fit.models[0].rates
     values = np.column_stack([variances, fit.spread(rates.v.mean(axis=1)), fit.spread(rates.dispersion)])
     table = _long(fit.variables, terms, values, "variance")
     table.insert(2, "column1", np.tile(["(Intercept)"] * len(fit.terms) + ["", ""], len(fit.variables)))
@@ -195,7 +199,7 @@ def partition_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     fixed = ((rates.y @ Q) @ Q.T).var(axis=1)
     values = np.column_stack([fit.spread(fixed), variances, fit.spread(rates.v.mean(axis=1))])
     shares = values / values.sum(axis=1, keepdims=True)
-    return _long(fit.variables, ["fixed", *fit.terms, "Residual"], shares, "fraction")
+    return _long(fit.variables, [FIXED, *fit.terms, RESIDUAL], shares, "fraction")
 
 
 def _long(variables: tuple[str, ...], terms: list[str], values: FloatArray, name: str) -> pd.DataFrame:
@@ -278,7 +282,8 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         name = self.tasks[number].name
         ddf, note = ddf_used(fit, self.options.ddf)
         tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
-        table = tests_table(self.variables, own.names, tested.numbers, tested.status, fit.n_donors, fit.n_obs)
+        numbers = tested.numbers | {"log_fc": tested.log_fc}
+        table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
             varcomp=with_group(varcomp_table(fit, tested.variances), name),

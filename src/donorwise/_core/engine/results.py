@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.contrasts import Cond, check_distinct, resolve_contrasts, split_interaction
+from donorwise._core.design.contrasts import Cond, check_distinct, resolve_contrasts
 from donorwise._core.design.formula import ParsedFormula, parse
+from donorwise._core.design.lost import Levels, levels_in_use
 from donorwise._core.design.terms import check_obs
 from donorwise._core.engine.groups import group_labels, stored_columns
 from donorwise._core.engine.tables import dtype_of, tests_table
-from donorwise._core.engine.tasks import NUMBERS, Task
+from donorwise._core.engine.tasks import NUMBERS, FeatureTests, Task
+from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import ALL
 from donorwise.errors import DesignError
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from donorwise._core.design.design import Design
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 _TINY = 1e-8  # of a level in a contrast of differences, for rounding
 
@@ -36,8 +38,19 @@ class Contrasts:
     L: FloatArray
 
 
-def tasks_by_group(formula: str | ParsedFormula, obs: pd.DataFrame, groupby: Sequence[str]) -> list[Task]:
+def contrasts_of_covariates(design: Design, contrasts: Contrasts) -> list[str]:
+    """Contrasts of nothing but main effects of covariates that differ from cell to cell."""
+    main = {j for term, columns in design.terms.items() if ":" not in term for j in columns}
+    plain = np.array([j in main and k >= 0 for j, k in enumerate(design.varying)])
+    return [name for name, row in zip(contrasts.names, contrasts.L, strict=True) if not row[~plain].any()]
+
+
+def tasks_by_group(
+    formula: str | ParsedFormula, obs: pd.DataFrame, groupby: Sequence[str], levels: Levels | None = None
+) -> list[Task]:
     """One task per group of `obs`, in the order of the levels of the columns `groupby`; one for all rows without any.
+
+    `levels` are those of the variables, where `obs` may not have all of them.
 
     Raises
     ------
@@ -45,19 +58,20 @@ def tasks_by_group(formula: str | ParsedFormula, obs: pd.DataFrame, groupby: Seq
         If `groupby` names no columns, or no group can be fitted.
     """
     if not groupby:
-        return [Task(ALL, build_design(formula, obs), "")]
+        design = build_design(formula, obs, levels=levels)
+        return [Task(ALL, design, design.lost.reason)]
     groups = group_labels(obs, groupby)
     parsed = parse(formula)
     check_obs(obs, parsed.columns, parsed.source)
+    levels = levels_in_use(parsed, obs) if levels is None else levels
     tasks = []
     for code, name in enumerate(groups.categories):
         try:
-            design = build_design(parsed, obs, rows=groups.codes == code)
+            design = build_design(parsed, obs, rows=groups.codes == code, levels=levels)
         except DesignError as error:
             tasks.append(Task(name, None, str(error)))
             continue
-        changed, reason = _lost_reference(design, obs)
-        tasks.append(Task(name, design, reason, changed))
+        tasks.append(Task(name, design, design.lost.reason))
     if not any(t.design for t in tasks):
         reasons = "\n".join(f"  {text}" for text in told_reasons({t.name: t.reason for t in tasks})[:5])
         raise DesignError(f"None of the {len(tasks)} groups of {stored_columns(groupby)!r} can be fitted:\n{reasons}")
@@ -71,36 +85,6 @@ def told_reasons(reasons: Mapping[str, str]) -> list[str]:
         if reason:
             groups.setdefault(reason, []).append(name)
     return [f"{', '.join(names)}: {reason}" for reason, names in groups.items()]
-
-
-def _lost_reference(design: Design, obs: pd.DataFrame) -> tuple[tuple[str, ...], str]:
-    """Coefficients of a group that do not mean what they mean elsewhere, and why.
-
-    In a group without cells of the reference level, ``disease[T.MS]`` would silently compare
-    with another level.
-    """
-    changed: dict[str, None] = {}
-    reasons = []
-    for column in design.frame.columns:
-        own = [name for name in design.fixed_names if any(_codes(part, column) for part in split_interaction(name))]
-        if not own:
-            continue
-        reference = obs[column].astype("category").cat.remove_unused_categories().cat.categories[0]
-        if str(design.frame[column].cat.categories[0]) != str(reference):
-            changed |= dict.fromkeys(own)
-            reasons.append(f"no cell here has the reference level {reference!r} of `{column}`")
-    if not changed:
-        return (), ""
-    text = f"{'; '.join(reasons)}: its coefficients would compare with another level than elsewhere"
-    return tuple(changed), text[0].upper() + text[1:] + "."
-
-
-def _codes(part: str, column: str) -> bool:
-    """Whether a factor of a coefficient's name is a level of `column`, coded against its first level."""
-    expression = part.split("[", 1)[0]
-    plain = expression in (column, f"C({column})")
-    contrast_coded = expression.startswith((f"C({column},", f"C({column} ,")) and "reatment(" not in expression
-    return "[" in part and (plain or contrast_coded)
 
 
 def resolve_by_group(tasks: Sequence[Task], contrasts: Any) -> tuple[list[str], list[Contrasts | None]]:
@@ -127,29 +111,41 @@ def resolve_by_group(tasks: Sequence[Task], contrasts: Any) -> tuple[list[str], 
         found.append(own)
     unanswered = [i for i in errors if not any(i in own for own in found)]
     if unanswered:
-        raise errors[unanswered[0]]
+        reasons = " ".join(t.reason for t in tasks if t.reason)
+        raise DesignError(f"{errors[unanswered[0]]} {reasons}") if reasons else errors[unanswered[0]]
     if not any(found):
         raise DesignError("None of the contrasts can be answered: " + " ".join(t.reason for t in tasks if t.reason))
-    names = list(dict.fromkeys(name for i in range(len(items)) for own in found if i in own for name in own[i].names))
-    return names, [_stack(own) if own else None for own in found]
+    names = [
+        name for i, item in enumerate(items) for name in _names(tasks, item, [own[i] for own in found if i in own])
+    ]
+    return list(dict.fromkeys(names)), [_stack(own) if own else None for own in found]
+
+
+def _names(tasks: Sequence[Task], item: Any, found: Sequence[Contrasts]) -> list[str]:
+    """Names of a contrast in the tasks; of each coefficient, those as well that no task has without a level that is lost."""
+    lost = [t.design.lost.expected for t in tasks if t.design is not None and item is None]
+    expected = [name for own in lost for name in own if name != "Intercept"]
+    return [*expected, *(name for own in found for name in own.names)]
 
 
 def _answerable(task: Task, item: Any, contrasts: Contrasts) -> Contrasts:
     """Leave out contrasts of coefficients that mean something else here; contrasts of levels name their own."""
     inner = item[0] if isinstance(item, list) and len(item) == 1 else item
     inner = next(iter(inner.values())) if isinstance(inner, dict) and len(inner) == 1 else inner
-    if not task.changed or task.design is None or isinstance(inner, (tuple, Cond)):
+    if task.design is None or not task.design.lost.changed or isinstance(inner, (tuple, Cond)):
         return contrasts
-    at = [i for i, name in enumerate(task.design.fixed_names) if name in task.changed]
+    at = [i for i, name in enumerate(task.design.fixed_names) if name in task.design.lost.changed]
     kept = ~(contrasts.L[:, at] != 0).any(axis=1)
     return Contrasts(tuple(n for n, keep in zip(contrasts.names, kept, strict=True) if keep), contrasts.L[kept])
 
 
 def _items(contrasts: Any) -> list[Any]:
     """Contrasts one by one, each in a form that :func:`resolve_contrasts` names as it would in the list."""
-    if isinstance(contrasts, dict) and not all(isinstance(c, numbers.Number) for c in contrasts.values()):
+    if isinstance(contrasts, dict) and not any(isinstance(c, numbers.Number) for c in contrasts.values()) and contrasts:
         return [{name: contrast} for name, contrast in contrasts.items()]
-    if isinstance(contrasts, list) and not all(isinstance(c, numbers.Number) for c in contrasts):
+    if isinstance(contrasts, list) and not all(
+        isinstance(c, numbers.Number) for c in contrasts
+    ):  # an empty one is refused
         return [[contrast] for contrast in contrasts]
     return [contrasts]
 
@@ -168,7 +164,6 @@ def results_table(
     names: tuple[str, ...],
     variables: tuple[str, ...],
     groups: tuple[str, ...],
-    log2_scale: float,
     n_donors: IntArray | int = 0,
     n_obs: IntArray | int = 0,
 ) -> pd.DataFrame:
@@ -179,11 +174,9 @@ def results_table(
     task, contrasts
         The task, and the contrasts that it can answer.
     tested
-        Their tests, as :func:`tests_table` makes them; None where nothing was fitted.
+        Their tests, as :func:`tests_table` makes them, with `log_fc`; None where nothing was fitted.
     names, variables, groups
         All contrasts, features and tasks.
-    log2_scale
-        Takes an estimate to log2 units; NaN where the response is no logarithm.
     n_donors, n_obs
         Shape (G,) or numbers, for the contrasts that cannot be answered.
     """
@@ -195,22 +188,21 @@ def results_table(
     out = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
     code = np.full(len(out), groups.index(task.name))
     out.insert(1, "group", pd.Categorical.from_codes(code, dtype=dtype_of(groups)))
-    log_fc = _log_fold_change(out, task, contrasts, log2_scale)
+    log_fc = out.pop("log_fc").where(~_are_levels(out, task, contrasts))
     out.insert(out.columns.get_loc("adj_p_value") + 1, "log_fc", log_fc)
     return out
 
 
-def _log_fold_change(table: pd.DataFrame, task: Task, contrasts: Contrasts | None, log2_scale: float) -> FloatArray:
-    """Estimates in log2 units; NaN for a contrast that is a level of the response, such as the intercept."""
+def _are_levels(table: pd.DataFrame, task: Task, contrasts: Contrasts | None) -> BoolArray:
+    """Which rows of a table are of a contrast that is a level of the response, such as the intercept."""
     names = table["contrast"].cat.categories
     is_level = np.zeros(len(names), dtype=bool)
     if task.design is not None and contrasts is not None:
-        is_level[names.get_indexer(list(contrasts.names))] = np.abs(contrasts.L @ _constant(task.design)) > _TINY
-    at = is_level[table["contrast"].cat.codes]
-    return np.where(at, np.nan, table["estimate"].to_numpy() * log2_scale)
+        is_level[names.get_indexer(list(contrasts.names))] = np.abs(contrasts.L @ constant_beta(task.design)) > _TINY
+    return np.asarray(is_level[table["contrast"].cat.codes])
 
 
-def _constant(design: Design) -> FloatArray:
+def constant_beta(design: Design) -> FloatArray:
     """Coefficients (p,) with which every row predicts one; zeros where there are none.
 
     A contrast of differences has none of them: adding a constant to the response does not change it.
@@ -230,9 +222,23 @@ def _not_estimable(
 ) -> pd.DataFrame:
     """Rows of contrasts that a task cannot answer."""
     G, n = len(variables), len(names)
-    numbers = {key: np.full((n, G), np.nan) for key in NUMBERS}
+    numbers = {key: np.full((n, G), np.nan) for key in (*NUMBERS, "log_fc")}
     counts = [np.broadcast_to(np.asarray(count, dtype=np.int64), (G,)) for count in (n_donors, n_obs)]
     return tests_table(variables, names, numbers, np.full((n, G), "not_estimable"), *counts)
+
+
+def with_unanswered(
+    tested: FeatureTests, names: Sequence[str], answered: Sequence[str]
+) -> tuple[dict[str, FloatArray], StrArray]:
+    """Numbers and status, (n, G) each, of all `names`: those that were not `answered` are not estimable."""
+    at = [list(names).index(name) for name in answered]
+    shape = (len(names), tested.status.shape[1])
+    numbers = {key: np.full(shape, np.nan) for key in tested.numbers}
+    status = np.full(shape, "not_estimable", dtype=STATUS_DTYPE)
+    for key, values in tested.numbers.items():
+        numbers[key][at] = values
+    status[at] = tested.status
+    return numbers, status
 
 
 def with_levels(table: pd.DataFrame, levels: Mapping[str, pd.CategoricalDtype]) -> pd.DataFrame:

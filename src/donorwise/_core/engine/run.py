@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.engine.analysis import TABLES, Family, Tables
-from donorwise._core.engine.arrays import blas
+from donorwise._core.engine.arrays import one_blas_thread
+from donorwise._core.engine.cautions import shifted
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.power import carried_by_prior, own_df
-from donorwise._core.engine.results import told_reasons, with_levels
+from donorwise._core.engine.results import contrasts_of_covariates, told_reasons, with_levels
 from donorwise._core.engine.tables import UNIVERSE, dtype_of
-from donorwise._core.jobs import tqdm
+from donorwise._core.jobs import Progress
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError, DonorwiseError
 
@@ -105,9 +106,8 @@ def run(analysis: Analysis[S, F], sink: Sink, *, max_memory: float | None = None
         logger.warning(text)
     finished = sink.finished()
     todo = [t for i, t in enumerate(analysis.tasks) if i not in finished and t.design is not None]
-    bar = tqdm(total=len(todo) * len(analysis.variables), unit="fit", desc="fits", disable=not progress)
-    # BLAS would start threads of its own for every small product, and they would fight over the cores.
-    with bar, blas().limit(limits=1):
+    bar = Progress(total=len(todo) * len(analysis.variables), unit="fit", desc="fits", disable=not progress)
+    with bar, one_blas_thread():
         for numbers in analysis.passes(max_memory):
             if not finished.issuperset(numbers):
                 _fit_pass(analysis, numbers, finished, sink, bar.update)
@@ -149,8 +149,19 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
             "\n  ".join(["No group could be fitted:", *told]) if len(told) > 1 else parts[0].failed
         )
     tables = _stack(analysis, parts)
-    _log_replaced(named)
-    return Result(tables, _params(analysis, named, tables["results"]), failed)
+    _log_replaced(named, analysis.options.ddf)
+    cautions = shifted(tables["results"], of_covariates(analysis))
+    for text in cautions.values():
+        logger.warning(text)
+    said = {"cautions": cautions} if cautions else {}
+    return Result(tables, _params(analysis, named, tables["results"]) | said, failed)
+
+
+def of_covariates(analysis: Analysis[S, F]) -> set[str]:
+    """Contrasts of covariates of cells, such as the depth, on which most genes may well depend."""
+    tasks = zip(analysis.tasks, analysis.contrasts, strict=True)
+    made = [(t.design, own) for t, own in tasks if t.design is not None and own is not None]
+    return {name for design, own in made for name in contrasts_of_covariates(design, own)}
 
 
 def _stack(analysis: Analysis[S, F], parts: Sequence[Tables]) -> dict[str, pd.DataFrame]:
@@ -227,10 +238,11 @@ def _version() -> str:
     return version("donorwise")
 
 
-def _log_replaced(parts: dict[str, Tables]) -> None:
-    """Log why tests are not those asked for, once per reason."""
+def _log_replaced(parts: dict[str, Tables], asked: str) -> None:
+    """Log why tests, or some of them, are not those asked for, once per reason."""
     fitted = {name: part for name, part in parts.items() if part.ddf}
     for ddf, note in dict.fromkeys((part.ddf, part.note) for part in fitted.values() if part.note):
         names = [name for name, part in fitted.items() if (part.ddf, part.note) == (ddf, note)]
         where = "" if len(names) == len(fitted) else f" in {', '.join(names)}"
-        logger.warning("%s%s: %s.", _USED[ddf], where, note)
+        what = f"{_USED[ddf]}{where}" if ddf != asked else f"Some tests{where} are others"
+        logger.warning("%s: %s.", what, note)

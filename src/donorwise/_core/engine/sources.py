@@ -61,32 +61,51 @@ class Source(ABC, Generic[S]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellSource(Source[Statistics]):
-    """Statistics by pattern, from a pass over the cells, with weights (N,) or None."""
+    """Statistics by pattern, from a pass over the cells.
+
+    Attributes
+    ----------
+    weights
+        Shape (N,), or None.
+    log_base
+        Base of values that are logarithms, of which the abundances are wanted; NaN for none.
+    """
 
     from_cells = True
 
     weights: FloatArray | None = None
+    log_base: float = float("nan")
 
     def statistics(
         self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
     ) -> list[Statistics | None]:
         """See :class:`Source`."""
         return collapse_tasks(
-            self.matrix, variables, tasks, weights=self.weights, features=self.features, n_jobs=n_jobs
-        )
+            self.matrix, variables, tasks, weights=self.weights, features=self.features, log_base=self.log_base,
+            n_jobs=n_jobs,
+        )  # fmt: skip
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
-        return _bytes_of_patterns(self, tasks, n_features)
+        return _bytes_of_patterns(self, tasks, n_features, abundance=not np.isnan(self.log_base))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSource(Source[Statistics]):
-    """Statistics by pattern, from collapsed rows; `matrix` has their means."""
+    """Statistics by pattern, from collapsed rows; `matrix` has their means.
+
+    Attributes
+    ----------
+    rows
+        The rows.
+    abundance
+        Whether the rows have abundances.
+    """
 
     from_cells = False
 
     rows: CollapsedRows
+    abundance: bool
 
     def statistics(
         self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
@@ -97,18 +116,18 @@ class RowSource(Source[Statistics]):
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
-        return _bytes_of_patterns(self, tasks, n_features)
+        return _bytes_of_patterns(self, tasks, n_features, abundance=self.abundance)
 
 
-def _bytes_of_patterns(source: Source[Any], tasks: Sequence[Task], n_features: int) -> int:
+def _bytes_of_patterns(source: Source[Any], tasks: Sequence[Task], n_features: int, *, abundance: bool) -> int:
     designs = [task.design for task in tasks if task.design is not None]
     m = max((d.covariates.shape[1] for d in designs), default=0)
-    return _bytes(source.matrix, sum(d.n_patterns for d in designs), n_features, m)
+    return _bytes(source.matrix, sum(d.n_patterns for d in designs), n_features, m, abundance=abundance)
 
 
-def _bytes(matrix: Any, n_patterns: int, n_features: int, m: int) -> int:
-    """Memory for moments of features with m covariates."""
-    per_value = 4 + 2 * m if isinstance(matrix, Stored) else 2 + m
+def _bytes(matrix: Any, n_patterns: int, n_features: int, m: int, *, abundance: bool = False) -> int:
+    """Memory for moments of features with m covariates and, where they are wanted, their abundances."""
+    per_value = 4 + 2 * (m + abundance) if isinstance(matrix, Stored) else 2 + m + abundance
     return 8 * n_patterns * (n_features * per_value + 1 + m + m * m)
 
 

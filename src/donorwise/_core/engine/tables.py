@@ -10,20 +10,22 @@ import pandas as pd
 from scipy import stats
 
 from donorwise._core.inference.likelihood_ratio import p_value
-from donorwise._core.inference.wald import joint_tests
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import FITTED, STATUSES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from donorwise._core.design.design import Design
     from donorwise._core.inference.likelihood_ratio import Extra
     from donorwise._core.inference.prior import Prior
+    from donorwise._core.inference.wald import JointTests
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 UNIVERSE = "Benjamini-Hochberg within each contrast and group, over the features that were tested"
+FIXED, RESIDUAL = SHARES = ("fixed", "Residual")
+"""What has a share of the variance and is no random term."""
 _NO_DIFFERENCE = 1e-6  # accuracy of a difference of log-likelihoods
 _ORDER = np.argsort(STATUSES)
 _SORTED = np.array(STATUSES)[_ORDER]
@@ -73,13 +75,15 @@ def dtype_of(names: tuple[str, ...]) -> pd.CategoricalDtype:
     return pd.CategoricalDtype(list(names) if len(unique) == len(names) else sorted(unique))
 
 
-def joint_table(variables: tuple[str, ...], models: Sequence[LMM], term: str, L: FloatArray, ddf: str) -> pd.DataFrame:
-    """See :meth:`LMMFit.joint_test`."""
+def joint_table(
+    variables: tuple[str, ...], models: Sequence[LMM], term: str, L: FloatArray, test: Callable[[LMM], JointTests]
+) -> pd.DataFrame:
+    """See :meth:`LMMFit.joint_test`; `test` is that of L (n, p) for the features of one model."""
     G = len(variables)
     columns = {key: np.full(G, np.nan) for key in ("statistic", "den_df", "scaling", "p_value")}
     status = np.full(G, "not_estimable", dtype=STATUS_DTYPE)
     for model in models:
-        tests = joint_tests(model, L, "kenward-roger" if ddf == "moderated" else ddf)
+        tests = test(model)
         for key, values in columns.items():
             values[model.features] = getattr(tests, key)
         status[model.features] = tests.status
@@ -135,7 +139,7 @@ def _component_rows(design: Design) -> list[tuple[str, str, str]]:
     for term in design.random_terms:
         rows += [(term.group, c, "") for c in term.columns]
         rows += [(term.group, b, a) for i, a in enumerate(term.columns) for b in term.columns[i + 1 :]]
-    return [*rows, ("Residual", "", "")]
+    return [*rows, (RESIDUAL, "", "")]
 
 
 def _components(model: LMM) -> tuple[FloatArray, FloatArray]:
@@ -160,7 +164,7 @@ def partition_table(variables: tuple[str, ...], design: Design, models: Sequence
         values = model.variances()
         out[model.features] = values / values.sum(axis=1, keepdims=True)
     index = pd.Index(variables, name="variable")
-    return pd.DataFrame(out, index=index, columns=["fixed", *terms, "Residual"])
+    return pd.DataFrame(out, index=index, columns=[FIXED, *terms, RESIDUAL])
 
 
 def icc_table(partition: pd.DataFrame) -> pd.DataFrame:
@@ -180,9 +184,9 @@ def long_partition(table: pd.DataFrame, value: str) -> pd.DataFrame:
 
 
 def term_labels(design: Design) -> list[str]:
-    """The grouping factor of each term; with its columns where a factor has several terms."""
+    """The grouping factor of each term; the whole term where a factor has several, or is called as a share of ours."""
     groups = [t.group for t in design.random_terms]
-    return [t.group if groups.count(t.group) == 1 else t.label for t in design.random_terms]
+    return [t.group if groups.count(t.group) == 1 and t.group not in SHARES else t.label for t in design.random_terms]
 
 
 def ranef_table(variables: tuple[str, ...], design: Design, models: Sequence[LMM], group: str) -> pd.DataFrame:

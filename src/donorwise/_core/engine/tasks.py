@@ -60,7 +60,7 @@ class Fit(Protocol[M]):
 
 @dataclass(frozen=True, slots=True)
 class FeatureTests:
-    """Tests of n contrasts for G features: `numbers` and `status` (n, G), `variances` (G, components).
+    """Tests of n contrasts for G features: `numbers`, `status` and `log_fc` (n, G), `variances` (G, components).
 
     The variances are posterior means; they are known where the tests made use of them.
     """
@@ -68,6 +68,7 @@ class FeatureTests:
     numbers: dict[str, FloatArray]
     status: StrArray
     variances: FloatArray
+    log_fc: FloatArray
 
 
 def ddf_used(fit: Fit[Model], ddf: str) -> tuple[str, str]:
@@ -98,7 +99,7 @@ def test_features(
     """
     shape = (len(L), len(fit.variables))
     numbers = {key: np.full(shape, np.nan) for key in NUMBERS}
-    status = np.repeat(fit.status[None], len(L), axis=0)
+    status, log_fc = np.repeat(fit.status[None], len(L), axis=0), np.full(shape, np.nan)
     variances = np.full((shape[1], len(fit.models[0].components()[0]) if fit.models else 0), np.nan)
     for whole in fit.models:
         model = whole if features is None else whole.take(np.flatnonzero(np.isin(whole.features, features)))
@@ -107,29 +108,28 @@ def test_features(
             values[:, model.features] = getattr(tested.tests, key).T
         status[:, model.features] = tested.tests.status.T
         variances[model.features] = tested.variances
-    return FeatureTests(numbers, status, variances)
+        log_fc[:, model.features] = tested.log_fc.T
+    return FeatureTests(numbers, status, variances, log_fc)
 
 
 def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int) -> Tested:
+    if ddf == "moderated" and model.unmoderated:
+        ddf = model.fallback
     if ddf == "moderated":
         return moderated_tests(model, L, fit.learned, level, n_jobs)
     if (estimated := model.estimated) is None:
         return tests_by_law(model, L, level, n_jobs)
     unknown = np.full((model.features.size, len(model.components()[0])), np.nan)
-    return Tested(contrast_tests(estimated, L, ddf, level), unknown)
+    return Tested(contrast_tests(estimated, L, ddf, level), unknown, estimated.log_fc(L))
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One group of rows with its design, or the reason why it has none.
-
-    `changed` names coefficients that do not mean here what they mean in other groups.
-    """
+    """One group of rows with its design, or the reason why it has none, or cannot answer for all of it."""
 
     name: str
     design: Design | None
     reason: str
-    changed: tuple[str, ...] = ()
 
 
 class TaskStatistics(Protocol):
@@ -205,13 +205,17 @@ def collapse_tasks(
     *,
     weights: FloatArray | None = None,
     features: IntArray | None = None,
+    log_base: float = float("nan"),
     n_jobs: int | None = 1,
 ) -> list[Statistics | None]:
-    """The statistics of every task from one pass over the matrix; None for a task without a design."""
+    """The statistics of every task from one pass over the matrix; None for a task without a design.
+
+    With the abundances of values that are logarithms, if their `log_base` is given.
+    """
     designs = [t.design for t in tasks if t.design is not None]
     if not designs:
         return [None] * len(tasks)
-    passes = list(_passes(matrix, variables, designs, weights, features, n_jobs))
+    passes = list(_passes(matrix, variables, designs, weights, features, log_base, n_jobs))
     starts = np.cumsum([0] + [d.n_patterns for d in designs])
     found = iter(
         Statistics(design, tuple(Pass(p.features, _own(p.collapsed, start, design)) for p in passes))
@@ -231,6 +235,7 @@ def _passes(
     designs: Sequence[Design],
     weights: FloatArray | None,
     features: IntArray | None,
+    log_base: float,
     n_jobs: int | None,
 ) -> Iterator[Pass]:
     codes, covariates = _stack(designs)
@@ -241,7 +246,7 @@ def _passes(
         whole = at.size == matrix.shape[1]
         collapsed = collapse(
             matrix, used, n_patterns, weights=weights, covariates=covariates, features=None if whole else columns[at],
-            names=variables if whole else tuple(variables[i] for i in at), n_jobs=n_jobs,
+            names=variables if whole else tuple(variables[i] for i in at), log_base=log_base, n_jobs=n_jobs,
         )  # fmt: skip
         yield Pass(at, collapsed)
 

@@ -10,8 +10,9 @@ from donorwise._core.design.arms import CHANGE, describe
 from donorwise._core.design.cover import units_inside
 from donorwise._core.design.design import combine
 from donorwise._core.design.findings import counted_repeatedly, is_technical, uncovered_within
+from donorwise._core.design.names import quote
 from donorwise._core.design.replicates import find_donors, is_fixed, random_levels
-from donorwise._core.design.terms import label_codes, quote
+from donorwise._core.design.terms import label_codes
 from donorwise._core.engine.units import with_units
 from donorwise._core.wording import listing
 

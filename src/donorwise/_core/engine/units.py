@@ -12,6 +12,7 @@ import pandas as pd
 from donorwise._core.cells.collapsed_rows import merge_rows
 from donorwise._core.design.design import RandomTerm, combine, first_rows
 from donorwise._core.design.formula import Bar, ParsedFormula
+from donorwise._core.design.lost import Levels, levels_in_use
 from donorwise._core.design.terms import check_column, check_obs, read_column
 from donorwise._core.models.lograte.units import Depths
 from donorwise._core.wording import listing
@@ -46,6 +47,8 @@ class Units:
         The columns whose combinations are the units, the group left out.
     formula
         The formula for `table`: random terms whose levels are the units are left to the variance between units.
+    levels
+        Levels of its variables among the cells, those without a unit too.
     sample
         Column of the samples that may tell units of a donor apart; empty where they do not.
     """
@@ -55,6 +58,7 @@ class Units:
     donor: str
     columns: tuple[str, ...]
     formula: ParsedFormula
+    levels: Levels
     sample: str
 
     @property
@@ -123,7 +127,8 @@ def find_units(
             (codes, table, splitting), samples = without, []
     _check_cell_level(columns, splitting, codes, table, donor)
     unit_columns = tuple(c for c in splitting if c not in groupby)
-    return Units(table, codes, donor, unit_columns, _without_units(parsed, table, groupby), "".join(samples))
+    kept = _without_units(parsed, table, groupby)
+    return Units(table, codes, donor, unit_columns, kept, levels_in_use(kept, obs), "".join(samples))
 
 
 def with_units(design: Design, units: Units) -> Design:

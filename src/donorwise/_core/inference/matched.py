@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import gammaln, ndtri, stdtr, stdtrit
+from scipy.special import betaln, chdtri, fdtrc, stdtr, stdtrit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,20 +98,29 @@ def _inverse_df(ratio: FloatArray, p: FloatArray, alpha: float, nu: float) -> Fl
     return out
 
 
-def quantile(p: FloatArray, df: FloatArray) -> FloatArray:
-    """x with P(|T_df| > x) = p, down to the smallest p: Newton's method on log P, which is concave in log x."""
-    target = np.log(np.maximum(0.5 * p, _TINY))
-    height = gammaln(0.5 * (df + 1)) - gammaln(0.5 * df) - 0.5 * np.log(np.pi * df)
-    square = ndtri(np.exp(target)) ** 2 / df
-    log_x = 0.5 * (np.log(df) + square + np.log(-np.expm1(-square)))  # nearly: log cosh grows like half a square
+def quantile(p: FloatArray, df: FloatArray, rank: int = 1) -> FloatArray:
+    """x with P(F > x²) = p, F of `rank` and `df` degrees of freedom (so |T| > x for rank 1), down to the smallest p.
+
+    Newton's method on log P, which is concave in log x.
+    """
+    target = np.log(np.maximum(p, 2 * _TINY))
+    height = np.log(2) - betaln(0.5 * rank, 0.5 * df)
+    square = chdtri(rank, np.exp(target)) / df
+    log_x = 0.5 * (np.log(df / rank) + square + np.log(-np.expm1(-square)))  # nearly: log(1 + rank x²/df) is straight
     at = np.flatnonzero(square > 0)
     for _ in range(_STEPS):
         y, n = log_x[at], df[at]
-        log_tail = np.log(np.maximum(stdtr(n, -np.exp(y)), _TINY))
-        slope = np.exp(y + height[at] - 0.5 * (n + 1) * np.logaddexp(0, 2 * y - np.log(n)) - log_tail)
+        log_tail = np.log(np.maximum(_tail(rank, n, np.exp(y)), 2 * _TINY))
+        odds = 2 * y + np.log(rank / n)
+        slope = np.exp(height[at] + 0.5 * rank * odds - 0.5 * (n + rank) * np.logaddexp(0, odds) - log_tail)
         step = np.clip((log_tail - target[at]) / slope, -_LONGEST, _LONGEST)
         log_x[at] = y + step
         at = at[np.abs(step) > _EXACT]
         if not at.size:
             break
     return np.exp(log_x)
+
+
+def _tail(rank: int, df: FloatArray, x: FloatArray) -> FloatArray:
+    """P(F > x²); the tails of t take a fifth of the time."""
+    return np.asarray(2 * stdtr(df, -x) if rank == 1 else fdtrc(rank, df, x**2))

@@ -12,7 +12,7 @@ beta and 1/sigma is right-Haar for this location-scale family.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.stats import rankdata
@@ -22,13 +22,15 @@ from donorwise._core.inference.mixture import Summary, summarise_mixture, two_si
 from donorwise._core.inference.prior import Prior, fit_prior
 from donorwise._core.inference.wald import ContrastTests, without_too_few
 from donorwise._core.jobs import in_threads
-from donorwise._core.models.law import BUDGET, chunks, tensor
+from donorwise._core.models.law import BUDGET, Model, chunks, tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from donorwise._core.models.law import Law, Model, OnGrid
+    from donorwise._core.models.law import Law, OnGrid
     from donorwise._typing import FloatArray, IntArray
+
+M = TypeVar("M", bound=Model)
 
 MIN_FEATURES = 100
 # Doubles of a prior's likelihoods that are kept for the tests (128 MB), which would evaluate them again.
@@ -68,24 +70,31 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """Tests of the features of a model, and the posterior means of its variances (G, variances)."""
+    """Tests of the features of a model, the posterior means of its variances (G, variances), and fold changes (G, n)."""
 
     tests: ContrastTests
     variances: FloatArray
+    log_fc: FloatArray
 
 
 def refusal(models: Sequence[Model]) -> str:
     """Why moderation does not apply to the models of a fit; empty where it does."""
     if not models:
         return "no feature could be fitted"
-    if reason := models[0].unmoderated:
-        return reason
-    n_features = sum(model.usable.size for model in models)
+    on_grids = moderatable(models)
+    if not on_grids:
+        return models[0].unmoderated
+    n_features = sum(model.usable.size for model in on_grids)
     if n_features < MIN_FEATURES:
-        one, several = models[0].named
+        one, several = on_grids[0].named
         count = f"1 {one} is" if n_features == 1 else f"{n_features} {several} are"
         return f"{count} too few to learn a prior from ({MIN_FEATURES} are needed)"
     return ""
+
+
+def moderatable(models: Sequence[M]) -> list[M]:
+    """The models whose variances lie on a grid; the others are tested as without moderation, and share no prior."""
+    return [model for model in models if not model.unmoderated]
 
 
 def learn(models: Sequence[Model], start: Prior | None = None, n_jobs: int = 1, *, chunk: int = BUDGET) -> Learned:
@@ -94,6 +103,7 @@ def learn(models: Sequence[Model], start: Prior | None = None, n_jobs: int = 1, 
     `start` is the prior of a similar fit with the same random part, which saves most of the steps. Arrays have
     `chunk` doubles.
     """
+    models = moderatable(models)
     rank = mean_rank(models)
     axes, weights = _axes(models, start)
     points = tensor(axes)
@@ -164,9 +174,10 @@ def moderated_tests(
 
     size = chunk // max(len(L), 1)
 
-    def test(at: IntArray) -> tuple[list[Summary], FloatArray]:
+    def test(at: IntArray) -> _Made:
         law, weight = _weighted(model, grid, at, learned)
-        return _summaries(law, weight, np.full(len(L), law.nu), level), weight @ points
+        summaries = _summaries(law, weight, np.full(len(L), law.nu), level)
+        return _Made(summaries, weight @ points, grid.log_fc(at, law, weight))
 
     return _tested(model, L, list(in_threads(test, chunks(model.usable, len(points), size), n_jobs)))
 
@@ -179,14 +190,22 @@ def tests_by_law(model: Model, L: FloatArray, level: float, n_jobs: int = 1) -> 
     points = tensor(model.fine_axes())
     grid, df = model.on(points, L), between_within_df(model.design, model.n_obs, L)
 
-    def test(at: IntArray) -> tuple[list[Summary], FloatArray]:
+    def test(at: IntArray) -> _Made:
         law = grid.law(at)
         best = best_point(law.loglik)
-        return _summaries(law, best, df, level), best @ points
+        return _Made(_summaries(law, best, df, level), best @ points, grid.log_fc(at, law, best))
 
     return _tested(
         model, L, list(in_threads(test, chunks(model.usable, len(points), BUDGET // max(len(L), 1)), n_jobs))
     )
+
+
+class _Made(NamedTuple):
+    """Of a chunk of features: summaries of each contrast, variances (G, variances), and fold changes (G, n)."""
+
+    summaries: list[Summary]
+    variances: FloatArray
+    log_fc: FloatArray
 
 
 def _summaries(law: Law, weight: FloatArray, df: FloatArray, level: float) -> list[Summary]:
@@ -197,17 +216,18 @@ def _summaries(law: Law, weight: FloatArray, df: FloatArray, level: float) -> li
     ]
 
 
-def _tested(model: Model, L: FloatArray, made: Sequence[tuple[list[Summary], FloatArray]]) -> Tested:
+def _tested(model: Model, L: FloatArray, made: Sequence[_Made]) -> Tested:
     """Every feature its row, in the order of the chunks, which is that of the usable features."""
     shape = (model.features.size, len(L))
     numbers = {f.name: np.full(shape, np.nan) for f in fields(Summary)}
-    variances = np.full((shape[0], len(model.components()[0])), np.nan)
+    variances, log_fc = np.full((shape[0], len(model.components()[0])), np.nan), np.full(shape, np.nan)
     if made:
-        variances[model.usable] = np.concatenate([own for _, own in made])
+        variances[model.usable] = np.concatenate([own.variances for own in made])
+        log_fc[model.usable] = np.concatenate([own.log_fc for own in made])
         for name, values in numbers.items():
             for i in range(len(L)):
-                values[model.usable, i] = np.concatenate([getattr(own[i], name) for own, _ in made])
-    return Tested(without_too_few(ContrastTests(**numbers, status=model.status(L))), variances)
+                values[model.usable, i] = np.concatenate([getattr(own.summaries[i], name) for own in made])
+    return Tested(without_too_few(ContrastTests(**numbers, status=model.status(L))), variances, log_fc)
 
 
 def p_values(model: Model, L: FloatArray, learned: Learned) -> tuple[FloatArray, FloatArray]:

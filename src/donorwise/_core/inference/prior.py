@@ -18,12 +18,14 @@ from donorwise._core.inference.kernels import em_counts
 if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
-_KNOTS = 6
+_KNOTS = (2, 6)  # fewest and most
+_PER_KNOT = 200  # features that it takes to learn one knot more
 _PENALTY = 0.5  # pseudo-features in all; more of them, spread over a grid of two terms, would cost power
 _UNIFORM = 0.002
 _MAX_ROUNDS = 300
 _TOLERANCE = 0.01  # log-likelihood units, of all features together, gained by a round of three steps
-_SMOOTH_MORE = 300  # features below which the prior is smoothed more
+_FEW = _PER_KNOT * (_KNOTS[1] - 1)  # features below which the prior is smoothed more: about so far (sd),
+_FAR, _FEWEST_PASSES = 0.5, 4  # in logarithms of the ratio, and by no fewer passes
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -87,9 +89,12 @@ def fit_prior(
     `start` are weights (knots, points) to begin with, where a similar prior is known.
     """
     likelihood = np.exp(loglik - loglik.max(axis=1, keepdims=True))
-    knots = np.linspace(0, 1, _KNOTS)
-    weights, objective = _em(likelihood, rank, start)
-    smooth = _smoothed(weights, [a.size for a in axes], passes=1 if rank.size >= _SMOOTH_MORE else 4)
+    knots = np.linspace(0, 1, int(np.clip(1 + rank.size // _PER_KNOT, *_KNOTS)))
+    uniform = np.full((knots.size, likelihood.shape[1]), 1 / likelihood.shape[1])
+    # a similar prior that was learned from fewer or more features has other knots
+    first = uniform if start is None else triangular(knots, np.linspace(0, 1, len(start))) @ start
+    weights, objective = _em(likelihood, rank, first)
+    smooth = _smoothed(weights, [a.size for a in axes], [_passes(a, rank.size) for a in axes])
     mixed = (1 - _UNIFORM) * smooth + _UNIFORM / smooth.shape[1]
     return Prior(tuple(axes), terms, scale or (1.0,) * len(axes), mixed, knots, objective, rank.size)
 
@@ -100,15 +105,23 @@ def triangular(rank: FloatArray, knots: FloatArray) -> FloatArray:
     return np.clip(1 - np.abs(rank[:, None] - knots) / step, 0, None)
 
 
-def _em(likelihood: FloatArray, rank: FloatArray, start: FloatArray | None) -> tuple[FloatArray, FloatArray]:
-    """Weights at the knots by EM: a feature's prior mixes those of the two knots beside its rank.
+def _passes(axis: FloatArray, n_features: int) -> int:
+    """How often the weights along an axis are smoothed; a pass has a variance of half a step."""
+    if n_features >= _FEW:
+        return 1
+    step = np.log(axis[2] / axis[1])
+    return max(_FEWEST_PASSES, round(2 * (_FAR / step) ** 2))
+
+
+def _em(likelihood: FloatArray, rank: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Weights at the knots by EM from those given: a feature's prior mixes those of the two knots beside its rank.
 
     Pairs of steps are extrapolated (Varadhan and Roland 2008, scheme S3) where that raises the
     objective, which is kept per step and never falls.
     """
-    weights = np.full((_KNOTS, likelihood.shape[1]), 1 / likelihood.shape[1]) if start is None else start
-    knot = np.minimum((rank * (_KNOTS - 1)).astype(np.int64), _KNOTS - 2)
-    step = partial(_em_step, likelihood=likelihood, knot=knot, share=rank * (_KNOTS - 1) - knot)
+    pieces = len(weights) - 1
+    knot = np.minimum((rank * pieces).astype(np.int64), pieces - 1)
+    step = partial(_em_step, likelihood=likelihood, knot=knot, share=rank * pieces - knot)
     objective: list[float] = []
     for _ in range(_MAX_ROUNDS):
         once, before = step(weights)
@@ -143,11 +156,11 @@ def _extrapolated(weights: FloatArray, once: FloatArray, twice: FloatArray) -> F
     return np.asarray(leap / leap.sum(axis=1, keepdims=True))
 
 
-def _smoothed(weights: FloatArray, shape: list[int], *, passes: int) -> FloatArray:
-    """Smooth over neighbouring nonzero ratios along every axis; mass at zero stays at zero."""
+def _smoothed(weights: FloatArray, shape: list[int], passes: list[int]) -> FloatArray:
+    """Smooth over neighbouring nonzero ratios along every axis, so often; mass at zero stays at zero."""
     out = weights.reshape(-1, *shape)
     for axis in range(1, out.ndim):
-        for _ in range(passes):
+        for _ in range(passes[axis - 1]):
             moved = np.moveaxis(out, axis, -1)
             inner = np.pad(moved[..., 1:], [(0, 0)] * (moved.ndim - 1) + [(1, 1)], mode="edge")
             inner = 0.25 * inner[..., :-2] + 0.5 * inner[..., 1:-1] + 0.25 * inner[..., 2:]

@@ -11,6 +11,7 @@ from scipy import stats
 from donorwise._core.design.replicates import between_within_df
 from donorwise._core.inference import kenward_roger, satterthwaite
 from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
     from donorwise._core.models.law import Estimated
@@ -54,9 +55,10 @@ def contrast_tests(
     """
     model = _at_reml(model, ddf)
     se, df = (np.full((model.features.size, len(L)), np.nan) for _ in range(2))
-    for at in _chunks(model, chunk):
-        se[at], df[at] = _se_and_df(model.take(at), L, ddf)
-    estimate = model.beta @ L.T
+    known = np.flatnonzero(model.informed(L))
+    for at in _chunks(model, chunk) if known.size else []:
+        se[np.ix_(at, known)], df[np.ix_(at, known)] = _se_and_df(model.take(at), L[known], ddf)
+    estimate = np.where(model.informed(L), model.beta @ L.T, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = estimate / se
         p_value = 2 * stats.t.sf(np.abs(statistic), df)
@@ -69,13 +71,28 @@ def joint_tests(model: Estimated, L: FloatArray, ddf: str, *, chunk: int = _CHUN
     """F test that all contrasts L (n, p) are zero, given in the basis of the formula."""
     model = _at_reml(model, ddf)
     statistic, den_df, scaling = (np.full(model.features.size, np.nan) for _ in range(3))
-    for at in _chunks(model, chunk):
+    known = _independent(model.turned(L))
+    for at in _chunks(model, chunk) if known else []:
         statistic[at], den_df[at], scaling[at] = _joint(model.take(at), L, ddf)
     p_value = stats.f.sf(statistic, len(L), den_df)
-    few = (model.status(L) == "too_few_donors").any(axis=1)
-    status = np.where(few, "too_few_donors", model.fitted_status).astype(STATUS_DTYPE)
+    status = joint_status(model, L)
+    few = status == "too_few_donors"
     statistic, den_df, scaling, p_value = (np.where(few, np.nan, a) for a in (statistic, den_df, scaling, p_value))
     return JointTests(statistic, den_df, scaling, p_value, status)
+
+
+def joint_status(model: Estimated, L: FloatArray) -> StrArray:
+    """Status of every feature's test that all contrasts (n, p) are zero, (G,)."""
+    few, status = (model.status(L) == "too_few_donors").any(axis=1), model.fitted_status
+    if not _independent(model.turned(L)):
+        status = np.where(np.isin(status, FITTED), "constant", status)
+    return np.where(few, "too_few_donors", status).astype(STATUS_DTYPE)
+
+
+def _independent(L: FloatArray) -> bool:
+    """Whether contrasts all say something of their own: not so of what has no variance in some features."""
+    norms = np.sqrt((L**2).sum(axis=1, keepdims=True))
+    return bool(np.linalg.matrix_rank(L / np.where(norms > 0, norms, 1)) == len(L))
 
 
 def _at_reml(model: Estimated, ddf: str) -> Estimated:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.models.lmm.evaluate import Pieces
-    from donorwise._typing import FloatArray, IntArray, StrArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 STATUS_DTYPE = "<U16"
 BUDGET = 2_000_000
@@ -59,6 +59,12 @@ class OnGrid(Protocol):
 
     def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
         """The law; `loglik` is what :meth:`loglik` gave for the same features, where that is at hand."""
+
+    def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
+        """Log2 fold changes (G, n) of features with this law, averaged over the points with weights (G, K).
+
+        NaN where they are not known.
+        """
 
 
 class Model(Protocol):
@@ -159,8 +165,14 @@ class Estimated(Model, Protocol):
     def vcov(self) -> FloatArray:
         """Their covariance, (G, p, p)."""
 
+    def informed(self, L: FloatArray) -> BoolArray:
+        """Which contrasts (n, p) have a variance, (n,)."""
+
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients."""
+
+    def log_fc(self, L: FloatArray) -> FloatArray:
+        """Log2 fold changes of contrasts (n, p) at the estimates, (G, n); NaN where they are not known."""
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""

@@ -224,3 +224,8 @@ def _degenerate(collapsed: Collapsed, rss: FloatArray) -> tuple[FloatArray, Bool
     spread = (w * (collapsed.mean - centre) ** 2).sum(axis=0) + collapsed.within_ss.sum(axis=0)
     constant = spread <= total * (_CONSTANT * centre) ** 2
     return centre, constant, ~constant & (rss <= _EXPLAINED**2 * spread + total * (_CONSTANT * centre) ** 2)
+
+
+def is_rounding(squares: FloatArray, collapsed: Collapsed) -> BoolArray:
+    """Which sums of squares (G,) about means of some rows are no more than rounding, and the features themselves more."""
+    return _degenerate(collapsed, squares)[2]

@@ -12,7 +12,7 @@ diagonal, else of the products of those t that share a block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -39,6 +39,27 @@ _DOUBLES = 2_000_000
 _IMPOSSIBLE = -1e300  # log-likelihood where rounding leaves no information on the fixed effects
 
 
+class JointLaw(NamedTuple):
+    """G features at K points, for r contrasts together, every array (G, K).
+
+    Attributes
+    ----------
+    loglik
+        As in :class:`~donorwise._core.models.law.Law`.
+    F
+        Has the distribution F(r, nu) where the contrasts are zero.
+    size
+        Mean variance of the contrasts: the r-th root of the determinant of their covariance.
+    nu
+        Degrees of freedom of the denominator.
+    """
+
+    loglik: FloatArray
+    F: FloatArray
+    size: FloatArray
+    nu: float
+
+
 @dataclass(frozen=True, slots=True)
 class LMMGrid:
     """Gaussian models of one design at K points, for n contrasts.
@@ -57,8 +78,10 @@ class LMMGrid:
         Shape (n, p). The contrasts, orthonormal basis.
     step
         Shape (n, q, K). t'step is the step of an estimate from least squares.
-    unit
-        Shape (n, K). sqrt(c'Phi c / nu).
+    spread
+        Shape (K, n, n). L Phi L' / nu.
+    abundance
+        Log abundances of all features as responses; None where these are not known.
     """
 
     responses: Responses
@@ -67,7 +90,8 @@ class LMMGrid:
     R: Callable[[Responses], FloatArray]
     L: FloatArray
     step: FloatArray
-    unit: FloatArray
+    spread: FloatArray
+    abundance: Responses | None = None
 
     def loglik(self, at: IntArray) -> FloatArray:
         """REML log-likelihood profiled over sigma2, (G, K)."""
@@ -84,13 +108,43 @@ class LMMGrid:
         """The law of the contrasts."""
         response = self.responses.take(at)
         loglik = self._loglik(response) if loglik is None else loglik
-        root_R = np.exp((self.half - loglik) / self.nu)  # R is what the likelihood was made of
-        centre, scale = (np.empty((len(self.L), *loglik.shape)) for _ in range(2))
+        root_R, scale = self._root_R(loglik), np.empty((len(self.L), *loglik.shape))
+        for i in range(len(self.L)):
+            np.multiply(root_R, np.sqrt(self.spread[:, i, i]), out=scale[i])
+        return law_of(loglik, self._centre(response), scale, self.nu)
+
+    def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
+        """The law of all contrasts together."""
+        response = self.responses.take(at)
+        loglik = self._loglik(response) if loglik is None else loglik
+        root_R, factor = self._root_R(loglik), np.linalg.cholesky(self.spread)
+        whitened = np.einsum("kij,jgk->igk", np.linalg.inv(factor), self._centre(response)) / root_R
+        diagonal = np.einsum("kii->ki", factor)
+        size = root_R**2 * self.nu * np.exp(2 * np.log(diagonal).mean(axis=1))
+        return JointLaw(loglik, (whitened**2).mean(axis=0), size, self.nu)
+
+    def _root_R(self, loglik: FloatArray) -> FloatArray:
+        """sqrt(y'Py), which is what the likelihood was made of, (G, K)."""
+        return np.exp((self.half - loglik) / self.nu)
+
+    def _centre(self, response: Responses) -> FloatArray:
+        """Estimates, (n, G, K)."""
+        centre = np.empty((len(self.L), response.rss.size, self.half.size))
         for i, row in enumerate(self.L):
             np.matmul(response.zty, self.step[i], out=centre[i])
             centre[i] += (response.ols @ row)[:, None]
-            np.multiply(root_R, self.unit[i], out=scale[i])
-        return law_of(loglik, centre, scale, self.nu)
+        return centre
+
+    def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
+        """What the law's estimates are of the responses, of the log abundances; NaN where these are not known."""
+        if self.abundance is None:
+            return np.full((at.size, len(self.L)), np.nan)
+        own = self.abundance.take(at)
+        found = [
+            (own.zty * (weight @ step.T)).sum(axis=1) + own.ols @ row
+            for step, row in zip(self.step, self.L, strict=True)
+        ]
+        return np.stack(found, axis=1) if found else np.empty((at.size, 0))
 
 
 def on_grid(
@@ -113,16 +167,15 @@ def on_grid(
     pairs = _Pairs(equations.blocks)
     by_products = spectrum is None and pairs.first.size <= most_pairs
     made = [_gathered(own, L, nu, pairs if by_products else None) for own in _some_points(equations, points)]
-    half, step, unit = (
-        np.concatenate([getattr(own, name) for own in made], axis=-1) for name in ("half", "step", "unit")
-    )
+    half, step = (np.concatenate([getattr(own, name) for own in made], axis=-1) for name in ("half", "step"))
+    spread = np.concatenate([own.spread for own in made])
     if spectrum is not None:
         R = _spectral(spectrum, points[:, 0])
     elif by_products:
         R = _products(pairs, *(np.concatenate([getattr(own, name) for own in made], axis=1) for name in ("W", "XVr")))
     else:
         R = _pointwise(equations, points)
-    return LMMGrid(responses, nu, half, R, L, step, unit)
+    return LMMGrid(responses, nu, half, R, L, step, spread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +222,11 @@ def _shrinkage(blocks: Blocks, g: FloatArray) -> tuple[FloatArray, FloatArray, F
 
 @dataclass(frozen=True, slots=True)
 class _Gathered:
-    """Of k points: `half` (k,), `step` (n, q, k), `unit` (n, k); for products W (pairs, k) and XVr (q, k * p)."""
+    """Of k points: `half` (k,), `step` (n, q, k), `spread` (k, n, n); for products W (pairs, k) and XVr (q, k * p)."""
 
     half: FloatArray
     step: FloatArray
-    unit: FloatArray
+    spread: FloatArray
     W: FloatArray
     XVr: FloatArray
 
@@ -181,13 +234,13 @@ class _Gathered:
 def _gathered(own: _GridPoints, L: FloatArray, nu: float, pairs: _Pairs | None) -> _Gathered:
     Phi_c = own.Phi @ L.T  # (k, p, n)
     step = np.ascontiguousarray(-(own.WA @ Phi_c).transpose(2, 1, 0))
-    unit = np.sqrt(np.einsum("np,kpn->nk", L, Phi_c) / nu)
+    spread = L @ Phi_c / nu
     if pairs is None:
-        return _Gathered(own.half, step, unit, np.empty((0, 0)), np.empty((0, 0)))
+        return _Gathered(own.half, step, spread, np.empty((0, 0)), np.empty((0, 0)))
     values, vectors = np.linalg.eigh(own.Phi)
     factor = vectors * np.sqrt(np.clip(values, 0, None))[:, None, :]
     XVr = (own.WA @ factor).transpose(1, 0, 2).reshape(own.WA.shape[1], -1)
-    return _Gathered(own.half, step, unit, (own.W[:, pairs.place] * pairs.times).T, XVr)
+    return _Gathered(own.half, step, spread, (own.W[:, pairs.place] * pairs.times).T, XVr)
 
 
 class _Pairs:

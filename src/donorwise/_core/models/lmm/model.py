@@ -11,6 +11,7 @@ import numpy as np
 from donorwise._core.design.replicates import between_within_df
 from donorwise._core.models.law import STATUS_DTYPE, Law
 from donorwise._core.models.lmm import components
+from donorwise._core.models.lmm.abundance import at_ratios
 from donorwise._core.models.lmm.evaluate import pieces
 from donorwise._core.models.lmm.fit import fit_responses
 from donorwise._core.models.lmm.law import on_grid, ratio_axes
@@ -18,6 +19,7 @@ from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
+    from donorwise._core.models.lmm.crossproducts import Responses
     from donorwise._core.models.lmm.equations import Equations, Estimates
     from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._core.models.lmm.law import LMMGrid
@@ -36,11 +38,15 @@ class LMM:
         What they share.
     estimates
         Arrays over the G features.
+    abundance
+        Their log abundances as responses (see :mod:`donorwise._core.models.lmm.abundance`); None where these are not
+        known.
     """
 
     features: IntArray
     equations: Equations
     estimates: Estimates
+    abundance: Responses | None
 
     named: ClassVar[tuple[str, str]] = ("feature", "features")
     fallback: ClassVar[str] = "kenward-roger"
@@ -97,7 +103,7 @@ class LMM:
 
     def on(self, points: FloatArray, L: FloatArray | None = None) -> LMMGrid:
         """The model at ratios (K, terms), for contrasts (n, p)."""
-        return on_grid(self.equations, self.estimates.responses, points, L)
+        return replace(on_grid(self.equations, self.estimates.responses, points, L), abundance=self.abundance)
 
     def law(self, points: FloatArray, L: FloatArray) -> Law:
         """The law of the usable features at ratios (K, terms)."""
@@ -142,6 +148,10 @@ class LMM:
         """Their covariance, (G, p, p)."""
         return self.estimates.sigma2[:, None, None] * self.estimates.Phi
 
+    def informed(self, L: FloatArray) -> BoolArray:
+        """Which contrasts (n, p) have a variance, (n,)."""
+        return np.ones(len(L), dtype=bool)
+
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients."""
         return self.equations.turned(L)
@@ -156,6 +166,12 @@ class LMM:
     def theta(self) -> FloatArray:
         """Relative covariance factors of the columns as the formula has them, (G, K)."""
         return components.theta_of(self.equations, self.estimates.gamma)
+
+    def log_fc(self, L: FloatArray) -> FloatArray:
+        """Log2 fold changes of contrasts (n, p) at the estimates, (G, n); NaN where abundances are not known."""
+        if self.abundance is None:
+            return np.full((self.features.size, len(L)), np.nan)
+        return at_ratios(self.equations, self.abundance, self.estimates.gamma, L)
 
     def covariances(self) -> list[FloatArray]:
         """Covariance of every term's columns as the formula has them, (G, r, r) each."""
@@ -177,7 +193,8 @@ class LMM:
 
     def take(self, at: IntArray | BoolArray) -> LMM:
         """The model of some of its features."""
-        return LMM(self.features[at], self.equations, self.estimates.take(at))
+        abundance = None if self.abundance is None else self.abundance.take(at)
+        return LMM(self.features[at], self.equations, self.estimates.take(at), abundance)
 
     def fitted_by(self, *, reml: bool) -> LMM:
         """The same features by REML, or by maximum likelihood."""

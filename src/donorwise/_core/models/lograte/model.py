@@ -195,6 +195,10 @@ class LogRateGrid:
         """The law of the contrasts; the likelihood comes with it."""
         return law_of(*self._evaluate(at, self.L), np.inf)
 
+    def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
+        """The estimates, which are logarithms of rates."""
+        return np.einsum("gk,gkn->gn", weight, law.centre) / np.log(2)
+
     def _evaluate(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Likelihood (G, K), and centre and scale (n, G, K)."""
         Q, y = self.model.units.Q, self.model.rates.y[at]

@@ -1,0 +1,114 @@
+"""Variables that are read as something else than they are: numbers and dates kept as text, labels kept as numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.design.names import quote
+from donorwise._core.design.terms import categorical_only, is_categorical, variables
+
+if TYPE_CHECKING:
+    from donorwise._core.design.design import Design
+
+_FEW = 3  # values below which a number is as good as two labels
+_MOST_CODES = 50
+_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
+_AROUND = re.compile(rf"(?P<before>[<>=≤≥~]*)\s*(?P<number>{_NUMBER.pattern})\s*(?P<after>\D*)")
+_DATE = re.compile(r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3\d{2,4})([ T]\d{1,2}:\d{2}.*)?")
+_MEASURED = re.compile(
+    r"(?<![a-z])(age|bmi|weight|height|dose|time|days?|weeks?|months?|years?|hours?|score|concentration|pmi|dates?)(?![a-z])",
+    re.IGNORECASE,
+)
+_LABELS = re.compile(
+    r"(?<![a-z])(batch|lane|plate|chip|pool|flow_?cell|chemistry|assay|protocol|run|site|cent(er|re)|hospital|cohort|stud(y|ie)|"
+    r"librar(y|ie)|well|slide|array|channel|replicate|cluster|sample|donor|patient|subject|individual)(e?s)?(_?(id|no|number))?(?![a-z])",
+    re.IGNORECASE,
+)
+
+
+def kept_as_text(design: Design) -> Iterator[str]:
+    """Variables of which every value is a number or a date, and that have a coefficient for each."""
+    for name in _bare(design):
+        column = design.frame[name]
+        if is_categorical(column) and not _LABELS.search(name):
+            text = _as_text(name, list(column.cat.categories))
+            if text:
+                yield text
+
+
+def kept_as_numbers(design: Design, batch: str | None = None) -> Iterator[str]:
+    """Variables with the name of a label and few whole numbers, of which a slope is asked."""
+    for name in (name for name in _bare(design) if name == batch or _LABELS.search(name)):
+        column = design.frame[name]
+        if is_categorical(column):
+            continue
+        values = np.unique(column.to_numpy(dtype=np.float64))
+        if 2 < len(values) <= _MOST_CODES and np.array_equal(values, np.round(values)):
+            yield (
+                f"`{name}` is a number to the formula, with one slope over {_few([f'{v:.0f}' for v in values])}; if these are "
+                f"labels, write `C({quote(name)})`, or make them text: {_stored(name)} = {_stored(name)}.astype(str)."
+            )
+
+
+def _bare(design: Design) -> list[str]:
+    """Variables of the fixed part that are not read through ``C(...)`` alone, which says that they are labels."""
+    terms = design.parsed.terms
+    return [name for name in variables(terms) if name not in categorical_only(terms)]
+
+
+def _as_text(name: str, levels: Sequence[Hashable]) -> str:
+    """What to do about levels that are numbers or dates; empty where they are neither, or too few to matter."""
+    texts = [str(level).strip() for level in levels]
+    if len(texts) < _FEW and not _MEASURED.search(name):
+        return ""
+    column, labels = _stored(name), f"if they are labels, write `C({quote(name)})`"
+    each = f"so each of the {len(texts)} has a coefficient of its own"
+    if all(_DATE.fullmatch(text) for text in texts):
+        return (
+            f"`{name}` holds dates as text ({_few(texts)}), {each}; make it a number of days: "
+            f"`{column} = (pd.to_datetime({column}.astype(str)) - pd.Timestamp('{_first_day(texts)}')).dt.days`; {labels}."
+        )
+    found = [_AROUND.fullmatch(text) for text in texts]
+    numbers = [float(match["number"].replace(",", ".")) for match in found if match]
+    if (
+        len(numbers) < len(texts)
+        or len(set(numbers)) < len(texts)
+        or (_are_codes(numbers) and not _MEASURED.search(name))
+    ):
+        return ""
+    start = (
+        f"`{name}` holds numbers as {'text' if isinstance(levels[0], str) else 'categories'} ({_few(texts)}), {each}; "
+    )
+    odd = [text for text in texts if not _NUMBER.fullmatch(text)]
+    if not odd:
+        comma = ".astype(str).str.replace(',', '.')" if any("," in text for text in texts) else ""
+        return f"{start}make it a number: `{column} = {column}{comma}.astype(float)`; {labels}."
+    return (
+        f"{start}{_few(odd)} {'is' if len(odd) == 1 else 'are'} no plain number{'' if len(odd) == 1 else 's'}, so say which it "
+        f"stands for, for instance the number in it: `{column} = {column}.astype(str).str.extract(r'(\\d+\\.?\\d*)')[0].astype(float)`; "
+        f"{labels}."
+    )
+
+
+def _are_codes(numbers: Sequence[float]) -> bool:
+    """Whether numbers are 0, 1, 2 ... or 1, 2, 3 ..., as labels are numbered."""
+    first = min(numbers)
+    return first in (0.0, 1.0) and sorted(numbers) == list(np.arange(first, first + len(numbers)))
+
+
+def _first_day(texts: Sequence[str]) -> str:
+    parsed = pd.to_datetime(pd.Series(texts), errors="coerce", format="mixed")
+    return str(parsed.min().date()) if parsed.notna().any() else texts[0]
+
+
+def _stored(name: str) -> str:
+    return f"obs[{name!r}]".replace("'", '"') if "'" not in name and '"' not in name else f"obs[{name!r}]"
+
+
+def _few(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:3]) + (f", ... {texts[-1]}" if len(texts) > 3 else "")
