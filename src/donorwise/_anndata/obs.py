@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys
@@ -50,7 +51,26 @@ def obs_frame(adata: ad.AnnData, columns: Sequence[str] | None = None) -> pd.Dat
     """
     names = list(adata.obs.columns) if columns is None else list(dict.fromkeys(columns))
     check_obs_columns(adata, names)
-    return as_frame(adata.obs[names]).copy()
+    frame = as_frame(adata.obs[names]).copy()
+    for name, dtype in frame.dtypes.items():
+        if isinstance(dtype, pd.ArrowDtype) or dtype == np.float16:
+            frame[name] = _usual(frame[name])
+    return frame
+
+
+def _usual(column: pd.Series) -> pd.Series:
+    """A column of pyarrow, or of half floats, in the form that every part of pandas and of the file formats knows."""
+    dtype: Any = column.dtype
+    kind = getattr(dtype, "kind", "f")
+    if kind == "b":
+        return column.astype("boolean") if column.hasnans else column.astype(bool)
+    if kind in "iu":
+        return column.astype("Int64") if column.hasnans else column.astype(np.int64)
+    if kind == "f":
+        return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index, name=column.name)
+    if "dictionary" in str(dtype):
+        return pd.Series(pd.Categorical(column.astype(object)), index=column.index, name=column.name)
+    return column
 
 
 def as_frame(table: Any) -> pd.DataFrame:

@@ -11,6 +11,14 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from donorwise._anndata.elements import (
+    UnknownEncodingError,
+    encoding,
+    is_old,
+    read_known,
+    read_old,
+    tell_left_out,
+)
 from donorwise._anndata.obs import suggest
 from donorwise._core.files import aside, locked, real, replaced
 from donorwise.errors import DataError, OutputError
@@ -47,22 +55,38 @@ def open_source(path: str | os.PathLike[str]) -> ad.AnnData:
         There is no such file, or an element is truncated, corrupt or missing; the message names file and element.
     """
     import anndata as ad
-    from anndata.io import read_elem
 
-    root = _open(Path(path))
+    path = Path(path)
+    root = _open(path)
     if "mod" in root:
         raise DataError(
             f"{path} is a MuData with {', '.join(map(repr, root['mod']))}: write one of them as an AnnData first "
             "(mudata.read(path)[name].write_h5ad(...))."
         )
-    read = {name: _guard(path, name, lambda name=name: read_elem(root[name])) for name in _READ if name in root}
+    if path.is_file() and is_old(root):
+        return read_old(path)
+    read = {
+        n: own
+        for n in _READ
+        if n in root and (own := _or_left_out(path, n, lambda n=n: read_known(root, n, path))) is not None
+    }
     for name in ("obs", "var"):
         if not isinstance(read.get(name), pd.DataFrame):
             raise DataError(f"{path} has no table {name!r}: it is not an AnnData file, or its writing was interrupted.")
-    X = _guard(path, "X", lambda: _unread(root["X"])) if "X" in root else None
+    X = _or_left_out(path, "X", lambda: _unread(root["X"])) if "X" in root else None
     names = list(root["layers"].keys()) if "layers" in root else []
-    layers = {n: _guard(path, f"layers/{n}", lambda n=n: _unread(root["layers"][n])) for n in names}
+    found = {n: _or_left_out(path, f"layers/{n}", lambda n=n: _unread(root["layers"][n])) for n in names}
+    layers = {name: matrix for name, matrix in found.items() if matrix is not None}
     return _guard(path, "the AnnData", lambda: ad.AnnData(X=X, layers=layers, **read))
+
+
+def _or_left_out(path: Path, name: str, read: Any) -> Any:
+    """What `read` gives; None, which the log says, where its encoding is unknown."""
+    try:
+        return _guard(path, name, read)
+    except UnknownEncodingError as error:
+        tell_left_out(name, path, error)
+        return None
 
 
 def matrix_of(adata: ad.AnnData, layer: str | None = None) -> Any:
@@ -154,7 +178,13 @@ def _unread(element: Any) -> Any:
         missing = [name for name in ("data", "indices", "indptr") if name not in element]
         if missing:
             raise DataError(f"it has no {' and no '.join(missing)}")
+        flat = {name: element[name].ndim for name in ("data", "indices", "indptr")}
+        wrong = [f"its {name} has {ndim} dimensions instead of one" for name, ndim in flat.items() if ndim != 1]
+        if wrong:
+            raise DataError(", ".join(wrong))
         return sparse_dataset(element)
+    if kind not in ("array", "dataframe", "nullable-integer", "nullable-boolean", "dict"):
+        raise UnknownEncodingError(encoding(element))
     if kind != "array" or not hasattr(element, "dtype"):
         raise DataError(f"it is stored as {kind!r}, not as a sparse matrix or an array")
     return element

@@ -41,16 +41,34 @@ def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) ->
         raise DataError(
             f"{path}: {', '.join(unknown)}: not an option of {ctx.command.name}; its options are {options}."
         )
-    ctx.default_map = {name: _as_given(known[name], value) for name, value in values.items() if value is not None}
+    given = {name: value for name, value in values.items() if value is not None}
+    ctx.default_map = {name: _as_given(known[name], value, f"{path}: {name}") for name, value in given.items()}
     return path
 
 
-def _as_given(param: click.Parameter, value: Any) -> Any:
-    """As the command line would have it: a repeatable option as a list, a list of names with commas."""
+def _as_given(param: click.Parameter, value: Any, what: str) -> Any:
+    """As the command line would have it: a repeatable option as a list, a list of names with commas.
+
+    Raises
+    ------
+    DataError
+        The value is of a kind that the option does not take; the message begins with `what`.
+    """
+    if isinstance(param, click.Option) and param.is_flag:
+        if not isinstance(value, bool):
+            raise DataError(f"{what} is true or false, not {value!r:.60}.")
+        return value
     several = param.multiple if isinstance(param, click.Option) else param.nargs == -1
-    if several:
-        return value if isinstance(value, list) else [value]
-    return ",".join(map(str, value)) if isinstance(value, list) else value
+    listed = several or "," in (param.metavar or "")
+    values = value if isinstance(value, list) else [value]
+    if (isinstance(value, list) and not listed) or any(not _is_plain(own) for own in values):
+        takes = "texts or numbers" if listed else "one text or number"
+        raise DataError(f"{what} takes {takes}, not {value!r:.60}; put a text in quotes.")
+    return values if several else ",".join(map(str, values)) if isinstance(value, list) else value
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _read_options(path: Path, command: str | None) -> dict[str, Any]:
@@ -59,7 +77,9 @@ def _read_options(path: Path, command: str | None) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except RecursionError:
+        raise DataError(f"{path} is nested too deeply; options are `name: value`, a line each.") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold options as `name: value`, a line each.")

@@ -19,6 +19,7 @@ from donorwise._core.inference.moderation import Learned, learn, p_values
 from donorwise._core.inference.wald import contrast_tests
 from donorwise._core.jobs import in_threads
 from donorwise._typing import STATUSES
+from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -248,6 +249,11 @@ def calibration_tables(
 ) -> dict[str, pd.DataFrame]:
     """The tables of all groups; a group without a calibration has rows in ``variables`` only."""
     made = {name: own for name, own in by_group.items() if own is not None}
+    if not any(shape.n_tested for own in made.values() for shape in own.shapes):
+        raise DataError(
+            f"Nothing can be calibrated: {contrast} is tested for none of {len(variables):,} features, in no group. Are "
+            "they constant (all zero)?"
+        )
     tables = {
         "groups": pd.DataFrame([{"group": name, "contrast": contrast} | _facts(own) for name, own in made.items()]),
         "levels": _stacked({name: _levels(own) for name, own in made.items()}),
@@ -292,6 +298,8 @@ def _facts(own: Calibration) -> dict[str, object]:
 def _levels(own: Calibration) -> pd.DataFrame:
     ratio = np.array([shape.share_below for shape in own.shapes]) / ALPHAS
     permuted = ratio[1:][np.isfinite(ratio[1:, 0])]
+    if not len(permuted):  # nothing was tested
+        permuted = np.full((1, len(ALPHAS)), np.nan)
     return pd.DataFrame(
         {
             "alpha": ALPHAS,
