@@ -178,7 +178,8 @@ def test_forest_of_one_feature(fitted: ad.AnnData, key: str) -> None:
         assert _names(ax.yaxis) == list(fitted.obs["cell_type"].cat.categories), "no group is left out"
         _check_rows(ax, table[table["contrast"] == contrast], "group")
     assert _texts(axes[0])[-1] == "not estimable"
-    assert [a.get_xlabel() for a in axes] == ["log2 fold change", "log2 fold change per unit of age"]
+    scale = {"lmm": "estimate (log expression)", "pseudobulk": "log2 fold change"}[key]
+    assert [a.get_xlabel() for a in axes] == [scale, f"{scale} per unit of age"]
     one = dw.pl.forest(fitted, "gene_0003", contrast=[DISEASE, "age"], group="T cell", key=key)
     assert one.get_title() == "T cell, gene_0003"
     assert _names(one.yaxis) == [DISEASE, "age"]
