@@ -6,7 +6,7 @@ import pytest
 from formulaic import model_matrix
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.evaluate import split_columns
+from donorwise._core.design.independence import split_columns
 from donorwise.errors import DesignError
 
 

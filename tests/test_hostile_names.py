@@ -232,8 +232,14 @@ def test_names_of_ours_are_names_like_others(cells: ad.AnnData, kind: str) -> No
 
 def test_a_number_is_not_the_constant(cells: ad.AnnData) -> None:
     adata = cells.copy()
-    for name in ("Intercept", "(Intercept)"):
+    for name in ("Intercept", "(Intercept)", "dose"):
         adata.obs[name] = np.arange(adata.n_obs) % 7 * 1.0
-        for formula in (f"~ condition + `{name}` + (1 | donor_id)", f"~ condition + (1 + `{name}` | donor_id)"):
-            with pytest.raises(DonorwiseError, match="is what the constant of a model is called"):
-                dw.tl.lmm(adata, formula, progress=False)
+    for formula in ("~ condition + {} + (1 | donor_id)", "~ condition + (1 + {} | donor_id)"):
+        fits = []
+        for name in ("dose", "`Intercept`", "`(Intercept)`"):
+            dw.tl.lmm(adata, formula.format(name), progress=False)
+            tables = [dw.get.tests(adata), dw.get.varcomp(adata)]
+            fits.append([table.select_dtypes("number").to_numpy() for table in tables])
+        for other in fits[1:]:
+            for one, own in zip(fits[0], other, strict=True):
+                np.testing.assert_allclose(own, one, rtol=1e-9)

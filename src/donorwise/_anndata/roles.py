@@ -13,7 +13,7 @@ from donorwise._anndata.collapsed import cell_count
 from donorwise._anndata.obs import as_frame, check_obs_columns, obs_frame
 from donorwise._anndata.read import read_settings
 from donorwise._core.design.replicates import leaves_out
-from donorwise._core.design.terms import check_obs, read_column, reads_alone
+from donorwise._core.design.terms import check_obs, read_column
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def labels_in_numbers(obs: pd.DataFrame, roles: Mapping[str, Role], parsed: Pars
     A slope over the numbers of batches says nothing; inside a function (``log(batch)``) a number stays one.
     """
     named = {roles[role].column: role for role in LABELS if role in roles and roles[role].column in obs.columns}
-    return {name: role for name, role in named.items() if _is_number(obs[name]) and reads_alone(parsed, name)}
+    return {name: role for name, role in named.items() if _is_number(obs[name]) and parsed.reads_alone(name)}
 
 
 def with_labels(obs: pd.DataFrame, roles: Mapping[str, Role], parsed: ParsedFormula) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from donorwise._core.design.bounds import check_length
 from donorwise._core.design.names import quote
-from donorwise._core.design.terms import column_terms, parse_columns, variables
+from donorwise._core.design.terms import coded_variable, column_terms, factor_variables, parse_columns, variables
 from donorwise._core.design.tokens import Group, Items, Token, is_one, is_operator, nest, syntax_error
 from donorwise.errors import FormulaError
 
@@ -87,6 +87,12 @@ class ParsedFormula:
     def columns(self) -> list[str]:
         """All columns that are read: variables, then grouping factors."""
         return list(dict.fromkeys([*self.variables, *self.groups]))
+
+    def reads_alone(self, name: str) -> bool:
+        """Whether the formula reads a column, and wherever it does, as it stands or through ``C(...)``."""
+        factors = [factor for part in self.parts for term in part for factor in term.factors]
+        own = [factor for factor in factors if name in factor_variables(factor)]
+        return bool(own) and all(f.eval_method.name == "LOOKUP" or coded_variable(f) == name for f in own)
 
     def keep(self, bars: Sequence[Bar]) -> ParsedFormula:
         """The formula with these of its random terms only."""

@@ -26,7 +26,7 @@ _LEVEL = "l"
 _COVER = "\u01c0"  # a letter to Python, and in no name that anybody writes
 _COVERED = re.compile(f"{_COVER}([a-z])([0-9a-f]*){_COVER}")
 # Names that coefficients and terms have already; a colon joins factors.
-_OWN = frozenset({"", "1", "Intercept"})
+_OWN = frozenset({"", "1", "Intercept", "(Intercept)"})
 KEYWORDS = frozenset(keyword.kwlist)
 # Keywords that no expression has: without backticks they can only be columns.
 STATEMENTS = KEYWORDS - {"and", "or", "not", "in", "is", "if", "else", "for", "lambda", "True", "False", "None"}

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.bounds import check_functions, check_numbers, check_terms
+from donorwise._core.design.bounds import check_terms
 from donorwise._core.design.elsewhere import check_functions_of_others
-from donorwise._core.design.names import FUNCTIONS, STATEFUL, quote, shown, uncover
-from donorwise._core.design.tokens import covered, nest, pointer, syntax_error
+from donorwise._core.design.expressions import calls_in, check_expression, located, parse_expression, translate
+from donorwise._core.design.names import STATEFUL, quote, shown, uncover
+from donorwise._core.design.tokens import covered, nest, pointer
 from donorwise._core.wording import suggestion
 from donorwise.errors import DesignError, FormulaError
 
@@ -21,18 +22,9 @@ if TYPE_CHECKING:
     from formulaic.formula import SimpleFormula
     from formulaic.parser.types import Factor, Term
 
-    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import BoolArray, IntArray
 
-# A formula may come from a file or a web form, and formulaic hands it to `eval`, where Python's builtins
-# are within reach: only arithmetic on columns and the functions above get that far.
-_SYNTAX = (
-    ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.Attribute,
-    ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.operator, ast.unaryop, ast.cmpop, ast.boolop,
-    ast.Tuple, ast.List, ast.Dict,
-)  # fmt: skip
 _WORDS = re.compile(r"[\w.]+([- ](?!\d+$)[\w.]+)+")
-_MARK = re.compile(r"⧛?\x1b\[1;31m(.*?)\x1b\[0m⧚?", re.DOTALL)
 
 
 def parse_columns(text: str, source: str) -> SimpleFormula:
@@ -54,14 +46,14 @@ def parse_columns(text: str, source: str) -> SimpleFormula:
     try:
         formula = SimpleFormula.from_spec(covered(text, items))
     except (FormulaicError, SyntaxError) as error:
-        raise _translate(_located(error, text), source) from error
+        raise translate(located(error, text), source) from error
     except (RecursionError, MemoryError) as error:
         raise FormulaError(f"The formula is nested too deeply to be read; it begins {source[:60]!r}.") from error
     if not isinstance(formula, SimpleFormula):
         raise FormulaError(f"The formula has several parts where one is expected: {source}")
     for term in formula:
         for factor in term.factors:
-            _check(factor, source)
+            check_expression(factor, source)
     return formula
 
 
@@ -117,10 +109,10 @@ def _identifiers(factor: Factor) -> list[str]:
     method = factor.eval_method.name
     if method != "PYTHON":
         return [factor.expr] if method == "LOOKUP" else []
-    tree = _tree(factor.expr)
+    tree = parse_expression(factor.expr)
     code = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     code |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    for call in _calls(tree, "C"):  # how levels are coded, ``C(x, Sum)``
+    for call in calls_in(tree, "C"):  # how levels are coded, ``C(x, Sum)``
         code |= {id(node) for node in [*call.args[1:], *(k.value for k in call.keywords)]}
     names = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in code]
     return [n.id for n in sorted(names, key=lambda n: n.col_offset)]
@@ -137,7 +129,7 @@ def is_rowwise(formula: SimpleFormula, numeric: frozenset[str]) -> bool:
     Splines and scalings learn from the whole column; so does ``C(...)`` of a `numeric` variable, its levels.
     """
     for factor in (f for term in formula for f in term.factors if f.eval_method.name == "PYTHON"):
-        calls = {ast.unparse(call.func) for call in _calls(_tree(factor.expr))}
+        calls = {ast.unparse(call.func) for call in calls_in(parse_expression(factor.expr))}
         if not STATEFUL.isdisjoint(calls) or ("C" in calls and not numeric.isdisjoint(factor_variables(factor))):
             return False
     return True
@@ -152,13 +144,6 @@ def categorical_only(formula: SimpleFormula) -> set[str]:
     return wrapped - bare
 
 
-def reads_alone(parsed: ParsedFormula, name: str) -> bool:
-    """Whether a formula reads a column, and wherever it does, as it stands or through ``C(...)``."""
-    factors = [factor for part in parsed.parts for term in part for factor in term.factors]
-    own = [factor for factor in factors if name in factor_variables(factor)]
-    return bool(own) and all(f.eval_method.name == "LOOKUP" or coded_variable(f) == name for f in own)
-
-
 def coded_variable(factor: Factor) -> str:
     """The column of a factor that is ``C(column, ...)``; empty for other factors."""
     call = coding_call(factor)
@@ -169,116 +154,18 @@ def coding_call(factor: Factor) -> ast.Call | None:
     """The call of a factor that is ``C(...)``, if it is one."""
     if factor.eval_method.name != "PYTHON":
         return None
-    node = _tree(factor.expr).body
-    return node if isinstance(node, ast.Call) and node in _calls(node, "C") and node.args else None
+    node = parse_expression(factor.expr).body
+    return node if isinstance(node, ast.Call) and node in calls_in(node, "C") and node.args else None
 
 
 def smooth_call(factor: Factor) -> str:
     """A factor that is a cubic spline without constraints, as it is written; empty for other factors."""
     if factor.eval_method.name != "PYTHON":
         return ""
-    node = _tree(factor.expr).body
+    node = parse_expression(factor.expr).body
     if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("cr", "cs", "cc"):
         return ""
     return "" if "constraints" in {k.arg for k in node.keywords} else shown(factor.expr)
-
-
-def _tree(expr: str) -> ast.Expression:
-    return ast.parse(expr.strip(), mode="eval")
-
-
-def _calls(tree: ast.AST, name: str = "") -> list[ast.Call]:
-    """Calls in an expression: all, or those of a function."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return [call for call in calls if not name or (isinstance(call.func, ast.Name) and call.func.id == name)]
-
-
-def _check(factor: Factor, source: str) -> None:
-    """Refuse Python that a formula has no need of."""
-    if factor.eval_method.name != "PYTHON":
-        return
-    try:
-        tree = _tree(factor.expr)
-    except (RecursionError, MemoryError) as error:
-        raise FormulaError(f"`{shown(factor.expr)[:60]}...` is nested too deeply to be read.") from error
-    except SyntaxError as error:
-        text = shown(factor.expr)
-        raise _at(f"`{text}` is not a valid expression ({error.msg}).", text, source) from error
-    check_numbers(tree, shown(factor.expr))
-    check_functions([c for c in _calls(tree) if ast.unparse(c.func) in STATEFUL], shown(factor.expr))
-    for node in ast.walk(tree):
-        if not isinstance(node, _SYNTAX):
-            text = shown(ast.unparse(node) if isinstance(node, ast.expr) else factor.expr)
-            raise _at(f"`{text}` is not allowed in a formula; compute it as a column of obs first.", text, source)
-        if isinstance(node, ast.Attribute) and not _attribute_allowed(node):
-            text = shown(ast.unparse(node))
-            hint = "of numpy, element by element functions such as np.log1p are allowed; a column with a dot in its name goes in backticks"
-            raise _at(f"`{text}` cannot be used in a formula ({hint}).", text, source)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in FUNCTIONS:
-            known = ", ".join(sorted(FUNCTIONS - {"contr"}))
-            raise _at(f"`{node.func.id}` is not a function that formulas know ({known}, np.*).", node.func.id, source)
-        if reference := _reference(node):
-            raise _at(f"The reference level is written `{reference}`.", shown(factor.expr), source)
-        if isinstance(node, ast.Call) and not isinstance(node.func, (ast.Name, ast.Attribute)):
-            text = shown(factor.expr)
-            raise _at(f"`{shown(ast.unparse(node))}` is not a plain function call.", text, source)
-
-
-def _reference(node: ast.AST) -> str:
-    """How a coding is written that names its reference by a keyword of another package; empty for other nodes."""
-    if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("Treatment", "contr.treatment"):
-        return ""
-    named = next((k.value for k in node.keywords if k.arg in ("reference", "ref")), None)
-    return "" if named is None else f"{ast.unparse(node.func)}({shown(ast.unparse(named))})"
-
-
-def _attribute_allowed(node: ast.Attribute) -> bool:
-    if not isinstance(node.value, ast.Name):
-        return False
-    if node.value.id == "contr":
-        return node.attr in {"treatment", "sum", "helmert", "diff", "poly"}
-    return node.value.id == "np" and isinstance(getattr(np, node.attr, None), np.ufunc | float)
-
-
-def _at(message: str, text: str, source: str) -> FormulaError:
-    """Point at the first place where `text` stands, if it stands there as it is."""
-    start = source.find(text)
-    return (
-        FormulaError(f"{message}\n    {source}")
-        if start < 0
-        else syntax_error(message, source, start, start + len(text))
-    )
-
-
-def _located(error: Exception, text: str) -> Exception:
-    """The error that formulaic has about a text before names are covered, where it stands; else the error itself."""
-    from formulaic import SimpleFormula
-    from formulaic.errors import FormulaicError
-
-    try:
-        SimpleFormula.from_spec(text)
-    except (FormulaicError, SyntaxError) as own:
-        return own
-    return error
-
-
-def _translate(error: Exception, source: str) -> FormulaError:
-    """Keep formulaic's words; turn its coloured mark into carets under the formula."""
-    if isinstance(error, SyntaxError):
-        return _at(
-            f"`{(error.text or '').strip()}` is not a valid expression: {error.msg}.", error.text or source, source
-        )
-    message = shown(str(error))
-    if message.startswith("The `.` operator"):
-        return FormulaError(f"`.` for all columns is not allowed; name the columns.\n    {source}")
-    summary = _MARK.sub(r"\1", message).split("\n\n")[0].strip()
-    if summary.startswith("Missing operator"):
-        summary += " A name with a space in it goes in backticks."
-    mark = _MARK.search(message)
-    if mark is None:
-        return FormulaError(f"{summary}\n    {source}")
-    start = mark.start() - (message.rfind("\n", 0, mark.start()) + 1)
-    return syntax_error(summary, source, start, start + len(mark.group(1)))
 
 
 _TIMES = {
@@ -311,7 +198,6 @@ def check_obs(obs: object, names: Sequence[str], source: str) -> None:
             raise DesignError(_missing(name, [str(c) for c in obs.columns], source))
 
 
-INTERCEPTS = ("Intercept", "(Intercept)")
 """What the constant is called among the fixed effects, and among the columns of a random term."""
 
 
@@ -334,10 +220,6 @@ def read_column(column: pd.Series, name: str, *, categorical: bool) -> pd.Series
         return pd.Series(pd.Categorical.from_codes(codes, categories=[False, True]), index=column.index)
     if kind == "number":
         values = pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
-        if name in INTERCEPTS and not categorical:
-            raise DesignError(
-                f"`{name}` is what the constant of a model is called: give this column of numbers another name."
-            )
         return _labels_of_numbers(values) if categorical else values
     if kind != "string" and not categorical:
         advice = "convert it to numbers or to text (`obs[...].astype(str)`)"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.evaluate import split_columns
+from donorwise._core.design.independence import split_columns
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.jobs import in_threads
