@@ -43,7 +43,7 @@ LONG, KEPT = 40, 8
 RECORDED_AS = {"source_backed": "source_memory", "source_rows_in_file": "source_rows"}
 """Scenarios that must give what another gives: cells in a file and in memory, rows in a file and in memory."""
 
-_NOT_RECORDED = {"version", "versions", "truth", "log1p"}
+_NOT_RECORDED = {"version", "versions", "truth", "log1p", "bytes"}
 
 
 # ---------------------------------------------------------------- recording

@@ -48,7 +48,7 @@ def _python_collapse(folder: Path, out: Path, name: str) -> None:
 def _command(command: str, *options: str) -> Callable[[Path, Path, str], None]:
     def call(folder: Path, out: Path, name: str) -> None:
         inputs = [f"{name}.h5ad"] if command != "merge" else ["a_rows.h5ad", "b_rows.h5ad"][:: 1 if name == "a" else -1]
-        result = run(command, *(folder / own for own in inputs), *options, "--out", out, "--resume")
+        result = run(command, *(folder / own for own in inputs), *options, "--out", out, "--resume", "--overwrite")
         if result.exit_code == 130:
             raise KeyboardInterrupt
         if result.exit_code:
@@ -150,7 +150,7 @@ def test_every_rename(writer: str, fault: str, folder: Path, tmp_path: Path, mon
 
 
 def _forget(place: Path) -> None:
-    """The record, or a finished run would not be replaced."""
+    """Remove the record, or the same run would return at once."""
     for record in place.glob("*.run.yaml"):
         record.unlink()
 
