@@ -129,7 +129,11 @@ def _check_level(level: Hashable, known: Sequence[Hashable], variable: str, how:
     same = next((other for other in known if str(other) == str(level)), None)
     raise DesignError(
         f"{level!r}, which {how}, is not a level of `{variable}`; "
-        + (f"write {same!r}, which is no text." if same is not None else suggestion(str(level), map(str, known), "its levels are"))
+        + (
+            f"write {same!r}, which is no text."
+            if same is not None
+            else suggestion(str(level), map(str, known), "its levels are")
+        )
     )
 
 

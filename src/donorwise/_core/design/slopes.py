@@ -47,8 +47,8 @@ def redundant(design: Design) -> Iterator[str]:
             inside = small.group == large.group and len(small.columns) < len(large.columns)
             if inside and max(*small.varying, *large.varying) < 0 and in_span(small.Z, large.Z):
                 yield (
-                    f"`{small.bar.text}` says nothing that `{large.bar.text}` does not say, whose columns give its own; "
-                    "leave it out."
+                    f"`{small.bar.text}` says nothing that `{large.bar.text}` does not say, whose columns add up to it; "
+                    f"leave `{small.bar.text}` out."
                 )
 
 
