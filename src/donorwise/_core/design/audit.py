@@ -217,6 +217,12 @@ def few_donors(design: Design, obs: pd.DataFrame, donor: str | None = None) -> l
     return list(checks.few_donors(_asked(describe(design, donors), donors))) if donors.name else []
 
 
+def unequal_arms(design: Design, obs: pd.DataFrame, donor: str) -> list[str]:
+    """Contrasts of a model of counts that compare arms of very different size, a sentence each."""
+    donors = find_donors(design, obs, donor)
+    return advice.unequal_arms_of_units(describe(design, donors), donors) if donors.name else []
+
+
 def left_out(
     formula: ParsedFormula, obs: pd.DataFrame, donor: str, *, sample: str | None = None, batch: str | None = None
 ) -> list[str]:
