@@ -172,6 +172,7 @@ def audit_design(
         *impossible,
         *([design.lost.reason] if design.lost.reason else []),
         *(disguise.kept_as_text(design, (donor, sample, batch)) if not impossible else ()),
+        *disguise.batch_as_number(design, batch),
         *checks.unreplicated(design, arms, donors),
         *slopes.uncentred(design),
         *slopes.redundant(design),
