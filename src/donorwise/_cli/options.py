@@ -127,6 +127,9 @@ NORMALIZE = click.option(
     show_default=True,
     help="How depths are made comparable, whatever responds.",
 )
+COUNTS_LAYER = click.option(
+    "--counts-layer", default="counts", show_default=True, help="Layer of raw counts, for --log-depth."
+)
 LOG_DEPTH = add(
     click.option("--log-depth", is_flag=True, help="Make the covariate log_depth from raw counts, and use it."),
     click.option(
