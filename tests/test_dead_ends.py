@@ -50,6 +50,11 @@ def test_terms(term: str, said: str) -> None:
         build_design(f"~ {said} + (1 | donor)", cells())
 
 
+def test_grouping_factors_are_labels_anyway() -> None:
+    with pytest.raises(DonorwiseError, match=r"whatever they hold: write `\(1 \| donor\)`"):
+        build_design("~ arm + (1 | C(donor))", cells())
+
+
 @pytest.mark.parametrize("name", ["donor-id", "donor id", "my-donor.id"])
 @pytest.mark.parametrize("formula", ["~ arm + (1 | {})", "~ arm + (age | {})", "~ age + {} + (1 | donor)"])
 def test_names_want_backticks(name: str, formula: str) -> None:

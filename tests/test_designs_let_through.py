@@ -340,6 +340,11 @@ def test_a_centred_slope_holds_its_level(dated: ad.AnnData) -> None:
             "`(1 | donor)` says nothing that `(0 + C(lane) | donor)` does not",
         ),
         ("~ visit + (0 + visit | donor)", "`donor` has no random intercept"),
+        (
+            "~ arm + (1 | donor) + (1 | donor:arm)",
+            "`(1 | donor:arm)` says nothing that `(1 | donor)` does not say: each level of",
+        ),
+        ("~ arm + (1 | donor) + (1 | donor:lane)", None),
     ],
 )
 def test_a_column_for_each_level_of_a_factor_gives_donors_a_level(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BY = ["donor_id", "condition", "cell_type"]
 FORMULA = "~ condition + log_depth + (1 | donor_id)"
 OPTIONS: dict[str, Any] = {"covariates": "log_depth", "counts_layer": "counts", "progress": False}
-BLOCK = 36 * 8 * (10 + 3 + 6) / 1e9  # GB for one feature in 36 rows
+BLOCK = 36 * 8 * (10 + 3 * 2 + 6) / 1e9  # GB for one feature in 36 rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Writing zarr v2"),

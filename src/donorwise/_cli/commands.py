@@ -218,7 +218,7 @@ def pseudobulk(ctx: click.Context, /, **given: Any) -> None:
     """Test every gene of SOURCE (.h5ad or .zarr) on raw counts summed per donor."""
 
     def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
-        from donorwise._anndata.prepare import prepare_pseudobulk
+        from donorwise._anndata.prepare_units import prepare_pseudobulk
 
         names = ("mask_var", "donor", "sample", "depth", "normalize", "n_jobs")
         chosen = {name: given[name] for name in names}

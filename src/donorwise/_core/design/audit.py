@@ -171,7 +171,7 @@ def audit_design(
     found = [
         *impossible,
         *([design.lost.reason] if design.lost.reason else []),
-        *(disguise.kept_as_text(design) if not impossible else ()),
+        *(disguise.kept_as_text(design, (donor, sample, batch)) if not impossible else ()),
         *checks.unreplicated(design, arms, donors),
         *slopes.uncentred(design),
         *slopes.redundant(design),

@@ -19,7 +19,7 @@ _FUNCTIONS = {
         name: f"`np.{name}({{0}})`"
         for name in ("sqrt", "abs", "log1p", "expm1", "sin", "cos", "tan", "floor", "ceil", "sign")
     },
-    "offset": "for counts, the depth of `dw.tl.pseudobulk(depth=)`; else subtract it from the responses",
+    "offset": "nothing for counts, whose depth `dw.tl.pseudobulk(depth=)` takes; for other values subtract it from them first",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,15 +42,24 @@ def uncentred(design: Design) -> Iterator[str]:
 
 
 def redundant(design: Design) -> Iterator[str]:
-    """Random terms whose columns a larger one of the same levels has already, with correlations."""
-    for small in design.random_terms:
-        for large in design.random_terms:
-            inside = small.group == large.group and len(small.columns) < len(large.columns)
-            if inside and max(*small.varying, *large.varying) < 0 and in_span(small.Z, large.Z):
-                yield (
-                    f"`{small.bar.text}` says nothing that `{large.bar.text}` does not say, whose columns give its own; "
-                    "leave it out."
-                )
+    """Random terms that say what another one says: a larger one of the same levels, or the same levels by another name."""
+    terms = [term for term in design.random_terms if max(term.varying) < 0]
+    for (i, small), (j, large) in permutations(enumerate(terms), 2):
+        size = len(large.columns) - len(small.columns)
+        if size < 0 or (size == 0 and i < j) or not _same_levels(small, large) or not in_span(small.Z, large.Z):
+            continue
+        yield (
+            f"`{small.bar.text}` says nothing that `{large.bar.text}` does not say, whose columns add up to it; "
+            f"leave `{small.bar.text}` out."
+            if small.group == large.group
+            else f"`{small.bar.text}` says nothing that `{large.bar.text}` does not say: each level of `{small.group}` is one of "
+            f"`{large.group}`, and how the variance is shared between them cannot be told; leave `{small.bar.text}` out."
+        )
+
+
+def _same_levels(one: RandomTerm, other: RandomTerm) -> bool:
+    n = len(np.unique(np.column_stack([one.codes, other.codes]), axis=0))
+    return one.group == other.group or n == len(one.levels) == len(other.levels)
 
 
 def slope_of(design: Design, donors: Donors, name: str) -> str:

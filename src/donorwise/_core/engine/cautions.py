@@ -87,7 +87,7 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
         few = few_donors(design, units.table, units.donor)
         return [
             *lost,
-            *kept_as_text(design),
+            *kept_as_text(design, (units.donor, *roles.values())),
             *few,
             *replicates_of_units(design, units, roles.get("batch")),
             *([_SINGLE_CELLS] if single else []),
