@@ -28,9 +28,7 @@ def unequal_arms(design: Design, arms: Sequence[Arms], donors: Donors) -> tuple[
     """Comparisons of arms of very different size with one variance between donors: notes, and the serious ones."""
     notes: list[str] = []
     serious: list[str] = []
-    own = {
-        name for term in design.random_terms if not _is_intercept(term.columns) for name in variables(term.bar.terms)
-    }
+    own = own_variances(design)
     said: set[str] = set()
     for arm in arms if random_levels(design, donors) else ():
         name, few = arm.variables[0], min(arm.donors, default=0)
@@ -47,6 +45,13 @@ def unequal_arms(design: Design, arms: Sequence[Arms], donors: Donors) -> tuple[
         )
         (serious if few < _SMALL else notes).append(text)
     return notes, serious
+
+
+def own_variances(design: Design) -> set[str]:
+    """Variables whose levels or slopes have variances of their own in a random term."""
+    return {
+        name for term in design.random_terms if not _is_intercept(term.columns) for name in variables(term.bar.terms)
+    }
 
 
 def complete_pairs(design: Design, arms: Sequence[Arms], donors: Donors, counts: str | None) -> Iterator[str]:
