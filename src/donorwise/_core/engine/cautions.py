@@ -1,4 +1,4 @@
-"""What deserves a second look before a fit, a sentence each."""
+"""What deserves a second look before a fit and after it, a sentence each."""
 
 from __future__ import annotations
 
@@ -129,6 +129,15 @@ def shifted(results: pd.DataFrame, left_out: Collection[str] = (), normalize: st
                 name = str(contrast) if group == ALL else f"{contrast}, {group}"
                 found[name] = _SHIFTED.format(name, middle, spread, advice)
     return found
+
+
+def of_fits(found: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """What the fits of groups say of themselves, each text by what it is about, with the name of its group."""
+    return {
+        about if group == ALL else f"{about}, {group}": text if group == ALL else f"{group}: {text}"
+        for group, own in found.items()
+        for about, text in own.items()
+    }
 
 
 def _middle(tests: pd.DataFrame) -> tuple[float, float]:
