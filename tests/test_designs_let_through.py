@@ -236,6 +236,9 @@ def test_two_pairs_have_nothing_but_the_prior(two_pairs: ad.AnnData, caplog: pyt
         dw.tl.influence(two_pairs, progress=False)
     assert f"{found} of {found} hits have no test without any one of their donors" in caplog.text
     assert "hang on one donor" not in caplog.text
+    texts = [text.get_text() for text in dw.pl.influence(two_pairs).texts]
+    assert "no test can be made without any one of these donors" in texts
+    assert not any("hang on one donor" in text for text in texts)
     texts = warned(dw.tl.power, two_pairs, n_donors=(2, 8), n_cells=100)
     assert any(t.startswith("condition[T.stim]: the fitted study (2 donors) says next to nothing") for t in texts)
     assert any(t.startswith("n_donors of 2: nothing but the prior") for t in texts)

@@ -166,6 +166,26 @@ def test_table_of_an_anndata(fitted: ad.AnnData, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again, dw.get.power(fitted), check_dtype=False, check_categorical=False)
 
 
+def test_a_fold_change_is_no_difference_of_mean_logarithms(fitted: ad.AnnData) -> None:
+    """The warning has the estimate of a doubling, as the tests have it; effects and genes of many counts need none."""
+    options = {"n_donors": 12, "n_cells": 50, "contrast": CONTRAST, "group": "T cell", "progress": False}
+    tests = dw.get.tests(fitted, contrast=CONTRAST, group="T cell")
+    doubling = float((tests["estimate"] / tests["log_fc"]).median())
+    assert doubling > 0.9 * np.log(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dw.tl.power(fitted, log_fc=1.0, **options)
+    fitted.uns["lmm"]["results"]["log_fc"] *= 3  # as on real data, where most values are zeros
+    with pytest.warns(DonorwiseWarning, match=f"0.69 for a doubling, and a doubling .* by {doubling / 3:.2g} "):
+        dw.tl.power(fitted, log_fc=1.0, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dw.tl.power(fitted, effect=doubling / 3, **options)
+    fitted.uns["lmm"]["results"]["log_fc"] = np.nan  # rows that were collapsed by 0.1
+    with pytest.warns(DonorwiseWarning, match="a doubling moves estimates by less"):
+        dw.tl.power(fitted, log_fc=1.0, **options)
+
+
 def test_plot(fitted: ad.AnnData) -> None:
     dw.tl.power(fitted, n_donors=(6, 12), effect=(0.2, 0.5), contrast=CONTRAST, progress=False)
     axes = dw.pl.power(fitted)

@@ -285,7 +285,7 @@ def power(
     >>> import donorwise as dw
     >>> adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=400, n_genes=30, seed=1)
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
-    >>> dw.tl.power(adata, n_donors=(6, 12, 24), log_fc=0.5, progress=False)
+    >>> dw.tl.power(adata, n_donors=(6, 12, 24), effect=0.5, progress=False)
     >>> ax = dw.pl.power(adata)
     """
     check_option("by", by, _BY)

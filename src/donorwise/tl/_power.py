@@ -77,8 +77,8 @@ def power(
         in a gene of few counts and hardly ever happens there, so plan by the rows of `expression` "middle" and "high".
     log_fc
         The same in log2 units, where the response is a logarithm (AnnData only). Of log rates that is a fold change; of
-        :func:`donorwise.tl.lmm` a difference of mean logarithms, which a fold change moves by a fifth to two fifths of
-        itself: compare `estimate` and `log_fc` of the result, and give ``effect=``.
+        :func:`donorwise.tl.lmm` a difference of mean logarithms, which a fold change moves by a part of itself (a few
+        per cent in genes of few counts), so that power would be too high: a warning says which ``effect=`` to give.
     alpha
         Two-sided levels of the test, unadjusted. With a share s of features that change and power P, an
         FDR of q is about ``alpha = q s P / (1 - q)``: 0.005 for s = .1, q = .05 and P near 1.
@@ -149,7 +149,7 @@ def power(
     >>> import donorwise as dw
     >>> adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=400, n_genes=30, seed=1)
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
-    >>> dw.tl.power(adata, n_donors=(8, 16, 32), n_cells=50, log_fc=0.5, progress=False)
+    >>> dw.tl.power(adata, n_donors=(8, 16, 32), n_cells=50, effect=0.5, progress=False)
     >>> dw.get.power(adata, expression="all")["power"].is_monotonic_increasing
     True
     """
@@ -180,6 +180,8 @@ def power(
     plan = Studies(**sizes, effect=effects, alpha=levels)
     moderated = found.analysis.options.ddf == "moderated" if moderated is None else moderated
     table, issues = _by_group(found, results, plan, moderated, progress)
+    if log_fc is not None and found.analysis.family.link != "log":
+        issues = [*issues, *_no_fold_change(results, 1 / scale)]
     write_power(data, key, _categorical(table.assign(log_fc=table["effect"] * scale, unit=unit)))
     _warn(table, issues)
     return data if copy else None
@@ -251,6 +253,19 @@ def _of_prior(design: Design, names: Sequence[str], L: FloatArray, plan: Studies
                 "power is that of the prior, an average over features and no promise for any; Kenward-Roger has next to none."
             )
     return found
+
+
+def _no_fold_change(results: pd.DataFrame, doubling: float) -> list[str]:
+    """Say what a doubling comes to in mean logarithms, of which log_fc= is a difference, where it is less than `doubling`."""
+    known = results[results["p_value"].notna() & results["log_fc"].notna() & (results["log_fc"] != 0)]
+    moved = float((known["estimate"] / known["log_fc"]).median())
+    if moved > 0.9 * doubling:
+        return []
+    found = f"moves the estimates of these tests by {moved:.2g} (median)" if len(known) else "moves estimates by less"
+    return [
+        f"log_fc= is taken for a difference of mean logarithms in log2 units, {doubling:.2g} for a doubling, and a doubling "
+        f"{found}: power for the fold change is lower. Plan for it with effect=, in units of the estimates."
+    ]
 
 
 def _warn(table: pd.DataFrame, issues: Sequence[str]) -> None:

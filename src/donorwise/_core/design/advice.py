@@ -28,9 +28,7 @@ def unequal_arms(design: Design, arms: Sequence[Arms], donors: Donors) -> tuple[
     """Comparisons of arms of very different size with one variance between donors: notes, and the serious ones."""
     notes: list[str] = []
     serious: list[str] = []
-    own = {
-        name for term in design.random_terms if not _is_intercept(term.columns) for name in variables(term.bar.terms)
-    }
+    own = own_variances(design)
     for arm in _unequal(arms) if random_levels(design, donors) else ():
         name, group = arm.variables[0], ":".join(map(quote, donors.columns))
         if name in own:
@@ -71,6 +69,13 @@ def _one_variance(arm: Arms) -> str:
         f"{arm.contrast} compares {arm.donors[0]:,} donors with {arm.donors[1]:,}, with one variance for both: where the "
         "smaller arm spreads more, its tests are too sure"
     )
+
+
+def own_variances(design: Design) -> set[str]:
+    """Variables whose levels or slopes have variances of their own in a random term."""
+    return {
+        name for term in design.random_terms if not _is_intercept(term.columns) for name in variables(term.bar.terms)
+    }
 
 
 def complete_pairs(design: Design, arms: Sequence[Arms], donors: Donors, counts: str | None) -> Iterator[str]:

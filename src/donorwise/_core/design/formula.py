@@ -276,7 +276,9 @@ def _groups(right: Items, source: str) -> list[tuple[str, ...]]:
                 "A grouping factor is a column, `a:b` or `a/b`; several factors are several terms: `(1 | a) + (1 | b)`."
             )
             whole = source[right[0].start : right[-1].end]
-            if isinstance(item, Group) and item.called and source[: item.start].endswith(("C", "factor")):
+            before = right[i - 1]
+            called = before.text if isinstance(item, Group) and item.called and isinstance(before, Token) else ""
+            if called in ("C", "factor", "as.factor"):
                 message += (
                     f" They are labels whatever they hold: write `(1 | {source[item.start + 1 : item.end - 1]})`."
                 )

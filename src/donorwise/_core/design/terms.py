@@ -317,7 +317,11 @@ def _check_backticks(available: list[str], source: str) -> None:
 
 def _missing(name: str, available: list[str], source: str) -> str:
     """Say that a column is not in obs, with the names that come close and the place in the formula."""
-    hint = "`dw.pp.log_depth(adata)` adds it." if name == "log_depth" else suggestion(name, available, "it has")
+    hint = (
+        "`dw.pp.log_depth(adata)` adds it (commands: --log-depth)."
+        if name == "log_depth"
+        else suggestion(name, available, "it has")
+    )
     message = f"`{name}` is not a column of obs; {hint}"
     place = re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", source)
     return message + (pointer(source, place.start(), place.end()) if place else f"\n    {source}")

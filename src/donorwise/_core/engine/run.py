@@ -13,7 +13,7 @@ import pandas as pd
 
 from donorwise._core.engine.analysis import TABLES, Family, Tables
 from donorwise._core.engine.arrays import one_blas_thread
-from donorwise._core.engine.cautions import shifted
+from donorwise._core.engine.cautions import of_fits, shifted
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.power import carried_by_prior, own_df
 from donorwise._core.engine.results import contrasts_of_covariates, told_reasons, with_levels
@@ -150,11 +150,13 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
         )
     tables = _stack(analysis, parts)
     _log_replaced(named, analysis.options.ddf)
-    cautions = shifted(tables["results"], of_covariates(analysis))
+    params = _params(analysis, named, tables["results"])
+    cautions = shifted(tables["results"], of_covariates(analysis), params.get("normalize", "depth"))
+    cautions |= of_fits({name: part.cautions for name, part in named.items()})
     for text in cautions.values():
         logger.warning(text)
     said = {"cautions": cautions} if cautions else {}
-    return Result(tables, _params(analysis, named, tables["results"]) | said, failed)
+    return Result(tables, params | said, failed)
 
 
 def of_covariates(analysis: Analysis[S, F]) -> set[str]:
