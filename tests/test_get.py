@@ -197,3 +197,11 @@ def test_ranef_says_which_rows_are_left_out(cohort: ad.AnnData, groupby: str | N
         dw.tl.lmm(cohort, "~ age + (1 | donor_id)", groupby=groupby, progress=False)
     with pytest.warns(DonorwiseWarning, match=f"^{own[:9].sum()} of {own.sum()} rows are left out"):
         dw.get.ranef(cohort, cohort.var_names[0], group=groups)
+
+
+def test_the_reader_of_0_1_is_found() -> None:
+    with pytest.warns(FutureWarning, match=r"called dw\.get\.tests"):
+        assert dw.get.lmm is dw.get.tests
+    with pytest.raises(AttributeError, match="has no attribute 'lm'"):
+        dw.get.lm  # noqa: B018
+    assert "lmm" not in dir(dw.get)

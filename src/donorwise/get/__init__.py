@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 from donorwise.get._checks import calibration, influence, power
 from donorwise.get._export import matrix, to_rank_genes_groups, to_varm
 from donorwise.get._tests import tests
@@ -24,3 +27,10 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "lmm":  # as version 0.1 called the reader, in notebooks that people have
+        warnings.warn("dw.get.lmm is called dw.get.tests and will go.", FutureWarning, stacklevel=2)
+        return tests
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
