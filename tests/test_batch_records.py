@@ -138,6 +138,8 @@ def test_a_finished_run(source: Path, tmp_path: Path, suffix: str) -> None:
     assert lmm(source, out, "--resume", "--overwrite", "--ddf", "residual").exit_code == 3
     assert os.stat(out).st_mtime_ns > made
     assert sorted(os.listdir(tmp_path)) == names
+    assert "is there already and is replaced" not in again.stderr
+    assert f"{out} is there already and is replaced when this run has finished." in lmm(source, out).stderr
     (tmp_path / f"r{suffix}.run.yaml").unlink()
     assert "record beside it is missing" in lmm(source, out, "--resume").stderr
 

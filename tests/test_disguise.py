@@ -144,3 +144,17 @@ def test_donors_that_are_numbers_are_names() -> None:
         found = adata.donorwise.audit(formula)
         assert not [t for t in (*found.warnings, *found.notes) if "make it a number" in t]
         assert any("numbers of `who`, the donor, are taken for labels" in t for t in found.notes) is said
+
+
+def test_a_slope_of_the_declared_batch_is_a_warning() -> None:
+    obs = cells(pool=[1, 2, 3, 4] * 3)
+    rng = np.random.default_rng(0)
+    adata = ad.AnnData(rng.normal(size=(len(obs), 3)), obs=obs.set_axis([f"c{i}" for i in obs.index]))
+    adata.layers["counts"] = rng.poisson(3, adata.shape)
+    adata.donorwise.setup(donor="donor", batch="pool")
+    said = r"`pool` is a number to the formula.* write `C\(pool\)`"
+    with pytest.warns(dw.errors.DonorwiseWarning, match=said):
+        dw.tl.lmm(adata, "~ arm + scale(pool) + (1 | donor)", progress=False)
+    with pytest.warns(dw.errors.DonorwiseWarning, match=said):
+        dw.tl.pseudobulk(adata, "~ arm + log(pool)", progress=False)
+    assert not [t for t in adata.donorwise.audit("~ arm + pool + (1 | donor)").warnings if "is a number" in t]

@@ -166,6 +166,18 @@ def test_table_of_an_anndata(fitted: ad.AnnData, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again, dw.get.power(fitted), check_dtype=False, check_categorical=False)
 
 
+def test_a_fold_change_is_no_difference_of_mean_logarithms(fitted: ad.AnnData) -> None:
+    """The message has the estimate of a doubling, where the tests have it."""
+    options = {"log_fc": 1.0, "contrast": CONTRAST, "group": "T cell", "progress": False}
+    tests = dw.get.tests(fitted, contrast=CONTRAST, group="T cell")
+    doubling = float((tests["estimate"] / tests["log_fc"]).median())
+    with pytest.raises(DonorwiseError, match=f"A log_fc of 1 goes with an estimate of {doubling:.2g} here"):
+        dw.tl.power(fitted, **options)
+    fitted.uns["lmm"]["results"]["log_fc"] = np.nan  # rows that were collapsed by 0.1
+    with pytest.raises(DonorwiseError, match=r"went with which estimates\.$"):
+        dw.tl.power(fitted, **options)
+
+
 def test_plot(fitted: ad.AnnData) -> None:
     dw.tl.power(fitted, n_donors=(6, 12), effect=(0.2, 0.5), contrast=CONTRAST, progress=False)
     axes = dw.pl.power(fitted)

@@ -166,7 +166,7 @@ RESUME = click.option(
 OVERWRITE = click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace what another run finished or left; with --resume only where it cannot be resumed.",
+    help="Replace what another run left unfinished; with --resume what cannot be resumed, finished or not.",
 )
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print audit, plan and estimates; write nothing.")
 CONFIG = click.option(

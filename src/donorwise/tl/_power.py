@@ -181,7 +181,7 @@ def power(
     found = recover(data, key, contrasts=contrasts, weights=weights, n_jobs=n_jobs)
     scale = 1 / np.log(2) if found.analysis.family.link == "log" else np.nan
     if log_fc is not None and np.isnan(scale):
-        raise DonorwiseError(_NO_FOLD_CHANGES.format(repr(key)))
+        raise DonorwiseError(_NO_FOLD_CHANGES.format(repr(key)) + _doubling(results))
     # log_fc is the estimate times this
     effects = effects if unit == "effect" else tuple(value / scale for value in effects)
     plan = Studies(**sizes, effect=effects, alpha=levels)
@@ -258,6 +258,13 @@ def _of_prior(design: Design, names: Sequence[str], L: FloatArray, plan: Studies
                 "power is that of the prior, an average over features and no promise for any; Kenward-Roger has next to none."
             )
     return found
+
+
+def _doubling(results: pd.DataFrame) -> str:
+    """The estimate that goes with a doubling in the stored tests; empty where they have no fold changes."""
+    known = results[results["p_value"].notna() & results["log_fc"].notna() & (results["log_fc"] != 0)]
+    moved = (known["estimate"] / known["log_fc"]).median()
+    return f" A log_fc of 1 goes with an estimate of {moved:.2g} here (median)." if len(known) else ""
 
 
 def _warn(table: pd.DataFrame, issues: Sequence[str]) -> None:

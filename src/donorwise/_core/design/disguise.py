@@ -47,8 +47,17 @@ def kept_as_text(design: Design, labels: Collection[str | None] = ()) -> Iterato
 
 
 def kept_as_numbers(design: Design, batch: str | None = None) -> Iterator[str]:
-    """Variables with the name of a label and few whole numbers, of which a slope is asked."""
-    for name in (name for name in _bare(design) if name == batch or _LABELS.search(name)):
+    """Variables with the name of a label and few whole numbers, of which a slope is asked; not the declared batch."""
+    yield from _as_slopes(design, [name for name in _bare(design) if name != batch and _LABELS.search(name)])
+
+
+def batch_as_number(design: Design, batch: str | None) -> Iterator[str]:
+    """The declared batch where a slope is asked of it, as in ``scale(batch)``."""
+    yield from _as_slopes(design, [name for name in _bare(design) if name == batch])
+
+
+def _as_slopes(design: Design, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
         column = design.frame[name]
         if is_categorical(column):
             continue

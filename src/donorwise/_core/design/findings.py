@@ -146,7 +146,12 @@ def technical(design: Design, arms: Iterable[Arms], donors: Donors, samples: Cro
 
 def is_technical(arm: Arms, batch: str | None) -> bool:
     """Whether a coefficient is that of a batch: of the declared one, or of a column with the name of one."""
-    return len(arm.variables) == 1 and (arm.variables[0] == batch or _TECHNICAL.search(arm.variables[0]) is not None)
+    return len(arm.variables) == 1 and (arm.variables[0] == batch or looks_technical(arm.variables[0]))
+
+
+def looks_technical(name: str) -> bool:
+    """Whether a column has the name of a batch."""
+    return _TECHNICAL.search(name) is not None
 
 
 def uncovered_within(arms: Iterable[Arms]) -> dict[tuple[str, ...], list[Arms]]:

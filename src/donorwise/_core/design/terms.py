@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.bounds import check_terms
-from donorwise._core.design.elsewhere import check_functions_of_others
+from donorwise._core.design.elsewhere import check_functions_of_others, check_powers
 from donorwise._core.design.expressions import calls_in, check_expression, located, parse_expression, translate
 from donorwise._core.design.names import STATEFUL, quote, shown, uncover
 from donorwise._core.design.tokens import covered, nest, pointer
@@ -43,6 +43,7 @@ def parse_columns(text: str, source: str) -> SimpleFormula:
     items = nest(text)
     check_terms(items, source)
     check_functions_of_others(items, source)
+    check_powers(items, source)
     try:
         formula = SimpleFormula.from_spec(covered(text, items))
     except (FormulaicError, SyntaxError) as error:

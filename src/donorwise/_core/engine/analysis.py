@@ -79,6 +79,8 @@ class Tables:
         The column that counted as the replicate; empty where nothing was fitted.
     failed
         Why nothing was fitted; empty for a task that was.
+    cautions
+        What deserves a second look after the fit, by what it is about.
     """
 
     results: pd.DataFrame
@@ -91,6 +93,7 @@ class Tables:
     note: str = ""
     donor: str = ""
     failed: str = ""
+    cautions: dict[str, str] = field(default_factory=dict)
 
 
 class Replicates(NamedTuple):

@@ -1,4 +1,4 @@
-"""What deserves a second look before a fit, a sentence each."""
+"""What deserves a second look before a fit and after it, a sentence each."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out
-from donorwise._core.design.disguise import kept_as_text
+from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, unequal_arms
+from donorwise._core.design.disguise import batch_as_number, kept_as_text
 from donorwise._core.design.people import Named, about_names
 from donorwise._core.engine.unit_replicates import replicates_of_units
 from donorwise._typing import ALL
@@ -88,7 +88,9 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
         return [
             *lost,
             *kept_as_text(design, (units.donor, *roles.values())),
+            *batch_as_number(design, roles.get("batch")),
             *few,
+            *unequal_arms(design, units.table, units.donor),
             *replicates_of_units(design, units, roles.get("batch")),
             *([_SINGLE_CELLS] if single else []),
         ]
@@ -127,6 +129,15 @@ def shifted(results: pd.DataFrame, left_out: Collection[str] = (), normalize: st
                 name = str(contrast) if group == ALL else f"{contrast}, {group}"
                 found[name] = _SHIFTED.format(name, middle, spread, advice)
     return found
+
+
+def of_fits(found: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """What the fits of groups say of themselves, each text by what it is about, with the name of its group."""
+    return {
+        about if group == ALL else f"{about}, {group}": text if group == ALL else f"{group}: {text}"
+        for group, own in found.items()
+        for about, text in own.items()
+    }
 
 
 def _middle(tests: pd.DataFrame) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import constant_beta, with_group
+from donorwise._core.engine.spread import unequal_spreads
 from donorwise._core.engine.tables import (
     icc_table,
     long_partition,
@@ -327,6 +328,7 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
             ddf=ddf,
             note=note,
             donor=fit.donor,
+            cautions={} if own is None else unequal_spreads(fit, own.L),
         )
 
     def random_effects(self, fit: LMMFit, varcomp: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from donorwise._core.inference.joint import moderated_joint_tests
 from donorwise._core.inference.moderation import Tested, moderated_tests, refusal, tests_by_law
 from donorwise._core.inference.wald import JointTests, contrast_tests, joint_tests
 from donorwise._core.models.lmm.crossproducts import column_means
+from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.design.design import Design
     from donorwise._core.inference.moderation import Learned
+    from donorwise._core.inference.wald import ContrastTests
     from donorwise._core.models.law import Model
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
@@ -108,10 +110,15 @@ def test_features(
         tested = _test(fit, model, L, ddf, level, n_jobs)
         for key, values in numbers.items():
             values[:, model.features] = getattr(tested.tests, key).T
-        status[:, model.features] = tested.tests.status.T
+        status[:, model.features] = _with_numbers(tested.tests).T
         variances[model.features] = tested.variances
         log_fc[:, model.features] = tested.log_fc.T
     return FeatureTests(numbers, status, variances, log_fc)
+
+
+def _with_numbers(tests: ContrastTests) -> StrArray:
+    """Statuses, of which those that promise a p-value have one: an adjusted variance can come out below zero."""
+    return np.where(np.isin(tests.status, FITTED) & np.isnan(tests.p_value), "not_converged", tests.status)
 
 
 def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int) -> Tested:
