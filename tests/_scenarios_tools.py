@@ -265,7 +265,7 @@ STUDIES: dict[str, Any] = {"n_donors": (2, 6, 16), "n_cells": (20, 100), "alpha"
 @scenario
 def power(folder: Path) -> Any:
     adata = lmm(simulated(), groupby="cell_type")
-    dw.tl.power(adata, log_fc=(0.5, 1.0), group=["T cell", "B cell"], **STUDIES, **QUIET)
+    dw.tl.power(adata, effect=tuple(np.log(2) * np.array([0.5, 1.0])), group=["T cell", "B cell"], **STUDIES, **QUIET)
     paired = lmm(simulated("paired", 20), ddf="kenward-roger")
     dw.tl.power(paired, **STUDIES, **QUIET)
     return {"case-control": adata.uns["lmm_power"], "paired": paired.uns["lmm_power"]}

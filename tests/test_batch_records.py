@@ -72,6 +72,34 @@ def test_every_warning_is_kept(source: Path, tmp_path: Path, how: tuple[str, ...
     assert report.index("## Warnings") < report.index("## Status")
 
 
+def test_the_report_says_what_several_groups_have_once(tmp_path: Path) -> None:
+    adata = dw.datasets.simulate_cohort(n_donors=4, n_cells=400, n_genes=20, seed=1)
+    adata = adata[adata.obs["donor_id"].isin(adata.obs["donor_id"].cat.categories[:2])].copy()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    more = ("--formula", "~ log_depth + (1 | donor_id)", "--groupby", "cell_type", "--out", tmp_path / "out.csv")
+    run("lmm", tmp_path / "cells.h5ad", *more)
+    text = run("report", tmp_path / "out.csv").output
+    names = ", ".join(adata.obs["cell_type"].cat.categories)
+    assert f"- {names}: only 2 donors." in text.splitlines(), text
+    assert text.count("only 2 donors.") == 1
+
+
+def test_log_depth_that_is_not_there_is_made(source: Path, tmp_path: Path) -> None:
+    """The audit can look at the formula that --log-depth fits; the message for a missing column names the option."""
+    without = run("audit", source, "--formula", "~ condition + log_depth + (1 | donor_id)")
+    adata = ad.read_h5ad(source)
+    del adata.obs["log_depth"]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    for formula in ("~ condition + log_depth + (1 | donor_id)", "~ condition + (1 | donor_id)"):
+        made = run("audit", tmp_path / "cells.h5ad", "--formula", formula, "--log-depth")
+        assert made.exit_code == 0
+        assert "log_depth" in made.output
+    assert without.exit_code == 0
+    refused = run("audit", tmp_path / "cells.h5ad", "--formula", "~ log_depth + (1 | donor_id)")
+    assert refused.exit_code == 2
+    assert "(commands: --log-depth)" in refused.stderr
+
+
 def test_warnings_of_cohorts(source: Path, tmp_path: Path) -> None:
     adata = ad.read_h5ad(source)
     for number, part in enumerate((adata[::2, 3:], adata[1::2])):
@@ -110,6 +138,8 @@ def test_a_finished_run(source: Path, tmp_path: Path, suffix: str) -> None:
     assert lmm(source, out, "--resume", "--overwrite", "--ddf", "residual").exit_code == 3
     assert os.stat(out).st_mtime_ns > made
     assert sorted(os.listdir(tmp_path)) == names
+    assert "is there already and is replaced" not in again.stderr
+    assert f"{out} is there already and is replaced when this run has finished." in lmm(source, out).stderr
     (tmp_path / f"r{suffix}.run.yaml").unlink()
     assert "record beside it is missing" in lmm(source, out, "--resume").stderr
 

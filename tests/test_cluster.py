@@ -173,7 +173,7 @@ def test_fits_run_on_the_cluster(client, cells):
     sizes = Sizes(client.cluster.scheduler)
     with client.as_current(), joblib.parallel_config("dask"):
         dw.tl.lmm(found, "~ condition + log_depth + (1 | donor_id)", progress=False)
-    assert sizes.of("fit_collapsed"), sizes.found
+    assert sizes.of("fit_block"), sizes.found
     pd.testing.assert_frame_equal(dw.get.tests(found), dw.get.tests(expected))
 
 

@@ -23,7 +23,14 @@ ENDS = [
     ("ns(age, df=3)", "cr(age, df=3, constraints='center')"),
     ("splines::ns(age, df=3)", "cr(age, df=3, constraints='center')"),
     ("s(age)", "cr(age, df=4, constraints='center')"),
-    ("rcs(age, 4)", "cr(age, 4, constraints='center')"),
+    ("s(age, k=5)", "cr(age, df=5, constraints='center')"),
+    ("s(donor, bs='re')", "write `(1 | donor)`, a random effect"),
+    ("rcs(age, 4)", "cr(age, df=4, constraints='center')"),
+    ("age^2", "this is `age` itself; for numbers write `I(age**2)`"),
+    ("age + age**2", "for numbers write `I(age**2)`"),
+    ("C(arm, 'case')", "written `C(arm, Treatment('case'))`"),
+    ("C(arm, ref='case')", "written `C(arm, Treatment('case'))`"),
+    ("C(arm, Treatment)", "written `C(arm, Treatment('reference'))`"),
     ("cr(age, df=4)", "cr(age, df=4, constraints='center')"),
     ("arm*cr(age, df=4)", "cr(age, df=4, constraints='center')"),
     ("cc(age, df=4)", "cc(age, df=4, constraints='center')"),
@@ -48,6 +55,11 @@ def test_terms(term: str, said: str) -> None:
     assert said in str(caught.value)
     if "`" not in said and "which" not in said and "reference" not in term:
         build_design(f"~ {said} + (1 | donor)", cells())
+
+
+def test_grouping_factors_are_labels_anyway() -> None:
+    with pytest.raises(DonorwiseError, match=r"whatever they hold: write `\(1 \| donor\)`"):
+        build_design("~ arm + (1 | C(donor))", cells())
 
 
 @pytest.mark.parametrize("name", ["donor-id", "donor id", "my-donor.id"])

@@ -155,7 +155,10 @@ def test_rows_and_missing_values_are_counted_within_rows():
         ("~ disease + (1 | donr)", "did you mean `donor`?"),
         ("~ bs(depht, df=4) + (1 | donor)", "did you mean `depth`?"),
         ("~ zzz", "`zzz` is not a column of obs; it has `donor`, `disease`"),
-        ("~ log_depth + (1 | donor)", "`log_depth` is not a column of obs; `dw.pp.log_depth(adata)` adds it."),
+        (
+            "~ log_depth + (1 | donor)",
+            "`log_depth` is not a column of obs; `dw.pp.log_depth(adata)` adds it (commands: --log-depth).",
+        ),
         ("~ when + (1 | donor)", "`when` holds date values"),
         ("~ things + (1 | donor)", "`things` mixes types"),
         ("~ one + (1 | donor)", "`one` has one level ('x')"),

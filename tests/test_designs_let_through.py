@@ -236,6 +236,9 @@ def test_two_pairs_have_nothing_but_the_prior(two_pairs: ad.AnnData, caplog: pyt
         dw.tl.influence(two_pairs, progress=False)
     assert f"{found} of {found} hits have no test without any one of their donors" in caplog.text
     assert "hang on one donor" not in caplog.text
+    texts = [text.get_text() for text in dw.pl.influence(two_pairs).texts]
+    assert "no test can be made without any one of these donors" in texts
+    assert not any("hang on one donor" in text for text in texts)
     texts = warned(dw.tl.power, two_pairs, n_donors=(2, 8), n_cells=100)
     assert any(t.startswith("condition[T.stim]: the fitted study (2 donors) says next to nothing") for t in texts)
     assert any(t.startswith("n_donors of 2: nothing but the prior") for t in texts)
@@ -275,6 +278,7 @@ def dated() -> ad.AnnData:
             "date": 737425 + day + start[d],
             "age": born[d] + day,
             "day": day,
+            "visit": np.unique(day, return_inverse=True)[1] + 1,
             "depth": rng.normal(9, 0.1, d.size),
             "arm": np.where(d < 6, "a", "b"),
         },
@@ -296,6 +300,8 @@ def dated() -> ad.AnnData:
             "add `(0 + center(date) | donor)`, which with `(1 | donor)` is `(center(date) || donor)`",
         ),
         ("~ date + (1 | donor) + (0 + center(date) | donor)", None),
+        ("~ visit + (visit || donor)", "write `center(visit)` in that term."),
+        ("~ date + (log(date) || donor)", "write `center(log(date))` in that term."),
         ("~ center(date) * arm + (center(date) || donor)", None),
         ("~ age + (1 | donor) + (0 + age_own | donor)", None),
         ("~ age * arm + (1 | donor) + (0 + age_own | donor)", None),
@@ -337,6 +343,11 @@ def test_a_centred_slope_holds_its_level(dated: ad.AnnData) -> None:
             "`(1 | donor)` says nothing that `(0 + C(lane) | donor)` does not",
         ),
         ("~ visit + (0 + visit | donor)", "`donor` has no random intercept"),
+        (
+            "~ arm + (1 | donor) + (1 | donor:arm)",
+            "`(1 | donor:arm)` says nothing that `(1 | donor)` does not say: each level of",
+        ),
+        ("~ arm + (1 | donor) + (1 | donor:lane)", None),
     ],
 )
 def test_a_column_for_each_level_of_a_factor_gives_donors_a_level(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,7 +33,10 @@ TEXTS = {
     "below": ([*AGES[:-1], "<1"], "str.extract"),
     "with units": ([f"{a}-year-old stage" for a in AGES], "str.extract"),
     "comma": ([f"{a},5" for a in AGES], "str.replace(',', '.')"),
+    "some unknown": ([*AGES[:-1], "unknown"], "unknown would be missing"),
+    "top-coded and unknown": ([*AGES[:-2], "90+", "NA"], "str.extract"),
     "dates": ([f"2020-01-{i + 1:02d}" for i in range(DONORS)], "pd.Timestamp('2020-01-01')).dt.days"),
+    "dates, one unknown": ([f"2020-01-{i + 1:02d}" for i in range(DONORS - 1)] + ["not known"], "errors='coerce'"),
     "dates with slashes": ([f"{i + 1:02d}/02/2020" for i in range(DONORS)], "pd.to_datetime"),
 }
 
@@ -51,6 +55,21 @@ def test_the_conversion_is_named_and_works(kind: str) -> None:
     line = next(piece for piece in text.split("`") if piece.startswith('obs["x"] = '))
     exec(line, {"obs": obs, "pd": pd})
     build_design("~ arm + x + (1 | donor)", obs)
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d/%m/%y", "%Y/%m/%d", "%d-%m-%Y"])
+def test_days_and_months_are_not_mixed_up(form: str) -> None:
+    days = pd.date_range("2020-01-05", periods=DONORS, freq="3D")
+    obs = cells(x=days.strftime(form))
+    text = audit("~ arm + x + (1 | donor)", obs).warnings[0]
+    exec(next(piece for piece in text.split("`") if piece.startswith('obs["x"] = ')), {"obs": obs, "pd": pd})
+    np.testing.assert_array_equal(obs["x"].to_numpy()[::20], 3 * np.arange(DONORS))
+
+
+def test_dates_that_do_not_tell() -> None:
+    text = audit("~ arm + x + (1 | donor)", cells(x=[f"{i + 1:02d}/02/2020" for i in range(DONORS)])).warnings[0]
+    assert "dayfirst=True) - pd.Timestamp('2020-02-01')" in text
+    assert "without `dayfirst` where the month comes first" in text
 
 
 @pytest.mark.parametrize(
@@ -113,3 +132,29 @@ def test_tools_say_it() -> None:
         dw.tl.lmm(adata, "~ condition + age + (1 | donor_id)", progress=False)
     with pytest.warns(dw.errors.DonorwiseWarning, match="`age` holds numbers as text"):
         dw.tl.pseudobulk(adata, "~ condition + age", progress=False)
+
+
+def test_donors_that_are_numbers_are_names() -> None:
+    obs = cells(who=list(range(101, 101 + DONORS))).assign(when=lambda o: np.arange(len(o)) % 2)
+    adata = ad.AnnData(
+        np.random.default_rng(0).normal(size=(len(obs), 3)), obs=obs.set_axis([f"c{i}" for i in obs.index])
+    )
+    adata.donorwise.setup(donor="who")
+    for formula, said in (("~ when + who", True), ("~ when + C(who)", False)):
+        found = adata.donorwise.audit(formula)
+        assert not [t for t in (*found.warnings, *found.notes) if "make it a number" in t]
+        assert any("numbers of `who`, the donor, are taken for labels" in t for t in found.notes) is said
+
+
+def test_a_slope_of_the_declared_batch_is_a_warning() -> None:
+    obs = cells(pool=[1, 2, 3, 4] * 3)
+    rng = np.random.default_rng(0)
+    adata = ad.AnnData(rng.normal(size=(len(obs), 3)), obs=obs.set_axis([f"c{i}" for i in obs.index]))
+    adata.layers["counts"] = rng.poisson(3, adata.shape)
+    adata.donorwise.setup(donor="donor", batch="pool")
+    said = r"`pool` is a number to the formula.* write `C\(pool\)`"
+    with pytest.warns(dw.errors.DonorwiseWarning, match=said):
+        dw.tl.lmm(adata, "~ arm + scale(pool) + (1 | donor)", progress=False)
+    with pytest.warns(dw.errors.DonorwiseWarning, match=said):
+        dw.tl.pseudobulk(adata, "~ arm + log(pool)", progress=False)
+    assert not [t for t in adata.donorwise.audit("~ arm + pool + (1 | donor)").warnings if "is a number" in t]

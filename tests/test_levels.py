@@ -233,3 +233,16 @@ def test_fold_changes(cells: pd.DataFrame) -> None:
     expected = np.log2(np.expm1(values[case])).mean(axis=0) - np.log2(np.expm1(values[~case])).mean(axis=0)
     np.testing.assert_allclose(table.loc["arm[T.case]", "log_fc"], expected, rtol=0.1)  # but for a prior count
     assert table.loc["stim[T.yes]", "log_fc"].isna().all()
+
+
+def test_no_status_promises_numbers_that_are_not_there() -> None:
+    """A slope on a number of the donors leaves one row each: Kenward and Roger's variance can come out below zero."""
+    rng = np.random.default_rng(2)
+    donor = np.repeat(np.arange(12), 6)
+    values, age = rng.normal(size=(12, 40)), 30 + rng.integers(0, 40, 12)
+    obs = pd.DataFrame({"donor": [f"P{i}" for i in donor], "arm": np.array(list("abc"))[donor % 3], "age": age[donor]})
+    tests = dw.fit_lmm(values[donor], obs, "~ arm + (age || donor)").test("arm[T.b]", "kenward-roger")
+    fitted = tests["status"].isin(["ok", "boundary"])
+    assert 0 < fitted.sum() < 40
+    assert tests.loc[fitted, ["se", "p_value"]].notna().all(axis=None)
+    assert set(tests.loc[~fitted, "status"]) == {"not_converged"}

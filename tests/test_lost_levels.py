@@ -55,6 +55,15 @@ CHANGED = [
     ("C(condition, Helmert) + bmi", {"C(condition, Helmert)[H.AD]"}, {"C(condition, Helmert)[H.MS]"}),
     ("C(condition, Diff) + bmi", {"C(condition, Diff)[D.AD]"}, {"C(condition, Diff)[D.MS]"}),
     ("C(condition, contr.treatment('control')) + bmi", {"C(condition, contr.treatment('control'))[T.AD]"}, None),
+    # the order of levels is that of the list
+    (
+        "C(condition, levels=['control', 'AD', 'MS']) + bmi",
+        {"C(condition, levels=['control', 'AD', 'MS'])[T.MS]"}, {"C(condition, levels=['control', 'AD', 'MS'])[T.AD]"},
+    ),
+    (
+        "C(condition, levels=['AD', 'control', 'MS']) + bmi",
+        set(), {"C(condition, levels=['AD', 'control', 'MS'])[T.control]"},
+    ),
     # in an interaction the other factor is read at the reference
     (
         "condition * sex + bmi",
@@ -179,6 +188,10 @@ def test_the_other_numbers_are_those_of_the_levels_that_are_left() -> None:
         ("C(condition, Treatment('ctrl'))", "'ctrl', which `C(condition, Treatment('ctrl'))` compares with, is not a level of `condition`"),
         ("C(condition, Treatment('Control'))", "did you mean `control`?"),
         ("C(stage, Treatment('2'))", "write 2, which is no text"),
+        ("C(condition, levels=['control', 'MS'])", "leaves 'AD' of `condition` out"),
+        ("C(condition, levels=['control', 'MS', 'AD', 'ad'])", "'ad', which `C(condition, levels=['control', 'MS', 'AD', 'ad'])` lists, is not a level"),
+        ("C(stage, levels=['0', '1', '2'])", "write 0, which is no text"),
+        ("C(condition, levels='control')", "is a list of levels"),
     ],
 )  # fmt: skip
 def test_a_reference_that_there_is_not(text: str, message: str) -> None:

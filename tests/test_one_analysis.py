@@ -18,7 +18,7 @@ from tests._batch import run
 
 import donorwise as dw
 from donorwise._anndata import keys, read_params, read_results
-from donorwise._anndata.prepare import prepare_pseudobulk
+from donorwise._anndata.prepare_units import prepare_pseudobulk
 from donorwise._anndata.recover import recover
 from donorwise._cli import main
 from donorwise._core.engine.lmm import LmmAnalysis

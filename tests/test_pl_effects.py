@@ -184,6 +184,9 @@ def test_forest_of_one_feature(fitted: ad.AnnData, key: str) -> None:
     assert one.get_title() == "T cell, gene_0003"
     assert _names(one.yaxis) == [DISEASE, "age"]
     _check_rows(one, table[table["group"] == "T cell"], "contrast")
+    # one row can always be scaled to its fold change; the picture has the scale of the others all the same
+    alone = dw.pl.forest(fitted, "gene_0003", contrast=DISEASE, group="T cell", key=key)
+    assert alone.get_xlabel() == scale
     assert _texts(dw.pl.forest(fitted, "gene_0001", group="T cell", contrast="age", key=key)) == ["constant"]
 
 

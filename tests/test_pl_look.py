@@ -20,6 +20,7 @@ from matplotlib.transforms import Bbox
 import donorwise as dw
 from donorwise.errors import DataError
 from donorwise.pl._contrasts import of_interest, per_unit
+from donorwise.pl._style import fold
 
 DISEASE = "condition[T.disease]"
 pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
@@ -309,3 +310,14 @@ def test_results_without_cells_are_drawn(fitted: ad.AnnData) -> None:
     ):
         assert plot(results) is not None
     assert dw.pl.forest(results, "gene_0001").get_yticklabels()[0].get_text() == DISEASE
+
+
+def test_a_title_that_is_too_long_keeps_both_ends() -> None:
+    """Panels of one figure differ by the group, which is first, or by the term, which is last."""
+    _, ax = plt.subplots(figsize=(2.4, 2.0))
+    group = "CD8+ effector memory T cells that express CD45RA again"
+    titles = [fold(ax, f"gene_0004, {group} and again: {what}") for what in ("intercept", "slope of time")]
+    for title, end in zip(titles, ("intercept", "time"), strict=True):
+        assert title.startswith("gene_0004, CD8+") and title.endswith(end) and "…" in title
+        assert title.count("\n") == 2
+    assert fold(ax, "gene_0004: intercept") == "gene_0004: intercept"

@@ -143,15 +143,15 @@ def fitted() -> ad.AnnData:
 
 
 def test_table_of_an_anndata(fitted: ad.AnnData, tmp_path: Path) -> None:
-    options = {"n_donors": (3, 8, 30), "n_cells": (20, 200), "log_fc": (0.5, 1.0), "contrast": CONTRAST}
+    options = {"n_donors": (3, 8, 30), "n_cells": (20, 200), "effect": (0.35, 0.7), "contrast": CONTRAST}
     with pytest.warns(DonorwiseWarning, match="n_donors of 3: too few"):
         assert dw.tl.power(fitted, progress=False, moderated=True, **options) is None
     table = dw.get.power(fitted)
     assert len(table) == 2 * 4 * 3 * 2 * 2
-    np.testing.assert_allclose(table["effect"], table["log_fc"] * np.log(2))
+    assert table["log_fc"].isna().all()
     assert (table.loc[table["n_donors"] == 3, ["df", "power"]].isna()).all(axis=None)  # intercept, condition and sex
     assert ((table["status"] == "too_few_donors") == (table["n_donors"] == 3)).all()
-    assert set(table["kind"]) == {"between-donor"} and set(table["unit"]) == {"log_fc"}
+    assert set(table["kind"]) == {"between-donor"} and set(table["unit"]) == {"effect"}
     tested = table[table["n_donors"] > 3]
     assert (tested["q10"] <= tested["median"]).all() and (tested["median"] <= tested["q90"]).all()
     for smaller, larger in ((("n_donors", 8), ("n_donors", 30)), (("n_cells", 20), ("n_cells", 200))):
@@ -159,11 +159,23 @@ def test_table_of_an_anndata(fitted: ad.AnnData, tmp_path: Path) -> None:
         assert (low < high).all()
     dw.tl.power(fitted, progress=False, moderated=False, group="T cell", **(options | {"n_donors": (8, 30)}))
     plain = dw.get.power(fitted).dropna()
-    both = plain.merge(tested, on=["group", "expression", "n_donors", "n_cells", "log_fc"], suffixes=("", "_moderated"))
+    both = plain.merge(tested, on=["group", "expression", "n_donors", "n_cells", "effect"], suffixes=("", "_moderated"))
     assert len(both) == len(plain) and (both["df"] < both["df_moderated"]).all()
     fitted.write_h5ad(tmp_path / "a.h5ad")
     again = dw.get.power(ad.read_h5ad(tmp_path / "a.h5ad"))
     pd.testing.assert_frame_equal(again, dw.get.power(fitted), check_dtype=False, check_categorical=False)
+
+
+def test_a_fold_change_is_no_difference_of_mean_logarithms(fitted: ad.AnnData) -> None:
+    """The message has the estimate of a doubling, where the tests have it."""
+    options = {"log_fc": 1.0, "contrast": CONTRAST, "group": "T cell", "progress": False}
+    tests = dw.get.tests(fitted, contrast=CONTRAST, group="T cell")
+    doubling = float((tests["estimate"] / tests["log_fc"]).median())
+    with pytest.raises(DonorwiseError, match=f"A log_fc of 1 goes with an estimate of {doubling:.2g} here"):
+        dw.tl.power(fitted, **options)
+    fitted.uns["lmm"]["results"]["log_fc"] = np.nan  # rows that were collapsed by 0.1
+    with pytest.raises(DonorwiseError, match=r"went with which estimates\.$"):
+        dw.tl.power(fitted, **options)
 
 
 def test_plot(fitted: ad.AnnData) -> None:
@@ -179,7 +191,6 @@ def test_plot(fitted: ad.AnnData) -> None:
         ("n_cells", [f"{n} cells per donor" for n in (20, 100, 500)]),
         ("effect", ["effect 0.2", "effect 0.5", "10 to 90% of features"]),
         ("expression", [f"{third} expression" for third in ("low", "middle", "high")]),
-        ("log_fc", ["log2 FC 0.289", "log2 FC 0.721", "10 to 90% of features"]),
         ("alpha", ["alpha 0.05", "10 to 90% of features"]),
     ):
         ax = dw.pl.power(fitted, by=by, group="T cell")
@@ -189,6 +200,8 @@ def test_plot(fitted: ad.AnnData) -> None:
     assert ax.get_legend().get_title().get_text() == "100 cells per donor, effect 0.5"
     with pytest.raises(DonorwiseError, match="was not planned"):
         dw.pl.power(fitted, n_cells=7)
+    with pytest.raises(DonorwiseError, match="use by='effect'"):
+        dw.pl.power(fitted, by="log_fc")
     with pytest.raises(DonorwiseError, match=r"not one of dw\.tl\.power"):
         dw.pl.power(dw.get.tests(fitted))
     plt.close("all")
@@ -227,6 +240,7 @@ def test_replacing_the_result_takes_its_power_away(fitted: ad.AnnData) -> None:
         ({"n_donors": "a"}, "n_donors='a': give a number"),
         ({"alpha": None}, "alpha=None: give a number"),
         ({"effect": 1, "log_fc": 1}, "one of"),
+        ({"log_fc": 1}, "results of dw.tl.pseudobulk: estimates of 'lmm' are .* Give effect="),
         ({"contrast": "nonsense"}, "no contrast"),
         ({"group": "nonsense"}, "no group"),
         ({"key": "nonsense"}, "no donorwise result"),
@@ -242,5 +256,5 @@ def test_a_model_without_donors_cannot_grow() -> None:
     Y, obs = study(BETWEEN, 6, 4, 0.0, G=3)
     with pytest.raises(DonorwiseError, match="no random term"):
         dw.tl.power(dw.fit_lmm(Y, obs, "~ arm"))
-    with pytest.raises(DonorwiseError, match="needs an AnnData"):
+    with pytest.raises(DonorwiseError, match="estimates of this fit are .* Give effect="):
         dw.tl.power(dw.fit_lmm(Y, obs, BETWEEN), log_fc=1)

@@ -190,8 +190,11 @@ def test_power_grows_with_donors_cells_and_effect(fitted: ad.AnnData) -> None:
         contrast=CONTRAST,
         progress=False,
     )
+    legend = dw.pl.power(fitted, key=KEY, by="log_fc").get_legend()
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["log2 FC 0.5", "log2 FC 1"]
     table = dw.get.power(fitted, key=KEY, expression="all")
-    assert set(table["kind"]) == {"between-donor"}
+    np.testing.assert_allclose(table["effect"], table["log_fc"] * np.log(2))
+    assert set(table["kind"]) == {"between-donor"} and set(table["unit"]) == {"log_fc"}
     assert (table.loc[table["n_donors"] == 2, "status"] == "too_few_donors").all()
     wide = table[table["n_donors"] > 2].set_index(["n_donors", "n_cells", "log_fc"])["power"].unstack("n_donors")
     assert (np.diff(wide.to_numpy(), axis=1) > 0).all()

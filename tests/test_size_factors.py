@@ -435,6 +435,9 @@ def test_log_fold_changes_that_are_shifted_as_a_whole_are_told() -> None:
     assert list(shifted(pd.concat([centred, moved]))) == ["c, B"]
     assert list(shifted(moved.assign(group="all"))) == ["c"]
     assert "c, B: the middle of the genes' log_fc is -0.2" in shifted(moved)["c, B"]
+    assert "dw.tl.pseudobulk(normalize='tmm') corrects that" in shifted(moved)["c, B"]
+    left = shifted(moved, normalize="tmm")["c, B"]
+    assert "is left after normalize='tmm'" in left and "corrects" not in left
     assert shifted(moved, {"c"}) == {}
     assert shifted(moved[:199]) == {} and list(shifted(moved[:200])) == ["c, B"]
     # genes with few counts follow the depths of the arms

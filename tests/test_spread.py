@@ -147,12 +147,11 @@ def test_an_odd_donor_is_named() -> None:
 def test_three_arms_and_the_worst_pair() -> None:
     n = np.array([9.0, 9.0, 3.0])
     df, found = n - 1, np.array([90.0, 80.0, 80.0])
-    spread = Spread(n, df, found, df * 10, df * 8, np.full((3, 3), 3.0))
+    spread = Spread(n=n, found=found, expected=df * 10, known=df * 8, df=df, products=np.full((3, 3), 3.0))
     assert worst_pair(spread, 0.01) == (2, 0)  # whose donors spread more than those of the second
     assert worst_pair(spread, 0.0) is None
-    alone = Spread(
-        np.array([1.0, 9.0]), np.array([0.0, 8.0]), np.array([0.0, 80.0]), df[:2] * 10, df[:2], np.ones((2, 2))
-    )
+    two = np.array([1.0, 9.0])
+    alone = Spread(n=two, found=two * 10, expected=two, known=two, df=two - 1, products=np.ones((2, 2)))
     assert worst_pair(alone, 0.9) is None
 
 

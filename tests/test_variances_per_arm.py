@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,3 +72,21 @@ def test_donors_of_another_arm_are_no_levels() -> None:
     for t, name in enumerate(("case", "control")):
         cells = obs.loc[obs[name] == 1, "donor"].value_counts()
         np.testing.assert_allclose(equations.information[t], cells.mean() * len(obs) / cells.sum())
+
+
+@pytest.mark.parametrize(("sizes", "said"), [((3, 9), True), ((6, 6), False)])
+def test_counts_have_one_variance_and_say_so(sizes: tuple[int, int], said: bool) -> None:
+    """Pseudobulk cannot give arms their own, so it names the model that can, and is not recommended in its place."""
+    Y, obs = study(*sizes, 1.0, 6)
+    counts = np.random.default_rng(0).poisson(5.0, Y.shape)
+    adata = ad.AnnData(Y, obs=obs.set_axis([f"c{i}" for i in range(len(obs))]), layers={"counts": counts})
+    adata.donorwise.setup(donor="donor")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        dw.tl.pseudobulk(adata, "~ arm", progress=False)
+    assert (
+        any("with one variance for both" in str(w.message) and "`(0 + arm || donor)`" in str(w.message) for w in found)
+        is said
+    )
+    for formula in ("~ arm + (1 | donor)", "~ arm + (0 + arm || donor)"):
+        assert any("dw.tl.pseudobulk" in note for note in adata.donorwise.audit(formula).notes) is not said

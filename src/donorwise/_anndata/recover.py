@@ -11,7 +11,8 @@ import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
 from donorwise._anndata.obs import check_obs_columns
-from donorwise._anndata.prepare import assemble_lmm, assemble_pseudobulk, tasks_of_units, units_of
+from donorwise._anndata.prepare import assemble_lmm
+from donorwise._anndata.prepare_units import assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.roles import find_roles
 from donorwise._core.design.formula import parse

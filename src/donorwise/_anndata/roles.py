@@ -12,6 +12,7 @@ import pandas as pd
 from donorwise._anndata.collapsed import cell_count
 from donorwise._anndata.obs import as_frame, check_obs_columns, obs_frame
 from donorwise._anndata.read import read_settings
+from donorwise._core.design.lost import read_as_labels
 from donorwise._core.design.replicates import leaves_out
 from donorwise._core.design.terms import check_obs, read_column
 from donorwise.errors import DesignError
@@ -89,12 +90,14 @@ def with_labels(obs: pd.DataFrame, roles: Mapping[str, Role], parsed: ParsedForm
 
 
 def said_of_labels(adata: ad.AnnData, roles: Mapping[str, Role], parsed: ParsedFormula) -> tuple[str, ...]:
-    """What is taken for labels though it is numbers, a sentence each."""
+    """What is taken for labels though it is numbers and the formula does not say ``C(...)``, a sentence each."""
     found = labels_in_numbers(as_frame(adata.obs), roles, parsed)
+    asked = read_as_labels(parsed)
     return tuple(
         f"The numbers of `{name}`, the {role.replace('_', ' ')}, are taken for labels; to have it without this notice: "
         f"adata.obs[{name!r}] = adata.obs[{name!r}].astype('category')."
         for name, role in found.items()
+        if name not in asked
     )
 
 

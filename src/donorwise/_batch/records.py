@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIBRARIES = ("donorwise", "anndata", "formulaic", "numba", "numpy", "pandas", "scipy")
+
+logger = logging.getLogger("donorwise")
 
 
 def run_manifest(command: str, chosen: Mapping[str, Any], source: Any) -> dict[str, Any]:
@@ -81,7 +84,10 @@ def finished_run(out: Path, manifest: Mapping[str, Any], *, resume: bool, overwr
     DataError
         `out` is of another run, or nobody knows of which, and may not be replaced.
     """
-    if not resume or not out.exists() or Partial.of(out).is_there():
+    if not out.exists() or Partial.of(out).is_there():
+        return None
+    if not resume:
+        logger.info("%s is there already and is replaced when this run has finished.", out)
         return None
     record = read_record(out)
     if record is None:

@@ -19,7 +19,7 @@ from donorwise._typing import STATUSES
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import anndata as ad
 
@@ -171,21 +171,26 @@ def _section(title: str, texts: Sequence[str]) -> list[str]:
 def _warnings(table: pd.DataFrame, params: dict[str, Any], said: str) -> list[str]:
     """What the table and its params show; reasons that were `said` already are left out."""
     found = [f"{group}: {text}" for group, text in dict(params.get("reasons") or {}).items() if text not in said]
+    groups: dict[str, list[str]] = {}
     for group, own in table.groupby("group", observed=True, sort=False):
-        donors = int(own["n_donors"].max())
-        if own["p_value"].isna().all():
-            found.append(f"{group}: nothing was tested.")
-        elif 0 < donors < _FEW_DONORS:
-            found.append(f"{group}: only {donors} donors.")
-        carried = dict(params.get("carried_by_prior") or {}).get(str(group))
-        if carried:
-            found.append(
-                f"{group}: nothing but the prior that features share carries the tests of {carried} {_PRIOR_ALONE}"
-            )
-        stuck = int((own["status"] == "not_converged").sum())
-        if stuck:
-            found.append(f"{group}: {stuck:,} tests did not converge.")
+        for text in _of_group(own, dict(params.get("carried_by_prior") or {}).get(str(group), "")):
+            groups.setdefault(text, []).append(str(group))
+    found += [f"{', '.join(names)}: {text}" for text, names in groups.items()]
     return [*found, *(text for text in dict(params.get("cautions") or {}).values() if text not in said)]
+
+
+def _of_group(own: pd.DataFrame, carried: str) -> Iterator[str]:
+    """What the tests of one group show; `carried` are the contrasts that nothing but the prior carries."""
+    donors = int(own["n_donors"].max())
+    if own["p_value"].isna().all():
+        yield "nothing was tested."
+    elif 0 < donors < _FEW_DONORS:
+        yield f"only {donors} donors."
+    if carried:
+        yield f"nothing but the prior that features share carries the tests of {carried} {_PRIOR_ALONE}"
+    stuck = int((own["status"] == "not_converged").sum())
+    if stuck:
+        yield f"{stuck:,} tests did not converge."
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -30,7 +30,7 @@ from donorwise._typing import DDF
 from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import anndata as ad
@@ -53,12 +53,15 @@ _RUN_COHORTS = (
 
 
 @click.command()
-@options.add(options.SOURCE, options.FORMULA, options.DONOR)
-def audit(source: Path, formula: str, donor: str | None) -> None:
+@options.add(options.SOURCE, options.FORMULA, options.COUNTS_LAYER, options.LOG_DEPTH, options.DONOR)
+def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
     """Say what the design of SOURCE can answer, before any fit."""
     adata = read_source(source)
     if donor:
         adata.donorwise.setup(donor=donor)
+    if given["log_depth"]:
+        formula = _with_covariate(formula, "log_depth")
+        _add_log_depth(adata, given)
     click.echo(printable(adata.donorwise.audit(formula)))
 
 
@@ -182,8 +185,7 @@ _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, o
 @click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
 @options.add(options.LOG_BASE)
 @click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
-@click.option("--counts-layer", default="counts", show_default=True, help="Layer of raw counts, for --log-depth.")
-@options.add(options.LOG_DEPTH, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
+@options.add(options.COUNTS_LAYER, options.LOG_DEPTH, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
 @click.pass_context
 def lmm(ctx: click.Context, /, **given: Any) -> None:
     """Test every feature of SOURCE (.h5ad or .zarr) with a linear mixed model."""
@@ -197,9 +199,7 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
         chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "log_base", "n_jobs")}
         options = Options(given["ddf"], reml=not given["ml"])
         if given["log_depth"]:
-            from donorwise import pp
-
-            pp.log_depth(adata, layer=given["counts_layer"], normalize=given["depth_normalize"])
+            _add_log_depth(adata, given)
         return prepare_lmm(adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen)
 
     _run(ctx, given, prepare)
@@ -218,7 +218,7 @@ def pseudobulk(ctx: click.Context, /, **given: Any) -> None:
     """Test every gene of SOURCE (.h5ad or .zarr) on raw counts summed per donor."""
 
     def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
-        from donorwise._anndata.prepare import prepare_pseudobulk
+        from donorwise._anndata.prepare_units import prepare_pseudobulk
 
         names = ("mask_var", "donor", "sample", "depth", "normalize", "n_jobs")
         chosen = {name: given[name] for name in names}
@@ -226,6 +226,13 @@ def pseudobulk(ctx: click.Context, /, **given: Any) -> None:
         return prepare_pseudobulk(adata, given["formula"], groupby=groupby, contrasts=contrasts, layer=layer, **chosen)
 
     _run(ctx, given, prepare)
+
+
+def _add_log_depth(adata: ad.AnnData, given: Mapping[str, Any]) -> None:
+    """Add the column that --log-depth asks for."""
+    from donorwise import pp
+
+    pp.log_depth(adata, layer=given["counts_layer"], normalize=given["depth_normalize"])
 
 
 def _with_covariate(formula: str, name: str) -> str:

@@ -127,6 +127,9 @@ NORMALIZE = click.option(
     show_default=True,
     help="How depths are made comparable, whatever responds.",
 )
+COUNTS_LAYER = click.option(
+    "--counts-layer", default="counts", show_default=True, help="Layer of raw counts, for --log-depth."
+)
 LOG_DEPTH = add(
     click.option("--log-depth", is_flag=True, help="Make the covariate log_depth from raw counts, and use it."),
     click.option(
@@ -163,7 +166,7 @@ RESUME = click.option(
 OVERWRITE = click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace what another run finished or left; with --resume only where it cannot be resumed.",
+    help="Replace what another run left unfinished; with --resume what cannot be resumed, finished or not.",
 )
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print audit, plan and estimates; write nothing.")
 CONFIG = click.option(

@@ -285,11 +285,13 @@ def power(
     >>> import donorwise as dw
     >>> adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=400, n_genes=30, seed=1)
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
-    >>> dw.tl.power(adata, n_donors=(6, 12, 24), log_fc=0.5, progress=False)
+    >>> dw.tl.power(adata, n_donors=(6, 12, 24), effect=0.3, progress=False)
     >>> ax = dw.pl.power(adata)
     """
     check_option("by", by, _BY)
     table = _table(adata, key)
+    if by == "log_fc" and table["log_fc"].isna().all():
+        raise DataError("by='log_fc': this power is that of estimates that are no log fold changes; use by='effect'.")
     contrast = choose_contrast(None if isinstance(adata, pd.DataFrame) else adata, table, contrast)
     table = choose(table[table["contrast"] == contrast], "group", group)
     table, held = _held(table, by, {"n_cells": n_cells, "effect": effect, "alpha": alpha, "expression": expression})

@@ -59,19 +59,21 @@ def with_effects(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFr
     return table.assign(effect=table["estimate"]), f"estimate ({response_unit(params, table)})"
 
 
+_INTERVAL = {"effect": "estimate", "low": "ci_low", "high": "ci_high"}
+
+
 def with_intervals(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFrame, str]:
     """Add the columns effect, low and high to rows of the results table, and say what they are.
 
     An interval is that of the estimate. It is one of the log2 fold change where that is the estimate in other units, as
     it is of log rates, and not of mean logarithms.
     """
-    shown, name = with_effects(table, params)
-    estimate = table["estimate"].to_numpy()
-    nonzero = np.flatnonzero(np.nan_to_num(estimate))
-    scale = float(np.median(shown["effect"].to_numpy()[nonzero] / estimate[nonzero])) if nonzero.size else 1.0
-    if not np.allclose(shown["effect"], scale * estimate, rtol=1e-6, atol=1e-12, equal_nan=True):
-        shown, name, scale = table.assign(effect=estimate), f"estimate ({response_unit(params, table)})", 1.0
-    return shown.assign(low=table["ci_low"] * scale, high=table["ci_high"] * scale), name
+    if params["link"] == "log":
+        scale, name = float(1 / np.log(2)), "log2 fold change"
+    else:
+        scale, name = 1.0, f"estimate ({response_unit(params, table)})"
+    scaled = {to: table[column] * scale for to, column in _INTERVAL.items()}
+    return table.assign(**scaled), name
 
 
 def response_unit(params: dict[str, Any], table: pd.DataFrame) -> str:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from donorwise._anndata import InfluenceTables
     from donorwise._typing import Groups
 
+_NO_TEST = "no test can be made without any one of these donors"
 _BELOW = " no hit above"
 _HEADROOM = 0.08  # above the largest p, of the height in logarithms: for the words on the dashed line
 _LONGEST_DONOR, _LONGEST_HIT = 12, 16  # letters of their names beside a point
@@ -182,8 +183,10 @@ def _finish_scatter(
     return_fig: bool,
 ) -> Axes | np.ndarray | Figure | None:
     figure, axes = panels(ax, len(parts), size=(3.8, 3.6), alone=(4.8, 4.4))
+    own = tables.donors[(tables.donors["contrast"] == contrast) & tables.donors["p_value"].notna()]
+    tested = {str(name) for name in own["group"].unique()}
     for panel, (name, hits) in zip(axes, parts.items(), strict=True):
-        _scatter(panel, hits)
+        _scatter(panel, hits, tested=name in tested)
         write_title(panel, panel_title(name, contrast), pad=28)
     outer_labels(axes, x="p with all donors", y="largest p without one donor")
     donors = list(tables.donors["donor"].astype(str).unique())
@@ -202,7 +205,8 @@ def _colors(hits: pd.DataFrame) -> np.ndarray:
     return np.where(hits["n_lost"] == 1, VERMILION, np.where(hits["n_lost"] > 1, GREY, BLUE))
 
 
-def _scatter(ax: Axes, hits: pd.DataFrame) -> None:
+def _scatter(ax: Axes, hits: pd.DataFrame, *, tested: bool) -> None:
+    """One panel; `tested` is whether any test can be made without one of the donors."""
     points, threshold = _points(hits), float(hits["threshold"].iloc[0])
     # features that were named need not be hits, and cannot be lost
     lost = hits["n_lost"].to_numpy() * (hits["p_value"] <= threshold).to_numpy()
@@ -230,10 +234,11 @@ def _scatter(ax: Axes, hits: pd.DataFrame) -> None:
         fontsize="x-small",
         color=INK,
     )
-    for offset, color, text in (
+    counts = [
         (14, VERMILION, f"{(lost == 1).sum():,} hang on one donor"),
         (2, GREY, f"{(lost > 1).sum():,} more lost without any one of several donors"),
-    ):
+    ]
+    for offset, color, text in counts if tested else [(2, GREY, _NO_TEST)]:
         ax.annotate(
             text, (0, 1), (0, offset), xycoords="axes fraction", textcoords="offset points", va="bottom", color=color,
             fontsize="small",

@@ -339,7 +339,7 @@ def _draw_ranef(ax: Axes, rows: pd.DataFrame) -> None:
             0.5, 0.98, "variance estimated at zero", transform=ax.transAxes, ha="center", va="top", fontsize="small",
             color=INK,
         )  # fmt: skip
-    ax.locator_params(axis="x", nbins=6)
+    ax.locator_params(axis="x", nbins=4)
     ax.set_yticks([])
     ax.set_ylim(-0.7, len(rows) - 0.3)
     despine(ax)

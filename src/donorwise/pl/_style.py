@@ -304,10 +304,16 @@ def panel_title(group: str, *rest: str) -> str:
 
 
 def fold(ax: Axes, text: str, *, beside: Sequence[str] = ()) -> str:
-    """Break a title into the few lines that fit above axes with these names beside them."""
+    """Break a title into the few lines that fit above axes with these names beside them.
+
+    What is too long loses its middle: panels differ at the beginning (the group) or at the end (the contrast, the term).
+    """
     names = _SMALL_LETTER * max(map(len, beside), default=0)
     n_letters = max(16, int((_room(ax) - names) / _LETTER))
-    return "\n".join(wrap(text, n_letters, max_lines=_MOST_LINES, placeholder="…"))
+    lines = wrap(text, n_letters)
+    if len(lines) > _MOST_LINES:
+        lines = [*wrap(text, n_letters, max_lines=_MOST_LINES - 1, placeholder="…"), lines[-1]]
+    return "\n".join(lines)
 
 
 def write_title(ax: Axes, text: str, *, beside: Sequence[str] = (), **options: Any) -> None:

@@ -222,14 +222,14 @@ def _feature_blocks(
 ) -> list[IntArray]:
     """Positions in var of the features that are collapsed together.
 
-    For each row and feature there are at most 10 doubles (running sums, results and a copy of them), 3 more for every
-    covariate and for abundances, and 6 for counts.
+    For each row and feature there are at most 11 doubles (running sums, results and a copy of them), 3 more for every
+    covariate, 2 for abundances, and 6 for counts.
     """
     n = len(response.variables)
     features = np.arange(n) if response.features is None else response.features
     if max_memory is None:
         return [features]
-    per_feature = 8 * n_rows * (10 + 3 * (n_covariates + bool(np.isfinite(response.log_base))) + 6 * counts)
+    per_feature = 8 * n_rows * (11 + 3 * n_covariates + 2 * bool(np.isfinite(response.log_base)) + 6 * counts)
     size = int(max_memory * 1e9 // per_feature)
     if size == 0:
         raise DataError(

@@ -171,7 +171,7 @@ def check_cells(adata: ad.AnnData) -> None:
     if is_collapsed(adata):
         raise DataError(
             "These are collapsed rows, and depths belong to cells: call this before dw.pp.collapse, and name the new column "
-            "in covariates= there. dw.tl.pseudobulk normalises collapsed counts itself."
+            "in covariates= there (`donorwise collapse --log-depth` does both). dw.tl.pseudobulk normalises collapsed counts itself."
         )
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, write_tables
-from donorwise._anndata.prepare import prepare_lmm, prepare_pseudobulk
+from donorwise._anndata.prepare import prepare_lmm
+from donorwise._anndata.prepare_units import prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
 from donorwise._core.engine.groups import stored_columns

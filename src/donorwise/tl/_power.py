@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._typing import FloatArray, Groups
 
+_NO_FOLD_CHANGES = (
+    "log_fc= is for results of dw.tl.pseudobulk: estimates of {} are differences of mean responses, and how far a fold change "
+    "moves such a mean differs from feature to feature. Give effect= in units of the estimates; beside them, `log_fc` of "
+    "dw.get.tests says which fold changes went with which estimates."
+)
+
 
 @documented
 def power(
@@ -76,9 +82,10 @@ def power(
         covariate such as age per unit of it. Every feature is given the same: so large a change is easily seen
         in a gene of few counts and hardly ever happens there, so plan by the rows of `expression` "middle" and "high".
     log_fc
-        The same in log2 units, where the response is a logarithm (AnnData only). Of log rates that is a fold change; of
-        :func:`donorwise.tl.lmm` a difference of mean logarithms, which a fold change moves by a fifth to two fifths of
-        itself: compare `estimate` and `log_fc` of the result, and give ``effect=``.
+        True log2 fold changes, in place of `effect`, for a result of :func:`donorwise.tl.pseudobulk`, whose estimates are
+        log rates. How far a fold change moves a mean of logarithms depends on how many counts a feature has and on what
+        one count is worth in each cell, which logarithms do not say: for :func:`donorwise.tl.lmm` compare `estimate` and
+        `log_fc` of the result's hits, and give ``effect=``.
     alpha
         Two-sided levels of the test, unadjusted. With a share s of features that change and power P, an
         FDR of q is about ``alpha = q s P / (1 - q)``: 0.005 for s = .1, q = .05 and P near 1.
@@ -149,7 +156,7 @@ def power(
     >>> import donorwise as dw
     >>> adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=400, n_genes=30, seed=1)
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
-    >>> dw.tl.power(adata, n_donors=(8, 16, 32), n_cells=50, log_fc=0.5, progress=False)
+    >>> dw.tl.power(adata, n_donors=(8, 16, 32), n_cells=50, effect=0.3, progress=False)
     >>> dw.get.power(adata, expression="all")["power"].is_monotonic_increasing
     True
     """
@@ -161,7 +168,7 @@ def power(
     effects = _effects(unit, given)
     if isinstance(data, LMMFit):
         if log_fc is not None:
-            raise DonorwiseError("log_fc= needs an AnnData, which knows the base of the logarithm; give effect=.")
+            raise DonorwiseError(_NO_FOLD_CHANGES.format("this fit"))
         plan = Studies(**sizes, effect=effects, alpha=levels)
         table, issues = _of_fit(data, contrast, plan, moderated is not False, weights)
         _warn(table, issues)
@@ -172,9 +179,9 @@ def power(
     # what cannot be answered is said before anything is fitted
     results = choose(choose(read_results(data, key).results, "contrast", contrast), "group", group)
     found = recover(data, key, contrasts=contrasts, weights=weights, n_jobs=n_jobs)
-    scale = np.log(found.analysis.log_base) / np.log(2)
-    if log_fc is not None and not np.isfinite(scale):
-        raise DonorwiseError(f"log_fc= needs a response that is a logarithm; that of {key!r} is not. Give effect=.")
+    scale = 1 / np.log(2) if found.analysis.family.link == "log" else np.nan
+    if log_fc is not None and np.isnan(scale):
+        raise DonorwiseError(_NO_FOLD_CHANGES.format(repr(key)) + _doubling(results))
     # log_fc is the estimate times this
     effects = effects if unit == "effect" else tuple(value / scale for value in effects)
     plan = Studies(**sizes, effect=effects, alpha=levels)
@@ -251,6 +258,13 @@ def _of_prior(design: Design, names: Sequence[str], L: FloatArray, plan: Studies
                 "power is that of the prior, an average over features and no promise for any; Kenward-Roger has next to none."
             )
     return found
+
+
+def _doubling(results: pd.DataFrame) -> str:
+    """The estimate that goes with a doubling in the stored tests; empty where they have no fold changes."""
+    known = results[results["p_value"].notna() & results["log_fc"].notna() & (results["log_fc"] != 0)]
+    moved = (known["estimate"] / known["log_fc"]).median()
+    return f" A log_fc of 1 goes with an estimate of {moved:.2g} here (median)." if len(known) else ""
 
 
 def _warn(table: pd.DataFrame, issues: Sequence[str]) -> None:

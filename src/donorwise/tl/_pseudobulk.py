@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys
-from donorwise._anndata.prepare import prepare_pseudobulk
+from donorwise._anndata.prepare_units import prepare_pseudobulk
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._docs import documented
 from donorwise.tl._run import fit_and_write

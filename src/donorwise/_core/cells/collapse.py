@@ -63,7 +63,7 @@ def collapse(
     order of the rows and the container only by rounding.
 
     A matrix that is not in memory is read in chunks, once; no more than ``n_jobs + 3`` of them are held at a time.
-    While it is read the running sums take ``32 + 16 m`` bytes per pattern and feature (8 more with a `log_base`); of
+    While it is read the running sums take ``40 + 16 m`` bytes per pattern and feature; of
     the cells there is nothing in memory but what is passed here. CSC files are read by columns. Where a client of
     ``dask.distributed`` is in use, its workers read (see `donorwise._core.cells.cluster`); the result then differs from
     that of one process by rounding.

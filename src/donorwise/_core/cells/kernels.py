@@ -54,8 +54,7 @@ class Segmented(NamedTuple):
     moment_sum: FloatArray
 
 
-@intrinsic
-def prefetch(typingctx, array, index):
+def _prefetch(typingctx, array, index):
     """Ask the processor to fetch ``array[index]``: rows of one pattern lie scattered over memory."""
 
     def codegen(context, builder, signature, args):
@@ -71,6 +70,39 @@ def prefetch(typingctx, array, index):
         return context.get_dummy_value()
 
     return types.void(array, index), codegen
+
+
+def _add_four(typingctx, array, first, values):
+    """Add four numbers to ``array[first:first + 4]`` by one vector instruction."""
+
+    def codegen(context, builder, signature, args):
+        struct = context.make_array(signature.args[0])(context, builder, args[0])
+        item = cgutils.get_item_pointer(context, builder, signature.args[0], struct, [args[1]], wraparound=False)
+        four = ir.VectorType(ir.DoubleType(), 4)
+        address, added = builder.bitcast(item, four.as_pointer()), ir.Constant(four, ir.Undefined)
+        for i in range(4):
+            added = builder.insert_element(added, builder.extract_value(args[2], i), ir.IntType(32)(i))
+        before = builder.load(address)
+        before.align = builder.store(builder.fadd(before, added), address).align = 8
+        return context.get_dummy_value()
+
+    return types.void(array, first, values), codegen
+
+
+prefetch: Any = intrinsic(_prefetch)
+add_four: Any = intrinsic(_add_four)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def fetch_ahead(data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], cells: Segmented, r: int) -> None:
+    """Fetch the row after the r-th in order, and of a later one where it is and its weight."""
+    last = len(cells.order) - 1
+    upcoming, later = cells.order[min(r + 1, last)], cells.order[min(r + 3, last)]
+    prefetch(indptr, later)
+    prefetch(cells.weights, later)
+    for p in range(indptr[upcoming], indptr[upcoming + 1], 16):
+        prefetch(data, p)
+        prefetch(indices, p)
 
 
 @njit(nogil=True, cache=True)
@@ -175,10 +207,7 @@ def add_csr_sums(
     for s in segments:
         for r in range(cells.starts[s], cells.starts[s + 1]):
             row = cells.order[r]
-            upcoming = cells.order[min(r + 1, len(cells.order) - 1)]
-            for p in range(indptr[upcoming], indptr[upcoming + 1], 16):
-                prefetch(data, p)  # type: ignore[call-arg]
-                prefetch(indices, p)
+            fetch_ahead(data, indices, indptr, cells, r)
             for q in range(loadings.shape[1]):
                 x, target = loadings[row, q], sums[s, q]
                 for p in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):

@@ -37,6 +37,7 @@ from donorwise._core.cells.kernels import (
 )
 from donorwise._core.cells.measures import ByPattern, Collapsed, Measure
 from donorwise._core.cells.moment_kernels import (
+    STAGED,
     WIDTH,
     Filled,
     add_csr,
@@ -64,14 +65,14 @@ _FINISH_BYTES = 2**26
 
 
 class _Running(NamedTuple):
-    """Running sums about each feature's first value, (S, WIDTH (G + SCRATCH)) and (S, m, G + SCRATCH, 2).
+    """Running sums about each feature's first value, (S, WIDTH (G + SCRATCH)), and that value, (S, G + SCRATCH + STAGED).
 
-    Those of the values with their logarithm taken back are (S, G + SCRATCH), or (S, 0) where they have none.
+    Those of the products with covariates are (S, m, G + SCRATCH, 2).
     """
 
     sums: FloatArray
+    shift: FloatArray
     products: FloatArray
-    abundance: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ class Moments(Measure[Collapsed]):
     def begin(self, out: Collapsed) -> _Running:
         """Sums of nothing."""
         (n, m, g) = out.covariate_y.shape
-        abundance = np.zeros((n, 0 if np.isnan(self.log_base) else g + SCRATCH))
-        return _Running(np.zeros((n, WIDTH * (g + SCRATCH))), np.zeros((n, m, g + SCRATCH, 2)), abundance)
+        shift = np.zeros((n, g + SCRATCH + STAGED))
+        return _Running(np.zeros((n, WIDTH * (g + SCRATCH))), shift, np.zeros((n, m, g + SCRATCH, 2)))
 
     def add(self, running: _Running, chunk: Chunk, n_jobs: int | None) -> None:
         """Add the rows of a chunk."""
@@ -120,13 +121,13 @@ class Moments(Measure[Collapsed]):
 
     def end(self, running: _Running, out: Collapsed, segments: Segments, n_jobs: int | None) -> None:
         """Write the moments, last segments first, giving back the sums that have been used."""
-        sums, products, abundance = running
+        sums, shift, products = running
         step = max(1, _FINISH_BYTES // max(1, sums[:1].nbytes))
         for high in range(len(sums), 0, -step):
             low = max(0, high - step)
             own = slice(low, high)
             part = self._filled(out.take(own))
-            args = (sums[own], products[own], abundance[own], segments.weight[own], segments.moment_sum[own], part)
+            args = (sums[own], shift[own], products[own], segments.weight[own], segments.moment_sum[own], part)
             run_ranges(partial(finish_sums, *args), np.ones(high - low, dtype=np.int64), n_jobs)
             del args
             sums.resize((low, sums.shape[1]), refcheck=False)
@@ -142,7 +143,7 @@ class Moments(Measure[Collapsed]):
 
     @property
     def _rate(self) -> float:
-        return float(np.log(self.log_base))
+        return float(np.log2(self.log_base))
 
 
 class _Job(NamedTuple):

@@ -29,22 +29,46 @@ def unequal_arms(design: Design, arms: Sequence[Arms], donors: Donors) -> tuple[
     notes: list[str] = []
     serious: list[str] = []
     own = own_variances(design)
-    said: set[str] = set()
-    for arm in arms if random_levels(design, donors) else ():
-        name, few = arm.variables[0], min(arm.donors, default=0)
-        single = len(arm.variables) == 1 and arm.kind == "between-donor" and not arm.within
-        if not single or name in own or name in said or few < 2 or max(arm.donors) < _UNEQUAL * few:
+    for arm in _unequal(arms) if random_levels(design, donors) else ():
+        name, group = arm.variables[0], ":".join(map(quote, donors.columns))
+        if name in own:
             continue
-        said.add(name)
-        group = ":".join(map(quote, donors.columns))
         text = (
-            f"{arm.contrast} compares {arm.donors[0]:,} donors with {arm.donors[1]:,}, with one variance for both: where the "
-            "smaller arm spreads more, its tests are too sure (3 against 9 donors, standard deviation doubled: type I error "
+            f"{_one_variance(arm)} (3 against 9 donors, standard deviation doubled: type I error "
             f".15 at a nominal .05). `(0 + {quote(name)} || {group})` in place of `(1 | {group})` gives each arm its own (.04), "
             "and costs little where they are alike (6 against 6: .046 in place of .050)."
         )
-        (serious if few < _SMALL else notes).append(text)
+        (serious if min(arm.donors) < _SMALL else notes).append(text)
     return notes, serious
+
+
+def unequal_arms_of_units(arms: Sequence[Arms], donors: Donors) -> list[str]:
+    """Comparisons of arms of very different size by a model of counts, which has one variance for all units."""
+    group = ":".join(map(quote, donors.columns))
+    return [
+        f"{_one_variance(arm)} (3 against 9 donors, standard deviation doubled: type I error .14 at a nominal .05). Models of "
+        f"counts have no other; `dw.tl.lmm` with `(0 + {quote(arm.variables[0])} || {group})` gives each arm its own (.04)."
+        for arm in _unequal(arms)
+        if min(arm.donors) < _SMALL
+    ]
+
+
+def _unequal(arms: Sequence[Arms]) -> list[Arms]:
+    """Comparisons of donors of which one arm has several times as many as the other, the first of each variable."""
+    found: dict[str, Arms] = {}
+    for arm in arms:
+        few = min(arm.donors, default=0)
+        single = len(arm.variables) == 1 and arm.kind == "between-donor" and not arm.within
+        if single and few > 1 and max(arm.donors) >= _UNEQUAL * few:
+            found.setdefault(arm.variables[0], arm)
+    return list(found.values())
+
+
+def _one_variance(arm: Arms) -> str:
+    return (
+        f"{arm.contrast} compares {arm.donors[0]:,} donors with {arm.donors[1]:,}, with one variance for both: where the "
+        "smaller arm spreads more, its tests are too sure"
+    )
 
 
 def own_variances(design: Design) -> set[str]:
@@ -94,9 +118,9 @@ def interactions(design: Design, arms: Sequence[Arms], donors: Donors, layer: st
 
 
 def count_scale(arms: Sequence[Arms], layer: str) -> Iterator[str]:
-    """The model of counts, where all that is asked compares donors with each other."""
+    """The model of counts, where all that is asked compares donors with each other, in arms that one variance may do for."""
     asked = [a for a in arms if not a.cell_level]
-    if asked and all(a.kind == "between-donor" for a in asked):
+    if asked and not _unequal(arms) and all(a.kind == "between-donor" for a in asked):
         by_cell = dict.fromkeys(v for a in arms if a.cell_level for v in a.within)
         yield (
             "Every contrast compares donors with each other and raw counts are at hand: `dw.tl.pseudobulk` "

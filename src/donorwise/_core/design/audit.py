@@ -171,7 +171,8 @@ def audit_design(
     found = [
         *impossible,
         *([design.lost.reason] if design.lost.reason else []),
-        *(disguise.kept_as_text(design) if not impossible else ()),
+        *(disguise.kept_as_text(design, (donor, sample, batch)) if not impossible else ()),
+        *disguise.batch_as_number(design, batch),
         *checks.unreplicated(design, arms, donors),
         *slopes.uncentred(design),
         *slopes.redundant(design),
@@ -215,6 +216,12 @@ def few_donors(design: Design, obs: pd.DataFrame, donor: str | None = None) -> l
     """Contrasts of a design that one or two donors make up, a sentence each."""
     donors = find_donors(design, obs, donor)
     return list(checks.few_donors(_asked(describe(design, donors), donors))) if donors.name else []
+
+
+def unequal_arms(design: Design, obs: pd.DataFrame, donor: str) -> list[str]:
+    """Contrasts of a model of counts that compare arms of very different size, a sentence each."""
+    donors = find_donors(design, obs, donor)
+    return advice.unequal_arms_of_units(describe(design, donors), donors) if donors.name else []
 
 
 def left_out(

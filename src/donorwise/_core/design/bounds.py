@@ -118,7 +118,9 @@ def _power(items: Items) -> tuple[float, float]:
     n, steps = _sum(_terms(group.items) for group in inner) if inner else (1.0, 1.0)
     for exponent in exponents:
         power = _whole(exponent)
-        if n > 1:
+        if n <= 1:  # the power of one term is that term, found by as many multiplications
+            steps = max(steps, float(power))
+        else:
             steps = max(steps, math.inf if power > 50 else n**power)
             n = (
                 float(sum(comb(int(n), k) for k in range(1, power + 1)))

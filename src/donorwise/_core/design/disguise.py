@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,8 @@ _MOST_CODES = 50
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 _AROUND = re.compile(rf"(?P<before>[<>=≤≥~]*)\s*(?P<number>{_NUMBER.pattern})\s*(?P<after>\D*)")
 _DATE = re.compile(r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3\d{2,4})([ T]\d{1,2}:\d{2}.*)?")
+_DAY_OR_MONTH = re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.]")
+_MISSING = re.compile(r"(na|n/a|nan|none|null|missing|unknown|not[ _](known|available|reported)|[-.?]*)", re.IGNORECASE)
 _MEASURED = re.compile(
     r"(?<![a-z])(age|bmi|weight|height|dose|time|days?|weeks?|months?|years?|hours?|score|concentration|pmi|dates?)(?![a-z])",
     re.IGNORECASE,
@@ -31,19 +33,31 @@ _LABELS = re.compile(
 )
 
 
-def kept_as_text(design: Design) -> Iterator[str]:
-    """Variables of which every value is a number or a date, and that have a coefficient for each."""
+def kept_as_text(design: Design, labels: Collection[str | None] = ()) -> Iterator[str]:
+    """Variables of which every value is a number or a date, and that have a coefficient for each.
+
+    `labels` are columns whose numbers are known to be names, as the donor's.
+    """
     for name in _bare(design):
         column = design.frame[name]
-        if is_categorical(column) and not _LABELS.search(name):
+        if is_categorical(column) and name not in labels and not _LABELS.search(name):
             text = _as_text(name, list(column.cat.categories))
             if text:
                 yield text
 
 
 def kept_as_numbers(design: Design, batch: str | None = None) -> Iterator[str]:
-    """Variables with the name of a label and few whole numbers, of which a slope is asked."""
-    for name in (name for name in _bare(design) if name == batch or _LABELS.search(name)):
+    """Variables with the name of a label and few whole numbers, of which a slope is asked; not the declared batch."""
+    yield from _as_slopes(design, [name for name in _bare(design) if name != batch and _LABELS.search(name)])
+
+
+def batch_as_number(design: Design, batch: str | None) -> Iterator[str]:
+    """The declared batch where a slope is asked of it, as in ``scale(batch)``."""
+    yield from _as_slopes(design, [name for name in _bare(design) if name == batch])
+
+
+def _as_slopes(design: Design, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
         column = design.frame[name]
         if is_categorical(column):
             continue
@@ -63,16 +77,14 @@ def _bare(design: Design) -> list[str]:
 
 def _as_text(name: str, levels: Sequence[Hashable]) -> str:
     """What to do about levels that are numbers or dates; empty where they are neither, or too few to matter."""
-    texts = [str(level).strip() for level in levels]
+    every = [str(level).strip() for level in levels]
+    texts = [text for text in every if not _MISSING.fullmatch(text)]
     if len(texts) < _FEW and not _MEASURED.search(name):
         return ""
     column, labels = _stored(name), f"if they are labels, write `C({quote(name)})`"
-    each = f"so each of the {len(texts)} has a coefficient of its own"
-    if all(_DATE.fullmatch(text) for text in texts):
-        return (
-            f"`{name}` holds dates as text ({_few(texts)}), {each}; make it a number of days: "
-            f"`{column} = (pd.to_datetime({column}.astype(str)) - pd.Timestamp('{_first_day(texts)}')).dt.days`; {labels}."
-        )
+    each = f"so each of the {len(every)} has a coefficient of its own"
+    if texts and all(_DATE.fullmatch(text) for text in texts):
+        return f"`{name}` holds dates as text ({_few(texts)}), {each}; {_in_days(column, texts, len(every))}; {labels}."
     found = [_AROUND.fullmatch(text) for text in texts]
     numbers = [float(match["number"].replace(",", ".")) for match in found if match]
     if (
@@ -85,6 +97,12 @@ def _as_text(name: str, levels: Sequence[Hashable]) -> str:
         f"`{name}` holds numbers as {'text' if isinstance(levels[0], str) else 'categories'} ({_few(texts)}), {each}; "
     )
     odd = [text for text in texts if not _NUMBER.fullmatch(text)]
+    if not odd and len(texts) < len(every):
+        missing = _few([text or "''" for text in every if text not in texts])
+        return (
+            f"{start}{missing} would be missing: `{column} = pd.to_numeric({column}.astype(str), errors='coerce')`; "
+            f"{labels}."
+        )
     if not odd:
         comma = ".astype(str).str.replace(',', '.')" if any("," in text for text in texts) else ""
         return f"{start}make it a number: `{column} = {column}{comma}.astype(float)`; {labels}."
@@ -101,9 +119,23 @@ def _are_codes(numbers: Sequence[float]) -> bool:
     return first in (0.0, 1.0) and sorted(numbers) == list(np.arange(first, first + len(numbers)))
 
 
-def _first_day(texts: Sequence[str]) -> str:
-    parsed = pd.to_datetime(pd.Series(texts), errors="coerce", format="mixed")
-    return str(parsed.min().date()) if parsed.notna().any() else texts[0]
+def _in_days(column: str, texts: Sequence[str], n: int) -> str:
+    """The line that makes a number of dates, of which some of the n levels are none."""
+    first, doubt = _day_first(texts)
+    parsed = pd.to_datetime(pd.Series(texts), errors="coerce", format="mixed", dayfirst=first)
+    start = str(parsed.min().date()) if parsed.notna().any() else texts[0]
+    how = (", dayfirst=True" if first else "") + (", errors='coerce'" if len(texts) < n else "")
+    return (
+        f"make it a number of days: `{column} = (pd.to_datetime({column}.astype(str){how}) - pd.Timestamp('{start}')).dt.days`"
+        + (" (without `dayfirst` where the month comes first)" if doubt else "")
+    )
+
+
+def _day_first(texts: Sequence[str]) -> tuple[bool, bool]:
+    """Whether the day stands before the month, and whether no date tells."""
+    pairs = [match for text in texts if (match := _DAY_OR_MONTH.match(text))]
+    ahead, behind = (max((int(match[k]) for match in pairs), default=0) for k in (1, 2))
+    return bool(pairs) and behind <= 12, bool(pairs) and max(ahead, behind) <= 12
 
 
 def _stored(name: str) -> str:

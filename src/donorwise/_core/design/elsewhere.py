@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from donorwise._core.design.names import FUNCTIONS
@@ -19,7 +20,7 @@ _FUNCTIONS = {
         name: f"`np.{name}({{0}})`"
         for name in ("sqrt", "abs", "log1p", "expm1", "sin", "cos", "tan", "floor", "ceil", "sign")
     },
-    "offset": "for counts, the depth of `dw.tl.pseudobulk(depth=)`; else subtract it from the responses",
+    "offset": "nothing for counts, whose depth `dw.tl.pseudobulk(depth=)` takes; for other values subtract it from them first",
 }
 
 
@@ -34,8 +35,9 @@ def check_functions_of_others(items: Items, source: str) -> None:
     for name, call in _calls(items):
         inside = source[call.start + 1 : call.end - 1].strip()
         if name.text in _FUNCTIONS and name.text not in FUNCTIONS:
-            smooth = _FUNCTIONS[name.text] is _SPLINE and "," not in inside
-            advice = _FUNCTIONS[name.text].format(f"{inside}, df=4" if smooth else inside)
+            advice = _FUNCTIONS[name.text].format(inside)
+            if _FUNCTIONS[name.text] is _SPLINE:
+                advice = _smooth(inside)
             raise syntax_error(
                 f"`{name.text}` is not a function that formulas know; write {advice}.", source, name.start, name.end
             )
@@ -48,6 +50,35 @@ def check_functions_of_others(items: Items, source: str) -> None:
                 source,
                 power.start,
                 power.end,
+            )
+
+
+def _smooth(inside: str) -> str:
+    """What stands here for a smooth term of mgcv or splines."""
+    column, *rest = (part.strip() for part in inside.split(","))
+    if any(re.fullmatch(r"bs\s*=\s*['\"]re['\"]", part) for part in rest):
+        return f"`(1 | {column})`, a random effect"
+    size = next((m[2] for part in rest if (m := re.fullmatch(r"((?:k|df)\s*=\s*)?(\d+)", part))), "4")
+    return _SPLINE.format(f"{column}, df={size}")
+
+
+def check_powers(items: Items, source: str) -> None:
+    """Raise where a single column has a power, which is the column itself and no square.
+
+    Raises
+    ------
+    FormulaError
+        The message points at the power.
+    """
+    for name, power, exponent in zip(items, items[1:], items[2:], strict=False):
+        if isinstance(name, Token) and name.kind in ("name", "tick") and is_one(power, "**", "^"):
+            text = source[name.start : name.end]
+            number = source[exponent.start : exponent.end]
+            raise syntax_error(
+                f"A power of one term is that term, so this is `{text}` itself; for numbers write `I({text}**{number})`.",
+                source,
+                name.start,
+                exponent.end,
             )
 
 

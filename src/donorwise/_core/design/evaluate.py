@@ -128,12 +128,18 @@ def matrix(formula: Any, frame: pd.DataFrame, stand_ins: StandIns | None = None)
 
 
 def _coded(data: Any, contrasts: Any = None, *, levels: Iterable[Any] | None = None, **options: Any) -> Any:
-    """formulaic's ``C`` with the levels that a formula lists as those of the data."""
+    """formulaic's ``C`` with the levels of the data in the order that a formula lists."""
     from formulaic.transforms import TRANSFORMS
 
-    own = None if levels is None else [Label(level) for level in levels]
+    own = data if levels is None else _in_order(data, [Label(level) for level in levels])
     named = {Label(name): weights for name, weights in contrasts.items()} if isinstance(contrasts, dict) else contrasts
-    return TRANSFORMS["C"](data, named, levels=own, **options)
+    return TRANSFORMS["C"](own, named, **options)
+
+
+def _in_order(data: pd.Series, levels: Sequence[Label]) -> pd.Series:
+    """Levels in another order. Those that no row has stay away, as without a list: formulaic would give them columns."""
+    column = data if is_categorical(data) else data.astype("category")
+    return column.cat.reorder_categories(sorted(column.cat.categories, key=levels.index))
 
 
 def _cell_level_indices(spec: Any, rows: RowsInUse) -> list[int]:

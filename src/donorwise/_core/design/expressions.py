@@ -70,10 +70,20 @@ def check_expression(factor: Factor, source: str) -> None:
 
 def _reference(node: ast.AST) -> str:
     """How a coding is written that names its reference by a keyword of another package; empty for other nodes."""
-    if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("Treatment", "contr.treatment"):
+    function = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+    if not isinstance(node, ast.Call) or function not in ("C", "Treatment", "contr.treatment"):
         return ""
-    named = next((k.value for k in node.keywords if k.arg in ("reference", "ref")), None)
-    return "" if named is None else f"{ast.unparse(node.func)}({shown(ast.unparse(named))})"
+    named = next((k.value for k in node.keywords if k.arg in ("reference", "ref", "base")), None)
+    if function != "C":
+        return "" if named is None or node.keywords[0].arg == "base" else f"{function}({shown(ast.unparse(named))})"
+    coding = node.args[1] if len(node.args) > 1 else named
+    if isinstance(coding, ast.Name) and coding.id == "Treatment":
+        coding = ast.Constant("reference")
+    return (
+        f"C({shown(ast.unparse(node.args[0]))}, Treatment({coding.value!r}))"
+        if isinstance(coding, ast.Constant)
+        else ""
+    )
 
 
 def _attribute_allowed(node: ast.Attribute) -> bool:

@@ -275,8 +275,14 @@ def _groups(right: Items, source: str) -> list[tuple[str, ...]]:
             message = (
                 "A grouping factor is a column, `a:b` or `a/b`; several factors are several terms: `(1 | a) + (1 | b)`."
             )
-            if not is_one(item, "+"):
-                whole = source[right[0].start : right[-1].end]
+            whole = source[right[0].start : right[-1].end]
+            before = right[i - 1]
+            called = before.text if isinstance(item, Group) and item.called and isinstance(before, Token) else ""
+            if called in ("C", "factor", "as.factor"):
+                message += (
+                    f" They are labels whatever they hold: write `(1 | {source[item.start + 1 : item.end - 1]})`."
+                )
+            elif not is_one(item, "+"):
                 message += f" If `{whole}` is the name of one column, it goes in backticks: (1 | `{whole}`)."
             raise syntax_error(message, source, item.start, item.end)
     if len(right) % 2 == 0:

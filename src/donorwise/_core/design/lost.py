@@ -43,11 +43,11 @@ class Coding:
     variable: str
     against_one: bool = True
     base: Hashable = None
-    listed: bool = False
+    listed: tuple[Hashable, ...] = ()
 
     def reference(self, levels: Sequence[Hashable]) -> Hashable:
         """The level that the others are compared with, of all that there are."""
-        return levels[0] if self.base is None else self.base
+        return (self.listed or levels)[0] if self.base is None else self.base
 
 
 def coding(factor: Factor, categorical: Container[str]) -> Coding | None:
@@ -60,13 +60,20 @@ def coding(factor: Factor, categorical: Container[str]) -> Coding | None:
         return None
     options = {k.arg: k.value for k in call.keywords}
     contrasts = call.args[1] if len(call.args) > 1 else options.get("contrasts")
-    listed = "levels" in options
+    listed = _listed(options["levels"], factor) if "levels" in options else ()
     if contrasts is None:
         return Coding(variable, listed=listed)
     function = contrasts.func if isinstance(contrasts, ast.Call) else contrasts
     if ast.unparse(function) not in ("Treatment", "contr.treatment"):
         return Coding(variable, against_one=False, listed=listed)
     return Coding(variable, base=_base(contrasts), listed=listed)
+
+
+def _listed(node: ast.expr, factor: Factor) -> tuple[Hashable, ...]:
+    """The levels that ``C(column, levels=[...])`` names."""
+    if not isinstance(node, ast.List | ast.Tuple) or not node.elts:
+        raise DesignError(f"`levels=` in `{shown(factor.expr)}` is a list of levels, such as ['control', 'case'].")
+    return tuple(ast.literal_eval(level) for level in node.elts)
 
 
 def _base(contrasts: ast.expr) -> Hashable:
@@ -101,16 +108,33 @@ def levels_of(column: pd.Series) -> tuple[Hashable, ...]:
 
 
 def check_bases(parts: Iterable[SimpleFormula], levels: Levels) -> None:
-    """Raise where a formula names a reference level that its variable does not have."""
+    """Raise where a formula names levels that its variable does not have, or lists some of them only."""
     for own, factor in _codings(parts, levels):
-        known = levels[own.variable]
-        if own.base is not None and not own.listed and own.base not in known:
-            same = next((level for level in known if str(level) == str(own.base)), None)
-            hint = suggestion(str(own.base), map(str, known), "its levels are")
+        known, text = levels[own.variable], shown(factor.expr)
+        for level in own.listed:
+            _check_level(level, known, own.variable, f"`{text}` lists")
+        if own.base is not None:
+            _check_level(own.base, known, own.variable, f"`{text}` compares with")
+        left = [level for level in known if own.listed and level not in own.listed]
+        if left:
             raise DesignError(
-                f"{own.base!r}, which `{shown(factor.expr)}` compares with, is not a level of `{own.variable}`; "
-                + (f"write {same!r}, which is no text." if same is not None else hint)
+                f"`{text}` leaves {', '.join(map(repr, left))} of `{own.variable}` out, and rows of no level would count as "
+                "rows of the reference: list every level, or take those rows out before."
             )
+
+
+def _check_level(level: Hashable, known: Sequence[Hashable], variable: str, how: str) -> None:
+    if level in known:
+        return
+    same = next((other for other in known if str(other) == str(level)), None)
+    raise DesignError(
+        f"{level!r}, which {how}, is not a level of `{variable}`; "
+        + (
+            f"write {same!r}, which is no text."
+            if same is not None
+            else suggestion(str(level), map(str, known), "its levels are")
+        )
+    )
 
 
 def stand_ins(parts: Iterable[SimpleFormula], levels: Levels, present: Levels) -> StandIns:
@@ -121,7 +145,7 @@ def stand_ins(parts: Iterable[SimpleFormula], levels: Levels, present: Levels) -
     found: StandIns = {}
     for own, _ in _codings(parts, levels):
         here = present[own.variable]
-        if own.base is not None and own.base not in here and not own.listed:
+        if own.base is not None and own.base not in here:
             found[own.variable] = {here[0]: own.base}
     return found
 
@@ -155,7 +179,7 @@ def changed_terms(structure: Sequence[Any], levels: Levels, present: Levels) -> 
 
 def _is_lost(own: Coding | None, levels: Levels, present: Levels) -> bool:
     """Whether a factor codes against a level that no row in use has."""
-    if own is None or own.listed or own.variable not in levels:
+    if own is None or own.variable not in levels:
         return False
     here = set(present[own.variable])
     every = levels[own.variable]

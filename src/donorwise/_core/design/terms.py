@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.bounds import check_terms
-from donorwise._core.design.elsewhere import check_functions_of_others
+from donorwise._core.design.elsewhere import check_functions_of_others, check_powers
 from donorwise._core.design.expressions import calls_in, check_expression, located, parse_expression, translate
 from donorwise._core.design.names import STATEFUL, quote, shown, uncover
 from donorwise._core.design.tokens import covered, nest, pointer
@@ -43,6 +43,7 @@ def parse_columns(text: str, source: str) -> SimpleFormula:
     items = nest(text)
     check_terms(items, source)
     check_functions_of_others(items, source)
+    check_powers(items, source)
     try:
         formula = SimpleFormula.from_spec(covered(text, items))
     except (FormulaicError, SyntaxError) as error:
@@ -317,7 +318,11 @@ def _check_backticks(available: list[str], source: str) -> None:
 
 def _missing(name: str, available: list[str], source: str) -> str:
     """Say that a column is not in obs, with the names that come close and the place in the formula."""
-    hint = "`dw.pp.log_depth(adata)` adds it." if name == "log_depth" else suggestion(name, available, "it has")
+    hint = (
+        "`dw.pp.log_depth(adata)` adds it (commands: --log-depth)."
+        if name == "log_depth"
+        else suggestion(name, available, "it has")
+    )
     message = f"`{name}` is not a column of obs; {hint}"
     place = re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", source)
     return message + (pointer(source, place.start(), place.end()) if place else f"\n    {source}")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out
-from donorwise._core.design.disguise import kept_as_text
+from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, unequal_arms
+from donorwise._core.design.disguise import batch_as_number, kept_as_text
 from donorwise._core.design.people import Named, about_names
 from donorwise._core.engine.unit_replicates import replicates_of_units
 from donorwise._typing import ALL
@@ -27,11 +27,12 @@ _RAW_COUNTS = (
     "{} looks like raw counts. A linear mixed model needs log-normalised values: run sc.pp.normalize_total and sc.pp.log1p "
     "first, or name the layer that holds them."
 )
-_SHIFTED = (
-    "{}: the middle of the genes' log_fc is {:.2f}, far from 0 for a spread of {:.2f}. Where some genes respond "
-    "strongly, their counts take depth from all others, which then look down: dw.tl.pseudobulk(normalize='tmm') corrects "
-    "that, and dw.pp.size_factors the values of dw.tl.lmm."
+_SHIFTED = "{}: the middle of the genes' log_fc is {:.2f}, far from 0 for a spread of {:.2f}. {}"
+_COMPOSITION = (
+    "Where some genes respond strongly, their counts take depth from all others, which then look down: "
+    "dw.tl.pseudobulk(normalize='tmm') corrects that, and dw.pp.size_factors the values of dw.tl.lmm."
 )
+_CORRECTED = "That is left after normalize={!r}: most genes may differ, or too few have the counts to be compared."
 _ENOUGH_GENES, _FAR, _SEEN = 200, 0.3, 0.05  # tests; spreads; log2 units that are worth a word
 _SINGLE_CELLS = (
     "Most units are a single cell, so the noise between cells cannot be told from the differences between units."
@@ -86,8 +87,10 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
         few = few_donors(design, units.table, units.donor)
         return [
             *lost,
-            *kept_as_text(design),
+            *kept_as_text(design, (units.donor, *roles.values())),
+            *batch_as_number(design, roles.get("batch")),
             *few,
+            *unequal_arms(design, units.table, units.donor),
             *replicates_of_units(design, units, roles.get("batch")),
             *([_SINGLE_CELLS] if single else []),
         ]
@@ -100,7 +103,7 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
     return (*found, *_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
 
 
-def shifted(results: pd.DataFrame, left_out: Collection[str] = ()) -> dict[str, str]:
+def shifted(results: pd.DataFrame, left_out: Collection[str] = (), normalize: str = "depth") -> dict[str, str]:
     """What to say of groups and contrasts in which the genes' log fold changes are far from zero as a whole, by their names.
 
     Of the genes whose fold changes are known best (the half with the smaller standard errors: with few counts they depend
@@ -113,7 +116,10 @@ def shifted(results: pd.DataFrame, left_out: Collection[str] = ()) -> dict[str, 
         The tests of all groups and contrasts.
     left_out
         Contrasts that are not looked at, such as those of the depth.
+    normalize
+        How the depths were made comparable; ``"depth"`` for not at all.
     """
+    advice = _COMPOSITION if normalize == "depth" else _CORRECTED.format(normalize)
     known = results[results["p_value"].notna() & results["log_fc"].notna() & ~results["contrast"].isin(left_out)]
     found = {}
     for (contrast, group), own in known.groupby(["contrast", "group"], observed=True, sort=False):
@@ -121,7 +127,7 @@ def shifted(results: pd.DataFrame, left_out: Collection[str] = ()) -> dict[str, 
             middle, spread = _middle(own)
             if abs(middle) > max(_FAR * spread, _SEEN):
                 name = str(contrast) if group == ALL else f"{contrast}, {group}"
-                found[name] = _SHIFTED.format(name, middle, spread)
+                found[name] = _SHIFTED.format(name, middle, spread, advice)
     return found
 
 

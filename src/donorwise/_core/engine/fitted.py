@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -21,11 +21,9 @@ from donorwise._core.engine.tables import (
     tests_table,
     varcomp_table,
 )
-from donorwise._core.engine.tasks import Task, test_features
-from donorwise._core.inference.joint import moderated_joint_tests
+from donorwise._core.engine.tasks import Task, test_features, test_jointly
 from donorwise._core.inference.likelihood_ratio import check_nested, check_same_data, extra_parameters, n_parameters
 from donorwise._core.inference.moderation import learn, refusal
-from donorwise._core.inference.wald import joint_tests
 from donorwise._core.models.lmm.fitted import FittedArrays
 from donorwise._typing import ALL, DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
@@ -33,8 +31,6 @@ from donorwise.errors import DesignError, DonorwiseError
 if TYPE_CHECKING:
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.inference.prior import Prior
-    from donorwise._core.inference.wald import JointTests
-    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import Ddf
 
 logger = logging.getLogger("donorwise")
@@ -259,16 +255,8 @@ class LMMFit(FittedArrays):
         """
         check_option("ddf", ddf, DDF)
         L, used = resolve_term(self.design, term), self._used(ddf)
-
-        def test(model: LMM) -> JointTests:
-            if used != "moderated":
-                return joint_tests(model, L, used)
-            if model.unmoderated:
-                return joint_tests(model, L, model.fallback)
-            return moderated_joint_tests(model, L, self.learned)
-
         with one_blas_thread():
-            return joint_table(self.variables, self.models, term, L, test)
+            return joint_table(self.variables, self.models, term, L, partial(test_jointly, self, L=L, ddf=used))
 
     def lrt(self, other: LMMFit) -> pd.DataFrame:
         """Likelihood-ratio test against a nested (or larger) model of the same responses.

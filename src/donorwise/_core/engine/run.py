@@ -150,12 +150,13 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
         )
     tables = _stack(analysis, parts)
     _log_replaced(named, analysis.options.ddf)
-    cautions = shifted(tables["results"], of_covariates(analysis))
+    params = _params(analysis, named, tables["results"])
+    cautions = shifted(tables["results"], of_covariates(analysis), params.get("normalize", "depth"))
     cautions |= of_fits({name: part.cautions for name, part in named.items()})
     for text in cautions.values():
         logger.warning(text)
     said = {"cautions": cautions} if cautions else {}
-    return Result(tables, _params(analysis, named, tables["results"]) | said, failed)
+    return Result(tables, params | said, failed)
 
 
 def of_covariates(analysis: Analysis[S, F]) -> set[str]:

@@ -127,7 +127,7 @@ def _bytes_of_patterns(source: Source[Any], tasks: Sequence[Task], n_features: i
 
 def _bytes(matrix: Any, n_patterns: int, n_features: int, m: int, *, abundance: bool = False) -> int:
     """Memory for moments of features with m covariates and, where they are wanted, their abundances."""
-    per_value = 4 + 2 * (m + abundance) if isinstance(matrix, Stored) else 2 + m + abundance
+    per_value = 5 + 2 * m + abundance if isinstance(matrix, Stored) else 2 + m + abundance
     return 8 * n_patterns * (n_features * per_value + 1 + m + m * m)
 
 

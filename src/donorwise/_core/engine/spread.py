@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _LIBERAL = 1.25  # times the variance that the model takes a difference of arms to have
 _CHANCE = 0.005  # of a word on arms that spread alike
+_LEAST = 0.01  # variance, lest a ratio be infinite
 _NO_DF = 0.5  # of a donor alone in its arm, but for what other fixed effects leave
 _ENOUGH, _MOST = 100, 2000  # features
 _DOUBLES = 20_000_000  # of the largest array (160 MB)
@@ -83,8 +84,8 @@ class Spread(NamedTuple):
 
     @property
     def variance(self) -> FloatArray:
-        """The donors' variance, relative to the one that the model has for all, (A,)."""
-        return np.maximum(1 + (self.found - self.expected) / self.known, 0.0)
+        """The donors' variance, relative to the one that the model has for all, a hundredth or more, (A,)."""
+        return np.maximum(1 + (self.found - self.expected) / self.known, _LEAST)
 
     def excess(self, a: int, b: int) -> float:
         """Variance of a difference of two arms, relative to what the model takes it for."""
@@ -150,15 +151,12 @@ def _arms(design: Design, term: RandomTerm, L: FloatArray) -> dict[str, pd.Serie
     found = {}
     for name, columns in ((design.reads[key], list(at)) for key, at in design.terms.items()):
         values = design.frame[name[0]]
-        if (
-            len(name) > 1
-            or name[0] in own
-            or looks_technical(name[0])
-            or not isinstance(values.dtype, pd.CategoricalDtype)
-        ):
+        if len(name) > 1 or name[0] in own or looks_technical(name[0]):
+            continue
+        if not isinstance(values.dtype, pd.CategoricalDtype) or not (L[:, columns] != 0).any():
             continue
         codes = values.cat.codes.to_numpy()
-        if (L[:, columns] != 0).any() and (codes == codes[first][term.codes]).all():
+        if (codes == codes[first][term.codes]).all():
             found[name[0]] = values.iloc[first].cat.remove_unused_categories()
     return found
 
@@ -189,8 +187,9 @@ def _looked_at(
         spread = spread_of(modes, reliability, design.X[first][:, between], codes)
         pair = worst_pair(spread, _CHANCE / n_pairs)
         if pair is not None:
+            squares = (modes**2).sum(axis=0)
             found[f"spread of donors by {name}"] = _said(name, term, arm, spread, pair) + _one_donor(
-                term, arm, (modes**2).sum(axis=0), pair[0]
+                term, arm, squares, pair[0]
             )
     return found
 
@@ -200,7 +199,7 @@ def worst_pair(spread: Spread, chance: float) -> tuple[int, int] | None:
     pairs = [
         (a, b)
         for a, b in permutations(range(spread.n.size), 2)
-        if min(spread.df[[a, b]]) > _NO_DF and spread.variance[b] > 0
+        if min(spread.df[[a, b]]) > _NO_DF
         and spread.excess(a, b) >= _LIBERAL and spread.chance(a, b) < chance
     ]  # fmt: skip
     return max(pairs, key=lambda pair: spread.excess(*pair), default=None)

@@ -12,9 +12,11 @@ from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.collapsed_rows import merge_rows, with_covariates
 from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
+from donorwise._core.inference.joint import moderated_joint_tests
 from donorwise._core.inference.moderation import Tested, moderated_tests, refusal, tests_by_law
-from donorwise._core.inference.wald import contrast_tests
+from donorwise._core.inference.wald import JointTests, contrast_tests, joint_tests
 from donorwise._core.models.lmm.crossproducts import column_means
+from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.design.design import Design
     from donorwise._core.inference.moderation import Learned
+    from donorwise._core.inference.wald import ContrastTests
     from donorwise._core.models.law import Model
+    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
@@ -106,10 +110,15 @@ def test_features(
         tested = _test(fit, model, L, ddf, level, n_jobs)
         for key, values in numbers.items():
             values[:, model.features] = getattr(tested.tests, key).T
-        status[:, model.features] = tested.tests.status.T
+        status[:, model.features] = _with_numbers(tested.tests).T
         variances[model.features] = tested.variances
         log_fc[:, model.features] = tested.log_fc.T
     return FeatureTests(numbers, status, variances, log_fc)
+
+
+def _with_numbers(tests: ContrastTests) -> StrArray:
+    """Statuses, of which those that promise a p-value have one: an adjusted variance can come out below zero."""
+    return np.where(np.isin(tests.status, FITTED) & np.isnan(tests.p_value), "not_converged", tests.status)
 
 
 def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int) -> Tested:
@@ -121,6 +130,13 @@ def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, 
         return tests_by_law(model, L, level, n_jobs)
     unknown = np.full((model.features.size, len(model.components()[0])), np.nan)
     return Tested(contrast_tests(estimated, L, ddf, level), unknown, estimated.log_fc(L))
+
+
+def test_jointly(fit: Fit[LMM], model: LMM, L: FloatArray, ddf: str) -> JointTests:
+    """F tests that all contrasts L (n, p) are zero, of one of the models of a fit."""
+    if ddf == "moderated" and not model.unmoderated:
+        return moderated_joint_tests(model, L, fit.learned)
+    return joint_tests(model, L, model.fallback if ddf == "moderated" else ddf)
 
 
 @dataclass(frozen=True, slots=True)
