@@ -104,14 +104,15 @@ def dates(rng: Rng, n: int) -> ad.AnnData:
     return of_values(values + rng.normal(size=values.shape), table(d, date=737425 + 30.0 * v + start[d]))
 
 
-def arms(n_a: int, n_b: int, sd: float) -> Callable[[Rng, int], ad.AnnData]:
-    """Donors of arm a with a standard deviation of their own, of arm b with .4."""
+def arms(*sizes: int, sd: tuple[float, ...]) -> Callable[[Rng, int], ad.AnnData]:
+    """Arms a, b, ... of so many donors, each with a standard deviation of its own."""
 
     def make(rng: Rng, n: int) -> ad.AnnData:
-        d, _ = grid(n_a + n_b, 30)
-        spread = np.where(np.arange(n_a + n_b) < n_a, sd, 0.4)
-        values = (rng.normal(size=(n_a + n_b, n)) * spread[:, None])[d] + rng.normal(size=(d.size, n))
-        return of_values(values, table(d, arm=np.where(d < n_a, "a", "b")))
+        d, _ = grid(sum(sizes), 30)
+        arm = np.repeat(np.arange(len(sizes)), sizes)
+        level = rng.normal(size=(arm.size, n)) * np.array(sd)[arm, None]
+        values = level[d] + rng.normal(size=(d.size, n))
+        return of_values(values, table(d, arm=np.array(list("abc"))[arm[d]]))
 
     return make
 
@@ -173,11 +174,15 @@ DESIGNS = (
            Ask("~ date + (1 | donor) + (0 + center(date) | donor)")),
     Design("cell means as slopes", pairs(10, 0.3, 0.3), "condition[T.stim]", Ask("~ condition + (0 + condition | donor)"),
            "no random intercept", Ask("~ condition + (condition | donor)")),
-    Design("3 against 9, smaller arm spreads", arms(3, 9, 0.8), "arm[T.b]", Ask("~ arm + (1 | donor)"), "one variance for both",
+    Design("3 against 9, smaller arm spreads", arms(3, 9, sd=(0.8, 0.4)), "arm[T.b]", Ask("~ arm + (1 | donor)"), "one variance for both",
            Ask("~ arm + (0 + arm || donor)")),
-    Design("4 against 8, smaller arm spreads", arms(4, 8, 0.8), "arm[T.b]", Ask("~ arm + (1 | donor)"), "one variance for both",
+    Design("4 against 8, smaller arm spreads", arms(4, 8, sd=(0.8, 0.4)), "arm[T.b]", Ask("~ arm + (1 | donor)"), "one variance for both",
            Ask("~ arm + (0 + arm || donor)")),
-    Design("6 against 6, alike", arms(6, 6, 0.4), "arm[T.b]", Ask("~ arm + (1 | donor)"), "one variance for both",
+    Design("6 against 6, alike", arms(6, 6, sd=(0.4, 0.4)), "arm[T.b]", Ask("~ arm + (1 | donor)"), "one variance for both",
+           Ask("~ arm + (0 + arm || donor)")),
+    Design("9, 9 and 3, smallest arm spreads", arms(9, 9, 3, sd=(0.4, 0.4, 0.8)), "arm[T.c]", Ask("~ arm + (1 | donor)"),
+           "one variance for both", Ask("~ arm + (0 + arm || donor)")),
+    Design("6, 6 and 6, alike", arms(6, 6, 6, sd=(0.4, 0.4, 0.4)), "arm[T.c]", Ask("~ arm + (1 | donor)"), "one variance for both",
            Ask("~ arm + (0 + arm || donor)")),
     Design("interaction, equal fold changes", cell_types, "condition[T.ctrl]:cell_type[T.T]",
            Ask("~ condition * cell_type + (1 | donor) + (1 | donor:cell_type)"), "asks whether fold changes differ",
