@@ -23,6 +23,7 @@ _MOST_OF_COUNTS, _MOST_OF_ANY = 20.0, 40.0
 _ROWS, _COLUMNS = 1_000, 24  # looked at to see whether features have been scaled
 _FEWEST_VALUES = 30  # other than zero, for a standard deviation to mean something
 _FEWEST_COLUMNS = 5
+_FIRST = 100  # values
 _NEAR, _AT = 0.25, 0.05  # distance of a standard deviation from one: guessed from some cells, and worked out
 
 _NEEDED = "A linear mixed model needs log-normalised values"
@@ -93,7 +94,7 @@ def find_log_base(adata: ad.AnnData, sample: Callable[[], np.ndarray], text: str
 
 def are_counts(values: np.ndarray) -> bool:
     """Whether values are all non-negative integers, some above 1."""
-    if values.size == 0 or values.dtype.kind == "b":
+    if values.size == 0 or values.dtype.kind == "b" or np.any(values[:_FIRST] % 1 != 0):  # most are told by the first
         return False
     return bool(np.all(np.isfinite(values)) and values.min() >= 0 and values.max() > 1 and np.all(values % 1 == 0))
 

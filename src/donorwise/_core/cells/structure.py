@@ -8,11 +8,13 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._core.cells.kernels import any_outside
+from donorwise._core.cells.threads import run_ranges
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_BLOCK = 2**20  # numbers that a thread looks at together, or several times as many
 _IN_MEMORY = "It is damaged, or was put together wrongly; matrix.check_format(full_check=True) of scipy looks for more."
 
 
@@ -59,6 +61,10 @@ def _check_numbers(numbers: NDArray[Any], n: int, what: str, advice: str) -> Non
     """Raise unless all of them lie in 0 to n - 1."""
     plain = numbers.dtype.newbyteorder("=") if n <= np.iinfo(numbers.dtype).max else np.int64
     values = np.ascontiguousarray(numbers.astype(plain, copy=False))
-    if any_outside(values, values.dtype.type(n)):
+    limit, starts = values.dtype.type(n), np.arange(0, values.size + _BLOCK, _BLOCK)
+    outside = run_ranges(
+        lambda first, last: any_outside(values[starts[first] : starts[last]], limit), np.diff(starts), None
+    )
+    if any(outside):
         wrong = values[(values < 0) | (values >= n)][0]
         raise DataError(f"{what} lie outside 0 to {n - 1:,} ({wrong:,} is one). {advice}")
