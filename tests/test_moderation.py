@@ -327,3 +327,17 @@ def test_mixtures_against_quadrature_free_twins(nu: float) -> None:
         assert cdf(high[g]) == pytest.approx(0.95, abs=1e-7)
         assert own.p_value[g] == pytest.approx(2 * min(cdf(0), 1 - cdf(0)), rel=1e-9)
     np.testing.assert_allclose(own.estimate, mean)
+
+
+def test_cell_means_are_slopes_in_other_coordinates() -> None:
+    """`(0 + arm | donor)` is the model of `(arm | donor)`, moderated as well, with every test and likelihood."""
+    rng = np.random.default_rng(3)
+    donor, arm = np.repeat(np.arange(8), 30), np.tile(np.repeat([0, 1], [10, 20]), 8)
+    means = rng.normal(0, 0.4, (8, 120))[donor] + rng.normal(0, 0.4, (16, 120))[2 * donor + arm]
+    obs = pd.DataFrame({"donor": donor.astype(str), "arm": np.where(arm, "b", "a")})
+    Y = means + rng.normal(size=(240, 120))
+    slopes, levels = (dw.fit_lmm(Y, obs, f"~ arm + ({own} | donor)") for own in ("arm", "0 + arm"))
+    np.testing.assert_allclose(levels.loglik, slopes.loglik, rtol=1e-12)
+    for ddf in ("moderated", "kenward-roger"):
+        one, other = (fit.test("arm[T.b]", ddf=ddf).set_index("variable") for fit in (slopes, levels))
+        pd.testing.assert_frame_equal(other.loc[one.index], one, rtol=1e-9)

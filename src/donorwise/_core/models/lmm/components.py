@@ -10,7 +10,8 @@ from donorwise._core.models.lmm.crossproducts import Responses
 from donorwise._core.models.lmm.evaluate import evaluate_block
 
 if TYPE_CHECKING:
-    from donorwise._core.design.design import Design, RandomTerm
+    from donorwise._core.design.design import Design
+    from donorwise._core.models.lmm.crossproducts import TermBasis
     from donorwise._core.models.lmm.equations import Equations, Estimates
     from donorwise._typing import FloatArray, IntArray
 
@@ -101,14 +102,15 @@ def _spreads(equations: Equations, points: FloatArray) -> FloatArray:
     return out
 
 
-def parameter_name(term: RandomTerm, i: int, j: int) -> str:
+def parameter_name(basis: TermBasis, i: int, j: int) -> str:
     """A variance (i = j) or correlation of a random term, in the internal basis."""
-    if len(term.columns) == 1:
-        return term.label
-    first, second = (("1" if name == "(Intercept)" else name) for name in (term.columns[i], term.columns[j]))
+    label, names = basis.term.label, basis.names
+    if len(names) == 1:
+        return label
+    first, second = (("1" if name == "(Intercept)" else name) for name in (names[i], names[j]))
     if i != j:
-        return f"correlation of {first} and {second} in {term.label}"
-    return f"{first} in {term.label}" + (" (at the mean of the others)" if i < len(term.columns) - 1 else "")
+        return f"correlation of {first} and {second} in {label}"
+    return f"{first} in {label}" + (" (at the mean of the others)" if i < len(names) - 1 else "")
 
 
 def theta_names(design: Design) -> tuple[str, ...]:

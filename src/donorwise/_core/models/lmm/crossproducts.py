@@ -43,16 +43,26 @@ class Columns:
 class TermBasis:
     """A random term in its internal basis.
 
-    ``columns = original @ back``, ``back = inv(factor).T``, with ``factor`` the Cholesky factor of the mean
-    cross-product of the original columns, so that the internal columns are orthonormal on
-    average and a relative covariance near 1 means a term as large as the residual.
-    Effects of the original columns are ``back`` times the internal ones.
+    ``columns = original @ back``, ``back = inv(factor).T``, so that the internal columns are orthonormal on average
+    and a relative covariance near 1 means a term as large as the residual. Effects of the original columns are
+    ``back`` times the internal ones.
+
+    The basis follows from a triangular one: each column is freed of those before it. Where the columns add up to a
+    constant, as those of ``(0 + factor | donor)`` do, that constant takes the place of the first, so that the term is
+    in the coordinates of ``(factor | donor)``, which it is by another name.
+
+    Attributes
+    ----------
+    names, scale
+        Of length r: what is freed of those before it, and its size in an internal column.
     """
 
     term: RandomTerm
     columns: Columns
     factor: FloatArray
     back: FloatArray
+    names: tuple[str, ...]
+    scale: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +167,8 @@ def column_covariance(columns: Columns, collapsed: Collapsed) -> FloatArray:
 
 def term_basis(term: RandomTerm, collapsed: Collapsed) -> TermBasis:
     """Columns of a random term in the internal basis (see :class:`TermBasis`)."""
-    columns = column_means(term.Z, term.varying, collapsed)
+    turn, names = _constant_first(term)
+    columns = column_means(term.Z, term.varying, collapsed).transformed(turn)
     stacked = _stacked(columns, collapsed) / np.sqrt(collapsed.weight.sum())
     norms = np.sqrt((stacked**2).sum(axis=0))  # columns differ in units
     factor: FloatArray = np.asarray(np.linalg.qr(stacked / np.where(norms > 0, norms, 1), mode="r")).T
@@ -166,8 +177,19 @@ def term_basis(term: RandomTerm, collapsed: Collapsed) -> TermBasis:
         raise DesignError(f"The columns of the random term {term.label} are constant or collinear; drop one of them.")
     factor = factor * np.sign(np.diag(factor))
     back: FloatArray = np.asarray(np.linalg.inv(factor).T / norms[:, None], dtype=np.float64)
-    factor = factor * norms[:, None]
-    return TermBasis(term, columns.transformed(back), factor, back)
+    factor = np.linalg.inv(turn).T @ (factor * norms[:, None])
+    return TermBasis(term, columns.transformed(back), factor, turn @ back, names, np.diag(back))
+
+
+def _constant_first(term: RandomTerm) -> tuple[FloatArray, tuple[str, ...]]:
+    """What takes the columns of a term to those with a constant first, (r, r), and their names; nothing without one."""
+    r = len(term.columns)
+    if r == 1 or max(term.varying) >= 0 or term.columns[0] == "(Intercept)":
+        return np.eye(r), term.columns
+    weights = np.linalg.lstsq(term.Z, np.ones(len(term.Z)), rcond=None)[0]
+    if abs(weights[0]) < _RANK or np.abs(term.Z @ weights - 1).max() > _RANK:
+        return np.eye(r), term.columns
+    return np.column_stack([weights, np.eye(r)[:, 1:]]), ("(Intercept)", *term.columns[1:])
 
 
 def cross(left: Columns, right: Columns, left_codes: IntArray, n_left: int, collapsed: Collapsed) -> FloatArray:

@@ -96,7 +96,7 @@ class LMM:
     def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
         """Names of the parameters, and what takes each ratio to that of the column as the formula has it."""
         terms = self.equations.terms
-        named = [(components.parameter_name(terms[t].term, i, j), terms[t].back[i, i]) for t, i, j in self._parameters]
+        named = [(components.parameter_name(terms[t], i, j), terms[t].scale[i]) for t, i, j in self._parameters]
         return tuple(name for name, _ in named), tuple(float(scale) ** 2 for _, scale in named)
 
     @property
