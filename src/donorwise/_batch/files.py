@@ -18,7 +18,6 @@ from donorwise.errors import DataError, DonorwiseError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     import anndata as ad
     import pandas as pd

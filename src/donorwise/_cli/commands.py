@@ -31,7 +31,6 @@ from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     import anndata as ad
 

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from donorwise._core.cells.readers import Piece, Reader
-    from donorwise._core.cells.structure import check_structure
-from donorwise._core.cells.stream import Range
+    from donorwise._core.cells.stream import Range
 
 # Values of a matrix in memory that are looked at together.
 _VALUES = 2**22

@@ -52,14 +52,12 @@ from donorwise._core.cells.threads import run_on_segments, run_ranges
 from donorwise._typing import FloatArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from donorwise._core.cells.chunks import Chunk
     from donorwise._core.cells.kernels import Segmented
     from donorwise._core.cells.segments import Segments
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import IntArray
 
 _FINISH_BYTES = 2**26
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.design.names import StandIns
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import IntArray
 
 
 @dataclass(frozen=True, slots=True)

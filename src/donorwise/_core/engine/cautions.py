@@ -71,7 +71,7 @@ def of_cells(
     n_unfitted = analysis.n_cells - n_used - sum(d.n_dropped for d in designs)
     n_dropped = analysis.n_cells - n_used - (n_unfitted if len(designs) < len(tasks) else 0)
     missing = "a variable of the formula or the group is missing"
-    return (*found, *_left_out(n_dropped, analysis.n_cells, missing))
+    return (*found, *_cells_left_out(n_dropped, analysis.n_cells, missing))
 
 
 def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[str, str]) -> tuple[str, ...]:
@@ -100,10 +100,10 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
     found += left_out(analysis.formula, cells, units.donor, **roles)
     found += about_names(cells, _named(units))
     missing = "the donor, the sample, the group or a variable of the formula is missing"
-    return (*found, *_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
+    return (*found, *_cells_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
 
 
-def shifted(results: pd.DataFrame, left_out: Collection[str] = (), normalize: str = "depth") -> dict[str, str]:
+def shifted(results: pd.DataFrame, apart: Collection[str] = (), normalize: str = "depth") -> dict[str, str]:
     """What to say of groups and contrasts in which the genes' log fold changes are far from zero as a whole, by their names.
 
     Of the genes whose fold changes are known best (the half with the smaller standard errors: with few counts they depend
@@ -114,13 +114,13 @@ def shifted(results: pd.DataFrame, left_out: Collection[str] = (), normalize: st
     ----------
     results
         The tests of all groups and contrasts.
-    left_out
+    apart
         Contrasts that are not looked at, such as those of the depth.
     normalize
         How the depths were made comparable; ``"depth"`` for not at all.
     """
     advice = _COMPOSITION if normalize == "depth" else _CORRECTED.format(normalize)
-    known = results[results["p_value"].notna() & results["log_fc"].notna() & ~results["contrast"].isin(left_out)]
+    known = results[results["p_value"].notna() & results["log_fc"].notna() & ~results["contrast"].isin(apart)]
     found = {}
     for (contrast, group), own in known.groupby(["contrast", "group"], observed=True, sort=False):
         if len(own) >= _ENOUGH_GENES:
@@ -168,5 +168,5 @@ def _by_group(tasks: Sequence[Task], look: Callable[[Design], list[str]], said: 
     return [f"{', '.join(names)}: {text}" if several else text for text, names in groups.items() if text not in said]
 
 
-def _left_out(n: int, n_cells: int, why: str) -> list[str]:
+def _cells_left_out(n: int, n_cells: int, why: str) -> list[str]:
     return [f"{n:,} of {n_cells:,} cells are left out: {why}."] if n else []

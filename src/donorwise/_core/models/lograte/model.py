@@ -26,7 +26,7 @@ from donorwise._core.models.lograte.units import OFFSET, LogRates, log_rates
 if TYPE_CHECKING:
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design
-    from donorwise._core.models.lograte.units import Depths, LogRates
+    from donorwise._core.models.lograte.units import Depths
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 
