@@ -1,0 +1,79 @@
+"""Distributions of counts and of yes/no data, as frozen records; the densities are in the kernels.
+
+Every family is a sum over rows (patterns of cells, or cells) of a function of the linear predictor eta. What is
+summed over the cells of a pattern is kept on J nodes t_j of their exposure (one node where there is nothing to
+interpolate), so that a row has
+
+    poisson     total eta - sum_j shared_j t_j exp(eta)
+    nb          total (eta - log r) - sum_j (own_j + r shared_j) log(1 + t_j exp(eta) / r)
+    logit       total eta - sum_j shared_j log(1 + exp(eta))
+    cloglog     sum_j own_j log(1 - exp(-t_j exp(eta))) - total exp(eta)
+
+with `total` the counts (or successes; for cloglog the exposure of the failures), `shared_j` the cells (or trials) and
+`own_j` the counts (for cloglog the successes) of the feature, spread over the nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from donorwise.errors import DataError
+
+POISSON, NB, LOGIT, CLOGLOG = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A family with its link.
+
+    Attributes
+    ----------
+    name, link
+        As the user gives them.
+    code
+        Which density the kernels use.
+    counts
+        Whether responses are counts, that have an exposure; otherwise they are yes/no, or k of m.
+    exposed
+        Whether the mean depends on an exposure.
+    dispersed
+        Whether every feature has a size, the variance being mu + mu² / size.
+    ratio
+        What exp(estimate) is.
+    """
+
+    name: str
+    link: str
+    code: int
+    counts: bool
+    exposed: bool
+    dispersed: bool
+    ratio: str
+
+
+DISTRIBUTIONS: Final = (
+    Distribution("nb", "log", NB, counts=True, exposed=True, dispersed=True, ratio="rate_ratio"),
+    Distribution("poisson", "log", POISSON, counts=True, exposed=True, dispersed=False, ratio="rate_ratio"),
+    Distribution("binomial", "logit", LOGIT, counts=False, exposed=False, dispersed=False, ratio="odds_ratio"),
+    Distribution("binomial", "cloglog", CLOGLOG, counts=False, exposed=True, dispersed=False, ratio="rate_ratio"),
+)
+FAMILIES: Final = tuple(dict.fromkeys(d.name for d in DISTRIBUTIONS))
+
+
+def distribution(family: str, link: str | None = None) -> Distribution:
+    """The family of this name and link (None for the usual one).
+
+    Raises
+    ------
+    DataError
+        There is none; those that there are are named.
+    """
+    own = [d for d in DISTRIBUTIONS if d.name == family]
+    if not own:
+        raise DataError(f"family={family!r} is not known; use one of {', '.join(map(repr, FAMILIES))}.")
+    found = next((d for d in own if link in (None, d.link)), None)
+    if found is None:
+        links = " or ".join(repr(d.link) for d in own)
+        raise DataError(f"link={link!r} is not a link of family={family!r}; it has {links}.")
+    return found
