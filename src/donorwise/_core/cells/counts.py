@@ -81,7 +81,7 @@ class Tails:
         last = min(np.floor(self.largest), _TABLE) if len(at) else 0.0
         table = loadings(at, np.log(np.arange(self.exact + 1, last + 1)))
         return _NO_TAILS._replace(
-            exact=self.exact, tail_at=at, tail_weight=barycentric(len(at)), table=table, largest=self.largest
+            exact=self.exact, tail_at=at, tail_weight=barycentric(len(at)), table=table.ravel(), largest=self.largest
         )
 
     def loadings(self, y: ArrayLike) -> FloatArray:
@@ -89,10 +89,10 @@ class Tails:
         y = np.ascontiguousarray(y, dtype=np.float64)
         if y.size and not (y.min() >= 0 and y.max() <= self.largest):
             raise DataError(f"Counts reach from {y.min():.6g} to {y.max():.6g}, not from 0 to {self.largest:.6g}.")
-        size, above = self.values.size, np.flatnonzero(y)
-        out = np.zeros(y.size * size)
-        add_tails(self.kept, above.size, y[above], above * size, out, 0, np.empty(size - self.exact))
-        return out.reshape(y.size, size)
+        width, above = 1 + self.values.size, np.flatnonzero(y)
+        out = np.zeros(y.size * width)
+        add_tails(self.kept, above.size, y[above], above * width, out, np.empty(self.values.size - self.exact))
+        return out.reshape(y.size, width)[:, 1:]
 
 
 def choose_tails(largest: float) -> Tails:
@@ -152,7 +152,7 @@ class Counted(ByPattern):
 
 @dataclass(frozen=True, slots=True)
 class Records(ByPattern):
-    """Sums, counts at the nodes and cells at the tails' values, one under another: (K, 1 + J + H, G)."""
+    """Sums, cells at the values of the tails, and counts at the nodes, one under another: (K, 1 + H + J, G)."""
 
     numbers: FloatArray
     of_features: ClassVar[tuple[str, ...]] = ("numbers",)
@@ -212,7 +212,7 @@ class Counting(Measure[Records]):
         run_ranges(partial(turn, out.numbers), cost, n_jobs)
 
 
-_NO_TAILS = Kept(*(np.zeros(0),) * 2, -1, *(np.zeros(0),) * 2, np.zeros((0, 0)), np.inf, detected=False, bounded=False)
+_NO_TAILS = Kept(*(np.zeros(0),) * 2, -1, *(np.zeros(0),) * 3, np.inf, detected=False, bounded=False)
 
 
 def count_cells(
@@ -270,7 +270,7 @@ def count_cells(
         weights=None if nodes is None else exposures, covariates=None if trials is None else most[:, None],
         features=features, n_jobs=n_jobs, chunk_size=chunk_size, progress=progress, budget=budget,
     )  # fmt: skip
-    total, own, tail = np.split(found.numbers, [1, 1 + shared.shape[1]], axis=1)
+    total, tail, own = np.split(found.numbers, [1, measure.width - shared.shape[1]], axis=1)
     _check_total(total[:, 0], measure, features, names)
     return Counted(np.bincount(used[used >= 0], minlength=n_patterns), sums, shared, total[:, 0], own, tail)
 
