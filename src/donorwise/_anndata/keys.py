@@ -13,6 +13,8 @@ ROLES = ("donor", "cell_type", "sample", "condition", "batch")
 LMM = "lmm"
 """Default ``uns`` key of the results of ``dw.tl.lmm``."""
 
+GLMM = "glmm"
+"""Default ``uns`` key of the results of ``dw.tl.glmm``."""
 PSEUDOBULK = "pseudobulk"
 """Default ``uns`` key of the results of ``dw.tl.pseudobulk``, and what its params call the method."""
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from donorwise._core.design.design import Design
+    from donorwise._core.engine.glmm import GlmmAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
@@ -40,7 +41,12 @@ _SINGLE_CELLS = (
 
 
 def of_cells(
-    analysis: LmmAnalysis, *, raw_counts: bool, scale: str, depth: FloatArray | None, roles: Mapping[str, str]
+    analysis: LmmAnalysis | GlmmAnalysis,
+    *,
+    raw_counts: bool,
+    scale: str,
+    depth: FloatArray | None,
+    roles: Mapping[str, str],
 ) -> tuple[str, ...]:
     """Values that are no logarithms, the serious findings of the audit, groups with few donors, and cells left out.
 
@@ -72,6 +78,11 @@ def of_cells(
     n_dropped = analysis.n_cells - n_used - (n_unfitted if len(designs) < len(tasks) else 0)
     missing = "a variable of the formula or the group is missing"
     return (*found, *_cells_left_out(n_dropped, analysis.n_cells, missing))
+
+
+def of_counts(analysis: GlmmAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
+    """The serious findings of the audit, groups with few donors, and cells left out."""
+    return of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles)
 
 
 def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[str, str]) -> tuple[str, ...]:

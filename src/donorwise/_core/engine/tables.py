@@ -124,7 +124,7 @@ def prior_table(prior: Prior) -> pd.DataFrame:
 
 def varcomp_table(variables: tuple[str, ...], design: Design, models: Sequence[LMM]) -> pd.DataFrame:
     """See :meth:`LMMFit.varcomp`."""
-    rows = _component_rows(design)
+    rows = component_rows(design)
     values, sds = (np.full((len(variables), len(rows)), np.nan) for _ in range(2))
     for model in models:
         values[model.features], sds[model.features] = _components(model)
@@ -134,7 +134,7 @@ def varcomp_table(variables: tuple[str, ...], design: Design, models: Sequence[L
     return pd.DataFrame(columns | {"variance": values.ravel(), "sd": sds.ravel()})
 
 
-def _component_rows(design: Design) -> list[tuple[str, str, str]]:
+def component_rows(design: Design) -> list[tuple[str, str, str]]:
     rows = []
     for term in design.random_terms:
         rows += [(term.group, c, "") for c in term.columns]

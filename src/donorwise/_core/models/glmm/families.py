@@ -51,6 +51,16 @@ class Distribution:
     dispersed: bool
     ratio: str
 
+    @property
+    def smooth(self) -> str:
+        """What is interpolated in the logarithm of the exposure; empty where nothing is."""
+        return {NB: "nb", CLOGLOG: "cloglog"}.get(self.code, "")
+
+    @property
+    def of_rates(self) -> bool:
+        """Whether estimates are differences of logarithms of rates."""
+        return self.ratio == "rate_ratio"
+
 
 DISTRIBUTIONS: Final = (
     Distribution("nb", "log", NB, counts=True, exposed=True, dispersed=True, ratio="rate_ratio"),

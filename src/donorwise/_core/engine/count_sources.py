@@ -1,0 +1,129 @@
+"""What makes the statistics of count models: a pass over the cells, collapsed rows, or single cells with their covariates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from donorwise._core.cells.counts import count_cells
+from donorwise._core.engine.sources import Source
+from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from donorwise._core.cells.counts import Counted, Tails
+    from donorwise._core.cells.nodes import Nodes
+    from donorwise._core.design.design import Design
+    from donorwise._core.engine.tasks import Task
+    from donorwise._core.models.glmm.families import Distribution
+    from donorwise._typing import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class CountStatistics:
+    """What the cells of one task say about counts, row by row of its design: patterns, or single cells."""
+
+    design: Design
+    counts: PatternCounts | CellCounts
+
+    def take_features(self, features: IntArray) -> CountStatistics:
+        """The statistics of some features, renumbered in the order given."""
+        return replace(self, counts=self.counts.take_features(features))
+
+    def take_patterns(self, patterns: IntArray) -> CountStatistics:
+        """Without the cells of the other rows."""
+        return CountStatistics(self.design.take(patterns), self.counts.take(patterns))
+
+    def relabelled(self, design: Design) -> CountStatistics:
+        """The same cells under another design with the same rows."""
+        return replace(self, design=design)
+
+    def row_space(self) -> FloatArray:
+        """A matrix with the row space of X over the rows."""
+        return self.design.X
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellCountSource(Source[CountStatistics]):
+    """Statistics from a pass over counts.
+
+    Attributes
+    ----------
+    distribution
+        The family.
+    exposure, trials
+        Shape (N,). Exposures (ones where the family has none), and trials of each cell; None for one.
+    nodes, tails
+        What is kept of exposures and counts, None where the family does not need it.
+    detected
+        Whether a value above zero counts as one.
+    """
+
+    from_cells = True
+
+    distribution: Distribution
+    exposure: FloatArray
+    trials: FloatArray | None
+    nodes: Nodes | None
+    tails: Tails | None
+    detected: bool
+
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[CountStatistics | None]:
+        """See :class:`Source`; tasks with covariates of single cells keep these, the others share a pass."""
+        designs = [task.design for task in tasks]
+        collapsed = [d for d in designs if d is not None and not d.covariates.shape[1]]
+        made = iter(self._collapsed(collapsed, variables, n_jobs) if collapsed else ())
+        return [
+            None if d is None else CountStatistics(d, next(made)) if not d.covariates.shape[1] else self._of_cells(d)
+            for d in designs
+        ]
+
+    def _collapsed(
+        self, designs: Sequence[Design], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[PatternCounts]:
+        codes, start = np.full(designs[0].codes.size, -1, dtype=np.int32), 0
+        for design in designs:
+            used = design.codes >= 0
+            codes[used] = design.codes[used] + start
+            start += design.n_patterns
+        counted = count_cells(
+            self.matrix, codes, start, exposure=self.exposure, trials=self.trials, nodes=self.nodes, tails=self.tails,
+            detected=self.detected, features=self.features, names=variables or None, n_jobs=n_jobs,
+        )  # fmt: skip
+        ends = np.cumsum([d.n_patterns for d in designs])
+        parts = [counted.take(slice(end - d.n_patterns, end)) for d, end in zip(designs, ends, strict=True)]
+        return [self._patterns(part) for part in parts]
+
+    def _patterns(self, counted: Counted) -> PatternCounts:
+        nodes = np.empty(0) if self.nodes is None else self.nodes.exposures
+        values = np.empty(0) if self.tails is None else self.tails.values
+        return PatternCounts(self.distribution, counted, nodes, values)
+
+    def _of_cells(self, design: Design) -> CountStatistics:
+        """Every cell its row."""
+        by_row, used = design.by_row(), np.flatnonzero(design.codes >= 0)
+        matrix = _rows_of(self.matrix, used, self.features)
+        if self.detected:
+            matrix = (matrix > 0).astype(np.float64)
+        pattern, trials = design.codes[used].astype(np.int64), np.ones(used.size)
+        trials = trials if self.trials is None else self.trials[used]
+        return CountStatistics(by_row, CellCounts(self.distribution, matrix, self.exposure[used], trials, pattern))
+
+    def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
+        """See :class:`Source`."""
+        n = sum(task.design.n_patterns for task in tasks if task.design is not None)
+        nodes = 0 if self.nodes is None else self.nodes.at.size
+        return 8 * n * n_features * (1 + nodes + (0 if self.tails is None else self.tails.values.size))
+
+
+def _rows_of(matrix: Any, rows: IntArray, features: IntArray | None) -> Any:
+    """Rows and columns of a matrix, sparse by columns or an array."""
+    part = matrix[rows]
+    part = part if features is None else part[:, features]
+    return sparse.csc_array(part) if sparse.issparse(part) else np.asarray(part, dtype=np.float64)
