@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import fields
 
 import numpy as np
@@ -9,9 +10,10 @@ import pandas as pd
 import pytest
 from scipy import sparse, special, stats
 
-from donorwise._core.cells.counts import Counted, Tails, choose_tails, count_cells, largest_value
+from donorwise._core.cells.counts import Counted, bytes_of_counts, count_cells
 from donorwise._core.cells.nodes import Nodes, choose_nodes
 from donorwise._core.cells.stored import Stored
+from donorwise._core.cells.tails import Tails, choose_tails, largest_value
 from donorwise._core.cells.threads import BUDGET
 from donorwise.errors import DataError
 
@@ -157,6 +159,24 @@ def test_what_is_not_wanted_is_empty():
     np.testing.assert_array_equal(yes.total, [(counts[codes == k] > 0).sum(axis=0) for k in range(K)])
 
 
+def test_memory_is_what_it_is_said_to_be():
+    rng = np.random.default_rng(12)
+    n_cells, n_features, n_patterns = 3000, 4000, 30
+    matrix = sparse.random(n_cells, n_features, density=0.01, format="csr", random_state=rng)
+    matrix.data = np.ceil(matrix.data * 5)
+    nodes, tails = choose_nodes(6, 9, "nb"), choose_tails(100.0)
+    args = (matrix, rng.integers(0, n_patterns, n_cells), n_patterns)
+    options = {"exposure": np.exp(rng.uniform(6, 9, n_cells)), "nodes": nodes, "tails": tails}
+    count_cells(*args, **options)
+    tracemalloc.start()
+    got = count_cells(*args, **options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    expected = bytes_of_counts(n_patterns, n_features, len(nodes.at), len(tails.values))
+    assert sum(values.nbytes for values in got.arrays().values()) < expected
+    assert 0.8 * expected < peak < 1.1 * expected
+
+
 def test_successes_of_trials(nodes, tails):
     counts, codes, exposure = make(8)
     trials = counts.max(axis=1).astype(float) + 1
@@ -178,13 +198,28 @@ def test_values_that_are_no_counts_are_refused(kind, bad, what, tails):
     count_cells(CONTAINERS[kind](counts), np.where(np.arange(N) == 3, -1, codes), K, tails=tails)  # not in use
 
 
+def test_cells_without_exposure_have_no_counts(nodes, tails):
+    counts, codes, exposure = make(11)
+    none = np.arange(N) % 7 == 0
+    counts[none], exposure[none] = 0, 0.0
+    got = counted(sparse.csr_matrix(counts), codes, exposure, nodes, tails)
+    rest = counted(counts[~none], codes[~none], exposure[~none], nodes, tails)
+    for name in ("exposure", "shared", "total", "own", "tail"):
+        np.testing.assert_allclose(getattr(got, name), getattr(rest, name), rtol=1e-12, atol=1e-12)
+    assert got.n_obs.sum() == (codes >= 0).sum()
+    counts[none, 0] = 1
+    for matrix in (counts, sparse.csr_matrix(counts)):
+        with pytest.raises(DataError, match="above zero in a cell without exposure"):
+            counted(matrix, codes, exposure, nodes, tails)
+
+
 def test_cells_without_a_place_are_refused(nodes):
     counts, codes, exposure = make(10)
     with pytest.raises(DataError, match="choose nodes for all cells"):
         counted(counts, codes, exposure * 1e3, nodes, None)
-    for bad in (0.0, np.nan, -1.0, np.inf):
-        used = np.maximum(codes, 0)
-        with pytest.raises(DataError, match="exposure must be finite and positive; 1 of the 240 cells"):
+    used = np.maximum(codes, 0)
+    for bad in (np.nan, -1.0, np.inf):
+        with pytest.raises(DataError, match="exposure must be finite, zero or more; 1 of the 240 cells"):
             counted(counts, used, np.where(np.arange(N) == 2, bad, exposure), nodes, None)
     with pytest.raises(DataError, match=r"trials must have shape \(240,\)"):
         count_cells(counts, codes, K, trials=np.ones(3))

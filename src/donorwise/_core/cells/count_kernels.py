@@ -34,13 +34,13 @@ class Kept(NamedTuple):
     Attributes
     ----------
     at, weight
-        Shape (J,). Nodes of log exposure and their barycentric weights; the weight of a cell is its exposure.
+        Shape (J,). Nodes of log exposure and their barycentric weights; the first covariate of a cell is its exposure.
     exact, tail_at, tail_weight, table, largest
         Of the tails (see `donorwise._core.cells.counts.Tails`); without them `largest` is infinite, and `exact` is -1.
     detected
         Whether a value above zero counts as one.
-    bounded
-        Whether a value is at most the covariate of its cell.
+    bound
+        Covariate of a cell that is the most that its values may be; -1 for none.
     """
 
     at: FloatArray
@@ -51,7 +51,7 @@ class Kept(NamedTuple):
     table: FloatArray
     largest: float
     detected: bool
-    bounded: bool
+    bound: int
 
 
 def _add_scaled_four(typingctx, target, first, x, values, begin):
@@ -168,14 +168,16 @@ def _sieve(n: int, values: FloatArray, places: IntArray, limit: float, detected:
 @njit(nogil=True, cache=True)
 def _add_row(kept: Kept, cells: Segmented, row: int, n: int, room: _Room, to: FloatArray) -> None:
     """Add the first n values of the room, those of one cell."""
-    limit = cells.covariates[row, 0] if kept.bounded else kept.largest
+    limit = cells.covariates[row, kept.bound] if kept.bound >= 0 else kept.largest
+    if kept.at.size and not cells.covariates[row, 0] > 0.0:
+        limit = 0.0
     n = _sieve(n, room.values, room.places, limit, kept.detected, to)
     if kept.exact < 0:
         _add_totals(n, room.values, room.places, to)
     else:
         add_tails(kept, n, room.values, room.places, to, room.tail)
-    if kept.at.size:
-        spread(kept.at, kept.weight, np.log(cells.weights[row]), room.cell)
+    if kept.at.size and n:
+        spread(kept.at, kept.weight, np.log(cells.covariates[row, 0]), room.cell)
         offset = 1 + (0 if kept.exact < 0 else kept.exact + kept.tail_at.size)
         _add_loaded(n, room.values, room.places, to, offset, room.cell)
 
@@ -254,7 +256,7 @@ def add_cells(
         k = codes[i]
         if k >= 0:
             sums[k] += exposure[i] * trials[i]
-            if cell.size:
+            if cell.size and exposure[i] > 0.0:
                 spread(kept.at, kept.weight, np.log(exposure[i]), cell)
                 for j in range(cell.size):
                     shared[k, j] += trials[i] * cell[j]
