@@ -205,7 +205,7 @@ def count_cells(
         features=features, n_jobs=n_jobs, chunk_size=chunk_size, progress=progress, budget=budget,
     )  # fmt: skip
     counted = measure.counted(found, measure.cells(used, n_patterns, exposures, most))
-    _check_total(counted.total, measure, features, names)
+    check_total(counted.total, measure, features, names)
     return counted
 
 
@@ -233,7 +233,7 @@ def _check_numbers(name: str, given: ArrayLike | None, codes: NDArray[np.int32])
     return array
 
 
-def _check_total(total: FloatArray, measure: Counting, features: ArrayLike | None, names: Sequence[str] | None) -> None:
+def check_total(total: FloatArray, measure: Counting, features: ArrayLike | None, names: Sequence[str] | None) -> None:
     """Raise where a value could not be counted."""
     bad = np.flatnonzero(~np.isfinite(total.sum(axis=0)))
     if not bad.size:
