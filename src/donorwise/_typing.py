@@ -16,7 +16,9 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 StrArray: TypeAlias = NDArray[np.str_]
 
 Ddf: TypeAlias = Literal["moderated", "kenward-roger", "satterthwaite", "between-within", "residual"]
-Status: TypeAlias = Literal["ok", "boundary", "not_estimable", "constant", "too_few_donors", "not_converged"]
+Status: TypeAlias = Literal[
+    "ok", "boundary", "separated", "not_estimable", "constant", "too_few_donors", "not_converged"
+]
 
 DDF: tuple[str, ...] = get_args(Ddf)
 STATUSES: tuple[str, ...] = get_args(Status)

@@ -44,11 +44,10 @@ class Effects:
     widths: tuple[int, ...]
 
     @classmethod
-    def of(cls, terms: tuple[RandomTerm, ...]) -> Effects:
-        """The effects of a design whose patterns are the rows."""
+    def of(cls, terms: tuple[RandomTerm, ...], n: int) -> Effects:
+        """The effects of a design whose patterns are the n rows."""
         widths = tuple(len(t.columns) for t in terms)
         starts = np.cumsum([0, *(len(t.levels) * r for t, r in zip(terms, widths, strict=True))])
-        n = terms[0].codes.size if terms else 0
         index, Z = [np.zeros((n, 0), dtype=np.int64)], [np.zeros((n, 0))]
         pairs, base = [], 0
         for term, r, start in zip(terms, widths, starts[:-1], strict=True):
@@ -74,6 +73,11 @@ class Effects:
         """Root mean square of the column of each row of T, (n_theta,): what takes theta to the linear predictor."""
         return np.asarray(np.sqrt((self.Z**2).mean(axis=0)))[self.row]
 
+    def levels_in_use(self, term: int) -> int:
+        """Levels of a term that have rows."""
+        column = sum(self.widths[:term])
+        return int(np.unique(self.index[:, column]).size)
+
     def columns(self, theta: FloatArray) -> FloatArray:
         """A = Z Lambda, the R entries of every row."""
         A = np.zeros_like(self.Z)
@@ -94,7 +98,7 @@ class Effects:
 
 
 @njit(nogil=True, cache=True)
-def cross(index, D, weight, n):
+def cross(index: IntArray, D: FloatArray, weight: FloatArray, n: int) -> FloatArray:
     """D'WD, (n, n), of rows with entries D at the columns `index`."""
     out = np.zeros((n, n))
     for k in range(D.shape[0]):
@@ -106,7 +110,7 @@ def cross(index, D, weight, n):
 
 
 @njit(nogil=True, cache=True)
-def gather(index, D, values, n):
+def gather(index: IntArray, D: FloatArray, values: FloatArray, n: int) -> FloatArray:
     """D'v, (n,)."""
     out = np.zeros(n)
     for k in range(D.shape[0]):
@@ -116,7 +120,7 @@ def gather(index, D, values, n):
 
 
 @njit(nogil=True, cache=True)
-def images(index, D, inverse):
+def images(index: IntArray, D: FloatArray, inverse: FloatArray) -> FloatArray:
     """H^-1 d of every row, at the row's own columns, of a dense H^-1."""
     out = np.zeros_like(D)
     for k in range(D.shape[0]):

@@ -11,7 +11,7 @@ from scipy import special
 from donorwise._core.models.glmm.families import LOGIT
 from donorwise._core.models.glmm.marginal import NotFoundError, find_mode
 from donorwise._core.models.glmm.maximise import maximise
-from donorwise._core.models.glmm.restricted import Objective, UndispersedError
+from donorwise._core.models.glmm.restricted import Objective, UnboundedError, UndispersedError
 from donorwise._core.models.glmm.separation import find_limit
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _STARTS = (0.5, 0.1, 1.5)  # standard deviations, on the scale of the linear predictor
 _NEAR_ZERO = 1e-2  # the same: below, zero is tried
 _SAME = 1e-9  # log-likelihoods that differ by less are equal
-_BEYOND = 30.0  # standard deviation of log odds that stands for an infinite one
 _LARGE = float(np.log(1e3))  # log r from which on Poisson's distribution is tried
 _SIZES = (0.05, 100.0)  # sizes to start from
 
@@ -78,26 +77,42 @@ class ExactFit:
 
 def fit_exactly(obs: Observations, n_quad: int, *, reml: bool) -> ExactFit:
     """Fit one feature; whatever goes wrong is its status. Rows stand by the levels of the first term."""
-    p = obs.X.shape[1]
     if _is_constant(obs):
         return _nothing(obs, "constant")
-    if obs.y.size <= p or np.linalg.matrix_rank(obs.X) < p:
+    if obs.y.size <= obs.X.shape[1] or _aliased(obs.X):
         return _nothing(obs, "not_estimable")
+    with np.errstate(all="ignore"):  # a step may go too far, and is taken back
+        return _fit_or_limit(obs, n_quad, reml=reml)
+
+
+def _fit_or_limit(obs: Observations, n_quad: int, *, reml: bool) -> ExactFit:
     limit = find_limit(obs.X, obs.y == 0, (obs.y == obs.trials) & (not obs.distribution.counts))
+    if limit.rows.all():
+        return _fit_or_nothing(obs, "not_converged", n_quad, reml=reml)
+    if not limit.basis.shape[1]:
+        return _in_limit(replace(_nothing(obs, "separated"), loglik=0.0), limit)
+    rest = obs.take(limit.rows)
+    return _in_limit(_fit_or_nothing(rest.on(rest.X @ limit.basis), "separated", n_quad, reml=reml), limit)
+
+
+def _fit_or_nothing(obs: Observations, otherwise: str, n_quad: int, *, reml: bool) -> ExactFit:
     try:
-        if limit.rows.all():
-            return _fit(obs, n_quad, reml=reml)
-        if not limit.basis.shape[1]:
-            return _in_limit(_nothing(obs, "separated"), limit)
-        rest = obs.take(limit.rows)
-        return _in_limit(_fit(rest.on(rest.X @ limit.basis), n_quad, reml=reml), limit)
+        return _fit(obs, n_quad, reml=reml)
+    except UnboundedError:
+        return _nothing(obs, "separated")
     except (NotFoundError, np.linalg.LinAlgError):
-        return _nothing(obs, "not_converged")
+        return _nothing(obs, otherwise)
 
 
 def _is_constant(obs: Observations) -> bool:
     response = obs.y if obs.distribution.counts else obs.y / obs.trials
     return bool(response.size == 0 or np.ptp(response) == 0)
+
+
+def _aliased(X: FloatArray) -> bool:
+    """Whether columns of X are combinations of others, on the rows that a feature has."""
+    largest = np.abs(X).max(axis=0)
+    return bool((largest == 0).any() or np.linalg.matrix_rank(X / largest) < X.shape[1])
 
 
 def _nothing(obs: Observations, status: str) -> ExactFit:
@@ -119,9 +134,8 @@ def _in_limit(fit: ExactFit, limit: Limit) -> ExactFit:
     with np.errstate(invalid="ignore"):
         beta = np.where(lost, limit.direction * np.inf, finite)
     vcov = limit.basis @ fit.vcov @ limit.basis.T if fitted else np.full((finite.size,) * 2, np.nan)
-    status = fit.status if fit.status == "not_converged" else "separated"
     return replace(
-        fit, status=status, beta=beta, vcov=vcov, finite=finite, known=limit.basis if fitted else np.zeros((finite.size, 0)),
+        fit, status="separated", beta=beta, vcov=vcov, finite=finite, known=limit.basis if fitted else np.zeros((finite.size, 0)),
         n_obs=limit.rows.size,
     )  # fmt: skip
 
@@ -136,11 +150,9 @@ class _Start(NamedTuple):
 
 def _fit(obs: Observations, n_quad: int, *, reml: bool) -> ExactFit:
     start = _without_effects(obs)
-    inner = obs.on(np.linalg.solve(start.M.T, obs.X.T).T)
+    inner = obs.on(np.asarray(np.linalg.solve(start.M.T, obs.X.T)).T)
     objective, best = _with_size(inner, start, n_quad, reml=reml)
     _, theta, log_size = objective.unpack(best.x)
-    if not obs.distribution.counts and (np.abs(theta) * obs.effects.spread).max(initial=0) > _BEYOND:
-        return _nothing(obs, "separated")
     inverse, size = np.linalg.inv(start.M), float(np.exp(log_size))
     beta, vcov = inverse @ best.point.beta, inverse @ _covariance(objective, best) @ inverse.T
     modes, conditional = _random_effects(obs, beta, theta, size)
@@ -148,7 +160,7 @@ def _fit(obs: Observations, n_quad: int, *, reml: bool) -> ExactFit:
     spreads = np.array([(own**2).sum(axis=1).mean() for own in _by_term(A, obs.effects.widths)])
     eta = obs.offset + obs.X @ beta + 0.5 * (A**2).sum(axis=1)
     return ExactFit(
-        "ok" if objective.free.all() else "boundary", beta, vcov, beta, np.eye(beta.size), _signed(obs, theta),
+        "ok" if objective.free[_seen(obs)].all() else "boundary", beta, vcov, beta, np.eye(beta.size), _signed(obs, theta),
         size if obs.distribution.dispersed else float("nan"),
         best.point.value - (float(np.linalg.slogdet(start.M)[1]) if reml else 0.0),
         modes, conditional, spreads, float(np.exp(np.minimum(eta, 300)).mean()), best.n_iter, obs.y.size,
@@ -218,14 +230,16 @@ def _with_variances(
             return best
 
 
-def _first(climb: Callable[..., tuple[Objective, Maximum]], obs: Observations, start: _Start) -> tuple[Objective, Maximum]:
+def _first(
+    climb: Callable[..., tuple[Objective, Maximum]], obs: Observations, start: _Start
+) -> tuple[Objective, Maximum]:
     """The best of the first start that leads anywhere and, where effects are correlated, one more."""
     effects, found = obs.effects, []
     enough = 1 if effects.diagonal.all() else 2
     for sd in _STARTS if effects.row.size else _STARTS[:1]:
-        theta = np.where(effects.diagonal, sd / np.maximum(effects.spread, 1e-300), 0.0)
+        theta = np.divide(sd, effects.spread, out=np.zeros(effects.row.size), where=effects.diagonal & _seen(obs))
         try:
-            found.append(climb(np.ones(theta.size, dtype=bool), start.beta, theta, start.log_size))
+            found.append(climb(_seen(obs), start.beta, theta, start.log_size))
         except (NotFoundError, np.linalg.LinAlgError):
             continue
         if len(found) == enough:
@@ -233,6 +247,11 @@ def _first(climb: Callable[..., tuple[Objective, Maximum]], obs: Observations, s
     if not found:
         raise NotFoundError("No start led to a maximum.")
     return max(found, key=lambda own: own[1].point.value)
+
+
+def _seen(obs: Observations) -> BoolArray:
+    """Which of theta have rows that say something about them."""
+    return np.asarray(obs.effects.spread > 0)
 
 
 def _without_column(
@@ -255,10 +274,10 @@ def _covariance(objective: Objective, best: Maximum) -> FloatArray:
 
 
 def _signed(obs: Observations, theta: FloatArray) -> FloatArray:
-    """Theta with no negative diagonal."""
+    """Theta with no negative diagonal, NaN where nothing is known of it."""
     effects = obs.effects
     negative = effects.column[effects.diagonal & (theta < 0)]
-    return np.where(np.isin(effects.column, negative), -theta, theta) + 0.0
+    return np.where(_seen(obs), np.where(np.isin(effects.column, negative), -theta, theta) + 0.0, np.nan)
 
 
 def _by_term(A: FloatArray, widths: tuple[int, ...]) -> list[FloatArray]:

@@ -76,7 +76,13 @@ class Observations:
 
     @classmethod
     def of(
-        cls, distribution: Distribution, y: FloatArray, trials: FloatArray, offset: FloatArray, X: FloatArray, effects: Effects
+        cls,
+        distribution: Distribution,
+        y: FloatArray,
+        trials: FloatArray,
+        offset: FloatArray,
+        X: FloatArray,
+        effects: Effects,
     ) -> Observations:
         """With the constant of the family."""
         return cls(distribution, y, trials, offset, X, effects, float(log_constant(distribution.code, y, trials).sum()))
@@ -100,7 +106,7 @@ class Mode(NamedTuple):
     """Mode of the joint log-likelihood in v, which is b or (b, beta)."""
 
     v: FloatArray  # (m,)
-    index: IntArray  # (N, R) columns of v that a row has
+    at_v: IntArray  # (N, R) columns of v that a row has
     D: FloatArray  # (N, R) entries of these columns
     eta: FloatArray  # (N,)
     at: Slopes
@@ -184,10 +190,10 @@ def log_det(A: FloatArray) -> float:
     NotFoundError
         A is not positive definite.
     """
-    sign, value = np.linalg.slogdet(A)
-    if sign <= 0 or not np.isfinite(value):
-        raise NotFoundError("Information that is not positive definite.")
-    return float(value)
+    try:
+        return float(2 * np.log(np.diag(np.linalg.cholesky(A))).sum())
+    except np.linalg.LinAlgError as error:
+        raise NotFoundError("Information that is not positive definite.") from error
 
 
 class _Parts(NamedTuple):
@@ -204,7 +210,7 @@ def at_mode(obs: Observations, mode: Mode, size: float) -> Likelihood:
     """Laplace's approximation."""
     parts = _Parts(
         mode.at.first,
-        mode.at.first[:, None] * mode.v[mode.index],
+        mode.at.first[:, None] * mode.v[mode.at_v],
         _size_slope(obs, size, mode.eta, None),
         np.zeros(mode.v.size),
         np.ones(mode.v.size),
@@ -227,16 +233,16 @@ def _with_gradient(obs: Observations, mode: Mode, size: float, value: float, par
     """The likelihood with the derivatives that go through the mode and through log|H|."""
     effects, (_, first, second, third) = obs.effects, mode.at
     R = effects.Z.shape[1]
-    inverse = np.linalg.inv(mode.H)
-    k = images(mode.index, mode.D, inverse)
+    inverse = np.asarray(np.linalg.inv(mode.H), dtype=np.float64)
+    k = images(mode.at_v, mode.D, inverse)
     if not (parts.stretch == 1).all():  # quadrature: H is diagonal
-        k = k * parts.stretch[mode.index]
+        k = k * parts.stretch[mode.at_v]
     lev = np.einsum("nr,nr->n", mode.D, k)
-    w = inverse @ (gather(mode.index, mode.D, lev * third, mode.v.size) + 2 * parts.shift)
-    own_w = w[mode.index]
+    w = inverse @ (gather(mode.at_v, mode.D, lev * third, mode.v.size) + 2 * parts.shift)
+    own_w = w[mode.at_v]
     dw = np.einsum("nr,nr->n", mode.D, own_w)
     through = 0.5 * (lev * third + dw * second)
-    entries = parts.moved + mode.v[mode.index] * through[:, None]
+    entries = parts.moved + mode.v[mode.at_v] * through[:, None]
     entries += 0.5 * first[:, None] * own_w + second[:, None] * k
     theta = np.einsum("nt,nt->t", effects.Z[:, effects.row], entries[:, :R][:, effects.column])
     log_size = parts.size
@@ -256,7 +262,7 @@ def nodes(n_quad: int) -> tuple[FloatArray, FloatArray]:
 def by_quadrature(obs: Observations, mode: Mode, size: float, n_quad: int) -> Likelihood:
     """Adaptive quadrature about the mode of b, for one effect a row; rows must stand level by level."""
     x, log_w = nodes(n_quad)
-    level, a = mode.index[:, 0], mode.D[:, 0]
+    level, a = mode.at_v[:, 0], mode.D[:, 0]
     tau = 1 / np.sqrt(np.diag(mode.H))
     b = mode.v[:, None] + np.sqrt(2) * tau[:, None] * x
     eta = mode.eta[:, None] + a[:, None] * (b - mode.v[:, None])[level]

@@ -89,14 +89,18 @@ def differences(
 
 
 def _approach(
-    evaluate: Callable[[FloatArray], Point], x: FloatArray, point: Point, H: FloatArray, share: Callable[[FloatArray], float]
+    evaluate: Callable[[FloatArray], Point],
+    x: FloatArray,
+    point: Point,
+    H: FloatArray,
+    share: Callable[[FloatArray], float],
 ) -> tuple[FloatArray, Point, int]:
     """Quasi-Newton steps from x, until one is short or does not gain."""
     values, vectors = np.linalg.eigh(H)
     values = np.maximum(np.abs(values), _FLATTEST * np.abs(values).max())
     H = (vectors * values) @ vectors.T
     for used in range(1, _STEPS + 1):
-        step = np.linalg.solve(H, point.gradient)
+        step = np.asarray(np.linalg.solve(H, point.gradient), dtype=np.float64)
         expected = float(point.gradient @ step)
         step *= share(step)
         moved = _descend(evaluate, x, point, step)

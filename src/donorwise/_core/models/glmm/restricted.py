@@ -33,11 +33,16 @@ _SMALLEST = 0.05  # standard deviation, on the scale of the linear predictor, do
 _FURTHEST = 3.0  # change of a linear predictor in a step
 _ROUNDS = 60
 _CONVERGED = 1e-16  # twice the likelihood that a step in beta was to gain
+_BEYOND = 30.0  # standard deviation of log odds that stands for an infinite one
 _POISSON = 14.0  # log r at which a negative binomial is as good as Poisson's
 
 
 class UndispersedError(ArithmeticError):
     """The size of a negative binomial grows without bound."""
+
+
+class UnboundedError(ArithmeticError):
+    """A variance grows without bound: the levels of a term are all yes or all no."""
 
 
 class Objective:
@@ -83,6 +88,8 @@ class Objective:
         beta, theta, log_size = self.unpack(x)
         if self.sized and log_size > _POISSON:
             raise UndispersedError
+        if not self.obs.distribution.counts and (np.abs(theta) * self.obs.effects.spread).max(initial=0) > _BEYOND:
+            raise UnboundedError
         if not self.reml:
             found = self.marginal(beta, theta, log_size)
             return Point(found.value, self.pack(found.beta, found.theta, found.log_size), beta)

@@ -67,6 +67,11 @@ def _separate(X: FloatArray, low: BoolArray, high: BoolArray) -> FloatArray | No
     if not (sign != 0).any():
         return None
     found = linprog(
-        -signed.sum(axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), A_eq=fixed, b_eq=np.zeros(len(fixed)), bounds=(-1, 1)
+        -signed.sum(axis=0),
+        A_ub=-signed,
+        b_ub=np.zeros(len(signed)),
+        A_eq=fixed,
+        b_eq=np.zeros(len(fixed)),
+        bounds=(-1, 1),
     )
     return np.asarray(found.x) if found.status == 0 and -found.fun > 1e-6 else None
