@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _STARTS = (0.5, 0.1, 1.5)  # standard deviations, on the scale of the linear predictor
 _NEAR_ZERO = 1e-2  # the same: below, zero is tried
+_RIDGE = (
+    0.1  # the same where nothing was found: variances go to zero on ridges, along which steps get shorter and shorter
+)
 _SAME = 1e-9  # log-likelihoods that differ by less are equal
 _LARGE = float(np.log(1e3))  # log r from which on Poisson's distribution is tried
 _SIZES = (0.05, 100.0)  # sizes to start from
@@ -219,22 +222,30 @@ def _with_variances(
     while True:
         objective, found = best
         _, theta, log_size = objective.unpack(found.x)
-        near = effects.diagonal & objective.free & (np.abs(theta) * effects.spread < _NEAR_ZERO)
-        for k in np.flatnonzero(near):
+        for k in np.flatnonzero(_near_zero(obs, objective, found)):
             free, at = _without_column(effects.row, effects.column, objective.free, theta, int(effects.column[k]))
             tried = climb(free, found.point.beta, at, log_size)
             if tried[1].point.value > found.point.value - _SAME:
-                best = tried
+                best = tried[0], tried[1]._replace(n_iter=found.n_iter + tried[1].n_iter)
                 break
         else:
+            if not found.converged:
+                raise NotFoundError("The likelihood has no maximum within reach.")
             return best
+
+
+def _near_zero(obs: Observations, objective: Objective, found: Maximum) -> BoolArray:
+    """Diagonal entries of theta that may as well be zero."""
+    sd = np.abs(objective.unpack(found.x)[1]) * obs.effects.spread
+    return np.asarray(obs.effects.diagonal & objective.free & (sd < (_NEAR_ZERO if found.converged else _RIDGE)))
 
 
 def _first(
     climb: Callable[..., tuple[Objective, Maximum]], obs: Observations, start: _Start
 ) -> tuple[Objective, Maximum]:
     """The best of the first start that leads anywhere and, where effects are correlated, one more."""
-    effects, found = obs.effects, []
+    effects, n_usable = obs.effects, 0
+    found: list[tuple[Objective, Maximum]] = []
     enough = 1 if effects.diagonal.all() else 2
     for sd in _STARTS if effects.row.size else _STARTS[:1]:
         theta = np.divide(sd, effects.spread, out=np.zeros(effects.row.size), where=effects.diagonal & _seen(obs))
@@ -242,7 +253,8 @@ def _first(
             found.append(climb(_seen(obs), start.beta, theta, start.log_size))
         except (NotFoundError, np.linalg.LinAlgError):
             continue
-        if len(found) == enough:
+        n_usable += found[-1][1].converged or bool(_near_zero(obs, *found[-1]).any())
+        if n_usable == enough:
             break
     if not found:
         raise NotFoundError("No start led to a maximum.")

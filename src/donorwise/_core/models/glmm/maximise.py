@@ -29,13 +29,17 @@ class Point(NamedTuple):
 
 
 class Maximum(NamedTuple):
-    """A maximum: the parameters, the point, minus its Hessian, and the derivatives (p, d) of the fixed effects."""
+    """A maximum: the parameters, the point, minus its Hessian, and the derivatives (p, d) of the fixed effects.
+
+    Not `converged` is the best point that was found.
+    """
 
     x: FloatArray
     point: Point
     hessian: FloatArray
     slope: FloatArray
     n_iter: int
+    converged: bool
 
 
 def maximise(
@@ -60,7 +64,7 @@ def maximise(
     Raises
     ------
     NotFoundError
-        No maximum was found.
+        The function has no value where it begins.
     """
     x, point = start, evaluate(start)
     n_iter = 0
@@ -68,10 +72,10 @@ def maximise(
         H, slope = differences(evaluate, x, steps(x), point.beta.size)
         values = np.linalg.eigvalsh(H)
         if values.size == 0 or (values[0] > 0 and point.gradient @ np.linalg.solve(H, point.gradient) < _CONVERGED):
-            return Maximum(x, point, H, slope, n_iter)
+            return Maximum(x, point, H, slope, n_iter, converged=True)
         x, point, used = _approach(evaluate, x, point, H, share)
         n_iter += used
-    raise NotFoundError("The likelihood has no maximum within reach.")
+    return Maximum(x, point, H, slope, n_iter, converged=False)
 
 
 def differences(

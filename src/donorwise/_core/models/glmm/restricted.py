@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _STEP = 1e-3  # for differences, in standard errors or as a share of a standard deviation
 _SMALLEST = 0.05  # standard deviation, on the scale of the linear predictor, down to which steps shrink
 _FURTHEST = 3.0  # change of a linear predictor in a step
-_ROUNDS = 60
+_ROUNDS, _HALVINGS = 30, 12
 _CONVERGED = 1e-16  # twice the likelihood that a step in beta was to gain
 _BEYOND = 30.0  # standard deviation of log odds that stands for an infinite one
 _POISSON = 14.0  # log r at which a negative binomial is as good as Poisson's
@@ -124,7 +124,7 @@ class Objective:
                 self._beta = beta
                 return found, beta
             step *= self._within(self.obs.X @ step)
-            for _ in range(_ROUNDS):
+            for _ in range(_HALVINGS):
                 new = self.marginal(beta + step, theta, log_size)
                 if new.value >= found.value - 1e-11 * (1 + abs(found.value)):
                     break
