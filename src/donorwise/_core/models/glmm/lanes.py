@@ -6,6 +6,8 @@ functions are those of the densities, one feature at a time, which tests compare
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numba import njit
 
@@ -14,10 +16,10 @@ from donorwise._core.models.glmm.densities import log_one_plus, split
 from donorwise._core.models.glmm.families import LOGIT, NB, POISSON
 
 inlined = njit(nogil=True, cache=True, error_model="numpy", inline="always")
-_inside = {"nogil": True, "cache": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-loops = njit(**_inside)
+_inside = partial(njit, nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+loops = _inside()
 # a call with arrays costs as much as the loop over the lanes
-short = njit(**_inside, forceinline=True)
+short = _inside(forceinline=True)
 
 _HIGHEST, _LOWEST = 300.0, -700.0  # of the linear predictor: beyond them exponentials are as good as infinite, or zero
 _PER_LN2 = float(1 / np.log(2.0))
