@@ -69,6 +69,7 @@ DISTRIBUTIONS: Final = (
     Distribution("binomial", "cloglog", CLOGLOG, counts=False, exposed=True, dispersed=False, ratio="rate_ratio"),
 )
 FAMILIES: Final = tuple(dict.fromkeys(d.name for d in DISTRIBUTIONS))
+LINKS: Final = tuple(dict.fromkeys(d.link for d in DISTRIBUTIONS))
 
 
 def distribution(family: str, link: str | None = None) -> Distribution:
