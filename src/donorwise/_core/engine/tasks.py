@@ -127,7 +127,7 @@ def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, 
     if ddf == "moderated":
         return moderated_tests(model, L, fit.learned, level, n_jobs)
     if (estimated := model.estimated) is None:
-        return tests_by_law(model, L, level, n_jobs)
+        return tests_by_law(model, L, ddf, level, n_jobs)
     unknown = np.full((model.features.size, len(model.components()[0])), np.nan)
     return Tested(contrast_tests(estimated, L, ddf, level), unknown, estimated.log_fc(L))
 
