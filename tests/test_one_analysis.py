@@ -104,11 +104,21 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "pseudobulk by medians of ratios": ("pseudobulk", UNITS, {"normalize": "median_ratio", "groupby": "cell_type"}),
     "pseudobulk of depths": ("pseudobulk", UNITS, {"normalize": "depth", "mask_var": "some"}),
     "glmm": ("glmm", MIXED, {"layer": "counts", "groupby": "cell_type"}),
-    "glmm at the estimates": ("glmm", MIXED, {"layer": "counts", "family": "poisson", "ddf": "wald", "mask_var": "some"}),
+    "glmm at the estimates": (
+        "glmm",
+        MIXED,
+        {"layer": "counts", "family": "poisson", "ddf": "wald", "mask_var": "some"},
+    ),
     "glmm of detection": (
         "glmm",
         "~ condition + (1 | donor_id)",
-        {"layer": "counts", "family": "binomial", "link": "cloglog", "response": "detected", "groupby": ["cell_type", "sex"]},
+        {
+            "layer": "counts",
+            "family": "binomial",
+            "link": "cloglog",
+            "response": "detected",
+            "groupby": ["cell_type", "sex"],
+        },
     ),
     "glmm of exposures": (
         "glmm",

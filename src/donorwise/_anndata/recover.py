@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
-from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.exposure import is_total
+from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm
 from donorwise._anndata.prepare_counts import assemble_glmm
 from donorwise._anndata.prepare_units import assemble_pseudobulk, tasks_of_units, units_of
@@ -180,7 +180,8 @@ def _of_counts(
     n_jobs: int | None,
 ) -> GlmmAnalysis:
     _weights(params, weights, key)
-    given = {name: _column(adata, params, name, key) for name in ("exposure", "offset", "trials")}
+    rows = is_collapsed(adata)  # they have the exposures of their cells in them
+    given = {name: None if rows else _column(adata, params, name, key) for name in ("exposure", "offset", "trials")}
     made = assemble_glmm(
         adata, params["formula"], response, distribution(params["family"], params["link"]),
         groupby=group_columns(params["groupby"]), detected=bool(params["detected"]), options=Options(params["ddf"]),

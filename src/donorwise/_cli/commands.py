@@ -237,7 +237,19 @@ def glmm(ctx: click.Context, /, **given: Any) -> None:
         from donorwise._anndata.prepare_counts import prepare_glmm
         from donorwise._core.engine.analysis import Options
 
-        names = ("family", "link", "response", "layer", "obsm", "obs_keys", "mask_var", "exposure", "offset", "trials", "n_jobs")
+        names = (
+            "family",
+            "link",
+            "response",
+            "layer",
+            "obsm",
+            "obs_keys",
+            "mask_var",
+            "exposure",
+            "offset",
+            "trials",
+            "n_jobs",
+        )
         chosen, options = {name: given[name] for name in names}, Options(given["ddf"])
         return prepare_glmm(adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen)
 

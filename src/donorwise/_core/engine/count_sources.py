@@ -34,17 +34,18 @@ class CountStatistics:
     counts
         The data of the rows.
     covariates
-        Shape (rows, m). What differs between the cells of a pattern; no columns where the rows are patterns.
+        Shape (rows, m). What differs between the cells of a pattern; None where the rows are patterns.
     """
 
     design: Design
     counts: PatternCounts | CellCounts
-    covariates: FloatArray
+    covariates: FloatArray | None = None
 
     @property
     def of_rows(self) -> Design:
         """The design, whose patterns are the rows."""
-        return self.design.on_rows(self.counts.pattern, self.covariates) if self.covariates.shape[1] else self.design
+        covariates = self.covariates
+        return self.design if covariates is None else self.design.on_rows(self.counts.pattern, covariates)
 
     def take_features(self, features: IntArray) -> CountStatistics:
         """The statistics of some features, renumbered in the order given."""
@@ -53,7 +54,8 @@ class CountStatistics:
     def take_patterns(self, patterns: IntArray) -> CountStatistics:
         """Without the cells of the other patterns."""
         rows = np.flatnonzero(np.isin(self.counts.pattern, patterns))
-        return CountStatistics(self.design.take(np.sort(patterns)), self.counts.take(rows), self.covariates[rows])
+        covariates = None if self.covariates is None else self.covariates[rows]
+        return CountStatistics(self.design.take(np.sort(patterns)), self.counts.take(rows), covariates)
 
     def relabelled(self, design: Design) -> CountStatistics:
         """The same cells under another design with the same patterns."""
@@ -97,7 +99,7 @@ class CellCountSource(Source[CountStatistics]):
         collapsed = [d for d in designs if d is not None and not d.covariates.shape[1]]
         made = iter(self._collapsed(collapsed, variables, n_jobs) if collapsed else ())
         return [
-            None if d is None else self._of_cells(d) if d.covariates.shape[1] else _of_patterns(d, next(made))
+            None if d is None else self._of_cells(d) if d.covariates.shape[1] else CountStatistics(d, next(made))
             for d in designs
         ]
 
@@ -152,10 +154,6 @@ class CellCountSource(Source[CountStatistics]):
         n = sum(task.design.n_patterns for task in tasks if task.design is not None)
         nodes = 0 if self.nodes is None else self.nodes.at.size
         return 8 * n * n_features * (1 + nodes + (0 if self.tails is None else self.tails.values.size))
-
-
-def _of_patterns(design: Design, counts: PatternCounts) -> CountStatistics:
-    return CountStatistics(design, counts, np.empty((design.n_patterns, 0)))
 
 
 def _rows_of(matrix: Any, rows: IntArray, features: IntArray | None) -> Any:

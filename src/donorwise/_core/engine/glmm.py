@@ -119,7 +119,7 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
 
     distribution: Distribution
     exposure: str
-    offset: str
+    offset: str = ""
     trials: str
     detected: bool
 
