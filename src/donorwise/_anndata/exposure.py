@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import FloatArray
 
-TOTAL = "total counts"
+TOTAL = "<total counts of {} features>"
 """What params call the exposure that is each cell's total."""
+_IS_TOTAL = re.compile(re.escape(TOTAL).replace(r"\{\}", r"\d+"))
 _LOGGED, _RAW = 20.0, 30.0  # an exposure below the one may be a logarithm; an offset above the other is none
 _MANY = 100.0  # counts of a usual cell, where an exposure about its logarithm is one
 _ALIKE = 0.9  # correlation
@@ -35,9 +37,19 @@ class Measured(NamedTuple):
     text: str
 
 
+def is_total(text: str) -> bool:
+    """Whether params mean each cell's total by this."""
+    return _IS_TOTAL.fullmatch(text) is not None
+
+
+def said_of(given: Any) -> str:
+    """What params say of a column of obs, of an array, or of nothing."""
+    return "" if given is None else given if isinstance(given, str) else keys.ARRAY_WEIGHTS
+
+
 def numbers_of(obs: pd.DataFrame, given: Any, name: str) -> Measured:
     """A column of obs or an array as finite numbers (N,)."""
-    text = given if isinstance(given, str) else keys.ARRAY_WEIGHTS
+    text = said_of(given)
     if isinstance(given, str):
         if given not in obs.columns:
             raise DataError(
@@ -68,6 +80,8 @@ def exposure_of(
 ) -> Measured:
     """Exposures (N,): as given, or the total counts of each cell; ones for a family without.
 
+    The text is of the exposure alone; the values are with the offset.
+
     Raises
     ------
     DataError
@@ -85,7 +99,7 @@ def exposure_of(
         own = numbers_of(obs, exposure, "exposure")
         _check_not_logged(own.values, response)
     elif response.aligned_to_var and offset is None:
-        own = Measured(count_depth(adata, response, None), TOTAL)
+        own = Measured(count_depth(adata, response, None), TOTAL.format(response.matrix.shape[1]))
     _check_positive(own, exposure is not None)
     if offset is None:
         return own
@@ -95,7 +109,7 @@ def exposure_of(
             f"offset= is on the logarithmic scale and goes up to {np.abs(added.values).max():.6g}, a factor of more than 1e13; "
             "if these are depths, give exposure=, or their logarithm."
         )
-    return Measured(own.values * np.exp(added.values), " + ".join(filter(None, (own.text, f"offset {added.text}"))))
+    return Measured(own.values * np.exp(added.values), own.text)
 
 
 def _check_positive(own: Measured, given: bool) -> None:

@@ -15,7 +15,7 @@ from donorwise._anndata import (
     keys,
     resolve_response,
 )
-from donorwise._anndata.exposure import check_responses, exposure_of, trials_of
+from donorwise._anndata.exposure import check_responses, exposure_of, said_of, trials_of
 from donorwise._anndata.prepare import check_random
 from donorwise._anndata.roles import known_columns, known_donor, said_of_labels, with_labels
 from donorwise._core.cells.nodes import choose_nodes
@@ -119,5 +119,5 @@ def assemble_glmm(
         log_base=math.e if kind.of_rates else math.nan, weights=keys.NO_WEIGHTS, variables=response.variables,
         source=source, obs=obs, n_cells=len(obs), tasks=tasks, donor=known_donor(adata, roles, parsed),
         options=options or Options(), n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), distribution=kind,
-        exposure=e.text, trials=m.text, detected=detected,
+        exposure=e.text, offset=said_of(offset), trials=m.text, detected=detected,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The commands that analyse: audit, collapse, merge, lmm, pseudobulk, report."""
+"""The commands that analyse: audit, collapse, merge, lmm, glmm, pseudobulk, report."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from donorwise._cli import messages, options
 from donorwise._cli.messages import FAILED_GROUPS
 from donorwise._cli.options import PATH
 from donorwise._core.files import locked, reason
+from donorwise._core.models.glmm.families import FAMILIES, LINKS
 from donorwise._core.wording import printable
-from donorwise._typing import DDF
+from donorwise._typing import DDF, GLMM_DDF
 from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -212,6 +213,57 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
 
 @click.command()
 @options.add(options.SOURCE, options.FORMULA, options.GROUPBY, options.CONTRAST)
+@click.option(
+    "--family",
+    type=click.Choice(FAMILIES),
+    default="nb",
+    show_default=True,
+    help="Of counts: nb (over-dispersed) or poisson; binomial for yes and no, or k of m.",
+)
+@click.option("--link", type=click.Choice(LINKS), help="Of binomial: logit (the default), or cloglog with an exposure.")
+@click.option("--ddf", type=click.Choice(GLMM_DDF), default="moderated", show_default=True, help="Degrees of freedom.")
+@click.option("--layer", help="Layer of raw counts, or of yes and no; X if absent.")
+@click.option("--obsm", help="Table in obsm, to be modelled instead of X.")
+@click.option(
+    "--obs-keys",
+    metavar="A,B,…",
+    callback=options.names_or_none,
+    help="Columns of obs, to be modelled instead of X.",
+)
+@click.option("--response", type=click.Choice(["detected"]), help="Ask whether a count is above zero.")
+@click.option("--exposure", metavar="COLUMN", help="Column of obs on the scale of counts; total counts if absent.")
+@click.option("--offset", metavar="COLUMN", help="Column of obs: the same on the logarithmic scale.")
+@click.option("--trials", metavar="COLUMN", help="Column of obs: the m of k of m.")
+@options.add(options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
+@click.pass_context
+def glmm(ctx: click.Context, /, **given: Any) -> None:
+    """Test every feature of SOURCE (.h5ad or .zarr) with a mixed model of counts, or of yes and no."""
+
+    def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
+        from donorwise._anndata.prepare_counts import prepare_glmm
+        from donorwise._core.engine.analysis import Options
+
+        names = (
+            "family",
+            "link",
+            "response",
+            "layer",
+            "obsm",
+            "obs_keys",
+            "mask_var",
+            "exposure",
+            "offset",
+            "trials",
+            "n_jobs",
+        )
+        chosen, options = {name: given[name] for name in names}, Options(given["ddf"])
+        return prepare_glmm(adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen)
+
+    _run(ctx, given, prepare)
+
+
+@click.command()
+@options.add(options.SOURCE, options.FORMULA, options.GROUPBY, options.CONTRAST)
 @click.option("--layer", default="counts", show_default=True, help="Layer of raw counts; X for the matrix X.")
 @click.option("--sample", metavar="COLUMN", help="Column of obs that holds the sample.")
 @click.option(
@@ -284,7 +336,7 @@ def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, 
     from donorwise._batch.plan import describe
 
     said: tuple[str, ...] = ()
-    if analysis.family.observations == "cells":  # units are replicates, whatever the formula says of donors
+    if analysis.family.observations != "units":  # which are replicates, whatever the formula says of donors
         report = adata.donorwise.audit(given["formula"])
         click.echo(f"{printable(report)}\n")
         said = report.warnings

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._core.cells.counts import bytes_of_counts, count_cells
+from donorwise._core.cells.tails import choose_tails, largest_value
 from donorwise._core.engine.sources import Source
 from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
 
@@ -26,26 +27,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CountStatistics:
-    """What the cells of one task say about counts, row by row of its design: patterns, or single cells."""
+    """What the cells of one task say about counts, row by row: patterns of its design, or single cells.
+
+    Attributes
+    ----------
+    design
+        The design of the patterns.
+    counts
+        The data of the rows.
+    covariates
+        Shape (rows, m). What differs between the cells of a pattern; None where the rows are patterns.
+    """
 
     design: Design
     counts: PatternCounts | CellCounts
+    covariates: FloatArray | None = None
+
+    @property
+    def of_rows(self) -> Design:
+        """The design, whose patterns are the rows."""
+        covariates = self.covariates
+        return self.design if covariates is None else self.design.on_rows(self.counts.pattern, covariates)
 
     def take_features(self, features: IntArray) -> CountStatistics:
         """The statistics of some features, renumbered in the order given."""
         return replace(self, counts=self.counts.take_features(features))
 
     def take_patterns(self, patterns: IntArray) -> CountStatistics:
-        """Without the cells of the other rows."""
-        return CountStatistics(self.design.take(patterns), self.counts.take(patterns))
+        """Without the cells of the other patterns."""
+        rows = np.flatnonzero(np.isin(self.counts.pattern, patterns))
+        covariates = None if self.covariates is None else self.covariates[rows]
+        return CountStatistics(self.design.take(np.sort(patterns)), self.counts.take(rows), covariates)
 
     def relabelled(self, design: Design) -> CountStatistics:
-        """The same cells under another design with the same rows."""
+        """The same cells under another design with the same patterns."""
         return replace(self, design=design)
 
     def row_space(self) -> FloatArray:
         """A matrix with the row space of X over the rows."""
-        return self.design.X
+        return self.of_rows.X
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +101,7 @@ class CellCountSource(Source[CountStatistics]):
         collapsed = [d for d in designs if d is not None and not d.covariates.shape[1]]
         made = iter(self._collapsed(collapsed, variables, n_jobs) if collapsed else ())
         return [
-            None if d is None else CountStatistics(d, next(made)) if not d.covariates.shape[1] else self._of_cells(d)
+            None if d is None else self._of_cells(d) if d.covariates.shape[1] else CountStatistics(d, next(made))
             for d in designs
         ]
 
@@ -108,13 +128,28 @@ class CellCountSource(Source[CountStatistics]):
 
     def _of_cells(self, design: Design) -> CountStatistics:
         """Every cell its row."""
-        by_row, used = design.by_row(), np.flatnonzero(design.codes >= 0)
+        used = np.flatnonzero(design.codes >= 0)
         matrix = _rows_of(self.matrix, used, self.features)
         if self.detected:
             matrix = (matrix > 0).astype(np.float64)
         pattern, trials = design.codes[used].astype(np.int64), np.ones(used.size)
         trials = trials if self.trials is None else self.trials[used]
-        return CountStatistics(by_row, CellCounts(self.distribution, matrix, self.exposure[used], trials, pattern))
+        counts = CellCounts(self.distribution, matrix, self.exposure[used], trials, pattern)
+        return CountStatistics(design, counts, design.covariates[used])
+
+    def trying(self, matrix: sparse.csr_array) -> Source[CountStatistics]:
+        """See :class:`Source`; no more successes than trials, and no larger counts than there are."""
+        most = np.full(matrix.shape[0], np.inf if self.tails is None else self.tails.largest)
+        if not (self.distribution.counts or self.detected):
+            most = np.ones(matrix.shape[0]) if self.trials is None else self.trials
+        fewer = np.minimum(matrix.data, np.repeat(most, np.diff(matrix.indptr)))
+        own = sparse.csr_array((fewer, matrix.indices, matrix.indptr), matrix.shape)
+        return replace(self, matrix=own, features=None)
+
+    def reading(self, matrix: Any, features: IntArray | None) -> Source[CountStatistics]:
+        """See :class:`Source`; what stands for their counts hangs on the largest."""
+        tails = None if self.tails is None else choose_tails(largest_value(matrix, features))
+        return replace(self, matrix=matrix, features=features, tails=tails)
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,12 +26,11 @@ def varcomp_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
     """Variances and covariances of the terms at variances and correlations (G, parameters), and the dispersion."""
     model, rows = fit.models[0], component_rows(fit.design)
     gamma = with_covariances(model.rows.equations, points[model.features])
-    found = components(covariances(model.rows.equations, gamma), model.features.size)
+    values, sds = components(covariances(model.rows.equations, gamma), model.features.size)
     if model.distribution.dispersed:
         rows = [*rows, (DISPERSION, "", "")]
-        dispersion = (1 / model.size, model.size**-0.5)
-        found = tuple(np.column_stack([own, last]) for own, last in zip(found, dispersion, strict=True))
-    return components_table(fit.variables, rows, *(fit.spread(own) for own in found))
+        values, sds = np.column_stack([values, 1 / model.size]), np.column_stack([sds, model.size**-0.5])
+    return components_table(fit.variables, rows, fit.spread(values), fit.spread(sds))
 
 
 def partition_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
@@ -63,19 +63,32 @@ def _residual(model: GLMM) -> FloatArray:
 
 def ranef_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
     """Effects of every term's levels at variances and correlations (G, parameters): term, variable, level, column, ..."""
-    model, frames = fit.models[0], []
-    own, labels = points[model.features], np.array(fit.variables, dtype=object)[model.features]
+    model, own = fit.models[0], points[fit.models[0].features]
+    terms, G = fit.design.random_terms, len(fit.variables)
+    values = [np.full((2, G, len(term.levels), len(term.columns)), np.nan) for term in terms]
     for at in feature_blocks(model.counts, model.usable):
         found = modes(model, at, own[at])
-        for t, term in enumerate(fit.design.random_terms):
-            mode, covariance = random_effects(model, found, own[at], t)
-            sd = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
-            index = pd.MultiIndex.from_product(
-                [labels[at], term.levels, term.columns], names=["variable", "level", "column"]
-            )
-            values = pd.DataFrame({"value": mode.ravel(), "cond_sd": sd.ravel()}, index=index).reset_index()
-            frames.append(values.assign(term=term.group))
+        for t, (mode, sd) in enumerate(values):
+            effects, covariance = random_effects(model, found, own[at], t)
+            mode[model.features[at]] = effects
+            sd[model.features[at]] = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
+    frames = []
+    for term, (mode, sd) in zip(terms, values, strict=True):
+        names = [list(fit.variables), term.levels, term.columns]
+        index = pd.MultiIndex.from_product(names, names=["variable", "level", "column"])
+        table = pd.DataFrame({"value": mode.ravel(), "cond_sd": sd.ravel()}, index=index).reset_index()
+        frames.append(table.assign(term=term.group))
     return pd.concat(frames, ignore_index=True)
+
+
+def with_stored_sizes(fit: GLMMFit, varcomp: pd.DataFrame) -> GLMMFit:
+    """The fit with the dispersions that a result holds of the group: those of a few features would lean on these alone."""
+    (model,) = fit.models
+    own = varcomp[varcomp["term"] == DISPERSION]
+    if own.empty:
+        return fit
+    dispersion = own.set_index(own["variable"].astype(str))["variance"].reindex(fit.variables).to_numpy()
+    return replace(fit, models=(replace(model, size=1 / dispersion[model.features]),))
 
 
 def stored_points(fit: GLMMFit, varcomp: pd.DataFrame) -> FloatArray:

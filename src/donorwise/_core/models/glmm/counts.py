@@ -171,7 +171,10 @@ class CellCounts:
 
     def scaled(self, factor: FloatArray) -> CellCounts:
         """The data, had every cell `factor` (N,) times its trials or its exposure, and counts."""
-        return replace(self, matrix=self.matrix * factor[:, None], exposure=self.exposure, trials=self.trials * factor)
+        times = factor if self.distribution.code == POISSON else 1.0
+        matrix = self.matrix * factor[:, None]
+        own = matrix if isinstance(matrix, np.ndarray) else sparse.csc_array(matrix)
+        return replace(self, matrix=own, exposure=self.exposure * times, trials=self.trials * factor)
 
     def take(self, rows: IntArray) -> CellCounts:
         """Some of the cells."""
