@@ -12,6 +12,7 @@ import numpy as np
 from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
 from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm
+from donorwise._anndata.prepare_composition import assemble_composition
 from donorwise._anndata.prepare_units import assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.roles import find_roles
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from donorwise._anndata.read import Results
     from donorwise._anndata.response import Response
     from donorwise._core.engine.analysis import Analysis, F
+    from donorwise._core.engine.composition import CompositionAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
@@ -145,6 +147,22 @@ def _of_units(
     return replace(made, factors=_stored_factors(made, read_results(adata, key).size_factors, key))
 
 
+def _of_shares(
+    adata: ad.AnnData,
+    response: Response,
+    params: dict[str, Any],
+    weights: FloatArray | None,
+    key: str,
+    n_jobs: int | None,
+) -> CompositionAnalysis:
+    _weights(params, weights, key)
+    made = assemble_composition(
+        adata, params["formula"], response, cell_type=params["cell_type"], sample=params["sample"],
+        groupby=group_columns(params["groupby"]), options=Options(params["ddf"]), n_jobs=n_jobs,
+    )  # fmt: skip
+    return replace(made, donor=params["donor"])
+
+
 def _stored_factors(made: PseudobulkAnalysis, stored: pd.DataFrame | None, key: str) -> FloatArray:
     """What the depths of all units were multiplied by, so that fewer genes or donors do not change it."""
     out = np.ones(len(made.units.table))
@@ -167,7 +185,7 @@ def _sample_of_old(adata: ad.AnnData, units: str) -> str:
     return role.column if role is not None and role.column in units.split(":") else ""
 
 
-_AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units}
+_AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units, "shares": _of_shares}
 
 
 def fit_group(made: Analysis[Any, F], group: str) -> F:
@@ -205,7 +223,14 @@ def units_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) 
     return made.asking(None)
 
 
-_FEW: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": cells_again, "units": units_again}
+def shares_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> CompositionAnalysis:
+    """The models of a stored result for a few cell types, on the cells or collapsed rows that there are now."""
+    return _of_shares(adata, response_of(adata, stored.params["response"], names), stored.params, None, key, 1)
+
+
+_FEW: dict[str, Callable[..., Analysis[Any, Any]]] = {
+    "cells": cells_again, "units": units_again, "shares": shares_again,
+}  # fmt: skip
 
 
 def again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> Analysis[Any, Any]:

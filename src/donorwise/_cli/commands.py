@@ -1,4 +1,4 @@
-"""The commands that analyse: audit, collapse, merge, lmm, pseudobulk, report."""
+"""The commands that analyse: audit, collapse, merge, lmm, composition, pseudobulk, report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from donorwise._cli.messages import FAILED_GROUPS
 from donorwise._cli.options import PATH
 from donorwise._core.files import locked, reason
 from donorwise._core.wording import printable
-from donorwise._typing import DDF
+from donorwise._typing import DDF, GLMM_DDF
 from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -206,6 +206,29 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
 
 @click.command()
 @options.add(options.SOURCE, options.FORMULA, options.GROUPBY, options.CONTRAST)
+@click.option("--cell-type", metavar="COLUMN", help="Column of obs with the types, if its name does not tell.")
+@click.option("--sample", metavar="COLUMN", help="Column of obs with the samples, if its name does not tell.")
+@click.option("--ddf", type=click.Choice(GLMM_DDF), default="moderated", show_default=True, help="Degrees of freedom.")
+@options.add(options.DONOR, *_RUN)
+@click.pass_context
+def composition(ctx: click.Context, /, **given: Any) -> None:
+    """Test whether cell types have other shares of the samples of SOURCE (.h5ad or .zarr)."""
+
+    def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
+        from donorwise._anndata.prepare_composition import prepare_composition
+        from donorwise._core.engine.analysis import Options
+
+        chosen = {name: given[name] for name in ("cell_type", "sample", "n_jobs")}
+        options = Options(given["ddf"])
+        return prepare_composition(
+            adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen
+        )
+
+    _run(ctx, given, prepare)
+
+
+@click.command()
+@options.add(options.SOURCE, options.FORMULA, options.GROUPBY, options.CONTRAST)
 @click.option("--layer", default="counts", show_default=True, help="Layer of raw counts; X for the matrix X.")
 @click.option("--sample", metavar="COLUMN", help="Column of obs that holds the sample.")
 @click.option(
@@ -245,7 +268,7 @@ def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare) -> None:
     """Check, lock, read, prepare, fit, write."""
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     out = given["out"] = check_output(given["out"], TABLES, [given["source"]])
-    element = given.get("obsm") or given["layer"] or "X"
+    element = given.get("obsm") or given.get("layer") or "X"
     if given["dry_run"]:
         with reading(given["source"], element):
             _describe(given, *_prepare(given, _read(given), prepare)[:2])
@@ -271,14 +294,14 @@ def _prepare(
     columns = [str(c) for c in adata.obs.columns]
     contrasts = [parse_contrast(text, adata.obs) for text in given["contrast"]] or None
     analysis = prepare(adata, contrasts, parse_groupby(given["groupby"], columns))
-    return adata, analysis, symbols_of(adata, given["gene_symbols"], {"response": analysis.response})
+    return adata, analysis, symbols_of(adata, given.get("gene_symbols"), {"response": analysis.response})
 
 
 def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, Any]) -> None:
     from donorwise._batch.plan import describe
 
     said: tuple[str, ...] = ()
-    if analysis.family.observations == "cells":  # units are replicates, whatever the formula says of donors
+    if analysis.family.observations != "units":  # which are replicates, whatever the formula says of donors
         report = adata.donorwise.audit(given["formula"])
         click.echo(f"{printable(report)}\n")
         said = report.warnings

@@ -90,7 +90,7 @@ def check_samples(samples: Samples, design: Design, obs: pd.DataFrame, groupby: 
     """
     used = np.flatnonzero((design.codes >= 0) & (samples.codes >= 0))
     differ = list(_differing(samples, design, obs, used))
-    where = f"`{':'.join(samples.columns)}`" + (f" in one group of {listing(groupby)}" if groupby else "")
+    where = f"`{samples.term}`" + (f" in one group of {listing(groupby)}" if groupby else "")
     if differ:
         raise DesignError(
             f"{listing(differ)} differ{'s' if len(differ) == 1 else ''} between the cells of a sample ({where}), and shares "

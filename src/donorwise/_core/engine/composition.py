@@ -57,8 +57,10 @@ class CompositionAnalysis(GlmmAnalysis):
         return replace(made, cautions=made.cautions | pushed(made.results, self.cell_type))
 
     def donors(self, number: int) -> Replicates:
-        """See :class:`Analysis`."""
+        """See :class:`Analysis`; donors need no term of their own where each has one sample."""
         design = self._design(number)
+        if any(term.group == self.donor for term in design.random_terms):
+            return GlmmAnalysis.donors(self, number)
         found = find_donors(design, self.obs, self.donor or None)
         codes = np.zeros(design.n_patterns, dtype=np.int64)
         codes[found.rows.pattern] = found.rows.donor
