@@ -82,7 +82,8 @@ class DenseCounts:
     """Cells of one feature.
 
     `kind` is one of DENSITIES; `X` (n, p) has orthonormal columns for the constants of the package; `exposure` and
-    `trials` are of cells. Half the leverage of a cell, weighted by its exposure or trials, is added to its counts.
+    `trials` are of cells. Half the leverage of a cell, weighted by its exposure or trials, is added to its counts, and to
+    the failures of yes/no data.
     """
 
     kind: str
@@ -102,7 +103,7 @@ class DenseCounts:
     @cached_property
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         """Counts and failures with what is added to them."""
-        failures = self.trials - self.y + (self.half if self.kind == "logit" else 0.0)
+        failures = self.trials - self.y + self.half
         return self.y + self.half, failures
 
     def Z(self, covariances: Sequence[np.ndarray]) -> np.ndarray:
