@@ -150,10 +150,13 @@ class SharedRows:
         return np.asarray(sums / np.bincount(pattern)[:, None])
 
     def prepared(self, values: Values) -> Values:
-        """The values in order, with the prior counts, which lie on the nodes as the exposure does."""
+        """The values in order, with the prior counts, which lie on the nodes as the exposure does.
+
+        Yes and no have as many of either; the noes of cloglog are known by their exposure.
+        """
         total, own = values.total[:, self.order], values.own[:, self.order]
-        if self.kernel.code != CLOGLOG:
-            total = total + self.prior_counts
+        failed = (self._on_nodes * self.kernel.t).sum(axis=1)
+        total = total + (failed if self.kernel.code == CLOGLOG else self.prior_counts)
         if own.shape[2]:
             own = own + self._on_nodes
         return Values(np.ascontiguousarray(total), np.ascontiguousarray(own))
