@@ -16,6 +16,9 @@ TEXTS = {
     "adata_cells": """\
 adata
     Cells x features, log-normalised; or cells collapsed by :func:`donorwise.pp.collapse`, whose weights then apply.""",
+    "adata_cells_counts": """\
+adata
+    Cells x features, with raw counts; or cells collapsed by :func:`donorwise.pp.collapse` with ``counts_layer=``.""",
     "adata_result": """\
 adata
     AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`. Features that are no

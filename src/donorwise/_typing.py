@@ -20,9 +20,11 @@ Status: TypeAlias = Literal[
     "ok", "boundary", "separated", "not_estimable", "constant", "too_few_donors", "not_converged"
 ]
 
+GlmmDdf: TypeAlias = Literal["moderated", "between-within", "wald"]
 DDF: tuple[str, ...] = get_args(Ddf)
+GLMM_DDF: tuple[str, ...] = get_args(GlmmDdf)
 STATUSES: tuple[str, ...] = get_args(Status)
-FITTED: tuple[Status, ...] = ("ok", "boundary")
+FITTED: tuple[Status, ...] = ("ok", "boundary", "separated")
 """Statuses of features that were fitted."""
 ALL = "all"
 """The one group of an analysis without ``groupby``."""

@@ -102,7 +102,7 @@ def prepare_lmm(
         adata, parsed, response, groupby=group_columns(groupby), weights=weights, roles=roles, columns=columns, options=options,
         n_jobs=n_jobs, fold_changes=fold_changes,
     )  # fmt: skip
-    _check_random(made.tasks)
+    check_random(made.tasks)
     made = made.asking(contrasts)
     raw = read_origin(adata).looks_like_counts if collapsed else _look_raw(response)
     if raw and not response.aligned_to_var:
@@ -223,7 +223,14 @@ def _check_no_weights(weights: object, stored: str) -> None:
         raise DataError("Weights belong to cells: give weights= to dw.pp.collapse, from where the tools take them.")
 
 
-def _check_random(tasks: Sequence[Task]) -> None:
+def check_random(tasks: Sequence[Task]) -> None:
+    """Raise where there is no random term.
+
+    Raises
+    ------
+    DesignError
+        Says what would be wrong.
+    """
     design = next(t.design for t in tasks if t.design is not None)
     if not design.random_terms:
         raise DesignError(

@@ -12,9 +12,9 @@ from donorwise._core.engine.exact_features import FeatureData
 from donorwise._core.engine.exposures import check_responses, read_offset, read_trials
 from donorwise._core.engine.fitted_glmm import GLMMFit, fit_features
 from donorwise._core.jobs import Progress
-from donorwise._core.models.glmm.effects import Effects
 from donorwise._core.models.glmm.families import distribution
 from donorwise._core.models.glmm.marginal import Observations
+from donorwise._core.models.glmm.row_effects import Effects
 from donorwise._docs import documented
 from donorwise.errors import DesignError, DonorwiseError
 

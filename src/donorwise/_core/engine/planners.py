@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design
+    from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
+    from donorwise._core.models.glmm.model import GLMM
+    from donorwise._core.models.law import Model
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.model import LMM
     from donorwise._core.models.lograte.model import LogRateModel
     from donorwise._typing import FloatArray, IntArray
+
+M = TypeVar("M", bound="Model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,49 @@ class UnitPlanner:
 
     def from_estimates(self, model: LogRateModel, L: FloatArray) -> Known[LogRateModel]:
         """All weight on the best point of a fine grid."""
-        points = tensor(model.fine_axes())
-        law = model.law(points, L)
-        best = best_point(law.loglik)
-        return Known(model, points, law.scale[..., 0] ** 2, best, np.ones((len(best), 1)))
+        return best_known(model, L)
+
+
+@dataclass(frozen=True, slots=True)
+class CountPlanner:
+    """Generalised models: the variances of the random effects stay, the information grows with the cells.
+
+    With f times the cells a row has f times the counts and the exposure, at the same rate.
+
+    Attributes
+    ----------
+    donors
+        Shape (K,). The donor of each row.
+    counts
+        The data of the fitted study.
+    """
+
+    donors: IntArray
+    counts: PatternCounts | CellCounts
+
+    def n_obs(self, n_donors: int, n_cells: int) -> float:
+        """Cells."""
+        return n_donors * n_cells
+
+    def most_df(self, n_obs: float, p: int) -> float:
+        """No limit: the variance of counting is known."""
+        return np.inf
+
+    def at(self, n_cells: int, known: Known[GLMM], L: FloatArray) -> Planned:
+        """A contrast in a study with `n_cells` cells of every donor, spread over its rows as they are."""
+        factor = (n_cells / np.bincount(self.donors, weights=self.counts.n_obs))[self.donors]
+        planned = known.model.with_cells(factor)
+        variance = planned.law(known.points, L).scale[..., 0] ** 2
+        return Planned(variance, variance)
+
+    def from_estimates(self, model: GLMM, L: FloatArray) -> Known[GLMM]:
+        """All weight on the best point of a fine grid."""
+        return best_known(model, L)
+
+
+def best_known(model: M, L: FloatArray) -> Known[M]:
+    """A model that is known by its law alone, with all weight on the best point of a fine grid."""
+    points = tensor(model.fine_axes())
+    law = model.law(points, L)
+    best = best_point(law.loglik)
+    return Known(model, points, law.scale[..., 0] ** 2, best, np.ones((len(best), 1)))

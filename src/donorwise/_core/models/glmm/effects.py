@@ -1,130 +1,82 @@
-"""Random effects of single observations: which effects each has, and its columns at given standard deviations.
-
-The effects are u = Lambda b with b ~ N(0, I); Lambda repeats for every level of a term its lower triangle T, whose
-entries theta, column by column, are the parameters (T T' is the covariance; for a single column theta is the sd).
-A row of A = Z Lambda has as many entries as the terms have columns.
-"""
+"""Coefficients and random effects of generalised models at given variances."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from donorwise._core.models.glmm.law_kernels import coefficients as coefficients_at
+from donorwise._core.models.glmm.law_kernels import effects
+from donorwise._core.models.glmm.rows import feature_blocks
+from donorwise._core.models.lmm.components import cholesky_psd, relative_covariance, with_covariances
 
 if TYPE_CHECKING:
-    from donorwise._core.design.design import RandomTerm
-    from donorwise._typing import BoolArray, FloatArray, IntArray
+    from donorwise._core.models.glmm.model import GLMM
+    from donorwise._typing import FloatArray, IntArray
+
+_SMALLEST = 1e-4  # variance
 
 
-@dataclass(frozen=True)
-class Effects:
-    """Random effects of N rows.
+class Modes(NamedTuple):
+    """Of G features: `beta` (G, p) on the orthonormal columns, `b` (G, C, q) and their covariance (G, C, q, q)."""
 
-    Attributes
-    ----------
-    index
-        Shape (N, R). Position in b of the effects of every row.
-    Z
-        Shape (N, R). Their columns.
-    row, column
-        Shape (n_theta,). Columns of Z that an entry of T belongs to: T[row, column], row >= column.
-    starts
-        Length terms + 1. First effect of each term; the last one is their number.
-    widths
-        Columns of each term.
+    beta: FloatArray
+    b: FloatArray
+    covariance: FloatArray
+
+
+def modes(model: GLMM, at: IntArray, points: FloatArray) -> Modes:
+    """Modes of some features at their variances and correlations (G, parameters)."""
+    rows = model.rows
+    A = rows.loadings(points)
+    C, q, p = rows.kernel.starts.size - 1, rows.width, rows.X.shape[1]
+    out = Modes(np.empty((at.size, p)), np.empty((at.size, C, q)), np.empty((at.size, C, q, q)))
+    values = rows.prepared(model.counts.block(at))
+    effects(rows.kernel, *values, model.size[at], rows.X, A, np.ascontiguousarray(model.start[at].T), *out)
+    return out
+
+
+def coefficients(model: GLMM, at: IntArray, point: FloatArray) -> FloatArray:
+    """Coefficients (G, p) on the orthonormal columns of some features, at a point (parameters,) that they share."""
+    rows = model.rows
+    beta, start = np.empty((rows.X.shape[1], at.size)), np.ascontiguousarray(model.start[at].T)
+    values = rows.prepared(model.counts.block(at))
+    coefficients_at(rows.kernel, *values, model.size[at], rows.X, rows.loadings(point[None])[0], start, beta)
+    return beta.T
+
+
+def coefficients_near(model: GLMM, points: FloatArray) -> FloatArray:
+    """Coefficients (G, p) of all features, about at their points (G, parameters).
+
+    They hardly hang on the variances, and features that share these are worked out together: variances to half a power of
+    ten, correlations to a half.
     """
-
-    index: IntArray
-    Z: FloatArray
-    row: IntArray
-    column: IntArray
-    starts: tuple[int, ...]
-    widths: tuple[int, ...]
-
-    @classmethod
-    def of(cls, terms: tuple[RandomTerm, ...], n: int) -> Effects:
-        """The effects of a design whose patterns are the n rows."""
-        widths = tuple(len(t.columns) for t in terms)
-        starts = np.cumsum([0, *(len(t.levels) * r for t, r in zip(terms, widths, strict=True))])
-        index, Z = [np.zeros((n, 0), dtype=np.int64)], [np.zeros((n, 0))]
-        pairs, base = [], 0
-        for term, r, start in zip(terms, widths, starts[:-1], strict=True):
-            index.append(start + term.codes[:, None] * r + np.arange(r))
-            Z.append(term.Z)
-            pairs += [(base + i, base + j) for j in range(r) for i in range(j, r)]
-            base += r
-        row, column = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        return cls(np.hstack(index), np.hstack(Z), row, column, tuple(map(int, starts)), widths)
-
-    @property
-    def q(self) -> int:
-        """Number of effects."""
-        return self.starts[-1]
-
-    @property
-    def diagonal(self) -> BoolArray:
-        """Which of theta stand on the diagonal of a T."""
-        return np.asarray(self.row == self.column)
-
-    @property
-    def spread(self) -> FloatArray:
-        """Root mean square of the column of each row of T, (n_theta,): what takes theta to the linear predictor."""
-        return np.asarray(np.sqrt((self.Z**2).mean(axis=0)))[self.row]
-
-    def levels_in_use(self, term: int) -> int:
-        """Levels of a term that have rows."""
-        column = sum(self.widths[:term])
-        return int(np.unique(self.index[:, column]).size)
-
-    def columns(self, theta: FloatArray) -> FloatArray:
-        """A = Z Lambda, the R entries of every row."""
-        A = np.zeros_like(self.Z)
-        for i, j, value in zip(self.row, self.column, theta, strict=True):
-            A[:, j] += value * self.Z[:, i]
-        return A
-
-    def triangles(self, theta: FloatArray) -> list[FloatArray]:
-        """T of every term, (r, r)."""
-        whole = np.zeros((self.Z.shape[1],) * 2)
-        whole[self.row, self.column] = theta
-        ends = np.cumsum([0, *self.widths])
-        return [whole[a:b, a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
-
-    def take(self, rows: BoolArray) -> Effects:
-        """The same effects, whether they have rows or not, of some rows."""
-        return Effects(self.index[rows], self.Z[rows], self.row, self.column, self.starts, self.widths)
+    logs = 0.5 * np.round(2 * np.log10(np.maximum(points, _SMALLEST)))
+    near = np.where(model.are_variances, 10**logs, 0.5 * np.round(2 * points))
+    beta = np.full((len(points), model.rows.X.shape[1]), np.nan)
+    known = np.flatnonzero(np.isfinite(near).all(axis=1))
+    shared, group = np.unique(near[known], axis=0, return_inverse=True)
+    for i, point in enumerate(shared):
+        for at in feature_blocks(model.counts, known[group.ravel() == i]):
+            beta[at] = coefficients(model, at, point)
+    return beta
 
 
-@njit(nogil=True, cache=True)
-def cross(index: IntArray, D: FloatArray, weight: FloatArray, n: int) -> FloatArray:
-    """D'WD, (n, n), of rows with entries D at the columns `index`."""
-    out = np.zeros((n, n))
-    for k in range(D.shape[0]):
-        for i in range(D.shape[1]):
-            wd = weight[k] * D[k, i]
-            for j in range(D.shape[1]):
-                out[index[k, i], index[k, j]] += wd * D[k, j]
-    return out
+def random_effects(model: GLMM, found: Modes, points: FloatArray, t: int) -> tuple[FloatArray, FloatArray]:
+    """Effects of the levels of term `t` on its columns as the formula has them, and their covariances given beta.
 
-
-@njit(nogil=True, cache=True)
-def gather(index: IntArray, D: FloatArray, values: FloatArray, n: int) -> FloatArray:
-    """D'v, (n,)."""
-    out = np.zeros(n)
-    for k in range(D.shape[0]):
-        for i in range(D.shape[1]):
-            out[index[k, i]] += D[k, i] * values[k]
-    return out
-
-
-@njit(nogil=True, cache=True)
-def images(index: IntArray, D: FloatArray, inverse: FloatArray) -> FloatArray:
-    """H^-1 d of every row, at the row's own columns, of a dense H^-1."""
-    out = np.zeros_like(D)
-    for k in range(D.shape[0]):
-        for i in range(D.shape[1]):
-            for j in range(D.shape[1]):
-                out[k, i] += inverse[index[k, i], index[k, j]] * D[k, j]
-    return out
+    Returns
+    -------
+    (modes (G, levels, r), covariances (G, levels, r, r))
+    """
+    rows = model.rows
+    basis, gamma = rows.equations.terms[t], with_covariances(rows.equations, points)
+    factor = cholesky_psd(relative_covariance(t, rows.equations.blocks.parameter, gamma))
+    turn = basis.back @ factor  # effects are back Lambda b
+    first, r = rows.first_places[t], basis.factor.shape[0]
+    component = rows.component_of_levels(t)
+    at = first[:, None] + np.arange(r)
+    b = found.b[:, component[:, None], at]
+    covariance = found.covariance[:, component[:, None, None], at[:, :, None], at[:, None, :]]
+    return b @ np.swapaxes(turn, 1, 2), turn[:, None] @ covariance @ np.swapaxes(turn, 1, 2)[:, None]

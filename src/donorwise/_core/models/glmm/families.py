@@ -51,6 +51,16 @@ class Distribution:
     dispersed: bool
     ratio: str
 
+    @property
+    def smooth(self) -> str:
+        """What is interpolated in the logarithm of the exposure; empty where nothing is."""
+        return {NB: "nb", CLOGLOG: "cloglog"}.get(self.code, "")
+
+    @property
+    def of_rates(self) -> bool:
+        """Whether estimates are differences of logarithms of rates."""
+        return self.ratio == "rate_ratio"
+
 
 DISTRIBUTIONS: Final = (
     Distribution("nb", "log", NB, counts=True, exposed=True, dispersed=True, ratio="rate_ratio"),
@@ -59,6 +69,9 @@ DISTRIBUTIONS: Final = (
     Distribution("binomial", "cloglog", CLOGLOG, counts=False, exposed=True, dispersed=False, ratio="rate_ratio"),
 )
 FAMILIES: Final = tuple(dict.fromkeys(d.name for d in DISTRIBUTIONS))
+LINKS: Final = tuple(dict.fromkeys(d.link for d in DISTRIBUTIONS))
+RATIO_OF_LINK: Final = {d.link: d.ratio for d in DISTRIBUTIONS}
+"""What exp of an estimate is, by the link of its model."""
 
 
 def distribution(family: str, link: str | None = None) -> Distribution:

@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from donorwise._core.models.glmm.derivatives import log_constant, size_slopes, slopes
-from donorwise._core.models.glmm.effects import cross, gather, images
+from donorwise._core.models.glmm.row_effects import cross, gather, images
 
 if TYPE_CHECKING:
     from donorwise._core.models.glmm.derivatives import Slopes
-    from donorwise._core.models.glmm.effects import Effects
     from donorwise._core.models.glmm.families import Distribution
+    from donorwise._core.models.glmm.row_effects import Effects
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 _STEPS = 200

@@ -1,0 +1,110 @@
+"""Tables of generalised models: variances, their shares on the scale of the linear predictor, random effects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.engine.tables import FIXED, RESIDUAL, component_rows, components, components_table, term_labels
+from donorwise._core.models.glmm.effects import coefficients_near, modes, random_effects
+from donorwise._core.models.glmm.rows import feature_blocks
+from donorwise._core.models.lmm.components import covariances, relative_covariance, with_correlations, with_covariances
+
+if TYPE_CHECKING:
+    from donorwise._core.engine.glmm import GLMMFit
+    from donorwise._core.models.glmm.model import GLMM
+    from donorwise._typing import FloatArray
+
+DISPERSION = "dispersion"
+_LATENT = {"logit": np.pi**2 / 3, "cloglog": np.pi**2 / 6}
+
+
+def varcomp_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
+    """Variances and covariances of the terms at variances and correlations (G, parameters), and the dispersion."""
+    model, rows = fit.models[0], component_rows(fit.design)
+    gamma = with_covariances(model.rows.equations, points[model.features])
+    values, sds = components(covariances(model.rows.equations, gamma), model.features.size)
+    if model.distribution.dispersed:
+        rows = [*rows, (DISPERSION, "", "")]
+        values, sds = np.column_stack([values, 1 / model.size]), np.column_stack([sds, model.size**-0.5])
+    return components_table(fit.variables, rows, fit.spread(values), fit.spread(sds))
+
+
+def partition_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
+    """Shares of the variance of the latent response: fixed effects, terms, residual (Nakagawa et al. 2017).
+
+    Of log rates the residual is log(1 + 1/mean + 1/size) (J R Soc Interface 14:20170213, eq. 5.8), of log odds pi²/3, of the
+    complementary log-log pi²/6.
+    """
+    model, own = fit.models[0], points[fit.models[0].features]
+    equations = model.rows.equations
+    gamma = with_covariances(equations, own)
+    terms = [
+        np.einsum("gii->g", relative_covariance(t, equations.blocks.parameter, gamma))
+        for t in range(len(equations.terms))
+    ]
+    beta = coefficients_near(model, own)
+    fixed = np.einsum("ga,ab,gb->g", beta, equations.spread, beta)
+    values = np.stack([fixed, *terms, _residual(model)], axis=1)
+    shares = fit.spread(values / values.sum(axis=1, keepdims=True))
+    index = pd.Index(fit.variables, name="variable")
+    return pd.DataFrame(shares, index=index, columns=[FIXED, *term_labels(fit.design), RESIDUAL])
+
+
+def _residual(model: GLMM) -> FloatArray:
+    if model.distribution.counts:
+        dispersion = 1 / model.size if model.distribution.dispersed else 0.0
+        return np.asarray(np.log1p(model.n_obs / model.mean + dispersion))
+    return np.full(model.features.size, _LATENT[model.distribution.link])
+
+
+def ranef_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
+    """Effects of every term's levels at variances and correlations (G, parameters): term, variable, level, column, ..."""
+    model, own = fit.models[0], points[fit.models[0].features]
+    terms, G = fit.design.random_terms, len(fit.variables)
+    values = [np.full((2, G, len(term.levels), len(term.columns)), np.nan) for term in terms]
+    for at in feature_blocks(model.counts, model.usable):
+        found = modes(model, at, own[at])
+        for t, (mode, sd) in enumerate(values):
+            effects, covariance = random_effects(model, found, own[at], t)
+            mode[model.features[at]] = effects
+            sd[model.features[at]] = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
+    frames = []
+    for term, (mode, sd) in zip(terms, values, strict=True):
+        names = [list(fit.variables), term.levels, term.columns]
+        index = pd.MultiIndex.from_product(names, names=["variable", "level", "column"])
+        table = pd.DataFrame({"value": mode.ravel(), "cond_sd": sd.ravel()}, index=index).reset_index()
+        frames.append(table.assign(term=term.group))
+    return pd.concat(frames, ignore_index=True)
+
+
+def with_stored_sizes(fit: GLMMFit, varcomp: pd.DataFrame) -> GLMMFit:
+    """The fit with the dispersions that a result holds of the group: those of a few features would lean on these alone."""
+    (model,) = fit.models
+    own = varcomp[varcomp["term"] == DISPERSION]
+    if own.empty:
+        return fit
+    dispersion = own.set_index(own["variable"].astype(str))["variance"].reindex(fit.variables).to_numpy()
+    return replace(fit, models=(replace(model, size=1 / dispersion[model.features]),))
+
+
+def stored_points(fit: GLMMFit, varcomp: pd.DataFrame) -> FloatArray:
+    """Variances and correlations (G, parameters) from the rows of :func:`varcomp_table` that a result holds of the group."""
+    equations = fit.models[0].rows.equations
+    keyed = varcomp.astype(dict.fromkeys(("variable", "term", "column1", "column2"), str))
+    wide = keyed.set_index(["variable", "term", "column1", "column2"])["variance"]
+    gamma = np.full((len(fit.variables), len(equations.blocks.parameter)), np.nan)
+    for t, basis in enumerate(equations.terms):
+        names = basis.term.columns
+        T = np.empty((len(fit.variables), len(names), len(names)))
+        for i, first in enumerate(names):
+            for j, second in enumerate(names[: i + 1]):
+                pair = (basis.term.group, first, "") if i == j else (basis.term.group, first, second)
+                T[:, i, j] = T[:, j, i] = wide.reindex([(v, *pair) for v in fit.variables]).to_numpy()
+        internal = basis.factor.T @ T @ basis.factor
+        for k in np.flatnonzero(equations.blocks.parameter[:, 0] == t):
+            gamma[:, k] = internal[:, equations.blocks.parameter[k, 1], equations.blocks.parameter[k, 2]]
+    return with_correlations(equations, gamma)

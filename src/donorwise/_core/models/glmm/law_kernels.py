@@ -1,0 +1,143 @@
+"""Loops over features and points: the law of contrasts, and random effects at given variances."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from donorwise._core.models.glmm.kernels import Data, backward, forward, make_found, make_work, mode
+from donorwise._core.models.glmm.lanes import loops
+
+entry = njit(nogil=True, cache=True, error_model="numpy")
+
+_LANES = 64
+
+
+@loops
+def _taken(total, own, size, first, last):
+    """The data of features first..last-1."""
+    K, J = own.shape[0], own.shape[1]
+    part = Data(
+        total[:, first:last].copy(), np.empty((K, J, last - first)), size[first:last].copy(), np.log(size[first:last])
+    )
+    for k in range(K):
+        for j in range(J):
+            part.own[k, j] = own[k, j, first:last]
+    return part
+
+
+@loops
+def _standardise(b, ratio):
+    """Keep the effects (C, q, B) where their standard deviations change by 1 / `ratio` (q,)."""
+    for c in range(b.shape[0]):
+        for i in range(ratio.size):
+            b[c, i] *= ratio[i]
+
+
+@loops
+def _estimates(c, beta, S, centre, scale, work):
+    """Estimate and standard error of a contrast c (p,) for B features, the factor of S being given."""
+    centre[:] = 0.0
+    scale[:] = 0.0
+    for j in range(c.size):
+        work[j] = c[j]
+        centre += c[j] * beta[j]
+    forward(S, work)
+    for j in range(c.size):
+        scale += work[j] * work[j]
+    scale[:] = np.sqrt(scale)
+
+
+@entry
+def evaluate(rows, total, own, size, X, constrained, A, ratios, L, start, null_start, loglik, centre, scale, root):
+    """Restricted log-likelihood at every point, and the law of contrasts there; NaN where Newton's method fails.
+
+    Parameters
+    ----------
+    rows
+        What the features share.
+    total, own
+        Shapes (K, G), (K, J, G).
+    size
+        Shape (G,).
+    X
+        Shape (K, p). Orthonormal columns.
+    constrained
+        Shape (n, K, p - 1). Columns for the coefficients at which each contrast is zero.
+    A
+        Shape (T, K, q). Loadings of the rows on their component's standardised effects, point by point.
+    ratios
+        Shape (T, q). Standard deviations at the point before, relative to those at the point.
+    L
+        Shape (n, p). Contrasts; none, and nothing but the likelihood is worked out.
+    start, null_start
+        Shapes (p, G), (n, p - 1, G). Coefficients to begin with.
+    loglik, centre, scale, root
+        Shapes (T, G), (T, n, G) for the others. Filled.
+    """
+    C, q, p, n = rows.starts.size - 1, A.shape[2], X.shape[1], L.shape[0]
+    for first in range(0, size.size, _LANES):
+        last = min(first + _LANES, size.size)
+        B = last - first
+        data = _taken(total, own, size, first, last)
+        work, null_work = make_work(C, q, p, B), make_work(C, q, p - 1, B)
+        found, null_found, column = make_found(p, B), make_found(p - 1, B), np.empty((p, B))
+        beta, b = start[:, first:last].copy(), np.zeros((C, q, B))
+        null_beta, null_b = null_start[:, :, first:last].copy(), np.zeros((n, C, q, B))
+        for t in range(A.shape[0]):
+            _standardise(b, ratios[t])
+            mode(rows, data, X, A[t], beta, b, work, found)
+            loglik[t, first:last] = found.height - 0.5 * (found.logdet + found.logdet_s)
+            for i in range(n):
+                own_centre = centre[t, i, first:last]
+                _estimates(L[i], beta, found.S, own_centre, scale[t, i, first:last], column)
+                _standardise(null_b[i], ratios[t])
+                mode(rows, data, constrained[i], A[t], null_beta[i], null_b[i], null_work, null_found)
+                ratio = 2.0 * (found.height - null_found.height)
+                for l in range(B):
+                    root[t, i, first + l] = np.sign(own_centre[l]) * np.sqrt(max(ratio[l], 0.0)) + 0.0 * ratio[l]
+
+
+@entry
+def effects(rows, total, own, size, X, A, start, beta, b, variance):
+    """Coefficients and standardised effects at the mode, feature by feature, each at its own variances.
+
+    Parameters
+    ----------
+    A
+        Shape (G, K, q).
+    start
+        Shape (p, G).
+    beta, b, variance
+        Shapes (G, p), (G, C, q), (G, C, q, q). Filled; the covariance of the effects given the coefficients.
+    """
+    C, q, p = rows.starts.size - 1, A.shape[2], X.shape[1]
+    work, found, column = make_work(C, q, p, 1), make_found(p, 1), np.empty((q, 1))
+    for g in range(size.size):
+        own_beta, own_b = start[:, g : g + 1].copy(), np.zeros((C, q, 1))
+        mode(rows, _taken(total, own, size, g, g + 1), X, A[g], own_beta, own_b, work, found)
+        missing = 0.0 * found.height[0]
+        beta[g] = own_beta[:, 0] + missing
+        b[g] = own_b[:, :, 0] + missing
+        for c in range(C):
+            for i in range(q):
+                column[:] = 0.0
+                column[i] = 1.0
+                forward(work.factor[c], column)
+                backward(work.factor[c], column)
+                variance[g, c, i] = column[:, 0]
+
+
+@entry
+def coefficients(rows, total, own, size, X, A, start, beta):
+    """Coefficients (p, G) at the mode, the loadings A (K, q) being those of all features; arguments as for `evaluate`."""
+    C, q, p = rows.starts.size - 1, A.shape[1], X.shape[1]
+    for first in range(0, size.size, _LANES):
+        last = min(first + _LANES, size.size)
+        B = last - first
+        work, found = make_work(C, q, p, B), make_found(p, B)
+        own_beta = start[:, first:last].copy()
+        mode(rows, _taken(total, own, size, first, last), X, A, own_beta, np.zeros((C, q, B)), work, found)
+        for j in range(p):
+            for l in range(B):
+                beta[j, first + l] = own_beta[j, l] + 0.0 * found.height[l]

@@ -1,0 +1,178 @@
+"""Generalised linear mixed models of many features, known by their law on a grid of variances.
+
+y | u is Poisson, negative binomial (variance mu + mu² / size) or binomial, g(mean) = log exposure + x'beta + z'u,
+u ~ N(0, Lambda). Given the variances the likelihood over (u, beta) is approximated about its joint mode (Laplace;
+Breslow and Clayton 1993, JASA 88:9-25, for the restricted form), and the root of a contrast is
+
+    sign(c'b) sqrt(2 (g(b, beta) - max g subject to c'beta = 0)),
+
+a standard normal deviate where c'beta = 0. Half its leverage is added to the counts of every row (to yes and to no), as
+Jeffreys' prior does to those of a saturated log-linear model (Firth 1993, Biometrika 80:27-38): it makes estimates
+finite where all counts are in one arm, and takes away what is discrete about the test of a handful of counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from donorwise._core.design.replicates import between_within_df
+from donorwise._core.models.glmm.axes import axes_of, thinned
+from donorwise._core.models.glmm.grid import GLMMGrid
+from donorwise._core.models.glmm.rows import share_rows
+from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.lmm import components
+
+if TYPE_CHECKING:
+    from donorwise._core.design.design import Design
+    from donorwise._core.models.glmm.axes import Axis
+    from donorwise._core.models.glmm.families import Distribution
+    from donorwise._core.models.glmm.rows import Counts, SharedRows
+    from donorwise._core.models.law import Law
+    from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
+
+_LOWEST, _HIGHEST = 3e-4, 9.0  # variances of the linear predictor besides zero
+_CORRELATIONS = np.array([0.0, -0.8, -0.4, 0.4, 0.8])
+# Points above zero of the axis of a variance where there are so many parameters: of the grid with a shared prior, of
+# a fine one whose best point is the estimate, and those that are worked out.
+_POINTS = {0: (0, 0, 0), 1: (47, 300, 16), 2: (23, 60, 10), 3: (13, 18, 7)}
+MOST_PARAMETERS = 3
+"""Variances and covariances of random effects that a grid can have axes for."""
+_RANK = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class GLMM:
+    """Features with counts in the rows of one design (see :class:`donorwise._core.models.law.Model`).
+
+    Attributes
+    ----------
+    features
+        Shape (G,). Their positions in the fit.
+    rows
+        What they share.
+    counts
+        Their data.
+    size, mean, start
+        Shape (G,): of the negative binomial; what they are ranked by. Shape (G, p): coefficients to begin with.
+    """
+
+    features: IntArray
+    rows: SharedRows
+    counts: Counts
+    size: FloatArray
+    mean: FloatArray
+    start: FloatArray
+
+    named: ClassVar[tuple[str, str]] = ("feature with a response", "features with a response")
+    fallback: ClassVar[str] = "between-within"
+    estimated: ClassVar[None] = None
+    most_learned_from: ClassVar[int] = 1_500
+
+    @property
+    def design(self) -> Design:
+        """The design, whose patterns are the rows."""
+        return self.rows.design
+
+    @property
+    def distribution(self) -> Distribution:
+        """The family."""
+        return self.counts.distribution
+
+    @property
+    def n_obs(self) -> int:
+        """Cells."""
+        return int(self.counts.n_obs.sum())
+
+    @property
+    def unmoderated(self) -> str:
+        """Why the variances cannot lie on a grid; empty where they can."""
+        n = len(self._parameters)
+        if 1 <= n <= MOST_PARAMETERS:
+            return ""
+        return f"moderation covers one to three variances and covariances of random effects and the model has {n}"
+
+    @property
+    def usable(self) -> IntArray:
+        """Positions of the features that have a law: all of them."""
+        return np.arange(self.features.size)
+
+    @property
+    def _parameters(self) -> IntArray:
+        """Term, row and column of every parameter of the random part."""
+        return self.rows.equations.blocks.parameter
+
+    @property
+    def are_variances(self) -> BoolArray:
+        """Whether each parameter is a variance, and no correlation."""
+        return np.asarray(self._parameters[:, 1] == self._parameters[:, 2])
+
+    def status(self, L: FloatArray) -> StrArray:
+        """Status of every feature and contrast (n, p), (G, n)."""
+        few = between_within_df(self.design, self.n_obs, L) < 1
+        status = np.where(self.separated(L), "separated", "ok")
+        return np.where(few, "too_few_donors", status).astype(STATUS_DTYPE)
+
+    def separated(self, L: FloatArray) -> BoolArray:
+        """Whether the rows that are neither all failures nor all successes do not tell a contrast (n, p), (G, n)."""
+        X, turned = self.rows.of_patterns, self.rows.equations.turned(L)
+        total = self.counts.sums()
+        inside = (total > 0) & (total < self.counts.most)
+        gram = np.einsum("gk,kp,kr->gpr", inside.astype(np.float64), X, X, optimize=True)
+        values, vectors = np.linalg.eigh(gram / np.trace(X.T @ X))
+        missing = np.where((values <= _RANK)[:, None, :], vectors, 0.0)
+        lost = np.einsum("np,gpr->gnr", turned, missing)
+        size = np.linalg.norm(turned, axis=1)
+        return np.asarray(np.linalg.norm(lost, axis=2) > np.sqrt(_RANK) * size)
+
+    def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """Names of the parameters, and what takes each to that of the column as the formula has it."""
+        terms = self.rows.equations.terms
+        named = [(components.parameter_name(terms[t], i, j), terms[t].scale[i]) for t, i, j in self._parameters]
+        return tuple(name for name, _ in named), tuple(float(scale) ** 2 for _, scale in named)
+
+    def largest(self) -> FloatArray:
+        """Zeros: the axes are the same for all data."""
+        return np.zeros(len(self._parameters))
+
+    def axes(self, largest: FloatArray) -> list[FloatArray]:
+        """Grid of every parameter: variances, and correlations."""
+        return self._axes(0)
+
+    def fine_axes(self) -> list[FloatArray]:
+        """Finer grids, whose best point is the estimate."""
+        return self._axes(1)
+
+    def _axes(self, kind: int) -> list[FloatArray]:
+        n = _POINTS[min(len(self._parameters), MOST_PARAMETERS)][kind]
+        variances = np.concatenate([[0.0], np.geomspace(_LOWEST, _HIGHEST, n)])
+        return [variances if i == j else _CORRELATIONS for _, i, j in self._parameters]
+
+    def on(self, points: FloatArray, L: FloatArray | None = None) -> GLMMGrid:
+        """The model at variances and correlations (K, parameters), for contrasts (n, p)."""
+        equations = self.rows.equations
+        turned = np.empty((0, equations.p)) if L is None else np.ascontiguousarray(equations.turned(L))
+        return GLMMGrid(self, points, turned, self._thinned(points))
+
+    def _thinned(self, points: FloatArray) -> tuple[Axis, ...]:
+        axes = axes_of(points)
+        most = _POINTS[min(len(self._parameters), MOST_PARAMETERS)][2]
+        return () if axes is None else tuple(thinned(axis, most) for axis in axes)
+
+    def law(self, points: FloatArray, L: FloatArray) -> Law:
+        """The law of all features at variances and correlations (K, parameters)."""
+        return self.on(points, L).law(self.usable)
+
+    def with_cells(self, factor: FloatArray) -> GLMM:
+        """The same rates, had every row `factor` (K,) times its cells."""
+        counts = self.counts.scaled(factor)
+        return replace(self, counts=counts, rows=share_rows(self.design, counts))
+
+    def take(self, at: IntArray) -> GLMM:
+        """The model of some of its features."""
+        return replace(
+            self, features=self.features[at], counts=self.counts.take_features(at), size=self.size[at],
+            mean=self.mean[at], start=self.start[at],
+        )  # fmt: skip
