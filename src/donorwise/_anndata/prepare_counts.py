@@ -18,8 +18,8 @@ from donorwise._anndata import (
 from donorwise._anndata.exposure import check_responses, exposure_of, said_of, trials_of
 from donorwise._anndata.prepare import check_random
 from donorwise._anndata.roles import known_columns, known_donor, said_of_labels, with_labels
-from donorwise._core.cells.counts import choose_tails, largest_value
 from donorwise._core.cells.nodes import choose_nodes
+from donorwise._core.cells.tails import choose_tails, largest_value
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options

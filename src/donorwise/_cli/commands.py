@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from donorwise._anndata import symbols_of
+from donorwise._anndata.collapsed_counts import check_glmm
 from donorwise._anndata.identity import check_cells, check_files
 from donorwise._anndata.origin import COLLAPSED, is_collapsed
 from donorwise._batch.files import (
@@ -81,8 +82,12 @@ def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
 @click.option("--layer", help="Layer to collapse; X if absent.")
 @options.add(options.LOG_BASE)
 @click.option(
-    "--counts-layer", help="Layer of raw counts, for donorwise pseudobulk; --log-depth takes counts if absent."
+    "--counts-layer", help="Layer of raw counts, for donorwise pseudobulk and glmm; --log-depth takes counts if absent."
 )
+@click.option(
+    "--glmm", metavar="A,B,…", callback=options.split_names, default="",
+    help="Families of donorwise glmm that need more than sums of the counts: nb, cloglog; none if absent.",
+)  # fmt: skip
 @options.add(options.MASK_VAR, options.LOG_DEPTH, options.N_JOBS, *_RUN_COHORTS)
 @click.pass_context
 def collapse(ctx: click.Context, /, **given: Any) -> None:
@@ -91,8 +96,9 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
     from donorwise._batch.cohorts import add_log_depth, collapse_sources, survey
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    names = ("by", "covariates", "layer", "log_base", "counts_layer", "mask_var", "n_jobs")
+    names = ("by", "covariates", "layer", "log_base", "counts_layer", "glmm", "mask_var", "n_jobs")
     chosen = {name: given[name] for name in names}
+    check_glmm(given["glmm"], given["counts_layer"])
     given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     check_files(given["source"])
     seen = {"columns": given["by"], "layer": given["layer"], "block_size": given["block_size"]}

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.cells.counts import choose_tails, count_cells, largest_value
+from donorwise._core.cells.counts import bytes_of_counts, count_cells
+from donorwise._core.cells.tails import choose_tails, largest_value
 from donorwise._core.engine.sources import Source
 from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from donorwise._core.cells.counts import Counted, Tails
+    from donorwise._core.cells.counts import Counted
     from donorwise._core.cells.nodes import Nodes
+    from donorwise._core.cells.tails import Tails
     from donorwise._core.design.design import Design
     from donorwise._core.engine.tasks import Task
     from donorwise._core.models.glmm.families import Distribution
@@ -152,8 +154,9 @@ class CellCountSource(Source[CountStatistics]):
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
         n = sum(task.design.n_patterns for task in tasks if task.design is not None)
-        nodes = 0 if self.nodes is None else self.nodes.at.size
-        return 8 * n * n_features * (1 + nodes + (0 if self.tails is None else self.tails.values.size))
+        n_nodes = 0 if self.nodes is None else self.nodes.at.size
+        n_tails = 0 if self.tails is None else self.tails.values.size
+        return bytes_of_counts(n, n_features, n_nodes, n_tails)
 
 
 def _rows_of(matrix: Any, rows: IntArray, features: IntArray | None) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.engine.tables import FIXED, RESIDUAL, component_rows, term_labels
+from donorwise._core.engine.tables import FIXED, RESIDUAL, component_rows, components, components_table, term_labels
 from donorwise._core.models.glmm.effects import coefficients, modes, random_effects
 from donorwise._core.models.glmm.fit import feature_blocks
 from donorwise._core.models.lmm.components import covariances, relative_covariance, with_correlations, with_covariances
@@ -24,23 +24,13 @@ _LATENT = {"logit": np.pi**2 / 3, "cloglog": np.pi**2 / 6}
 
 def varcomp_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
     """Variances and covariances of the terms at variances and correlations (G, parameters), and the dispersion."""
-    model, rows = fit.models[0], component_rows(fit.design)[:-1]
+    model, rows = fit.models[0], component_rows(fit.design)
     gamma = with_covariances(model.rows.equations, points[model.features])
-    values, sds = [], []
-    for T in covariances(model.rows.equations, gamma):
-        sd = np.sqrt(np.clip(np.einsum("gii->gi", T), 0, None))
-        r = T.shape[1]
-        pairs = [(i, j) for i in range(r) for j in range(i + 1, r)]
-        values += [*(T[:, i, i] for i in range(r)), *(T[:, j, i] for i, j in pairs)]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sds += [*(sd[:, i] for i in range(r)), *(T[:, j, i] / (sd[:, i] * sd[:, j]) for i, j in pairs)]
+    values, sds = components(covariances(model.rows.equations, gamma), model.features.size)
     if model.distribution.dispersed:
-        rows, values, sds = [*rows, (DISPERSION, "", "")], [*values, 1 / model.size], [*sds, model.size**-0.5]
-    term, first, second = (np.tile(c, len(fit.variables)) for c in zip(*rows, strict=True))
-    variable = np.repeat(np.array(fit.variables, dtype=object), len(rows))
-    columns = {"variable": variable, "term": term, "column1": first, "column2": second}
-    spread = [fit.spread(np.stack(own, axis=1)).ravel() for own in (values, sds)]
-    return pd.DataFrame(columns | {"variance": spread[0], "sd": spread[1]})
+        rows = [*rows, (DISPERSION, "", "")]
+        values, sds = np.column_stack([values, 1 / model.size]), np.column_stack([sds, model.size**-0.5])
+    return components_table(fit.variables, rows, fit.spread(values), fit.spread(sds))
 
 
 def partition_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:

@@ -96,14 +96,15 @@ class LogRateFit:
         return out
 
 
-def check_counts(matrix: Any, text: str) -> None:
-    """Raise unless every value is a whole number, zero or more.
+def check_counts(matrix: Any, text: str) -> float:
+    """The largest value; raise unless every one is a whole number, zero or more.
 
     Raises
     ------
     DataError
         Says what was found, and where counts usually are.
     """
+    largest = 0.0
     for chunk in stored_values(matrix):
         whole = (chunk >= 0) & np.isfinite(chunk) & (chunk == np.floor(chunk)) if chunk.dtype.kind in "fiu" else False
         bad = np.broadcast_to(~np.asarray(whole), chunk.shape)
@@ -113,6 +114,8 @@ def check_counts(matrix: Any, text: str) -> None:
                 "whole numbers, zero or more; name the layer that holds them with layer=, or fit these values with "
                 "dw.tl.lmm."
             )
+        largest = max(largest, float(chunk.max(initial=0)))
+    return largest
 
 
 def fit_units(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Values(NamedTuple):
-    """Of G features in K rows: `total` (G, K) and `own` (G, K, J), see the families."""
+    """Of G features in K rows: `total` (K, G) and `own` (K, J, G), see the families."""
 
     total: FloatArray
     own: FloatArray
@@ -151,11 +151,11 @@ class SharedRows:
 
     def prepared(self, values: Values) -> Values:
         """The values in order, with the prior counts, which lie on the nodes as the exposure does."""
-        total, own = values.total[:, self.order], values.own[:, self.order]
+        total, own = values.total[self.order], values.own[self.order]
         if self.kernel.code != CLOGLOG:
-            total = total + self.prior_counts
-        if own.shape[2]:
-            own = own + self._on_nodes
+            total = total + self.prior_counts[:, None]
+        if own.shape[1]:
+            own = own + self._on_nodes[:, :, None]
         return Values(np.ascontiguousarray(total), np.ascontiguousarray(own))
 
     @cached_property
