@@ -284,6 +284,48 @@ class DonorwiseAccessor:
             copy=copy,
         )
 
+    def composition(
+        self,
+        formula: str,
+        *,
+        cell_type: str | None = None,
+        sample: str | None = None,
+        groupby: GroupBy = None,
+        contrasts: Any = None,
+        ddf: GlmmDdf = "moderated",
+        key_added: str = "composition",
+        n_jobs: int | None = None,
+        progress: bool = True,
+        copy: bool = False,
+    ) -> ad.AnnData | None:
+        """Test whether cell types have other shares of the samples.
+
+        Parameters, results and errors are those of :func:`donorwise.tl.composition`.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> adata.donorwise.composition("~ condition + (1 | donor_id)", progress=False)
+        >>> len(dw.get.tests(adata, key="composition"))
+        3
+        """
+        from donorwise.tl import composition
+
+        return composition(
+            self._adata,
+            formula,
+            cell_type=cell_type,
+            sample=sample,
+            groupby=groupby,
+            contrasts=contrasts,
+            ddf=ddf,
+            key_added=key_added,
+            n_jobs=n_jobs,
+            progress=progress,
+            copy=copy,
+        )
+
     def __repr__(self) -> str:
         n_cells = slots.cell_count(self._adata)
         rows = f" (collapsed to {self._adata.n_obs:,} rows)" if slots.is_collapsed(self._adata) else ""

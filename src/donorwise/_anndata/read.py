@@ -69,6 +69,11 @@ class Results:
         """Whether counts in units of cells were modelled: the estimates are differences of log rates."""
         return bool(self.params["observations"] == "units")
 
+    @property
+    def aligned_to_var(self) -> bool:
+        """Whether the variables are names of ``adata.var``."""
+        return _aligned_to_var(self.params)
+
 
 def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
     """Read the result stored as ``adata.uns[key]``.

@@ -13,6 +13,7 @@ from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read
 from donorwise._anndata.exposure import is_total
 from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm
+from donorwise._anndata.prepare_composition import assemble_composition
 from donorwise._anndata.prepare_counts import assemble_glmm
 from donorwise._anndata.prepare_units import assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._anndata.read import check_has_cells
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from donorwise._anndata.read import Results
     from donorwise._anndata.response import Response
     from donorwise._core.engine.analysis import Analysis, F
+    from donorwise._core.engine.composition import CompositionAnalysis
     from donorwise._core.engine.glmm import GlmmAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
@@ -149,6 +151,22 @@ def _of_units(
     return replace(made, factors=_stored_factors(made, read_results(adata, key).size_factors, key))
 
 
+def _of_shares(
+    adata: ad.AnnData,
+    response: Response,
+    params: dict[str, Any],
+    weights: FloatArray | None,
+    key: str,
+    n_jobs: int | None,
+) -> CompositionAnalysis:
+    _weights(params, weights, key)
+    made = assemble_composition(
+        adata, params["formula"], response, cell_type=params["cell_type"], sample=params["sample"],
+        groupby=group_columns(params["groupby"]), options=Options(params["ddf"]), n_jobs=n_jobs,
+    )  # fmt: skip
+    return replace(made, donor=params["donor"])
+
+
 def _stored_factors(made: PseudobulkAnalysis, stored: pd.DataFrame | None, key: str) -> FloatArray:
     """What the depths of all units were multiplied by, so that fewer genes or donors do not change it."""
     out = np.ones(len(made.units.table))
@@ -210,7 +228,9 @@ def _column(adata: ad.AnnData, params: dict[str, Any], name: str, key: str) -> s
     return text or None
 
 
-_AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units, "counts": _of_counts}
+_AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {
+    "cells": _of_cells, "units": _of_units, "counts": _of_counts, "shares": _of_shares,
+}  # fmt: skip
 
 
 def fit_group(made: Analysis[Any, F], group: str) -> F:
@@ -253,8 +273,13 @@ def counts_again(adata: ad.AnnData, stored: Results, names: list[str], key: str)
     return _of_counts(adata, response_of(adata, stored.params["response"], names), stored.params, None, key, 1)
 
 
+def shares_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> CompositionAnalysis:
+    """The models of a stored result for a few cell types, on the cells or collapsed rows that there are now."""
+    return _of_shares(adata, response_of(adata, stored.params["response"], names), stored.params, None, key, 1)
+
+
 _FEW: dict[str, Callable[..., Analysis[Any, Any]]] = {
-    "cells": cells_again, "units": units_again, "counts": counts_again,
+    "cells": cells_again, "units": units_again, "counts": counts_again, "shares": shares_again,
 }  # fmt: skip
 
 

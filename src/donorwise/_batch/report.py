@@ -95,6 +95,8 @@ def _params(path: Path) -> dict[str, Any]:
 
 def _response(options: dict[str, Any]) -> str:
     """What was tested, as params say it, from the options of the command."""
+    if "cell_type" in options:
+        return f"{keys.LABELS_PREFIX}{options['cell_type'] or 'cell types'}"
     if options.get("obsm"):
         return f"{keys.OBSM_PREFIX}{options['obsm']}"
     if options.get("obs_keys"):

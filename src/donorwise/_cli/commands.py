@@ -1,4 +1,4 @@
-"""The commands that analyse: audit, collapse, merge, lmm, glmm, pseudobulk, report."""
+"""The commands that analyse: audit, collapse, merge, lmm, glmm, composition, pseudobulk, report."""
 
 from __future__ import annotations
 
@@ -258,6 +258,29 @@ def glmm(ctx: click.Context, /, **given: Any) -> None:
         )
         chosen, options = {name: given[name] for name in names}, Options(given["ddf"])
         return prepare_glmm(adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen)
+
+    _run(ctx, given, prepare)
+
+
+@click.command()
+@options.add(options.SOURCE, options.FORMULA, options.GROUPBY, options.CONTRAST)
+@click.option("--cell-type", metavar="COLUMN", help="Column of obs with the types, if its name does not tell.")
+@click.option("--sample", metavar="COLUMN", help="Column of obs with the samples, if its name does not tell.")
+@click.option("--ddf", type=click.Choice(GLMM_DDF), default="moderated", show_default=True, help="Degrees of freedom.")
+@options.add(options.DONOR, *_RUN)
+@click.pass_context
+def composition(ctx: click.Context, /, **given: Any) -> None:
+    """Test whether cell types have other shares of the samples of SOURCE (.h5ad or .zarr)."""
+
+    def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
+        from donorwise._anndata.prepare_composition import prepare_composition
+        from donorwise._core.engine.analysis import Options
+
+        chosen = {name: given[name] for name in ("cell_type", "sample", "n_jobs")}
+        options = Options(given["ddf"])
+        return prepare_composition(
+            adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen
+        )
 
     _run(ctx, given, prepare)
 

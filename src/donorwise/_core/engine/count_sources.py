@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.cells.counts import bytes_of_counts, count_cells
+from donorwise._core.cells.counts import Counted, bytes_of_counts, count_cells
 from donorwise._core.cells.tails import choose_tails, largest_value
 from donorwise._core.engine.sources import Source
 from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
@@ -16,7 +16,6 @@ from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from donorwise._core.cells.counts import Counted
     from donorwise._core.cells.nodes import Nodes
     from donorwise._core.cells.tails import Tails
     from donorwise._core.design.design import Design
@@ -157,6 +156,46 @@ class CellCountSource(Source[CountStatistics]):
         n_nodes = 0 if self.nodes is None else self.nodes.at.size
         n_tails = 0 if self.tails is None else self.tails.values.size
         return bytes_of_counts(n, n_features, n_nodes, n_tails)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSource(Source[CountStatistics]):
+    """Cells with each label (successes) out of those of a pattern (trials).
+
+    Attributes
+    ----------
+    matrix
+        Shape (N,). Label of each cell, the features being positions in `n_labels` of them.
+    distribution
+        The family.
+    n_labels
+        Number of labels.
+    """
+
+    from_cells = False
+
+    distribution: Distribution
+    n_labels: int
+
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[CountStatistics | None]:
+        """See :class:`Source`."""
+        return [None if task.design is None else self._of(task.design) for task in tasks]
+
+    def _of(self, design: Design) -> CountStatistics:
+        used = np.flatnonzero(design.codes >= 0)
+        places = design.codes[used].astype(np.int64) * self.n_labels + self.matrix[used]
+        shape = design.n_patterns, self.n_labels
+        table = np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
+        total = (table if self.features is None else table[:, self.features]).astype(np.float64)
+        n_obs, none = table.sum(axis=1), np.zeros((shape[0], 0, total.shape[1]))
+        counted = Counted(n_obs, n_obs.astype(np.float64), np.zeros((shape[0], 0)), total, none, none)
+        return CountStatistics(design, PatternCounts(self.distribution, counted, np.empty(0), np.empty(0)))
+
+    def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
+        """See :class:`Source`."""
+        return 8 * self.n_labels * sum(task.design.n_patterns for task in tasks if task.design is not None)
 
 
 def _rows_of(matrix: Any, rows: IntArray, features: IntArray | None) -> Any:
