@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from donorwise._core.design.replicates import find_donors
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from donorwise._core.models.glmm.families import Distribution
-    from donorwise._typing import FloatArray, StrArray
+    from donorwise._typing import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +71,7 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
         name = self.tasks[number].name
         ddf, note = ddf_used(fit, self.options.ddf)
         tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
-        numbers = _open_intervals(tested.numbers, tested.status) | {"log_fc": tested.log_fc}
+        numbers = tested.numbers | {"log_fc": tested.log_fc}
         table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
         partition = partition_table(fit, tested.variances)
         return Tables(
@@ -118,10 +117,3 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
             "trials": self.trials,
             "detected": self.detected,
         }
-
-
-def _open_intervals(numbers: dict[str, FloatArray], status: StrArray) -> dict[str, FloatArray]:
-    """Numbers (n, G) whose intervals have no end on the side of an arm without a response."""
-    separated, below = status == "separated", numbers["estimate"] < 0
-    low = np.where(separated & below, -np.inf, numbers["ci_low"])
-    return numbers | {"ci_low": low, "ci_high": np.where(separated & ~below, np.inf, numbers["ci_high"])}
