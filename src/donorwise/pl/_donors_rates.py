@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _PER = 1e4  # counts of a cell that rates are per, where exposures are totals
 _HALF = 0.5  # counts, or answers on either side, that a donor is taken to have besides its own
-_STEPS = (1.0, 2.0, 5.0)
+_STEPS = ((1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), (1.0,))
 _SHARES = np.array([0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999])
 _FEWEST, _MOST = 3, 7  # ticks
 _WIDE = 4.0  # largest over smallest rate, from which ticks are 1, 2, 5
@@ -89,14 +89,12 @@ class Predicted:
 
 def rate_ticks(low: float, high: float) -> FloatArray:
     """Round rates between two ends: 1, 2, 5 and so on where these are far apart."""
+    even = _inside(np.asarray(MaxNLocator(5).tick_values(low, high)), low, high)
     if high < _WIDE * low:
-        return _inside(np.asarray(MaxNLocator(5).tick_values(low, high)), low, high)
-    powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    for steps in (_STEPS, _STEPS[:1]):
-        found = _inside(np.sort(np.outer(10.0**powers, steps).ravel()), low, high)
-        if _FEWEST <= found.size <= _MOST:
-            return found
-    return found if found.size else _inside(np.asarray(MaxNLocator(5).tick_values(low, high)), low, high)
+        return even
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    tried = (_inside(np.sort(np.outer(powers, steps).ravel()), low, high) for steps in _STEPS)
+    return next((found for found in tried if _FEWEST <= found.size <= _MOST), even)
 
 
 def share_ticks(low: float, high: float) -> FloatArray:
