@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from donorwise._typing import ALL
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from donorwise._core.design.depth import Depth
     from donorwise._core.design.design import Design
     from donorwise._core.engine.glmm import GlmmAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
@@ -35,6 +36,11 @@ _COMPOSITION = (
 )
 _CORRECTED = "That is left after normalize={!r}: most genes may differ, or too few have the counts to be compared."
 _ENOUGH_GENES, _FAR, _SEEN = 200, 0.3, 0.05  # tests; spreads; log2 units that are worth a word
+_FEW_TRIALS = 5
+_HANDFUL = (
+    "Half of the levels of `{}` have {:.0f} cells or fewer, each of them yes or no: what levels differ by can hardly be told "
+    "from chance, and tests lean on the prior that features share."
+)
 _SINGLE_CELLS = (
     "Most units are a single cell, so the noise between cells cannot be told from the differences between units."
 )
@@ -47,6 +53,7 @@ def of_cells(
     scale: str,
     depth: FloatArray | None,
     roles: Mapping[str, str],
+    depth_in: Depth = "values",
 ) -> tuple[str, ...]:
     """Values that are no logarithms, the serious findings of the audit, groups with few donors, and cells left out.
 
@@ -62,13 +69,16 @@ def of_cells(
         Shape (N,). Sequencing depth of each cell, if known.
     roles
         Columns of the sample and of the batch, where known.
+    depth_in
+        How the model takes depth.
     """
     tasks, obs, donor = analysis.tasks, analysis.obs, analysis.donor
+    about: dict[str, Any] = {"depth": depth, "donor": donor, **roles, "depth_in": depth_in}
     found = [_RAW_COUNTS.format(analysis.response)] if raw_counts else [scale] if scale else []
     if len(tasks) == 1 and tasks[0].design is not None:
-        found += audit_design(tasks[0].design, obs, depth=depth, donor=donor, **roles).warnings
+        found += audit_design(tasks[0].design, obs, **about).warnings
     else:
-        whole = audit(analysis.formula, obs, depth=depth, donor=donor, **roles)
+        whole = audit(analysis.formula, obs, **about)
         # without donors all cells together have no design
         overall = whole.warnings if whole.n_donors else ()
         found += [*overall, *_by_group(tasks, lambda design: few_donors(design, obs, donor), overall)]
@@ -80,9 +90,26 @@ def of_cells(
     return (*found, *_cells_left_out(n_dropped, analysis.n_cells, missing))
 
 
-def of_counts(analysis: GlmmAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
-    """The serious findings of the audit, groups with few donors, and cells left out."""
-    return of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles)
+def of_counts(
+    analysis: GlmmAnalysis, *, of_genes: bool, depth: FloatArray | None, roles: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The serious findings of the audit, groups with few donors, cells left out, and too few of them for yes and no.
+
+    `of_genes` says whether responses are those of genes, whose counts depend on the `depth` of cells, (N,) if known.
+    """
+    depth_in = analysis.distribution.depth_in(of_genes=of_genes, exposure=bool(analysis.exposure))
+    found = of_cells(analysis, raw_counts=False, scale="", depth=depth, roles=roles, depth_in=depth_in)
+    return (
+        *found,
+        *([] if analysis.distribution.counts or analysis.trials else _by_group(analysis.tasks, _few_trials)),
+    )
+
+
+def _few_trials(design: Design) -> list[str]:
+    """Levels of a random term of which most have a handful of cells, each of them yes or no."""
+    cells, worst = design.codes[design.codes >= 0], max(design.random_terms, key=lambda term: len(term.levels))
+    n = float(np.median(np.bincount(worst.codes[cells], minlength=len(worst.levels))))
+    return [_HANDFUL.format(worst.group, n)] if n < _FEW_TRIALS else []
 
 
 def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[str, str]) -> tuple[str, ...]:
