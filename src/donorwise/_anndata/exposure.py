@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray, FloatArray
 
-TOTAL = "total counts"
+TOTAL = "<total counts of {} features>"
 """What params call the exposure that is each cell's total."""
+_IS_TOTAL = re.compile(re.escape(TOTAL).replace(r"\{\}", r"\d+"))
 _ALIKE = 0.9  # correlation with the totals, or their logarithms, above which a number is made of them
 _ELASTIC = 0.5  # of a number that grows as the totals do it is 1; of their logarithms about 1 / 7
 _RAW_OFFSET = "if these are depths or size factors, give them as exposure=, or their logarithm as offset=."
@@ -31,9 +33,19 @@ class Measured(NamedTuple):
     text: str
 
 
+def is_total(text: str) -> bool:
+    """Whether params mean each cell's total by this."""
+    return _IS_TOTAL.fullmatch(text) is not None
+
+
+def said_of(given: Any) -> str:
+    """What params say of a column of obs, of an array, or of nothing."""
+    return "" if given is None else given if isinstance(given, str) else keys.ARRAY_WEIGHTS
+
+
 def numbers_of(obs: pd.DataFrame, given: Any, name: str, used: BoolArray) -> Measured:
     """A column of obs or an array as numbers (N,), finite where cells are in use, and 1 elsewhere."""
-    text = given if isinstance(given, str) else keys.ARRAY_WEIGHTS
+    text = said_of(given)
     if isinstance(given, str):
         if given not in obs.columns:
             raise DataError(
@@ -80,6 +92,8 @@ def given_exposure(
 ) -> Exposure:
     """What is known of exposures before any value is read.
 
+    The text is of the exposure alone; the values are with the offset.
+
     Raises
     ------
     DataError
@@ -97,8 +111,12 @@ def given_exposure(
     return Exposure(own, added)
 
 
-def exposure_of(obs: pd.DataFrame, given: Exposure, used: BoolArray, total: FloatArray | None) -> Measured:
+def exposure_of(
+    obs: pd.DataFrame, given: Exposure, used: BoolArray, total: FloatArray | None, n_features: int
+) -> Measured:
     """Exposures (N,): as given, or the total counts of each cell; ones where there are neither.
+
+    The text is of the exposure alone; the values are with the offset.
 
     Parameters
     ----------
@@ -106,6 +124,8 @@ def exposure_of(obs: pd.DataFrame, given: Exposure, used: BoolArray, total: Floa
         The cells, what was given for them, and which of them are in use.
     total
         Shape (N,). Their total counts; None where these say nothing of the exposure.
+    n_features
+        Features that these are of.
 
     Raises
     ------
@@ -120,12 +140,12 @@ def exposure_of(obs: pd.DataFrame, given: Exposure, used: BoolArray, total: Floa
     if own is None and added is None and total is not None:
         empty = used & (total <= 0)
         refuse(obs, empty, "There are no counts at all, and so no exposure,", "filter them out, or give exposure=")
-        own = Measured(np.where(used, total, 1.0), TOTAL)
+        own = Measured(np.where(used, total, 1.0), TOTAL.format(n_features))
     if own is None:
         own = Measured(np.ones(len(obs)), "")
     if added is None:
         return own
-    return Measured(own.values * np.exp(added.values), " + ".join(filter(None, (own.text, f"offset {added.text}"))))
+    return Measured(own.values * np.exp(added.values), own.text)
 
 
 def _check_not_logged(values: FloatArray, total: FloatArray) -> None:

@@ -16,12 +16,13 @@ from donorwise._anndata import (
     keys,
     resolve_response,
 )
-from donorwise._anndata.exposure import check_exposed, exposure_of, given_exposure, trials_of
-from donorwise._anndata.prepare import audit_cells, check_random
+from donorwise._anndata.exposure import exposure_of, given_exposure, said_of, trials_of
+from donorwise._anndata.prepare import check_random
 from donorwise._anndata.roles import known_columns, known_donor, said_of_labels, with_labels
-from donorwise._anndata.values import examine_responses, said_of_values
-from donorwise._core.cells.counts import choose_tails
+from donorwise._anndata.values import examine_responses
+        warnings=said_of_values(response, kind, seen),
 from donorwise._core.cells.nodes import choose_nodes
+from donorwise._core.cells.tails import choose_tails
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
@@ -122,7 +123,7 @@ def assemble_glmm(
         adata, obs, response, kind, used, m, detected=detected, whole=of_depth and given == (None, None),
         n_jobs=pass_jobs(n_jobs),
     )  # fmt: skip
-    e = exposure_of(obs, given, used, seen.total if of_depth else None)
+    e = exposure_of(obs, given, used, seen.total if of_depth else None, response.matrix.shape[1])
     low, high = np.log([e.values[used].min(), e.values[used].max()])
     nodes = choose_nodes(low, high, kind.smooth) if kind.smooth else None
     tails = choose_tails(float(seen.largest[used].max())) if kind.dispersed else None
@@ -135,7 +136,8 @@ def assemble_glmm(
         log_base=math.e if kind.of_rates else math.nan, weights=keys.NO_WEIGHTS, variables=response.variables,
         source=source, obs=obs, n_cells=len(obs), tasks=tasks, donor=known_donor(adata, roles, parsed),
         options=options or Options(), n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), distribution=kind,
-        exposure=e.text, trials=m.text, detected=detected, names=tuple(names), contrasts=tuple(asked),
+        exposure=e.text, offset=said_of(offset), trials=m.text, detected=detected, names=tuple(names),
+        contrasts=tuple(asked),
         warnings=said_of_values(response, kind, seen),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from donorwise._anndata import keys
+from donorwise._anndata.labels import read_labels
 from donorwise._anndata.obs import obs_frame, suggest
 from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.scale import are_counts, check_log_base, find_log_base, remark_on
@@ -122,6 +123,8 @@ def response_of(adata: ad.AnnData, text: str, variables: Sequence[str]) -> Respo
         return resolve_response(adata, obs_keys=list(variables))
     if text.startswith(keys.OBSM_PREFIX):
         response = resolve_response(adata, obsm=text.removeprefix(keys.OBSM_PREFIX))
+    elif text.startswith(keys.LABELS_PREFIX):
+        response = labels_response(adata, text.removeprefix(keys.LABELS_PREFIX))
     else:
         layer = text.removeprefix(keys.LAYER_PREFIX) if text.startswith(keys.LAYER_PREFIX) else None
         response = resolve_response(adata, layer=layer)
@@ -131,6 +134,23 @@ def response_of(adata: ad.AnnData, text: str, variables: Sequence[str]) -> Respo
             raise DataError(f"{text} has no variable {variable!r}. {suggest(variable, columns)}")
     features = np.array([columns[v] for v in variables], dtype=np.int64)
     return Response(response.matrix, tuple(variables), features, text, response.aligned_to_var, response.log_base)
+
+
+def labels_response(adata: ad.AnnData, column: str) -> Response:
+    """The labels of a column of obs as variables, 1 in the rows that have them, and missing where the label is.
+
+    Raises
+    ------
+    DesignError, DataError
+        See :func:`read_labels`.
+    """
+    names, codes = read_labels(adata, column)
+    known, missing = np.flatnonzero(codes >= 0), np.flatnonzero(codes < 0)
+    rows = np.concatenate([known, np.repeat(missing, len(names))])
+    columns = np.concatenate([codes[known], np.tile(np.arange(len(names)), missing.size)])
+    values = np.where(np.arange(rows.size) < known.size, 1.0, np.nan)
+    matrix = sp.csr_matrix((values, (rows, columns)), shape=(codes.size, len(names)))
+    return Response(matrix, names, None, f"{keys.LABELS_PREFIX}{column}", False, float("nan"))
 
 
 def column_values(response: Response) -> FloatArray:

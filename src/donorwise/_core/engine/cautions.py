@@ -10,6 +10,7 @@ import pandas as pd
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, unequal_arms
 from donorwise._core.design.disguise import batch_as_number, kept_as_text
 from donorwise._core.design.people import Named, about_names
+from donorwise._core.design.shares import coarser
 from donorwise._core.engine.unit_replicates import replicates_of_units
 from donorwise._typing import ALL
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.depth import Depth
     from donorwise._core.design.design import Design
+    from donorwise._core.engine.composition import CompositionAnalysis
     from donorwise._core.engine.glmm import GlmmAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
@@ -54,6 +56,7 @@ def of_cells(
     depth: FloatArray | None,
     roles: Mapping[str, str],
     depth_in: Depth = "values",
+    missing: str = "a variable of the formula or the group is missing",
 ) -> tuple[str, ...]:
     """Values that are no logarithms, the serious findings of the audit, groups with few donors, and cells left out.
 
@@ -71,6 +74,8 @@ def of_cells(
         Columns of the sample and of the batch, where known.
     depth_in
         How the model takes depth.
+    missing
+        Why cells are left out.
     """
     tasks, obs, donor = analysis.tasks, analysis.obs, analysis.donor
     about: dict[str, Any] = {"depth": depth, "donor": donor, **roles, "depth_in": depth_in}
@@ -86,7 +91,6 @@ def of_cells(
     n_used = sum(int((d.codes >= 0).sum()) for d in designs)
     n_unfitted = analysis.n_cells - n_used - sum(d.n_dropped for d in designs)
     n_dropped = analysis.n_cells - n_used - (n_unfitted if len(designs) < len(tasks) else 0)
-    missing = "a variable of the formula or the group is missing"
     return (*found, *_cells_left_out(n_dropped, analysis.n_cells, missing))
 
 
@@ -97,7 +101,7 @@ def of_counts(
 
     `of_genes` says whether responses are those of genes, whose counts depend on the `depth` of cells, (N,) if known.
     """
-    depth_in = analysis.distribution.depth_in(of_genes=of_genes, exposure=bool(analysis.exposure))
+    depth_in = analysis.distribution.depth_in(of_genes=of_genes, exposure=bool(analysis.exposure or analysis.offset))
     found = of_cells(analysis, raw_counts=False, scale="", depth=depth, roles=roles, depth_in=depth_in)
     return (
         *found,
@@ -110,6 +114,18 @@ def _few_trials(design: Design) -> list[str]:
     cells, worst = design.codes[design.codes >= 0], max(design.random_terms, key=lambda term: len(term.levels))
     n = float(np.median(np.bincount(worst.codes[cells], minlength=len(worst.levels))))
     return [_HANDFUL.format(worst.group, n)] if n < _FEW_TRIALS else []
+
+
+def of_shares(analysis: CompositionAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
+    """As :func:`of_counts`, and random terms that are coarser than the samples."""
+    missing = "the cell type, the group or a variable of the formula is missing"
+    found = of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles, depth_in="none", missing=missing)
+
+    def look(design: Design) -> list[str]:
+        text = coarser(analysis.samples, design)
+        return [text] if text else []
+
+    return (*found, *_by_group(analysis.tasks, look))
 
 
 def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[str, str]) -> tuple[str, ...]:

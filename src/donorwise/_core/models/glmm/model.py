@@ -6,9 +6,9 @@ Breslow and Clayton 1993, JASA 88:9-25, for the restricted form), and the root o
 
     sign(c'b) sqrt(2 (g(b, beta) - max g subject to c'beta = 0)),
 
-a standard normal deviate where c'beta = 0. Half its leverage is added to the counts of every row, as Jeffreys' prior
-does to those of a saturated log-linear model (Firth 1993, Biometrika 80:27-38): it makes estimates finite where all
-counts are in one arm, and takes away what is discrete about the test of a handful of counts.
+a standard normal deviate where c'beta = 0. Half its leverage is added to the counts of every row (to yes and to no), as
+Jeffreys' prior does to those of a saturated log-linear model (Firth 1993, Biometrika 80:27-38): it makes estimates
+finite where all counts are in one arm, and takes away what is discrete about the test of a handful of counts.
 """
 
 from __future__ import annotations
