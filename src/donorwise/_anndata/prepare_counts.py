@@ -16,11 +16,10 @@ from donorwise._anndata import (
     keys,
     resolve_response,
 )
-from donorwise._anndata.exposure import exposure_of, given_exposure, said_of, trials_of
-from donorwise._anndata.prepare import check_random
+from donorwise._anndata.exposure import check_exposed, exposure_of, given_exposure, said_of, trials_of
+from donorwise._anndata.prepare import audit_cells, check_random
 from donorwise._anndata.roles import known_columns, known_donor, said_of_labels, with_labels
-from donorwise._anndata.values import examine_responses
-        warnings=said_of_values(response, kind, seen),
+from donorwise._anndata.values import examine_responses, said_of_values
 from donorwise._core.cells.nodes import choose_nodes
 from donorwise._core.cells.tails import choose_tails
 from donorwise._core.design.formula import parse
@@ -137,8 +136,7 @@ def assemble_glmm(
         source=source, obs=obs, n_cells=len(obs), tasks=tasks, donor=known_donor(adata, roles, parsed),
         options=options or Options(), n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), distribution=kind,
         exposure=e.text, offset=said_of(offset), trials=m.text, detected=detected, names=tuple(names),
-        contrasts=tuple(asked),
-        warnings=said_of_values(response, kind, seen),
+        contrasts=tuple(asked), nodes=nodes, warnings=said_of_values(response, kind, seen),
     )  # fmt: skip
 
 

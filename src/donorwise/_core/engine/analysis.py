@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 
 import numpy as np
 
+from donorwise._core.engine.cautions import UNCORRECTED
 from donorwise._core.engine.results import resolve_by_group, results_table
 from donorwise.errors import DesignError
 
@@ -197,6 +198,11 @@ class Analysis(ABC, Generic[S, F]):
     def permuted_donors(self, number: int) -> IntArray | None:
         """The donor of each pattern, where a permutation cannot tell it from the design."""
         return None
+
+    @property
+    def when_shifted(self) -> str:
+        """What to do where the log fold changes of a contrast are far from zero as a whole."""
+        return UNCORRECTED
 
     @abstractmethod
     def own_params(self) -> dict[str, Any]:

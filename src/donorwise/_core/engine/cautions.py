@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from donorwise._core.cells.nodes import PATTERN_CELLS, RIGHT
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, unequal_arms
 from donorwise._core.design.disguise import batch_as_number, kept_as_text
 from donorwise._core.design.people import Named, about_names
@@ -25,18 +26,27 @@ if TYPE_CHECKING:
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._core.engine.units import Units
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, StrArray
 
 _RAW_COUNTS = (
     "{} looks like raw counts. A linear mixed model needs log-normalised values: run sc.pp.normalize_total and sc.pp.log1p "
     "first, or name the layer that holds them."
 )
 _SHIFTED = "{}: the middle of the genes' log_fc is {:.2f}, far from 0 for a spread of {:.2f}. {}"
-_COMPOSITION = (
-    "Where some genes respond strongly, their counts take depth from all others, which then look down: "
-    "dw.tl.pseudobulk(normalize='tmm') corrects that, and dw.pp.size_factors the values of dw.tl.lmm."
+COMPOSITION = "Where some genes respond strongly, their counts take depth from all others, which then look down: "
+"""What shifts all genes of a contrast, to be followed by what corrects it."""
+UNCORRECTED = (
+    f"{COMPOSITION}dw.tl.pseudobulk(normalize='tmm') corrects that, and dw.pp.size_factors the values of dw.tl.lmm."
 )
-_CORRECTED = "That is left after normalize={!r}: most genes may differ, or too few have the counts to be compared."
+CORRECTED = "That is left after {}: most genes may differ, or too few have the counts to be compared."
+_SEPARATED = (
+    "are separated: in some arm the response is nothing else than zero (or than what it can be at most). Their p-values hold, "
+    "as they are those of the likelihood; their estimates lean on a prior, and their intervals are open on one side."
+)
+_INTERPOLATED = (
+    "Exposures reach from {:.3g} to {:.3g}, and between so far apart ends the log-likelihood of a pattern of {:,} cells is right "
+    "to {:.0e} only ({:.0e} is meant): leave cells of extreme depth out."
+)
 _ENOUGH_GENES, _FAR, _SEEN = 200, 0.3, 0.05  # tests; spreads; log2 units that are worth a word
 _FEW_TRIALS = 5
 _HANDFUL = (
@@ -105,8 +115,17 @@ def of_counts(
     found = of_cells(analysis, raw_counts=False, scale="", depth=depth, roles=roles, depth_in=depth_in)
     return (
         *found,
+        *_interpolated(analysis),
         *([] if analysis.distribution.counts or analysis.trials else _by_group(analysis.tasks, _few_trials)),
     )
+
+
+def _interpolated(analysis: GlmmAnalysis) -> list[str]:
+    """Exposures that lie too far apart for what is kept of them."""
+    nodes, error = analysis.nodes, analysis.interpolation_error
+    if nodes is None or error <= 1.01 * RIGHT:  # rounding
+        return []
+    return [_INTERPOLATED.format(*np.exp([nodes.low, nodes.high]), PATTERN_CELLS, error, RIGHT)]
 
 
 def _few_trials(design: Design) -> list[str]:
@@ -157,7 +176,7 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
     return (*found, *_cells_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
 
 
-def shifted(results: pd.DataFrame, apart: Collection[str] = (), normalize: str = "depth") -> dict[str, str]:
+def shifted(results: pd.DataFrame, apart: Collection[str], advice: str) -> dict[str, str]:
     """What to say of groups and contrasts in which the genes' log fold changes are far from zero as a whole, by their names.
 
     Of the genes whose fold changes are known best (the half with the smaller standard errors: with few counts they depend
@@ -170,10 +189,9 @@ def shifted(results: pd.DataFrame, apart: Collection[str] = (), normalize: str =
         The tests of all groups and contrasts.
     apart
         Contrasts that are not looked at, such as those of the depth.
-    normalize
-        How the depths were made comparable; ``"depth"`` for not at all.
+    advice
+        What to do about it.
     """
-    advice = _COMPOSITION if normalize == "depth" else _CORRECTED.format(normalize)
     known = results[results["p_value"].notna() & results["log_fc"].notna() & ~results["contrast"].isin(apart)]
     found = {}
     for (contrast, group), own in known.groupby(["contrast", "group"], observed=True, sort=False):
@@ -182,6 +200,15 @@ def shifted(results: pd.DataFrame, apart: Collection[str] = (), normalize: str =
             if abs(middle) > max(_FAR * spread, _SEEN):
                 name = str(contrast) if group == ALL else f"{contrast}, {group}"
                 found[name] = _SHIFTED.format(name, middle, spread, advice)
+    return found
+
+
+def separated(names: Sequence[str], status: StrArray) -> dict[str, str]:
+    """What to say of contrasts that some features have no response for, or nothing else, in an arm; `status` is (n, G)."""
+    found = {}
+    for name, own in zip(names, status, strict=True):
+        if n := int((own == "separated").sum()):
+            found[f"separated: {name}"] = f"{name}: {n:,} of {own.size:,} features {_SEPARATED}"
     return found
 
 

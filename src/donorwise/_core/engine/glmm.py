@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from donorwise._core.cells.nodes import PATTERN_CELLS
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
+from donorwise._core.engine.cautions import COMPOSITION, CORRECTED, separated
 from donorwise._core.engine.count_sources import CountStatistics
 from donorwise._core.engine.glmm_tables import (
     partition_table,
@@ -33,10 +35,14 @@ from donorwise._core.models.law import STATUS_DTYPE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from donorwise._core.cells.nodes import Nodes
     from donorwise._core.design.design import Design
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._core.models.glmm.model import GLMM
     from donorwise._typing import FloatArray, IntArray, StrArray
+
+EFFECTIVE = "effective_depth"
+"""The column of depths that account for composition, as :func:`donorwise.pp.size_factors` calls it."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
         What they are: a column of obs, an array, for the exposure what it is made of; empty for none.
     detected
         Whether the response is that a count is above zero.
+    nodes
+        Where functions of the exposure are interpolated; None where none are.
     """
 
     distribution: Distribution
@@ -122,6 +130,7 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
     offset: str = ""
     trials: str
     detected: bool
+    nodes: Nodes | None = None
 
     @property
     def family(self) -> Family:  # type: ignore[override]
@@ -154,7 +163,15 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
             ddf=ddf,
             note=note,
             donor=fit.donor,
+            cautions=separated(own.names, tested.status),
         )
+
+    @property
+    def when_shifted(self) -> str:
+        """See :class:`Analysis`."""
+        if self.exposure == EFFECTIVE:
+            return CORRECTED.format(f"exposure={EFFECTIVE!r}")
+        return f"{COMPOSITION}exposure={EFFECTIVE!r}, a column that dw.pp.size_factors makes, corrects that."
 
     @property
     def pooled(self) -> bool:
@@ -187,7 +204,13 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
             "offset": self.offset,
             "trials": self.trials,
             "detected": self.detected,
+            **({} if self.nodes is None else {"interpolation_error": self.interpolation_error}),
         }
+
+    @property
+    def interpolation_error(self) -> float:
+        """What the log-likelihood of a pattern of `PATTERN_CELLS` cells is off by, for being interpolated."""
+        return 0.0 if self.nodes is None else self.nodes.error * PATTERN_CELLS**0.5
 
 
 def _open_intervals(numbers: dict[str, FloatArray], status: StrArray) -> dict[str, FloatArray]:
