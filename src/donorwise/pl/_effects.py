@@ -11,10 +11,10 @@ from donorwise._anndata import keys
 from donorwise.errors import DataError
 from donorwise.get._tests import passes, present
 from donorwise.pl._labels import adjust_labels, place_labels
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, say_empty, shorten
+from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, format_p, say_empty, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -59,6 +59,7 @@ def with_effects(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFr
     return table.assign(effect=table["estimate"]), f"estimate ({response_unit(params, table)})"
 
 
+_PLAIN = ("ok", "boundary")  # statuses that need no word beside a p-value
 _INTERVAL = {"effect": "estimate", "low": "ci_low", "high": "ci_high"}
 
 
@@ -195,6 +196,15 @@ def name_panels(
             place(ax, list(points.names[chosen]), xy[chosen], points=xy, colors=list(colors))
 
 
+def texts_of(status: Iterable[object], p_values: Iterable[float], kind: str = "p") -> list[str]:
+    """What stands beside the estimates: the p-value, and the status where that says more than that there is one."""
+    texts = []
+    for name, p in zip(map(str, status), p_values, strict=True):
+        words = [] if np.isnan(p) else [format_p(p, kind)]
+        texts.append(", ".join(words if name in _PLAIN else [*words, name.replace("_", " ")]))
+    return texts
+
+
 def draw_rows(
     ax: Axes,
     effect: ArrayLike,
@@ -214,7 +224,7 @@ def draw_rows(
     ax
         Axes to draw in.
     effect, low, high
-        Shape (R,). Estimates and ends of their intervals; NaN leaves a row empty.
+        Shape (R,). Estimates and ends of their intervals, infinite where these are open; NaN leaves a row empty.
     labels, texts
         On the left and on the right of the rows.
     colors
@@ -226,7 +236,13 @@ def draw_rows(
     """
     place = np.arange(float(len(labels)))
     full = np.ones(len(labels), dtype=bool) if filled is None else filled
-    ax.hlines(place, low, high, color=colors, lw=1.2)
+    ends = np.array([low, high], dtype=np.float64)
+    ax.hlines(place, *np.where(np.isinf(ends), effect, ends), color=colors, lw=1.2)
+    for side, row in zip(*np.nonzero(np.isinf(ends)), strict=True):
+        ax.annotate(
+            "", xy=(side, row), xycoords=ax.get_yaxis_transform(), xytext=(np.asarray(effect)[row], row), textcoords="data",
+            arrowprops={"arrowstyle": "->", "color": colors[row], "lw": 1.2, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
     ax.scatter(effect, place, c=np.where(full, colors, "white"), edgecolors=list(colors), s=20, lw=1, zorder=3)
     ax.axvline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
     for y, text, color in zip(place, texts, colors if text_colors is None else text_colors, strict=True):

@@ -39,10 +39,14 @@ UNCORRECTED = (
     f"{COMPOSITION}dw.tl.pseudobulk(normalize='tmm') corrects that, and dw.pp.size_factors the values of dw.tl.lmm."
 )
 CORRECTED = "That is left after {}: most genes may differ, or too few have the counts to be compared."
-_SEPARATED = (
-    "are separated: in some arm the response is nothing else than zero (or than what it can be at most). Their p-values hold, "
-    "as they are those of the likelihood; their estimates lean on a prior, and their intervals are open on one side."
+_ONE_SIDED = (
+    "are separated: in some arm the response is nothing else than zero (or than what it can be at most). Their estimates lean "
+    "on a prior, and their intervals are open on one side; "
 )
+_SEPARATED = {
+    True: f"{_ONE_SIDED}their p-values hold, as they are those of the likelihood.",
+    False: f"{_ONE_SIDED}z tests at the estimates say little of them.",
+}
 _INTERPOLATED = (
     "Exposures reach from {:.3g} to {:.3g}, and between so far apart ends the log-likelihood of a pattern of {:,} cells is right "
     "to {:.0e} only ({:.0e} is meant): leave cells of extreme depth out."
@@ -203,12 +207,15 @@ def shifted(results: pd.DataFrame, apart: Collection[str], advice: str) -> dict[
     return found
 
 
-def separated(names: Sequence[str], status: StrArray) -> dict[str, str]:
-    """What to say of contrasts that some features have no response for, or nothing else, in an arm; `status` is (n, G)."""
+def separated(names: Sequence[str], status: StrArray, *, by_likelihood: bool = True) -> dict[str, str]:
+    """What to say of contrasts that some features have no response for, or nothing else, in an arm; `status` is (n, G).
+
+    `by_likelihood` says whether p-values are those of the likelihood and not of estimates.
+    """
     found = {}
     for name, own in zip(names, status, strict=True):
         if n := int((own == "separated").sum()):
-            found[f"separated: {name}"] = f"{name}: {n:,} of {own.size:,} features {_SEPARATED}"
+            found[f"separated: {name}"] = f"{name}: {n:,} of {own.size:,} features {_SEPARATED[by_likelihood]}"
     return found
 
 

@@ -163,7 +163,7 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
             ddf=ddf,
             note=note,
             donor=fit.donor,
-            cautions=separated(own.names, tested.status),
+            cautions=separated(own.names, tested.status, by_likelihood=ddf != "wald"),
         )
 
     @property
