@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 import donorwise as dw
 from donorwise._anndata.prepare_counts import prepare_glmm
+from donorwise._cli import main
 from donorwise._core.cells.nodes import RIGHT
 from donorwise._core.engine.cautions import separated
 from donorwise.errors import DataError, DonorwiseWarning
@@ -240,3 +243,34 @@ def test_log_fold_changes_that_are_shifted_name_the_exposure(caplog: pytest.LogC
     assert (
         "left after exposure='effective_depth'" in prepare_glmm(adata, FORMULA, exposure="effective_depth").when_shifted
     )
+
+
+# ---------------------------------------------------------------- other doors
+
+
+def test_commands_say_the_same(deeper: ad.AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, text = tmp_path / "cells.h5ad", "the chance that a gene is detected depends on depth"
+    deeper.write_h5ad(path)
+    base = ["--formula", FORMULA, "--family", "binomial"]
+    said = CliRunner().invoke(main, ["audit", str(path), *base]).output
+    assert said.strip() == str(deeper.donorwise.audit(FORMULA, family="binomial"))
+    assert text in said
+    assert text not in CliRunner().invoke(main, ["audit", str(path), *base, "--link", "cloglog"]).output
+    run = ["glmm", str(path), *base, "--response", "detected", "--out", str(tmp_path / "out.csv"), "--dry-run"]
+    with caplog.at_level(logging.WARNING, logger="donorwise"):
+        found = CliRunner().invoke(main, run)
+    assert found.exit_code == 0, found.output
+    assert found.output.count(text) == 1 and text not in caplog.text
+    assert text not in CliRunner().invoke(main, [*run, "--link", "cloglog"]).output
+
+
+def test_open_intervals_are_arrows_and_separated_features_are_called_so(deeper: ad.AnnData) -> None:
+    own = deeper[:, -30:].copy()
+    own.X[np.ix_(own.obs["condition"] == "a", range(20))] = 0
+    fitted(own, exposure="total_counts")
+    for variables in (None, [own.var_names[0]]):  # the first has no other interval to go by
+        ax = dw.pl.forest(own, variables, key="glmm")
+        texts = [text.get_text() for text in ax.texts]
+        assert any(text.startswith("FDR = ") and text.endswith(", separated") for text in texts)
+        assert texts.count("") == sum("separated" in text for text in texts)  # arrows
+        assert np.isfinite(ax.get_xlim()).all()

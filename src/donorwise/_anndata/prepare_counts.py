@@ -88,7 +88,7 @@ def prepare_glmm(
     )  # fmt: skip
     known = known_columns(roles, made.obs)
     depth = cell_depth(adata) if found.aligned_to_var else None
-    said = cautions.of_counts(made, of_genes=found.aligned_to_var, depth=depth, roles=known)
+    said = cautions.of_counts(made, depth=depth, roles=known)
     return replace(made, warnings=(*made.warnings, *said, *said_of_labels(adata, roles, parsed)))
 
 
@@ -136,7 +136,8 @@ def assemble_glmm(
         source=source, obs=obs, n_cells=len(obs), tasks=tasks, donor=known_donor(adata, roles, parsed),
         options=options or Options(), n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), distribution=kind,
         exposure=e.text, offset=said_of(offset), trials=m.text, detected=detected, names=tuple(names),
-        contrasts=tuple(asked), nodes=nodes, warnings=said_of_values(response, kind, seen),
+        contrasts=tuple(asked), of_genes=response.aligned_to_var, nodes=nodes,
+        warnings=said_of_values(response, kind, seen),
     )  # fmt: skip
 
 

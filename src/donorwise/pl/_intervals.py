@@ -210,7 +210,8 @@ def _limit(ax: Axes, rows: pd.DataFrame) -> None:
         ax.set_xlim(-1, 1)
         return
     ends = rows[["effect", "low", "high"]].replace([np.inf, -np.inf], np.nan)
-    reach = rows["effect"].abs().max() + np.nan_to_num(_LONGEST * (ends["high"] - ends["low"]).median() / 2)
+    lengths = (ends["high"] - ends["low"]).dropna()
+    reach = rows["effect"].abs().max() + (_LONGEST * lengths.median() / 2 if lengths.size else 0.0)
     left, right = min(ends.min().min(), 0.0), max(ends.max().max(), 0.0)
     left, right = max(left, -reach), min(right, reach)
     margin = 0.05 * (right - left or 1.0)

@@ -191,6 +191,7 @@ def audit_design(
         others = [arm for arm in arms if arm not in batches]
         found += [*checks.few_donors(asked), *checks.uncovered(design, others, donors, samples), *serious]
         found += [*checks.collinear(design, arms, donors), *depths.depth_differs(design, arms, donors, depth_in)]
+        found += depths.missing_exposure(depth_in)
         found += omitted.batch_left_out(design, obs, others, donors, batch)
         periods, orders = omitted.period_left_out(design, obs, others, donors, samples, batch)
         unequal, unsafe = advice.unequal_arms(design, others, donors)

@@ -41,8 +41,6 @@ _MISSING = (
 
 def depth_differs(design: Design, arms: Iterable[Arms], donors: Donors, depth: Depth) -> Iterator[str]:
     """Depth that differs between donors and that the model leaves out."""
-    if depth == "missing":
-        yield _MISSING
     rows = donors.rows
     if depth not in _DRIFTS or rows.depths is None or _read(design):
         return
@@ -61,6 +59,12 @@ def depth_differs(design: Design, arms: Iterable[Arms], donors: Donors, depth: D
     yield (
         f"Depth differs between donors (standard deviation of log mean depth {spread:.2f}{between}), and {_DRIFTS[depth]}"
     )
+
+
+def missing_exposure(depth: Depth) -> Iterator[str]:
+    """Counts of cells whose size or depth is not known to the model."""
+    if depth == "missing":
+        yield _MISSING
 
 
 def depth_twice(design: Design, depth: Depth) -> Iterator[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from donorwise._core.design.depth import Depth
     from donorwise._core.design.design import Design
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.power import Planner
@@ -198,6 +199,11 @@ class Analysis(ABC, Generic[S, F]):
     def permuted_donors(self, number: int) -> IntArray | None:
         """The donor of each pattern, where a permutation cannot tell it from the design."""
         return None
+
+    @property
+    def depth_in(self) -> Depth:
+        """How the model takes the depth of cells."""
+        return "values"
 
     @property
     def when_shifted(self) -> str:

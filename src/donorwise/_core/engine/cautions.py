@@ -18,7 +18,6 @@ from donorwise._typing import ALL
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from donorwise._core.design.depth import Depth
     from donorwise._core.design.design import Design
     from donorwise._core.engine.composition import CompositionAnalysis
     from donorwise._core.engine.glmm import GlmmAnalysis
@@ -69,7 +68,6 @@ def of_cells(
     scale: str,
     depth: FloatArray | None,
     roles: Mapping[str, str],
-    depth_in: Depth = "values",
     missing: str = "a variable of the formula or the group is missing",
 ) -> tuple[str, ...]:
     """Values that are no logarithms, the serious findings of the audit, groups with few donors, and cells left out.
@@ -86,13 +84,11 @@ def of_cells(
         Shape (N,). Sequencing depth of each cell, if known.
     roles
         Columns of the sample and of the batch, where known.
-    depth_in
-        How the model takes depth.
     missing
         Why cells are left out.
     """
     tasks, obs, donor = analysis.tasks, analysis.obs, analysis.donor
-    about: dict[str, Any] = {"depth": depth, "donor": donor, **roles, "depth_in": depth_in}
+    about: dict[str, Any] = {"depth": depth, "donor": donor, **roles, "depth_in": analysis.depth_in}
     found = [_RAW_COUNTS.format(analysis.response)] if raw_counts else [scale] if scale else []
     if len(tasks) == 1 and tasks[0].design is not None:
         found += audit_design(tasks[0].design, obs, **about).warnings
@@ -108,15 +104,12 @@ def of_cells(
     return (*found, *_cells_left_out(n_dropped, analysis.n_cells, missing))
 
 
-def of_counts(
-    analysis: GlmmAnalysis, *, of_genes: bool, depth: FloatArray | None, roles: Mapping[str, str]
-) -> tuple[str, ...]:
-    """The serious findings of the audit, groups with few donors, cells left out, and too few of them for yes and no.
+def of_counts(analysis: GlmmAnalysis, *, depth: FloatArray | None, roles: Mapping[str, str]) -> tuple[str, ...]:
+    """The serious findings of the audit, groups with few donors, cells left out, and what is too little to go on.
 
-    `of_genes` says whether responses are those of genes, whose counts depend on the `depth` of cells, (N,) if known.
+    `depth` (N,) is that of the cells, if known.
     """
-    depth_in = analysis.distribution.depth_in(of_genes=of_genes, exposure=bool(analysis.exposure or analysis.offset))
-    found = of_cells(analysis, raw_counts=False, scale="", depth=depth, roles=roles, depth_in=depth_in)
+    found = of_cells(analysis, raw_counts=False, scale="", depth=depth, roles=roles)
     return (
         *found,
         *_interpolated(analysis),
@@ -142,7 +135,7 @@ def _few_trials(design: Design) -> list[str]:
 def of_shares(analysis: CompositionAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
     """As :func:`of_counts`, and random terms that are coarser than the samples."""
     missing = "the cell type, the group or a variable of the formula is missing"
-    found = of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles, depth_in="none", missing=missing)
+    found = of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles, missing=missing)
 
     def look(design: Design) -> list[str]:
         text = coarser(analysis.samples, design)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from donorwise._core.cells.nodes import Nodes
+    from donorwise._core.design.depth import Depth
     from donorwise._core.design.design import Design
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._core.models.glmm.model import GLMM
@@ -121,6 +122,8 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
         What they are: a column of obs, an array, for the exposure what it is made of; empty for none.
     detected
         Whether the response is that a count is above zero.
+    of_genes
+        Whether responses are those of genes, all of which depend on the depth of cells.
     nodes
         Where functions of the exposure are interpolated; None where none are.
     """
@@ -130,6 +133,7 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
     offset: str = ""
     trials: str
     detected: bool
+    of_genes: bool = False
     nodes: Nodes | None = None
 
     @property
@@ -165,6 +169,11 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
             donor=fit.donor,
             cautions=separated(own.names, tested.status, by_likelihood=ddf != "wald"),
         )
+
+    @property
+    def depth_in(self) -> Depth:
+        """See :class:`Analysis`."""
+        return self.distribution.depth_in(of_genes=self.of_genes, exposure=bool(self.exposure or self.offset))
 
     @property
     def when_shifted(self) -> str:
