@@ -13,6 +13,7 @@ import pytest
 import donorwise as dw
 from donorwise._accessor import DonorwiseAccessor
 from donorwise._core.design import advice as audit_advice
+from donorwise._core.design import depth as audit_depth
 from donorwise._core.design import findings as audit_checks
 from donorwise._core.design import omissions as audit_omitted
 from donorwise._core.design import people as audit_people
@@ -111,7 +112,7 @@ LISTED = {"confined", "unequal_arms", "period_left_out"}
 def test_page_of_warnings_has_every_finding_of_the_audit() -> None:
     findings = {
         name
-        for module in (audit_checks, audit_omitted, audit_advice, audit_people, audit_slopes)
+        for module in (audit_checks, audit_depth, audit_omitted, audit_advice, audit_people, audit_slopes)
         for name, item in vars(module).items()
         if inspect.isgeneratorfunction(item) or name in LISTED
         if item.__module__ == module.__name__ and name[0] != "_"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.exact_features import FeatureData, ExactDdf
+    from donorwise._core.engine.exact_features import ExactDdf, FeatureData
     from donorwise._core.jobs import workers
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import FloatArray, IntArray, StrArray
