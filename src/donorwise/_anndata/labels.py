@@ -45,7 +45,9 @@ def read_labels(adata: ad.AnnData, column: str) -> Labels:
     if len(set(names)) < len(names):
         raise DataError(f"obs[{column!r}] has labels with the same name as text, such as 1 and '1'; rename them.")
     if len(names) > max(_FEW, n // 2):
-        raise DataError(f"obs[{column!r}] has {len(names):,} different values in {n:,} rows: it holds no kinds of cells.")
+        raise DataError(
+            f"obs[{column!r}] has {len(names):,} different values in {n:,} rows: it holds no kinds of cells."
+        )
     codes = np.full(known.size, -1, dtype=np.int64)
     codes[known] = used.codes
     return Labels(names, codes)

@@ -13,7 +13,7 @@ from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.response import labels_response
 from donorwise._anndata.roles import known_columns, known_donor, said_of_labels, with_labels
 from donorwise._core.design.formula import parse
-from donorwise._core.design.shares import check_samples, coarser, find_samples
+from donorwise._core.design.shares import check_samples, find_samples
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import effective_jobs, pass_jobs

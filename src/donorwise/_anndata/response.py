@@ -10,8 +10,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from donorwise._anndata import keys
-from donorwise._anndata.obs import obs_frame, suggest
 from donorwise._anndata.labels import read_labels
+from donorwise._anndata.obs import obs_frame, suggest
 from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.scale import are_counts, check_log_base, find_log_base, remark_on
 from donorwise._anndata.sources import as_stored, matrix_of

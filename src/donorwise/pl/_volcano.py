@@ -272,4 +272,6 @@ def _ma_points(
 def _mean_label(stored: Results) -> str:
     if stored.params["link"] == "log":
         return "mean count per cell"
+    if stored.params["response"].startswith(keys.LABELS_PREFIX):
+        return "mean share"
     return "mean log expression" if np.isfinite(stored.params["log_base"]) else f"mean of {stored.params['response']}"

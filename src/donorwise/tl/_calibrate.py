@@ -10,6 +10,7 @@ import numpy as np
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, write_tables
 from donorwise._anndata.prepare import prepare_lmm
+from donorwise._anndata.prepare_composition import prepare_composition
 from donorwise._anndata.prepare_units import prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
@@ -17,11 +18,11 @@ from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.results import told_reasons
 from donorwise._core.jobs import Progress
 from donorwise._docs import documented
-from donorwise._typing import DDF, check_option
+from donorwise._typing import DDF, GLMM_DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import anndata as ad
     import pandas as pd
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("donorwise")
 
-MODELS = ("lmm", "pseudobulk")
+MODELS = ("lmm", "pseudobulk", "composition")
 _NAMES = {"kenward-roger": "Kenward-Roger", "between-within": "Between-within"}
 
 
@@ -46,7 +47,7 @@ def calibrate(
     n_permutations: int = 100,
     permute: str | None = None,
     strata: str | Sequence[str] | None = None,
-    model: Literal["lmm", "pseudobulk"] = "lmm",
+    model: Literal["lmm", "pseudobulk", "composition"] = "lmm",
     ddf: Ddf = "moderated",
     layer: str | None = None,
     obsm: str | None = None,
@@ -55,6 +56,7 @@ def calibrate(
     weights: str | FloatArray | None = None,
     donor: str | None = None,
     sample: str | None = None,
+    cell_type: str | None = None,
     depth: str | None = None,
     normalize: Literal["tmm", "median_ratio", "depth"] | None = None,
     random_state: int = 0,
@@ -86,15 +88,18 @@ def calibrate(
     model
         Which tests to calibrate: those of :func:`donorwise.tl.lmm`, or of :func:`donorwise.tl.pseudobulk`, where donors
         (or their units) exchange labels with all the counts that they have. ``layer`` is then that of raw counts,
-        ``"counts"`` if None.
+        ``"counts"`` if None. Or those of :func:`donorwise.tl.composition`, of which there are as many as cell types, so
+        that it takes many permutations to see a rate.
     ddf
         Degrees of freedom to calibrate, as in :func:`donorwise.tl.lmm`; those of pseudobulk are its own.
     {response}
     {mask_var}
     {weights}
     donor, sample, depth, normalize
-        As in :func:`donorwise.tl.pseudobulk`, for ``model="pseudobulk"`` only (``normalize`` is ``"tmm"`` there if None).
-        Size factors do not know the labels, so they are the same under all permutations.
+        As in :func:`donorwise.tl.pseudobulk`, for ``model="pseudobulk"`` only (``normalize`` is ``"tmm"`` there if None);
+        `sample` for ``model="composition"`` as well. Size factors do not know the labels, so they are the same under all permutations.
+    cell_type
+        As in :func:`donorwise.tl.composition`, for ``model="composition"`` only.
     random_state
         Seed of the permutations.
     {key_added}
@@ -163,11 +168,11 @@ def calibrate(
     check_option("model", model, MODELS)
     analysis = _analysis(
         adata, formula, model, ddf, layer,
-        of_cells={"obsm": obsm, "obs_keys": obs_keys, "weights": weights},
-        of_units={"donor": donor, "sample": sample, "depth": depth, "normalize": normalize},
-        shared={
-            "groupby": groupby, "mask_var": mask_var, "contrasts": contrast, "n_jobs": n_jobs, "columns": strata,
+        own={
+            "mask_var": mask_var, "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "donor": donor, "sample": sample,
+            "depth": depth, "normalize": normalize, "cell_type": cell_type,
         },
+        shared={"groupby": groupby, "contrasts": contrast, "n_jobs": n_jobs, "columns": strata},
     )  # fmt: skip
     names = analysis.names
     if len(names) != 1:
@@ -205,24 +210,28 @@ def _analysis(
     ddf: Ddf,
     layer: str | None,
     *,
-    of_cells: dict[str, Any],
-    of_units: dict[str, Any],
+    own: dict[str, Any],
     shared: dict[str, Any],
 ) -> Analysis[Any, Any]:
     """The analysis whose tests are calibrated, from the options that its model has."""
+    given = {name: value for name, value in own.items() if value is not None}
+    if model == "lmm":
+        _check_unused(model, given, ("mask_var", "obsm", "obs_keys", "weights"))
+        return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), fold_changes=False, **given, **shared)
     if model == "pseudobulk":
-        _check_unused(model, of_cells | {"ddf": None if ddf == "moderated" else ddf})
-        given = {name: value for name, value in of_units.items() if value is not None}
+        given |= {} if ddf == "moderated" else {"ddf": ddf}
+        _check_unused(model, given, ("mask_var", "donor", "sample", "depth", "normalize"))
         return prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **given, **shared)
-    _check_unused(model, of_units)
-    return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), fold_changes=False, **of_cells, **shared)
+    check_option("ddf", ddf, GLMM_DDF)
+    _check_unused(model, given if layer is None else given | {"layer": layer}, ("sample", "cell_type"))
+    return prepare_composition(adata, formula, options=Options(ddf), **given, **shared)
 
 
-def _check_unused(model: str, options: dict[str, Any]) -> None:
+def _check_unused(model: str, given: Iterable[str], allowed: Sequence[str]) -> None:
     """Raise where an option was given that a model does not have."""
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise DonorwiseError(f"{given[0]}= has no meaning with model={model!r}; leave it out.")
+    wrong = [name for name in given if name not in allowed]
+    if wrong:
+        raise DonorwiseError(f"{wrong[0]}= has no meaning with model={model!r}; leave it out.")
 
 
 def _check_count(name: str, value: object, smallest: int) -> None:

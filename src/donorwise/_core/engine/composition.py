@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.shares import Samples
     from donorwise._core.engine.analysis import Tables
     from donorwise._core.engine.glmm import GLMMFit
+    from donorwise._typing import IntArray
 
 RELATIVE = (
     "Shares are relative: where one type has more cells, all others have smaller shares, whether or not there are fewer of "
@@ -66,6 +67,10 @@ class CompositionAnalysis(GlmmAnalysis):
         codes[found.rows.pattern] = found.rows.donor
         return Replicates(found.levels, codes)
 
+    def permuted_donors(self, number: int) -> IntArray:
+        """See :class:`Analysis`."""
+        return self.donors(number).codes
+
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""
         return {
@@ -86,5 +91,7 @@ def pushed(results: pd.DataFrame, column: str) -> dict[str, str]:
         others = own[own["variable"] != first["variable"]]
         against = np.sign(others["estimate"]) == -np.sign(first["estimate"])
         if first["adj_p_value"] <= _ALPHA and len(others) >= _ENOUGH and against.all():
-            found[str(contrast)] = f"{contrast}: " + _PUSHED.format(type=str(first["variable"]), n=len(others), column=column)
+            found[str(contrast)] = f"{contrast}: " + _PUSHED.format(
+                type=str(first["variable"]), n=len(others), column=column
+            )
     return found
