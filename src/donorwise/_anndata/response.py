@@ -219,7 +219,7 @@ def _from_obsm(adata: ad.AnnData, obsm: str) -> Response:
 def _from_obs(adata: ad.AnnData, obs_keys: str | Sequence[str] | None) -> Response:
     names = [obs_keys] if isinstance(obs_keys, str) else list(obs_keys or ())
     _check_unique(pd.Index(names), "obs_keys", "Name every column once.")
-    table = obs_frame(adata, names)
+    table = obs_frame(adata, names).infer_objects()
     _check_numeric(table, "obs")
     _check_some(adata, len(names))
     matrix = table.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -243,8 +243,13 @@ def _check_matrix(matrix: Any, text: str) -> None:
 
 def _check_numeric(table: pd.DataFrame, where: str) -> None:
     wrong = [str(c) for c in table.columns if not pd.api.types.is_numeric_dtype(table[c])]
-    if wrong:
-        raise DataError(f"Responses must be numbers; these columns of {where} are not: {', '.join(map(repr, wrong))}.")
+    if not wrong:
+        return
+    text = f"Responses must be numbers; these columns of {where} are not: {', '.join(map(repr, wrong))}."
+    levels = sorted(table[wrong[0]].dropna().unique().tolist(), key=str)
+    if len(levels) == 2:
+        text += f" For yes or no, make it boolean: {where}[{wrong[0]!r}] == {levels[1]!r}."
+    raise DataError(text)
 
 
 def _check_unique(names: pd.Index, what: str, remedy: str) -> None:
@@ -288,6 +293,16 @@ def counts_layer(adata: ad.AnnData) -> str | None:
         if _is_readable(matrix) and looks_like_counts(matrix):
             return name
     return None
+
+
+def where_counts_are(adata: ad.AnnData, response: Response) -> str:
+    """What to name in place of a response that is no counts, as part of a sentence."""
+    if not response.aligned_to_var:
+        return "give these, and not shares or logarithms of them"
+    found = None if looks_like_counts(response.matrix) else counts_layer(adata)
+    if found is None:
+        return "name the layer that holds them with layer="
+    return f"layer={found!r} has them" if found else "X has them, which layer=None takes"
 
 
 def _instead(adata: ad.AnnData, layer: str) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Values(NamedTuple):
-    """Of G features in K rows: `total` (G, K) and `own` (G, K, J), see the families."""
+    """Of G features in K rows: `total` (K, G) and `own` (K, J, G), see the families."""
 
     total: FloatArray
     own: FloatArray
@@ -150,12 +150,15 @@ class SharedRows:
         return np.asarray(sums / np.bincount(pattern)[:, None])
 
     def prepared(self, values: Values) -> Values:
-        """The values in order, with the prior counts, which lie on the nodes as the exposure does."""
-        total, own = values.total[:, self.order], values.own[:, self.order]
-        if self.kernel.code != CLOGLOG:
-            total = total + self.prior_counts
-        if own.shape[2]:
-            own = own + self._on_nodes
+        """The values in order, with the prior counts, which lie on the nodes as the exposure does.
+
+        Yes/no data have as many failures added: they are in `kernel.shared`, or in the exposure of the failures.
+        """
+        total, own = values.total[self.order], values.own[self.order]
+        failed = (self._on_nodes * self.kernel.t).sum(axis=1)
+        total = total + (failed if self.kernel.code == CLOGLOG else self.prior_counts)[:, None]
+        if own.shape[1]:
+            own = own + self._on_nodes[:, :, None]
         return Values(np.ascontiguousarray(total), np.ascontiguousarray(own))
 
     @cached_property
