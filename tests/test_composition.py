@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
+import shlex
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,8 @@ from donorwise._anndata import read_params
 from donorwise._anndata.prepare_composition import prepare_composition
 from donorwise._anndata.recover import recover
 from donorwise._core.engine.composition import RELATIVE
-from donorwise._core.engine.glmm import fit_glmm_statistics
 from donorwise._core.engine.run import Memory
 from donorwise._core.engine.run import run as run_analysis
-from donorwise._core.engine.tasks import test_features as _test_features
 from donorwise.errors import DataError, DesignError, DonorwiseError, DonorwiseWarning
 
 KEY = "composition"
@@ -121,6 +120,14 @@ def test_statistics_are_the_table_of_cells() -> None:
     np.testing.assert_array_equal(own.counts.most, expected.loc[names].sum(axis=1))
     assert list(own.take_features(np.array([2])).counts.sums()[0]) == list(expected.loc[names].iloc[:, 2])
     assert (dw.get.tests(adata, key=KEY)["n_obs"] == 1422).all()
+
+
+def test_wald_is_a_z_test_for_comparisons() -> None:
+    adata = eight()
+    table = fit(adata, "~ arm + (1 | sample_id)", ddf="wald")
+    np.testing.assert_allclose(table["p_value"], 2 * stats.norm.sf(np.abs(table["estimate"] / table["se"])), rtol=1e-9)
+    ratio = dw.get.tests(adata, key=KEY, sort_by=None, exponentiate=True)["odds_ratio"]
+    np.testing.assert_allclose(ratio, np.exp(table["estimate"]))
 
 
 def test_success_and_failure_are_mirrored() -> None:
@@ -253,41 +260,18 @@ def test_moderated_with_a_hundred_types() -> None:
     assert (table["p_value"] < 0.05).mean() < 0.12
 
 
-BASE = np.log([0.35, 0.2, 0.15, 0.1, 0.08, 0.06, 0.04, 0.02])
-
-
-def simulated(seed: int, n: int, n_cohorts: int, effect: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """P-values (cohorts, 8 types) of n samples against n with normal logits (sd .4) and an effect on the fourth type.
-
-    Ours, and those of a t-test of the arcsines of the roots of shares.
-    """
-    rng = np.random.default_rng(seed)
-    sizes = np.round(np.exp(rng.normal(np.log(600), 0.5, 2 * n))).astype(int)
-    eta = BASE + rng.normal(0, 0.4, (n_cohorts, 2 * n, 8))
-    eta[:, n:, 3] += effect
-    p = np.exp(eta) / np.exp(eta).sum(axis=2, keepdims=True)
-    counts = np.stack([rng.multinomial(m, p[:, i]) for i, m in enumerate(sizes)])
-    adata = of_counts({"some": sizes // 2, "rest": sizes - sizes // 2})
-    (own,) = prepare_composition(adata, "~ arm + (1 | sample_id)").statistics()
-    assert own is not None and list(own.counts.n_obs) == list(sizes)
-    total = counts.reshape(2 * n, -1).astype(np.float64)  # every type of every cohort is a feature of one fit
-    none = np.zeros((2 * n, 0, total.shape[1]))
-    counted = replace(own.counts.counted, total=total, own=none, tail=none)
-    made = fit_glmm_statistics(
-        replace(own, counts=replace(own.counts, counted=counted)), tuple(map(str, range(total.shape[1])))
-    )
-    tested = _test_features(made, np.array([[0.0, 1.0]]), "between-within", 0.95)
-    arcsine = np.arcsin(np.sqrt(counts / sizes[:, None, None]))
-    return tested.numbers["p_value"].reshape(n_cohorts, 8), stats.ttest_ind(arcsine[:n], arcsine[n:]).pvalue
-
-
-@pytest.mark.parametrize("n", [4, 6])
-def test_levels_hold_with_few_samples_an_arm(n: int) -> None:
-    p = np.concatenate([simulated(seed, n, 40)[0] for seed in range(10)])
+@pytest.mark.parametrize(("n", "pairs"), [(4, False), (6, False), (8, True)])
+def test_levels_hold_with_few_samples_an_arm(n: int, pairs: bool) -> None:
+    benchmark = pytest.importorskip("benchmarks.composition")
+    rng = np.random.default_rng(n)
+    p = np.concatenate([benchmark.mixed_model(benchmark.study(rng, n, 0.4, pairs=pairs)) for _ in range(10)])
     assert 0.035 <= np.mean(p < 0.05) <= 0.065
     assert np.mean(p < 0.01) <= 0.016
-    found = np.concatenate([simulated(seed, n, 20, np.log(3)) for seed in range(10, 15)], axis=1)[:, :, 3]
-    ours, arcsine = (found < 0.05).mean(axis=1)
+    made = [benchmark.study(rng, n, 0.4, pairs=pairs, effect=np.log(3)) for _ in range(4)]
+    ours, arcsine = (
+        np.mean(np.concatenate([test(own)[:, benchmark.CHANGED] for own in made]) < 0.05)
+        for test in (benchmark.mixed_model, benchmark.arcsine_t)
+    )
     assert ours > 0.6 and ours >= arcsine - 0.03
 
 
@@ -412,3 +396,20 @@ def test_readers_and_plots() -> None:
     dw.get.to_rank_genes_groups(adata, key=KEY)
     assert len(adata.uns["rank_genes_groups"]["names"]) == len(table)
     assert len(dw.get.tests(adata[:, :0].copy(), key=KEY)) == len(table)
+
+
+def test_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "composition.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DonorwiseWarning)
+            exec(block, names)
+    (command,) = re.findall(r"^donorwise (.*)$", text, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    adata = names["adata"]
+    adata.obs = adata.obs.rename(columns={"condition": "disease"})
+    adata.write_h5ad("atlas.h5ad")
+    result = run(*shlex.split(command))
+    assert result.exit_code == 0, result.output
+    assert len(pd.read_csv("shares.csv")) == 3
