@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.engine.tables import FIXED, RESIDUAL, component_rows, components, components_table, term_labels
-from donorwise._core.models.glmm.effects import coefficients, modes, random_effects
-from donorwise._core.models.glmm.fit import feature_blocks
+from donorwise._core.models.glmm.effects import coefficients_near, modes, random_effects
+from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.lmm.components import covariances, relative_covariance, with_correlations, with_covariances
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def partition_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
         np.einsum("gii->g", relative_covariance(t, equations.blocks.parameter, gamma))
         for t in range(len(equations.terms))
     ]
-    beta = np.concatenate([coefficients(model, at, own[at]) for at in feature_blocks(model.counts, model.usable)])
+    beta = coefficients_near(model, own)
     fixed = np.einsum("ga,ab,gb->g", beta, equations.spread, beta)
     values = np.stack([fixed, *terms, _residual(model)], axis=1)
     shares = fit.spread(values / values.sum(axis=1, keepdims=True))

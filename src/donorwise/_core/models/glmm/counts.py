@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from donorwise._core.cells.chunks import slice_if_run
 from donorwise._core.models.glmm.families import CLOGLOG, POISSON
 from donorwise._core.models.glmm.rows import Values
 
@@ -56,7 +57,8 @@ class PatternCounts:
 
     def block(self, at: IntArray) -> Values:
         """The values of some features."""
-        own, total = self.counted.own[:, :, at], self.counted.total[:, at]
+        some = slice_if_run(at)
+        own, total = self.counted.own[:, :, some], self.counted.total[:, some]
         if self.distribution.code == CLOGLOG:  # the exposure of the failures
             total = (self.shared @ self.nodes)[:, None] - self.nodes @ own
         return Values(total, own)

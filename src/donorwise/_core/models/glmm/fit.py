@@ -10,17 +10,14 @@ from donorwise._core.jobs import in_threads
 from donorwise._core.models.glmm.effects import coefficients
 from donorwise._core.models.glmm.families import LOGIT
 from donorwise._core.models.glmm.model import GLMM
-from donorwise._core.models.glmm.rows import Values, share_rows
+from donorwise._core.models.glmm.rows import Values, feature_blocks, share_rows
 from donorwise._core.models.glmm.size import profiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from donorwise._core.design.design import Design
     from donorwise._core.models.glmm.rows import Counts, SharedRows
     from donorwise._typing import FloatArray, IntArray
 
-_BLOCK = 4_000_000  # doubles of the values of a block of features
 _TYPICAL = 0.1  # variance of random effects, where coefficients alone are wanted
 _LEAST = 0.5  # successes, or failures, that a feature is taken to have where its coefficients begin
 
@@ -43,7 +40,7 @@ def fit_counts(design: Design, counts: Counts) -> GLMM:
     rows = share_rows(design, counts)
     total, most = counts.sums().sum(axis=1), float(counts.most.sum())
     varied = np.flatnonzero((total > 0) & (total < most))
-    own = counts.take_features(varied)
+    own = counts if varied.size == total.size else counts.take_features(varied)
     start = _start(rows, own, total[varied])
     return GLMM(varied, rows, own, np.ones(varied.size), total[varied], start)
 
@@ -65,13 +62,6 @@ def dispersion_profiles(model: GLMM, n_jobs: int = 1) -> FloatArray:
     return np.concatenate(list(made)) if blocks else np.empty((0, 0))
 
 
-def feature_blocks(counts: Counts, at: IntArray) -> Iterator[IntArray]:
-    """Features whose values fit into memory together; the blocks do not depend on the workers."""
-    size = int(np.clip(_BLOCK // counts.shared.size, 1, 1024))
-    for start in range(0, at.size, size):
-        yield at[start : start + size]
-
-
 def _profiles_of(model: GLMM, at: IntArray) -> FloatArray:
     """Profiles of a block, every pattern of cells having a mean of its own."""
     counts, pattern = model.counts, model.counts.pattern
@@ -88,7 +78,7 @@ def _profiles_of(model: GLMM, at: IntArray) -> FloatArray:
 def _within(model: GLMM, at: IntArray) -> FloatArray:
     """What covariates of single cells add to their linear predictors, about the mean of their pattern, (G, K)."""
     rows, pattern = model.rows, model.counts.pattern
-    beta = coefficients(model, at, np.full((at.size, len(model.rows.equations.blocks.parameter)), _TYPICAL))
+    beta = coefficients(model, at, np.where(model.are_variances, _TYPICAL, 0.0))
     eta = np.empty((at.size, pattern.size))
     eta[:, rows.order] = beta @ rows.X.T
     mean = np.zeros((at.size, int(pattern.max()) + 1))

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.interpolate import make_interp_spline
 
+from donorwise._core.models.glmm.axes import Axis
 from donorwise._core.models.glmm.law_kernels import evaluate
 from donorwise._core.models.law import Law, tensor
 
@@ -21,37 +21,7 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.model import GLMM
     from donorwise._typing import FloatArray, IntArray
 
-_DEGREE = 5
 _LARGEST_RATIO = 1e6  # of standard deviations at neighbouring points, where effects are carried over
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """Points of a variance or correlation: those that are worked out, and what carries them to all, (all, some)."""
-
-    some: FloatArray
-    carry: FloatArray
-
-
-def thinned(points: FloatArray, most: int) -> Axis:
-    """An axis that needs no more than `most` points above zero."""
-    positive = points[points > 0]
-    if points.min() < 0 or positive.size <= max(most, _DEGREE + 1):
-        return Axis(points, np.eye(points.size))
-    some = np.geomspace(positive[0], positive[-1], most)
-    spline = make_interp_spline(np.log(some), np.eye(most), k=_DEGREE)
-    carry = np.zeros((points.size, most + 1))
-    carry[points == 0, 0] = 1.0
-    carry[points > 0, 1:] = spline(np.log(positive))
-    return Axis(np.concatenate([[0.0], some]), carry)
-
-
-def axes_of(points: FloatArray) -> list[FloatArray] | None:
-    """The axes whose combinations are these points (K, variances), in the order of `tensor`; None where there are none."""
-    axes = [np.array(list(dict.fromkeys(column))) for column in points.T]
-    if np.prod([axis.size for axis in axes]) != len(points) or not np.array_equal(tensor(axes), points):
-        return None
-    return axes
 
 
 @dataclass(frozen=True)

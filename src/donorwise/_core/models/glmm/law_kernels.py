@@ -126,3 +126,18 @@ def effects(rows, total, own, size, X, A, start, beta, b, variance):
                 forward(work.factor[c], column)
                 backward(work.factor[c], column)
                 variance[g, c, i] = column[:, 0]
+
+
+@entry
+def coefficients(rows, total, own, size, X, A, start, beta):
+    """Coefficients (p, G) at the mode, the loadings A (K, q) being those of all features; arguments as for `evaluate`."""
+    C, q, p = rows.starts.size - 1, A.shape[1], X.shape[1]
+    for first in range(0, size.size, _LANES):
+        last = min(first + _LANES, size.size)
+        B = last - first
+        work, found = make_work(C, q, p, B), make_found(p, B)
+        own_beta = start[:, first:last].copy()
+        mode(rows, _taken(total, own, size, first, last), X, A, own_beta, np.zeros((C, q, B)), work, found)
+        for j in range(p):
+            for l in range(B):
+                beta[j, first + l] = own_beta[j, l] + 0.0 * found.height[l]

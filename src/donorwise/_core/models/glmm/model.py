@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.design.replicates import between_within_df
-from donorwise._core.models.glmm.grid import GLMMGrid, axes_of, thinned
+from donorwise._core.models.glmm.axes import axes_of, thinned
+from donorwise._core.models.glmm.grid import GLMMGrid
 from donorwise._core.models.glmm.rows import share_rows
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm import components
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
+    from donorwise._core.models.glmm.axes import Axis
     from donorwise._core.models.glmm.families import Distribution
-    from donorwise._core.models.glmm.grid import Axis
     from donorwise._core.models.glmm.rows import Counts, SharedRows
     from donorwise._core.models.law import Law
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
@@ -102,6 +103,11 @@ class GLMM:
     def _parameters(self) -> IntArray:
         """Term, row and column of every parameter of the random part."""
         return self.rows.equations.blocks.parameter
+
+    @property
+    def are_variances(self) -> BoolArray:
+        """Whether each parameter is a variance, and no correlation."""
+        return np.asarray(self._parameters[:, 1] == self._parameters[:, 2])
 
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n)."""

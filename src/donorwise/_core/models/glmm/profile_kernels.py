@@ -9,7 +9,18 @@ from donorwise._core.models.glmm.lanes import add_heights, exponentials, loops, 
 from donorwise._core.models.glmm.law_kernels import entry
 
 _LANES = 64
-_LONGEST, _STEPS, _CONVERGED = 2.0, 40, 1e-9
+_LONGEST, _STEPS, _CONVERGED = 2.0, 40, 1e-7
+
+
+@loops
+def _shift(eta, offset, k, shifted):
+    """What row k has for a predictor."""
+    if offset.shape[0] > 0:
+        for l in range(eta.size):
+            shifted[l] = eta[l] + offset[k, l]
+    else:
+        for l in range(eta.size):
+            shifted[l] = eta[l]
 
 
 @loops
@@ -24,11 +35,12 @@ def _best_mean(rows, total, own, shared, t, offset, size, log_size, counts, eta,
         information[:] = 0.0
         score[:] = 0.0
         for k in rows:
-            shifted[:] = eta + offset[k] if offset.shape[0] > 0 else eta
+            _shift(eta, offset, k, shifted)
             exponentials(shifted, m)
             slopes(NB, size, total[k], own[k], shared[k], t[k], m, first, weight)
-            score += first
-            information += weight
+            for l in range(eta.size):
+                score[l] += first[l]
+                information[l] += weight[l]
         for l in range(eta.size):
             if moving[l]:
                 eta[l] += min(max(score[l] / information[l], -_LONGEST), _LONGEST)
@@ -38,11 +50,12 @@ def _best_mean(rows, total, own, shared, t, offset, size, log_size, counts, eta,
     height[:] = 0.0
     information[:] = 0.0
     for k in rows:
-        shifted[:] = eta + offset[k] if offset.shape[0] > 0 else eta
+        _shift(eta, offset, k, shifted)
         exponentials(shifted, m)
         slopes(NB, size, total[k], own[k], shared[k], t[k], m, first, weight)
         add_heights(NB, size, log_size, total[k], own[k], shared[k], t[k], shifted, m, height)
-        information += weight
+        for l in range(eta.size):
+            information[l] += weight[l]
 
 
 @entry

@@ -15,12 +15,16 @@ from donorwise._core.models.lmm.components import cholesky_psd, relative_covaria
 from donorwise._core.models.lmm.equations import build_equations
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
     from donorwise._core.design.design import Design
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._typing import FloatArray, IntArray
+
+
+_BLOCK = 4_000_000  # doubles of the values of a block of features
 
 
 class Values(NamedTuple):
@@ -214,3 +218,10 @@ def _leverages(X: FloatArray, weight: FloatArray) -> FloatArray:
     root = np.sqrt(weight)
     Q, _ = np.linalg.qr(root[:, None] * X)
     return np.asarray((Q**2).sum(axis=1))
+
+
+def feature_blocks(counts: Counts, at: IntArray) -> Iterator[IntArray]:
+    """Features whose values fit into memory together; the blocks do not depend on the workers."""
+    size = int(np.clip(_BLOCK // counts.shared.size, 1, 1024))
+    for start in range(0, at.size, size):
+        yield at[start : start + size]

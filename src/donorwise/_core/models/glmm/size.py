@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import gammaln
 
+from donorwise._core.models.glmm.axes import thinned
 from donorwise._core.models.glmm.profile_kernels import adjusted_profiles
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 DISPERSIONS = np.geomspace(1e-3, 1e2, 31)
+_SOME = thinned(DISPERSIONS, 13)  # where profiles are worked out
 
 
 def profiles(
@@ -50,7 +52,7 @@ def profiles(
     counted, cells
         Shapes (H,), (G, H). Counts that occur, and in how many cells.
     """
-    size = 1 / DISPERSIONS
+    size = 1 / _SOME.some
     out = np.zeros((size.size, values.total.shape[1]))
     adjusted_profiles(
         np.ascontiguousarray(values.total),
@@ -63,4 +65,4 @@ def profiles(
         out,
     )
     gamma = gammaln(counted[:, None] + size) - gammaln(size)
-    return out.T + cells @ gamma
+    return (out.T + cells @ gamma) @ _SOME.carry.T
