@@ -29,20 +29,6 @@ _SHOWN = (
     "type1@0.05", "type1@0.05 q1", "type1@0.05 q4", "type1@0.05 <1", "type1@0.01", "type1@0.001", "type1@0.0001", "fdp",
     "power", "power_equal", "found_equal <1", "hits", "seconds",
 )  # fmt: skip
-    "type1@0.05",
-    "type1@0.05 q1",
-    "type1@0.05 q4",
-    "type1@0.05 <1",
-    "type1@0.01",
-    "type1@0.001",
-    "type1@0.0001",
-    "fdp",
-    "power",
-    "power_equal",
-    "found_equal <1",
-    "hits",
-    "seconds",
-)
 
 
 def main() -> None:
