@@ -56,10 +56,9 @@ class PatternCounts:
 
     def block(self, at: IntArray) -> Values:
         """The values of some features."""
-        own = np.moveaxis(self.counted.own[:, :, at], 2, 0)
-        total = self.counted.total[:, at].T
+        own, total = self.counted.own[:, :, at], self.counted.total[:, at]
         if self.distribution.code == CLOGLOG:  # the exposure of the failures
-            total = (self.shared @ self.nodes) - own @ self.nodes
+            total = (self.shared @ self.nodes)[:, None] - self.nodes @ own
         return Values(total, own)
 
     @property
@@ -140,13 +139,14 @@ class CellCounts:
     def block(self, at: IntArray) -> Values:
         """The values of some features."""
         own = self._dense(at)
-        total = (self.trials - own) * self.exposure if self.distribution.code == CLOGLOG else own
-        has_nodes = self.distribution.dispersed or self.distribution.code == CLOGLOG
-        return Values(total, own[:, :, None] if has_nodes else own[:, :, None][:, :, :0])
+        on_nodes = own[:, None] if self.distribution.smooth else own[:, None][:, :0]
+        if self.distribution.code == CLOGLOG:
+            return Values((self.trials[:, None] - own) * self.exposure[:, None], on_nodes)
+        return Values(own, on_nodes)
 
     def _dense(self, at: IntArray) -> FloatArray:
         part = self.matrix[:, at]
-        return np.ascontiguousarray((part if isinstance(part, np.ndarray) else part.toarray()).T, dtype=np.float64)
+        return np.ascontiguousarray(part if isinstance(part, np.ndarray) else part.toarray(), dtype=np.float64)
 
     def sums(self) -> FloatArray:
         """Counts, or successes, of every feature and pattern, (G, patterns)."""
@@ -167,11 +167,14 @@ class CellCounts:
         values = self._dense(at)
         occur = np.unique(values)
         occur = occur[occur > 0]
-        return occur, np.stack([(own[:, None] == occur).sum(axis=0) for own in values]).astype(np.float64)
+        return occur, np.stack([(own[:, None] == occur).sum(axis=0) for own in values.T]).astype(np.float64)
 
     def scaled(self, factor: FloatArray) -> CellCounts:
         """The data, had every cell `factor` (N,) times its trials or its exposure, and counts."""
-        return replace(self, matrix=self.matrix * factor[:, None], exposure=self.exposure, trials=self.trials * factor)
+        times = factor if self.distribution.code == POISSON else 1.0
+        matrix = self.matrix * factor[:, None]
+        own = matrix if isinstance(matrix, np.ndarray) else sparse.csc_array(matrix)
+        return replace(self, matrix=own, exposure=self.exposure * times, trials=self.trials * factor)
 
     def take(self, rows: IntArray) -> CellCounts:
         """Some of the cells."""

@@ -20,6 +20,7 @@ summed = njit(  # sums may be taken in any order: LLVM makes vector instructions
 _MANTISSA, _BIAS = 52, 1023
 _SQRT_HALF = 0x3FE6A09E00000000  # bits of the square root of a half, less its last digits
 _LN2 = float(np.log(2.0))
+_SMALLEST = 1e-300  # mean of a count, whose logarithm is finite
 _HIGHEST = 300.0  # of eta: beyond it exponentials are as good as infinite
 
 
@@ -37,7 +38,7 @@ def _split_exponent(typingctx, y):
     return types.UniTuple(types.float64, 2)(types.float64), codegen
 
 
-_split: Any = intrinsic(_split_exponent)
+split: Any = intrinsic(_split_exponent)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -46,7 +47,7 @@ def log_one_plus(z):
 
     log(m) = 2 atanh(s), s = (m - 1) / (m + 1) below .172: ten terms of the series leave 1e-17.
     """
-    n, m = _split(1.0 + z)
+    n, m = split(1.0 + z)
     s = (m - 1.0) / (m + 1.0)
     q = s * s
     p = 1.0 / 19.0
@@ -88,7 +89,7 @@ def _cloglog(own, t, m):
     """Value and derivatives of sum_j own_j log(1 - exp(-t_j m)) in log m."""
     value, first, second = 0.0, 0.0, 0.0
     for j in range(t.size):
-        z = t[j] * m
+        z = max(t[j] * m, _SMALLEST)
         if z > 700.0:
             continue
         failed = np.exp(-z)

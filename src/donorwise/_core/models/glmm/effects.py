@@ -29,7 +29,7 @@ def modes(model: GLMM, at: IntArray, points: FloatArray) -> Modes:
     C, q, p = rows.kernel.starts.size - 1, rows.width, rows.X.shape[1]
     out = Modes(np.empty((at.size, p)), np.empty((at.size, C, q)), np.empty((at.size, C, q, q)))
     values = rows.prepared(model.counts.block(at))
-    effects(rows.kernel, *values, model.size[at], rows.X, A, model.start[at], *out)
+    effects(rows.kernel, *values, model.size[at], rows.X, A, np.ascontiguousarray(model.start[at].T), *out)
     return out
 
 

@@ -78,17 +78,11 @@ def _profiles_of(model: GLMM, at: IntArray) -> FloatArray:
     order = np.argsort(pattern, kind="stable")
     groups = np.searchsorted(pattern[order], np.arange(pattern.max(initial=-1) + 2))
     block, tails = counts.block(at), counts.tails(at)
-    values = Values(block.total[:, order], block.own[:, order])
+    values = Values(block.total[order], block.own[order])
     shared, t = counts.shared[order], np.ascontiguousarray(counts.exposures[order])
-    if groups.size - 1 == pattern.size:
-        return profiles(values, shared, t, groups, *tails)
-    tilt = _within(model, at)[:, order]
-    out = [
-        profiles(Values(values.total[g : g + 1], values.own[g : g + 1]), shared, t * np.exp(tilt[g])[:, None], groups,
-                 tails[0], tails[1][g : g + 1])
-        for g in range(at.size)
-    ]  # fmt: skip
-    return np.concatenate(out)
+    alone = groups.size - 1 == pattern.size
+    offset = np.empty((0, at.size)) if alone else np.ascontiguousarray(_within(model, at)[:, order].T)
+    return profiles(values, shared, t, offset, groups, *tails)
 
 
 def _within(model: GLMM, at: IntArray) -> FloatArray:

@@ -87,11 +87,15 @@ class GLMMGrid:
         return np.where(ratio > _LARGEST_RATIO, 0.0, ratio)
 
     @cached_property
+    def _null(self) -> FloatArray:
+        """Orthonormal bases of the coefficients at which each contrast is zero, (n, p, p - 1)."""
+        p = self.model.rows.X.shape[1]
+        return np.array([np.linalg.svd(c[:, None])[0][:, 1:] for c in self.L]).reshape(len(self.L), p, p - 1)
+
+    @cached_property
     def _constrained(self) -> FloatArray:
-        """Columns for the coefficients at which each contrast is zero, (n, K, p - 1)."""
-        X, p = self.model.rows.X, self.model.rows.X.shape[1]
-        null = [np.linalg.svd(c[:, None])[0][:, 1:] for c in self.L]
-        return np.ascontiguousarray([X @ N for N in null]).reshape(len(self.L), len(X), p - 1)
+        """Columns for these coefficients, (n, K, p - 1)."""
+        return np.ascontiguousarray(self.model.rows.X @ self._null)
 
     def loglik(self, at: IntArray) -> FloatArray:
         """Restricted log-likelihood without its constant, (G, K)."""
@@ -113,14 +117,16 @@ class GLMMGrid:
         """Likelihood (G, T), and centre, scale and root (G, T, n)."""
         model, T, n = self.model, len(self._some), len(L)
         values = model.rows.prepared(model.counts.block(at))
-        loglik = np.empty((at.size, T))
-        centre, scale, root = (np.empty((at.size, T, n)) for _ in range(3))
+        loglik = np.empty((T, at.size))
+        centre, scale, root = (np.empty((T, n, at.size)) for _ in range(3))
+        start = np.ascontiguousarray(model.start[at].T)
+        null_start = np.ascontiguousarray(np.swapaxes(self._null[:n], 1, 2) @ start)
         evaluate(
             model.rows.kernel, *values, model.size[at], model.rows.X, self._constrained[:n], self._loadings,
-            self._ratios, L, model.start[at], loglik, centre, scale, root,
+            self._ratios, L, start, null_start, loglik, centre, scale, root,
         )  # fmt: skip
-        loglik[~np.isfinite(loglik).all(axis=1)] = 0.0  # their roots are missing; they say nothing of the prior
-        return loglik, centre, scale, root
+        loglik[:, ~np.isfinite(loglik).all(axis=0)] = 0.0  # their roots are missing; they say nothing of the prior
+        return loglik.T, *(np.moveaxis(values, 2, 0) for values in (centre, scale, root))
 
     def _carried(self, values: FloatArray) -> FloatArray:
         """From (G, T, ...) to (G, K, ...)."""

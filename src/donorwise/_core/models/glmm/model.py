@@ -37,7 +37,8 @@ _CORRELATIONS = np.array([0.0, -0.8, -0.4, 0.4, 0.8])
 # Points above zero of the axis of a variance where there are so many parameters: of the grid with a shared prior, of
 # a fine one whose best point is the estimate, and those that are worked out.
 _POINTS = {0: (0, 0, 0), 1: (47, 300, 16), 2: (23, 60, 10), 3: (13, 18, 7)}
-_MOST_PARAMETERS = 3
+MOST_PARAMETERS = 3
+"""Variances and covariances of random effects that a grid can have axes for."""
 _RANK = 1e-9
 
 
@@ -88,7 +89,7 @@ class GLMM:
     def unmoderated(self) -> str:
         """Why the variances cannot lie on a grid; empty where they can."""
         n = len(self._parameters)
-        if 1 <= n <= _MOST_PARAMETERS:
+        if 1 <= n <= MOST_PARAMETERS:
             return ""
         return f"moderation covers one to three variances and covariances of random effects and the model has {n}"
 
@@ -139,7 +140,7 @@ class GLMM:
         return self._axes(1)
 
     def _axes(self, kind: int) -> list[FloatArray]:
-        n = _POINTS[min(len(self._parameters), _MOST_PARAMETERS)][kind]
+        n = _POINTS[min(len(self._parameters), MOST_PARAMETERS)][kind]
         variances = np.concatenate([[0.0], np.geomspace(_LOWEST, _HIGHEST, n)])
         return [variances if i == j else _CORRELATIONS for _, i, j in self._parameters]
 
@@ -151,7 +152,7 @@ class GLMM:
 
     def _thinned(self, points: FloatArray) -> tuple[Axis, ...]:
         axes = axes_of(points)
-        most = _POINTS[min(len(self._parameters), _MOST_PARAMETERS)][2]
+        most = _POINTS[min(len(self._parameters), MOST_PARAMETERS)][2]
         return () if axes is None else tuple(thinned(axis, most) for axis in axes)
 
     def law(self, points: FloatArray, L: FloatArray) -> Law:

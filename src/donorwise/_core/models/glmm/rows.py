@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Values(NamedTuple):
-    """Of G features in K rows: `total` (G, K) and `own` (G, K, J), see the families."""
+    """Of G features in K rows: `total` (K, G) and `own` (K, J, G), see the families."""
 
     total: FloatArray
     own: FloatArray
@@ -152,13 +152,13 @@ class SharedRows:
     def prepared(self, values: Values) -> Values:
         """The values in order, with the prior counts, which lie on the nodes as the exposure does.
 
-        Yes and no have as many of either; the noes of cloglog are known by their exposure.
+        Yes/no data have as many failures added: they are in `kernel.shared`, or in the exposure of the failures.
         """
-        total, own = values.total[:, self.order], values.own[:, self.order]
+        total, own = values.total[self.order], values.own[self.order]
         failed = (self._on_nodes * self.kernel.t).sum(axis=1)
-        total = total + (failed if self.kernel.code == CLOGLOG else self.prior_counts)
-        if own.shape[2]:
-            own = own + self._on_nodes
+        total = total + (failed if self.kernel.code == CLOGLOG else self.prior_counts)[:, None]
+        if own.shape[1]:
+            own = own + self._on_nodes[:, :, None]
         return Values(np.ascontiguousarray(total), np.ascontiguousarray(own))
 
     @cached_property

@@ -27,7 +27,13 @@ DISPERSIONS = np.geomspace(1e-3, 1e2, 31)
 
 
 def profiles(
-    values: Values, shared: FloatArray, exposures: FloatArray, groups: IntArray, counted: FloatArray, cells: FloatArray
+    values: Values,
+    shared: FloatArray,
+    exposures: FloatArray,
+    offset: FloatArray,
+    groups: IntArray,
+    counted: FloatArray,
+    cells: FloatArray,
 ) -> FloatArray:
     """The adjusted profile of G features at :data:`DISPERSIONS`, without constants, (G, points).
 
@@ -37,13 +43,24 @@ def profiles(
         Of the features in K rows.
     shared, exposures
         Shape (K, J).
+    offset
+        Shape (K, G). What rows have of their own in the linear predictor; (0, G) for nothing.
     groups
         Shape (C + 1,). First row of every group, and K.
     counted, cells
         Shapes (H,), (G, H). Counts that occur, and in how many cells.
     """
-    out = np.zeros((len(values.total), DISPERSIONS.size))
-    adjusted_profiles(values.total, values.own, shared, exposures, groups, 1 / DISPERSIONS, out)
     size = 1 / DISPERSIONS
+    out = np.zeros((size.size, values.total.shape[1]))
+    adjusted_profiles(
+        np.ascontiguousarray(values.total),
+        np.ascontiguousarray(values.own),
+        shared,
+        exposures,
+        offset,
+        groups,
+        size,
+        out,
+    )
     gamma = gammaln(counted[:, None] + size) - gammaln(size)
-    return out + cells @ gamma
+    return out.T + cells @ gamma
