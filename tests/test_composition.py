@@ -230,6 +230,9 @@ def test_columns_that_hold_no_types_are_refused(column: str, said: str) -> None:
     adata.obs = adata.obs.assign(one="x", none=pd.Series(np.nan, adata.obs_names, dtype=object))
     with pytest.raises(DataError, match=said):
         dw.tl.composition(adata, DONORS, cell_type=column)
+    for name in ("cell_type", "sample"):
+        with pytest.raises(DesignError, match=f"{name}= is the name of one column of obs, not"):
+            dw.tl.composition(adata, DONORS, **{name: ["sex", "condition"]})  # type: ignore[arg-type]
     del adata.obs["cell_type"]
     with pytest.raises(DesignError, match="Which column of obs holds the cell types is not known"):
         dw.tl.composition(adata, DONORS)

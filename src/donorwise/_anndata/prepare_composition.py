@@ -111,6 +111,8 @@ def assemble_composition(
 def _known(roles: Mapping[str, Role], role: str, given: str | None) -> str:
     """The column of a role, as given, declared or guessed; empty for none."""
     if given is not None:
+        if not isinstance(given, str):
+            raise DesignError(f"{role}= is the name of one column of obs, not {given!r}.")
         return given
     return roles[role].column if role in roles else ""
 
