@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.shares import Samples
     from donorwise._core.engine.analysis import Tables
-    from donorwise._core.engine.glmm import GLMMFit
+    from donorwise._core.engine.count_fits import CountFit
     from donorwise._typing import IntArray
 
 RELATIVE = (
@@ -52,7 +52,7 @@ class CompositionAnalysis(GlmmAnalysis):
         """See :class:`Analysis`."""
         return Family(method="composition", observations="shares", link=self.distribution.link, prior_on="variance")
 
-    def tables(self, number: int, fit: GLMMFit | None) -> Tables:
+    def tables(self, number: int, fit: CountFit | None) -> Tables:
         """See :class:`Analysis`."""
         made = GlmmAnalysis.tables(self, number, fit)
         return replace(made, cautions=made.cautions | pushed(made.results, self.cell_type))

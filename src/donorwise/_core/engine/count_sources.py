@@ -136,6 +136,10 @@ class CellCountSource(Source[CountStatistics]):
         counts = CellCounts(self.distribution, matrix, self.exposure[used], trials, pattern)
         return CountStatistics(design, counts, design.covariates[used])
 
+    def per_cell(self, n_cells: int) -> tuple[FloatArray, FloatArray]:
+        """See :class:`Source`."""
+        return self.exposure, np.ones(n_cells) if self.trials is None else self.trials
+
     def trying(self, matrix: sparse.csr_array) -> Source[CountStatistics]:
         """See :class:`Source`; no more successes than trials, and no larger counts than there are."""
         most = np.full(matrix.shape[0], np.inf if self.tails is None else self.tails.largest)
