@@ -11,14 +11,12 @@ from donorwise._core.cells.nodes import PATTERN_CELLS, RIGHT
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, unequal_arms
 from donorwise._core.design.disguise import batch_as_number, kept_as_text
 from donorwise._core.design.people import Named, about_names
-from donorwise._core.design.shares import coarser
 from donorwise._core.engine.unit_replicates import replicates_of_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.composition import CompositionAnalysis
     from donorwise._core.engine.glmm import GlmmAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
@@ -113,18 +111,6 @@ def _few_trials(design: Design) -> list[str]:
     cells, worst = design.codes[design.codes >= 0], max(design.random_terms, key=lambda term: len(term.levels))
     n = float(np.median(np.bincount(worst.codes[cells], minlength=len(worst.levels))))
     return [_HANDFUL.format(worst.group, n)] if n < _FEW_TRIALS else []
-
-
-def of_shares(analysis: CompositionAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
-    """As :func:`of_counts`, and random terms that are coarser than the samples."""
-    missing = "the cell type, the group or a variable of the formula is missing"
-    found = of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles, missing=missing)
-
-    def look(design: Design) -> list[str]:
-        text = coarser(analysis.samples, design)
-        return [text] if text else []
-
-    return (*found, *_by_group(analysis.tasks, look))
 
 
 def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[str, str]) -> tuple[str, ...]:
