@@ -12,10 +12,10 @@ from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise.errors import DataError
 from donorwise.get._tests import passes, present
 from donorwise.pl._labels import adjust_labels, place_labels
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, say_empty, shorten
+from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, format_p, say_empty, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -63,6 +63,7 @@ def with_effects(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFr
 
 
 _NAMES = {"rate_ratio": "log2 fold change", "odds_ratio": "log odds ratio"}
+_PLAIN = ("ok", "boundary")  # statuses that need no word beside a p-value
 _INTERVAL = {"effect": "estimate", "low": "ci_low", "high": "ci_high"}
 
 
@@ -200,6 +201,15 @@ def closed(effect: ArrayLike, low: ArrayLike, high: ArrayLike) -> tuple[FloatArr
     """Ends of intervals to draw: a side without an end is as long as the other."""
     at, lows, highs = (np.asarray(values, dtype=np.float64) for values in (effect, low, high))
     return np.where(np.isneginf(lows), 2 * at - highs, lows), np.where(np.isposinf(highs), 2 * at - lows, highs)
+
+
+def texts_of(status: Iterable[object], p_values: Iterable[float], kind: str = "p") -> list[str]:
+    """What stands beside the estimates: the p-value, and the status where that says more than that there is one."""
+    texts = []
+    for name, p in zip(map(str, status), p_values, strict=True):
+        words = [] if np.isnan(p) else [format_p(p, kind)]
+        texts.append(", ".join(words if name in _PLAIN else [*words, name.replace("_", " ")]))
+    return texts
 
 
 def draw_rows(

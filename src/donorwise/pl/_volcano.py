@@ -277,4 +277,6 @@ def _of_counts(stored: Results) -> bool:
 def _mean_label(stored: Results) -> str:
     if _of_counts(stored):
         return "mean count per cell"
+    if stored.params["response"].startswith(keys.LABELS_PREFIX):
+        return "mean share"
     return "mean log expression" if np.isfinite(stored.params["log_base"]) else f"mean of {stored.params['response']}"

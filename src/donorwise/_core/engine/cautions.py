@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from donorwise._core.cells.nodes import PATTERN_CELLS, RIGHT
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, unequal_arms
 from donorwise._core.design.disguise import batch_as_number, kept_as_text
 from donorwise._core.design.people import Named, about_names
@@ -24,19 +25,37 @@ if TYPE_CHECKING:
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._core.engine.units import Units
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, StrArray
 
 _RAW_COUNTS = (
     "{} looks like raw counts. A linear mixed model needs log-normalised values: run sc.pp.normalize_total and sc.pp.log1p "
     "first, or name the layer that holds them."
 )
 _SHIFTED = "{}: the middle of the genes' log_fc is {:.2f}, far from 0 for a spread of {:.2f}. {}"
-_COMPOSITION = (
-    "Where some genes respond strongly, their counts take depth from all others, which then look down: "
-    "dw.tl.pseudobulk(normalize='tmm') corrects that, and dw.pp.size_factors the values of dw.tl.lmm."
+COMPOSITION = "Where some genes respond strongly, their counts take depth from all others, which then look down: "
+"""What shifts all genes of a contrast, to be followed by what corrects it."""
+UNCORRECTED = (
+    f"{COMPOSITION}dw.tl.pseudobulk(normalize='tmm') corrects that, and dw.pp.size_factors the values of dw.tl.lmm."
 )
-_CORRECTED = "That is left after normalize={!r}: most genes may differ, or too few have the counts to be compared."
+CORRECTED = "That is left after {}: most genes may differ, or too few have the counts to be compared."
+_ONE_SIDED = (
+    "are separated: in some arm the response is nothing else than zero (or than what it can be at most). Their estimates lean "
+    "on a prior, and their intervals are open on one side; "
+)
+_SEPARATED = {
+    True: f"{_ONE_SIDED}their p-values hold, as they are those of the likelihood.",
+    False: f"{_ONE_SIDED}z tests at the estimates say little of them.",
+}
+_INTERPOLATED = (
+    "Exposures reach from {:.3g} to {:.3g}, and between so far apart ends the log-likelihood of a pattern of {:,} cells is right "
+    "to {:.0e} only ({:.0e} is meant): leave cells of extreme depth out."
+)
 _ENOUGH_GENES, _FAR, _SEEN = 200, 0.3, 0.05  # tests; spreads; log2 units that are worth a word
+_FEW_TRIALS = 5
+_HANDFUL = (
+    "Half of the levels of `{}` have {:.0f} cells or fewer, each of them yes or no: what levels differ by can hardly be told "
+    "from chance, and tests lean on the prior that features share."
+)
 _SINGLE_CELLS = (
     "Most units are a single cell, so the noise between cells cannot be told from the differences between units."
 )
@@ -69,11 +88,12 @@ def of_cells(
         Why cells are left out.
     """
     tasks, obs, donor = analysis.tasks, analysis.obs, analysis.donor
+    about: dict[str, Any] = {"depth": depth, "donor": donor, **roles, "depth_in": analysis.depth_in}
     found = [_RAW_COUNTS.format(analysis.response)] if raw_counts else [scale] if scale else []
     if len(tasks) == 1 and tasks[0].design is not None:
-        found += audit_design(tasks[0].design, obs, depth=depth, donor=donor, **roles).warnings
+        found += audit_design(tasks[0].design, obs, **about).warnings
     else:
-        whole = audit(analysis.formula, obs, depth=depth, donor=donor, **roles)
+        whole = audit(analysis.formula, obs, **about)
         # without donors all cells together have no design
         overall = whole.warnings if whole.n_donors else ()
         found += [*overall, *_by_group(tasks, lambda design: few_donors(design, obs, donor), overall)]
@@ -84,9 +104,32 @@ def of_cells(
     return (*found, *_cells_left_out(n_dropped, analysis.n_cells, missing))
 
 
-def of_counts(analysis: GlmmAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
-    """The serious findings of the audit, groups with few donors, and cells left out."""
-    return of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles)
+def of_counts(analysis: GlmmAnalysis, *, depth: FloatArray | None, roles: Mapping[str, str]) -> tuple[str, ...]:
+    """The serious findings of the audit, groups with few donors, cells left out, and what is too little to go on.
+
+    `depth` (N,) is that of the cells, if known.
+    """
+    found = of_cells(analysis, raw_counts=False, scale="", depth=depth, roles=roles)
+    return (
+        *found,
+        *_interpolated(analysis),
+        *([] if analysis.distribution.counts or analysis.trials else _by_group(analysis.tasks, _few_trials)),
+    )
+
+
+def _interpolated(analysis: GlmmAnalysis) -> list[str]:
+    """Exposures that lie too far apart for what is kept of them."""
+    nodes, error = analysis.nodes, analysis.interpolation_error
+    if nodes is None or error <= 1.01 * RIGHT:  # rounding
+        return []
+    return [_INTERPOLATED.format(*np.exp([nodes.low, nodes.high]), PATTERN_CELLS, error, RIGHT)]
+
+
+def _few_trials(design: Design) -> list[str]:
+    """Levels of a random term of which most have a handful of cells, each of them yes or no."""
+    cells, worst = design.codes[design.codes >= 0], max(design.random_terms, key=lambda term: len(term.levels))
+    n = float(np.median(np.bincount(worst.codes[cells], minlength=len(worst.levels))))
+    return [_HANDFUL.format(worst.group, n)] if n < _FEW_TRIALS else []
 
 
 def of_shares(analysis: CompositionAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
@@ -130,7 +173,7 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
     return (*found, *_cells_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
 
 
-def shifted(results: pd.DataFrame, apart: Collection[str] = (), normalize: str = "depth") -> dict[str, str]:
+def shifted(results: pd.DataFrame, apart: Collection[str], advice: str) -> dict[str, str]:
     """What to say of groups and contrasts in which the genes' log fold changes are far from zero as a whole, by their names.
 
     Of the genes whose fold changes are known best (the half with the smaller standard errors: with few counts they depend
@@ -143,10 +186,9 @@ def shifted(results: pd.DataFrame, apart: Collection[str] = (), normalize: str =
         The tests of all groups and contrasts.
     apart
         Contrasts that are not looked at, such as those of the depth.
-    normalize
-        How the depths were made comparable; ``"depth"`` for not at all.
+    advice
+        What to do about it.
     """
-    advice = _COMPOSITION if normalize == "depth" else _CORRECTED.format(normalize)
     known = results[results["p_value"].notna() & results["log_fc"].notna() & ~results["contrast"].isin(apart)]
     found = {}
     for (contrast, group), own in known.groupby(["contrast", "group"], observed=True, sort=False):
@@ -155,6 +197,18 @@ def shifted(results: pd.DataFrame, apart: Collection[str] = (), normalize: str =
             if abs(middle) > max(_FAR * spread, _SEEN):
                 name = str(contrast) if group == ALL else f"{contrast}, {group}"
                 found[name] = _SHIFTED.format(name, middle, spread, advice)
+    return found
+
+
+def separated(names: Sequence[str], status: StrArray, *, by_likelihood: bool = True) -> dict[str, str]:
+    """What to say of contrasts that some features have no response for, or nothing else, in an arm; `status` is (n, G).
+
+    `by_likelihood` says whether p-values are those of the likelihood and not of estimates.
+    """
+    found = {}
+    for name, own in zip(names, status, strict=True):
+        if n := int((own == "separated").sum()):
+            found[f"separated: {name}"] = f"{name}: {n:,} of {own.size:,} features {_SEPARATED[by_likelihood]}"
     return found
 
 

@@ -197,6 +197,10 @@ class LabelSource(Source[CountStatistics]):
         counted = Counted(n_obs, n_obs.astype(np.float64), np.zeros((shape[0], 0)), total, none, none)
         return CountStatistics(design, PatternCounts(self.distribution, counted, np.empty(0), np.empty(0)))
 
+    def reading(self, matrix: Any, features: IntArray | None) -> Source[CountStatistics]:
+        """See :class:`Source`; the labels stay, out of which all others are counted."""
+        return replace(self, features=features)
+
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
         return 8 * self.n_labels * sum(task.design.n_patterns for task in tasks if task.design is not None)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from donorwise._core.cells.nodes import PATTERN_CELLS
 from donorwise._core.design.replicates import find_donors
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
+from donorwise._core.engine.cautions import COMPOSITION, CORRECTED, separated
 from donorwise._core.engine.count_fits import CountFit, fit_count_statistics
 from donorwise._core.engine.count_sources import CountStatistics
 from donorwise._core.engine.glmm_tables import (
@@ -28,8 +30,13 @@ from donorwise._core.engine.tasks import ddf_used, test_features
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from donorwise._core.cells.nodes import Nodes
+    from donorwise._core.design.depth import Depth
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import FloatArray
+
+EFFECTIVE = "effective_depth"
+"""The column of depths that account for composition, as :func:`donorwise.pp.size_factors` calls it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,10 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
         What they are: a column of obs, an array, for the exposure what it is made of; empty for none.
     detected
         Whether the response is that a count is above zero.
+    of_genes
+        Whether responses are those of genes, all of which depend on the depth of cells.
+    nodes
+        Where functions of the exposure are interpolated; None where none are.
     """
 
     distribution: Distribution
@@ -51,6 +62,8 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     offset: str = ""
     trials: str
     detected: bool
+    of_genes: bool = False
+    nodes: Nodes | None = None
 
     @property
     def family(self) -> Family:  # type: ignore[override]
@@ -83,7 +96,20 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
             ddf=ddf,
             note=note,
             donor=fit.donor,
+            cautions=separated(own.names, tested.status, by_likelihood=ddf != "wald"),
         )
+
+    @property
+    def depth_in(self) -> Depth:
+        """See :class:`Analysis`."""
+        return self.distribution.depth_in(of_genes=self.of_genes, exposure=bool(self.exposure or self.offset))
+
+    @property
+    def when_shifted(self) -> str:
+        """See :class:`Analysis`."""
+        if self.exposure == EFFECTIVE:
+            return CORRECTED.format(f"exposure={EFFECTIVE!r}")
+        return f"{COMPOSITION}exposure={EFFECTIVE!r}, a column that dw.pp.size_factors makes, corrects that."
 
     @property
     def pooled(self) -> bool:
@@ -116,4 +142,10 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
             "offset": self.offset,
             "trials": self.trials,
             "detected": self.detected,
+            **({} if self.nodes is None else {"interpolation_error": self.interpolation_error}),
         }
+
+    @property
+    def interpolation_error(self) -> float:
+        """What the log-likelihood of a pattern of `PATTERN_CELLS` cells is off by, for being interpolated."""
+        return 0.0 if self.nodes is None else self.nodes.error * PATTERN_CELLS**0.5

@@ -15,6 +15,7 @@ from donorwise._core.cells.size_factors import size_factors
 from donorwise._core.design.replicates import find_donors, is_fixed
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import one_blas_thread
+from donorwise._core.engine.cautions import CORRECTED, UNCORRECTED
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import told_reasons, with_group
@@ -335,6 +336,11 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         design = self._design(number)
         kinds, _ = replication(design, find_donors(design, self.units.table, self.donor), L)
         return kinds, []
+
+    @property
+    def when_shifted(self) -> str:
+        """See :class:`Analysis`."""
+        return UNCORRECTED if self.normalize == "depth" else CORRECTED.format(f"normalize={self.normalize!r}")
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""

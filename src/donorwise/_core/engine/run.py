@@ -151,7 +151,7 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
     tables = _stack(analysis, parts)
     _log_replaced(named, analysis.options.ddf)
     params = _params(analysis, named, tables["results"])
-    cautions = shifted(tables["results"], of_covariates(analysis), params.get("normalize", "depth"))
+    cautions = shifted(tables["results"], of_covariates(analysis), analysis.when_shifted)
     cautions |= of_fits({name: part.cautions for name, part in named.items()})
     for text in cautions.values():
         logger.warning(text)
