@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._core.engine.units import Units
+    from donorwise._core.models.glmm.families import Distribution
+    from donorwise._core.models.glmm.leftover import Leftover
     from donorwise._typing import FloatArray, StrArray
 
 _RAW_COUNTS = (
@@ -46,6 +48,12 @@ _SEPARATED = {
     True: f"{_ONE_SIDED}their p-values hold, as they are those of the likelihood.",
     False: f"{_ONE_SIDED}z tests at the estimates say little of them.",
 }
+_OVERDISPERSED = (
+    "{:,} of the {:,} features that were looked at (those of many counts) vary more within donors than {}, all together {:.1f} times "
+    "as much: standard errors of contrasts within donors are about {:.2f} of what they should be. Use {}a random term for what varies "
+    "within donors."
+)
+_SOME, _SHARE = 3, 0.05  # features that vary too much, for a word; their share of those that were looked at
 _INTERPOLATED = (
     "Exposures reach from {:.3g} to {:.3g}, and between so far apart ends the log-likelihood of a pattern of {:,} cells is right "
     "to {:.0e} only ({:.0e} is meant): leave cells of extreme depth out."
@@ -210,6 +218,16 @@ def separated(names: Sequence[str], status: StrArray, *, by_likelihood: bool = T
         if n := int((own == "separated").sum()):
             found[f"separated: {name}"] = f"{name}: {n:,} of {own.size:,} features {_SEPARATED[by_likelihood]}"
     return found
+
+
+def overdispersed(left: Leftover, distribution: Distribution) -> dict[str, str]:
+    """What to say of features whose rows vary more about the fit than by chance, where these are not few."""
+    if left.n_over < max(_SOME, _SHARE * left.n):
+        return {}
+    law, instead = (
+        ("Poisson counts do", "family='nb', and ") if distribution.counts else ("yes and no do by chance", "")
+    )
+    return {"over-dispersion": _OVERDISPERSED.format(left.n_over, left.n, law, left.times, left.times**-0.5, instead)}
 
 
 def of_fits(found: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pandas as pd
 from donorwise._core.cells.nodes import PATTERN_CELLS
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
-from donorwise._core.engine.cautions import COMPOSITION, CORRECTED, separated
+from donorwise._core.engine.cautions import COMPOSITION, CORRECTED, overdispersed, separated
 from donorwise._core.engine.count_sources import CountStatistics
 from donorwise._core.engine.glmm_tables import (
     partition_table,
@@ -30,6 +30,7 @@ from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.dispersion import shared_sizes
 from donorwise._core.inference.moderation import Learned, learn, mean_rank
 from donorwise._core.models.glmm.fit import dispersion_profiles, fit_counts
+from donorwise._core.models.glmm.leftover import leftover
 from donorwise._core.models.law import STATUS_DTYPE
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
             ddf=ddf,
             note=note,
             donor=fit.donor,
-            cautions=separated(own.names, tested.status, by_likelihood=ddf != "wald"),
+            cautions=separated(own.names, tested.status, by_likelihood=ddf != "wald")
+            | overdispersed(leftover(fit.models[0], tested.variances[fit.models[0].features]), self.distribution),
         )
 
     @property
