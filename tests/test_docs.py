@@ -25,7 +25,7 @@ from donorwise._typing import STATUSES
 DOCS = Path(__file__).parents[1] / "docs"
 SOURCE = Path(dw.__file__).parent
 FACES = ("datasets", "get", "pl", "pp", "tl")
-METHODS = (dw.LMMFit, DonorwiseAccessor)
+METHODS = (dw.LMMFit, dw.GLMMFit, DonorwiseAccessor)
 
 
 def _page(name: str) -> str:
@@ -35,7 +35,7 @@ def _page(name: str) -> str:
 def _public() -> dict[str, Any]:
     """Everything a user calls, by name."""
     found = {f"{face}.{name}": getattr(getattr(dw, face), name) for face in FACES for name in getattr(dw, face).__all__}
-    found |= {name: getattr(dw, name) for name in ("LMMFit", "cond", "fit_lmm")}
+    found |= {name: getattr(dw, name) for name in ("LMMFit", "GLMMFit", "cond", "fit_lmm", "fit_glmm")}
     for owner in METHODS:
         found |= {f"{owner.__name__}.{n}": m for n, m in vars(owner).items() if n[0] != "_" and _is_documented(m)}
     return found

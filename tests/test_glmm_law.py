@@ -12,8 +12,9 @@ from tests._dense import Term
 from tests._dense_counts import DenseCounts, profile
 from tests._patterns import numbers_inside_patterns
 
-from donorwise._core.cells.counts import choose_tails, count_cells
+from donorwise._core.cells.counts import count_cells
 from donorwise._core.cells.nodes import choose_nodes
+from donorwise._core.cells.tails import choose_tails
 from donorwise._core.design import build
 from donorwise._core.design.build import build_design
 from donorwise._core.models.glmm.counts import CellCounts, PatternCounts

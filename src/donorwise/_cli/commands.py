@@ -322,7 +322,7 @@ def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare) -> None:
     """Check, lock, read, prepare, fit, write."""
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     out = given["out"] = check_output(given["out"], TABLES, [given["source"]])
-    element = given.get("obsm") or given["layer"] or "X"
+    element = given.get("obsm") or given.get("layer") or "X"
     if given["dry_run"]:
         with reading(given["source"], element):
             _describe(given, *_prepare(given, _read(given), prepare)[:2])
@@ -348,7 +348,7 @@ def _prepare(
     columns = [str(c) for c in adata.obs.columns]
     contrasts = [parse_contrast(text, adata.obs) for text in given["contrast"]] or None
     analysis = prepare(adata, contrasts, parse_groupby(given["groupby"], columns))
-    return adata, analysis, symbols_of(adata, given["gene_symbols"], {"response": analysis.response})
+    return adata, analysis, symbols_of(adata, given.get("gene_symbols"), {"response": analysis.response})
 
 
 def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import keys
+from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise.errors import DataError
 from donorwise.get._tests import passes, present
 from donorwise.pl._labels import adjust_labels, place_labels
@@ -56,9 +57,12 @@ def with_effects(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFr
     known = table["log_fc"].notna() & table["estimate"].notna()
     if known.any() and known.equals(table["estimate"].notna()):
         return table.assign(effect=table["log_fc"]), "log2 fold change"
+    if RATIO_OF_LINK.get(str(params["link"])) == "odds_ratio":
+        return table.assign(effect=table["estimate"]), _NAMES["odds_ratio"]
     return table.assign(effect=table["estimate"]), f"estimate ({response_unit(params, table)})"
 
 
+_NAMES = {"rate_ratio": "log2 fold change", "odds_ratio": "log odds ratio"}
 _PLAIN = ("ok", "boundary")  # statuses that need no word beside a p-value
 _INTERVAL = {"effect": "estimate", "low": "ci_low", "high": "ci_high"}
 
@@ -69,12 +73,9 @@ def with_intervals(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.Data
     An interval is that of the estimate. It is one of the log2 fold change where that is the estimate in other units, as
     it is of log rates, and not of mean logarithms.
     """
-    if params["link"] == "log":
-        scale, name = float(1 / np.log(2)), "log2 fold change"
-    elif params["link"] == "logit":
-        scale, name = 1.0, "log odds ratio"
-    else:
-        scale, name = 1.0, f"estimate ({response_unit(params, table)})"
+    ratio = RATIO_OF_LINK.get(str(params["link"]), "")
+    scale = float(1 / np.log(2)) if ratio == "rate_ratio" else 1.0
+    name = _NAMES.get(ratio, f"estimate ({response_unit(params, table)})")
     scaled = {to: table[column] * scale for to, column in _INTERVAL.items()}
     return table.assign(**scaled), name
 
@@ -196,6 +197,12 @@ def name_panels(
             place(ax, list(points.names[chosen]), xy[chosen], points=xy, colors=list(colors))
 
 
+def closed(effect: ArrayLike, low: ArrayLike, high: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Ends of intervals to draw: a side without an end is as long as the other."""
+    at, lows, highs = (np.asarray(values, dtype=np.float64) for values in (effect, low, high))
+    return np.where(np.isneginf(lows), 2 * at - highs, lows), np.where(np.isposinf(highs), 2 * at - lows, highs)
+
+
 def texts_of(status: Iterable[object], p_values: Iterable[float], kind: str = "p") -> list[str]:
     """What stands beside the estimates: the p-value, and the status where that says more than that there is one."""
     texts = []
@@ -224,7 +231,7 @@ def draw_rows(
     ax
         Axes to draw in.
     effect, low, high
-        Shape (R,). Estimates and ends of their intervals, infinite where these are open; NaN leaves a row empty.
+        Shape (R,). Estimates and ends of their intervals; NaN leaves a row empty, and an arrow stands where there is no end.
     labels, texts
         On the left and on the right of the rows.
     colors
@@ -236,13 +243,11 @@ def draw_rows(
     """
     place = np.arange(float(len(labels)))
     full = np.ones(len(labels), dtype=bool) if filled is None else filled
-    ends = np.array([low, high], dtype=np.float64)
-    ax.hlines(place, *np.where(np.isinf(ends), effect, ends), color=colors, lw=1.2)
-    for side, row in zip(*np.nonzero(np.isinf(ends)), strict=True):
-        ax.annotate(
-            "", xy=(side, row), xycoords=ax.get_yaxis_transform(), xytext=(np.asarray(effect)[row], row), textcoords="data",
-            arrowprops={"arrowstyle": "->", "color": colors[row], "lw": 1.2, "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
+    left, right = closed(effect, low, high)
+    ax.hlines(place, left, right, color=colors, lw=1.2)
+    for end, given, marker in ((left, low, "<"), (right, high, ">")):
+        is_open = np.isinf(np.asarray(given, dtype=np.float64))
+        ax.scatter(end[is_open], place[is_open], c=colors[is_open], marker=marker, s=16, lw=0, zorder=3)
     ax.scatter(effect, place, c=np.where(full, colors, "white"), edgecolors=list(colors), s=20, lw=1, zorder=3)
     ax.axvline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
     for y, text, color in zip(place, texts, colors if text_colors is None else text_colors, strict=True):

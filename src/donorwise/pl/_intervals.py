@@ -13,7 +13,7 @@ from donorwise.errors import DataError
 from donorwise.get import ranef as predict
 from donorwise.get._tests import choose, passes, present, tidy
 from donorwise.pl._contrasts import of_interest, per_unit
-from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, texts_of, with_intervals
+from donorwise.pl._effects import closed, draw_rows, effect_colors, tested_parts, texts_of, with_intervals
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -209,10 +209,9 @@ def _limit(ax: Axes, rows: pd.DataFrame) -> None:
     if not rows["effect"].notna().any():
         ax.set_xlim(-1, 1)
         return
-    ends = rows[["effect", "low", "high"]].replace([np.inf, -np.inf], np.nan)
-    lengths = (ends["high"] - ends["low"]).dropna()
-    reach = rows["effect"].abs().max() + (_LONGEST * lengths.median() / 2 if lengths.size else 0.0)
-    left, right = min(ends.min().min(), 0.0), max(ends.max().max(), 0.0)
+    low, high = closed(rows["effect"], rows["low"], rows["high"])
+    reach = rows["effect"].abs().max() + _LONGEST * float(np.nanmedian(high - low)) / 2
+    left, right = min(float(np.nanmin(low)), 0.0), max(float(np.nanmax(high)), 0.0)
     left, right = max(left, -reach), min(right, reach)
     margin = 0.05 * (right - left or 1.0)
     ax.set_xlim(left - margin, right + margin)

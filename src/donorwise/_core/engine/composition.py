@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.shares import Samples
     from donorwise._core.engine.analysis import Tables
-    from donorwise._core.engine.glmm import GLMMFit
+    from donorwise._core.engine.count_fits import CountFit
+    from donorwise._typing import IntArray
 
 RELATIVE = (
     "Shares are relative: where one type has more cells, all others have smaller shares, whether or not there are fewer of "
@@ -51,7 +52,7 @@ class CompositionAnalysis(GlmmAnalysis):
         """See :class:`Analysis`."""
         return Family(method="composition", observations="shares", link=self.distribution.link, prior_on="variance")
 
-    def tables(self, number: int, fit: GLMMFit | None) -> Tables:
+    def tables(self, number: int, fit: CountFit | None) -> Tables:
         """See :class:`Analysis`."""
         made = GlmmAnalysis.tables(self, number, fit)
         return replace(made, cautions=made.cautions | pushed(made.results, self.cell_type))
@@ -65,6 +66,10 @@ class CompositionAnalysis(GlmmAnalysis):
         codes = np.zeros(design.n_patterns, dtype=np.int64)
         codes[found.rows.pattern] = found.rows.donor
         return Replicates(found.levels, codes)
+
+    def permuted_donors(self, number: int) -> IntArray:
+        """See :class:`Analysis`."""
+        return self.donors(number).codes
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""

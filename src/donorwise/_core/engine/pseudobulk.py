@@ -20,7 +20,15 @@ from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import told_reasons, with_group
 from donorwise._core.engine.sources import UnitStatistics
-from donorwise._core.engine.tables import FIXED, RESIDUAL, SHARES, prior_table, tests_table
+from donorwise._core.engine.tables import (
+    DISPERSION,
+    FIXED,
+    RESIDUAL,
+    SHARES,
+    components_table,
+    prior_table,
+    tests_table,
+)
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE
@@ -37,9 +45,6 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 logger = logging.getLogger("donorwise")
-
-
-DISPERSION = "dispersion"  # beside the variances
 
 
 @dataclass(frozen=True)
@@ -187,12 +192,10 @@ def stored_variances(fit: LogRateFit, varcomp: pd.DataFrame) -> FloatArray:
 
 def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     """Variances of log rates: between units and of the random term (G, terms), of sampling; and the dispersion."""
-    terms, rates = [*fit.terms, RESIDUAL, DISPERSION], fit.models[0].rates
+    rates = fit.models[0].rates
+    rows = [*((name, "(Intercept)", "") for name in fit.terms), (RESIDUAL, "", ""), (DISPERSION, "", "")]
     values = np.column_stack([variances, fit.spread(rates.v.mean(axis=1)), fit.spread(rates.dispersion)])
-    table = _long(fit.variables, terms, values, "variance")
-    table.insert(2, "column1", np.tile(["(Intercept)"] * len(fit.terms) + ["", ""], len(fit.variables)))
-    table.insert(3, "column2", "")
-    return table.assign(sd=np.sqrt(table["variance"]))
+    return components_table(fit.variables, rows, values, np.sqrt(values))
 
 
 def icc_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:

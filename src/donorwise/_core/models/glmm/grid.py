@@ -18,7 +18,7 @@ from donorwise._core.models.glmm.law_kernels import evaluate
 from donorwise._core.models.law import Law, tensor
 
 if TYPE_CHECKING:
-    from donorwise._core.models.glmm.model import GLMM
+    from donorwise._core.models.glmm.features import CountFeatures
     from donorwise._typing import FloatArray, IntArray
 
 _LARGEST_RATIO = 1e6  # of standard deviations at neighbouring points, where effects are carried over
@@ -34,7 +34,7 @@ class GLMMGrid:
         By variance; one of no points in all where the points are no grid.
     """
 
-    model: GLMM
+    model: CountFeatures
     points: FloatArray
     L: FloatArray
     axes: tuple[Axis, ...]
