@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from donorwise._core.models.glmm.families import Distribution
+    from donorwise._core.models.glmm.leftover import Leftover
     from donorwise._typing import StrArray
 
 _SHIFTED = "{}: the middle of the genes' log_fc is {:.2f}, far from 0 for a spread of {:.2f}. {}"
@@ -30,6 +32,12 @@ _SEPARATED = {
     True: f"{_ONE_SIDED}their p-values hold, as they are those of the likelihood.",
     False: f"{_ONE_SIDED}z tests at the estimates say little of them.",
 }
+_OVERDISPERSED = (
+    "{:,} of the {:,} features that were looked at (those of many counts) vary more within donors than {}, all together {:.1f} times "
+    "as much: standard errors of contrasts within donors are about {:.2f} of what they should be. Use {}a random term for what varies "
+    "within donors."
+)
+_SOME, _SHARE = 3, 0.05  # features that vary too much, for a word; their share of those that were looked at
 _ENOUGH_GENES, _FAR, _SEEN = 200, 0.3, 0.05  # tests; spreads; log2 units that are worth a word
 
 
@@ -70,6 +78,16 @@ def separated(names: Sequence[str], status: StrArray, *, by_likelihood: bool = T
         if n := int((own == "separated").sum()):
             found[f"separated: {name}"] = f"{name}: {n:,} of {own.size:,} features {_SEPARATED[by_likelihood]}"
     return found
+
+
+def overdispersed(left: Leftover, distribution: Distribution) -> dict[str, str]:
+    """What to say of features whose rows vary more about the fit than by chance, where these are not few."""
+    if left.n_over < max(_SOME, _SHARE * left.n):
+        return {}
+    law, instead = (
+        ("Poisson counts do", "family='nb', and ") if distribution.counts else ("yes and no do by chance", "")
+    )
+    return {"over-dispersion": _OVERDISPERSED.format(left.n_over, left.n, law, left.times, left.times**-0.5, instead)}
 
 
 def of_fits(found: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
