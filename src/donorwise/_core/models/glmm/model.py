@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from donorwise._core.design.replicates import between_within_df
+from donorwise._core.design.replicates import known_df
 from donorwise._core.models.glmm.axes import axes_of, thinned
 from donorwise._core.models.glmm.features import CountFeatures
 from donorwise._core.models.glmm.grid import GLMMGrid
@@ -86,7 +86,7 @@ class GLMM(CountFeatures):
 
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n)."""
-        few = between_within_df(self.design, self.n_obs, L) < 1
+        few = known_df(self.design, self.n_obs, L) < 1
         status = np.where(self.separated(L), "separated", "ok")
         return np.where(few, "too_few_donors", status).astype(STATUS_DTYPE)
 
