@@ -49,15 +49,15 @@ AIMS = (
     Aim("F", _TYPE1, 0.04, 0.056, (PSEUDOBULK,)),
     *(
         Aim(scenario, measure, low, high, methods)
-        for scenario, level, far, methods in (
-            ("B", (0.044, 0.056), (5e-4, 1.6e-3), COUNTS + DETECTED),
-            ("C", (0.044, 0.056), (5e-4, 1.6e-3), (*COUNTS, DETECTED[1])),
-            ("E", (0.04, 0.056), (5e-4, 1.6e-3), COUNTS),
-            ("F", (0.04, 0.056), (3e-4, 1.6e-3), (*COUNTS, DETECTED[1])),
+        for scenario, methods in (
+            ("B", COUNTS + DETECTED),
+            ("C", (*COUNTS, DETECTED[1])),
+            ("E", COUNTS),
+            ("F", (*COUNTS, DETECTED[1])),
         )
         for measure, (low, high) in {
-            _TYPE1: level,
-            "type1@0.001": far,
+            _TYPE1: (0.044, 0.056),
+            "type1@0.001": (5e-4, 1.6e-3),
             "fdp": (0.0, 0.06),
             **{f"{_TYPE1} q{i}": (0.03, 0.065) for i in (1, 2, 3, 4)},
         }.items()
