@@ -17,7 +17,7 @@ import donorwise as dw
 from donorwise._anndata.prepare_counts import prepare_glmm
 from donorwise._cli import main
 from donorwise._core.cells.nodes import RIGHT
-from donorwise._core.engine.cautions import separated
+from donorwise._core.engine.after_fit import separated
 from donorwise.errors import DataError, DonorwiseWarning
 
 FORMULA = "~ condition + (1 | donor)"

@@ -9,8 +9,8 @@ import pandas as pd
 
 from donorwise._core.cells.nodes import PATTERN_CELLS
 from donorwise._core.design.replicates import find_donors
+from donorwise._core.engine.after_fit import COMPOSITION, CORRECTED, separated
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
-from donorwise._core.engine.cautions import COMPOSITION, CORRECTED, separated
 from donorwise._core.engine.count_fits import CountFit, fit_count_statistics
 from donorwise._core.engine.count_sources import CountStatistics
 from donorwise._core.engine.glmm_tables import (

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 DISPERSIONS = np.geomspace(1e-3, 1e2, 31)
-_SOME = thinned(DISPERSIONS, 13)  # where profiles are worked out
+_SOME = thinned(DISPERSIONS, 19)  # where profiles are worked out
 
 
 def profiles(
