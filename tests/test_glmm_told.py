@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from matplotlib.collections import PathCollection
 
 import donorwise as dw
 from donorwise._anndata.prepare_counts import prepare_glmm
@@ -334,4 +335,6 @@ def test_open_intervals_are_arrows_and_separated_features_are_called_so(deeper: 
         ax = dw.pl.forest(own, variables, key="glmm")
         texts = [text.get_text() for text in ax.texts]
         assert any(text.startswith("FDR = ") and text.endswith(", separated") for text in texts)
+        marked = [c for c in ax.collections if isinstance(c, PathCollection) and c.get_sizes()[0] == 16]
+        assert sum(len(c.get_offsets()) for c in marked) == sum("separated" in text for text in texts)  # arrows
         assert np.isfinite(ax.get_xlim()).all()
