@@ -56,7 +56,7 @@ def read_row_counts(adata: ad.AnnData, kind: str, *, detected: bool) -> RowCount
     """
     from donorwise._core.cells.counted_rows import RowCounts
 
-    _check_kept(adata, kind, detected=detected)
+    check_kept(adata, kind, detected=detected)
     nodes, tails = _read_nodes(adata, kind) if kind else (None, None)
     n, n_nodes, n_tails = column_of(adata, N_CELLS), 0, 0
     if nodes is not None:
@@ -122,16 +122,20 @@ def _read_nodes(adata: ad.AnnData, kind: str) -> tuple[Nodes, Tails | None]:
     return nodes, Tails(np.atleast_1d(entry[f"{kind}_values"]), int(exact), largest)
 
 
-def _check_kept(adata: ad.AnnData, kind: str, *, detected: bool) -> None:
+def check_kept(adata: ad.AnnData, kind: str, *, detected: bool) -> None:
     """Raise unless the rows have what is asked for."""
     origin = read_origin(adata)
     if origin.counts_layer is None and not (detected and not kind):
         more = f" and glmm={kind!r}" if kind else ""
         raise DataError(f"These rows were collapsed without counts: give counts_layer={more} to dw.pp.collapse.")
-    if kind and kind not in kept_families(adata):
+    families = kept_families(adata)
+    if kind and kind not in families:
+        depth = f", depth={origin.depth!r}" if origin.depth else ""
+        other = "".join(f" and what {KEPT[name]} need," for name in families)
+        glmm = [*families, kind] if families else kind
         raise DataError(
-            f"These rows keep no more than sums of the counts, and {KEPT[kind]} need the depth of every cell: collapse the "
-            f"cells again, with dw.pp.collapse(..., counts_layer={origin.counts_layer!r}, glmm={kind!r})."
+            f"These rows keep no more than sums of the counts{other or ','} and {KEPT[kind]} need the depth of every cell: collapse the "
+            f"cells again, with dw.pp.collapse(..., counts_layer={origin.counts_layer!r}{depth}, glmm={glmm!r})."
         )
 
 
