@@ -172,10 +172,15 @@ def read_columns(
     roles: Mapping[str, Role],
     groupby: Sequence[str],
     columns: Sequence[str] = (),
+    *,
+    moments: bool = True,
 ) -> list[str]:
-    """Columns of a collapsed AnnData that a tool reads: the formula's, the group, the donor, and others."""
+    """Columns of a collapsed AnnData that a tool reads: the formula's, the group, the donor, and others.
+
+    `moments` says whether the model needs no more of a covariate than these.
+    """
     labels = [*groupby, *columns]
-    names = columns_read(adata, parsed, labels) or []
+    names = columns_read(adata, parsed, labels, moments=moments) or []
     donor = [roles["donor"].column] if "donor" in roles and roles["donor"].column else []
     known = [roles[role].column for role in AUDITED if role in roles]
     return list(dict.fromkeys([*names, *donor, *(c for c in known if c in read_origin(adata).by)]))

@@ -1,4 +1,4 @@
-"""Formulas on rows that stand for many cells: what they may ask of these, and patterns without the covariates."""
+"""Formulas on rows that stand for many cells: what they may ask of these, and which patterns they have."""
 
 from __future__ import annotations
 
@@ -22,14 +22,20 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.design.formula import ParsedFormula
-    from donorwise._typing import FloatArray
+    from donorwise._typing import FloatArray, IntArray
 
 # Functions that give a linear function of their first argument; mean and variance are all they learn from cells.
 _LINEAR = frozenset({"I", "scale", "center", "standardize"})
 
+_ONLY_MOMENTS = (
+    "`{0}` differs between the cells of a row, and its mean and cross-products, which these rows have, do not tell how counts, "
+    "or yes and no, depend on it. Leave it out (depth is the exposure of counts already), collapse the cells again with it, in "
+    "classes, in by=, or fit the cells."
+)
+
 
 def check_formula(
-    parsed: ParsedFormula, labels: Sequence[str], by: Sequence[str], covariates: Sequence[str]
+    parsed: ParsedFormula, labels: Sequence[str], by: Sequence[str], covariates: Sequence[str], *, moments: bool = True
 ) -> list[str]:
     """Columns that a formula and `labels` read, if collapsed rows can answer for them.
 
@@ -41,6 +47,8 @@ def check_formula(
         Further columns that are read as labels, such as a group.
     by, covariates
         What the rows were collapsed by, and the covariates they have moments of.
+    moments
+        Whether these are all that the model needs of a covariate.
 
     Raises
     ------
@@ -53,12 +61,15 @@ def check_formula(
     numbers = parsed.variables
     groups = list(dict.fromkeys([*parsed.groups, *labels]))
     have = f"by={list(by)}" + (f" and covariates={list(covariates)}" if covariates else "")
+    also = " (or in covariates=, if it is a number that differs from cell to cell)" if moments else ""
     for name in dict.fromkeys([*numbers, *groups]):
         if name not in by and name not in covariates:
             raise DesignError(
                 f"`{name}` was collapsed away: these rows were made with {have}. Collapse the cells again with {name!r} "
-                "in by= (or in covariates=, if it is a number that differs from cell to cell)."
+                f"in by={also}."
             )
+        if name in covariates and not moments:
+            raise DesignError(_ONLY_MOMENTS.format(name))
         if name in groups and name in covariates:
             raise DesignError(f"`{name}` was collapsed as a covariate; to group by it, collapse with it in by=.")
     _check_linear(parsed, covariates)
@@ -136,6 +147,27 @@ def coarsen(design: Design, covariates: Sequence[str]) -> Design:
         varying=varying,
         frame=design.frame.iloc[first].reset_index(drop=True),
     )
+
+
+def refine(design: Design, obs: pd.DataFrame, rows: IntArray) -> Design:
+    """The design with rows that stand for cells as patterns, where a number differs inside a pattern.
+
+    Parameters
+    ----------
+    design
+        On the N cells of `obs`.
+    rows
+        Shape (N,). The row of each cell, in which all its variables are the same.
+    """
+    if not design.covariates.shape[1]:
+        return design
+    used = np.flatnonzero(design.codes >= 0)
+    own, at = np.unique(rows[used], return_index=True)
+    first, codes = used[at], np.full_like(design.codes, -1)
+    codes[used] = np.searchsorted(own, rows[used])
+    fine = design.on_rows(design.codes[first], design.covariates[first])
+    numbers = {name: np.asarray(obs[name].array[first], dtype=np.float64) for name in design.numeric_means}
+    return replace(fine, codes=codes, frame=fine.frame.assign(**numbers))
 
 
 def _key_order(design: Design, frame: pd.DataFrame) -> list[str]:
