@@ -122,7 +122,7 @@ def assemble_glmm(
     parsed, roles, collapsed = parse(formula), find_roles(adata), is_collapsed(adata)
     read = read_columns(adata, parsed, roles, groupby, columns, moments=False) if collapsed else None
     obs = with_labels(cell_frame(adata, read), roles, parsed)
-    tasks = tasks_by_group(parsed, obs, groupby)
+    tasks = tasks_by_group(parsed, obs, groupby, residual=kind.has_residual(of_many=trials is not None))
     check_random(tasks)
     check_variances(tasks)
     names, asked = resolve_by_group(tasks, contrasts)

@@ -46,7 +46,12 @@ _MOST_CORRELATED = 50
 
 
 def build_design(
-    formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None, levels: Levels | None = None
+    formula: str | ParsedFormula,
+    obs: pd.DataFrame,
+    *,
+    rows: BoolArray | None = None,
+    levels: Levels | None = None,
+    residual: bool = True,
 ) -> Design:
     """Apply a formula to observations and collapse them to patterns of equal rows.
 
@@ -60,6 +65,8 @@ def build_design(
         Shape (N,). Which rows to use; all when None.
     levels
         Levels of the variables, in use or not, where they are known; by default those of all rows of `obs`.
+    residual
+        Whether rows have a residual of unknown size, which a random effect for each row could not be told from.
 
     Returns
     -------
@@ -74,7 +81,7 @@ def build_design(
         When a column is missing or unusable, or when the data cannot answer the formula.
     """
     design = assemble_design(formula, obs, rows=rows, levels=levels)
-    check_design(design)
+    check_design(design, residual=residual)
     return design
 
 

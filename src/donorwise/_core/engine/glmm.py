@@ -104,7 +104,8 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     @property
     def depth_in(self) -> Depth:
         """See :class:`Analysis`."""
-        return self.distribution.depth_in(of_genes=self.of_genes, exposure=bool(self.exposure or self.offset))
+        seen = self.of_genes and not self.trials  # successes of trials are no detection
+        return self.distribution.depth_in(of_genes=seen, exposure=bool(self.exposure or self.offset))
 
     @property
     def when_shifted(self) -> str:
