@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray, FloatArray
 
-_OF_COUNTS, _OF_DETECTED = f"{keys.LAYER_PREFIX}{COUNTS}", f"{keys.LAYER_PREFIX}{DETECTED}"
+_OF_COUNTS = f"{keys.LAYER_PREFIX}{COUNTS}"
 _ROUNDING = 1e-6  # of a sum of squares
 _ABOVE_ONE = (
     "These rows have counts above one ({!r} in row {!r}), and family='binomial' takes yes or no: give response='detected' to "
@@ -35,7 +35,7 @@ _ABOVE_ONE = (
 )
 _OTHER_VALUES = (
     "Which cells have a count is not kept: these rows tell which have {} above zero, and those are not the same cells. "
-    "Collapse the cells again, with dw.pp.collapse(..., counts_layer={!r}, glmm={!r})."
+    "Collapse the cells again, with counts_layer={} and glmm={!r}."
 )
 
 
@@ -116,10 +116,10 @@ def _read(adata: ad.AnnData, origin: Origin, response: Response, kind: Distribut
     """What the family needs; yes and no are out of the cells of a row where there is no exposure."""
     if kind.exposed:
         return read_row_counts(adata, kind.smooth, detected=not kind.counts)
-    of_counts = detected and response.text == _OF_COUNTS and CLOGLOG in kept_families(adata)
-    if detected and response.text == _OF_COUNTS and not of_counts:
+    kept = detected and response.text == _OF_COUNTS and CLOGLOG in kept_families(adata)
+    if detected and not kept:
         _check_same_cells(adata, origin, response)
-    rows = read_row_counts(adata, CLOGLOG if of_counts else "", detected=detected)
+    rows = read_row_counts(adata, CLOGLOG if kept else "", detected=detected)
     return replace(rows, exposure=column_of(adata, N_CELLS), shared=rows.shared[:, :0], nodes=None, tails=None)
 
 
@@ -141,10 +141,10 @@ def _check_given(
         )
     if exposure is not None and not (isinstance(exposure, str) and exposure == origin.depth):
         have = f"the column {origin.depth!r}" if origin.depth else "each cell's total counts"
-        column = repr(exposure) if isinstance(exposure, str) else "that in a column of obs"
+        again = f"depth={exposure!r}" if isinstance(exposure, str) else "depth= a column of obs that holds it"
         raise DataError(
             f"exposure= belongs to cells, and these rows were collapsed with {have} for it: leave it out, or collapse the cells "
-            f"again with depth={column}."
+            f"again with {again}."
         )
 
 
@@ -170,11 +170,14 @@ def _check_yes_or_no(adata: ad.AnnData, response: Response, used: BoolArray) -> 
 
 def _check_same_cells(adata: ad.AnnData, origin: Origin, response: Response) -> None:
     """Raise unless the cells whose modelled values are above zero are those with a count, as far as sums can tell."""
-    total, above = (_some(adata, name, None, response) for name in (COUNTS, DETECTED))
-    positive = origin.looks_like_counts or np.isfinite(origin.log_base)
-    if not (positive and np.array_equal(total > 0, above > 0) and (above <= total).all()):
+    same = origin.looks_like_counts or bool(np.isfinite(origin.log_base))
+    if same and origin.counts_layer is not None:
+        total, above = (_some(adata, name, None, response) for name in (COUNTS, DETECTED))
+        same = np.array_equal(total > 0, above > 0) and bool((above <= total).all())
+    if not same:
         glmm = kept_families(adata)
-        raise DataError(_OTHER_VALUES.format(origin.source, origin.counts_layer, [*glmm, CLOGLOG] if glmm else CLOGLOG))
+        layer = "" if origin.counts_layer is None else repr(origin.counts_layer)
+        raise DataError(_OTHER_VALUES.format(origin.source, layer, [*glmm, CLOGLOG] if glmm else CLOGLOG))
 
 
 def _some(adata: ad.AnnData, name: str, rows: Any, response: Response) -> FloatArray:

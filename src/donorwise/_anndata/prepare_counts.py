@@ -15,7 +15,6 @@ from donorwise._anndata import (
     find_roles,
     is_collapsed,
     keys,
-    read_cells,
     resolve_response,
 )
 from donorwise._anndata.exposure import check_exposed, exposure_of, given_exposure, said_of, trials_of
@@ -25,7 +24,6 @@ from donorwise._anndata.roles import known_columns, known_donor, said_of_labels,
 from donorwise._anndata.values import CountData, examine_responses, said_of_values
 from donorwise._core.cells.nodes import choose_nodes
 from donorwise._core.cells.tails import choose_tails
-from donorwise._core.design.coarsen import refine
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
@@ -128,8 +126,7 @@ def assemble_glmm(
     names, asked = resolve_by_group(tasks, contrasts)
     used, given = cells_in_use(tasks), {"exposure": exposure, "offset": offset, "trials": trials}
     if collapsed:
-        data, rows = rows_data(adata, response, kind, used, detected=detected, **given), read_cells(adata).rows()
-        tasks = [t if t.design is None else replace(t, design=refine(t.design, obs, rows)) for t in tasks]
+        data = rows_data(adata, response, kind, used, detected=detected, **given)
     else:
         data = _cells_data(adata, obs, response, kind, used, detected=detected, n_jobs=n_jobs, **given)
     return GlmmAnalysis(
@@ -207,6 +204,5 @@ def audit_counts(
     kind = distribution(family, link)
     if exposed:
         check_exposed(kind)
-    return audit_cells(
-        adata, formula, kind.depth_in(of_genes=of_genes, exposure=exposed or (kind.exposed and of_genes))
-    )
+    depth_in = kind.depth_in(of_genes=of_genes, exposure=exposed or (kind.exposed and of_genes))
+    return audit_cells(adata, formula, depth_in, moments=False)

@@ -1,4 +1,4 @@
-"""Formulas on rows that stand for many cells: what they may ask of these, and which patterns they have."""
+"""Formulas on rows that stand for many cells: what they may ask of these, and patterns without the covariates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.design.formula import ParsedFormula
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import FloatArray
 
 # Functions that give a linear function of their first argument; mean and variance are all they learn from cells.
 _LINEAR = frozenset({"I", "scale", "center", "standardize"})
@@ -147,27 +147,6 @@ def coarsen(design: Design, covariates: Sequence[str]) -> Design:
         varying=varying,
         frame=design.frame.iloc[first].reset_index(drop=True),
     )
-
-
-def refine(design: Design, obs: pd.DataFrame, rows: IntArray) -> Design:
-    """The design with rows that stand for cells as patterns, where a number differs inside a pattern.
-
-    Parameters
-    ----------
-    design
-        On the N cells of `obs`.
-    rows
-        Shape (N,). The row of each cell, in which all its variables are the same.
-    """
-    if not design.covariates.shape[1]:
-        return design
-    used = np.flatnonzero(design.codes >= 0)
-    own, at = np.unique(rows[used], return_index=True)
-    first, codes = used[at], np.full_like(design.codes, -1)
-    codes[used] = np.searchsorted(own, rows[used])
-    fine = design.on_rows(design.codes[first], design.covariates[first])
-    numbers = {name: np.asarray(obs[name].array[first], dtype=np.float64) for name in design.numeric_means}
-    return replace(fine, codes=codes, frame=fine.frame.assign(**numbers))
 
 
 def _key_order(design: Design, frame: pd.DataFrame) -> list[str]:

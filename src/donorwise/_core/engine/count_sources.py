@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CountStatistics:
-    """What the cells of one task say about counts, row by row: patterns of its design, or single cells.
+    """What the cells of one task say about counts, row by row: patterns of its design, or parts of these (single cells).
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class CountStatistics:
     counts
         The data of the rows.
     covariates
-        Shape (rows, m). What differs between the cells of a pattern; None where the rows are patterns.
+        Shape (rows, m). What differs between the rows of a pattern; None where the rows are patterns.
     """
 
     design: Design
@@ -182,8 +182,16 @@ class RowCountSource(Source[CountStatistics]):
         return [None if task.design is None else self._of(task.design) for task in tasks]
 
     def _of(self, design: Design) -> CountStatistics:
-        counted = self.rows.patterns(design.codes[self.starts], design.n_patterns, self.features)
-        return CountStatistics(design, _patterns(self.distribution, counted, self.rows.nodes, self.rows.tails))
+        """Sums by pattern; or by row, where a number differs between those of a pattern, as it does between cells."""
+        nodes, tails, codes = self.rows.nodes, self.rows.tails, design.codes[self.starts]
+        if not design.covariates.shape[1]:
+            counted = self.rows.patterns(codes, design.n_patterns, self.features)
+            return CountStatistics(design, _patterns(self.distribution, counted, nodes, tails))
+        used, each = np.flatnonzero(codes >= 0), np.full(codes.size, -1)
+        each[used] = np.arange(used.size)
+        counts = _patterns(self.distribution, self.rows.patterns(each, used.size, self.features), nodes, tails)
+        counts = replace(counts, of_pattern=codes[used].astype(np.int64))
+        return CountStatistics(design, counts, design.covariates[self.starts[used]])
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
