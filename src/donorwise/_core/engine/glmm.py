@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 EFFECTIVE = "effective_depth"
 """The column of depths that account for composition, as :func:`donorwise.pp.size_factors` calls it."""
+_OF_DETECTION = (
+    " Or cells differ in depth between the arms, and more from each other than by chance, so that deeper ones have a gene less "
+    "often than their exposure says: compare family='nb'."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +114,10 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     @property
     def when_shifted(self) -> str:
         """See :class:`Analysis`."""
+        own = f"{COMPOSITION}exposure={EFFECTIVE!r}, a column that dw.pp.size_factors makes, corrects that."
         if self.exposure == EFFECTIVE:
-            return CORRECTED.format(f"exposure={EFFECTIVE!r}")
-        return f"{COMPOSITION}exposure={EFFECTIVE!r}, a column that dw.pp.size_factors makes, corrects that."
+            own = CORRECTED.format(f"exposure={EFFECTIVE!r}")
+        return own if self.distribution.counts else own + _OF_DETECTION
 
     @property
     def pooled(self) -> bool:
