@@ -9,7 +9,7 @@ import pandas as pd
 
 from donorwise._core.engine.tables import FIXED, RESIDUAL, component_rows, term_labels
 from donorwise._core.models.glmm.effects import coefficients, modes, random_effects
-from donorwise._core.models.glmm.fit import feature_blocks
+from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.lmm.components import covariances, relative_covariance, with_correlations, with_covariances
 
 if TYPE_CHECKING:

@@ -144,6 +144,11 @@ class CellCounts:
         has_nodes = self.distribution.dispersed or self.distribution.code == CLOGLOG
         return Values(total, own[:, :, None] if has_nodes else own[:, :, None][:, :, :0])
 
+    def responses(self, at: IntArray) -> FloatArray:
+        """Responses of some features, (G, N)."""
+        part = self.matrix[:, at]
+        return np.ascontiguousarray((part if isinstance(part, np.ndarray) else part.toarray()).T, dtype=np.float64)
+
     def _dense(self, at: IntArray) -> FloatArray:
         part = self.matrix[:, at]
         return np.ascontiguousarray((part if isinstance(part, np.ndarray) else part.toarray()).T, dtype=np.float64)

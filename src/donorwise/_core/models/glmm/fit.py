@@ -10,17 +10,14 @@ from donorwise._core.jobs import in_threads
 from donorwise._core.models.glmm.effects import coefficients
 from donorwise._core.models.glmm.families import LOGIT
 from donorwise._core.models.glmm.model import GLMM
-from donorwise._core.models.glmm.rows import Values, share_rows
+from donorwise._core.models.glmm.rows import Values, feature_blocks, share_rows
 from donorwise._core.models.glmm.size import profiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from donorwise._core.design.design import Design
     from donorwise._core.models.glmm.rows import Counts, SharedRows
     from donorwise._typing import FloatArray, IntArray
 
-_BLOCK = 4_000_000  # doubles of the values of a block of features
 _TYPICAL = 0.1  # variance of random effects, where coefficients alone are wanted
 _LEAST = 0.5  # successes, or failures, that a feature is taken to have where its coefficients begin
 
@@ -63,13 +60,6 @@ def dispersion_profiles(model: GLMM, n_jobs: int = 1) -> FloatArray:
     blocks = list(feature_blocks(model.counts, np.arange(model.features.size)))
     made = in_threads(lambda at: _profiles_of(model, at), blocks, n_jobs)
     return np.concatenate(list(made)) if blocks else np.empty((0, 0))
-
-
-def feature_blocks(counts: Counts, at: IntArray) -> Iterator[IntArray]:
-    """Features whose values fit into memory together; the blocks do not depend on the workers."""
-    size = int(np.clip(_BLOCK // counts.shared.size, 1, 1024))
-    for start in range(0, at.size, size):
-        yield at[start : start + size]
 
 
 def _profiles_of(model: GLMM, at: IntArray) -> FloatArray:

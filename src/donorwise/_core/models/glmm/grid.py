@@ -15,6 +15,7 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 
 from donorwise._core.models.glmm.law_kernels import evaluate
+from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.law import Law, tensor
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ class GLMMGrid:
     def _evaluate(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, ...]:
         """Likelihood (G, T), and centre, scale and root (G, T, n)."""
         model, T, n = self.model, len(self._some), len(L)
+        if model.rows.within is not None:
+            return self._evaluate_cells(at, L)
         values = model.rows.prepared(model.counts.block(at))
         loglik = np.empty((at.size, T))
         centre, scale, root = (np.empty((at.size, T, n)) for _ in range(3))
@@ -121,6 +124,20 @@ class GLMMGrid:
         )  # fmt: skip
         loglik[~np.isfinite(loglik).all(axis=1)] = 0.0  # their roots are missing; they say nothing of the prior
         return loglik, centre, scale, root
+
+    def _evaluate_cells(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, ...]:
+        """The same from single cells, in blocks that fit into memory."""
+        model, made = self.model, []
+        null = np.array([np.linalg.svd(c[:, None])[0][:, 1:] for c in L]).reshape(len(L), L.shape[1], L.shape[1] - 1)
+        for own in feature_blocks(model.counts, at):
+            made.append(
+                model.rows.within.evaluate(
+                    model.counts, own, model.size[own], model.start[own], self._some, L, null
+                )
+            )
+        loglik, *rest = (np.concatenate(parts) for parts in zip(*made, strict=True))
+        loglik[~np.isfinite(loglik).all(axis=1)] = 0.0
+        return loglik, *rest
 
     def _carried(self, values: FloatArray) -> FloatArray:
         """From (G, T, ...) to (G, K, ...)."""

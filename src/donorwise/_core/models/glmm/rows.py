@@ -11,16 +11,21 @@ import numpy as np
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.models.glmm.families import CLOGLOG, LOGIT
 from donorwise._core.models.glmm.kernels import Rows
+from donorwise._core.models.glmm.within import Within, separate
 from donorwise._core.models.lmm.components import cholesky_psd, relative_covariance, with_covariances
 from donorwise._core.models.lmm.equations import build_equations
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
     from donorwise._core.design.design import Design
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._typing import FloatArray, IntArray
+
+
+_BLOCK = 4_000_000  # doubles of the values of a block of features
 
 
 class Values(NamedTuple):
@@ -122,6 +127,11 @@ class SharedRows:
         return out
 
     @cached_property
+    def within(self) -> Within | None:
+        """What the covariates of single cells do within patterns; None where every row is a pattern."""
+        return separate(self)
+
+    @cached_property
     def first_places(self) -> tuple[IntArray, ...]:
         """Of every term, the place of the first column of each level."""
         order, starts, out = self.equations.blocks.order, 0, []
@@ -168,6 +178,13 @@ class SharedRows:
         return np.asarray((self.prior_counts / weight.sum(axis=1))[:, None] * weight)
 
 
+def feature_blocks(counts: Counts, at: IntArray) -> Iterator[IntArray]:
+    """Features whose values fit into memory together; the blocks do not depend on the workers."""
+    size = int(np.clip(_BLOCK // counts.shared.size, 1, 1024))
+    for start in range(0, at.size, size):
+        yield at[start : start + size]
+
+
 def share_rows(design: Design, counts: Counts) -> SharedRows:
     """What the features of a design share.
 
@@ -178,7 +195,7 @@ def share_rows(design: Design, counts: Counts) -> SharedRows:
     """
     equations = build_equations(design, _cells_alone(counts.n_obs))
     component, place = _components(equations)
-    order = np.argsort(component, kind="stable")
+    order = np.lexsort((counts.pattern, component))
     starts = np.searchsorted(component[order], np.arange(component.max(initial=-1) + 2))
     X = np.ascontiguousarray(equations.fixed.columns.mean[order])
     shared, t = counts.shared[order], counts.exposures[order]
