@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from donorwise._core.cells.nodes import spread
 from donorwise._core.models.glmm.densities import inner, log_one_plus, summed
 from donorwise._core.models.glmm.families import LOGIT, NB, POISSON
 from donorwise._core.models.glmm.kernels import backward, cholesky, entry, forward
@@ -22,8 +23,10 @@ from donorwise._core.models.glmm.lanes import exponential
 
 _LONGEST = 2.0  # change of a cell's linear predictor in a step
 _STEPS = 100
-_CONVERGED = 1e-7  # twice the log-likelihood that the last step gains, to about its square
-_NEAR = 1e-3  # the same of the step before, after which the last one is expected
+# Twice the log-likelihood that the last step gains, to about its cube: where determinants, which have an error of its
+# root, are asked for, and where they are not.
+_CONVERGED, _CONVERGED_HEIGHT = 1e-6, 1e-4
+_NEAR = 0.5  # the same of the step before, after which the last one is expected
 _HIGHEST, _LOWEST = 300.0, -690.0  # of the linear predictor
 
 
@@ -370,15 +373,17 @@ def _step(cells, basis, loadings, t, mode, sums):
 
 
 @inner
-def find(cells, y, linear, size, basis, loadings, t, mode, sums):
-    """Move to the mode: (g, log|I + A'WA|, log|S|), NaN where it is not found; the factors are those there."""
-    near = False
+def find(cells, y, linear, size, basis, loadings, t, mode, sums, near, converged):
+    """Move to the mode: (g, log|I + A'WA|, log|S|), NaN where it is not found; the factors are those there.
+
+    Log-densities are worked out where the next step is expected to be the last one: `near` says so of the first.
+    """
     for _ in range(_STEPS):
         g, logdet, logdet_s, gain = _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, near)
         if not np.isfinite(gain):
             break
         _step(cells, basis, loadings, t, mode, sums)
-        if near and gain < _CONVERGED:
+        if near and gain < converged:
             return g + 0.5 * gain, logdet, logdet_s
         near = gain < _NEAR
     return np.nan, np.nan, np.nan
@@ -443,7 +448,7 @@ def evaluate_cells(
         for t in range(heights.size):
             _next(full, before, ratios[t], smooth[t])
             heights[t], logdet, logdet_s = find(
-                cells, y[g], linear, size[g], basis, loadings, t, full, sums
+                cells, y[g], linear, size[g], basis, loadings, t, full, sums, smooth[t], _CONVERGED
             )
             if not np.isfinite(heights[t]):
                 _begin(full, before, start[g])
@@ -457,7 +462,9 @@ def evaluate_cells(
             _begin(null, null_before, null_start[i, g])
             for t in range(heights.size):
                 _next(null, null_before, ratios[t], smooth[t])
-                height, _, _ = find(cells, y[g], linear, size[g], own, loadings, t, null, null_sums)
+                height, _, _ = find(
+                    cells, y[g], linear, size[g], own, loadings, t, null, null_sums, smooth[t], _CONVERGED_HEIGHT
+                )
                 if not np.isfinite(height):
                     _begin(null, null_before, null_start[i, g])
                 ratio = 2.0 * (heights[t] - height)
@@ -481,7 +488,7 @@ def effects_of_cells(cells, y, size, basis, loadings, start, beta, b, variance):
     for g in range(y.shape[0]):
         _linear(cells, y[g], linear)
         _begin(mode, before, start[g])
-        height, _, _ = find(cells, y[g], linear, size[g], basis, loadings, g, mode, sums)
+        height, _, _ = find(cells, y[g], linear, size[g], basis, loadings, g, mode, sums, False, _CONVERGED)
         missing = 0.0 * height
         beta[g] = mode.beta + missing
         b[g] = mode.b + missing
@@ -492,3 +499,19 @@ def effects_of_cells(cells, y, size, basis, loadings, start, beta, b, variance):
                 forward(mode.H[c], column, q)
                 backward(mode.H[c], column, q)
                 variance[g, c, i] = column
+
+
+@entry
+def on_nodes(cells, y, log_exposure, at, weight, own, shared):
+    """Cells and counts y (N,) of every pattern at nodes `at` (J,) of log exposures (N,) of their own; (P, J) are filled."""
+    share = np.empty(at.size)
+    own[:] = 0.0
+    shared[:] = 0.0
+    for k in range(cells.first.size - 1):
+        for i in range(cells.first[k], cells.first[k + 1]):
+            spread(at, weight, log_exposure[i], share)
+            for j in range(at.size):
+                shared[k, j] += share[j]
+            if y[i] != 0.0:
+                for j in range(at.size):
+                    own[k, j] += y[i] * share[j]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from donorwise._core.models.glmm.families import CLOGLOG, POISSON
@@ -169,10 +170,11 @@ class CellCounts:
 
     def tails(self, at: IntArray) -> tuple[FloatArray, FloatArray]:
         """Counts that occur (H,), and in how many cells those of some features do, (G, H)."""
-        values = self._dense(at)
-        occur = np.unique(values)
-        occur = occur[occur > 0]
-        return occur, np.stack([(own[:, None] == occur).sum(axis=0) for own in values]).astype(np.float64)
+        values = self.responses(at)
+        feature, cell = np.nonzero(values)
+        place, occur = pd.factorize(values[feature, cell])
+        found = np.bincount(feature * occur.size + place, minlength=at.size * occur.size)
+        return occur, found.reshape(at.size, occur.size).astype(np.float64)
 
     def scaled(self, factor: FloatArray) -> CellCounts:
         """The data, had every cell `factor` (N,) times its trials or its exposure, and counts."""

@@ -64,29 +64,13 @@ def dispersion_profiles(model: GLMM, n_jobs: int = 1) -> FloatArray:
 
 def _profiles_of(model: GLMM, at: IntArray) -> FloatArray:
     """Profiles of a block, every pattern of cells having a mean of its own."""
-    counts, pattern = model.counts, model.counts.pattern
-    order = np.argsort(pattern, kind="stable")
-    groups = np.searchsorted(pattern[order], np.arange(pattern.max(initial=-1) + 2))
-    block, tails = counts.block(at), counts.tails(at)
-    values = Values(block.total[:, order], block.own[:, order])
-    shared, t = counts.shared[order], np.ascontiguousarray(counts.exposures[order])
-    if groups.size - 1 == pattern.size:
-        return profiles(values, shared, t, groups, *tails)
-    tilt = _within(model, at)[:, order]
-    out = [
-        profiles(Values(values.total[g : g + 1], values.own[g : g + 1]), shared, t * np.exp(tilt[g])[:, None], groups,
-                 tails[0], tails[1][g : g + 1])
-        for g in range(at.size)
-    ]  # fmt: skip
-    return np.concatenate(out)
-
-
-def _within(model: GLMM, at: IntArray) -> FloatArray:
-    """What covariates of single cells add to their linear predictors, about the mean of their pattern, (G, K)."""
-    rows, pattern = model.rows, model.counts.pattern
-    beta = coefficients(model, at, np.full((at.size, len(model.rows.equations.blocks.parameter)), _TYPICAL))
-    eta = np.empty((at.size, pattern.size))
-    eta[:, rows.order] = beta @ rows.X.T
-    mean = np.zeros((at.size, int(pattern.max()) + 1))
-    np.add.at(mean.T, pattern, eta.T)
-    return np.asarray(eta - (mean / np.bincount(pattern))[:, pattern])
+    counts, within, tails = model.counts, model.rows.within, model.counts.tails(at)
+    groups = np.arange(int(counts.pattern.max(initial=-1)) + 2)
+    if within is None:
+        return profiles(counts.block(at), counts.shared, np.ascontiguousarray(counts.exposures), groups, *tails)
+    points = np.full((at.size, len(model.rows.equations.blocks.parameter)), _TYPICAL)
+    made = within.collapsed(counts, at, coefficients(model, at, points))
+    return np.concatenate([
+        profiles(Values(own.total[None], own.own[None]), own.shared, own.exposures, groups, tails[0], tails[1][g : g + 1])
+        for g, own in enumerate(made)
+    ])  # fmt: skip

@@ -7,20 +7,33 @@ dimensions, those of the covariates of single cells, and everything else is done
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from donorwise._core.models.glmm.cell_kernels import Basis, Cells, Loadings, effects_of_cells, evaluate_cells
+from donorwise._core.cells.nodes import Nodes, choose_nodes
+from donorwise._core.models.glmm.cell_kernels import Basis, Cells, Loadings, effects_of_cells, evaluate_cells, on_nodes
 from donorwise._core.models.glmm.families import CLOGLOG, LOGIT, POISSON
 from donorwise._core.models.lmm.components import cholesky_psd, relative_covariance, with_covariances
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from donorwise._core.models.glmm.counts import CellCounts
     from donorwise._core.models.glmm.rows import SharedRows
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 _ROUNDING = 1e-12  # of a covariate's variance, the part within patterns that is none
+
+
+class Collapsed(NamedTuple):
+    """Of one feature: counts (P,), counts and cells at the nodes (P, J), and the exposures there."""
+
+    total: FloatArray
+    own: FloatArray
+    shared: FloatArray
+    exposures: FloatArray
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,26 @@ class Within:
             self.cells, self.responses(counts, at), size, self.basis, self.loadings(points), start, *out
         )
         return out
+
+    def collapsed(self, counts: CellCounts, at: IntArray, beta: FloatArray) -> Iterator[Collapsed]:
+        """Negative binomial counts of each feature as sums over patterns, its covariates having these coefficients."""
+        y, P = counts.responses(at)[:, self.rows.order], self.cells.first.size - 1
+        for own, gamma in zip(y, beta @ self.basis.within.T, strict=True):
+            log_exposure = np.log(self.cells.t) + gamma @ self.cells.U
+            low, high = log_exposure.min(), log_exposure.max()
+            width = float(np.ceil(high - low))
+            nodes = _nodes(width)
+            out = np.empty((2, P, nodes.at.size))
+            places = nodes.at + (low + high) / 2
+            on_nodes(self.cells, own, log_exposure, places, nodes.weight, *out)
+            total = np.add.reduceat(own, self.cells.first[:-1])
+            yield Collapsed(total, out[0], out[1], np.broadcast_to(np.exp(places), out[1].shape))
+
+
+@cache
+def _nodes(width: float) -> Nodes:
+    """Nodes for a range of log exposure about zero."""
+    return choose_nodes(-width / 2, width / 2, "nb")
 
 
 def separate(rows: SharedRows) -> Within | None:
