@@ -122,17 +122,26 @@ def test_cell_types(cohort: ad.AnnData) -> None:
     assert table.to_numpy().sum() == cohort.n_obs
 
 
-def test_doors_are_those_of_the_package(cohort: ad.AnnData) -> None:
+@pytest.mark.parametrize(
+    ("tool", "options"),
+    [
+        ("lmm", {"groupby": "cell_type"}),
+        ("glmm", {"layer": "counts", "family": "poisson", "exposure": "total_counts", "ddf": "wald"}),
+        ("glmm", {"layer": "counts", "family": "binomial", "link": "cloglog", "response": "detected"}),
+    ],
+)
+def test_doors_are_those_of_the_package(cohort: ad.AnnData, tool: str, options: dict[str, str]) -> None:
     formula = "~ condition + (1 | donor_id)"
-    theirs, ours = (inspect.signature(f).parameters for f in (dw.tl.lmm, type(cohort.donorwise).lmm))
-    assert [(p.name, p.kind, p.default) for p in list(theirs.values())[1:]] == [
-        (p.name, p.kind, p.default) for p in list(ours.values())[1:]
+    functions = getattr(dw.tl, tool), getattr(type(cohort.donorwise), tool)
+    theirs, ours = (inspect.signature(f).parameters for f in functions)
+    assert [(p.name, p.kind, p.default, p.annotation) for p in list(theirs.values())[1:]] == [
+        (p.name, p.kind, p.default, p.annotation) for p in list(ours.values())[1:]
     ]
     other = cohort.copy()
-    cohort.donorwise.lmm(formula, groupby="cell_type", progress=False)
-    dw.tl.lmm(other, formula, groupby="cell_type", progress=False)
-    pd.testing.assert_frame_equal(dw.get.tests(cohort), dw.get.tests(other))
-    assert f"'lmm', {formula}" in repr(cohort.donorwise)
+    getattr(cohort.donorwise, tool)(formula, progress=False, **options)
+    getattr(dw.tl, tool)(other, formula, progress=False, **options)
+    pd.testing.assert_frame_equal(dw.get.tests(cohort, key=tool), dw.get.tests(other, key=tool))
+    assert f"'{tool}', {formula}" in repr(cohort.donorwise)
 
 
 def test_audit(cohort: ad.AnnData) -> None:

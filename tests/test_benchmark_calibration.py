@@ -50,7 +50,7 @@ def test_data_sets_are_seeded_apart():
 
 def test_measures():
     truth = np.array([1.0, 1.0, 0.0, 0.0, 0.0])
-    found = metrics.measure(np.array([1e-6, 0.9, 1e-5, 0.5, np.nan]), truth)
+    found = metrics.measure(np.array([1e-6, 0.9, 1e-5, 0.5, np.nan]), truth, np.full(5, np.nan))
     assert found["type1@0.05"] == 0.5
     assert (found["fdp"], found["power"], found["power_equal"]) == (0.5, 0.5, 0.5)
     assert found["untested"] == pytest.approx(0.2)

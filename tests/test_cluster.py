@@ -23,10 +23,13 @@ import donorwise as dw
 from donorwise._anndata import open_source
 from donorwise._core.cells import cluster
 from donorwise._core.cells.collapse import MOMENTS, collapse, measure_cells
+from donorwise._core.cells.counts import count_cells
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.cells.moments import DETECTED
+from donorwise._core.cells.nodes import choose_nodes
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.segments import CodedCells
+from donorwise._core.cells.tails import choose_tails, largest_value
 from donorwise._core.cells.threads import Budget
 from donorwise.errors import DataError
 
@@ -145,11 +148,27 @@ def test_same_as_in_memory(client, cells, source, options):
     if options:
         mask = np.arange(40) % 3 > 0
         chosen |= {"covariates": ["time"], "weights": "precision", "counts_layer": "counts", "mask_var": mask}
+        chosen["glmm"] = ["nb", "cloglog"]
     sizes = Sizes(client.cluster.scheduler)
     found = dw.pp.collapse(source_of(cells, source), client=client, chunk_size=250, **chosen)
     assert_same(found, dw.pp.collapse(cells[0], **chosen))
     # a matrix in memory, or stored by columns, is read here; the counts beside the latter are not
     assert len(sizes.of("donorwise-read")) >= (0 if source == "memory" else 2)
+
+
+def test_counts_of_files_use_the_client(client, cells):
+    counts = open_source(cells[1] / "x.h5ad").layers["counts"]
+    depth = np.asarray(cells[0].layers["counts"].sum(axis=1)).ravel().astype(float)
+    tails, nodes = choose_tails(largest_value(counts)), choose_nodes(*np.log([depth.min(), depth.max()]), "nb")
+    codes = np.arange(3000) % 7
+    options = {"exposure": depth, "trials": np.full(3000, 1e6), "nodes": nodes, "tails": tails, "chunk_size": 250}
+    expected = count_cells(counts, codes, 7, **options)
+    sizes = Sizes(client.cluster.scheduler)
+    with client.as_current():
+        found = count_cells(counts, codes, 7, **options)
+    assert len(sizes.of("donorwise-read")) >= 2
+    for name, values in found.arrays().items():
+        np.testing.assert_allclose(values, getattr(expected, name), rtol=RTOL, atol=1e-10, err_msg=name)
 
 
 def test_models_of_files_use_the_client(client, cells):

@@ -12,8 +12,9 @@ from tests._dense import Term
 from tests._dense_counts import DenseCounts, profile
 from tests._patterns import numbers_inside_patterns
 
-from donorwise._core.cells.counts import choose_tails, count_cells
+from donorwise._core.cells.counts import count_cells
 from donorwise._core.cells.nodes import choose_nodes
+from donorwise._core.cells.tails import choose_tails
 from donorwise._core.design import build
 from donorwise._core.design.build import build_design
 from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
@@ -229,11 +230,13 @@ def test_profiles_of_the_dispersion():
     obs, exposure, rng = cohort(5)
     y, trials = responses("nb", obs, exposure, rng)
     design = build_design("~ arm + cond + (1 | donor)", obs)
-    points = [0, 12, 30]
+    points = [0, 10, 30, 12]  # the last one is interpolated
     right = np.array([[profile(own, exposure, design.codes, DISPERSIONS[i]) for i in points] for own in y.T])
     for make in (collapsed, by_cell):
         found = dispersion_profiles(make("nb", design, y, exposure, trials))[:, points]
-        np.testing.assert_allclose(found - found[:, :1], right - right[:, :1], rtol=0, atol=LOGLIK)
+        off = np.abs((found - found[:, :1]) - (right - right[:, :1]))
+        assert off[:, :3].max() < LOGLIK
+        assert off[:, 3].max() < 0.02
 
 
 @pytest.mark.parametrize("kind", KINDS)

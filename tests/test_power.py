@@ -240,7 +240,7 @@ def test_replacing_the_result_takes_its_power_away(fitted: ad.AnnData) -> None:
         ({"n_donors": "a"}, "n_donors='a': give a number"),
         ({"alpha": None}, "alpha=None: give a number"),
         ({"effect": 1, "log_fc": 1}, "one of"),
-        ({"log_fc": 1}, "results of dw.tl.pseudobulk: estimates of 'lmm' are .* Give effect="),
+        ({"log_fc": 1}, "counts in dw.tl.glmm\\): estimates of 'lmm' are .* Give effect="),
         ({"contrast": "nonsense"}, "no contrast"),
         ({"group": "nonsense"}, "no group"),
         ({"key": "nonsense"}, "no donorwise result"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +56,12 @@ class CountData:
         """True effects of the tested genes."""
         return self.effect[self.tested]
 
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Mean counts of a sample, of the tested genes."""
+        total = np.ravel(self.adata.layers["counts"].sum(axis=0, dtype=np.float64))
+        return total[self.tested] / self.adata.obs["sample"].nunique()
+
     def fit(self, formula: str) -> LMMFit:
         """Mixed models of the tested genes; fitted once for all the tests that are made of them."""
         if formula not in self._fits:
@@ -99,6 +106,11 @@ class GaussianData:
     formula: str
     reduced: str = ""
     _fits: dict[str, LMMFit] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """There are none."""
+        return np.full(self.truth.size, np.nan)
 
     def fit(self, formula: str) -> LMMFit:
         """Mixed models of all features."""

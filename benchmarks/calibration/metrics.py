@@ -8,9 +8,10 @@ from donorwise._core.engine.tables import adjust
 
 LEVELS = (0.05, 0.01, 1e-3, 1e-4)
 FDR = 0.05
+_FEWEST = 10  # genes that a share is of
 
 
-def measure(p: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def measure(p: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     """Error rates and power of one method on one data set.
 
     Parameters
@@ -19,13 +20,17 @@ def measure(p: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         Shape (G,). NaN where the method did not test: no discovery, and not counted in the type I error.
     truth
         Shape (G,). True effects, 0 for a null.
+    counts
+        Shape (G,). Mean counts of a sample; NaN where there are none.
 
     Returns
     -------
     ``type1@level`` among the true nulls; ``hits`` at a false discovery rate of 5% (Benjamini-Hochberg) and,
     where there are true effects, ``fdp`` (the false share of the hits), ``power`` (the share of the effects
     among them) and ``power_equal``: power at the largest number of hits of which no more than 5% are false, which
-    gives no advantage to a method that finds more because it errs more. ``untested`` is a share of genes.
+    gives no advantage to a method that finds more because it errs more. ``untested`` is a share of genes. What is said
+    of a part of the genes has its name behind it: quarters of their counts (``type1@0.05 q1``), and genes with less
+    than one count in a sample (``type1@0.05 <1``, ``found@0.05 <1``: the share of the effects with p below .05).
     """
     tested = np.isfinite(p)
     null = truth == 0
@@ -37,6 +42,27 @@ def measure(p: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         out["fdp"] = float((hit & null).sum() / max(1, hit.sum()))
         out["power"] = float(hit[~null].mean())
         out["power_equal"] = power_at_fdp(np.where(tested, p, 1.0), null)
+    for part, own in parts(counts).items():
+        out |= {f"{name} {part}": share for name, share in _shares(p, null, own).items()}
+    return out
+
+
+def parts(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Genes (G,) in each quarter of their counts, and those with less than one count in a sample."""
+    known = counts[np.isfinite(counts)]
+    if not known.size:
+        return {}
+    quarter = np.searchsorted(np.quantile(known, (0.25, 0.5, 0.75)), counts)
+    return {f"q{i + 1}": quarter == i for i in range(4)} | {"<1": counts < 1}
+
+
+def _shares(p: np.ndarray, null: np.ndarray, own: np.ndarray) -> dict[str, float]:
+    """Shares of p-values up to .05 and .001 among the true nulls and effects of a part of the genes; NaN of few."""
+    out = {}
+    for name, group in (("type1", own & null), ("found", own & ~null)):
+        tested = p[group][np.isfinite(p[group])]
+        for level in (LEVELS[0], LEVELS[2]):
+            out[f"{name}@{level:g}"] = float((tested <= level).mean()) if tested.size >= _FEWEST else np.nan
     return out
 
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from benchmarks.calibration.methods import edger_ql, limma_trend, lmm, pseudobulk, pydeseq2, scanpy_t_test, voom
+from benchmarks.calibration.methods import (
+    edger_ql,
+    glmm,
+    limma_trend,
+    lmm,
+    nebula,
+    pseudobulk,
+    pydeseq2,
+    scanpy_t_test,
+    voom,
+)
 from benchmarks.calibration.metrics import measure
 from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
@@ -25,7 +35,7 @@ if TYPE_CHECKING:
 
 METHODS: tuple[Method, ...] = tuple(
     method
-    for module in (scanpy_t_test, lmm, pseudobulk, pydeseq2, edger_ql, limma_trend, voom)
+    for module in (scanpy_t_test, lmm, pseudobulk, glmm, nebula, pydeseq2, edger_ql, limma_trend, voom)
     for method in module.METHODS
 )
 
@@ -53,21 +63,21 @@ def _one(data_set: DataSet, methods: Sequence[Method], folder: Path, file: Path 
                 start = time.perf_counter()
                 p = method.p_values(data) if method.applies(data) else np.empty(0)
                 seconds = time.perf_counter() - start
-                _write(_file(folder, method), p, data.truth, seconds)
+                _write(_file(folder, method), p=p, truth=data.truth, counts=data.counts, seconds=seconds)
     rows = []
     for method in methods:
         with np.load(_file(folder, method)) as found:
-            p, truth, seconds = found["p"], found["truth"], float(found["seconds"])
+            p, truth, counts, seconds = found["p"], found["truth"], found["counts"], float(found["seconds"])
         if p.size:
             about = {k: getattr(data_set, k) for k in ("scenario", "variant", "size", "replicate")}
-            rows.append(about | {"method": method.name, "seconds": seconds} | measure(p, truth))
+            rows.append(about | {"method": method.name, "seconds": seconds} | measure(p, truth, counts))
     return rows
 
 
-def _write(file: Path, p: np.ndarray, truth: np.ndarray, seconds: float) -> None:
+def _write(file: Path, **arrays: np.ndarray | float) -> None:
     """Write all or nothing: a run that is stopped leaves no half of a file behind."""
     part = file.with_suffix(".part.npz")
-    np.savez_compressed(part, p=p, truth=truth, seconds=seconds)
+    np.savez_compressed(part, **arrays)
     part.rename(file)
 
 

@@ -6,7 +6,7 @@ same cells, from one pass over them:
 - :mod:`donorwise.tl` fits and tests,
 - :mod:`donorwise.get` returns tidy tables, :mod:`donorwise.pl` draws,
 - :mod:`donorwise.datasets` simulates cohorts with known truth,
-- :func:`donorwise.fit_lmm` fits arrays and a DataFrame, without an AnnData.
+- :func:`donorwise.fit_lmm` and :func:`donorwise.fit_glmm` fit arrays and a DataFrame, without an AnnData.
 
 Importing the package stays light: everything but the accessor is imported when it is first used.
 """
@@ -21,19 +21,36 @@ from donorwise import _accessor as _accessor
 if TYPE_CHECKING:
     from donorwise import datasets, errors, get, pl, pp, tl
     from donorwise._core.design.contrasts import cond
+    from donorwise._core.engine.exact import fit_glmm
     from donorwise._core.engine.fitted import LMMFit
+    from donorwise._core.engine.fitted_glmm import GLMMFit
     from donorwise._core.engine.lmm import fit_lmm
 
-__all__ = ["LMMFit", "__version__", "cond", "datasets", "errors", "fit_lmm", "get", "pl", "pp", "tl"]
+__all__ = [
+    "GLMMFit",
+    "LMMFit",
+    "__version__",
+    "cond",
+    "datasets",
+    "errors",
+    "fit_glmm",
+    "fit_lmm",
+    "get",
+    "pl",
+    "pp",
+    "tl",
+]
 
 __version__ = metadata.version("donorwise")
 
 # Where each public name lives; None marks a submodule.
 _LAZY: dict[str, str | None] = {
+    "GLMMFit": "donorwise._core.engine.fitted_glmm",
     "LMMFit": "donorwise._core.engine.fitted",
     "cond": "donorwise._core.design.contrasts",
     "datasets": None,
     "errors": None,
+    "fit_glmm": "donorwise._core.engine.exact",
     "fit_lmm": "donorwise._core.engine.lmm",
     "get": None,
     "pl": None,

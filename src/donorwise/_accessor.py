@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anndata as ad
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from donorwise._core.design.audit import Audit
-    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GlmmDdf, GroupBy
 
 logger = logging.getLogger("donorwise")
 
@@ -220,6 +220,108 @@ class DonorwiseAccessor:
             key_added=key_added,
             n_jobs=n_jobs,
             max_memory=max_memory,
+            progress=progress,
+            copy=copy,
+        )
+
+    def glmm(
+        self,
+        formula: str,
+        *,
+        family: Literal["nb", "poisson", "binomial"] = "nb",
+        link: Literal["log", "logit", "cloglog"] | None = None,
+        layer: str | None = None,
+        obsm: str | None = None,
+        obs_keys: str | Sequence[str] | None = None,
+        response: Literal["detected"] | None = None,
+        exposure: str | FloatArray | None = None,
+        offset: str | FloatArray | None = None,
+        trials: str | FloatArray | None = None,
+        groupby: GroupBy = None,
+        mask_var: str | BoolArray | None = None,
+        contrasts: Any = None,
+        ddf: GlmmDdf = "moderated",
+        key_added: str = "glmm",
+        n_jobs: int | None = None,
+        max_memory: float | None = None,
+        progress: bool = True,
+        copy: bool = False,
+    ) -> ad.AnnData | None:
+        """Fit and test a mixed model of counts, or of yes and no, for every feature.
+
+        Parameters, results and errors are those of :func:`donorwise.tl.glmm`.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> adata.donorwise.glmm("~ condition + (1 | donor_id)", layer="counts", progress=False)
+        >>> len(dw.get.tests(adata, key="glmm"))
+        20
+        """
+        from donorwise.tl import glmm
+
+        return glmm(
+            self._adata,
+            formula,
+            family=family,
+            link=link,
+            layer=layer,
+            obsm=obsm,
+            obs_keys=obs_keys,
+            response=response,
+            exposure=exposure,
+            offset=offset,
+            trials=trials,
+            groupby=groupby,
+            mask_var=mask_var,
+            contrasts=contrasts,
+            ddf=ddf,
+            key_added=key_added,
+            n_jobs=n_jobs,
+            max_memory=max_memory,
+            progress=progress,
+            copy=copy,
+        )
+
+    def composition(
+        self,
+        formula: str,
+        *,
+        cell_type: str | None = None,
+        sample: str | None = None,
+        groupby: GroupBy = None,
+        contrasts: Any = None,
+        ddf: GlmmDdf = "moderated",
+        key_added: str = "composition",
+        n_jobs: int | None = None,
+        progress: bool = True,
+        copy: bool = False,
+    ) -> ad.AnnData | None:
+        """Test whether cell types have other shares of the samples.
+
+        Parameters, results and errors are those of :func:`donorwise.tl.composition`.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+        >>> adata.donorwise.composition("~ condition + (1 | donor_id)", progress=False)
+        >>> len(dw.get.tests(adata, key="composition"))
+        3
+        """
+        from donorwise.tl import composition
+
+        return composition(
+            self._adata,
+            formula,
+            cell_type=cell_type,
+            sample=sample,
+            groupby=groupby,
+            contrasts=contrasts,
+            ddf=ddf,
+            key_added=key_added,
+            n_jobs=n_jobs,
             progress=progress,
             copy=copy,
         )

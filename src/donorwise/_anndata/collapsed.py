@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys
+from donorwise._anndata.collapsed_counts import counted_slots, read_counted_rows
 from donorwise._anndata.obs import as_frame, check_obs_columns, obs_frame
 from donorwise._anndata.origin import (
     ABUNDANCE,
@@ -37,19 +38,18 @@ from donorwise._anndata.origin import (
     origin_entry,
     read_origin,
 )
+from donorwise._anndata.slots import column_of, dense, some_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import anndata as ad
 
     from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells
+    from donorwise._core.cells.counted_rows import CountedRows
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import FloatArray, IntArray
-
-# Rows of a matrix in a file that are read together.
-_ROWS_READ = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,8 @@ class Contents:
         Shape (K, G). Cells with a value above zero.
     counts, depths
         None where they are not known.
+    counted
+        What the counts leave for generalised models, by family.
     """
 
     obs: pd.DataFrame
@@ -98,6 +100,7 @@ class Contents:
     detected: FloatArray
     counts: Counts | None
     depths: MeanDepths | None
+    counted: Mapping[str, CountedRows] = field(default_factory=dict)
 
 
 def read_rows(adata: ad.AnnData, covariates: Sequence[str], *, abundance: bool) -> CollapsedRows:
@@ -109,9 +112,9 @@ def read_rows(adata: ad.AnnData, covariates: Sequence[str], *, abundance: bool) 
     at = [origin.covariates.index(name) for name in covariates]
     mean, ss = _moments(adata, origin, MEAN, SS)
     known = Collapsed(
-        n_obs=_column(adata, N_CELLS).astype(np.int64),
-        weight=_column(adata, WEIGHT),
-        log_weight=_column(adata, LOG_WEIGHT),
+        n_obs=column_of(adata, N_CELLS).astype(np.int64),
+        weight=column_of(adata, WEIGHT),
+        log_weight=column_of(adata, LOG_WEIGHT),
         mean=np.zeros((adata.n_obs, 0)),
         within_ss=np.zeros((adata.n_obs, 0)),
         covariate_mean=mean[:, at],
@@ -122,14 +125,14 @@ def read_rows(adata: ad.AnnData, covariates: Sequence[str], *, abundance: bool) 
 
     def read(rows: IntArray | None, features: IntArray | None) -> Collapsed:
         own = known if rows is None else known.take(rows)
-        crossed = [_part(adata.layers[f"{COVARIATE_Y}{name}"], rows, features) for name in covariates]
-        means = _part(adata.X, rows, features)
+        crossed = [some_of(adata.layers[f"{COVARIATE_Y}{name}"], rows, features) for name in covariates]
+        means = some_of(adata.X, rows, features)
         return replace(
             own,
             mean=means,
-            within_ss=_part(adata.layers[WITHIN_SS], rows, features),
+            within_ss=some_of(adata.layers[WITHIN_SS], rows, features),
             covariate_y=np.stack(crossed, axis=1) if crossed else np.zeros((len(means), 0, means.shape[1])),
-            abundance=_part(adata.layers[ABUNDANCE], rows, features) if abundance else means[:, :0],
+            abundance=some_of(adata.layers[ABUNDANCE], rows, features) if abundance else means[:, :0],
         )
 
     return CollapsedRows(read_cells(adata).take_covariates(covariates), read)
@@ -141,7 +144,7 @@ def read_cells(adata: ad.AnnData) -> RowCells:
 
     origin = read_origin(adata)
     names = (CELLS_MEAN, CELLS_SS) if CELLS_MEAN in adata.obsm else (MEAN, SS)
-    return RowCells(_column(adata, N_CELLS).astype(np.int64), origin.covariates, *_moments(adata, origin, *names))
+    return RowCells(column_of(adata, N_CELLS).astype(np.int64), origin.covariates, *_moments(adata, origin, *names))
 
 
 def read_counts(adata: ad.AnnData) -> Counts | None:
@@ -150,19 +153,19 @@ def read_counts(adata: ad.AnnData) -> Counts | None:
 
     if read_origin(adata).counts_layer is None:
         return None
-    n = _column(adata, N_CELLS)
+    n = column_of(adata, N_CELLS)
     values = Collapsed(
         n_obs=n.astype(np.int64),
         weight=n,
         log_weight=np.zeros(n.size),
-        mean=_matrix(adata.layers[COUNTS]) / n[:, None],
-        within_ss=_matrix(adata.layers[COUNTS_SS]),
-        covariate_mean=(_column(adata, COUNT_DEPTH) / n)[:, None],
-        covariate_ss=_column(adata, COUNT_DEPTH_SS)[:, None, None],
-        covariate_y=_matrix(adata.layers[COUNTS_DEPTH])[:, None],
+        mean=dense(adata.layers[COUNTS]) / n[:, None],
+        within_ss=dense(adata.layers[COUNTS_SS]),
+        covariate_mean=(column_of(adata, COUNT_DEPTH) / n)[:, None],
+        covariate_ss=column_of(adata, COUNT_DEPTH_SS)[:, None, None],
+        covariate_y=dense(adata.layers[COUNTS_DEPTH])[:, None],
         abundance=np.zeros((adata.n_obs, 0)),
     )
-    return Counts(values, _column(adata, COUNT_DEPTH_CUBES))
+    return Counts(values, column_of(adata, COUNT_DEPTH_CUBES))
 
 
 def read_parts(adata: ad.AnnData) -> Contents:
@@ -170,14 +173,15 @@ def read_parts(adata: ad.AnnData) -> Contents:
     origin = read_origin(adata)
     depths = None
     if DEPTH in adata.obs.columns:
-        depths = MeanDepths(_column(adata, DEPTH), _column(adata, N_DEPTH).astype(np.int64))
+        depths = MeanDepths(column_of(adata, DEPTH), column_of(adata, N_DEPTH).astype(np.int64))
     return Contents(
         obs=obs_frame(adata, list(origin.by)),
         var=as_frame(adata.var),
         rows=read_rows(adata, origin.covariates, abundance=has_abundance(adata)),
-        detected=_matrix(adata.layers[DETECTED]),
+        detected=dense(adata.layers[DETECTED]),
         counts=read_counts(adata),
         depths=depths,
+        counted=read_counted_rows(adata),
     )
 
 
@@ -209,14 +213,17 @@ def make_collapsed(parts: Contents, origin: Origin, uns: dict[str, Any]) -> ad.A
             }
         )
     obs.index = _row_names(parts.obs)
-    made = ad.AnnData(X=values.mean, obs=obs, var=parts.var, layers=layers, obsm=obsm, uns=dict(uns))
-    made.uns[COLLAPSED] = origin_entry(origin)
+    more_layers, more_obsm, entry = counted_slots(parts.counted)
+    made = ad.AnnData(
+        X=values.mean, obs=obs, var=parts.var, layers=layers | more_layers, obsm=obsm | more_obsm, uns=dict(uns)
+    )
+    made.uns[COLLAPSED] = origin_entry(origin) | entry
     return made
 
 
 def cell_count(adata: ad.AnnData) -> int:
     """Number of cells: the rows, or those that the rows stand for."""
-    return int(_column(adata, N_CELLS).sum()) if is_collapsed(adata) else int(adata.n_obs)
+    return int(column_of(adata, N_CELLS).sum()) if is_collapsed(adata) else int(adata.n_obs)
 
 
 def cell_frame(adata: ad.AnnData, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -260,37 +267,13 @@ def collapsed_depth(adata: ad.AnnData) -> FloatArray | None:
         return None
     cells = read_cells(adata)
     place = np.arange(int(cells.n_cells.sum())) - cells.starts[cells.rows()]
-    mean, n = _column(adata, DEPTH), _column(adata, N_DEPTH)
+    mean, n = column_of(adata, DEPTH), column_of(adata, N_DEPTH)
     return np.where(place < n[cells.rows()], mean[cells.rows()], 0.0)
 
 
 def with_counts_dropped(parts: Contents, origin: Origin) -> tuple[Contents, Origin]:
     """The same without statistics of counts."""
-    return replace(parts, counts=None), replace(origin, counts_layer=None, depth=None)
-
-
-def _column(adata: ad.AnnData, name: str) -> FloatArray:
-    return np.asarray(obs_frame(adata, [name])[name], dtype=np.float64)
-
-
-def _matrix(matrix: Any) -> FloatArray:
-    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
-
-
-def _part(matrix: Any, rows: IntArray | None, features: IntArray | None) -> FloatArray:
-    """Some rows and features as an array; of a matrix in a file no more than a few rows are read besides."""
-    if isinstance(matrix, np.ndarray) or not hasattr(matrix, "chunks"):
-        whole = _matrix(matrix)
-        some = whole if rows is None else whole[rows]
-        return some if features is None else np.take(some, features, axis=1)
-    kept = np.arange(matrix.shape[0]) if rows is None else rows
-    columns = slice(None) if features is None else features
-    out = np.empty((len(kept), matrix.shape[1] if features is None else len(features)))
-    for low in range(0, matrix.shape[0], _ROWS_READ):
-        inside = np.flatnonzero((kept >= low) & (kept < low + _ROWS_READ))
-        if len(inside):
-            out[inside] = np.asarray(matrix[low : low + _ROWS_READ])[kept[inside] - low][:, columns]
-    return out
+    return replace(parts, counts=None, counted={}), replace(origin, counts_layer=None, depth=None)
 
 
 def _moments(adata: ad.AnnData, origin: Origin, mean: str, ss: str) -> tuple[FloatArray, FloatArray]:

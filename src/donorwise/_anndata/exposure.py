@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from donorwise._anndata import count_depth, keys
-from donorwise._core.cells.matrices import stored_values
+from donorwise._anndata import keys
 from donorwise._core.engine.arrays import check_aligned
-from donorwise._core.engine.pseudobulk import check_counts
 from donorwise._core.wording import suggestion
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    import anndata as ad
     import pandas as pd
 
-    from donorwise._anndata.response import Response
     from donorwise._core.models.glmm.families import Distribution
-    from donorwise._typing import FloatArray
+    from donorwise._typing import BoolArray, FloatArray
 
-TOTAL = "total counts"
+TOTAL = "<total counts of {} features>"
 """What params call the exposure that is each cell's total."""
-_LOGGED, _RAW = 20.0, 30.0  # an exposure below the one may be a logarithm; an offset above the other is none
-_MANY = 100.0  # counts of a usual cell, where an exposure about its logarithm is one
-_ALIKE = 0.9  # correlation
+_IS_TOTAL = re.compile(re.escape(TOTAL).replace(r"\{\}", r"\d+"))
+_ALIKE = 0.9  # correlation with the totals, or their logarithms, above which a number is made of them
+_ELASTIC = 0.5  # of a number that grows as the totals do it is 1; of their logarithms about 1 / 7
+_RAW_OFFSET = "if these are depths or size factors, give them as exposure=, or their logarithm as offset=."
 
 
 class Measured(NamedTuple):
@@ -35,9 +33,19 @@ class Measured(NamedTuple):
     text: str
 
 
-def numbers_of(obs: pd.DataFrame, given: Any, name: str) -> Measured:
-    """A column of obs or an array as finite numbers (N,)."""
-    text = given if isinstance(given, str) else keys.ARRAY_WEIGHTS
+def is_total(text: str) -> bool:
+    """Whether params mean each cell's total by this."""
+    return _IS_TOTAL.fullmatch(text) is not None
+
+
+def said_of(given: Any) -> str:
+    """What params say of a column of obs, of an array, or of nothing."""
+    return "" if given is None else given if isinstance(given, str) else keys.ARRAY_WEIGHTS
+
+
+def numbers_of(obs: pd.DataFrame, given: Any, name: str, used: BoolArray) -> Measured:
+    """A column of obs or an array as numbers (N,), finite where cells are in use, and 1 elsewhere."""
+    text = said_of(given)
     if isinstance(given, str):
         if given not in obs.columns:
             raise DataError(
@@ -51,112 +59,138 @@ def numbers_of(obs: pd.DataFrame, given: Any, name: str) -> Measured:
         raise DataError(f"{name}= must be numbers: a numeric column of obs, or an array.") from None
     if values.shape != (len(obs),):
         raise DataError(f"{name}= has shape {values.shape} for {len(obs):,} cells; it needs one number for each.")
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
-        raise DataError(f"{name}= is missing or infinite in {bad:,} of {len(obs):,} cells; leave these out first.")
+    values = np.where(used, values, 1.0)
+    refuse(obs, ~np.isfinite(values), f"{name}= is missing or infinite", "leave these cells out first")
     return Measured(values, text)
 
 
-def exposure_of(
-    adata: ad.AnnData,
-    obs: pd.DataFrame,
-    response: Response,
-    kind: Distribution,
-    *,
-    exposure: str | FloatArray | None,
-    offset: str | FloatArray | None,
-) -> Measured:
-    """Exposures (N,): as given, or the total counts of each cell; ones for a family without.
+def refuse(obs: pd.DataFrame, bad: BoolArray, what: str, instead: str) -> None:
+    """Raise where a number of some cells cannot be used, with the first of them."""
+    if bad.any():
+        first = obs.index[int(np.argmax(bad))]
+        raise DataError(f"{what} in {int(bad.sum()):,} of {bad.size:,} cells (the first is {first!r}): {instead}.")
+
+
+class Exposure(NamedTuple):
+    """What was given for exposures, checked by itself; None where nothing was."""
+
+    exposure: Measured | None
+    offset: Measured | None
+
+
+def given_exposure(
+    obs: pd.DataFrame, kind: Distribution, used: BoolArray, exposure: Any | None, offset: Any | None
+) -> Exposure:
+    """What is known of exposures before any value is read.
+
+    The text is of the exposure alone; the values are with the offset.
 
     Raises
     ------
     DataError
-        They are not positive, look like logarithms (or an offset like none), or the family has no exposure.
+        They are no numbers, not positive, or the family has no exposure.
     """
-    if not kind.exposed:
-        if exposure is not None or offset is not None:
-            raise DataError(
-                f"family={kind.name!r} with the link {kind.link!r} has no exposure; use link='cloglog', whose "
-                "coefficients are logarithms of rates, or put the logarithm of the depth into the formula."
-            )
-        return Measured(np.ones(len(obs)), "")
-    own = Measured(np.ones(len(obs)), "")
-    if exposure is not None:
-        own = numbers_of(obs, exposure, "exposure")
-        _check_not_logged(own.values, response)
-    elif response.aligned_to_var and offset is None:
-        own = Measured(count_depth(adata, response, None), TOTAL)
-    _check_positive(own, exposure is not None)
-    if offset is None:
-        return own
-    added = numbers_of(obs, offset, "offset")
-    if np.abs(added.values).max(initial=0.0) > _RAW:
+    if not kind.exposed and (exposure is not None or offset is not None):
         raise DataError(
-            f"offset= is on the logarithmic scale and goes up to {np.abs(added.values).max():.6g}, a factor of more than 1e13; "
-            "if these are depths, give exposure=, or their logarithm."
+            f"family={kind.name!r} with the link {kind.link!r} has no exposure; use link='cloglog', whose "
+            "coefficients are logarithms of rates, or put the logarithm of the depth into the formula."
         )
-    return Measured(own.values * np.exp(added.values), " + ".join(filter(None, (own.text, f"offset {added.text}"))))
+    own = None if exposure is None else numbers_of(obs, exposure, "exposure", used)
+    if own is not None:
+        instead = "leave these cells out first, or give logarithms as offset="
+        refuse(obs, own.values <= 0, "exposure= is not above zero", instead)
+    added = None if offset is None else numbers_of(obs, offset, "offset", used)
+    if added is not None and float(np.abs(added.values).max(initial=0.0)) > np.log(np.finfo(np.float64).max):
+        raise DataError(f"offset= goes up to {np.abs(added.values).max():.6g}, which is no logarithm: {_RAW_OFFSET}")
+    return Exposure(own, added)
 
 
-def _check_positive(own: Measured, given: bool) -> None:
-    bad = int((own.values <= 0).sum())
-    if not bad:
-        return
-    if given:
-        raise DataError(f"exposure= must be above zero; in {bad:,} cells it is not (a logarithm belongs into offset=).")
-    raise DataError(f"{bad:,} cells have no counts at all, and so no exposure: filter them out, or give exposure=.")
+def exposure_of(
+    obs: pd.DataFrame, given: Exposure, used: BoolArray, total: FloatArray | None, n_features: int
+) -> Measured:
+    """Exposures (N,): as given, or the total counts of each cell; ones where there are neither.
+
+    The text is of the exposure alone; the values are with the offset.
+
+    Parameters
+    ----------
+    obs, given, used
+        The cells, what was given for them, and which of them are in use.
+    total
+        Shape (N,). Their total counts; None where these say nothing of the exposure.
+    n_features
+        Features that these are of.
+
+    Raises
+    ------
+    DataError
+        A cell has no counts, an exposure looks like a logarithm, or an offset like none.
+    """
+    own, added = given
+    if total is not None:
+        for measured, check in ((own, _check_not_logged), (added, _check_not_raw)):
+            if measured is not None:
+                check(measured.values[used], total[used])
+    if own is None and added is None and total is not None:
+        empty = used & (total <= 0)
+        refuse(obs, empty, "There are no counts at all, and so no exposure,", "filter them out, or give exposure=")
+        own = Measured(np.where(used, total, 1.0), TOTAL.format(n_features))
+    if own is None:
+        own = Measured(np.ones(len(obs)), "")
+    if added is None:
+        return own
+    return Measured(own.values * np.exp(added.values), own.text)
 
 
-def _check_not_logged(values: FloatArray, response: Response) -> None:
-    """Raise where an exposure goes with the logarithm of the cells' totals."""
-    if values.max(initial=0.0) > _LOGGED or not response.aligned_to_var:
-        return
-    from donorwise._core.cells.matrices import row_sums
-
-    total = row_sums(response.matrix)
-    usual = float(np.median(total)) if total.size else 0.0
-    logs = np.log1p(total)
-    if usual > _MANY and values.std() > 0 and np.corrcoef(values, logs)[0, 1] > _ALIKE and values.min() > 1:
+def _check_not_logged(values: FloatArray, total: FloatArray) -> None:
+    """Raise where an exposure goes with the logarithm of the totals, and grows much more slowly than they do."""
+    if (alike := _likeness(values, total)) and alike.logs > _ALIKE and alike.elasticity < _ELASTIC:
         raise DataError(
             f"exposure= looks like a logarithm: it goes from {values.min():.3g} to {values.max():.3g} with that of the "
             "cells' total counts. Exposures are on the scale of the counts; give offset= for logarithms."
         )
 
 
-def trials_of(obs: pd.DataFrame, trials: str | FloatArray | None, kind: Distribution) -> Measured:
+def _check_not_raw(values: FloatArray, total: FloatArray) -> None:
+    """Raise where an offset goes with the totals themselves."""
+    if not (alike := _likeness(values, total)) or not values.min() > 0:
+        return
+    if alike.totals > max(_ALIKE, alike.logs) and alike.elasticity > _ELASTIC:
+        raise DataError(
+            f"offset= goes from {values.min():.3g} to {values.max():.3g} as the cells' total counts do, and is to go as their "
+            f"logarithm: {_RAW_OFFSET}"
+        )
+
+
+class _Likeness(NamedTuple):
+    """Correlation of a number with totals and with their logarithms, and its relative growth for theirs."""
+
+    totals: float
+    logs: float
+    elasticity: float
+
+
+def _likeness(values: FloatArray, total: FloatArray) -> _Likeness | None:
+    """How a number goes with the totals; None where either is the same in all cells."""
+    logs = np.log1p(total)
+    if not values.size or np.ptp(logs) == 0 or np.ptp(values) == 0:
+        return None
+    grown = np.log(values) if values.min() > 0 else np.zeros_like(values)
+    alike = np.corrcoef([values, total, logs])[0]
+    return _Likeness(float(alike[1]), float(alike[2]), float(np.cov(grown, logs)[0, 1] / logs.var(ddof=1)))
+
+
+def trials_of(
+    obs: pd.DataFrame, trials: str | FloatArray | None, kind: Distribution, used: BoolArray, *, detected: bool
+) -> Measured:
     """Trials (N,): one for each cell if None."""
     if trials is None:
         return Measured(np.ones(len(obs)), "")
     if kind.counts:
         raise DataError(f"trials= belongs to family='binomial'; counts of family={kind.name!r} have an exposure=.")
-    own = numbers_of(obs, trials, "trials")
-    if ((own.values < 1) | (own.values != np.floor(own.values))).any():
-        raise DataError("trials= must be whole numbers, one or more; leave out what was never tried.")
+    if detected:
+        raise DataError("response='detected' has one trial for each cell: leave trials= out.")
+    own = numbers_of(obs, trials, "trials", used)
+    bad = (own.values < 1) | (own.values != np.floor(own.values))
+    refuse(obs, bad, "trials= is no whole number, one or more,", "leave out what was never tried")
     return own
-
-
-def check_responses(response: Response, kind: Distribution, *, detected: bool, trials: Measured) -> None:
-    """Raise unless responses are counts, or successes of the trials.
-
-    Raises
-    ------
-    DataError
-        Says what was found, and what to do instead.
-    """
-    if detected and kind.counts:
-        raise DataError(f"response='detected' is yes or no: use family='binomial', not family={kind.name!r}.")
-    if kind.counts or detected:
-        check_counts(response.matrix, response.text)
-        return
-    most = float(trials.values.max(initial=1.0))
-    for chunk in stored_values(response.matrix):
-        values = np.asarray(chunk, dtype=np.float64)
-        bad = ~((values >= 0) & (values <= most) & (values == np.floor(values)))
-        if bad.any():
-            found = f"{response.text} has the value {values[bad].flat[0]:g}"
-            if trials.text:
-                raise DataError(f"{found}, and successes are whole numbers from 0 to the trials (at most {most:g}).")
-            raise DataError(
-                f"{found}, and family='binomial' needs 0 or 1 (or booleans); give trials= for k of m, or "
-                "response='detected' to ask whether a count is above zero."
-            )

@@ -15,6 +15,10 @@ LMM = "lmm"
 
 GLMM = "glmm"
 """Default ``uns`` key of the results of ``dw.tl.glmm``."""
+
+COMPOSITION = "composition"
+"""Default ``uns`` key of the results of ``dw.tl.composition``, and what its params call the method."""
+
 PSEUDOBULK = "pseudobulk"
 """Default ``uns`` key of the results of ``dw.tl.pseudobulk``, and what its params call the method."""
 
@@ -71,6 +75,8 @@ RESPONSE_X = "X"
 RESPONSE_OBS = "obs"
 LAYER_PREFIX = "layers/"
 OBSM_PREFIX = "obsm/"
+LABELS_PREFIX = "obs/"
+"""Before a column of obs whose labels are the variables, 1 in the cells that have them and 0 in the others."""
 
 COLORS_SUFFIX = "_colors"
 LOG1P = "log1p"

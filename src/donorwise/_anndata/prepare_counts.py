@@ -15,11 +15,12 @@ from donorwise._anndata import (
     keys,
     resolve_response,
 )
-from donorwise._anndata.exposure import check_responses, exposure_of, trials_of
+from donorwise._anndata.exposure import exposure_of, given_exposure, said_of, trials_of
 from donorwise._anndata.prepare import check_random
 from donorwise._anndata.roles import known_columns, known_donor, said_of_labels, with_labels
-from donorwise._core.cells.counts import choose_tails, largest_value
+from donorwise._anndata.values import examine_responses
 from donorwise._core.cells.nodes import choose_nodes
+from donorwise._core.cells.tails import choose_tails
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
@@ -27,8 +28,12 @@ from donorwise._core.engine.arrays import effective_jobs, pass_jobs
 from donorwise._core.engine.count_sources import CellCountSource
 from donorwise._core.engine.glmm import GlmmAnalysis
 from donorwise._core.engine.groups import group_columns
-from donorwise._core.engine.results import tasks_by_group
+from donorwise._core.engine.results import resolve_by_group, tasks_by_group
 from donorwise._core.models.glmm.families import distribution
+from donorwise._core.models.glmm.model import MOST_PARAMETERS
+from donorwise._core.models.lmm.blocks import parameters
+from donorwise._typing import check_option
+from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
 
     from donorwise._anndata.response import Response
     from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.engine.tasks import Task
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray, FloatArray, GroupBy
 
@@ -70,14 +76,14 @@ def prepare_glmm(
     """
     check_is_anndata(adata)
     kind, parsed, roles = distribution(family, link), parse(formula), find_roles(adata)
+    if response is not None:
+        check_option("response", response, ("detected",))
     effective_jobs(n_jobs)
     found = resolve_response(adata, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var)
     made = assemble_glmm(
         adata, parsed, found, kind, groupby=group_columns(groupby), exposure=exposure, offset=offset, trials=trials,
-        detected=response == "detected", options=options, n_jobs=n_jobs,
+        detected=response is not None, contrasts=contrasts, options=options, n_jobs=n_jobs,
     )  # fmt: skip
-    check_random(made.tasks)
-    made = made.asking(contrasts)
     known = known_columns(roles, made.obs)
     said = cautions.of_counts(made, roles=known)
     return replace(made, warnings=(*said, *said_of_labels(adata, roles, parsed)))
@@ -94,22 +100,29 @@ def assemble_glmm(
     offset: str | FloatArray | None,
     trials: str | FloatArray | None,
     detected: bool,
+    contrasts: Any = None,
     options: Options | None = None,
     n_jobs: int | None = None,
 ) -> GlmmAnalysis:
-    """A generalised model of a response, without contrasts and warnings yet."""
+    """A generalised model of a response, without warnings yet; values are read when all else has been checked, once."""
     parsed, roles = parse(formula), find_roles(adata)
     obs = with_labels(cell_frame(adata), roles, parsed)
-    m = trials_of(obs, trials, kind)
-    check_responses(response, kind, detected=detected, trials=m)
-    e = exposure_of(adata, obs, response, kind, exposure=exposure, offset=offset)
     tasks = tasks_by_group(parsed, obs, groupby)
-    used = np.zeros(len(obs), dtype=bool)
-    for task in tasks:
-        used |= task.design.codes >= 0 if task.design is not None else False
+    check_random(tasks)
+    check_variances(tasks)
+    names, asked = resolve_by_group(tasks, contrasts)
+    used = cells_in_use(tasks)
+    m = trials_of(obs, trials, kind, used, detected=detected)
+    given = given_exposure(obs, kind, used, exposure, offset)
+    of_depth = kind.exposed and response.aligned_to_var
+    seen = examine_responses(
+        adata, obs, response, kind, used, m, detected=detected, whole=of_depth and given == (None, None),
+        n_jobs=pass_jobs(n_jobs),
+    )  # fmt: skip
+    e = exposure_of(obs, given, used, seen.total if of_depth else None, response.matrix.shape[1])
     low, high = np.log([e.values[used].min(), e.values[used].max()])
     nodes = choose_nodes(low, high, kind.smooth) if kind.smooth else None
-    tails = choose_tails(largest_value(response.matrix, response.features)) if kind.dispersed else None
+    tails = choose_tails(float(seen.largest[used].max())) if kind.dispersed else None
     source = CellCountSource(
         matrix=response.matrix, features=response.features, distribution=kind, exposure=e.values, trials=m.values if m.text else None,
         nodes=nodes, tails=tails, detected=detected,
@@ -119,5 +132,31 @@ def assemble_glmm(
         log_base=math.e if kind.of_rates else math.nan, weights=keys.NO_WEIGHTS, variables=response.variables,
         source=source, obs=obs, n_cells=len(obs), tasks=tasks, donor=known_donor(adata, roles, parsed),
         options=options or Options(), n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), distribution=kind,
-        exposure=e.text, trials=m.text, detected=detected,
+        exposure=e.text, offset=said_of(offset), trials=m.text, detected=detected, names=tuple(names),
+        contrasts=tuple(asked),
     )  # fmt: skip
+
+
+def check_variances(tasks: Sequence[Task]) -> None:
+    """Raise where a model has more variances and covariances than there are axes for.
+
+    Raises
+    ------
+    DesignError
+        Says which terms have how many, and what to do.
+    """
+    for design in (task.design for task in tasks if task.design is not None):
+        own = {t.label: len(parameters([len(t.columns)])) for t in design.random_terms}
+        if sum(own.values()) > MOST_PARAMETERS:
+            counted = ", ".join(f"{n} of `{label}`" for label, n in own.items())
+            raise DesignError(
+                f"The random part of `{design.formula}` has {sum(own.values())} variances and covariances ({counted}), and a "
+                f"generalised model of many features has {MOST_PARAMETERS} at most: leave covariances out, as `||` does in "
+                "place of `|`, or a term; or fit single features with dw.fit_glmm."
+            )
+
+
+def cells_in_use(tasks: Sequence[Task]) -> BoolArray:
+    """Whether each cell belongs to a group, and misses nothing of the formula, (N,)."""
+    codes = [task.design.codes for task in tasks if task.design is not None]
+    return np.asarray(np.logical_or.reduce([own >= 0 for own in codes]))

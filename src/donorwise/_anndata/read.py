@@ -11,6 +11,7 @@ import pandas as pd
 from donorwise._anndata import keys
 from donorwise._anndata.obs import computed, suggest
 from donorwise._core.engine.groups import group_columns
+from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,9 +60,19 @@ class Results:
         return group_columns(self.params["groupby"])
 
     @property
+    def ratio(self) -> str:
+        """What exp of an estimate is, ``"rate_ratio"`` or ``"odds_ratio"``; empty where it is no logarithm of a ratio."""
+        return RATIO_OF_LINK.get(str(self.params["link"]), "")
+
+    @property
     def of_counts(self) -> bool:
         """Whether counts in units of cells were modelled: the estimates are differences of log rates."""
         return bool(self.params["observations"] == "units")
+
+    @property
+    def aligned_to_var(self) -> bool:
+        """Whether the variables are names of ``adata.var``."""
+        return _aligned_to_var(self.params)
 
 
 def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:

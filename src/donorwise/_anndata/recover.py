@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
+from donorwise._anndata.exposure import is_total
 from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm
+from donorwise._anndata.prepare_composition import assemble_composition
+from donorwise._anndata.prepare_counts import assemble_glmm
 from donorwise._anndata.prepare_units import assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.roles import find_roles
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.groups import group_columns, group_text
+from donorwise._core.models.glmm.families import distribution
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from donorwise._anndata.read import Results
     from donorwise._anndata.response import Response
     from donorwise._core.engine.analysis import Analysis, F
+    from donorwise._core.engine.composition import CompositionAnalysis
+    from donorwise._core.engine.glmm import GlmmAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
@@ -145,6 +151,22 @@ def _of_units(
     return replace(made, factors=_stored_factors(made, read_results(adata, key).size_factors, key))
 
 
+def _of_shares(
+    adata: ad.AnnData,
+    response: Response,
+    params: dict[str, Any],
+    weights: FloatArray | None,
+    key: str,
+    n_jobs: int | None,
+) -> CompositionAnalysis:
+    _weights(params, weights, key)
+    made = assemble_composition(
+        adata, params["formula"], response, cell_type=params["cell_type"], sample=params["sample"],
+        groupby=group_columns(params["groupby"]), options=Options(params["ddf"]), n_jobs=n_jobs,
+    )  # fmt: skip
+    return replace(made, donor=params["donor"])
+
+
 def _stored_factors(made: PseudobulkAnalysis, stored: pd.DataFrame | None, key: str) -> FloatArray:
     """What the depths of all units were multiplied by, so that fewer genes or donors do not change it."""
     out = np.ones(len(made.units.table))
@@ -167,7 +189,48 @@ def _sample_of_old(adata: ad.AnnData, units: str) -> str:
     return role.column if role is not None and role.column in units.split(":") else ""
 
 
-_AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": _of_cells, "units": _of_units}
+def _of_counts(
+    adata: ad.AnnData,
+    response: Response,
+    params: dict[str, Any],
+    weights: FloatArray | None,
+    key: str,
+    n_jobs: int | None,
+) -> GlmmAnalysis:
+    _weights(params, weights, key)
+    rows = is_collapsed(adata)  # they have the exposures of their cells in them
+    given = {name: None if rows else _column(adata, params, name, key) for name in ("exposure", "offset", "trials")}
+    made = assemble_glmm(
+        adata, params["formula"], response, distribution(params["family"], params["link"]),
+        groupby=group_columns(params["groupby"]), detected=bool(params["detected"]), options=Options(params["ddf"]),
+        n_jobs=n_jobs, **given,
+    )  # fmt: skip
+    if made.exposure != params["exposure"]:
+        raise DataError(
+            f"The exposure of {key!r} was each cell's {params['exposure'].strip('<>')}, and there are {adata.n_vars:,} now. "
+            "Keep totals in a column of obs before features are dropped, fit with exposure= that column, or use the "
+            "AnnData with all features."
+        )
+    return replace(made, donor=params["donor"])
+
+
+def _column(adata: ad.AnnData, params: dict[str, Any], name: str, key: str) -> str | None:
+    """The column of obs that was an exposure, an offset or trials; None for none, and for total counts."""
+    text = params[name]
+    if text == keys.ARRAY_WEIGHTS:
+        raise DataError(
+            f"{key!r} was fitted with {name}= from an array, which is not stored: put it into a column of obs, and run "
+            f"dw.tl.{params['method']} with {name}= that column."
+        )
+    if text and text not in adata.obs.columns and is_total(text):
+        return None
+    check_obs_columns(adata, [text] if text else [])
+    return text or None
+
+
+_AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {
+    "cells": _of_cells, "units": _of_units, "counts": _of_counts, "shares": _of_shares,
+}  # fmt: skip
 
 
 def fit_group(made: Analysis[Any, F], group: str) -> F:
@@ -205,7 +268,19 @@ def units_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) 
     return made.asking(None)
 
 
-_FEW: dict[str, Callable[..., Analysis[Any, Any]]] = {"cells": cells_again, "units": units_again}
+def counts_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> GlmmAnalysis:
+    """The generalised models of a stored result for a few features, on the cells that there are now."""
+    return _of_counts(adata, response_of(adata, stored.params["response"], names), stored.params, None, key, 1)
+
+
+def shares_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> CompositionAnalysis:
+    """The models of a stored result for a few cell types, on the cells or collapsed rows that there are now."""
+    return _of_shares(adata, response_of(adata, stored.params["response"], names), stored.params, None, key, 1)
+
+
+_FEW: dict[str, Callable[..., Analysis[Any, Any]]] = {
+    "cells": cells_again, "units": units_again, "counts": counts_again, "shares": shares_again,
+}  # fmt: skip
 
 
 def again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> Analysis[Any, Any]:

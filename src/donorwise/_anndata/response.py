@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from donorwise._anndata import keys
+from donorwise._anndata.labels import read_labels
 from donorwise._anndata.obs import obs_frame, suggest
 from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.scale import are_counts, check_log_base, find_log_base, remark_on
@@ -122,6 +123,8 @@ def response_of(adata: ad.AnnData, text: str, variables: Sequence[str]) -> Respo
         return resolve_response(adata, obs_keys=list(variables))
     if text.startswith(keys.OBSM_PREFIX):
         response = resolve_response(adata, obsm=text.removeprefix(keys.OBSM_PREFIX))
+    elif text.startswith(keys.LABELS_PREFIX):
+        response = labels_response(adata, text.removeprefix(keys.LABELS_PREFIX))
     else:
         layer = text.removeprefix(keys.LAYER_PREFIX) if text.startswith(keys.LAYER_PREFIX) else None
         response = resolve_response(adata, layer=layer)
@@ -131,6 +134,23 @@ def response_of(adata: ad.AnnData, text: str, variables: Sequence[str]) -> Respo
             raise DataError(f"{text} has no variable {variable!r}. {suggest(variable, columns)}")
     features = np.array([columns[v] for v in variables], dtype=np.int64)
     return Response(response.matrix, tuple(variables), features, text, response.aligned_to_var, response.log_base)
+
+
+def labels_response(adata: ad.AnnData, column: str) -> Response:
+    """The labels of a column of obs as variables, 1 in the rows that have them, and missing where the label is.
+
+    Raises
+    ------
+    DesignError, DataError
+        See :func:`read_labels`.
+    """
+    names, codes = read_labels(adata, column)
+    known, missing = np.flatnonzero(codes >= 0), np.flatnonzero(codes < 0)
+    rows = np.concatenate([known, np.repeat(missing, len(names))])
+    columns = np.concatenate([codes[known], np.tile(np.arange(len(names)), missing.size)])
+    values = np.where(np.arange(rows.size) < known.size, 1.0, np.nan)
+    matrix = sp.csr_matrix((values, (rows, columns)), shape=(codes.size, len(names)))
+    return Response(matrix, names, None, f"{keys.LABELS_PREFIX}{column}", False, float("nan"))
 
 
 def column_values(response: Response) -> FloatArray:
@@ -199,7 +219,7 @@ def _from_obsm(adata: ad.AnnData, obsm: str) -> Response:
 def _from_obs(adata: ad.AnnData, obs_keys: str | Sequence[str] | None) -> Response:
     names = [obs_keys] if isinstance(obs_keys, str) else list(obs_keys or ())
     _check_unique(pd.Index(names), "obs_keys", "Name every column once.")
-    table = obs_frame(adata, names)
+    table = obs_frame(adata, names).infer_objects()
     _check_numeric(table, "obs")
     _check_some(adata, len(names))
     matrix = table.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -223,8 +243,13 @@ def _check_matrix(matrix: Any, text: str) -> None:
 
 def _check_numeric(table: pd.DataFrame, where: str) -> None:
     wrong = [str(c) for c in table.columns if not pd.api.types.is_numeric_dtype(table[c])]
-    if wrong:
-        raise DataError(f"Responses must be numbers; these columns of {where} are not: {', '.join(map(repr, wrong))}.")
+    if not wrong:
+        return
+    text = f"Responses must be numbers; these columns of {where} are not: {', '.join(map(repr, wrong))}."
+    levels = sorted(table[wrong[0]].dropna().unique().tolist(), key=str)
+    if len(levels) == 2:
+        text += f" For yes or no, make it boolean: {where}[{wrong[0]!r}] == {levels[1]!r}."
+    raise DataError(text)
 
 
 def _check_unique(names: pd.Index, what: str, remedy: str) -> None:
@@ -268,6 +293,16 @@ def counts_layer(adata: ad.AnnData) -> str | None:
         if _is_readable(matrix) and looks_like_counts(matrix):
             return name
     return None
+
+
+def where_counts_are(adata: ad.AnnData, response: Response) -> str:
+    """What to name in place of a response that is no counts, as part of a sentence."""
+    if not response.aligned_to_var:
+        return "give these, and not shares or logarithms of them"
+    found = None if looks_like_counts(response.matrix) else counts_layer(adata)
+    if found is None:
+        return "name the layer that holds them with layer="
+    return f"layer={found!r} has them" if found else "X has them, which layer=None takes"
 
 
 def _instead(adata: ad.AnnData, layer: str) -> str:

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from donorwise._anndata import keys
 from donorwise._anndata.collapsed import collapsed_depth
+from donorwise._anndata.labels import read_labels
 from donorwise._anndata.obs import obs_frame
 from donorwise._anndata.origin import N_CELLS, WEIGHT, is_collapsed
 from donorwise._anndata.response import column_values, counts_layer, response_of
@@ -174,6 +175,8 @@ def group_means(
         labels = group_labels(obs_frame(adata, groupby), groupby)
         codes = pd.Categorical(labels, categories=groups).codes.astype("i4")
     weights, cells_per_row = _row_weights(adata, codes, len(groups), response)
+    if response.startswith(keys.LABELS_PREFIX):
+        codes = np.where(read_labels(adata, response.removeprefix(keys.LABELS_PREFIX)).codes >= 0, codes, -1)
     columns = np.arange(len(source.variables)) if source.features is None else source.features
     means = np.full((len(groups), source.matrix.shape[1]), np.nan)
     whole = [(columns, None)]
@@ -189,7 +192,7 @@ def _row_weights(
 ) -> tuple[FloatArray | None, FloatArray]:
     """Weights of the rows in a mean of cells, and by group what such a mean has to be divided by.
 
-    Collapsed rows have means of X, but sums of counts.
+    Collapsed rows have means of X, but sums of counts, and one label for all their cells.
     """
     ones = np.ones(n_groups)
     if not is_collapsed(adata):
@@ -197,6 +200,8 @@ def _row_weights(
     if response == keys.RESPONSE_X:
         return obs_frame(adata, [WEIGHT])[WEIGHT].to_numpy(dtype=np.float64), ones
     n_cells = obs_frame(adata, [N_CELLS])[N_CELLS].to_numpy(dtype=np.float64)
+    if response.startswith(keys.LABELS_PREFIX):
+        return n_cells, ones
     n_rows = np.bincount(codes[codes >= 0], minlength=n_groups)
     totals = np.bincount(codes[codes >= 0], weights=n_cells[codes >= 0], minlength=n_groups)
     return None, totals / np.maximum(n_rows, 1)

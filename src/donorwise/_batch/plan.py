@@ -157,7 +157,7 @@ def _try(analysis: Analysis[Any, Any], number: int, n_features: int) -> float:
     small = analysis.few(n_features)
     if analysis.source.from_cells:
         names = tuple(f"feature_{j}" for j in range(n_features))
-        made_up = replace(analysis.source, matrix=_made_up(analysis.source.matrix.shape[0], n_features), features=None)
+        made_up = analysis.source.trying(_made_up(analysis.source.matrix.shape[0], n_features))
         small = replace(analysis, variables=names, source=made_up)
     (statistics,) = small.statistics([number])
     start = time.perf_counter()

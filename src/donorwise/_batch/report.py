@@ -14,6 +14,7 @@ from donorwise._batch.files import read_source, write_figure
 from donorwise._batch.records import read_record
 from donorwise._batch.run import results_anndata
 from donorwise._core.engine.groups import group_text
+from donorwise._core.models.glmm.families import distribution
 from donorwise._core.wording import code, markdown
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError
@@ -40,7 +41,7 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
         adata = read_source(path)
         found = list_results(adata)
         if not found:
-            raise DataError(f"{path} holds no results of donorwise: run donorwise lmm or donorwise pseudobulk first.")
+            raise DataError(f"{path} holds no results of donorwise: run donorwise lmm, glmm or pseudobulk first.")
         return adata, key or (keys.LMM if keys.LMM in found else found[0])
     table = _read_table(path)
     missing = [c for c in keys.RESULT_COLUMNS if c not in table.columns]
@@ -80,7 +81,9 @@ def _params(path: Path) -> dict[str, Any]:
     """Formula and command from the record beside the table, where there is one."""
     try:
         content = read_record(path) or {}
-        known = {name: str(content["options"].get(name, "")) for name in ("formula", "ddf")}
+        known = {name: str(content["options"].get(name, "")) for name in ("formula", "ddf", "family", "exposure")}
+        if known["family"]:
+            known["link"] = distribution(known["family"], content["options"].get("link")).link
         known["groupby"] = group_text(content["options"].get("groupby"))
         known["response"] = _response(content["options"])
         failed = {str(k): str(v) for k, v in content["result"]["failed_groups"].items()}
@@ -92,8 +95,12 @@ def _params(path: Path) -> dict[str, Any]:
 
 def _response(options: dict[str, Any]) -> str:
     """What was tested, as params say it, from the options of the command."""
+    if "cell_type" in options:
+        return f"{keys.LABELS_PREFIX}{options['cell_type'] or 'cell types'}"
     if options.get("obsm"):
         return f"{keys.OBSM_PREFIX}{options['obsm']}"
+    if options.get("obs_keys"):
+        return keys.RESPONSE_OBS
     layer = options.get("layer") or "X"
     return keys.RESPONSE_X if layer == "X" else f"{keys.LAYER_PREFIX}{layer}"
 
@@ -127,7 +134,7 @@ def summarise(
     read = read_results(adata, key)
     table = symbols_of(adata, gene_symbols, read.params).rename(read.results)
     head = ["# Results", ""]
-    for name in ("formula", "groupby", "ddf", "response", "n_cells", "version"):
+    for name in ("formula", "groupby", "ddf", "response", "family", "exposure", "n_cells", "version"):
         value = group_text(read.groupby) if name == "groupby" else read.params.get(name)
         if value not in (None, ""):
             head.append(f"- {name}: {code(value)}")

@@ -7,7 +7,7 @@ import os
 import click
 
 import donorwise as dw
-from donorwise._cli.commands import audit, collapse, lmm, merge, pseudobulk, report
+from donorwise._cli.commands import audit, collapse, composition, glmm, lmm, merge, pseudobulk, report
 from donorwise._cli.demo import demo
 from donorwise._cli.messages import CarefulGroup
 
@@ -24,5 +24,5 @@ def main() -> None:
     os.environ.setdefault("MPLBACKEND", "Agg")
 
 
-for _command in (demo, audit, collapse, merge, lmm, pseudobulk, report):
+for _command in (demo, audit, collapse, merge, lmm, glmm, composition, pseudobulk, report):
     main.add_command(_command)

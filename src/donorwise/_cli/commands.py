@@ -1,4 +1,4 @@
-"""The commands that analyse: audit, collapse, merge, lmm, pseudobulk, report."""
+"""The commands that analyse: audit, collapse, merge, lmm, glmm, composition, pseudobulk, report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from donorwise._anndata import symbols_of
+from donorwise._anndata.collapsed_counts import check_glmm
 from donorwise._anndata.identity import check_cells, check_files
 from donorwise._anndata.origin import COLLAPSED, is_collapsed
 from donorwise._batch.files import (
@@ -25,8 +26,9 @@ from donorwise._cli import messages, options
 from donorwise._cli.messages import FAILED_GROUPS
 from donorwise._cli.options import PATH
 from donorwise._core.files import locked, reason
+from donorwise._core.models.glmm.families import FAMILIES, LINKS
 from donorwise._core.wording import printable
-from donorwise._typing import DDF
+from donorwise._typing import DDF, GLMM_DDF
 from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -80,8 +82,12 @@ def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
 @click.option("--layer", help="Layer to collapse; X if absent.")
 @options.add(options.LOG_BASE)
 @click.option(
-    "--counts-layer", help="Layer of raw counts, for donorwise pseudobulk; --log-depth takes counts if absent."
+    "--counts-layer", help="Layer of raw counts, for donorwise pseudobulk and glmm; --log-depth takes counts if absent."
 )
+@click.option(
+    "--glmm", metavar="A,B,…", callback=options.split_names, default="",
+    help="Families of donorwise glmm that need more than sums of the counts: nb, cloglog; none if absent.",
+)  # fmt: skip
 @options.add(options.MASK_VAR, options.LOG_DEPTH, options.N_JOBS, *_RUN_COHORTS)
 @click.pass_context
 def collapse(ctx: click.Context, /, **given: Any) -> None:
@@ -90,8 +96,9 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
     from donorwise._batch.cohorts import add_log_depth, collapse_sources, survey
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    names = ("by", "covariates", "layer", "log_base", "counts_layer", "mask_var", "n_jobs")
+    names = ("by", "covariates", "layer", "log_base", "counts_layer", "glmm", "mask_var", "n_jobs")
     chosen = {name: given[name] for name in names}
+    check_glmm(given["glmm"], given["counts_layer"])
     given["out"] = check_output(given["out"], (".h5ad",), given["source"])
     check_files(given["source"])
     seen = {"columns": given["by"], "layer": given["layer"], "block_size": given["block_size"]}
@@ -206,6 +213,80 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
 
 @click.command()
 @options.add(options.SOURCE, options.FORMULA, options.GROUPBY, options.CONTRAST)
+@click.option(
+    "--family",
+    type=click.Choice(FAMILIES),
+    default="nb",
+    show_default=True,
+    help="Of counts: nb (over-dispersed) or poisson; binomial for yes and no, or k of m.",
+)
+@click.option("--link", type=click.Choice(LINKS), help="Of binomial: logit (the default), or cloglog with an exposure.")
+@click.option("--ddf", type=click.Choice(GLMM_DDF), default="moderated", show_default=True, help="Degrees of freedom.")
+@click.option("--layer", help="Layer of raw counts, or of yes and no; X if absent.")
+@click.option("--obsm", help="Table in obsm, to be modelled instead of X.")
+@click.option(
+    "--obs-keys",
+    metavar="A,B,…",
+    callback=options.names_or_none,
+    help="Columns of obs, to be modelled instead of X.",
+)
+@click.option("--response", type=click.Choice(["detected"]), help="Ask whether a count is above zero.")
+@click.option("--exposure", metavar="COLUMN", help="Column of obs on the scale of counts; total counts if absent.")
+@click.option("--offset", metavar="COLUMN", help="Column of obs: the same on the logarithmic scale.")
+@click.option("--trials", metavar="COLUMN", help="Column of obs: the m of k of m.")
+@options.add(options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
+@click.pass_context
+def glmm(ctx: click.Context, /, **given: Any) -> None:
+    """Test every feature of SOURCE (.h5ad or .zarr) with a mixed model of counts, or of yes and no."""
+
+    def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
+        from donorwise._anndata.prepare_counts import prepare_glmm
+        from donorwise._core.engine.analysis import Options
+
+        names = (
+            "family",
+            "link",
+            "response",
+            "layer",
+            "obsm",
+            "obs_keys",
+            "mask_var",
+            "exposure",
+            "offset",
+            "trials",
+            "n_jobs",
+        )
+        chosen, options = {name: given[name] for name in names}, Options(given["ddf"])
+        return prepare_glmm(adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen)
+
+    _run(ctx, given, prepare)
+
+
+@click.command()
+@options.add(options.SOURCE, options.FORMULA, options.GROUPBY, options.CONTRAST)
+@click.option("--cell-type", metavar="COLUMN", help="Column of obs with the types, if its name does not tell.")
+@click.option("--sample", metavar="COLUMN", help="Column of obs with the samples, if its name does not tell.")
+@click.option("--ddf", type=click.Choice(GLMM_DDF), default="moderated", show_default=True, help="Degrees of freedom.")
+@options.add(options.DONOR, *_RUN)
+@click.pass_context
+def composition(ctx: click.Context, /, **given: Any) -> None:
+    """Test whether cell types have other shares of the samples of SOURCE (.h5ad or .zarr)."""
+
+    def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
+        from donorwise._anndata.prepare_composition import prepare_composition
+        from donorwise._core.engine.analysis import Options
+
+        chosen = {name: given[name] for name in ("cell_type", "sample", "n_jobs")}
+        options = Options(given["ddf"])
+        return prepare_composition(
+            adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen
+        )
+
+    _run(ctx, given, prepare)
+
+
+@click.command()
+@options.add(options.SOURCE, options.FORMULA, options.GROUPBY, options.CONTRAST)
 @click.option("--layer", default="counts", show_default=True, help="Layer of raw counts; X for the matrix X.")
 @click.option("--sample", metavar="COLUMN", help="Column of obs that holds the sample.")
 @click.option(
@@ -278,7 +359,7 @@ def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, 
     from donorwise._batch.plan import describe
 
     said: tuple[str, ...] = ()
-    if analysis.family.observations == "cells":  # units are replicates, whatever the formula says of donors
+    if analysis.family.observations != "units":  # which are replicates, whatever the formula says of donors
         report = adata.donorwise.audit(given["formula"])
         click.echo(f"{printable(report)}\n")
         said = report.warnings

@@ -24,6 +24,11 @@ def split_names(ctx: click.Context, param: click.Parameter, value: str) -> list[
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
+def names_or_none(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    """Names with commas between them; None if nothing was given."""
+    return None if value is None else split_names(ctx, param, value)
+
+
 def one_or_several(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str | tuple[str, ...] | None:
     """What was given of a repeatable option: nothing, a text, or several."""
     return value[0] if len(value) == 1 else value or None

@@ -178,8 +178,7 @@ def to_rank_genes_groups(
     stored = read_results(adata, key)
     symbols = symbols_of(adata, gene_symbols, stored.params)
     table, column = _one_family(stored.results, contrast=contrast, group=group)
-    aligned = stored.params["response"] != keys.RESPONSE_OBS and not stored.params["response"].startswith("obsm/")
-    variables = adata.var_names if aligned else stored.results["variable"].cat.categories
+    variables = adata.var_names if stored.aligned_to_var else stored.results["variable"].cat.categories
     logged = bool(table["log_fc"].notna().any())
     parts = table.groupby(column, observed=True, sort=True)
     ranked = {name: _ranked(part, variables, symbols, logged=logged) for name, part in parts}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-    from donorwise._anndata import Symbols
+    from donorwise._anndata import Results, Symbols
     from donorwise._typing import BoolArray, Groups
 
 
@@ -121,6 +121,18 @@ def _check_cutoff(name: str, value: object, most: float) -> None:
         raise DonorwiseError(f"{name}={value!r} must be {what}.")
 
 
+def _with_ratios(stored: Results, key: str) -> pd.DataFrame:
+    """The tests with the ratios that estimates are logarithms of, and the ratios' intervals."""
+    if not stored.ratio:
+        raise DataError(
+            f"exponentiate=True: the estimates of {key!r} are differences of mean responses, and no logarithms of ratios; "
+            "leave it out. Where there are fold changes, `log_fc` has them in log2."
+        )
+    table = stored.results.assign(**{end: np.exp(stored.results[end]) for end in ("ci_low", "ci_high")})
+    table.insert(table.columns.get_loc("ci_low"), stored.ratio, np.exp(table["estimate"]))
+    return table
+
+
 @documented
 def tests(
     adata: ad.AnnData,
@@ -133,6 +145,7 @@ def tests(
     alpha: float | None = None,
     min_log_fc: float | None = None,
     gene_symbols: str | None = None,
+    exponentiate: bool = False,
     sort_by: str | None = "p_value",
     ascending: bool = True,
 ) -> pd.DataFrame:
@@ -148,6 +161,10 @@ def tests(
         Keep the tests with an adjusted p-value up to this; None keeps all.
     {min_log_fc}
     {symbols_beside}
+    exponentiate
+        Of :func:`donorwise.tl.glmm` and :func:`donorwise.tl.pseudobulk`, whose estimates are logarithms of ratios: add the
+        ratio, exp of `estimate`, as a column ``rate_ratio`` or ``odds_ratio`` before `ci_low` and `ci_high`, which become
+        those of the ratio. Of an intercept it is the rate (for one unit of exposure) or the odds.
     sort_by
         Column to sort by, missing values last; None keeps the order of the features.
     ascending
@@ -162,13 +179,14 @@ def tests(
     / se`` is `statistic`, and p the two-sided tail of t beyond it. Of a moderated test, whose law is a mixture over
     what is not known of the variances, that is the t with the mixture's p-value and the width of its 95% interval:
     its `df` describes that shape, and is no count of donors or cells. Where p is nearly 1 an estimate beside the
-    mixture's median makes `se` large or small.
+    mixture's median makes `se` large or small. Of a ``separated`` one the interval has no end on the side of the arm that has
+    all of the response, or none.
 
     Raises
     ------
     DataError
         There is no such result, contrast, group, variable or column of var; the message says which there are. Or there
-        are no fold changes for `min_log_fc`.
+        are no fold changes for `min_log_fc`, or no ratios to `exponentiate`.
     DonorwiseError
         A cutoff or an option is none.
 
@@ -188,6 +206,8 @@ def tests(
         check_option("status", name, STATUSES)
     stored = read_results(adata, key)
     symbols, table = symbols_of(adata, gene_symbols, stored.params), stored.results
+    if exponentiate:
+        table = _with_ratios(stored, key)
     for column, wanted in (("contrast", contrast), ("group", group), ("variable", meant(symbols, variables))):
         table = choose(table, column, wanted)
     if status is not None:

@@ -101,7 +101,8 @@ def donors(
     its donors, weighted as the model weights them. On the right, on the same scale, the model's estimate of the difference
     with its 95% interval, and in grey what a t-test would claim that takes the cells for replicates.
     For a result of :func:`donorwise.tl.pseudobulk` the cells above have their counts, and the points below are the log
-    rates of the units (donors, or samples of them), with bars for the error of sampling. A numeric covariate is drawn as a scatter plot with the model's slope.
+    rates of the units (donors, or samples of them), with bars for the error of sampling; for models of yes and no, such as
+    :func:`donorwise.tl.composition`, they are the log odds of the donors' shares of cells. A numeric covariate is drawn as a scatter plot with the model's slope.
 
     Examples
     --------
@@ -151,7 +152,8 @@ def _size(content: list[Panel]) -> tuple[float, float]:
 
 
 def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, unit: str, areas: Areas, with_key: bool) -> None:
-    height = "rate of counts\n(natural log)" if panel.of_counts else f"donor mean\n({unit})"
+    named = {"log": "rate of counts\n(natural log)", "logit": "share of cells\n(log odds)"}
+    height = named.get(panel.link, f"donor mean\n({unit})")
     if panel.arms:
         colors = level_colors(adata, panel.condition, panel.arms)
         draw_arms(ax, panel, colors=colors, height=height, title=_title(ax, panel), areas=areas, with_key=with_key)

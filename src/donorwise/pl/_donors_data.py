@@ -67,8 +67,9 @@ class Panel:
         near one every donor counts the same, with one of zero every cell.
     naive
         What a t-test would say that takes every cell for a replicate; None where there are not two arms, or counts.
-    of_counts
-        Whether the cells' values are counts, and the donors' means log rates of them.
+    link
+        What the donors' points are: means of the cells (``"identity"``), ``"log"`` rates of their counts, or the
+        ``"logit"`` of the share of cells that are 1.
     """
 
     variable: str
@@ -80,7 +81,12 @@ class Panel:
     effects: tuple[Effect, ...]
     weights: FloatArray
     naive: Effect | None
-    of_counts: bool
+    link: str
+
+    @property
+    def of_counts(self) -> bool:
+        """Whether the cells' values are counts."""
+        return self.link == "log"
 
     @property
     def model(self) -> str:
@@ -139,8 +145,8 @@ def collect(
     DataError, DesignError
         The variable, the donor column or the condition is no longer there, or the group has no cells.
     """
-    shown = _units if stored.of_counts else _means
-    cells, donors, weights = shown(adata, stored, key, variable=variable, group=group, condition=condition)
+    link = _link(stored)
+    cells, donors, weights = _SHOWN[link](adata, stored, key, variable=variable, group=group, condition=condition)
     results = stored.results
     rows = results[(results["variable"] == variable) & (results["group"] == group)].set_index("contrast")
     numeric = _is_numeric(cells["condition"], contrasts)
@@ -157,8 +163,8 @@ def collect(
         arms=arms,
         effects=tuple(_effect(rows.loc[name], name, arms) for name in drawn),
         weights=weights,
-        naive=_cell_level_test(cells, arms) if len(arms) == 2 and not stored.of_counts else None,
-        of_counts=stored.of_counts,
+        naive=_cell_level_test(cells, arms) if len(arms) == 2 and link == "identity" else None,
+        link=link,
     )
 
 
@@ -202,6 +208,33 @@ def _units(
     cells = _counts(adata, stored.params, variable, labels, units.codes).assign(group=group)
     variances = stored_variances(fit, stored.varcomp[stored.varcomp["group"] == group])
     return cells, donors, 1 / (v + np.nansum(variances[0]))
+
+
+def _log_odds(
+    adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
+) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray]:
+    """Cells that are 0 or 1, the donors' log odds of 1 with half a cell added to both sides, and what those count for.
+
+    `sd` is such that a donor's cells give the error of sampling, sd / sqrt(n_cells).
+    """
+    cells, donors, _ = _means(adata, stored, key, variable=variable, group=group, condition=condition)
+    n = donors["n_cells"].to_numpy(dtype=np.float64)
+    yes = donors["mean"].to_numpy() * n + 0.5
+    v = 1 / yes + 1 / (n - yes + 1)
+    table = stored.varcomp
+    own = table[(table["variable"] == variable) & (table["group"] == group) & (table["column2"].astype(str) == "")]
+    donors = donors.assign(mean=np.log(yes / (n - yes + 1)), sd=np.sqrt(v * n))
+    return cells, donors, 1 / (v + np.nansum(own["variance"]))
+
+
+_SHOWN = {"identity": _means, "log": _units, "logit": _log_odds}
+
+
+def _link(stored: Results) -> str:
+    """What donors are drawn as: see :class:`Panel`."""
+    if stored.of_counts:
+        return "log"
+    return "logit" if stored.params["link"] == "logit" and not stored.params.get("trials") else "identity"
 
 
 def _counts(

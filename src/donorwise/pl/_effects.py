@@ -70,6 +70,8 @@ def with_intervals(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.Data
     """
     if params["link"] == "log":
         scale, name = float(1 / np.log(2)), "log2 fold change"
+    elif params["link"] == "logit":
+        scale, name = 1.0, "log odds ratio"
     else:
         scale, name = 1.0, f"estimate ({response_unit(params, table)})"
     scaled = {to: table[column] * scale for to, column in _INTERVAL.items()}
@@ -81,6 +83,8 @@ def response_unit(params: dict[str, Any], table: pd.DataFrame) -> str:
     response = str(params["response"])
     if response == keys.RESPONSE_X:
         return "log expression" if np.isfinite(params["log_base"]) else "units of X"
+    if response.startswith(keys.LABELS_PREFIX):
+        return "share"
     if response != keys.RESPONSE_OBS:
         return response.replace("/", " ").removeprefix("obsm ")
     names = present(table, "variable")

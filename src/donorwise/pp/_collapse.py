@@ -22,6 +22,7 @@ from donorwise._anndata import (
     resolve_response,
 )
 from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_collapsed
+from donorwise._anndata.collapsed_counts import check_glmm
 from donorwise._anndata.identity import check_cells, check_files, digest, hash_cells
 from donorwise._anndata.obs import as_frame
 from donorwise._anndata.origin import Origin, check_names, kept_uns
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from donorwise._anndata import Response
+    from donorwise._core.cells.counted_rows import CountedRows
     from donorwise._typing import BoolArray, FloatArray, IntArray
+
+_NUMBERS = {"nb": 80, "cloglog": 45}  # of doubles by row and feature, where depths differ a hundredfold
 
 
 @documented
@@ -53,6 +57,7 @@ def collapse(
     covariates: str | Sequence[str] = (),
     counts_layer: str | None = None,
     depth: str | None = None,
+    glmm: str | Sequence[str] = (),
     weights: str | FloatArray | None = None,
     log_base: str | float | None = None,
     mask_var: str | BoolArray | None = None,
@@ -85,8 +90,12 @@ def collapse(
         Numeric columns of obs that differ from cell to cell, such as ``log_depth``. Formulas can use
         them linearly, alone or in interaction with columns of `by`.
     counts_layer
-        Layer of raw counts, for :func:`donorwise.tl.pseudobulk`; None for none.
+        Layer of raw counts, for :func:`donorwise.tl.pseudobulk` and :func:`donorwise.tl.glmm`; None for none.
     {depth}
+    glmm
+        What :func:`donorwise.tl.glmm` will be asked for that needs more than sums of the counts: ``"nb"``, models with
+        ``family="nb"``, ``"cloglog"``, models of detection with ``link="cloglog"``, or both. Rows then keep counts at some
+        twenty to forty depths and, for ``"nb"``, numbers of cells at as many counts: each is as large as ``X``.
     {weights}
     {log_base}
     {mask_var}
@@ -109,7 +118,8 @@ def collapse(
     AnnData of K rows x features. ``X``: mean; ``layers``: ``within_ss`` (sum of squares about the mean),
     ``n_detected`` (cells above zero), ``cov_y:<covariate>`` (cross-products about the means), of logarithms
     ``abundance`` (mean of what they are logarithms of, for fold changes), and with
-    counts ``counts`` (sums), ``counts_ss`` and ``counts_depth`` (about the means). ``obs``: the columns of
+    counts ``counts`` (sums), ``counts_ss`` and ``counts_depth`` (about the means), with `glmm`
+    ``<family>_own:<number>`` and ``nb_tail:<number>``. ``obs``: the columns of
     `by`, ``n_cells``, sums of weights, of their logarithms and of depth. ``obsm``: means and cross-products
     of the covariates. ``uns["donorwise_collapsed"]`` says what it was made from. Rows and features can be
     selected as always.
@@ -136,9 +146,10 @@ def collapse(
     by, covariates = (_listed(names) for names in (by, covariates))
     check_names(by, covariates)
     check_max_memory(max_memory)
+    glmm = check_glmm(glmm, counts_layer)
     options: dict[str, Any] = {
-        "layer": layer, "covariates": covariates, "counts_layer": counts_layer, "depth": depth, "weights": weights,
-        "log_base": log_base, "chunk_size": chunk_size, "n_jobs": n_jobs, "client": client, "progress": progress,
+        "layer": layer, "covariates": covariates, "counts_layer": counts_layer, "depth": depth, "glmm": glmm,
+        "weights": weights, "log_base": log_base, "chunk_size": chunk_size, "n_jobs": n_jobs, "client": client, "progress": progress,
     }  # fmt: skip
     if isinstance(source, list | tuple):
         if weights is not None and not isinstance(weights, str):
@@ -154,7 +165,7 @@ def collapse(
         raise DataError("This AnnData is collapsed already; merge several with dw.pp.merge_collapsed.")
     response, scale = examined(adata, resolve_response(adata, layer=layer, mask_var=mask_var, log_base=log_base))
     obs, codes, n_rows = _rows(adata, by)
-    blocks = _feature_blocks(response, n_rows, len(covariates), counts_layer is not None, max_memory)
+    blocks = _feature_blocks(response, n_rows, len(covariates), counts_layer is not None, glmm, max_memory)
     if path is not None:
         _check_not_source(path, source, adata)
         parts = (_collapse_features(adata, by, block, (obs.copy(), codes, n_rows), options) for block in blocks)
@@ -185,7 +196,7 @@ def _collapse(
     )  # fmt: skip
     w = None if weights is None else check_weights(weights, obs_frame(adata))
     rows, detected = cells.rows(response.matrix, covariates, _covariates(adata, covariates), w)
-    counts, depths = _counts(adata, counts_layer, depth, cells)
+    counts, depths, counted = _counts(adata, counts_layer, depth, options["glmm"], cells)
     origin = Origin(
         by=tuple(by),
         covariates=tuple(covariates),
@@ -199,7 +210,9 @@ def _collapse(
         cells=(digest(hash_cells(adata, by)),),
     )
     return make_collapsed(
-        Contents(obs, _var(adata, response.features), rows, detected, counts, depths), origin, kept_uns(adata, by)
+        Contents(obs, _var(adata, response.features), rows, detected, counts, depths, counted),
+        origin,
+        kept_uns(adata, by),
     )
 
 
@@ -218,18 +231,24 @@ def _collapse_features(
 
 
 def _feature_blocks(
-    response: Response, n_rows: int, n_covariates: int, counts: bool, max_memory: float | None
+    response: Response,
+    n_rows: int,
+    n_covariates: int,
+    counts: bool,
+    glmm: Sequence[str],
+    max_memory: float | None,
 ) -> list[IntArray]:
     """Positions in var of the features that are collapsed together.
 
     For each row and feature there are at most 11 doubles (running sums, results and a copy of them), 3 more for every
-    covariate, 2 for abundances, and 6 for counts.
+    covariate, 2 for abundances, 6 for counts, and for families about as many as `_NUMBERS` says.
     """
     n = len(response.variables)
     features = np.arange(n) if response.features is None else response.features
     if max_memory is None:
         return [features]
-    per_feature = 8 * n_rows * (11 + 3 * n_covariates + 2 * bool(np.isfinite(response.log_base)) + 6 * counts)
+    numbers = 11 + 3 * n_covariates + 2 * bool(np.isfinite(response.log_base)) + 6 * counts
+    per_feature = 8 * n_rows * (numbers + sum(_NUMBERS[kind] for kind in glmm))
     size = int(max_memory * 1e9 // per_feature)
     if size == 0:
         raise DataError(
@@ -338,15 +357,14 @@ def _covariates(adata: ad.AnnData, names: Sequence[str]) -> FloatArray | None:
 
 
 def _counts(
-    adata: ad.AnnData, layer: str | None, column: str | None, cells: CellPasses
-) -> tuple[Counts | None, MeanDepths | None]:
-    """Statistics of the counts, and the depths as far as they are known."""
+    adata: ad.AnnData, layer: str | None, column: str | None, glmm: Sequence[str], cells: CellPasses
+) -> tuple[Counts | None, MeanDepths | None, dict[str, CountedRows]]:
+    """Statistics of the counts, the depths as far as they are known, and what generalised models need."""
     known = cell_depth(adata)
     if layer is None:
-        return None, None if known is None else cells.depths(known)
+        return None, None if known is None else cells.depths(known), {}
     response = resolve_response(adata, layer=layer)
-    counts, depths = cells.counts(response, None if column is None else count_depth(adata, response, column))
+    found = cells.counts(response, None if column is None else count_depth(adata, response, column), glmm)
     # of counts in a file a sample of the depths is read, and here are all
-    if known is None or not np.isfinite(known).all():
-        return counts, depths
-    return counts, cells.depths(known)
+    depths = found.depths if known is None or not np.isfinite(known).all() else cells.depths(known)
+    return found.counts, depths, found.counted

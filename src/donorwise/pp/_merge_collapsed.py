@@ -11,10 +11,12 @@ import pandas as pd
 
 from donorwise._anndata import check_is_anndata, is_collapsed, read_origin
 from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_collapsed, read_parts, with_counts_dropped
+from donorwise._anndata.collapsed_counts import kept_families
 from donorwise._anndata.identity import check_rows
 from donorwise._anndata.origin import DEPTH, Origin, kept_uns
 from donorwise._anndata.roles import find_roles
 from donorwise._core.cells.collapsed_rows import CollapsedRows, RowCells, concatenate, merge_rows, without_abundance
+from donorwise._core.cells.counted_rows import merge_counted
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.terms import label_codes
 from donorwise.errors import DataError
@@ -116,6 +118,9 @@ def check_cohorts(
     counts, depths = ([own.counts_layer is not None for own in origins], [DEPTH in adata.obs for adata in cohorts])
     if any(counts) and not all(counts):
         logger.warning("Not all cohorts were collapsed with counts_layer=: the counts are left out.")
+    families = [kind for adata in cohorts for kind in kept_families(adata)]
+    for kind in (kind for kind in dict.fromkeys(families) if families.count(kind) < len(cohorts)):
+        logger.warning("Not all cohorts were collapsed with glmm=%r: what it keeps is left out.", kind)
     if any(depths) and not all(depths):
         logger.warning("The sequencing depth of some cohorts is not known: the audit will not look at it.")
     shared = _shared_features(cohorts)
@@ -186,6 +191,8 @@ def _without_some(parts: list[Contents], origins: Sequence[Origin]) -> tuple[lis
     if any(own.counts is None for own in parts) and any(own.counts is not None for own in parts):
         parts = [with_counts_dropped(own, origin)[0] for own in parts]
         _, origin = with_counts_dropped(parts[0], origin)
+    kept = [kind for kind in parts[0].counted if all(kind in own.counted for own in parts)]
+    parts = [replace(own, counted={kind: own.counted[kind] for kind in kept}) for own in parts]
     if any(own.depths is None for own in parts) and any(own.depths is not None for own in parts):
         parts = [replace(own, depths=None) for own in parts]
     return parts, origin
@@ -206,6 +213,9 @@ def _merged(parts: Sequence[Contents], origin: Origin) -> Contents:
         detected=_sums(np.concatenate([own.detected for own in parts]), codes, n),
         counts=_merged_counts([own.counts for own in parts], codes, n),
         depths=_merged_depths([own.depths for own in parts], codes, n),
+        counted={
+            kind: merge_counted([own.counted[kind] for own in parts], codes, n, kind) for kind in parts[0].counted
+        },
     )
 
 

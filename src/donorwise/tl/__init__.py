@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from donorwise.tl._calibrate import calibrate
+from donorwise.tl._composition import composition
 from donorwise.tl._glmm import glmm
 from donorwise.tl._influence import influence
 from donorwise.tl._lmm import lmm
 from donorwise.tl._power import power
 from donorwise.tl._pseudobulk import pseudobulk
 
-__all__ = ["calibrate", "glmm", "influence", "lmm", "power", "pseudobulk"]
+__all__ = ["calibrate", "composition", "glmm", "influence", "lmm", "power", "pseudobulk"]
 
 
 def __dir__() -> list[str]:

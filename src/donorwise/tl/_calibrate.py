@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, write_tables
 from donorwise._anndata.prepare import prepare_lmm
+from donorwise._anndata.prepare_counts import prepare_glmm
 from donorwise._anndata.prepare_units import prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
@@ -17,22 +18,48 @@ from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.results import told_reasons
 from donorwise._core.jobs import Progress
 from donorwise._docs import documented
-from donorwise._typing import DDF, check_option
+from donorwise._typing import DDF, GLMM_DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import anndata as ad
     import pandas as pd
 
     from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.calibration import Calibration, Relabelling
-    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GlmmDdf, GroupBy
 
 logger = logging.getLogger("donorwise")
 
-MODELS = ("lmm", "pseudobulk")
+
+class _Model(NamedTuple):
+    """What makes the analysis of a model, which options it has of its own, and its degrees of freedom."""
+
+    prepare: Callable[..., Analysis[Any, Any]]
+    options: tuple[str, ...]
+    ddf: tuple[str, ...]
+
+
+def _lmm(adata: ad.AnnData, formula: str, *, ddf: str = "moderated", **given: Any) -> Analysis[Any, Any]:
+    return prepare_lmm(adata, formula, options=Options(ddf), fold_changes=False, **given)
+
+
+def _glmm(adata: ad.AnnData, formula: str, *, ddf: str = "moderated", **given: Any) -> Analysis[Any, Any]:
+    return prepare_glmm(adata, formula, options=Options(ddf), **given)
+
+
+def _pseudobulk(adata: ad.AnnData, formula: str, *, layer: str | None, **given: Any) -> Analysis[Any, Any]:
+    return prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **given)
+
+
+_RESPONSE, _OF_COUNTS = ("obsm", "obs_keys"), ("family", "link", "response", "exposure", "offset", "trials")
+_MODELS = {
+    "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights"), DDF),
+    "glmm": _Model(_glmm, ("ddf", *_RESPONSE, *_OF_COUNTS), GLMM_DDF),
+    "pseudobulk": _Model(_pseudobulk, ("donor", "sample", "depth", "normalize"), DDF),
+}
 _NAMES = {"kenward-roger": "Kenward-Roger", "between-within": "Between-within"}
 
 
@@ -46,13 +73,19 @@ def calibrate(
     n_permutations: int = 100,
     permute: str | None = None,
     strata: str | Sequence[str] | None = None,
-    model: Literal["lmm", "pseudobulk"] = "lmm",
-    ddf: Ddf = "moderated",
+    model: Literal["lmm", "glmm", "pseudobulk"] = "lmm",
+    ddf: Ddf | GlmmDdf = "moderated",
     layer: str | None = None,
     obsm: str | None = None,
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
+    family: Literal["nb", "poisson", "binomial"] | None = None,
+    link: Literal["log", "logit", "cloglog"] | None = None,
+    response: Literal["detected"] | None = None,
+    exposure: str | FloatArray | None = None,
+    offset: str | FloatArray | None = None,
+    trials: str | FloatArray | None = None,
     donor: str | None = None,
     sample: str | None = None,
     depth: str | None = None,
@@ -84,14 +117,17 @@ def calibrate(
     strata
         Columns of obs: labels are exchanged within them only, for instance within sex or batch.
     model
-        Which tests to calibrate: those of :func:`donorwise.tl.lmm`, or of :func:`donorwise.tl.pseudobulk`, where donors
-        (or their units) exchange labels with all the counts that they have. ``layer`` is then that of raw counts,
-        ``"counts"`` if None.
+        Which tests to calibrate: those of :func:`donorwise.tl.lmm`, of :func:`donorwise.tl.glmm`, or of
+        :func:`donorwise.tl.pseudobulk`, where donors (or their units) exchange labels with all the counts that they have.
+        ``layer`` of pseudobulk is that of raw counts, ``"counts"`` if None.
     ddf
-        Degrees of freedom to calibrate, as in :func:`donorwise.tl.lmm`; those of pseudobulk are its own.
+        Degrees of freedom to calibrate, as in :func:`donorwise.tl.lmm` or :func:`donorwise.tl.glmm`; those of pseudobulk
+        are its own.
     {response}
     {mask_var}
     {weights}
+    family, link, response, exposure, offset, trials
+        As in :func:`donorwise.tl.glmm`, for ``model="glmm"`` only (``family`` is ``"nb"`` there if None).
     donor, sample, depth, normalize
         As in :func:`donorwise.tl.pseudobulk`, for ``model="pseudobulk"`` only (``normalize`` is ``"tmm"`` there if None).
         Size factors do not know the labels, so they are the same under all permutations.
@@ -155,19 +191,20 @@ def calibrate(
     check_is_anndata(adata)
     if copy:
         adata = copied(adata)
-    check_option("ddf", ddf, DDF)
+    check_option("model", model, tuple(_MODELS))
+    check_option("ddf", ddf, _MODELS[model].ddf)
     check_free(adata, key_added)
     _check_count("n_permutations", n_permutations, 1)
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
-    check_option("model", model, MODELS)
-    analysis = _analysis(
-        adata, formula, model, ddf, layer,
-        of_cells={"obsm": obsm, "obs_keys": obs_keys, "weights": weights},
-        of_units={"donor": donor, "sample": sample, "depth": depth, "normalize": normalize},
-        shared={
-            "groupby": groupby, "mask_var": mask_var, "contrasts": contrast, "n_jobs": n_jobs, "columns": strata,
-        },
+    own = {
+        "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "ddf": None if ddf == "moderated" else ddf,
+        "family": family, "link": link, "response": response, "exposure": exposure, "offset": offset, "trials": trials,
+        "donor": donor, "sample": sample, "depth": depth, "normalize": normalize,
+    }  # fmt: skip
+    analysis = _MODELS[model].prepare(
+        adata, formula, layer=layer, groupby=groupby, mask_var=mask_var, contrasts=contrast, n_jobs=n_jobs,
+        columns=strata, **_own_options(model, own),
     )  # fmt: skip
     names = analysis.names
     if len(names) != 1:
@@ -198,31 +235,13 @@ def calibrate(
     return adata if copy else None
 
 
-def _analysis(
-    adata: ad.AnnData,
-    formula: str,
-    model: str,
-    ddf: Ddf,
-    layer: str | None,
-    *,
-    of_cells: dict[str, Any],
-    of_units: dict[str, Any],
-    shared: dict[str, Any],
-) -> Analysis[Any, Any]:
-    """The analysis whose tests are calibrated, from the options that its model has."""
-    if model == "pseudobulk":
-        _check_unused(model, of_cells | {"ddf": None if ddf == "moderated" else ddf})
-        given = {name: value for name, value in of_units.items() if value is not None}
-        return prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **given, **shared)
-    _check_unused(model, of_units)
-    return prepare_lmm(adata, formula, layer=layer, options=Options(ddf), fold_changes=False, **of_cells, **shared)
-
-
-def _check_unused(model: str, options: dict[str, Any]) -> None:
-    """Raise where an option was given that a model does not have."""
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise DonorwiseError(f"{given[0]}= has no meaning with model={model!r}; leave it out.")
+def _own_options(model: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, all of which must be the model's."""
+    named = {name: value for name, value in given.items() if value is not None}
+    for name in named:
+        if name not in _MODELS[model].options:
+            raise DonorwiseError(f"{name}= has no meaning with model={model!r}; leave it out.")
+    return named
 
 
 def _check_count(name: str, value: object, smallest: int) -> None:

@@ -129,7 +129,7 @@ def influence(
     one = list(table["variable"].cat.categories[:1])
     found = recover(adata, key, contrasts=contrasts, weights=weights, variables=one)
     looked_at = _looked_at(table if contrast is not None else _without_covariates(table, found), variables, alpha)
-    _check_moderated(adata, key, looked_at)
+    _check_whole(adata, key, looked_at, found)
     donors = _without_each(adata, key, found, looked_at, effective_jobs(n_jobs), progress)
     hits = _summary(looked_at, donors, _thresholds(adata, key, alpha), alpha)
     _report(hits, donors, alpha)
@@ -166,13 +166,14 @@ def _looked_at(table: pd.DataFrame, variables: str | Sequence[str] | None, alpha
     return tested
 
 
-def _check_moderated(adata: ad.AnnData, key: str, looked_at: pd.DataFrame) -> None:
-    """A prior learned from some of the features would give other tests than those of the result."""
+def _check_whole(adata: ad.AnnData, key: str, looked_at: pd.DataFrame, found: Recovered) -> None:
+    """What is learned from some of the features would give other tests than those of the result."""
     stored = read_results(adata, key)
     missing = len(read_every_test(adata, key)) - len(stored.results)
-    if missing and stored.prior is not None and len(looked_at):
+    learned = "moderated tests" if stored.prior is not None else "dispersions" if found.analysis.pooled else ""
+    if missing and learned and len(looked_at):
         raise DataError(
-            f"{key!r} holds moderated tests, which learn from all features, and some of them are no longer in the "
+            f"{key!r} holds {learned}, which learn from all features, and some of them are no longer in the "
             f"AnnData. Call dw.tl.influence before features are dropped, or run dw.tl.{stored.params['method']} again."
         )
 
@@ -193,9 +194,10 @@ def _without_each(
     if looked_at.empty:
         return _empty()
     stored = read_results(adata, key)
-    used = looked_at if stored.prior is None else stored.results  # a prior is learned from all of them
+    alone = stored.prior is None and not found.analysis.pooled
+    used = looked_at if alone else stored.results  # what is shared is learned from all of them
     response = response_of(adata, found.params["response"], [str(v) for v in used["variable"].unique()])
-    source = replace(found.analysis.source, features=response.features)
+    source = found.analysis.source.reading(response.matrix, response.features)
     analysis = replace(found.analysis, variables=response.variables, source=source, n_jobs=n_jobs, pass_jobs=n_jobs)
     groups = set(looked_at["group"].astype(str))
     work = [

@@ -27,6 +27,7 @@ from donorwise._core.engine.power import (
 )
 from donorwise._core.inference.moderation import refusal
 from donorwise._core.jobs import Progress
+from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise._docs import documented
 from donorwise.errors import DesignError, DonorwiseError, DonorwiseWarning
 from donorwise.get._tests import choose
@@ -39,8 +40,12 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._typing import FloatArray, Groups
 
+_ODDS = (
+    "log_fc= is for models of rates: estimates of {} are logarithms of odds ratios. Give effect=, such as 0.69 for twice the "
+    "odds, log(2)."
+)
 _NO_FOLD_CHANGES = (
-    "log_fc= is for results of dw.tl.pseudobulk: estimates of {} are differences of mean responses, and how far a fold change "
+    "log_fc= is for models of rates (dw.tl.pseudobulk, counts in dw.tl.glmm): estimates of {} are differences of mean responses, and how far a fold change "
     "moves such a mean differs from feature to feature. Give effect= in units of the estimates; beside them, `log_fc` of "
     "dw.get.tests says which fold changes went with which estimates."
 )
@@ -70,8 +75,8 @@ def power(
     Parameters
     ----------
     data
-        AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`, with the cells that were fitted (it is
-        fitted again), or a :class:`donorwise.LMMFit`.
+        AnnData that holds a result of :func:`donorwise.tl.lmm`, :func:`donorwise.tl.glmm` or
+        :func:`donorwise.tl.pseudobulk`, with the cells that were fitted (it is fitted again), or a :class:`donorwise.LMMFit`.
     n_donors
         Numbers of donors, of all arms together: the arms (and samples, and covariates) keep the
         proportions of the fitted study. In a paired study, the number of pairs.
@@ -82,8 +87,8 @@ def power(
         covariate such as age per unit of it. Every feature is given the same: so large a change is easily seen
         in a gene of few counts and hardly ever happens there, so plan by the rows of `expression` "middle" and "high".
     log_fc
-        True log2 fold changes, in place of `effect`, for a result of :func:`donorwise.tl.pseudobulk`, whose estimates are
-        log rates. How far a fold change moves a mean of logarithms depends on how many counts a feature has and on what
+        True log2 fold changes, in place of `effect`, for a result of :func:`donorwise.tl.pseudobulk` or of rates in
+        :func:`donorwise.tl.glmm` (counts, and detection with ``link="cloglog"``), whose estimates are log rates. How far a fold change moves a mean of logarithms depends on how many counts a feature has and on what
         one count is worth in each cell, which logarithms do not say: for :func:`donorwise.tl.lmm` compare `estimate` and
         `log_fc` of the result's hits, and give ``effect=``.
     alpha
@@ -143,6 +148,8 @@ def power(
 
     For pseudobulk the variance between units stays, and that of sampling changes with the cells of a unit at the
     depths of the fitted ones: the expected count grows with them, and the part of the dispersion falls as one over them.
+    For :func:`donorwise.tl.glmm` the variances of the random effects stay, and the information about each donor is worked out
+    with so many more or fewer cells of the same rates and exposures.
 
     An estimate of zero for a donor variance is often chance, and power from it too high. Where the
     features share a prior (:attr:`donorwise.LMMFit.prior`: one to three variances, 100 features)
@@ -179,9 +186,11 @@ def power(
     # what cannot be answered is said before anything is fitted
     results = choose(choose(read_results(data, key).results, "contrast", contrast), "group", group)
     found = recover(data, key, contrasts=contrasts, weights=weights, n_jobs=n_jobs)
-    scale = 1 / np.log(2) if found.analysis.family.link == "log" else np.nan
+    ratio = RATIO_OF_LINK.get(found.analysis.family.link, "")
+    scale = 1 / np.log(2) if ratio == "rate_ratio" else np.nan
     if log_fc is not None and np.isnan(scale):
-        raise DonorwiseError(_NO_FOLD_CHANGES.format(repr(key)) + _doubling(results))
+        text = _ODDS.format(repr(key)) if ratio else _NO_FOLD_CHANGES.format(repr(key)) + _doubling(results)
+        raise DonorwiseError(text)
     # log_fc is the estimate times this
     effects = effects if unit == "effect" else tuple(value / scale for value in effects)
     plan = Studies(**sizes, effect=effects, alpha=levels)

@@ -1,7 +1,8 @@
 """Numba loops of the counts: what each stored value adds to its feature's record, nothing but arithmetic.
 
-A feature of a segment has a record of W = 1 + J + H numbers side by side: the sum of its values, that of values times what
-their cells load on the nodes, and its counts at the values of the tails. Rows are added one after another in their order.
+A feature of a segment has a record of W = 1 + H + J numbers side by side: the sum of its values, its cells at the values of
+the tails (small counts share a cache line with the sum), and the sums of values times what their cells load on the nodes.
+The values of a row are staged: which dtype they have, and which of them count, is then no matter of the loops that add.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from donorwise._core.cells.kernels import fetch_ahead, prefetch
+from donorwise._core.cells.kernels import fetch_ahead
 from donorwise._core.cells.nodes import spread
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from donorwise._core.cells.kernels import Segmented
     from donorwise._typing import FloatArray, IntArray
 
-import os
-
-AH = int(os.environ.get("AH", "4"))
 _LANES = 4
 _TURNED = 64  # features turned together: their records stay in the cache
 
@@ -36,13 +34,13 @@ class Kept(NamedTuple):
     Attributes
     ----------
     at, weight
-        Shape (J,). Nodes of log exposure and their barycentric weights; the weight of a cell is its exposure.
+        Shape (J,). Nodes of log exposure and their barycentric weights; the first covariate of a cell is its exposure.
     exact, tail_at, tail_weight, table, largest
         Of the tails (see `donorwise._core.cells.counts.Tails`); without them `largest` is infinite, and `exact` is -1.
     detected
         Whether a value above zero counts as one.
-    bounded
-        Whether a value is at most the covariate of its cell.
+    bound
+        Covariate of a cell that is the most that its values may be; -1 for none.
     """
 
     at: FloatArray
@@ -53,7 +51,7 @@ class Kept(NamedTuple):
     table: FloatArray
     largest: float
     detected: bool
-    bounded: bool
+    bound: int
 
 
 def _add_scaled_four(typingctx, target, first, x, values, begin):
@@ -83,56 +81,53 @@ add_scaled_four: Any = intrinsic(_add_scaled_four)
 
 
 @njit(nogil=True, cache=True)
-def _add_beyond(kept: Kept, y: float, to: FloatArray, first: np.uint64, room: FloatArray) -> None:
-    """Add what a count loads on the values of the tails to ``to[first:]``, where it is not one of the exact ones."""
-    floor = np.int64(y)
-    if y <= kept.exact:
-        part = y - floor
-        if floor > 0:
-            to[first + np.uint64(floor - 1)] += 1.0 - part
-        to[first + np.uint64(floor)] += part
-        return
-    row = floor - kept.exact - 1
-    found = room
-    if y == floor and row < kept.table.shape[0]:
-        found = kept.table[row]
-    else:
-        spread(kept.tail_at, kept.tail_weight, np.log(y), room)
-    for h in range(found.size):
-        to[first + np.uint64(kept.exact + h)] += found[h]
+def _add_scaled(n: np.uint64, x: float, values: FloatArray, begin: np.uint64, to: FloatArray, first: np.uint64) -> None:
+    """Add x times n numbers from ``values[begin]`` on to those from ``to[first]`` on."""
+    whole = n - n % np.uint64(_LANES)
+    for j in range(np.uint64(0), whole, np.uint64(_LANES)):
+        add_scaled_four(to, first + j, x, values, begin + j)
+    for j in range(whole, n):
+        to[first + j] += x * values[begin + j]
 
 
 @njit(nogil=True, cache=True)
-def add_tails(
-    kept: Kept, n: int, values: FloatArray, places: IntArray, to: FloatArray, offset: int, room: FloatArray
-) -> None:
-    """Add what n counts above zero load on the values of the tails; those of the i-th begin at ``places[i] + offset``."""
-    exact, begin = kept.exact, np.uint64(offset)
+def add_tails(kept: Kept, n: int, values: FloatArray, places: IntArray, to: FloatArray, room: FloatArray) -> None:
+    """Add n counts above zero at ``places``, and what they load on the values of the tails behind them."""
+    exact, table, n_nodes = kept.exact, kept.table, np.uint64(kept.tail_at.size)
+    tail_at, tail_weight = kept.tail_at, kept.tail_weight
+    n_table = table.size // max(1, kept.tail_at.size)
     for i in range(np.uint64(n)):
-        y, first = values[i], np.uint64(places[i]) + begin
+        y, first = values[i], np.uint64(places[i])
         whole = np.int64(y)
-        if whole <= exact and y == whole:
-            to[first + np.uint64(whole - 1)] += 1.0
+        part = y - whole
+        to[first] += y
+        if whole <= exact and part == 0.0:
+            to[first + np.uint64(whole)] += 1.0
+            continue
+        beyond = first + np.uint64(exact + 1)
+        if y < exact:
+            if whole > 0:
+                to[first + np.uint64(whole)] += 1.0 - part
+            to[first + np.uint64(whole + 1)] += part
+        elif part == 0.0 and whole - exact <= n_table:
+            _add_scaled(n_nodes, 1.0, table, np.uint64(whole - exact - 1) * n_nodes, to, beyond)
         else:
-            _add_beyond(kept, y, to, first, room)
+            spread(tail_at, tail_weight, np.log(y), room)
+            _add_scaled(n_nodes, 1.0, room, np.uint64(0), to, beyond)
 
 
 @njit(nogil=True, cache=True)
-def _add_loaded(n: int, values: FloatArray, places: IntArray, to: FloatArray, cell: FloatArray) -> None:
-    """Add n values, and behind each of their places the value times the loadings `cell` (J,)."""
-    size = np.uint64(cell.size)
-    whole = size - size % np.uint64(_LANES)
+def _add_totals(n: int, values: FloatArray, places: IntArray, to: FloatArray) -> None:
     for i in range(np.uint64(n)):
-        first, y = np.uint64(places[i]), values[i]
-        ahead = places[min(i + np.uint64(AH), np.uint64(n - 1))]
-        for line in range(np.uint64(0), size + np.uint64(1), np.uint64(8)):
-            prefetch(to, np.uint64(ahead) + line)
-        to[first] += y
-        first += np.uint64(1)
-        for j in range(np.uint64(0), whole, np.uint64(_LANES)):
-            add_scaled_four(to, first + j, y, cell, j)
-        for j in range(whole, size):
-            to[first + j] += y * cell[j]
+        to[np.uint64(places[i])] += values[i]
+
+
+@njit(nogil=True, cache=True)
+def _add_loaded(n: int, values: FloatArray, places: IntArray, to: FloatArray, offset: int, cell: FloatArray) -> None:
+    """Add n values times the loadings `cell` (J,); those of the i-th begin at ``places[i] + offset``."""
+    for i in range(np.uint64(n)):
+        first = np.uint64(places[i]) + np.uint64(offset)
+        _add_scaled(np.uint64(cell.size), values[i], cell, np.uint64(0), to, first)
 
 
 class _Room(NamedTuple):
@@ -150,25 +145,41 @@ def _room(kept: Kept, n: int) -> _Room:
 
 
 @njit(nogil=True, cache=True)
+def _sieve(n: int, values: FloatArray, places: IntArray, limit: float, detected: bool, to: FloatArray) -> int:
+    """Bring values above zero, the ones to be added, to the front: their number. The sum of a feature with others is NaN."""
+    odd = 0
+    for i in range(n):  # LLVM makes vector instructions of this loop, but not of the next one
+        odd += not 0.0 < values[i] <= limit
+    if odd == 0 and not detected:
+        return n
+    kept = 0
+    for i in range(n):
+        y = values[i]
+        if detected and y > 0.0:
+            y = 1.0
+        if 0.0 < y <= limit:
+            values[kept], places[kept] = y, places[i]
+            kept += 1
+        elif y != 0.0:
+            to[places[i]] = np.nan
+    return kept
+
+
+@njit(nogil=True, cache=True)
 def _add_row(kept: Kept, cells: Segmented, row: int, n: int, room: _Room, to: FloatArray) -> None:
     """Add the first n values of the room, those of one cell."""
-    limit = cells.covariates[row, 0] if kept.bounded else kept.largest
-    kept_n = 0
-    for i in range(n):
-        y = room.values[i]
-        if kept.detected and y > 0.0:
-            y = 1.0
-        if y > 0.0 and y <= limit:
-            room.values[kept_n] = y
-            room.places[kept_n] = room.places[i]
-            kept_n += 1
-        elif y != 0.0:
-            to[room.places[i]] = np.nan
-    if kept.at.size:
-        spread(kept.at, kept.weight, np.log(cells.weights[row]), room.cell)
-    _add_loaded(kept_n, room.values, room.places, to, room.cell)
-    if kept.exact >= 0:
-        add_tails(kept, kept_n, room.values, room.places, to, 1 + kept.at.size, room.tail)
+    limit = cells.covariates[row, kept.bound] if kept.bound >= 0 else kept.largest
+    if kept.at.size and not cells.covariates[row, 0] > 0.0:
+        limit = 0.0
+    n = _sieve(n, room.values, room.places, limit, kept.detected, to)
+    if kept.exact < 0:
+        _add_totals(n, room.values, room.places, to)
+    else:
+        add_tails(kept, n, room.values, room.places, to, room.tail)
+    if kept.at.size and n:
+        spread(kept.at, kept.weight, np.log(cells.covariates[row, 0]), room.cell)
+        offset = 1 + (0 if kept.exact < 0 else kept.exact + kept.tail_at.size)
+        _add_loaded(n, room.values, room.places, to, offset, room.cell)
 
 
 @njit(nogil=True, cache=True)
@@ -245,7 +256,7 @@ def add_cells(
         k = codes[i]
         if k >= 0:
             sums[k] += exposure[i] * trials[i]
-            if cell.size:
+            if cell.size and exposure[i] > 0.0:
                 spread(kept.at, kept.weight, np.log(exposure[i]), cell)
                 for j in range(cell.size):
                     shared[k, j] += trials[i] * cell[j]

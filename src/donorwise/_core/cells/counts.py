@@ -11,27 +11,18 @@ of it is linear in the cells: it adds up, and zeros are never visited.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from scipy import special
 
 from donorwise._core.cells.chunks import SparseChunk
 from donorwise._core.cells.collapse import accumulate
-from donorwise._core.cells.count_kernels import (
-    Kept,
-    add_cells,
-    add_csr_counts,
-    add_dense_counts,
-    add_tails,
-    csr_maxima,
-    dense_maxima,
-    turn,
-)
+from donorwise._core.cells.count_kernels import Kept, add_cells, add_csr_counts, add_dense_counts, turn
 from donorwise._core.cells.measures import ByPattern, Measure
-from donorwise._core.cells.nodes import Nodes, barycentric, chebyshev, loadings
+from donorwise._core.cells.nodes import barycentric
 from donorwise._core.cells.segments import check_codes
+from donorwise._core.cells.tails import NO_TAILS
 from donorwise._core.cells.threads import BUDGET, Budget, run_on_segments, run_ranges
 from donorwise._typing import FloatArray, IntArray
 from donorwise.errors import DataError
@@ -42,83 +33,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from donorwise._core.cells.chunks import Chunk
+    from donorwise._core.cells.nodes import Nodes
     from donorwise._core.cells.segments import Segments
+    from donorwise._core.cells.tails import Tails
 
-_EXACT = 8  # counts that have a place of their own in any case
-_TAIL_NUMBERS = range(4, 65, 2)
-_TAIL_TOLERANCE = 1e-12  # of log Gamma(y + r) - log Gamma(r), relative to 1 + its size
-_SIZES = 10.0 ** np.arange(-2, 3.01, 0.25)
-_CHECKED = 400
-_TABLE = 2**14  # whole counts whose loadings are looked up
 _NAMES_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Tails:
-    """Values of counts that stand for all: sum_i phi(y_i) = sum_h tail_h phi(value_h), where phi(0) = 0 and phi is smooth.
-
-    A count up to `exact` has a place of its own, and one that is no whole number is shared by the two next to it; larger
-    ones load on Chebyshev nodes of log y.
-
-    Attributes
-    ----------
-    values
-        Shape (H,). 1, 2, ..., `exact`, and the nodes.
-    exact
-        Number of whole values.
-    largest
-        Counts go up to here.
-    """
-
-    values: FloatArray
-    exact: int
-    largest: float
-
-    @cached_property
-    def kept(self) -> Kept:
-        """What the kernels need of these."""
-        at = np.log(self.values[self.exact :])
-        last = min(np.floor(self.largest), _TABLE) if len(at) else 0.0
-        table = loadings(at, np.log(np.arange(self.exact + 1, last + 1)))
-        return _NO_TAILS._replace(
-            exact=self.exact, tail_at=at, tail_weight=barycentric(len(at)), table=table, largest=self.largest
-        )
-
-    def loadings(self, y: ArrayLike) -> FloatArray:
-        """What counts (N,) load on the values, (N, H)."""
-        y = np.ascontiguousarray(y, dtype=np.float64)
-        if y.size and not (y.min() >= 0 and y.max() <= self.largest):
-            raise DataError(f"Counts reach from {y.min():.6g} to {y.max():.6g}, not from 0 to {self.largest:.6g}.")
-        size, above = self.values.size, np.flatnonzero(y)
-        out = np.zeros(y.size * size)
-        add_tails(self.kept, above.size, y[above], above * size, out, 0, np.empty(size - self.exact))
-        return out.reshape(y.size, size)
-
-
-def choose_tails(largest: float) -> Tails:
-    """Values for counts up to `largest`: the fewest with which log Gamma(y + r) - log Gamma(r) is right to 1e-12 (relative).
-
-    That is so for sizes r from 0.01 to 1000.
-    """
-    last = max(1, int(np.ceil(largest)))
-    whole = np.arange(1.0, last + 1)
-    for n in _TAIL_NUMBERS:
-        if last <= _EXACT + n:
-            return Tails(whole, last, largest)
-        at = chebyshev(np.log(_EXACT), np.log(largest), n)
-        if _tail_error(at, largest) <= _TAIL_TOLERANCE:
-            break
-    return Tails(np.concatenate([whole[:_EXACT], np.exp(at)]), _EXACT, largest)
-
-
-def _tail_error(at: FloatArray, largest: float) -> float:
-    x = np.linspace(np.log(_EXACT), np.log(largest), _CHECKED)
-
-    def phi(x: FloatArray) -> FloatArray:
-        return np.asarray(special.gammaln(np.exp(x)[:, None] + _SIZES) - special.gammaln(_SIZES))
-
-    right = phi(x)
-    return float((np.abs(right - loadings(at, x) @ phi(at)) / (1.0 + np.abs(right))).max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +51,7 @@ class Counted(ByPattern):
     exposure
         Shape (K,). Sum of exposures (times trials).
     shared
-        Shape (K, J). Cells (or trials) at the nodes of log exposure.
+        Shape (K, J). Cells (or trials) at the nodes of log exposure, those that have some.
     total
         Shape (K, G). Sum of the counts.
     own
@@ -151,8 +70,17 @@ class Counted(ByPattern):
 
 
 @dataclass(frozen=True, slots=True)
+class CellSums(ByPattern):
+    """What `Counted` has of the cells themselves, whatever their counts."""
+
+    n_obs: IntArray
+    exposure: FloatArray
+    shared: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
 class Records(ByPattern):
-    """Sums, counts at the nodes and cells at the tails' values, one under another: (K, 1 + J + H, G)."""
+    """Sums, cells at the values of the tails, and counts at the nodes, one under another: (K, 1 + H + J, G)."""
 
     numbers: FloatArray
     of_features: ClassVar[tuple[str, ...]] = ("numbers",)
@@ -160,7 +88,7 @@ class Records(ByPattern):
 
 @dataclass(frozen=True, slots=True)
 class Counting(Measure[Records]):
-    """What `Counted` has of the features; the weight of a cell is its exposure, where there are nodes.
+    """What `Counted` has of the features; the first covariate of a cell is its exposure, where there are nodes.
 
     Attributes
     ----------
@@ -169,7 +97,7 @@ class Counting(Measure[Records]):
     detected
         Whether a value above zero counts as one.
     bounded
-        Whether the covariate of a cell is the most that a value may be.
+        Whether the next covariate of a cell, its trials, is the most that a value may be.
     """
 
     nodes: Nodes | None = None
@@ -180,9 +108,10 @@ class Counting(Measure[Records]):
     @property
     def kept(self) -> Kept:
         """What the kernels need."""
-        kept = _NO_TAILS if self.tails is None else self.tails.kept
+        kept = NO_TAILS if self.tails is None else self.tails.kept
         at = np.zeros(0) if self.nodes is None else self.nodes.at
-        return kept._replace(at=at, weight=barycentric(len(at)), detected=self.detected, bounded=self.bounded)
+        bound = int(self.nodes is not None) if self.bounded else -1
+        return kept._replace(at=at, weight=barycentric(len(at)), detected=self.detected, bound=bound)
 
     @property
     def width(self) -> int:
@@ -211,8 +140,17 @@ class Counting(Measure[Records]):
         cost = np.full(len(out.numbers), out.numbers[:1].size)
         run_ranges(partial(turn, out.numbers), cost, n_jobs)
 
+    def cells(self, codes: NDArray[np.int32], n_patterns: int, exposure: FloatArray, trials: FloatArray) -> CellSums:
+        """Sums over cells with these patterns (-1 for none), exposures and trials, (N,)."""
+        kept = self.kept
+        sums, shared = np.zeros(n_patterns), np.zeros((n_patterns, len(kept.at)))
+        add_cells(codes, exposure, trials, kept, sums, shared)
+        return CellSums(np.bincount(codes[codes >= 0], minlength=n_patterns), sums, shared)
 
-_NO_TAILS = Kept(*(np.zeros(0),) * 2, -1, *(np.zeros(0),) * 2, np.zeros((0, 0)), np.inf, detected=False, bounded=False)
+    def counted(self, records: Records, cells: CellSums) -> Counted:
+        """What was found, by its parts; views."""
+        total, tail, own = np.split(records.numbers, [1, self.width - cells.shared.shape[1]], axis=1)
+        return Counted(cells.n_obs, cells.exposure, cells.shared, total[:, 0], own, tail)
 
 
 def count_cells(
@@ -239,7 +177,7 @@ def count_cells(
     matrix, codes, n_patterns, features, names, n_jobs, chunk_size, progress, budget
         As for :func:`donorwise._core.cells.collapse.collapse`; values are counts, or successes: not below zero.
     exposure
-        Shape (N,), positive. Exposure of each cell; 1 if None.
+        Shape (N,). Exposure of each cell, 1 if None; in one without, where it is 0, nothing can be counted.
     trials
         Shape (N,). The most that a value may be: cells with a larger one are refused. If None, every cell has one for
         `Counted.shared`, and nothing is refused.
@@ -256,26 +194,32 @@ def count_cells(
         If the container cannot be read, shapes do not agree, or a value in use is not finite, negative, above its
         trials, or above the largest one of `tails`.
     """
-    n = int(matrix.shape[0])
-    used = check_codes(codes, n_patterns, n)
-    exposures = _check_numbers("exposure", exposure, used, positive=True)
-    most = _check_numbers("trials", trials, used, positive=False)
+    used = check_codes(codes, n_patterns, matrix.shape[0])
+    exposures, most = _check_numbers("exposure", exposure, used), _check_numbers("trials", trials, used)
     measure = Counting(nodes, tails, detected, bounded=trials is not None)
     if nodes is not None:
-        nodes.check(np.log(exposures[used >= 0]))
-    sums, shared = np.zeros(n_patterns), np.zeros((n_patterns, 0 if nodes is None else len(nodes.at)))
-    add_cells(used, exposures, most, measure.kept, sums, shared)
+        nodes.check(np.log(exposures[(used >= 0) & (exposures > 0)]))
+    numbers = ([] if nodes is None else [exposures]) + ([] if trials is None else [most])
     (found,) = accumulate(
-        matrix, used, n_patterns, (measure,),
-        weights=None if nodes is None else exposures, covariates=None if trials is None else most[:, None],
+        matrix, used, n_patterns, (measure,), covariates=np.stack(numbers, axis=1) if numbers else None,
         features=features, n_jobs=n_jobs, chunk_size=chunk_size, progress=progress, budget=budget,
     )  # fmt: skip
-    total, own, tail = np.split(found.numbers, [1, 1 + shared.shape[1]], axis=1)
-    _check_total(total[:, 0], measure, features, names)
-    return Counted(np.bincount(used[used >= 0], minlength=n_patterns), sums, shared, total[:, 0], own, tail)
+    counted = measure.counted(found, measure.cells(used, n_patterns, exposures, most))
+    check_total(counted.total, measure, features, names)
+    return counted
 
 
-def _check_numbers(name: str, given: ArrayLike | None, codes: NDArray[np.int32], *, positive: bool) -> FloatArray:
+def bytes_of_counts(n_patterns: int, n_features: int, n_nodes: int, n_tails: int, *, n_threads: int = 1) -> int:
+    """Memory of `count_cells`, its result included, by the numbers of patterns, features, nodes and values of the tails.
+
+    Sums are put in their final order in place: besides the result there is a copy of one pattern for each thread. What
+    chunks of a file take comes on top (`Budget.chunk_bytes`).
+    """
+    per_feature = 8 * (1 + n_nodes + n_tails)
+    return (n_patterns + n_threads) * n_features * per_feature + 8 * n_patterns * (2 + n_nodes)
+
+
+def _check_numbers(name: str, given: ArrayLike | None, codes: NDArray[np.int32]) -> FloatArray:
     """Numbers (N,) of cells, ones if None, or a DataError."""
     if given is None:
         return np.ones(len(codes))
@@ -283,16 +227,13 @@ def _check_numbers(name: str, given: ArrayLike | None, codes: NDArray[np.int32],
     if array.shape != codes.shape:
         raise DataError(f"{name} must have shape ({len(codes)},), one for each row; got {array.shape}.")
     own = array[codes >= 0]
-    bad = ~np.isfinite(own) | (own <= 0 if positive else own < 0)
-    if bad.any():
-        kind = "positive" if positive else "not negative"
-        raise DataError(
-            f"{name} must be finite and {kind}; {bad.sum():,} of the {own.size:,} cells in use have others."
-        )
+    n_bad = int((~np.isfinite(own) | (own < 0)).sum())
+    if n_bad:
+        raise DataError(f"{name} must be finite, zero or more; {n_bad:,} of the {own.size:,} cells in use have others.")
     return array
 
 
-def _check_total(total: FloatArray, measure: Counting, features: ArrayLike | None, names: Sequence[str] | None) -> None:
+def check_total(total: FloatArray, measure: Counting, features: ArrayLike | None, names: Sequence[str] | None) -> None:
     """Raise where a value could not be counted."""
     bad = np.flatnonzero(~np.isfinite(total.sum(axis=0)))
     if not bad.size:
@@ -300,60 +241,13 @@ def _check_total(total: FloatArray, measure: Counting, features: ArrayLike | Non
     columns = np.arange(total.shape[1]) if features is None else np.asarray(features)
     shown = ", ".join(repr(str(names[i])) if names is not None else str(columns[i]) for i in bad[:_NAMES_SHOWN])
     more = ", ..." if bad.size > _NAMES_SHOWN else ""
-    above = ""
-    if measure.bounded:
-        above = ", or more successes than trials"
-    elif measure.tails is not None:
+    above = ", or more successes than trials" if measure.bounded else ""
+    if measure.tails is not None:
         above = f", or above {measure.tails.largest:.6g}"
+    if measure.nodes is not None:
+        above += ", or above zero in a cell without exposure"
     raise DataError(
         f"{bad.size} of {total.shape[1]} features have values that are no counts: missing, infinite, negative{above} "
         f"({'columns' if names is None else 'features'} {shown}{more}). Use the layer with raw counts, or leave these "
         "features out with mask_var=."
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Largest(ByPattern):
-    """Largest value of each feature, 0 where all are below, (K, G)."""
-
-    value: FloatArray
-    of_features: ClassVar[tuple[str, ...]] = ("value",)
-
-    def merge(self, other: Largest) -> Largest:
-        """The larger one."""
-        return Largest(np.maximum(self.value, other.value))
-
-
-@dataclass(frozen=True, slots=True)
-class Maxima(Measure[Largest]):
-    """The largest values of features."""
-
-    def empty(self, segments: Segments, n_features: int) -> Largest:
-        """Zeros."""
-        return Largest(np.zeros((len(segments.n_obs), n_features)))
-
-    def add(self, running: Largest, chunk: Chunk, n_jobs: int | None) -> None:
-        """Look at the rows of a chunk."""
-        if isinstance(chunk, SparseChunk):
-            run_on_segments(partial(csr_maxima, *chunk, running.value), chunk.cells, chunk.data.size, n_jobs)
-        else:
-            run_on_segments(partial(dense_maxima, *chunk, running.value), chunk.cells, chunk.values.size, n_jobs)
-
-
-def largest_value(
-    matrix: Any,
-    features: ArrayLike | None = None,
-    *,
-    codes: ArrayLike | None = None,
-    n_jobs: int | None = 1,
-    chunk_size: int | None = None,
-    progress: bool = False,
-    budget: Budget = BUDGET,
-) -> float:
-    """Largest finite value of some features (all if None) in the rows whose code is not -1 (all if None); 0 if all are below."""
-    used = np.zeros(matrix.shape[0], dtype=np.int32) if codes is None else np.minimum(codes, 0)
-    (found,) = accumulate(
-        matrix, used, 1, (Maxima(),), features=features, n_jobs=n_jobs, chunk_size=chunk_size, progress=progress,
-        budget=budget,
-    )  # fmt: skip
-    return float(found.value.max(initial=0.0))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _LARGEST = 1000.0  # beyond 1024 the result overflows; values that are logarithms stay far below
 _DEGREE = 7
 _HALF = 0.5 * (1 + 1e-6)
-_ROUND = 1.5 * 2.0**52  # added and taken away it rounds; while it is there the whole number is in the low bits
+ROUND = 1.5 * 2.0**52  # added and taken away it rounds; while it is there the whole number is in the low bits
 _BIAS, _MANTISSA = 1023, 52
 
 
@@ -49,7 +49,7 @@ def _fuse(typingctx, a, b, c):
 
 
 def _raise_two(typingctx, shifted):
-    """2^n of n + _ROUND, by the bits of its exponent."""
+    """2^n of n + ROUND, by the bits of its exponent."""
 
     def codegen(context, builder, signature, args):
         whole = ir.IntType(64)
@@ -59,18 +59,18 @@ def _raise_two(typingctx, shifted):
     return types.float64(types.float64), codegen
 
 
-_fused: Any = intrinsic(_fuse)
-_power_of_two: Any = intrinsic(_raise_two)
+fused: Any = intrinsic(_fuse)
+power_of_two: Any = intrinsic(_raise_two)
 
 
 @njit(nogil=True, cache=True, inline="always")
 def exp2m1(x: float) -> float:
     """2^x - 1, exactly 0 for 0; its absolute error is that of 2^x. Values beyond 1000 are taken for 1000."""
     x = min(max(x, -_LARGEST), _LARGEST)
-    shifted = x + _ROUND
-    f = x - (shifted - _ROUND)
+    shifted = x + ROUND
+    f = x - (shifted - ROUND)
     f2 = f * f
-    low = _fused(_fused(_Q3, f, _Q2), f2, _fused(_Q1, f, _Q0))
-    high = _fused(_fused(_Q7, f, _Q6), f2, _fused(_Q5, f, _Q4))
-    q = _fused(high, f2 * f2, low)
-    return _fused(_fused(q, f, 1.0), _power_of_two(shifted), -1.0)
+    low = fused(fused(_Q3, f, _Q2), f2, fused(_Q1, f, _Q0))
+    high = fused(fused(_Q7, f, _Q6), f2, fused(_Q5, f, _Q4))
+    q = fused(high, f2 * f2, low)
+    return fused(fused(q, f, 1.0), power_of_two(shifted), -1.0)

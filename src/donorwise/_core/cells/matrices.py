@@ -117,7 +117,7 @@ def row_sums(matrix: Any) -> FloatArray:
 def _(matrix: Stored) -> FloatArray:
     reader, kept = open_reader(matrix.matrix), _kept(matrix)
     sums = np.zeros(reader.shape[0])
-    for (low, high), pieces in _pass(reader, matrix):
+    for (low, high), pieces in read_kept(reader, matrix):
         rows = slice(None) if reader.by_columns else slice(low, high)
         for start, block in pieces:
             sums[rows] += block @ kept[start : start + block.shape[1]]
@@ -136,7 +136,7 @@ def _(matrix: Stored, columns: IntArray | None = None) -> FloatArray:
     reader = open_reader(matrix.matrix)
     wanted = np.asarray(matrix.column_numbers(np.arange(matrix.shape[1]) if columns is None else columns))
     values = np.zeros((reader.shape[0], len(wanted)))
-    for (low, high), pieces in _pass(reader, Stored(matrix.matrix, matrix.rows, wanted)):
+    for (low, high), pieces in read_kept(reader, Stored(matrix.matrix, matrix.rows, wanted)):
         rows = slice(None) if reader.by_columns else slice(low, high)
         for start, block in pieces:
             inside = np.flatnonzero((wanted >= start) & (wanted < start + block.shape[1]))
@@ -159,7 +159,7 @@ def stored_values(matrix: Any) -> Iterator[NDArray[Any]]:
 
 @stored_values.register(Stored)
 def _(matrix: Stored) -> Iterator[NDArray[Any]]:
-    for _, pieces in _pass(open_reader(matrix.matrix), matrix):
+    for _, pieces in read_kept(open_reader(matrix.matrix), matrix):
         for _, block in pieces:
             yield block.data if sparse.issparse(block) else np.ravel(block)
 
@@ -236,7 +236,8 @@ def _kept(stored: Stored) -> FloatArray:
     return kept
 
 
-def _pass(reader: Reader, stored: Stored) -> Iterator[tuple[Range, list[Piece]]]:
+def read_kept(reader: Reader, stored: Stored) -> Iterator[tuple[Range, list[Piece]]]:
+    """Chunks with the kept rows, or columns, and the range of each."""
     kept = stored.columns if reader.by_columns else stored.rows
     wanted = np.full(reader.shape[reader.by_columns], kept is None)
     if kept is not None:

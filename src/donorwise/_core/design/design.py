@@ -283,14 +283,18 @@ class Design:
     def by_row(self) -> Design:
         """The same with a pattern for every row in use, in their order."""
         rows = np.flatnonzero(self.codes >= 0)
-        at, codes = self.codes[rows], np.full(self.codes.size, -1, dtype=self.codes.dtype)
+        codes = np.full(self.codes.size, -1, dtype=self.codes.dtype)
         codes[rows] = np.arange(rows.size)
+        return replace(self.on_rows(self.codes[rows], self.covariates[rows]), codes=codes)
+
+    def on_rows(self, at: IntArray, covariates: FloatArray) -> Design:
+        """The same with rows for patterns: n rows of the patterns `at` (n,) with these covariates (n, m)."""
 
         def spread(values: FloatArray, varying: Sequence[int]) -> FloatArray:
             out = values[at]
             for column, covariate in enumerate(varying):
                 if covariate >= 0:
-                    out[:, column] = self.covariates[rows, covariate]
+                    out[:, column] = covariates[:, covariate]
             return out
 
         terms = tuple(
@@ -298,6 +302,7 @@ class Design:
             for t in self.random_terms
         )
         return replace(
-            self, codes=codes, X=spread(self.X, self.varying), varying=(-1,) * len(self.varying), random_terms=terms,
-            covariates=self.covariates[:, :0], frame=self.frame.iloc[at].reset_index(drop=True),
+            self, codes=np.arange(at.size, dtype=self.codes.dtype), X=spread(self.X, self.varying),
+            varying=(-1,) * len(self.varying), random_terms=terms, covariates=covariates[:, :0],
+            frame=self.frame.iloc[at].reset_index(drop=True),
         )  # fmt: skip

@@ -46,9 +46,11 @@ class Family:
     method
         The tool.
     observations
-        What a row of the model is: ``"cells"``, or ``"units"`` over whose cells counts were summed.
+        What a row of the model is: ``"cells"`` and their values, or their ``"counts"`` (or yes and no), or ``"units"`` over
+        whose cells counts were summed.
     link
-        What estimates are differences of: the response (``"identity"``), or the ``"log"`` of its rate.
+        What estimates are differences of: the response (``"identity"``), the ``"log"`` of its rate (for yes and no
+        ``"cloglog"``), or ``"logit"`` for the logarithm of odds.
     prior_on
         What the shared prior is on: the ``"ratio"`` of a variance to that of the residuals, or the ``"variance"``.
     """
@@ -167,6 +169,11 @@ class Analysis(ABC, Generic[S, F]):
     @abstractmethod
     def tables(self, number: int, fit: F | None) -> Tables:
         """The tables of a task; without a fit every feature has its row all the same."""
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a model depends on the other features, whatever its tests do."""
+        return False
 
     @abstractmethod
     def random_effects(self, fit: F, varcomp: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,17 @@ import pandas as pd
 from scipy import sparse
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
+from donorwise._core.design.build import build_design
+from donorwise._core.design.disguise import kept_as_text
 from donorwise._core.jobs import Shared
 from donorwise._core.wording import suggestion
-from donorwise.errors import DataError, DonorwiseError
+from donorwise.errors import DataError, DonorwiseError, DonorwiseWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from donorwise._typing import FloatArray
+    from donorwise._core.design.design import Design
+    from donorwise._typing import BoolArray, FloatArray
 
 
 def effective_jobs(n_jobs: int | None) -> int:
@@ -110,32 +114,61 @@ def check_aligned(values: Any, obs: pd.DataFrame, what: str) -> None:
         raise DataError(f"The index of {what} holds the rows of obs in another order; use {what}.loc[obs.index].")
 
 
+def row_values(values: Any, obs: pd.DataFrame, what: str) -> FloatArray:
+    """A column of obs by its name, or an array: one number for each row, (N,)."""
+    if isinstance(values, str):
+        if values not in obs.columns:
+            raise DataError(
+                f"{what}={values!r} is not a column of obs; {suggestion(values, map(str, obs.columns), 'it has')}"
+            )
+        values = obs[values]
+    check_aligned(values, obs, what)
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{what} must be numbers.") from None
+    if array.shape != (len(obs),):
+        count = f"{array.size:,} values" if array.ndim < 2 else f"shape {array.shape}"
+        raise DataError(f"{what} has {count} for {len(obs):,} rows; it needs one value for each row.")
+    return array
+
+
+def check_each(good: BoolArray, values: FloatArray, text: str) -> None:
+    """Raise, with how many values are bad and the first of them, unless all are good; `text` has `{}` for that."""
+    if not good.all():
+        first = int(np.flatnonzero(~good)[0])
+        raise DataError(text.format(f"{int((~good).sum()):,} are not (the first is {values[first]:g} at row {first})"))
+
+
 def check_weights(weights: Any, obs: pd.DataFrame) -> FloatArray | None:
     """Weights as a float array (N,), or None."""
     if weights is None:
         return None
-    if isinstance(weights, str):
-        if weights not in obs.columns:
-            raise DataError(
-                f"weights={weights!r} is not a column of obs; {suggestion(weights, map(str, obs.columns), 'it has')}"
-            )
-        weights = obs[weights]
-    check_aligned(weights, obs, "weights")
-    try:
-        w = np.asarray(weights, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError("weights must be numbers.") from None
-    if w.shape != (len(obs),):
-        count = f"{w.size:,} values" if w.ndim < 2 else f"shape {w.shape}"
-        raise DataError(f"weights has {count} for {len(obs):,} rows; it needs one value for each row.")
-    bad = ~(np.isfinite(w) & (w > 0))
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        raise DataError(
-            f"weights must be positive and finite; {int(bad.sum()):,} are not (the first is {w[first]:g} at row "
-            f"{first}). Drop those rows before the fit."
-        )
+    w = row_values(weights, obs, "weights")
+    check_each(np.isfinite(w) & (w > 0), w, "weights must be positive and finite; {}. Drop those rows before the fit.")
     return w
+
+
+def read_arrays(Y: Any, obs: pd.DataFrame) -> tuple[Any, tuple[str, ...]]:
+    """Responses that belong to the rows of `obs`, as a two-dimensional container, and their names."""
+    matrix, variables = as_matrix(Y)
+    check_aligned(Y, obs, "Y")
+    if matrix.shape[0] != len(obs):
+        raise DataError(f"Y has {matrix.shape[0]:,} rows and obs has {len(obs):,}; they must be the same observations.")
+    return matrix, variables
+
+
+def design_of_arrays(formula: str, obs: pd.DataFrame) -> Design:
+    """The design of the rows of `obs`, with warnings, in the name of the caller's caller, of what it leaves out."""
+    design = build_design(formula, obs)
+    dropped = (
+        f"{design.n_dropped:,} of {len(obs):,} rows are left out: a variable of the formula is missing."
+        if design.n_dropped
+        else ""
+    )
+    for text in filter(None, (dropped, design.lost.reason, *kept_as_text(design))):
+        warnings.warn(text, DonorwiseWarning, stacklevel=3)
+    return design
 
 
 def check_max_memory(max_memory: float | None) -> None:

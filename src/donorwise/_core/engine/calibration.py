@@ -14,7 +14,7 @@ from donorwise._core.design.exchange import estimable, find_exchange, relabel
 from donorwise._core.design.permutations import arrange
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.tables import adjust
-from donorwise._core.engine.tasks import ddf_used, test_features
+from donorwise._core.engine.tasks import ddf_used, test_features, with_numbers
 from donorwise._core.inference.moderation import Learned, learn, p_values
 from donorwise._core.inference.wald import contrast_tests
 from donorwise._core.jobs import in_threads
@@ -205,7 +205,7 @@ def _moderated(fit: Fit[Any], L: FloatArray, learned: Learned) -> Tests:
     status = fit.status.copy()
     for model in fit.models:
         estimate[model.features], p[model.features] = _p_values(model, L, learned)
-        status[model.features] = model.status(L)[:, 0]
+        status[model.features] = with_numbers(model.status(L)[:, 0], p[model.features])
     with np.errstate(divide="ignore"):
         return Tests(estimate, np.where(np.isfinite(p), -np.log(p), -np.inf), p, status)
 

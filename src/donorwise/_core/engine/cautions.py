@@ -10,6 +10,7 @@ import pandas as pd
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, unequal_arms
 from donorwise._core.design.disguise import batch_as_number, kept_as_text
 from donorwise._core.design.people import Named, about_names
+from donorwise._core.design.shares import coarser
 from donorwise._core.engine.unit_replicates import replicates_of_units
 from donorwise._typing import ALL
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from donorwise._core.design.design import Design
+    from donorwise._core.engine.composition import CompositionAnalysis
     from donorwise._core.engine.glmm import GlmmAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
@@ -47,6 +49,7 @@ def of_cells(
     scale: str,
     depth: FloatArray | None,
     roles: Mapping[str, str],
+    missing: str = "a variable of the formula or the group is missing",
 ) -> tuple[str, ...]:
     """Values that are no logarithms, the serious findings of the audit, groups with few donors, and cells left out.
 
@@ -62,6 +65,8 @@ def of_cells(
         Shape (N,). Sequencing depth of each cell, if known.
     roles
         Columns of the sample and of the batch, where known.
+    missing
+        Why cells are left out.
     """
     tasks, obs, donor = analysis.tasks, analysis.obs, analysis.donor
     found = [_RAW_COUNTS.format(analysis.response)] if raw_counts else [scale] if scale else []
@@ -76,13 +81,24 @@ def of_cells(
     n_used = sum(int((d.codes >= 0).sum()) for d in designs)
     n_unfitted = analysis.n_cells - n_used - sum(d.n_dropped for d in designs)
     n_dropped = analysis.n_cells - n_used - (n_unfitted if len(designs) < len(tasks) else 0)
-    missing = "a variable of the formula or the group is missing"
     return (*found, *_cells_left_out(n_dropped, analysis.n_cells, missing))
 
 
 def of_counts(analysis: GlmmAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
     """The serious findings of the audit, groups with few donors, and cells left out."""
     return of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles)
+
+
+def of_shares(analysis: CompositionAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
+    """As :func:`of_counts`, and random terms that are coarser than the samples."""
+    missing = "the cell type, the group or a variable of the formula is missing"
+    found = of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles, missing=missing)
+
+    def look(design: Design) -> list[str]:
+        text = coarser(analysis.samples, design)
+        return [text] if text else []
+
+    return (*found, *_by_group(analysis.tasks, look))
 
 
 def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[str, str]) -> tuple[str, ...]:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.cells.counts import count_cells
+from donorwise._core.cells.counts import Counted, bytes_of_counts, count_cells
+from donorwise._core.cells.tails import choose_tails, largest_value
 from donorwise._core.engine.sources import Source
 from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from donorwise._core.cells.counts import Counted, Tails
     from donorwise._core.cells.nodes import Nodes
+    from donorwise._core.cells.tails import Tails
     from donorwise._core.design.design import Design
     from donorwise._core.engine.tasks import Task
     from donorwise._core.models.glmm.families import Distribution
@@ -25,26 +26,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CountStatistics:
-    """What the cells of one task say about counts, row by row of its design: patterns, or single cells."""
+    """What the cells of one task say about counts, row by row: patterns of its design, or single cells.
+
+    Attributes
+    ----------
+    design
+        The design of the patterns.
+    counts
+        The data of the rows.
+    covariates
+        Shape (rows, m). What differs between the cells of a pattern; None where the rows are patterns.
+    """
 
     design: Design
     counts: PatternCounts | CellCounts
+    covariates: FloatArray | None = None
+
+    @property
+    def of_rows(self) -> Design:
+        """The design, whose patterns are the rows."""
+        covariates = self.covariates
+        return self.design if covariates is None else self.design.on_rows(self.counts.pattern, covariates)
 
     def take_features(self, features: IntArray) -> CountStatistics:
         """The statistics of some features, renumbered in the order given."""
         return replace(self, counts=self.counts.take_features(features))
 
     def take_patterns(self, patterns: IntArray) -> CountStatistics:
-        """Without the cells of the other rows."""
-        return CountStatistics(self.design.take(patterns), self.counts.take(patterns))
+        """Without the cells of the other patterns."""
+        rows = np.flatnonzero(np.isin(self.counts.pattern, patterns))
+        covariates = None if self.covariates is None else self.covariates[rows]
+        return CountStatistics(self.design.take(np.sort(patterns)), self.counts.take(rows), covariates)
 
     def relabelled(self, design: Design) -> CountStatistics:
-        """The same cells under another design with the same rows."""
+        """The same cells under another design with the same patterns."""
         return replace(self, design=design)
 
     def row_space(self) -> FloatArray:
         """A matrix with the row space of X over the rows."""
-        return self.design.X
+        return self.of_rows.X
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +100,7 @@ class CellCountSource(Source[CountStatistics]):
         collapsed = [d for d in designs if d is not None and not d.covariates.shape[1]]
         made = iter(self._collapsed(collapsed, variables, n_jobs) if collapsed else ())
         return [
-            None if d is None else CountStatistics(d, next(made)) if not d.covariates.shape[1] else self._of_cells(d)
+            None if d is None else self._of_cells(d) if d.covariates.shape[1] else CountStatistics(d, next(made))
             for d in designs
         ]
 
@@ -107,19 +127,75 @@ class CellCountSource(Source[CountStatistics]):
 
     def _of_cells(self, design: Design) -> CountStatistics:
         """Every cell its row."""
-        by_row, used = design.by_row(), np.flatnonzero(design.codes >= 0)
+        used = np.flatnonzero(design.codes >= 0)
         matrix = _rows_of(self.matrix, used, self.features)
         if self.detected:
             matrix = (matrix > 0).astype(np.float64)
         pattern, trials = design.codes[used].astype(np.int64), np.ones(used.size)
         trials = trials if self.trials is None else self.trials[used]
-        return CountStatistics(by_row, CellCounts(self.distribution, matrix, self.exposure[used], trials, pattern))
+        counts = CellCounts(self.distribution, matrix, self.exposure[used], trials, pattern)
+        return CountStatistics(design, counts, design.covariates[used])
+
+    def trying(self, matrix: sparse.csr_array) -> Source[CountStatistics]:
+        """See :class:`Source`; no more successes than trials, and no larger counts than there are."""
+        most = np.full(matrix.shape[0], np.inf if self.tails is None else self.tails.largest)
+        if not (self.distribution.counts or self.detected):
+            most = np.ones(matrix.shape[0]) if self.trials is None else self.trials
+        fewer = np.minimum(matrix.data, np.repeat(most, np.diff(matrix.indptr)))
+        own = sparse.csr_array((fewer, matrix.indices, matrix.indptr), matrix.shape)
+        return replace(self, matrix=own, features=None)
+
+    def reading(self, matrix: Any, features: IntArray | None) -> Source[CountStatistics]:
+        """See :class:`Source`; what stands for their counts hangs on the largest."""
+        tails = None if self.tails is None else choose_tails(largest_value(matrix, features))
+        return replace(self, matrix=matrix, features=features, tails=tails)
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
         n = sum(task.design.n_patterns for task in tasks if task.design is not None)
-        nodes = 0 if self.nodes is None else self.nodes.at.size
-        return 8 * n * n_features * (1 + nodes + (0 if self.tails is None else self.tails.values.size))
+        n_nodes = 0 if self.nodes is None else self.nodes.at.size
+        n_tails = 0 if self.tails is None else self.tails.values.size
+        return bytes_of_counts(n, n_features, n_nodes, n_tails)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSource(Source[CountStatistics]):
+    """Cells with each label (successes) out of those of a pattern (trials).
+
+    Attributes
+    ----------
+    matrix
+        Shape (N,). Label of each cell, the features being positions in `n_labels` of them.
+    distribution
+        The family.
+    n_labels
+        Number of labels.
+    """
+
+    from_cells = False
+
+    distribution: Distribution
+    n_labels: int
+
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[CountStatistics | None]:
+        """See :class:`Source`."""
+        return [None if task.design is None else self._of(task.design) for task in tasks]
+
+    def _of(self, design: Design) -> CountStatistics:
+        used = np.flatnonzero(design.codes >= 0)
+        places = design.codes[used].astype(np.int64) * self.n_labels + self.matrix[used]
+        shape = design.n_patterns, self.n_labels
+        table = np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
+        total = (table if self.features is None else table[:, self.features]).astype(np.float64)
+        n_obs, none = table.sum(axis=1), np.zeros((shape[0], 0, total.shape[1]))
+        counted = Counted(n_obs, n_obs.astype(np.float64), np.zeros((shape[0], 0)), total, none, none)
+        return CountStatistics(design, PatternCounts(self.distribution, counted, np.empty(0), np.empty(0)))
+
+    def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
+        """See :class:`Source`."""
+        return 8 * self.n_labels * sum(task.design.n_patterns for task in tasks if task.design is not None)
 
 
 def _rows_of(matrix: Any, rows: IntArray, features: IntArray | None) -> Any:

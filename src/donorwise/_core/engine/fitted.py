@@ -20,6 +20,7 @@ from donorwise._core.engine.tables import (
     ranef_table,
     tests_table,
     varcomp_table,
+    which_group,
 )
 from donorwise._core.engine.tasks import Task, test_features, test_jointly
 from donorwise._core.inference.likelihood_ratio import check_nested, check_same_data, extra_parameters, n_parameters
@@ -384,12 +385,7 @@ class LMMFit(FittedArrays):
         >>> fit.ranef("donor_id").shape  # 20 features x 6 donors
         (120, 5)
         """
-        groups = list(dict.fromkeys(t.group for t in self.design.random_terms))
-        if group is None and len(groups) == 1:
-            group = groups[0]
-        if group not in groups:
-            raise DesignError(f"group={group!r} is not a grouping factor of this model; choose one of {groups}.")
-        return ranef_table(self.variables, self.design, self.models, group)
+        return ranef_table(self.variables, self.design, self.models, which_group(self.design, group))
 
     def at_ml(self) -> LMMFit:
         """The same model fitted by maximum likelihood.

@@ -12,7 +12,13 @@ import pandas as pd
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.count_sources import CountStatistics
-from donorwise._core.engine.glmm_tables import partition_table, ranef_table, stored_points, varcomp_table
+from donorwise._core.engine.glmm_tables import (
+    partition_table,
+    ranef_table,
+    stored_points,
+    varcomp_table,
+    with_stored_sizes,
+)
 from donorwise._core.engine.lmm import donor_term
 from donorwise._core.engine.planners import CountPlanner
 from donorwise._core.engine.power import replication
@@ -86,7 +92,7 @@ def fit_glmm_statistics(
     statistics: CountStatistics, variables: tuple[str, ...], *, donor: str = "", n_jobs: int = 1
 ) -> GLMMFit:
     """The models of one task from its statistics."""
-    design = statistics.design
+    design = statistics.of_rows
     model = fit_counts(design, statistics.counts)
     if model.distribution.dispersed:
         rank = mean_rank([model])[model.features]
@@ -105,14 +111,15 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
     ----------
     distribution
         The family.
-    exposure, trials
-        What exposures and trials are: a column of obs, what they are made of, or empty for none.
+    exposure, offset, trials
+        What they are: a column of obs, an array, for the exposure what it is made of; empty for none.
     detected
         Whether the response is that a count is above zero.
     """
 
     distribution: Distribution
     exposure: str
+    offset: str = ""
     trials: str
     detected: bool
 
@@ -149,9 +156,14 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
             donor=fit.donor,
         )
 
+    @property
+    def pooled(self) -> bool:
+        """See :class:`Analysis`: features share what their sizes lean on."""
+        return self.distribution.dispersed
+
     def random_effects(self, fit: GLMMFit, varcomp: pd.DataFrame) -> pd.DataFrame:
-        """See :class:`Analysis`: at the posterior means of the variances, which are in the table."""
-        return ranef_table(fit, stored_points(fit, varcomp))
+        """See :class:`Analysis`: at the posterior means of the variances, and the dispersions, that are in the table."""
+        return ranef_table(with_stored_sizes(fit, varcomp), stored_points(fit, varcomp))
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""
@@ -160,7 +172,7 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
 
     def planner(self, number: int, statistics: CountStatistics, fit: GLMMFit) -> CountPlanner:
         """See :class:`Analysis`."""
-        return CountPlanner(self.donors(number).codes, statistics.counts)
+        return CountPlanner(self.donors(number).codes[statistics.counts.pattern], statistics.counts)
 
     def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
         """See :class:`Analysis`."""
@@ -172,6 +184,7 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
         return {
             "family": self.distribution.name,
             "exposure": self.exposure,
+            "offset": self.offset,
             "trials": self.trials,
             "detected": self.detected,
         }

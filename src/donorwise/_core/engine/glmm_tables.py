@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from donorwise._core.engine.tables import FIXED, RESIDUAL, component_rows, term_labels
-from donorwise._core.models.glmm.effects import coefficients, modes, random_effects
+from donorwise._core.engine.tables import FIXED, RESIDUAL, component_rows, components, components_table, term_labels
+from donorwise._core.models.glmm.effects import coefficients_near, modes, random_effects
 from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.lmm.components import covariances, relative_covariance, with_correlations, with_covariances
 
@@ -23,23 +24,13 @@ _LATENT = {"logit": np.pi**2 / 3, "cloglog": np.pi**2 / 6}
 
 def varcomp_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
     """Variances and covariances of the terms at variances and correlations (G, parameters), and the dispersion."""
-    model, rows = fit.models[0], component_rows(fit.design)[:-1]
+    model, rows = fit.models[0], component_rows(fit.design)
     gamma = with_covariances(model.rows.equations, points[model.features])
-    values, sds = [], []
-    for T in covariances(model.rows.equations, gamma):
-        sd = np.sqrt(np.clip(np.einsum("gii->gi", T), 0, None))
-        r = T.shape[1]
-        pairs = [(i, j) for i in range(r) for j in range(i + 1, r)]
-        values += [*(T[:, i, i] for i in range(r)), *(T[:, j, i] for i, j in pairs)]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sds += [*(sd[:, i] for i in range(r)), *(T[:, j, i] / (sd[:, i] * sd[:, j]) for i, j in pairs)]
+    values, sds = components(covariances(model.rows.equations, gamma), model.features.size)
     if model.distribution.dispersed:
-        rows, values, sds = [*rows, (DISPERSION, "", "")], [*values, 1 / model.size], [*sds, model.size**-0.5]
-    term, first, second = (np.tile(c, len(fit.variables)) for c in zip(*rows, strict=True))
-    variable = np.repeat(np.array(fit.variables, dtype=object), len(rows))
-    columns = {"variable": variable, "term": term, "column1": first, "column2": second}
-    spread = [fit.spread(np.stack(own, axis=1)).ravel() for own in (values, sds)]
-    return pd.DataFrame(columns | {"variance": spread[0], "sd": spread[1]})
+        rows = [*rows, (DISPERSION, "", "")]
+        values, sds = np.column_stack([values, 1 / model.size]), np.column_stack([sds, model.size**-0.5])
+    return components_table(fit.variables, rows, fit.spread(values), fit.spread(sds))
 
 
 def partition_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
@@ -55,7 +46,7 @@ def partition_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
         np.einsum("gii->g", relative_covariance(t, equations.blocks.parameter, gamma))
         for t in range(len(equations.terms))
     ]
-    beta = np.concatenate([coefficients(model, at, own[at]) for at in feature_blocks(model.counts, model.usable)])
+    beta = coefficients_near(model, own)
     fixed = np.einsum("ga,ab,gb->g", beta, equations.spread, beta)
     values = np.stack([fixed, *terms, _residual(model)], axis=1)
     shares = fit.spread(values / values.sum(axis=1, keepdims=True))
@@ -72,19 +63,32 @@ def _residual(model: GLMM) -> FloatArray:
 
 def ranef_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
     """Effects of every term's levels at variances and correlations (G, parameters): term, variable, level, column, ..."""
-    model, frames = fit.models[0], []
-    own, labels = points[model.features], np.array(fit.variables, dtype=object)[model.features]
+    model, own = fit.models[0], points[fit.models[0].features]
+    terms, G = fit.design.random_terms, len(fit.variables)
+    values = [np.full((2, G, len(term.levels), len(term.columns)), np.nan) for term in terms]
     for at in feature_blocks(model.counts, model.usable):
         found = modes(model, at, own[at])
-        for t, term in enumerate(fit.design.random_terms):
-            mode, covariance = random_effects(model, found, own[at], t)
-            sd = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
-            index = pd.MultiIndex.from_product(
-                [labels[at], term.levels, term.columns], names=["variable", "level", "column"]
-            )
-            values = pd.DataFrame({"value": mode.ravel(), "cond_sd": sd.ravel()}, index=index).reset_index()
-            frames.append(values.assign(term=term.group))
+        for t, (mode, sd) in enumerate(values):
+            effects, covariance = random_effects(model, found, own[at], t)
+            mode[model.features[at]] = effects
+            sd[model.features[at]] = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
+    frames = []
+    for term, (mode, sd) in zip(terms, values, strict=True):
+        names = [list(fit.variables), term.levels, term.columns]
+        index = pd.MultiIndex.from_product(names, names=["variable", "level", "column"])
+        table = pd.DataFrame({"value": mode.ravel(), "cond_sd": sd.ravel()}, index=index).reset_index()
+        frames.append(table.assign(term=term.group))
     return pd.concat(frames, ignore_index=True)
+
+
+def with_stored_sizes(fit: GLMMFit, varcomp: pd.DataFrame) -> GLMMFit:
+    """The fit with the dispersions that a result holds of the group: those of a few features would lean on these alone."""
+    (model,) = fit.models
+    own = varcomp[varcomp["term"] == DISPERSION]
+    if own.empty:
+        return fit
+    dispersion = own.set_index(own["variable"].astype(str))["variance"].reindex(fit.variables).to_numpy()
+    return replace(fit, models=(replace(model, size=1 / dispersion[model.features]),))
 
 
 def stored_points(fit: GLMMFit, varcomp: pd.DataFrame) -> FloatArray:

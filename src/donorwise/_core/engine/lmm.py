@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +9,15 @@ import numpy as np
 import pandas as pd
 from joblib import delayed
 
-from donorwise._core.design.build import build_design
-from donorwise._core.design.disguise import kept_as_text
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import (
-    as_matrix,
-    check_aligned,
     check_weights,
+    design_of_arrays,
     effective_jobs,
     one_blas_thread,
     pass_jobs,
+    read_arrays,
 )
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
@@ -44,7 +41,7 @@ from donorwise._core.models.lmm.fit import fit_collapsed
 from donorwise._core.models.lmm.levels import LevelLMM, level_model, term_without_rest
 from donorwise._core.models.lmm.model import LMM
 from donorwise._docs import documented
-from donorwise.errors import DataError, DesignError, DonorwiseWarning
+from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,20 +116,9 @@ def fit_lmm(
     >>> list(fit.test("arm[T.ctrl]").columns[:4])
     ['variable', 'contrast', 'estimate', 'se']
     """
-    matrix, variables = as_matrix(Y)
-    check_aligned(Y, obs, "Y")
-    if matrix.shape[0] != len(obs):
-        raise DataError(f"Y has {matrix.shape[0]:,} rows and obs has {len(obs):,}; they must be the same observations.")
+    matrix, variables = read_arrays(Y, obs)
     w = check_weights(weights, obs)
-    design = build_design(formula, obs)
-    if design.n_dropped:
-        warnings.warn(
-            f"{design.n_dropped:,} of {len(obs):,} rows are left out: a variable of the formula is missing.",
-            DonorwiseWarning,
-            stacklevel=2,
-        )
-    for text in (*([design.lost.reason] if design.lost.reason else []), *kept_as_text(design)):
-        warnings.warn(text, DonorwiseWarning, stacklevel=2)
+    design = design_of_arrays(formula, obs)
     jobs = effective_jobs(n_jobs)
     (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:

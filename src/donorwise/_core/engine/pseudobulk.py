@@ -96,23 +96,30 @@ class LogRateFit:
         return out
 
 
-def check_counts(matrix: Any, text: str) -> None:
-    """Raise unless every value is a whole number, zero or more.
+def check_counts(matrix: Any, text: str) -> float:
+    """The largest value; raise unless every one is a whole number, zero or more.
 
     Raises
     ------
     DataError
         Says what was found, and where counts usually are.
     """
+    largest = 0.0
     for chunk in stored_values(matrix):
         whole = (chunk >= 0) & np.isfinite(chunk) & (chunk == np.floor(chunk)) if chunk.dtype.kind in "fiu" else False
         bad = np.broadcast_to(~np.asarray(whole), chunk.shape)
         if bad.any():
-            raise DataError(
-                f"{text} does not hold raw counts: it has the value {chunk[bad].flat[0]:g}. A model of counts needs "
-                "whole numbers, zero or more; name the layer that holds them with layer=, or fit these values with "
-                "dw.tl.lmm."
-            )
+            raise no_counts(text, f"{chunk[bad].flat[0]:g}")
+        largest = max(largest, float(chunk.max(initial=0)))
+    return largest
+
+
+def no_counts(text: str, value: str, where: str = "name the layer that holds them with layer=") -> DataError:
+    """What to say of a matrix that has a value which is no count; `where` is where counts are."""
+    return DataError(
+        f"{text} does not hold raw counts: it has the value {value}. A model of counts needs whole numbers, zero or more; "
+        f"{where}, or fit these values with dw.tl.lmm."
+    )
 
 
 def fit_units(

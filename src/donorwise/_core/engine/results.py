@@ -46,11 +46,15 @@ def contrasts_of_covariates(design: Design, contrasts: Contrasts) -> list[str]:
 
 
 def tasks_by_group(
-    formula: str | ParsedFormula, obs: pd.DataFrame, groupby: Sequence[str], levels: Levels | None = None
+    formula: str | ParsedFormula,
+    obs: pd.DataFrame,
+    groupby: Sequence[str],
+    levels: Levels | None = None,
+    rows: BoolArray | None = None,
 ) -> list[Task]:
     """One task per group of `obs`, in the order of the levels of the columns `groupby`; one for all rows without any.
 
-    `levels` are those of the variables, where `obs` may not have all of them.
+    `levels` are those of the variables, where `obs` may not have all of them; `rows` (N,) those to use, all if None.
 
     Raises
     ------
@@ -58,7 +62,7 @@ def tasks_by_group(
         If `groupby` names no columns, or no group can be fitted.
     """
     if not groupby:
-        design = build_design(formula, obs, levels=levels)
+        design = build_design(formula, obs, rows=rows, levels=levels)
         return [Task(ALL, design, design.lost.reason)]
     groups = group_labels(obs, groupby)
     parsed = parse(formula)
@@ -67,7 +71,8 @@ def tasks_by_group(
     tasks = []
     for code, name in enumerate(groups.categories):
         try:
-            design = build_design(parsed, obs, rows=groups.codes == code, levels=levels)
+            own = groups.codes == code
+            design = build_design(parsed, obs, rows=own if rows is None else own & rows, levels=levels)
         except DesignError as error:
             tasks.append(Task(name, None, str(error)))
             continue

@@ -16,6 +16,8 @@ from donorwise._core.engine.units import merge_units
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scipy import sparse
+
     from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design
@@ -53,6 +55,14 @@ class Source(ABC, Generic[S]):
     @abstractmethod
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """Memory for them; for those of a file there are running sums while it is read."""
+
+    def trying(self, matrix: sparse.csr_array) -> Source[S]:
+        """The same for made-up counts of all cells, (N, M), that are fitted to see how long it takes."""
+        return replace(self, matrix=matrix, features=None)
+
+    def reading(self, matrix: Any, features: IntArray | None) -> Source[S]:
+        """The same for these columns (None for all) of a matrix with the same cells, or rows."""
+        return replace(self, matrix=matrix, features=features)
 
     def take_features(self, features: IntArray) -> Source[S]:
         """The same for some of the features."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from scipy import stats
 from donorwise._core.inference.likelihood_ratio import p_value
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import FITTED, STATUSES
+from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,8 +76,23 @@ def dtype_of(names: tuple[str, ...]) -> pd.CategoricalDtype:
     return pd.CategoricalDtype(list(names) if len(unique) == len(names) else sorted(unique))
 
 
+class Features(Protocol):
+    """Some of the features of a fit."""
+
+    @property
+    def features(self) -> IntArray:
+        """Their positions in the fit, (G,)."""
+
+
+class WithEffects(Features, Protocol):
+    """Features whose random effects are known."""
+
+    def random_effects(self, term: int) -> tuple[FloatArray, FloatArray]:
+        """Conditional modes (G, levels, r) of a term, and covariances (G, levels, r, r)."""
+
+
 def joint_table(
-    variables: tuple[str, ...], models: Sequence[LMM], term: str, L: FloatArray, test: Callable[[LMM], JointTests]
+    variables: tuple[str, ...], models: Sequence[Features], term: str, L: FloatArray, test: Callable[[Any], JointTests]
 ) -> pd.DataFrame:
     """See :meth:`LMMFit.joint_test`; `test` is that of L (n, p) for the features of one model."""
     G = len(variables)
@@ -124,36 +140,45 @@ def prior_table(prior: Prior) -> pd.DataFrame:
 
 def varcomp_table(variables: tuple[str, ...], design: Design, models: Sequence[LMM]) -> pd.DataFrame:
     """See :meth:`LMMFit.varcomp`."""
-    rows = component_rows(design)
+    rows = [*component_rows(design), (RESIDUAL, "", "")]
     values, sds = (np.full((len(variables), len(rows)), np.nan) for _ in range(2))
     for model in models:
-        values[model.features], sds[model.features] = _components(model)
-    term, first, second = (np.tile(c, len(variables)) for c in zip(*rows, strict=True))
+        sigma2 = model.estimates.sigma2[:, None]
+        own, own_sds = components(model.covariances(), model.features.size)
+        values[model.features], sds[model.features] = np.hstack([own, sigma2]), np.hstack([own_sds, np.sqrt(sigma2)])
+    return components_table(variables, rows, values, sds)
+
+
+def components_table(
+    variables: tuple[str, ...], rows: list[tuple[str, str, str]], values: FloatArray, sds: FloatArray
+) -> pd.DataFrame:
+    """The long table of components (see :func:`component_rows`) from values and sds, (G, rows) each."""
+    term, first, second = (np.tile(c, len(variables)) for c in zip(*rows, strict=True)) if rows else ([], [], [])
     variable = np.repeat(np.array(variables, dtype=object), len(rows))
     columns = {"variable": variable, "term": term, "column1": first, "column2": second}
     return pd.DataFrame(columns | {"variance": values.ravel(), "sd": sds.ravel()})
 
 
 def component_rows(design: Design) -> list[tuple[str, str, str]]:
+    """Term and columns of every variance and covariance of the random effects."""
     rows = []
     for term in design.random_terms:
         rows += [(term.group, c, "") for c in term.columns]
         rows += [(term.group, b, a) for i, a in enumerate(term.columns) for b in term.columns[i + 1 :]]
-    return [*rows, (RESIDUAL, "", "")]
+    return rows
 
 
-def _components(model: LMM) -> tuple[FloatArray, FloatArray]:
-    """Values and sds (correlations), (G, rows) each, in the order of the rows."""
-    sigma2 = model.estimates.sigma2
-    values, sds = [], []
-    for T in model.covariances():
+def components(covariances: Sequence[FloatArray], n_features: int) -> tuple[FloatArray, FloatArray]:
+    """Values and sds (correlations), (G, rows) each, in the order of the rows, from the (G, r, r) of every term."""
+    values, sds = [np.zeros((0, n_features))], [np.zeros((0, n_features))]
+    for T in covariances:
         sd = np.sqrt(np.clip(np.einsum("gii->gi", T), 0, None))
         columns = range(T.shape[1])
         pairs = [(i, j) for i in columns for j in columns[i + 1 :]]
-        values += [*(T[:, i, i] for i in columns), *(T[:, j, i] for i, j in pairs)]
+        values += [np.stack([*(T[:, i, i] for i in columns), *(T[:, j, i] for i, j in pairs)])]
         with np.errstate(divide="ignore", invalid="ignore"):
-            sds += [*(sd[:, i] for i in columns), *(T[:, j, i] / (sd[:, i] * sd[:, j]) for i, j in pairs)]
-    return np.stack([*values, sigma2], axis=1), np.stack([*sds, np.sqrt(sigma2)], axis=1)
+            sds += [np.stack([*(sd[:, i] for i in columns), *(T[:, j, i] / (sd[:, i] * sd[:, j]) for i, j in pairs)])]
+    return np.vstack(values).T, np.vstack(sds).T
 
 
 def partition_table(variables: tuple[str, ...], design: Design, models: Sequence[LMM]) -> pd.DataFrame:
@@ -189,7 +214,23 @@ def term_labels(design: Design) -> list[str]:
     return [t.group if groups.count(t.group) == 1 and t.group not in SHARES else t.label for t in design.random_terms]
 
 
-def ranef_table(variables: tuple[str, ...], design: Design, models: Sequence[LMM], group: str) -> pd.DataFrame:
+def which_group(design: Design, group: str | None) -> str:
+    """A grouping factor of the model; the only one where None is asked for.
+
+    Raises
+    ------
+    DesignError
+        It is none, or there are several to choose from.
+    """
+    groups = list(dict.fromkeys(t.group for t in design.random_terms))
+    if group is None and len(groups) == 1:
+        group = groups[0]
+    if group not in groups:
+        raise DesignError(f"group={group!r} is not a grouping factor of this model; choose one of {groups}.")
+    return group
+
+
+def ranef_table(variables: tuple[str, ...], design: Design, models: Sequence[WithEffects], group: str) -> pd.DataFrame:
     """See :meth:`LMMFit.ranef`."""
     labels, frames = np.array(variables, dtype=object), []
     for model in models:

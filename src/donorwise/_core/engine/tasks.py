@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from donorwise._core.cells.collapsed_rows import CollapsedRows
     from donorwise._core.design.design import Design
     from donorwise._core.inference.moderation import Learned
-    from donorwise._core.inference.wald import ContrastTests
     from donorwise._core.models.law import Model
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
@@ -110,15 +109,15 @@ def test_features(
         tested = _test(fit, model, L, ddf, level, n_jobs)
         for key, values in numbers.items():
             values[:, model.features] = getattr(tested.tests, key).T
-        status[:, model.features] = _with_numbers(tested.tests).T
+        status[:, model.features] = with_numbers(tested.tests.status, tested.tests.p_value).T
         variances[model.features] = tested.variances
         log_fc[:, model.features] = tested.log_fc.T
     return FeatureTests(numbers, status, variances, log_fc)
 
 
-def _with_numbers(tests: ContrastTests) -> StrArray:
+def with_numbers(status: StrArray, p_value: FloatArray) -> StrArray:
     """Statuses, of which those that promise a p-value have one: an adjusted variance can come out below zero."""
-    return np.where(np.isin(tests.status, FITTED) & np.isnan(tests.p_value), "not_converged", tests.status)
+    return np.where(np.isin(status, FITTED) & np.isnan(p_value), "not_converged", status)
 
 
 def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int) -> Tested:
@@ -127,7 +126,7 @@ def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, 
     if ddf == "moderated":
         return moderated_tests(model, L, fit.learned, level, n_jobs)
     if (estimated := model.estimated) is None:
-        return tests_by_law(model, L, level, n_jobs)
+        return tests_by_law(model, L, ddf, level, n_jobs)
     unknown = np.full((model.features.size, len(model.components()[0])), np.nan)
     return Tested(contrast_tests(estimated, L, ddf, level), unknown, estimated.log_fc(L))
 

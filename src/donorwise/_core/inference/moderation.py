@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
 from donorwise._core.design.replicates import between_within_df
@@ -182,10 +183,11 @@ def moderated_tests(
     return _tested(model, L, list(in_threads(test, chunks(model.usable, len(points), size), n_jobs)))
 
 
-def tests_by_law(model: Model, L: FloatArray, level: float, n_jobs: int = 1) -> Tested:
-    """Test contrasts without a prior: the variances at their REML estimates, and the design's degrees of freedom.
+def tests_by_law(model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int = 1) -> Tested:
+    """Test contrasts without a prior, at the REML estimates of the variances.
 
-    For models that are known by their law alone: the estimate is the best point of a fine grid.
+    For models that are known by their law alone: the estimate is the best point of a fine grid. ``"wald"`` takes centre /
+    scale there for a normal deviate, as other programs do; else the root has the degrees of freedom of the design.
     """
     points = tensor(model.fine_axes())
     grid, df = model.on(points, L), between_within_df(model.design, model.n_obs, L)
@@ -193,7 +195,8 @@ def tests_by_law(model: Model, L: FloatArray, level: float, n_jobs: int = 1) -> 
     def test(at: IntArray) -> _Made:
         law = grid.law(at)
         best = best_point(law.loglik)
-        return _Made(_summaries(law, best, df, level), best @ points, grid.log_fc(at, law, best))
+        summaries = _deviates(law, best, level) if ddf == "wald" else _summaries(law, best, df, level)
+        return _Made(summaries, best @ points, grid.log_fc(at, law, best))
 
     return _tested(
         model, L, list(in_threads(test, chunks(model.usable, len(points), BUDGET // max(len(L), 1)), n_jobs))
@@ -214,6 +217,15 @@ def _summaries(law: Law, weight: FloatArray, df: FloatArray, level: float) -> li
         summarise_mixture(weight, law.centre[..., i], law.scale[..., i], nu, level, law.root[..., i])
         for i, nu in enumerate(df)
     ]
+
+
+def _deviates(law: Law, best: FloatArray, level: float) -> list[Summary]:
+    """Of each contrast the normal deviate centre / scale at the best point of each feature."""
+    at = np.arange(len(best)), best.argmax(axis=1)
+    estimate, se = law.centre[at].T, law.scale[at].T
+    z, half = estimate / se, ndtri(0.5 + level / 2) * se
+    columns = estimate, se, np.full_like(z, np.inf), z, 2 * ndtr(-np.abs(z)), estimate - half, estimate + half
+    return [Summary(*own) for own in zip(*columns, strict=True)]
 
 
 def _tested(model: Model, L: FloatArray, made: Sequence[_Made]) -> Tested:

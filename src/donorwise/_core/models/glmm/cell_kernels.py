@@ -18,14 +18,15 @@ import numpy as np
 from donorwise._core.cells.nodes import spread
 from donorwise._core.models.glmm.densities import inner, log_one_plus, summed
 from donorwise._core.models.glmm.families import LOGIT, NB, POISSON
-from donorwise._core.models.glmm.kernels import backward, cholesky, entry, forward
+from donorwise._core.models.glmm.kernels import backward, cholesky, forward
 from donorwise._core.models.glmm.lanes import exponential
+from donorwise._core.models.glmm.law_kernels import entry
 
 _LONGEST = 2.0  # change of a cell's linear predictor in a step
 _STEPS = 100
 # Twice the log-likelihood that the last step gains, to about its cube: where determinants, which have an error of its
 # root, are asked for, and where they are not.
-_CONVERGED, _CONVERGED_HEIGHT = 1e-6, 1e-4
+_CONVERGED, _CONVERGED_HEIGHT = 1e-6, 1e-5
 _NEAR = 0.5  # the same of the step before, after which the last one is expected
 _HIGHEST, _LOWEST = 300.0, -690.0  # of the linear predictor
 
@@ -68,15 +69,15 @@ class Loadings(NamedTuple):
 
 
 class Mode(NamedTuple):
-    """Coefficients (p,) and effects (C, q) of one feature, and what Newton's method keeps of them."""
+    """Coefficients (p,) and effects (C, q) of one feature, and what Newton's method keeps of them: one lane of its kernels."""
 
     beta: np.ndarray
     b: np.ndarray
-    H: np.ndarray  # (C, q, q)
-    M: np.ndarray  # (C, q, p)
-    v: np.ndarray  # (C, q)
-    S: np.ndarray  # (p, p)
-    s: np.ndarray  # (p,)
+    H: np.ndarray  # (C, q, q, 1)
+    M: np.ndarray  # (C, q, p, 1)
+    v: np.ndarray  # (C, q, 1)
+    S: np.ndarray  # (p, p, 1)
+    s: np.ndarray  # (p, 1)
 
 
 class Sums(NamedTuple):
@@ -94,8 +95,8 @@ class Sums(NamedTuple):
 def new_mode(C, q, p):
     """A mode of zeros."""
     return Mode(
-        np.zeros(p), np.zeros((C, q)), np.zeros((C, q, q)), np.zeros((C, q, p)), np.zeros((C, q)), np.zeros((p, p)),
-        np.zeros(p),
+        np.zeros(p), np.zeros((C, q)), np.zeros((C, q, q, 1)), np.zeros((C, q, p, 1)), np.zeros((C, q, 1)),
+        np.zeros((p, p, 1)), np.zeros((p, 1)),
     )  # fmt: skip
 
 
@@ -290,7 +291,7 @@ def _place(J, beta, b, row):
 @inner
 def _add_pattern(sums, H, M, v, S, s):
     """Add J'K J and J' times the gradient of a pattern."""
-    p, q = s.size, v.size
+    p, q = len(s), len(v)
     J, K, KJ = sums.J, sums.K, sums.KJ
     for r in range(J.shape[0]):
         for j in range(p + q):
@@ -299,22 +300,22 @@ def _add_pattern(sums, H, M, v, S, s):
                 KJ[r, j] += K[r, o] * J[o, j]
     for r in range(J.shape[0]):
         for i in range(q):
-            v[i] += J[r, p + i] * sums.score[r]
+            v[i, 0] += J[r, p + i] * sums.score[r]
             for j in range(i + 1):
-                H[i, j] += J[r, p + i] * KJ[r, p + j]
+                H[i, j, 0] += J[r, p + i] * KJ[r, p + j]
             for j in range(p):
-                M[i, j] += J[r, p + i] * KJ[r, j]
+                M[i, j, 0] += J[r, p + i] * KJ[r, j]
         for i in range(p):
-            s[i] += J[r, i] * sums.score[r]
+            s[i, 0] += J[r, i] * sums.score[r]
             for j in range(i + 1):
-                S[i, j] += J[r, i] * KJ[r, j]
+                S[i, j, 0] += J[r, i] * KJ[r, j]
 
 
 @inner
 def _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, with_value):
     """Score and factors of the joint Hessian: (g, log|I + A'WA|, log|S|, twice the gain of a Newton step)."""
-    p, q = mode.s.size, mode.v.shape[1]
-    g, logdet, gain = 0.0, 0.0, 0.0
+    q = mode.v.shape[1]
+    g, gain, logdet, logdet_s = 0.0, 0.0, np.zeros(1), np.zeros(1)
     mode.S[:] = 0.0
     mode.s[:] = 0.0
     for c in range(cells.starts.size - 1):
@@ -332,44 +333,50 @@ def _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, with_valu
             eta = _place(sums.J, mode.beta, b, 0)
             g += _pattern(cells, y, linear[k], size, k, eta, sums, with_value)
             _add_pattern(sums, H, M, v, mode.S, mode.s)
-        logdet += cholesky(H, q)
-        gain += forward(H, v, q)
-        for j in range(p):
-            forward(H, M[:, j], q)
-            for i in range(q):
-                mode.s[j] -= M[i, j] * v[i]
-        for i in range(p):
+        gain += _eliminate(H, M, v, mode.S, mode.s, logdet)
+    cholesky(mode.S, logdet_s)
+    forward(mode.S, mode.s)
+    return g, logdet[0], logdet_s[0], gain + (mode.s * mode.s).sum()
+
+
+@inner
+def _eliminate(H, M, v, S, s, logdet):
+    """Factorise the Hessian of a component, and take its part out of S and s; its part of the gain."""
+    cholesky(H, logdet)
+    forward(H, v)
+    for i in range(len(s)):
+        forward(H, M[:, i])
+        for r in range(len(v)):
+            s[i] -= M[r, i] * v[r]
             for j in range(i + 1):
-                for r in range(q):
-                    mode.S[i, j] -= M[r, i] * M[r, j]
-    logdet_s = cholesky(mode.S, p)
-    return g, logdet, logdet_s, gain + forward(mode.S, mode.s, p)
+                S[i, j] -= M[r, i] * M[r, j]
+    return (v * v).sum()
 
 
 @inner
 def _step(cells, basis, loadings, t, mode, sums):
     """Take the Newton step; patterns and what is within them move no further than they may."""
-    p, q = mode.s.size, mode.v.shape[1]
-    backward(mode.S, mode.s, p)
+    p, q = len(mode.s), mode.v.shape[1]
+    backward(mode.S, mode.s)
     furthest = 0.0
     for c in range(cells.starts.size - 1):
         d = mode.v[c]
         for i in range(q):
             for j in range(p):
                 d[i] -= mode.M[c, i, j] * mode.s[j]
-        backward(mode.H[c], d, q)
+        backward(mode.H[c], d)
         for k in range(cells.starts[c], cells.starts[c + 1]):
             _derivatives(basis, loadings, t, k, sums.J)
             moved = 0.0
             for r in range(sums.J.shape[0]):  # the columns of U are at most one in size
-                moved += abs(_place(sums.J, mode.s, d, r))
+                moved += abs(_place(sums.J, mode.s[:, 0], d[:, 0], r))
             furthest = max(furthest, moved)
     share = 1.0 if furthest <= _LONGEST else _LONGEST / furthest
     for j in range(p):
-        mode.beta[j] += share * mode.s[j]
+        mode.beta[j] += share * mode.s[j, 0]
     for c in range(cells.starts.size - 1):
         for i in range(q):
-            mode.b[c, i] += share * mode.v[c, i]
+            mode.b[c, i] += share * mode.v[c, i, 0]
 
 
 @inner
@@ -441,7 +448,7 @@ def evaluate_cells(
     linear = np.empty((cells.first.size - 1, 1 + cells.U.shape[0]))
     full, before, sums = new_mode(C, q, p), new_mode(C, q, p), new_sums(cells, p, q)
     null, null_before, null_sums = new_mode(C, q, p - 1), new_mode(C, q, p - 1), new_sums(cells, p - 1, q)
-    c, heights = np.empty(p), np.empty(loadings.mean.shape[0])
+    c, heights = np.empty((p, 1)), np.empty(loadings.mean.shape[0])
     for g in range(y.shape[0]):
         _linear(cells, y[g], linear)
         _begin(full, before, start[g])
@@ -454,9 +461,10 @@ def evaluate_cells(
                 _begin(full, before, start[g])
             loglik[g, t] = heights[t] - 0.5 * (logdet + logdet_s)
             for i in range(n):
-                c[:] = L[i]
-                centre[g, t, i] = np.dot(c, full.beta)
-                scale[g, t, i] = np.sqrt(forward(full.S, c, p))
+                c[:, 0] = L[i]
+                centre[g, t, i] = np.dot(L[i], full.beta)
+                forward(full.S, c)
+                scale[g, t, i] = np.sqrt((c * c).sum())
         for i in range(n):
             own = Basis(nulls.mean[i], nulls.within[i])
             _begin(null, null_before, null_start[i, g])
@@ -483,7 +491,7 @@ def _next(mode, before, ratio, smooth):
 def effects_of_cells(cells, y, size, basis, loadings, start, beta, b, variance):
     """Coefficients and standardised effects at the mode, each feature at its own point; shapes as for patterns."""
     C, q, p = cells.starts.size - 1, loadings.mean.shape[2], basis.mean.shape[1]
-    linear, column = np.empty((cells.first.size - 1, 1 + cells.U.shape[0])), np.empty(q)
+    linear, column = np.empty((cells.first.size - 1, 1 + cells.U.shape[0])), np.empty((q, 1))
     mode, before, sums = new_mode(C, q, p), new_mode(C, q, p), new_sums(cells, p, q)
     for g in range(y.shape[0]):
         _linear(cells, y[g], linear)
@@ -496,9 +504,9 @@ def effects_of_cells(cells, y, size, basis, loadings, start, beta, b, variance):
             for i in range(q):
                 column[:] = 0.0
                 column[i] = 1.0
-                forward(mode.H[c], column, q)
-                backward(mode.H[c], column, q)
-                variance[g, c, i] = column
+                forward(mode.H[c], column)
+                backward(mode.H[c], column)
+                variance[g, c, i] = column[:, 0]
 
 
 @entry

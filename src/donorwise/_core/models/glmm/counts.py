@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from donorwise._core.cells.chunks import slice_if_run
 from donorwise._core.models.glmm.families import CLOGLOG, POISSON
 from donorwise._core.models.glmm.rows import Values
 
@@ -57,10 +58,10 @@ class PatternCounts:
 
     def block(self, at: IntArray) -> Values:
         """The values of some features."""
-        own = np.moveaxis(self.counted.own[:, :, at], 2, 0)
-        total = self.counted.total[:, at].T
+        some = slice_if_run(at)
+        own, total = self.counted.own[:, :, some], self.counted.total[:, some]
         if self.distribution.code == CLOGLOG:  # the exposure of the failures
-            total = (self.shared @ self.nodes) - own @ self.nodes
+            total = (self.shared @ self.nodes)[:, None] - self.nodes @ own
         return Values(total, own)
 
     @property
@@ -140,17 +141,14 @@ class CellCounts:
 
     def block(self, at: IntArray) -> Values:
         """The values of some features."""
-        own = self._dense(at)
-        total = (self.trials - own) * self.exposure if self.distribution.code == CLOGLOG else own
-        has_nodes = self.distribution.dispersed or self.distribution.code == CLOGLOG
-        return Values(total, own[:, :, None] if has_nodes else own[:, :, None][:, :, :0])
+        own = self.responses(at).T
+        on_nodes = own[:, None] if self.distribution.smooth else own[:, None][:, :0]
+        if self.distribution.code == CLOGLOG:
+            return Values((self.trials[:, None] - own) * self.exposure[:, None], on_nodes)
+        return Values(own, on_nodes)
 
     def responses(self, at: IntArray) -> FloatArray:
         """Responses of some features, (G, N)."""
-        part = self.matrix[:, at]
-        return np.ascontiguousarray((part if isinstance(part, np.ndarray) else part.toarray()).T, dtype=np.float64)
-
-    def _dense(self, at: IntArray) -> FloatArray:
         part = self.matrix[:, at]
         return np.ascontiguousarray((part if isinstance(part, np.ndarray) else part.toarray()).T, dtype=np.float64)
 
@@ -178,7 +176,10 @@ class CellCounts:
 
     def scaled(self, factor: FloatArray) -> CellCounts:
         """The data, had every cell `factor` (N,) times its trials or its exposure, and counts."""
-        return replace(self, matrix=self.matrix * factor[:, None], exposure=self.exposure, trials=self.trials * factor)
+        times = factor if self.distribution.code == POISSON else 1.0
+        matrix = self.matrix * factor[:, None]
+        own = matrix if isinstance(matrix, np.ndarray) else sparse.csc_array(matrix)
+        return replace(self, matrix=own, exposure=self.exposure * times, trials=self.trials * factor)
 
     def take(self, rows: IntArray) -> CellCounts:
         """Some of the cells."""

@@ -38,7 +38,7 @@ def _split_exponent(typingctx, y):
     return types.UniTuple(types.float64, 2)(types.float64), codegen
 
 
-_split: Any = intrinsic(_split_exponent)
+split: Any = intrinsic(_split_exponent)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -47,7 +47,7 @@ def log_one_plus(z):
 
     log(m) = 2 atanh(s), s = (m - 1) / (m + 1) below .172: ten terms of the series leave 1e-17.
     """
-    n, m = _split(1.0 + z)
+    n, m = split(1.0 + z)
     s = (m - 1.0) / (m + 1.0)
     q = s * s
     p = 1.0 / 19.0

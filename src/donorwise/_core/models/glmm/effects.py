@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from donorwise._core.models.glmm.law_kernels import coefficients as coefficients_at
 from donorwise._core.models.glmm.law_kernels import effects
+from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.lmm.components import cholesky_psd, relative_covariance, with_covariances
 
 if TYPE_CHECKING:
     from donorwise._core.models.glmm.model import GLMM
     from donorwise._typing import FloatArray, IntArray
+
+_SMALLEST = 1e-4  # variance
 
 
 class Modes(NamedTuple):
@@ -31,13 +35,36 @@ def modes(model: GLMM, at: IntArray, points: FloatArray) -> Modes:
     C, q, p = rows.kernel.starts.size - 1, rows.width, rows.X.shape[1]
     out = Modes(np.empty((at.size, p)), np.empty((at.size, C, q)), np.empty((at.size, C, q, q)))
     values = rows.prepared(model.counts.block(at))
-    effects(rows.kernel, *values, model.size[at], rows.X, A, model.start[at], *out)
+    effects(rows.kernel, *values, model.size[at], rows.X, A, np.ascontiguousarray(model.start[at].T), *out)
     return out
 
 
-def coefficients(model: GLMM, at: IntArray, points: FloatArray) -> FloatArray:
-    """Coefficients (G, p) on the orthonormal columns."""
-    return modes(model, at, points).beta
+def coefficients(model: GLMM, at: IntArray, point: FloatArray) -> FloatArray:
+    """Coefficients (G, p) on the orthonormal columns of some features, at a point (parameters,) that they share."""
+    rows = model.rows
+    if rows.within is not None:
+        return modes(model, at, np.repeat(point[None], at.size, axis=0)).beta
+    beta, start = np.empty((rows.X.shape[1], at.size)), np.ascontiguousarray(model.start[at].T)
+    values = rows.prepared(model.counts.block(at))
+    coefficients_at(rows.kernel, *values, model.size[at], rows.X, rows.loadings(point[None])[0], start, beta)
+    return beta.T
+
+
+def coefficients_near(model: GLMM, points: FloatArray) -> FloatArray:
+    """Coefficients (G, p) of all features, about at their points (G, parameters).
+
+    They hardly hang on the variances, and features that share these are worked out together: variances to half a power of
+    ten, correlations to a half.
+    """
+    logs = 0.5 * np.round(2 * np.log10(np.maximum(points, _SMALLEST)))
+    near = np.where(model.are_variances, 10**logs, 0.5 * np.round(2 * points))
+    beta = np.full((len(points), model.rows.X.shape[1]), np.nan)
+    known = np.flatnonzero(np.isfinite(near).all(axis=1))
+    shared, group = np.unique(near[known], axis=0, return_inverse=True)
+    for i, point in enumerate(shared):
+        for at in feature_blocks(model.counts, known[group.ravel() == i]):
+            beta[at] = coefficients(model, at, point)
+    return beta
 
 
 def random_effects(model: GLMM, found: Modes, points: FloatArray, t: int) -> tuple[FloatArray, FloatArray]:

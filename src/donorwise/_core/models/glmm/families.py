@@ -69,6 +69,9 @@ DISTRIBUTIONS: Final = (
     Distribution("binomial", "cloglog", CLOGLOG, counts=False, exposed=True, dispersed=False, ratio="rate_ratio"),
 )
 FAMILIES: Final = tuple(dict.fromkeys(d.name for d in DISTRIBUTIONS))
+LINKS: Final = tuple(dict.fromkeys(d.link for d in DISTRIBUTIONS))
+RATIO_OF_LINK: Final = {d.link: d.ratio for d in DISTRIBUTIONS}
+"""What exp of an estimate is, by the link of its model."""
 
 
 def distribution(family: str, link: str | None = None) -> Distribution:

@@ -40,7 +40,7 @@ def fit_counts(design: Design, counts: Counts) -> GLMM:
     rows = share_rows(design, counts)
     total, most = counts.sums().sum(axis=1), float(counts.most.sum())
     varied = np.flatnonzero((total > 0) & (total < most))
-    own = counts.take_features(varied)
+    own = counts if varied.size == total.size else counts.take_features(varied)
     start = _start(rows, own, total[varied])
     return GLMM(varied, rows, own, np.ones(varied.size), total[varied], start)
 
@@ -68,9 +68,8 @@ def _profiles_of(model: GLMM, at: IntArray) -> FloatArray:
     groups = np.arange(int(counts.pattern.max(initial=-1)) + 2)
     if within is None:
         return profiles(counts.block(at), counts.shared, np.ascontiguousarray(counts.exposures), groups, *tails)
-    points = np.full((at.size, len(model.rows.equations.blocks.parameter)), _TYPICAL)
-    made = within.collapsed(counts, at, coefficients(model, at, points))
+    made = within.collapsed(counts, at, coefficients(model, at, np.where(model.are_variances, _TYPICAL, 0.0)))
     return np.concatenate([
-        profiles(Values(own.total[None], own.own[None]), own.shared, own.exposures, groups, tails[0], tails[1][g : g + 1])
+        profiles(Values(own.total[:, None], own.own[..., None]), own.shared, own.exposures, groups, tails[0], tails[1][[g]])
         for g, own in enumerate(made)
     ])  # fmt: skip

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.interpolate import make_interp_spline
 
+from donorwise._core.models.glmm.axes import Axis
 from donorwise._core.models.glmm.law_kernels import evaluate
 from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.law import Law, tensor
@@ -22,37 +22,7 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.model import GLMM
     from donorwise._typing import FloatArray, IntArray
 
-_DEGREE = 5
 _LARGEST_RATIO = 1e6  # of standard deviations at neighbouring points, where effects are carried over
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """Points of a variance or correlation: those that are worked out, and what carries them to all, (all, some)."""
-
-    some: FloatArray
-    carry: FloatArray
-
-
-def thinned(points: FloatArray, most: int) -> Axis:
-    """An axis that needs no more than `most` points above zero."""
-    positive = points[points > 0]
-    if points.min() < 0 or positive.size <= max(most, _DEGREE + 1):
-        return Axis(points, np.eye(points.size))
-    some = np.geomspace(positive[0], positive[-1], most)
-    spline = make_interp_spline(np.log(some), np.eye(most), k=_DEGREE)
-    carry = np.zeros((points.size, most + 1))
-    carry[points == 0, 0] = 1.0
-    carry[points > 0, 1:] = spline(np.log(positive))
-    return Axis(np.concatenate([[0.0], some]), carry)
-
-
-def axes_of(points: FloatArray) -> list[FloatArray] | None:
-    """The axes whose combinations are these points (K, variances), in the order of `tensor`; None where there are none."""
-    axes = [np.array(list(dict.fromkeys(column))) for column in points.T]
-    if np.prod([axis.size for axis in axes]) != len(points) or not np.array_equal(tensor(axes), points):
-        return None
-    return axes
 
 
 @dataclass(frozen=True)
@@ -88,11 +58,15 @@ class GLMMGrid:
         return np.where(ratio > _LARGEST_RATIO, 0.0, ratio)
 
     @cached_property
+    def _null(self) -> FloatArray:
+        """Orthonormal bases of the coefficients at which each contrast is zero, (n, p, p - 1)."""
+        p = self.model.rows.X.shape[1]
+        return np.array([np.linalg.svd(c[:, None])[0][:, 1:] for c in self.L]).reshape(len(self.L), p, p - 1)
+
+    @cached_property
     def _constrained(self) -> FloatArray:
-        """Columns for the coefficients at which each contrast is zero, (n, K, p - 1)."""
-        X, p = self.model.rows.X, self.model.rows.X.shape[1]
-        null = [np.linalg.svd(c[:, None])[0][:, 1:] for c in self.L]
-        return np.ascontiguousarray([X @ N for N in null]).reshape(len(self.L), len(X), p - 1)
+        """Columns for these coefficients, (n, K, p - 1)."""
+        return np.ascontiguousarray(self.model.rows.X @ self._null)
 
     def loglik(self, at: IntArray) -> FloatArray:
         """Restricted log-likelihood without its constant, (G, K)."""
@@ -116,23 +90,24 @@ class GLMMGrid:
         if model.rows.within is not None:
             return self._evaluate_cells(at, L)
         values = model.rows.prepared(model.counts.block(at))
-        loglik = np.empty((at.size, T))
-        centre, scale, root = (np.empty((at.size, T, n)) for _ in range(3))
+        loglik = np.empty((T, at.size))
+        centre, scale, root = (np.empty((T, n, at.size)) for _ in range(3))
+        start = np.ascontiguousarray(model.start[at].T)
+        null_start = np.ascontiguousarray(np.swapaxes(self._null[:n], 1, 2) @ start)
         evaluate(
             model.rows.kernel, *values, model.size[at], model.rows.X, self._constrained[:n], self._loadings,
-            self._ratios, L, model.start[at], loglik, centre, scale, root,
+            self._ratios, L, start, null_start, loglik, centre, scale, root,
         )  # fmt: skip
-        loglik[~np.isfinite(loglik).all(axis=1)] = 0.0  # their roots are missing; they say nothing of the prior
-        return loglik, centre, scale, root
+        loglik[:, ~np.isfinite(loglik).all(axis=0)] = 0.0  # their roots are missing; they say nothing of the prior
+        return loglik.T, *(np.moveaxis(values, 2, 0) for values in (centre, scale, root))
 
     def _evaluate_cells(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, ...]:
         """The same from single cells, in blocks that fit into memory."""
         model, made = self.model, []
-        null = np.array([np.linalg.svd(c[:, None])[0][:, 1:] for c in L]).reshape(len(L), L.shape[1], L.shape[1] - 1)
         for own in feature_blocks(model.counts, at):
             made.append(
                 model.rows.within.evaluate(
-                    model.counts, own, model.size[own], model.start[own], self._some, L, null
+                    model.counts, own, model.size[own], model.start[own], self._some, L, self._null[: len(L)]
                 )
             )
         loglik, *rest = (np.concatenate(parts) for parts in zip(*made, strict=True))

@@ -1,4 +1,4 @@
-"""Newton's method for the joint mode of effects and coefficients, feature by feature and point by point.
+"""Newton's method for the joint mode of effects and coefficients, for B features side by side.
 
 Given the variances, the joint log-likelihood of the standardised effects b ~ N(0, I) and the coefficients beta is
 
@@ -8,6 +8,9 @@ concave for every family. With W = -diag(f''), its negative Hessian is H = [I + 
 in b over the components of the graph of levels, and Laplace's approximation of the restricted likelihood is
 
     g(b, beta) - log|H| / 2 = g - log|I + A'WA| / 2 - log|S| / 2,     S = X'WX - X'WA (I + A'WA)^-1 A'WX.
+
+The last axis of every array is the features ("lanes"); a feature that has converged stays as it is, so that none depends
+on its neighbours.
 """
 
 from __future__ import annotations
@@ -15,11 +18,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from donorwise._core.models.glmm.densities import inner, slopes, value
-
-entry = njit(nogil=True, cache=True, error_model="numpy")
+from donorwise._core.models.glmm.lanes import add_heights, exponentials, logarithm, loops, short, slopes
 
 _LONGEST = 2.0  # change of a row's linear predictor in a step
 _STEPS = 60
@@ -46,169 +46,256 @@ class Rows(NamedTuple):
     t: np.ndarray
 
 
-class State(NamedTuple):
-    """The mode, and what Newton's method keeps of each component: factors of H, and solutions with them."""
+class Data(NamedTuple):
+    """Of B features: `total` (K, B), `own` (K, J, B), and `size` and its logarithm, (B,)."""
 
-    beta: np.ndarray  # (p,)
-    b: np.ndarray  # (C, q)
-    factor: np.ndarray  # (C, q, q)
-    cross: np.ndarray  # (C, q, p)
-    score: np.ndarray  # (C, q)
-    S: np.ndarray  # (p, p)
-    s: np.ndarray  # (p,)
+    total: np.ndarray
+    own: np.ndarray
+    size: np.ndarray
+    log_size: np.ndarray
 
 
-@inner
-def new_state(n_components, q, p):
-    """A mode of zeros."""
-    return State(
-        np.zeros(p), np.zeros((n_components, q)), np.zeros((n_components, q, q)), np.zeros((n_components, q, p)),
-        np.zeros((n_components, q)), np.zeros((p, p)), np.zeros(p),
+class Work(NamedTuple):
+    """What a step leaves, of p coefficients and components with q effects.
+
+    Attributes
+    ----------
+    factor, cross, score
+        Shapes (C, q, q, B), (C, q, p, B), (C, q, B). Cholesky factor L of I + A'WA, and L^-1 A'WX and L^-1 of the score.
+    S, s
+        Shapes (p, p, B), (p, B). The factor of S, and its inverse times what is left of the score.
+    numbers
+        Shape (6, B). Of a row: eta, its exponential, score and weight; and two to spare.
+    """
+
+    factor: np.ndarray
+    cross: np.ndarray
+    score: np.ndarray
+    S: np.ndarray
+    s: np.ndarray
+    numbers: np.ndarray
+
+
+class Found(NamedTuple):
+    """At the mode, (B,) each: g, log|I + A'WA|, log|S|; and the factor of S, (p, p, B). NaN where it was not found."""
+
+    height: np.ndarray
+    logdet: np.ndarray
+    logdet_s: np.ndarray
+    S: np.ndarray
+
+
+@loops
+def make_work(n_components, q, p, B):
+    """Room for the steps of B features."""
+    return Work(
+        np.empty((n_components, q, q, B)), np.empty((n_components, q, p, B)), np.empty((n_components, q, B)),
+        np.empty((p, p, B)), np.empty((p, B)), np.empty((6, B)),
     )  # fmt: skip
 
 
-@inner
-def cholesky(A, n):
-    """Cholesky factor in the lower triangle of the leading (n, n) of A, in place; log|A|, inf where it is singular."""
-    logdet = 0.0
-    for j in range(n):
-        d = A[j, j]
+@loops
+def make_found(p, B):
+    """Room for what is found of B features."""
+    return Found(np.empty(B), np.empty(B), np.empty(B), np.empty((p, p, B)))
+
+
+@short
+def _add_product(out, a, b, scale):
+    """out += a b scale."""
+    for l in range(out.size):
+        out[l] += a[l] * b[l] * scale
+
+
+@short
+def _take_product(out, a, b):
+    """out -= a b."""
+    for l in range(out.size):
+        out[l] -= a[l] * b[l]
+
+
+@short
+def _add_scaled(out, a, scale):
+    """out += a scale."""
+    for l in range(out.size):
+        out[l] += a[l] * scale
+
+
+@short
+def _divide(out, a):
+    for l in range(out.size):
+        out[l] /= a[l]
+
+
+@short
+def _root(diagonal, logdet):
+    """Square roots, the logarithms of what they are of added to `logdet`; NaN below zero."""
+    for l in range(diagonal.size):
+        logdet[l] += logarithm(max(diagonal[l], 1e-300))
+        diagonal[l] = np.sqrt(diagonal[l])
+
+
+@loops
+def cholesky(A, logdet):
+    """Cholesky factors in the lower triangles of A (n, n, B), in place, their log-determinants added to `logdet`."""
+    for j in range(A.shape[0]):
         for k in range(j):
-            d -= A[j, k] * A[j, k]
-        if not d > 0.0:
-            return np.inf
-        A[j, j] = np.sqrt(d)
-        logdet += np.log(d)
-        for i in range(j + 1, n):
-            s = A[i, j]
+            _take_product(A[j, j], A[j, k], A[j, k])
+        _root(A[j, j], logdet)
+        for i in range(j + 1, A.shape[0]):
             for k in range(j):
-                s -= A[i, k] * A[j, k]
-            A[i, j] = s / A[j, j]
-    return logdet
+                _take_product(A[i, j], A[i, k], A[j, k])
+            _divide(A[i, j], A[j, j])
 
 
-@inner
-def forward(L, b, n):
-    """Solve L x = b in place; the squared length of x."""
-    total = 0.0
-    for j in range(n):
-        s = b[j]
+@loops
+def forward(L, b):
+    """Solve L x = b (n, B) in place."""
+    for j in range(b.shape[0]):
         for k in range(j):
-            s -= L[j, k] * b[k]
-        b[j] = s / L[j, j]
-        total += b[j] * b[j]
-    return total
+            _take_product(b[j], L[j, k], b[k])
+        _divide(b[j], L[j, j])
 
 
-@inner
-def backward(L, b, n):
-    """Solve L'x = b in place."""
-    for j in range(n - 1, -1, -1):
-        s = b[j]
-        for k in range(j + 1, n):
-            s -= L[k, j] * b[k]
-        b[j] = s / L[j, j]
+@loops
+def backward(L, b):
+    """Solve L'x = b (n, B) in place."""
+    for j in range(b.shape[0] - 1, -1, -1):
+        for k in range(j + 1, b.shape[0]):
+            _take_product(b[j], L[k, j], b[k])
+        _divide(b[j], L[j, j])
 
 
-@inner
-def predictor(X, A, beta, b, k, p, q):
-    """The linear predictor of row k, whose component has the effects b."""
-    eta = 0.0
-    for j in range(p):
-        eta += X[k, j] * beta[j]
-    for j in range(q):
-        eta += A[k, j] * b[j]
-    return eta
+@loops
+def predict(X, A, beta, b, k, eta):
+    """The linear predictors of row k, whose component has the effects b (q, B), into `eta`."""
+    eta[:] = 0.0
+    for j in range(X.shape[1]):
+        _add_scaled(eta, beta[j], X[k, j])
+    for j in range(A.shape[1]):
+        _add_scaled(eta, b[j], A[k, j])
 
 
-@inner
-def factorise(rows, total, own, size, X, A, state, with_value):
-    """Score and factors of H at the state: (value g, log|I + A'WA|, log|S|, twice the gain of a Newton step).
-
-    The value is 0 unless it is asked for. `state.cross` has the solutions L^-1 A'WX, `state.score` L^-1 of the score,
-    `state.S` and `state.s` the factor of S and its L^-1 s.
-    """
+@loops
+def _add_row(X, A, k, first, weight, H, M, v, S, s):
+    """Add row k, with its scores and weights (B,), to I + A'WA, A'WX, X'WX and the score."""
     p, q = X.shape[1], A.shape[1]
-    g, logdet, gain = 0.0, 0.0, 0.0
-    state.S[:] = 0.0
-    state.s[:] = 0.0
-    for c in range(rows.starts.size - 1):
-        H, M, v, b = state.factor[c], state.cross[c], state.score[c], state.b[c]
+    for i in range(q):
+        _add_scaled(v[i], first, A[k, i])
+        for j in range(i + 1):
+            _add_scaled(H[i, j], weight, A[k, i] * A[k, j])
+        for j in range(p):
+            _add_scaled(M[i, j], weight, A[k, i] * X[k, j])
+    for i in range(p):
+        _add_scaled(s[i], first, X[k, i])
+        for j in range(i + 1):
+            _add_scaled(S[i, j], weight, X[k, i] * X[k, j])
+
+
+@loops
+def _eliminate(H, M, v, S, s, logdet, gain):
+    """Factorise I + A'WA of a component, and take its part out of S and s."""
+    cholesky(H, logdet)
+    forward(H, v)
+    for i in range(v.shape[0]):
+        _add_product(gain, v[i], v[i], 1.0)
+    for i in range(s.shape[0]):
+        forward(H, M[:, i])
+        for r in range(v.shape[0]):
+            _take_product(s[i], M[r, i], v[r])
+            for j in range(i + 1):
+                _take_product(S[i, j], M[r, i], M[r, j])
+
+
+@loops
+def factorise(rows, data, X, A, beta, b, work, with_height, height, logdet, logdet_s, gain):
+    """Scores and factors of H at beta (p, B) and b (C, q, B), into `work`.
+
+    `height`, `logdet`, `logdet_s` and `gain` (B,) become g (0 unless it is asked for), log|I + A'WA|, log|S|, and twice
+    the gain of a Newton step.
+    """
+    code, starts, shared, t = rows
+    total, own, size, log_size = data
+    factor, cross, score, S, s, numbers = work
+    eta, m, first, weight = numbers[0], numbers[1], numbers[2], numbers[3]
+    for out in (height, logdet, logdet_s, gain):
+        out[:] = 0.0
+    S[:] = 0.0
+    s[:] = 0.0
+    for c in range(starts.size - 1):
+        H, M, v = factor[c], cross[c], score[c]
         H[:] = 0.0
         M[:] = 0.0
-        for i in range(q):
-            H[i, i] = 1.0
-            v[i] = -b[i]
-            g -= 0.5 * b[i] * b[i]
-        for k in range(rows.starts[c], rows.starts[c + 1]):
-            eta = predictor(X, A, state.beta, b, k, p, q)
-            first, second = slopes(rows.code, size, total[k], own[k], rows.shared[k], rows.t[k], eta)
-            if with_value:
-                g += value(rows.code, size, total[k], own[k], rows.shared[k], rows.t[k], eta)
-            for i in range(q):
-                wa = -second * A[k, i]
-                v[i] += first * A[k, i]
-                for j in range(i + 1):
-                    H[i, j] += wa * A[k, j]
-                for j in range(p):
-                    M[i, j] += wa * X[k, j]
-            for i in range(p):
-                wx = -second * X[k, i]
-                state.s[i] += first * X[k, i]
-                for j in range(i + 1):
-                    state.S[i, j] += wx * X[k, j]
-        logdet += cholesky(H, q)
-        gain += forward(H, v, q)
-        for j in range(p):
-            forward(H, M[:, j], q)
-            for i in range(q):
-                state.s[j] -= M[i, j] * v[i]
-        for i in range(p):
-            for j in range(i + 1):
-                for r in range(q):
-                    state.S[i, j] -= M[r, i] * M[r, j]
-    logdet_s = cholesky(state.S, p)
-    gain += forward(state.S, state.s, p)
-    return g, logdet, logdet_s, gain
+        v[:] = 0.0
+        for i in range(v.shape[0]):
+            H[i, i] += 1.0
+            _add_scaled(v[i], b[c, i], -1.0)
+            _add_product(height, b[c, i], b[c, i], -0.5)
+        for k in range(starts[c], starts[c + 1]):
+            predict(X, A, beta, b[c], k, eta)
+            exponentials(eta, m)
+            slopes(code, size, total[k], own[k], shared[k], t[k], m, first, weight)
+            if with_height:
+                add_heights(code, size, log_size, total[k], own[k], shared[k], t[k], eta, m, height)
+            _add_row(X, A, k, first, weight, H, M, v, S, s)
+        _eliminate(H, M, v, S, s, logdet, gain)
+    cholesky(S, logdet_s)
+    forward(S, s)
+    for i in range(s.shape[0]):
+        _add_product(gain, s[i], s[i], 1.0)
 
 
-@inner
-def step(rows, X, A, state, largest):
-    """Take the Newton step whose pieces are in the state, no row's predictor moving by more than `largest`."""
-    p, q = X.shape[1], A.shape[1]
-    d_beta = state.s.copy()
-    backward(state.S, d_beta, p)
-    furthest = 0.0
-    for c in range(rows.starts.size - 1):
-        d = state.score[c]
-        for i in range(q):
-            for j in range(p):
-                d[i] -= state.cross[c, i, j] * d_beta[j]
-        backward(state.factor[c], d, q)
-        for k in range(rows.starts[c], rows.starts[c + 1]):
-            furthest = max(furthest, abs(predictor(X, A, d_beta, d, k, p, q)))
-    share = 1.0 if furthest <= largest else largest / furthest
-    for j in range(p):
-        state.beta[j] += share * d_beta[j]
-    for c in range(rows.starts.size - 1):
-        for i in range(q):
-            state.b[c, i] += share * state.score[c, i]
+@loops
+def step(starts, X, A, beta, b, work, moving):
+    """Take the Newton step whose pieces are in `work`, where a feature is `moving` (B,), rows by no more than they may."""
+    factor, cross, score, S, s, numbers = work
+    eta, furthest = numbers[0], numbers[1]
+    backward(S, s)
+    furthest[:] = 0.0
+    for c in range(starts.size - 1):
+        for i in range(score.shape[1]):
+            for j in range(s.shape[0]):
+                _take_product(score[c, i], cross[c, i, j], s[j])
+        backward(factor[c], score[c])
+        for k in range(starts[c], starts[c + 1]):
+            predict(X, A, s, score[c], k, eta)
+            for l in range(eta.size):
+                furthest[l] = max(furthest[l], abs(eta[l]))
+    share = numbers[2]
+    for l in range(share.size):
+        share[l] = min(1.0, _LONGEST / max(furthest[l], 1e-300)) if moving[l] else 0.0
+    for j in range(s.shape[0]):
+        _add_product(beta[j], s[j], share, 1.0)
+    for c in range(starts.size - 1):
+        for i in range(score.shape[1]):
+            _add_product(b[c, i], score[c, i], share, 1.0)
 
 
-@inner
-def mode(rows, total, own, size, X, A, state):
-    """Move the state to the mode: (g, log|I + A'WA|, log|S|, whether it converged), the factors being those there.
+@loops
+def mode(rows, data, X, A, beta, b, work, found):
+    """Move beta and b to the mode, and write what is there into `found`.
 
-    Values take most of the time, so they are asked for where the step before was to gain so little that this is the
+    Heights take most of the time, so they are asked for where the step before was to gain so little that this is the
     last one, whose gain is added.
     """
-    near = False
+    B = data.size.size
+    height, logdet, logdet_s, gain = np.empty(B), np.empty(B), np.empty(B), np.empty(B)
+    near, moving = np.zeros(B, np.bool_), np.ones(B, np.bool_)
+    found.height[:] = np.nan
     for _ in range(_STEPS):
-        g, logdet, logdet_s, gain = factorise(rows, total, own, size, X, A, state, near)
-        if not np.isfinite(gain) or logdet_s == np.inf:
+        factorise(rows, data, X, A, beta, b, work, near.any(), height, logdet, logdet_s, gain)
+        for l in range(B):
+            if moving[l] and near[l] and gain[l] < _CONVERGED:
+                found.height[l] = height[l] + 0.5 * gain[l]
+                found.logdet[l], found.logdet_s[l] = logdet[l], logdet_s[l]
+                for i in range(X.shape[1]):
+                    for j in range(i + 1):
+                        found.S[i, j, l] = work.S[i, j, l]
+        step(rows.starts, X, A, beta, b, work, moving)
+        for l in range(B):
+            lost = not np.isfinite(gain[l])
+            if moving[l] and (lost or (near[l] and gain[l] < _CONVERGED)):
+                moving[l] = False
+            near[l] = moving[l] and gain[l] < _NEAR
+        if not moving.any():
             break
-        step(rows, X, A, state, _LONGEST)
-        if near and gain < _CONVERGED:
-            return g + 0.5 * gain, logdet, logdet_s, True
-        near = gain < _NEAR
-    return -np.inf, 0.0, 0.0, False

@@ -3,21 +3,53 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
-from donorwise._core.models.glmm.densities import inner
-from donorwise._core.models.glmm.kernels import backward, entry, forward, mode, new_state
+from donorwise._core.models.glmm.kernels import Data, backward, forward, make_found, make_work, mode
+from donorwise._core.models.glmm.lanes import loops
+
+entry = njit(nogil=True, cache=True, error_model="numpy")
+
+_LANES = 64
 
 
-@inner
-def _standardise(state, ratio):
-    """Keep the effects where their standard deviations change by 1 / `ratio` (q,)."""
-    for c in range(state.b.shape[0]):
+@loops
+def _taken(total, own, size, first, last):
+    """The data of features first..last-1."""
+    K, J = own.shape[0], own.shape[1]
+    part = Data(
+        total[:, first:last].copy(), np.empty((K, J, last - first)), size[first:last].copy(), np.log(size[first:last])
+    )
+    for k in range(K):
+        for j in range(J):
+            part.own[k, j] = own[k, j, first:last]
+    return part
+
+
+@loops
+def _standardise(b, ratio):
+    """Keep the effects (C, q, B) where their standard deviations change by 1 / `ratio` (q,)."""
+    for c in range(b.shape[0]):
         for i in range(ratio.size):
-            state.b[c, i] *= ratio[i]
+            b[c, i] *= ratio[i]
+
+
+@loops
+def _estimates(c, beta, S, centre, scale, work):
+    """Estimate and standard error of a contrast c (p,) for B features, the factor of S being given."""
+    centre[:] = 0.0
+    scale[:] = 0.0
+    for j in range(c.size):
+        work[j] = c[j]
+        centre += c[j] * beta[j]
+    forward(S, work)
+    for j in range(c.size):
+        scale += work[j] * work[j]
+    scale[:] = np.sqrt(scale)
 
 
 @entry
-def evaluate(rows, total, own, size, X, constrained, A, ratios, L, start, loglik, centre, scale, root):
+def evaluate(rows, total, own, size, X, constrained, A, ratios, L, start, null_start, loglik, centre, scale, root):
     """Restricted log-likelihood at every point, and the law of contrasts there; NaN where Newton's method fails.
 
     Parameters
@@ -25,64 +57,45 @@ def evaluate(rows, total, own, size, X, constrained, A, ratios, L, start, loglik
     rows
         What the features share.
     total, own
-        Shapes (G, K), (G, K, J).
+        Shapes (K, G), (K, J, G).
     size
         Shape (G,).
     X
         Shape (K, p). Orthonormal columns.
     constrained
-        Shape (n, K, p - 1). Columns for the coefficients whose contrast is zero.
+        Shape (n, K, p - 1). Columns for the coefficients at which each contrast is zero.
     A
         Shape (T, K, q). Loadings of the rows on their component's standardised effects, point by point.
     ratios
         Shape (T, q). Standard deviations at the point before, relative to those at the point.
     L
         Shape (n, p). Contrasts; none, and nothing but the likelihood is worked out.
-    start
-        Shape (G, p). Coefficients to begin with.
+    start, null_start
+        Shapes (p, G), (n, p - 1, G). Coefficients to begin with.
     loglik, centre, scale, root
-        Shapes (G, T), (G, T, n) for the others. Filled.
+        Shapes (T, G), (T, n, G) for the others. Filled.
     """
-    n_components, q, p = rows.starts.size - 1, A.shape[2], X.shape[1]
-    n = L.shape[0]
-    c = np.empty(p)
-    for g in range(total.shape[0]):
-        full = new_state(n_components, q, p)
-        full.beta[:] = start[g]
-        null = [new_state(n_components, q, p - 1) for _ in range(n)]
-        for i in range(n):
-            null[i].beta[:] = _projected(X, constrained[i], start[g])
+    C, q, p, n = rows.starts.size - 1, A.shape[2], X.shape[1], L.shape[0]
+    for first in range(0, size.size, _LANES):
+        last = min(first + _LANES, size.size)
+        B = last - first
+        data = _taken(total, own, size, first, last)
+        work, null_work = make_work(C, q, p, B), make_work(C, q, p - 1, B)
+        found, null_found, column = make_found(p, B), make_found(p - 1, B), np.empty((p, B))
+        beta, b = start[:, first:last].copy(), np.zeros((C, q, B))
+        null_beta, null_b = null_start[:, :, first:last].copy(), np.zeros((n, C, q, B))
         for t in range(A.shape[0]):
-            _standardise(full, ratios[t])
-            height, logdet, logdet_s, converged = mode(rows, total[g], own[g], size[g], X, A[t], full)
-            loglik[g, t] = height - 0.5 * (logdet + logdet_s) if converged else np.nan
+            _standardise(b, ratios[t])
+            mode(rows, data, X, A[t], beta, b, work, found)
+            loglik[t, first:last] = found.height - 0.5 * (found.logdet + found.logdet_s)
             for i in range(n):
-                c[:] = L[i]
-                estimate = 0.0
-                for j in range(p):
-                    estimate += c[j] * full.beta[j]
-                centre[g, t, i] = estimate
-                scale[g, t, i] = np.sqrt(forward(full.S, c, p))
-                _standardise(null[i], ratios[t])
-                lower, _, _, found = mode(rows, total[g], own[g], size[g], constrained[i], A[t], null[i])
-                ratio = max(2.0 * (height - lower), 0.0)
-                root[g, t, i] = np.sign(estimate) * np.sqrt(ratio) if converged and found else np.nan
-
-
-@inner
-def _projected(X, N, beta):
-    """Coefficients of the columns N that come closest to X beta."""
-    K, p, m = X.shape[0], X.shape[1], N.shape[1]
-    S, s = np.zeros((m, m)), np.zeros(m)
-    for k in range(K):
-        eta = 0.0
-        for j in range(p):
-            eta += X[k, j] * beta[j]
-        for i in range(m):
-            s[i] += N[k, i] * eta
-            for j in range(m):
-                S[i, j] += N[k, i] * N[k, j]
-    return np.linalg.solve(S, s) if m > 0 else s
+                own_centre = centre[t, i, first:last]
+                _estimates(L[i], beta, found.S, own_centre, scale[t, i, first:last], column)
+                _standardise(null_b[i], ratios[t])
+                mode(rows, data, constrained[i], A[t], null_beta[i], null_b[i], null_work, null_found)
+                ratio = 2.0 * (found.height - null_found.height)
+                for l in range(B):
+                    root[t, i, first + l] = np.sign(own_centre[l]) * np.sqrt(max(ratio[l], 0.0)) + 0.0 * ratio[l]
 
 
 @entry
@@ -93,21 +106,38 @@ def effects(rows, total, own, size, X, A, start, beta, b, variance):
     ----------
     A
         Shape (G, K, q).
+    start
+        Shape (p, G).
     beta, b, variance
         Shapes (G, p), (G, C, q), (G, C, q, q). Filled; the covariance of the effects given the coefficients.
     """
-    n_components, q, p = rows.starts.size - 1, A.shape[2], X.shape[1]
-    column = np.empty(q)
-    for g in range(total.shape[0]):
-        state = new_state(n_components, q, p)
-        state.beta[:] = start[g]
-        _, _, _, converged = mode(rows, total[g], own[g], size[g], X, A[g], state)
-        beta[g] = state.beta if converged else np.full(p, np.nan)
-        b[g] = state.b if converged else np.full((n_components, q), np.nan)
-        for c in range(n_components):
+    C, q, p = rows.starts.size - 1, A.shape[2], X.shape[1]
+    work, found, column = make_work(C, q, p, 1), make_found(p, 1), np.empty((q, 1))
+    for g in range(size.size):
+        own_beta, own_b = start[:, g : g + 1].copy(), np.zeros((C, q, 1))
+        mode(rows, _taken(total, own, size, g, g + 1), X, A[g], own_beta, own_b, work, found)
+        missing = 0.0 * found.height[0]
+        beta[g] = own_beta[:, 0] + missing
+        b[g] = own_b[:, :, 0] + missing
+        for c in range(C):
             for i in range(q):
                 column[:] = 0.0
                 column[i] = 1.0
-                forward(state.factor[c], column, q)
-                backward(state.factor[c], column, q)
-                variance[g, c, i] = column
+                forward(work.factor[c], column)
+                backward(work.factor[c], column)
+                variance[g, c, i] = column[:, 0]
+
+
+@entry
+def coefficients(rows, total, own, size, X, A, start, beta):
+    """Coefficients (p, G) at the mode, the loadings A (K, q) being those of all features; arguments as for `evaluate`."""
+    C, q, p = rows.starts.size - 1, A.shape[1], X.shape[1]
+    for first in range(0, size.size, _LANES):
+        last = min(first + _LANES, size.size)
+        B = last - first
+        work, found = make_work(C, q, p, B), make_found(p, B)
+        own_beta = start[:, first:last].copy()
+        mode(rows, _taken(total, own, size, first, last), X, A, own_beta, np.zeros((C, q, B)), work, found)
+        for j in range(p):
+            for l in range(B):
+                beta[j, first + l] = own_beta[j, l] + 0.0 * found.height[l]

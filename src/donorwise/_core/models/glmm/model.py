@@ -6,9 +6,9 @@ Breslow and Clayton 1993, JASA 88:9-25, for the restricted form), and the root o
 
     sign(c'b) sqrt(2 (g(b, beta) - max g subject to c'beta = 0)),
 
-a standard normal deviate where c'beta = 0. Half its leverage is added to the counts of every row, as Jeffreys' prior
-does to those of a saturated log-linear model (Firth 1993, Biometrika 80:27-38): it makes estimates finite where all
-counts are in one arm, and takes away what is discrete about the test of a handful of counts.
+a standard normal deviate where c'beta = 0. Half its leverage is added to the counts of every row (to yes and to no), as
+Jeffreys' prior does to those of a saturated log-linear model (Firth 1993, Biometrika 80:27-38): it makes estimates
+finite where all counts are in one arm, and takes away what is discrete about the test of a handful of counts.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.design.replicates import between_within_df
-from donorwise._core.models.glmm.grid import GLMMGrid, axes_of, thinned
+from donorwise._core.models.glmm.axes import axes_of, thinned
+from donorwise._core.models.glmm.grid import GLMMGrid
 from donorwise._core.models.glmm.rows import share_rows
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm import components
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
+    from donorwise._core.models.glmm.axes import Axis
     from donorwise._core.models.glmm.families import Distribution
-    from donorwise._core.models.glmm.grid import Axis
     from donorwise._core.models.glmm.rows import Counts, SharedRows
     from donorwise._core.models.law import Law
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
@@ -37,7 +38,8 @@ _CORRELATIONS = np.array([0.0, -0.8, -0.4, 0.4, 0.8])
 # Points above zero of the axis of a variance where there are so many parameters: of the grid with a shared prior, of
 # a fine one whose best point is the estimate, and those that are worked out.
 _POINTS = {0: (0, 0, 0), 1: (47, 300, 16), 2: (23, 60, 10), 3: (13, 18, 7)}
-_MOST_PARAMETERS = 3
+MOST_PARAMETERS = 3
+"""Variances and covariances of random effects that a grid can have axes for."""
 _RANK = 1e-9
 
 
@@ -88,7 +90,7 @@ class GLMM:
     def unmoderated(self) -> str:
         """Why the variances cannot lie on a grid; empty where they can."""
         n = len(self._parameters)
-        if 1 <= n <= _MOST_PARAMETERS:
+        if 1 <= n <= MOST_PARAMETERS:
             return ""
         return f"moderation covers one to three variances and covariances of random effects and the model has {n}"
 
@@ -101,6 +103,11 @@ class GLMM:
     def _parameters(self) -> IntArray:
         """Term, row and column of every parameter of the random part."""
         return self.rows.equations.blocks.parameter
+
+    @property
+    def are_variances(self) -> BoolArray:
+        """Whether each parameter is a variance, and no correlation."""
+        return np.asarray(self._parameters[:, 1] == self._parameters[:, 2])
 
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n)."""
@@ -139,7 +146,7 @@ class GLMM:
         return self._axes(1)
 
     def _axes(self, kind: int) -> list[FloatArray]:
-        n = _POINTS[min(len(self._parameters), _MOST_PARAMETERS)][kind]
+        n = _POINTS[min(len(self._parameters), MOST_PARAMETERS)][kind]
         variances = np.concatenate([[0.0], np.geomspace(_LOWEST, _HIGHEST, n)])
         return [variances if i == j else _CORRELATIONS for _, i, j in self._parameters]
 
@@ -151,7 +158,7 @@ class GLMM:
 
     def _thinned(self, points: FloatArray) -> tuple[Axis, ...]:
         axes = axes_of(points)
-        most = _POINTS[min(len(self._parameters), _MOST_PARAMETERS)][2]
+        most = _POINTS[min(len(self._parameters), MOST_PARAMETERS)][2]
         return () if axes is None else tuple(thinned(axis, most) for axis in axes)
 
     def law(self, points: FloatArray, L: FloatArray) -> Law:

@@ -4,39 +4,87 @@ from __future__ import annotations
 
 import numpy as np
 
-from donorwise._core.models.glmm.densities import slopes, value
 from donorwise._core.models.glmm.families import NB
-from donorwise._core.models.glmm.kernels import entry
+from donorwise._core.models.glmm.lanes import add_heights, exponentials, loops, slopes
+from donorwise._core.models.glmm.law_kernels import entry
 
-_LONGEST, _STEPS, _CONVERGED = 2.0, 40, 1e-9
+_LANES = 64
+_LONGEST, _STEPS, _CONVERGED = 2.0, 40, 1e-7
+
+
+@loops
+def _best_mean(rows, total, own, shared, t, size, log_size, counts, eta, height, numbers):
+    """Move eta (B,) to the best common predictor of some rows with counts.
+
+    `height` becomes the log-likelihood there, and `numbers[4]` the information.
+    """
+    shifted, m, first, weight, information, score = numbers
+    moving = counts > 0.0
+    for _ in range(_STEPS):
+        information[:] = 0.0
+        score[:] = 0.0
+        for k in rows:
+            shifted[:] = eta
+            exponentials(shifted, m)
+            slopes(NB, size, total[k], own[k], shared[k], t[k], m, first, weight)
+            for l in range(eta.size):
+                score[l] += first[l]
+                information[l] += weight[l]
+        for l in range(eta.size):
+            if moving[l]:
+                eta[l] += min(max(score[l] / information[l], -_LONGEST), _LONGEST)
+                moving[l] = score[l] * score[l] >= _CONVERGED * information[l]
+        if not moving.any():
+            break
+    height[:] = 0.0
+    information[:] = 0.0
+    for k in rows:
+        shifted[:] = eta
+        exponentials(shifted, m)
+        slopes(NB, size, total[k], own[k], shared[k], t[k], m, first, weight)
+        add_heights(NB, size, log_size, total[k], own[k], shared[k], t[k], shifted, m, height)
+        for l in range(eta.size):
+            information[l] += weight[l]
 
 
 @entry
 def adjusted_profiles(total, own, shared, t, groups, sizes, out):
-    """Sum over the groups with counts of f_k - log(W_k) / 2 for every feature and size, (G, points)."""
-    for g in range(total.shape[0]):
+    """Sum over the groups with counts of f_k - log(W_k) / 2 for every size and feature, (points, G).
+
+    Parameters
+    ----------
+    total, own
+        Shapes (K, G), (K, J, G).
+    shared, t
+        Shape (K, J).
+    groups
+        Shape (C + 1,). First row of every group, and K.
+    """
+    K, J, G = own.shape
+    for begin in range(0, G, _LANES):
+        end = min(begin + _LANES, G)
+        B = end - begin
+        own_total, own_nodes = total[:, begin:end].copy(), np.empty((K, J, B))
+        for k in range(K):
+            for j in range(J):
+                own_nodes[k, j] = own[k, j, begin:end]
+        numbers, height, eta = np.empty((6, B)), np.empty(B), np.empty(B)
+        size, log_size = np.empty(B), np.empty(B)
         for c in range(groups.size - 1):
             rows = range(groups[c], groups[c + 1])
-            counts, exposure = 0.0, 0.0
+            counts, exposure = np.zeros(B), 0.0
             for k in rows:
-                counts += total[g, k]
-                for j in range(t.shape[1]):
+                counts += own_total[k]
+                for j in range(J):
                     exposure += shared[k, j] * t[k, j]
-            if counts <= 0.0:
-                continue
-            eta = np.log(counts / exposure)
+            for l in range(B):
+                eta[l] = np.log(max(counts[l], 1.0) / exposure)
             for i in range(sizes.size):
-                weight = 0.0
-                for _ in range(_STEPS):
-                    score, weight = 0.0, 0.0
-                    for k in rows:
-                        first, second = slopes(NB, sizes[i], total[g, k], own[g, k], shared[k], t[k], eta)
-                        score += first
-                        weight -= second
-                    eta += min(max(score / weight, -_LONGEST), _LONGEST)
-                    if score * score < _CONVERGED * weight:
-                        break
-                height = 0.0
-                for k in rows:
-                    height += value(NB, sizes[i], total[g, k], own[g, k], shared[k], t[k], eta)
-                out[g, i] += height - 0.5 * np.log(weight)
+                size[:] = sizes[i]
+                log_size[:] = np.log(sizes[i])
+                _best_mean(
+                    rows, own_total, own_nodes, shared, t, size, log_size, counts, eta, height, numbers
+                )
+                for l in range(B):
+                    if counts[l] > 0.0:  # a group without counts says nothing of the dispersion
+                        out[i, begin + l] += height[l] - 0.5 * np.log(numbers[4, l])

@@ -29,7 +29,7 @@ _BLOCK = 4_000_000  # doubles of the values of a block of features
 
 
 class Values(NamedTuple):
-    """Of G features in K rows: `total` (G, K) and `own` (G, K, J), see the families."""
+    """Of G features in K rows: `total` (K, G) and `own` (K, J, G), see the families."""
 
     total: FloatArray
     own: FloatArray
@@ -164,11 +164,11 @@ class SharedRows:
 
         Yes/no data have as many failures added: they are in `kernel.shared`, or in the exposure of the failures.
         """
-        total, own = values.total[:, self.order], values.own[:, self.order]
+        total, own = values.total[self.order], values.own[self.order]
         failed = (self._on_nodes * self.kernel.t).sum(axis=1)
-        total = total + (failed if self.kernel.code == CLOGLOG else self.prior_counts)
-        if own.shape[2]:
-            own = own + self._on_nodes
+        total = total + (failed if self.kernel.code == CLOGLOG else self.prior_counts)[:, None]
+        if own.shape[1]:
+            own = own + self._on_nodes[:, :, None]
         return Values(np.ascontiguousarray(total), np.ascontiguousarray(own))
 
     @cached_property
@@ -231,3 +231,10 @@ def _leverages(X: FloatArray, weight: FloatArray) -> FloatArray:
     root = np.sqrt(weight)
     Q, _ = np.linalg.qr(root[:, None] * X)
     return np.asarray((Q**2).sum(axis=1))
+
+
+def feature_blocks(counts: Counts, at: IntArray) -> Iterator[IntArray]:
+    """Features whose values fit into memory together; the blocks do not depend on the workers."""
+    size = int(np.clip(_BLOCK // counts.shared.size, 1, 1024))
+    for start in range(0, at.size, size):
+        yield at[start : start + size]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import gammaln
 
+from donorwise._core.models.glmm.axes import thinned
 from donorwise._core.models.glmm.profile_kernels import adjusted_profiles
 
 if TYPE_CHECKING:
@@ -24,10 +25,16 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 DISPERSIONS = np.geomspace(1e-3, 1e2, 31)
+_SOME = thinned(DISPERSIONS, 13)  # where profiles are worked out
 
 
 def profiles(
-    values: Values, shared: FloatArray, exposures: FloatArray, groups: IntArray, counted: FloatArray, cells: FloatArray
+    values: Values,
+    shared: FloatArray,
+    exposures: FloatArray,
+    groups: IntArray,
+    counted: FloatArray,
+    cells: FloatArray,
 ) -> FloatArray:
     """The adjusted profile of G features at :data:`DISPERSIONS`, without constants, (G, points).
 
@@ -42,8 +49,16 @@ def profiles(
     counted, cells
         Shapes (H,), (G, H). Counts that occur, and in how many cells.
     """
-    out = np.zeros((len(values.total), DISPERSIONS.size))
-    adjusted_profiles(values.total, values.own, shared, exposures, groups, 1 / DISPERSIONS, out)
-    size = 1 / DISPERSIONS
+    size = 1 / _SOME.some
+    out = np.zeros((size.size, values.total.shape[1]))
+    adjusted_profiles(
+        np.ascontiguousarray(values.total),
+        np.ascontiguousarray(values.own),
+        shared,
+        exposures,
+        groups,
+        size,
+        out,
+    )
     gamma = gammaln(counted[:, None] + size) - gammaln(size)
-    return out + cells @ gamma
+    return (out.T + cells @ gamma) @ _SOME.carry.T

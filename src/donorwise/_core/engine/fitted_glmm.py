@@ -1,0 +1,424 @@
+"""Generalised linear mixed models of arrays, fitted feature by feature, and what can be asked of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from joblib import delayed
+
+from donorwise._core.design.contrasts import resolve_term
+from donorwise._core.design.replicates import replicate
+from donorwise._core.engine.arrays import one_blas_thread
+from donorwise._core.engine.exact_features import GLMM_DDF, ExactFeatures
+from donorwise._core.engine.results import resolve_by_group, with_unanswered
+from donorwise._core.engine.tables import (
+    component_rows,
+    components,
+    components_table,
+    joint_table,
+    long_partition,
+    lrt_table,
+    ranef_table,
+    term_labels,
+    tests_table,
+    which_group,
+)
+from donorwise._core.engine.tasks import Task
+from donorwise._core.inference.likelihood_ratio import check_nested, extra_parameters, n_parameters
+from donorwise._core.jobs import workers
+from donorwise._core.models.glmm.exact import fit_exactly
+from donorwise._core.models.glmm.families import CLOGLOG, LOGIT
+from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.lmm.components import theta_names
+from donorwise._typing import ALL, STATUSES, check_option
+from donorwise.errors import DesignError, DonorwiseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from donorwise._core.design.design import Design
+    from donorwise._core.engine.exact_features import FeatureData, GlmmDdf
+    from donorwise._core.jobs import workers
+    from donorwise._core.models.glmm.families import Distribution
+    from donorwise._typing import FloatArray, IntArray, StrArray
+
+
+@dataclass(frozen=True, repr=False)
+class GLMMFit:
+    """Generalised linear mixed models of G features with one formula.
+
+    Attributes
+    ----------
+    formula
+        The formula.
+    family, link
+        As they were asked for.
+    reml
+        Whether variances and sizes are estimates by restricted likelihood (else maximum likelihood).
+    n_quad
+        Nodes of adaptive quadrature that were used; 1 is Laplace's approximation.
+    donor
+        The grouping factor that counts as the replicate.
+    variables
+        Names of the G features.
+    fixed_names
+        Names of the p fixed effects.
+    beta
+        Shape (G, p). Fixed effects, in units of the linear predictor: log rates, or log odds. Infinite where they are
+        separated.
+    vcov_beta
+        Shape (G, p, p). Their covariance, from the Hessian over all parameters; NaN where they are infinite.
+    theta
+        Shape (G, n_theta). Lower triangles T of the covariances T T' of random effects; for a term of one column, its
+        standard deviation. Units of the linear predictor.
+    theta_names
+        Their names, ``"Subject.(Intercept)"``, ``"Subject.Days.(Intercept)"``, ...
+    size
+        Shape (G,). Of a negative binomial, with variance mu + mu² / size: infinite where Poisson's distribution fits as
+        well; NaN for other families.
+    loglik
+        Shape (G,). Log-likelihood with all constants, restricted if `reml`.
+    status
+        Shape (G,). ``"ok"``, ``"boundary"`` (a variance is zero), ``"separated"`` (a coefficient is infinite, as all
+        counts are in one arm: `loglik` is the limit, and what is finite is that of the rows which decide; or NaN,
+        where a variance is), or why there is no fit: ``"constant"``, ``"not_estimable"``, ``"not_converged"``.
+    n_iter
+        Shape (G,). Iterations of the optimiser.
+    n_obs
+        Shape (G,). Rows with a response.
+    n_donors
+        Shape (G,). Levels of `donor` with a response.
+    design
+        The design that all features share.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
+    >>> fit = dw.fit_glmm(adata.layers["counts"], adata.obs, "~ condition + (1 | donor_id)", family="nb")
+    >>> fit.beta.shape, fit.fixed_names
+    ((5, 2), ('Intercept', 'condition[T.disease]'))
+    """
+
+    formula: str
+    family: str
+    link: str
+    reml: bool
+    n_quad: int
+    donor: str
+    variables: tuple[str, ...]
+    fixed_names: tuple[str, ...]
+    beta: FloatArray
+    vcov_beta: FloatArray
+    theta: FloatArray
+    theta_names: tuple[str, ...]
+    size: FloatArray
+    loglik: FloatArray
+    status: StrArray
+    n_iter: IntArray
+    n_obs: IntArray
+    n_donors: IntArray
+    design: Design
+    _features: ExactFeatures
+
+    def __repr__(self) -> str:
+        counts = {s: int((self.status == s).sum()) for s in STATUSES}
+        status = ", ".join(f"{n:,} {s}" for s, n in counts.items() if n)
+        donors = f" of {self.n_donors.max(initial=0):,} {self.donor}" if self.donor else ""
+        names = ", ".join(self.fixed_names[:6]) + (", ..." if len(self.fixed_names) > 6 else "")
+        how = "Laplace's approximation" if self.n_quad == 1 else f"adaptive quadrature, {self.n_quad} nodes"
+        return (
+            f"GLMMFit of {len(self.variables):,} features by {'restricted' if self.reml else 'maximum'} likelihood ({how})\n"
+            f"  formula  {self.formula}\n"
+            f"  family   {self.family}, {self.link} link\n"
+            f"  data     {self.n_obs.max(initial=0):,} rows{donors}\n"
+            f"  fixed    {names}\n"
+            f"  status   {status}\n"
+            f"  ask      .test() .joint_test() .lrt() .varcomp() .icc() .ranef() .size"
+        )
+
+    def test(self, contrasts: Any = None, ddf: GlmmDdf = "between-within", level: float = 0.95) -> pd.DataFrame:
+        """Wald tests of contrasts of the fixed effects.
+
+        Parameters
+        ----------
+        contrasts
+            As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.
+        ddf
+            ``"between-within"`` takes the degrees of freedom of t from the design: for what differs between donors they
+            count the donors. ``"wald"`` is the normal distribution (z), as the summaries of glmer and glmmTMB have it,
+            which takes few donors for many: with 3 against 3 it finds several times the nominal share of null features.
+        level
+            Coverage of the confidence interval.
+
+        Returns
+        -------
+        DataFrame
+            One row per feature and contrast: ``variable, contrast, estimate, se, ci_low, ci_high, statistic, df, p_value,
+            adj_p_value, status, n_donors, n_obs``; estimates in units of the linear predictor. A contrast with an
+            infinite coefficient (status ``"separated"``) has no p-value: compare models by :meth:`lrt`.
+
+        Raises
+        ------
+        DonorwiseError
+            If `ddf` or `level` is not an option, or a contrast does not fit the model.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
+        >>> fit = dw.fit_glmm(adata.layers["counts"], adata.obs, "~ condition + (1 | donor_id)", family="poisson")
+        >>> fit.test("condition[T.disease]")["df"].unique().tolist()
+        [4.0]
+        """
+        check_option("ddf", ddf, GLMM_DDF)
+        if not 0 < level < 1:
+            raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
+        names, (own,) = resolve_by_group([Task(ALL, self.design, self.design.lost.reason)], contrasts)
+        assert own is not None  # one of the contrasts at least, else it is an error
+        numbers, status = with_unanswered(self._features.tests(own.L, ddf, level), names, own.names)
+        return tests_table(self.variables, tuple(names), numbers, status, self.n_donors, self.n_obs)
+
+    def joint_test(self, term: str, ddf: GlmmDdf = "between-within") -> pd.DataFrame:
+        """Wald test that all coefficients of a fixed term are zero.
+
+        Parameters
+        ----------
+        term
+            A fixed term of the formula, ``"disease"`` or ``"disease:sex"``.
+        ddf
+            As in :meth:`test`: an F test with the smallest of the coefficients' degrees of freedom, or with infinitely
+            many (chi-squared by its degrees of freedom).
+
+        Returns
+        -------
+        DataFrame
+            One row per feature: ``variable, term, statistic, num_df, den_df, scaling, p_value, adj_p_value, status``;
+            `p_value` is the tail of F(num_df, den_df) beyond `statistic`.
+
+        Raises
+        ------
+        DesignError
+            If the formula has no such term.
+        DonorwiseError
+            If `ddf` is not an option.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
+        >>> fit = dw.fit_glmm(adata.layers["counts"], adata.obs, "~ condition + (1 | donor_id)", family="poisson")
+        >>> fit.joint_test("condition")["num_df"].unique().tolist()
+        [1]
+        """
+        check_option("ddf", ddf, GLMM_DDF)
+        L = resolve_term(self.design, term)
+        return joint_table(self.variables, [self._features], term, L, lambda own: own.joint_tests(L, ddf))
+
+    def lrt(self, other: GLMMFit) -> pd.DataFrame:
+        """Likelihood-ratio test against a nested (or larger) model of the same responses.
+
+        Both are compared at their maximum-likelihood estimates, refitted where needed. One variance more is tested by
+        the equal mixture of two chi-squared laws (Self and Liang 1987). Separated features have an answer as well.
+
+        Parameters
+        ----------
+        other
+            A fit of the same responses, with the same family, link, exposures and nodes, whose formula has fewer (or
+            more) terms.
+
+        Returns
+        -------
+        DataFrame
+            One row per feature: ``variable, statistic, df, p_value, adj_p_value, loglik, loglik_reduced, status``.
+
+        Raises
+        ------
+        DesignError
+            If the two models do not have the same features, rows and family, or the same parameters.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
+        >>> counts = adata.layers["counts"]
+        >>> fit = dw.fit_glmm(counts, adata.obs, "~ condition + (1 | donor_id)", family="poisson")
+        >>> null = dw.fit_glmm(counts, adata.obs, "~ 1 + (1 | donor_id)", family="poisson")
+        >>> fit.lrt(null)["df"].unique().tolist()
+        [1]
+        """
+        larger, smaller = sorted((self, other), key=lambda fit: sum(n_parameters(fit.design)), reverse=True)
+        self._check_same(other)
+        check_nested(larger.design, smaller.design)
+        extra = extra_parameters(larger.design, smaller.design)
+        full, reduced = larger.at_ml(), smaller.at_ml()
+        return lrt_table(self.variables, (full.loglik, full.status), (reduced.loglik, reduced.status), extra)
+
+    def _check_same(self, other: GLMMFit) -> None:
+        """Raise unless another fit has the same features, rows, family and approximation."""
+        if (self.family, self.link) != (other.family, other.link):
+            raise DesignError(
+                f"The two fits have different families, {self.family!r} ({self.link}) and {other.family!r} ({other.link}); "
+                "fit both with one."
+            )
+        if self.n_quad != other.n_quad:
+            raise DesignError(
+                f"The likelihood of one fit is by n_quad={self.n_quad} and that of the other by n_quad={other.n_quad}; fit "
+                "both with the same (1 where a formula has several random terms)."
+            )
+        same = self.variables == other.variables and np.array_equal(self.n_obs, other.n_obs)
+        own, others = (np.array([d.fingerprint for d in fit._features.data]) for fit in (self, other))
+        if not same or not np.allclose(own, others, rtol=1e-9, atol=1e-12):
+            raise DesignError(
+                "The two fits do not have the same features, rows, responses, exposures and trials (rows are dropped where "
+                "a variable of the formula is missing); fit both to the same data."
+            )
+
+    def varcomp(self) -> pd.DataFrame:
+        """Variance components of the random effects, in squared units of the linear predictor.
+
+        Returns
+        -------
+        DataFrame
+            ``variable, term, column1, column2, variance, sd``: a variance has an empty `column2`; for a covariance `sd`
+            holds the correlation. There is no residual: :attr:`size` is the dispersion of a negative binomial.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
+        >>> fit = dw.fit_glmm(adata.layers["counts"], adata.obs, "~ condition + (1 | donor_id)", family="poisson")
+        >>> fit.varcomp()["term"].unique().tolist()
+        ['donor_id']
+        """
+        triangles = [
+            d.observations.effects.triangles(theta) for d, theta in zip(self._features.data, self.theta, strict=True)
+        ]
+        stacked = [np.stack(T) for T in zip(*triangles, strict=True)]
+        values = components([T @ T.swapaxes(1, 2) for T in stacked], len(self.variables))
+        return components_table(self.variables, component_rows(self.design), *values)
+
+    def icc(self) -> pd.DataFrame:
+        """Intraclass correlation on the latent scale, that of the linear predictor.
+
+        Each random term's share of the random variance and that of the distribution about the linear predictor
+        (Nakagawa, Johnson and Schielzeth 2017, J R Soc Interface 14): pi²/3 for logit, pi²/6 for cloglog, and
+        log(1 + 1/mu + 1/size) for log, with mu the mean response that the model has on average over the rows. With few
+        counts per cell that is large, so that shares are small: they are those of one cell, not of a donor's sum. For a
+        term with slopes the variance is its average over the rows (Johnson 2014).
+
+        Returns
+        -------
+        DataFrame
+            ``variable, term, icc``.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
+        >>> fit = dw.fit_glmm(adata.layers["counts"], adata.obs, "~ condition + (1 | donor_id)", family="poisson")
+        >>> bool(fit.icc()["icc"].dropna().between(0, 1).all())
+        True
+        """
+        spreads = np.array([f.spreads for f in self._features.fits]).reshape(len(self._features.fits), -1)
+        total = spreads.sum(axis=1) + self._latent()
+        index = pd.Index(self.variables, name="variable")
+        return long_partition(pd.DataFrame(spreads / total[:, None], index, term_labels(self.design)), "icc")
+
+    def _latent(self) -> FloatArray:
+        """Variance of the distribution about the linear predictor, (G,)."""
+        known = {LOGIT: np.pi**2 / 3, CLOGLOG: np.pi**2 / 6}.get(self._features.distribution.code)
+        if known is not None:
+            return np.full(len(self._features.fits), known)
+        mean = np.array([f.mean for f in self._features.fits])
+        return np.log1p(1 / mean + (1 / self.size if self._features.distribution.dispersed else 0.0))
+
+    def ranef(self, group: str | None = None) -> pd.DataFrame:
+        """Conditional modes of the random effects and their conditional sd, in units of the linear predictor.
+
+        Parameters
+        ----------
+        group
+            A grouping factor; may be left out where there is one.
+
+        Returns
+        -------
+        DataFrame
+            ``variable, level, column, value, cond_sd``. The conditional sd, from the curvature at the mode, is given the
+            other parameters, as lme4's ``condVar``.
+
+        Raises
+        ------
+        DesignError
+            If `group` is not a grouping factor of the model.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
+        >>> fit = dw.fit_glmm(adata.layers["counts"], adata.obs, "~ condition + (1 | donor_id)", family="poisson")
+        >>> fit.ranef("donor_id").shape  # 5 features x 6 donors
+        (30, 5)
+        """
+        return ranef_table(self.variables, self.design, [self._features], which_group(self.design, group))
+
+    def at_ml(self) -> GLMMFit:
+        """The same model fitted by maximum likelihood.
+
+        Returns
+        -------
+        GLMMFit
+            Itself if it is one already.
+
+        Examples
+        --------
+        >>> import donorwise as dw
+        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
+        >>> fit = dw.fit_glmm(adata.layers["counts"], adata.obs, "~ condition + (1 | donor_id)", family="poisson")
+        >>> fit.reml, fit.at_ml().reml
+        (True, False)
+        """
+        if not self.reml:
+            return self
+        return fit_features(
+            self.design,
+            self._features.distribution,
+            self.variables,
+            self._features.data,
+            n_quad=self.n_quad,
+            reml=False,
+        )
+
+
+def fit_features(
+    design: Design,
+    distribution: Distribution,
+    variables: tuple[str, ...],
+    data: tuple[FeatureData, ...],
+    *,
+    n_quad: int,
+    reml: bool,
+    n_jobs: int = 1,
+    update: Callable[[int], object] = lambda n: None,
+) -> GLMMFit:
+    """Fit features one by one; `update` is told of each."""
+    fits = []
+    with one_blas_thread(), workers(n_jobs) as parallel:
+        for fit in parallel(delayed(fit_exactly)(own.observations, n_quad, reml=reml) for own in data):
+            fits.append(fit)
+            update(1)
+    names, p, G = theta_names(design), len(design.fixed_names), len(fits)
+    donor = ":".join(replicate([t.bar.group for t in design.random_terms]))
+    at = next((t for t, term in enumerate(design.random_terms) if term.group == donor), None)
+    n_donors = [0 if at is None else own.observations.effects.levels_in_use(at) for own in data]
+    return GLMMFit(
+        design.formula, distribution.name, distribution.link, reml, n_quad, donor, variables, design.fixed_names,
+        np.array([f.beta for f in fits]).reshape(G, p), np.array([f.vcov for f in fits]).reshape(G, p, p),
+        np.array([f.theta for f in fits]).reshape(G, len(names)), names, np.array([f.size for f in fits]),
+        np.array([f.loglik for f in fits]), np.array([f.status for f in fits], dtype=STATUS_DTYPE),
+        np.array([f.n_iter for f in fits], dtype=np.int64), np.array([f.n_obs for f in fits], dtype=np.int64),
+        np.array(n_donors, dtype=np.int64), design, ExactFeatures(design, distribution, data, tuple(fits)),
+    )  # fmt: skip
