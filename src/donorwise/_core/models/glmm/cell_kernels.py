@@ -380,14 +380,22 @@ def _step(cells, basis, loadings, t, mode, sums):
 
 
 @inner
-def find(cells, y, linear, size, basis, loadings, t, mode, sums, near, converged):
+def find(cells, y, linear, size, basis, loadings, t, start, mode, sums, near, converged):
     """Move to the mode: (g, log|I + A'WA|, log|S|), NaN where it is not found; the factors are those there.
 
+    A feature that gets lost, or nowhere, begins once more at the coefficients `start` (p,), without effects.
     Log-densities are worked out where the next step is expected to be the last one: `near` says so of the first.
     """
-    for _ in range(_STEPS):
+    anew = False
+    for i_step in range(_STEPS):
         g, logdet, logdet_s, gain = _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, near)
-        if not np.isfinite(gain):
+        lost = not np.isfinite(gain)
+        if not anew and (lost or i_step == _STEPS // 2):
+            anew, near = True, False
+            mode.beta[:] = start
+            mode.b[:] = 0.0
+            continue
+        if lost:
             break
         _step(cells, basis, loadings, t, mode, sums)
         if near and gain < converged:
@@ -455,7 +463,7 @@ def evaluate_cells(
         for t in range(heights.size):
             _next(full, before, ratios[t], smooth[t])
             heights[t], logdet, logdet_s = find(
-                cells, y[g], linear, size[g], basis, loadings, t, full, sums, smooth[t], _CONVERGED
+                cells, y[g], linear, size[g], basis, loadings, t, start[g], full, sums, smooth[t], _CONVERGED
             )
             if not np.isfinite(heights[t]):
                 _begin(full, before, start[g])
@@ -471,7 +479,7 @@ def evaluate_cells(
             for t in range(heights.size):
                 _next(null, null_before, ratios[t], smooth[t])
                 height, _, _ = find(
-                    cells, y[g], linear, size[g], own, loadings, t, null, null_sums, smooth[t], _CONVERGED_HEIGHT
+                    cells, y[g], linear, size[g], own, loadings, t, null_start[i, g], null, null_sums, smooth[t], _CONVERGED_HEIGHT
                 )
                 if not np.isfinite(height):
                     _begin(null, null_before, null_start[i, g])
@@ -496,7 +504,7 @@ def effects_of_cells(cells, y, size, basis, loadings, start, beta, b, variance):
     for g in range(y.shape[0]):
         _linear(cells, y[g], linear)
         _begin(mode, before, start[g])
-        height, _, _ = find(cells, y[g], linear, size[g], basis, loadings, g, mode, sums, False, _CONVERGED)
+        height, _, _ = find(cells, y[g], linear, size[g], basis, loadings, g, start[g], mode, sums, False, _CONVERGED)
         missing = 0.0 * height
         beta[g] = mode.beta + missing
         b[g] = mode.b + missing

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.glmm.axes import Axis
+from donorwise._core.models.glmm.axes import Axis, ratios
 from donorwise._core.models.glmm.law_kernels import evaluate
 from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.law import Law, tensor
@@ -21,9 +21,6 @@ from donorwise._core.models.law import Law, tensor
 if TYPE_CHECKING:
     from donorwise._core.models.glmm.model import GLMM
     from donorwise._typing import FloatArray, IntArray
-
-_LARGEST_RATIO = 1e6  # of standard deviations at neighbouring points, where effects are carried over
-
 
 @dataclass(frozen=True)
 class GLMMGrid:
@@ -52,10 +49,7 @@ class GLMMGrid:
     @cached_property
     def _ratios(self) -> FloatArray:
         """Standard deviations of the columns of a component at the point before, relative to those at each, (T, q)."""
-        size = np.sqrt((self._loadings**2).sum(axis=1))
-        before = np.vstack([size[:1], size[:-1]])
-        ratio = np.divide(before, size, out=np.zeros_like(size), where=size > 0)
-        return np.where(ratio > _LARGEST_RATIO, 0.0, ratio)
+        return ratios(np.sqrt((self._loadings**2).sum(axis=1)))
 
     @cached_property
     def _null(self) -> FloatArray:

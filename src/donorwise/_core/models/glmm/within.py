@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from donorwise._core.cells.nodes import Nodes, choose_nodes
+from donorwise._core.models.glmm.axes import ratios
 from donorwise._core.models.glmm.cell_kernels import Basis, Cells, Loadings, effects_of_cells, evaluate_cells, on_nodes
 from donorwise._core.models.glmm.families import CLOGLOG, LOGIT, POISSON
 from donorwise._core.models.lmm.components import cholesky_psd, relative_covariance, with_covariances
@@ -153,11 +154,8 @@ def _basis(D: FloatArray, size: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _ratios(loadings: Loadings) -> FloatArray:
-    """Standard deviations of effects at the point before, relative to those at each, (T, q); 0 where it is far away."""
-    size = np.sqrt((loadings.mean**2).sum(axis=1) + (loadings.within**2).sum(axis=(1, 2)))
-    before = np.vstack([size[:1], size[:-1]])
-    ratio = np.divide(before, size, out=np.zeros_like(size), where=size > 0)
-    return np.where(ratio > 1e6, 0.0, ratio)
+    """By which effects are carried over from point to point, (T, q)."""
+    return ratios(np.sqrt((loadings.mean**2).sum(axis=1) + (loadings.within**2).sum(axis=(1, 2))))
 
 
 def _on_lines(points: FloatArray) -> BoolArray:
