@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray, FloatArray, GroupBy
 
+_CELLS_EACH = 20  # of a pattern on average, that say how they vary about its mean; otherwise cells stand for themselves
+
 
 def prepare_glmm(
     adata: ad.AnnData,
@@ -107,7 +109,7 @@ def assemble_glmm(
     """A generalised model of a response, without warnings yet; values are read when all else has been checked, once."""
     parsed, roles = parse(formula), find_roles(adata)
     obs = with_labels(cell_frame(adata), roles, parsed)
-    tasks = tasks_by_group(parsed, obs, groupby)
+    tasks = tasks_by_group(parsed, obs, groupby, rows_each=_CELLS_EACH)
     check_random(tasks)
     check_variances(tasks)
     names, asked = resolve_by_group(tasks, contrasts)
