@@ -1,4 +1,4 @@
-"""The collapse of a CSR matrix against the floor: one bare pass that adds up its data and indices.
+"""The collapse of a CSR matrix, and counts for generalised models, against the floor: a bare pass over data and indices.
 
 Run as a script, or call `run` from a larger benchmark. Every time is the smallest of several
 rounds, in which the contestants take turns, so that a busy machine slows all of them alike.
@@ -15,6 +15,11 @@ from numba import njit
 from scipy import sparse
 
 from donorwise._core.cells.collapse import collapse
+from donorwise._core.cells.counts import count_cells
+from donorwise._core.cells.nodes import choose_nodes
+from donorwise._core.cells.tails import choose_tails
+
+DEPTHS = (1_000, 20_000)  # of the cells: 20 nodes
 
 
 def make_matrix(n_cells, n_genes, density, rng):
@@ -24,6 +29,13 @@ def make_matrix(n_cells, n_genes, density, rng):
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int32)
     data = rng.gamma(2.0, 0.5, indptr[-1]).astype(np.float32)
     return sparse.csr_matrix((data, np.concatenate(rows).astype(np.int32), indptr), shape=(n_cells, n_genes))
+
+
+def make_counts(matrix, rng):
+    """Counts in the places of a matrix, a few of them large."""
+    counts = matrix.copy()
+    counts.data = (1 + rng.negative_binomial(0.3, 0.2, matrix.nnz)).astype(np.float32)
+    return counts
 
 
 @njit(nogil=True)
@@ -67,6 +79,13 @@ def run(*, n_cells=100_000, n_genes=2_000, density=0.08, n_patterns=20, threads=
     blocks = np.sort(mixed)
     by_column = matrix.tocsc()
     weights, covariates = rng.uniform(0.5, 2, n_cells), rng.normal(size=(n_cells, 1))
+    counts, counts_by_column = make_counts(matrix, rng), make_counts(by_column, rng)
+    exposure = np.exp(rng.uniform(np.log(DEPTHS[0]), np.log(DEPTHS[1]), n_cells))
+    nodes, tails = choose_nodes(*np.log(DEPTHS).tolist(), "nb"), choose_tails(float(counts.data.max()))
+
+    def count(given, n, **kept):
+        return count_cells(given, mixed, n_patterns, exposure=exposure, n_jobs=n, **kept)
+
     contestants = {}
     for n in threads:
         contestants |= {
@@ -76,6 +95,10 @@ def run(*, n_cells=100_000, n_genes=2_000, density=0.08, n_patterns=20, threads=
             (n, "  + weights"): lambda n=n: collapse(matrix, mixed, n_patterns, weights=weights, n_jobs=n),
             (n, "  + one covariate"): lambda n=n: collapse(matrix, mixed, n_patterns, covariates=covariates, n_jobs=n),
             (n, "  CSC"): lambda n=n: collapse(by_column, mixed, n_patterns, n_jobs=n),
+            (n, "counts, sums alone"): lambda n=n: count(counts, n),
+            (n, f"  + {len(nodes.at)} nodes"): lambda n=n: count(counts, n, nodes=nodes),
+            (n, f"  + {len(tails.values)} tails"): lambda n=n: count(counts, n, nodes=nodes, tails=tails),
+            (n, "  CSC "): lambda n=n: count(counts_by_column, n, nodes=nodes, tails=tails),
         }
     best = best_times(contestants, n_rounds)
     times, cpu_times = ({key: both[i] for key, both in best.items()} for i in (0, 1))

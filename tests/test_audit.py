@@ -166,7 +166,7 @@ def test_a_factor_within_donors_is_no_property_of_donors(obs):
 
 
 def test_counts(obs):
-    """The model of counts is recommended where all contrasts lie between donors."""
+    """Models of counts are recommended where all contrasts lie between donors."""
     (note,) = (n for n in audit("~ disease + log_depth + (1 | donor)", obs, counts="raw").notes if "pseudobulk" in n)
     assert '(layer="raw"), without `log_depth`, tests' in note
     (note,) = (n for n in audit("~ disease + (1 | donor)", obs, counts="").notes if "pseudobulk" in n)

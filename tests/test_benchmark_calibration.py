@@ -59,3 +59,16 @@ def test_measures():
 def test_no_power_from_ties():
     """A method that gives nulls and effects the same p-value cannot tell them apart."""
     assert metrics.power_at_fdp(np.zeros(10), np.arange(10) < 5) == 0
+
+
+def test_measures_of_parts_of_the_genes():
+    """Quarters by counts; the cut of an equal level lies between the p-values of nulls, linearly."""
+    truth, counts = np.repeat([0.0, 1.0], 40), np.tile(np.arange(40) / 20, 2)
+    p = np.tile(np.linspace(0.0125, 0.5, 40), 2)
+    found = metrics.measure(p, truth, counts)
+    assert found["type1@0.05 q1"] == found["found@0.05 q1"] == 0.4
+    assert found["type1@0.05 <1"] == 0.2
+    assert found["found_equal <1"] == pytest.approx(0.05)
+    nulls, effects = np.array([0.2, 0.4, 0.6, 0.8]), np.array([0.1, 0.1, 0.3, 0.9])
+    assert metrics.found_at(nulls, effects, 0.125) == 0.5
+    assert metrics.found_at(nulls, effects, 0.25) == 0.75  # up to the second null

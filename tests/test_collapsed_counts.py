@@ -13,8 +13,8 @@ from scipy import sparse, special, stats
 from tests._batch import run
 
 import donorwise as dw
-from donorwise._anndata.collapsed_counts import KEPT, RowCounts, kept_families, read_row_counts
-from donorwise._core.cells.counted_rows import CountedRows, merge_counted
+from donorwise._anndata.collapsed_counts import KEPT, kept_families, read_row_counts
+from donorwise._core.cells.counted_rows import CountedRows, RowCounts, merge_counted
 from donorwise._core.cells.counts import Counted, count_cells
 from donorwise._core.cells.nodes import choose_nodes
 from donorwise._core.cells.tails import choose_tails
@@ -54,7 +54,14 @@ def cells() -> ad.AnnData:
     return _made().copy()
 
 
-def _nb(source: RowCounts, counted: Counted, size: float, mean: float) -> np.ndarray:
+def _read(source: RowCounts, rows: Any = None, features: Any = None) -> Counted:
+    codes = np.full(source.n_obs.size, -1)
+    rows = np.arange(codes.size) if rows is None else rows
+    codes[rows] = np.arange(len(rows))
+    return source.patterns(codes, len(rows), features)
+
+
+def _nb(source: RowCounts | CountedRows, counted: Counted, size: float, mean: float) -> np.ndarray:
     """Log-likelihoods (K, G) of counts with this size, and this mean at a depth of 1."""
     at, values = source.nodes.exposures, source.tails.values
     out = counted.total * np.log(mean / size)
@@ -87,10 +94,10 @@ def _cell_by_cell(adata: ad.AnnData, rows: ad.AnnData, size: float, mean: float)
 def _assert_right(adata: ad.AnnData, rows: ad.AnnData, size: float = 0.7, mean: float = 2e-3) -> None:
     nb, yes = _cell_by_cell(adata, rows, size, mean)
     source = read_row_counts(rows, "nb", detected=False)
-    scale = np.abs(source.read(None, None).tail).sum(axis=1) + np.abs(nb)
-    assert (np.abs(_nb(source, source.read(None, None), size, mean) - nb) < 1e-8 + 1e-12 * scale).all()
+    scale = np.abs(_read(source).tail).sum(axis=1) + np.abs(nb)
+    assert (np.abs(_nb(source, _read(source), size, mean) - nb) < 1e-8 + 1e-12 * scale).all()
     source = read_row_counts(rows, "cloglog", detected=True)
-    np.testing.assert_allclose(_cloglog(source, source.read(None, None), mean), yes, rtol=1e-10, atol=1e-8)
+    np.testing.assert_allclose(_cloglog(source, _read(source), mean), yes, rtol=1e-10, atol=1e-8)
 
 
 @pytest.mark.parametrize(("size", "mean"), [(0.05, 1e-5), (0.7, 2e-3), (30.0, 0.05)])
@@ -104,13 +111,13 @@ def test_sums_need_no_nodes(cells: ad.AnnData) -> None:
     rows = dw.pp.collapse(cells, BY, counts_layer="counts", progress=False)
     y, row = cells.layers["counts"].toarray(), cells.obs.groupby(BY, observed=True).ngroup()
     poisson = read_row_counts(rows, "", detected=False)
-    found = poisson.read(np.array([2, 0]), np.array([5, 1, 7]))
+    found = _read(poisson, np.array([2, 0]), np.array([5, 1, 7]))
     assert (poisson.nodes, poisson.tails, found.own.shape) == (None, None, (2, 0, 3))
     for i, k in enumerate((2, 0)):
         mine = cells.obs[BY].astype(str).agg("|".join, axis=1) == rows.obs[BY].astype(str).agg("|".join, axis=1).iloc[k]
         np.testing.assert_array_equal(found.total[i], y[mine][:, [5, 1, 7]].sum(axis=0))
         assert found.exposure[i] == y[mine].sum()
-    logit = read_row_counts(rows, "", detected=True).read(None, None)
+    logit = _read(read_row_counts(rows, "", detected=True))
     np.testing.assert_array_equal(logit.exposure, rows.obs["n_cells"])
     assert logit.total.sum() == (y > 0).sum()
     assert row.nunique() == rows.n_obs
@@ -125,8 +132,8 @@ def test_files_rows_and_features(cells: ad.AnnData, tmp_path: Path, suffix: str)
     _assert_right(cells, back[[3, 1, 7], [20, 2, 11]].copy())
     _assert_right(cells, back[back.obs["cell_type"] == back.obs["cell_type"].cat.categories[0]])
     whole = read_row_counts(rows, "nb", detected=False)
-    some = read_row_counts(back, "nb", detected=False).read(np.array([4, 2]), np.array([9, 3]))
-    expected = whole.read(None, None).take(np.array([4, 2])).take_features(np.array([9, 3]))
+    some = _read(read_row_counts(back, "nb", detected=False), np.array([4, 2]), np.array([9, 3]))
+    expected = _read(whole).take(np.array([4, 2])).take_features(np.array([9, 3]))
     for name, values in some.arrays().items():
         np.testing.assert_array_equal(values, getattr(expected, name), err_msg=name)
 
@@ -139,8 +146,8 @@ def test_blocks_of_features_in_a_file(cells: ad.AnnData, tmp_path: Path, suffix:
     for kind in KEPT:
         a, b = (read_row_counts(rows, kind, detected=kind == "cloglog") for rows in (found, expected))
         for at in ((None, None), (np.array([5, 0]), np.array([20, 4, 11]))):
-            for name, values in a.read(*at).arrays().items():
-                np.testing.assert_array_equal(values, getattr(b.read(*at), name), err_msg=name)
+            for name, values in _read(a, *at).arrays().items():
+                np.testing.assert_array_equal(values, getattr(_read(b, *at), name), err_msg=name)
     with pytest.raises(DataError, match=r"do not fit into max_memory=.* blocks of features"):
         dw.pp.collapse(cells, BY, max_memory=memory, **OPTIONS)
 
@@ -154,6 +161,17 @@ def test_cells_in_files(cells: ad.AnnData, tmp_path: Path) -> None:
         assert sorted(filter(None, found.layers)) == sorted(filter(None, expected.layers))
         for name in filter(None, expected.layers):
             np.testing.assert_allclose(found.layers[name], expected.layers[name], rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+def test_unions_of_rows(cells: ad.AnnData) -> None:
+    source = read_row_counts(dw.pp.collapse(cells, BY, **OPTIONS), "nb", detected=False)
+    n = source.n_obs.size
+    codes = np.random.default_rng(0).integers(-1, 4, n)
+    found, every = source.patterns(codes, 4, np.array([3, 0, 8])), _read(source)
+    for name, values in found.arrays().items():
+        own = getattr(every.take_features(np.array([3, 0, 8])), name)
+        expected = np.stack([own[codes == k].sum(axis=0) for k in range(4)])
+        np.testing.assert_allclose(values, expected, rtol=1e-12, atol=1e-9, err_msg=name)
 
 
 # --- merging ------------------------------------------------------------------------------------------------------------
@@ -203,10 +221,7 @@ def test_other_nodes_stand_for_the_same_cells() -> None:
     counted = count_cells(y, np.zeros(200, int), 1, exposure=exposure, nodes=nodes, tails=tails)
     wide = CountedRows(counted, nodes, tails).at(choose_nodes(5, 10, "nb"), choose_tails(5000))
     for r, m in ((0.1, 1e-4), (5.0, 1e-2)):
-        before, after = (
-            _nb(RowCounts(own.nodes, own.tails, None), own.counted, r, m)
-            for own in (CountedRows(counted, nodes, tails), wide)
-        )
+        before, after = (_nb(own, own.counted, r, m) for own in (CountedRows(counted, nodes, tails), wide))
         np.testing.assert_allclose(before, after, rtol=1e-12, atol=1e-8)
 
 
@@ -239,7 +254,7 @@ def test_rows_that_do_not_have_it(cells: ad.AnnData) -> None:
     with pytest.raises(DataError, match="models of detection with link='cloglog' need"):
         read_row_counts(dw.pp.collapse(cells, BY, **OPTIONS | {"glmm": "nb"}), "cloglog", detected=True)
     none = dw.pp.collapse(cells, BY, progress=False)
-    assert read_row_counts(none, "", detected=True).read(None, None).total.sum() > 0
+    assert _read(read_row_counts(none, "", detected=True)).total.sum() > 0
     for kind, words in (("", "give counts_layer= to"), ("nb", "give counts_layer= and glmm='nb' to")):
         with pytest.raises(DataError, match=words):
             read_row_counts(none, kind, detected=False)
@@ -268,7 +283,7 @@ def test_what_cannot_be_kept(cells: ad.AnnData, options: dict[str, Any], words: 
 def test_no_counts_at_all(cells: ad.AnnData) -> None:
     cells.layers["counts"] = sparse.csr_matrix(cells.shape)
     rows = dw.pp.collapse(cells, BY, **OPTIONS)
-    found = read_row_counts(rows, "nb", detected=False).read(None, None)
+    found = _read(read_row_counts(rows, "nb", detected=False))
     assert not found.shared.any()
     assert not found.own.any()
 

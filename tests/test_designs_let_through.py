@@ -539,12 +539,18 @@ def test_few_complete_pairs_are_advised_to_fix_the_donor(formula: str, donors: i
 @pytest.mark.parametrize(
     ("formula", "told"),
     [
-        ("~ arm * kind + depth + (1 | donor) + (1 | donor:kind)", "~ arm + kind + arm:kind + (1 | donor)"),
+        (
+            "~ arm * kind + depth + (1 | donor) + (1 | donor:kind)",
+            "~ arm + kind + arm:kind + (1 | donor) + (1 | donor:kind)",
+        ),
         (
             "~ condition * kind + (1 | donor) + (1 | donor:condition:kind)",
-            "~ condition + kind + condition:kind + (1 | donor)",
+            "~ condition + kind + condition:kind + (1 | donor) + (1 | donor:condition:kind)",
         ),
-        ("~ condition * kind + donor + (1 | donor:condition:kind)", "~ condition + kind + donor + condition:kind"),
+        (
+            "~ condition * kind + donor + (1 | donor:condition:kind)",
+            "~ condition + kind + donor + condition:kind + (1 | donor:condition:kind)",
+        ),
         ("~ arm + kind + (1 | donor) + (1 | donor:kind)", None),
         ("~ visit * arm + (visit || donor)", None),
     ],
@@ -556,8 +562,8 @@ def test_interactions_are_asked_on_the_scale_of_counts(repeated: ad.AnnData, for
     notes = [t for t in adata.donorwise.audit(formula).notes if "asks whether fold changes differ" in t]
     assert len(notes) == (told is not None)
     for text in notes:
-        assert f'`dw.tl.pseudobulk(adata, "{told}", layer="counts")`' in text
-        dw.tl.pseudobulk(adata, told, donor="donor", progress=False)
+        assert f'`dw.tl.glmm(adata, "{told}", layer="counts")`' in text
+        dw.tl.glmm(adata, told, layer="counts", progress=False)
     assert not any("fold changes" in t for t in audit(formula, adata.obs, donor="donor").notes)  # no counts at hand
 
 

@@ -13,6 +13,7 @@ import pytest
 import donorwise as dw
 from donorwise._accessor import DonorwiseAccessor
 from donorwise._core.design import advice as audit_advice
+from donorwise._core.design import depth as audit_depth
 from donorwise._core.design import findings as audit_checks
 from donorwise._core.design import omissions as audit_omitted
 from donorwise._core.design import people as audit_people
@@ -24,7 +25,7 @@ from donorwise._typing import STATUSES
 DOCS = Path(__file__).parents[1] / "docs"
 SOURCE = Path(dw.__file__).parent
 FACES = ("datasets", "get", "pl", "pp", "tl")
-METHODS = (dw.LMMFit, DonorwiseAccessor)
+METHODS = (dw.LMMFit, dw.GLMMFit, DonorwiseAccessor)
 
 
 def _page(name: str) -> str:
@@ -34,7 +35,7 @@ def _page(name: str) -> str:
 def _public() -> dict[str, Any]:
     """Everything a user calls, by name."""
     found = {f"{face}.{name}": getattr(getattr(dw, face), name) for face in FACES for name in getattr(dw, face).__all__}
-    found |= {name: getattr(dw, name) for name in ("LMMFit", "cond", "fit_lmm")}
+    found |= {name: getattr(dw, name) for name in ("LMMFit", "GLMMFit", "cond", "fit_lmm", "fit_glmm")}
     for owner in METHODS:
         found |= {f"{owner.__name__}.{n}": m for n, m in vars(owner).items() if n[0] != "_" and _is_documented(m)}
     return found
@@ -111,7 +112,7 @@ LISTED = {"confined", "unequal_arms", "period_left_out"}
 def test_page_of_warnings_has_every_finding_of_the_audit() -> None:
     findings = {
         name
-        for module in (audit_checks, audit_omitted, audit_advice, audit_people, audit_slopes)
+        for module in (audit_checks, audit_depth, audit_omitted, audit_advice, audit_people, audit_slopes)
         for name, item in vars(module).items()
         if inspect.isgeneratorfunction(item) or name in LISTED
         if item.__module__ == module.__name__ and name[0] != "_"

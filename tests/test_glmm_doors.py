@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -276,12 +277,12 @@ def test_arrays_that_are_not_stored_are_refused() -> None:
         assert read_params(adata, "glmm")[name] == keys.ARRAY_WEIGHTS
         variable = "yes" if name == "trials" else "gene_0001"
         for tool in (
-            lambda: dw.tl.influence(adata, key="glmm", variables=variable, progress=False),
-            lambda: dw.tl.power(adata, key="glmm", progress=False),
-            lambda: dw.get.ranef(adata, variable, key="glmm"),
+            partial(dw.tl.influence, variables=variable, progress=False),
+            partial(dw.tl.power, progress=False),
+            partial(dw.get.ranef, variables=variable),
         ):
             with pytest.raises(DataError, match=f"{name}= from an array, which is not stored: put it into a column"):
-                tool()
+                tool(adata, key="glmm")
 
 
 def test_what_exposures_were_is_needed_again(results: dict[str, ad.AnnData]) -> None:

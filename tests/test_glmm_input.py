@@ -76,7 +76,7 @@ def test_size_factors_and_depths_are_exposures_on_any_scale(cells: ad.AnnData, s
 def test_exposures_that_have_nothing_to_do_with_depth_are_taken(cells: ad.AnnData) -> None:
     rng = np.random.default_rng(2)
     assert _prepare(cells, exposure=rng.uniform(2, 9, cells.n_obs)).exposure
-    assert _prepare(cells, offset=rng.normal(size=cells.n_obs)).exposure
+    assert _prepare(cells, offset=rng.normal(size=cells.n_obs)).offset
 
 
 @pytest.mark.parametrize("name", ["exposure", "offset"])

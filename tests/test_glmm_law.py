@@ -249,8 +249,10 @@ def test_features_do_not_know_of_each_other(kind):
     together, order = law_of(model, points, L), np.array([2, 0, 1])
     turned, alone = law_of(model.take(order), points, L), [law_of(model.take(np.array([g])), points, L) for g in order]
     for name in ("loglik", "centre", "scale", "root"):
-        np.testing.assert_allclose(getattr(turned, name), getattr(together, name)[order], rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(np.concatenate([getattr(a, name) for a in alone]), getattr(together, name)[order], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(getattr(turned, name), getattr(together, name)[order], rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(
+            np.concatenate([getattr(a, name) for a in alone]), getattr(together, name)[order], rtol=1e-10, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("kind", ["nb", "poisson", "cloglog"])

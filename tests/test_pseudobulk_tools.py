@@ -135,7 +135,7 @@ def test_calibrate_few_genes_by_their_own_variances(caplog: pytest.LogCaptureFix
         ({"model": "pseudobulk", "ddf": "kenward-roger"}, "ddf= has no meaning with model='pseudobulk'"),
         ({"model": "pseudobulk", "obsm": "X_pca"}, "obsm= has no meaning"),
         ({"depth": "n_counts"}, "depth= has no meaning with model='lmm'"),
-        ({"model": "glmm"}, "model='glmm' is not an option"),
+        ({"model": "edger"}, "model='edger' is not an option"),
     ],
 )
 def test_options_of_the_other_model(options: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from benchmarks.calibration.aims import WRONG, judge, judge_power
+from benchmarks.calibration.aims import WRONG, judge, judge_counts, judge_power
 from benchmarks.calibration.figure import draw
 from benchmarks.calibration.run import METHODS, forget, run, summarise
 from benchmarks.calibration.scenarios import TITLES, data_sets
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from benchmarks.calibration.methods import Method
 
 _RESULTS = Path(__file__).parents[1] / "results" / "calibration"
-_SHOWN = ("type1@0.05", "type1@0.01", "type1@0.001", "type1@0.0001", "fdp", "power", "power_equal", "hits", "seconds")
+_SHOWN = (
+    "type1@0.05", "type1@0.05 q1", "type1@0.05 q4", "type1@0.05 <1", "type1@0.01", "type1@0.001", "type1@0.0001", "fdp",
+    "power", "power_equal", "found_equal <1", "hits", "seconds",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -92,7 +95,7 @@ def _print_tables(summary: pd.DataFrame) -> None:
 
 
 def _print_verdicts(summary: pd.DataFrame, results: pd.DataFrame) -> None:
-    own = judge(summary) + judge_power(results)
+    own = judge(summary) + judge_power(results) + judge_counts(results)
     print(f"\nAims: {sum(v.met for v in own)} of {len(own)} met", _table(own), sep="\n")
     print("\nMethods that must miss the aims, or the benchmark has no teeth:")
     for name in WRONG:

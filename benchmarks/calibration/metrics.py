@@ -30,7 +30,8 @@ def measure(p: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> dict[str, f
     among them) and ``power_equal``: power at the largest number of hits of which no more than 5% are false, which
     gives no advantage to a method that finds more because it errs more. ``untested`` is a share of genes. What is said
     of a part of the genes has its name behind it: quarters of their counts (``type1@0.05 q1``), and genes with less
-    than one count in a sample (``type1@0.05 <1``, ``found@0.05 <1``: the share of the effects with p below .05).
+    than one count in a sample (``type1@0.05 <1``, ``found@0.05 <1``: the share of the effects with p below .05,
+    ``found_equal <1``: the share below the cut that 5% of the nulls are below).
     """
     tested = np.isfinite(p)
     null = truth == 0
@@ -57,13 +58,21 @@ def parts(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _shares(p: np.ndarray, null: np.ndarray, own: np.ndarray) -> dict[str, float]:
-    """Shares of p-values up to .05 and .001 among the true nulls and effects of a part of the genes; NaN of few."""
+    """Of a part of the genes: shares of p-values up to .05 and .001 among the true nulls and the effects."""
+    nulls, effects = (p[own & group & np.isfinite(p)] for group in (null, ~null))
     out = {}
-    for name, group in (("type1", own & null), ("found", own & ~null)):
-        tested = p[group][np.isfinite(p[group])]
+    for name, found in (("type1", nulls), ("found", effects)):
         for level in (LEVELS[0], LEVELS[2]):
-            out[f"{name}@{level:g}"] = float((tested <= level).mean()) if tested.size >= _FEWEST else np.nan
-    return out
+            out[f"{name}@{level:g}"] = float((found <= level).mean()) if found.size >= _FEWEST else np.nan
+    enough = min(nulls.size, effects.size) >= _FEWEST
+    return out | {"found_equal": found_at(nulls, effects, LEVELS[0]) if enough else np.nan}
+
+
+def found_at(nulls: np.ndarray, effects: np.ndarray, level: float) -> float:
+    """Share of the effects found where a share of `level` of the nulls is, whatever the p-values there."""
+    cuts = np.unique(np.concatenate([nulls, effects]))
+    false, true = (np.searchsorted(np.sort(p), cuts, side="right") / p.size for p in (nulls, effects))
+    return float(np.interp(level, np.append(0.0, false), np.append(0.0, true)))
 
 
 def power_at_fdp(p: np.ndarray, null: np.ndarray, limit: float = FDR) -> float:

@@ -138,7 +138,17 @@ class DonorwiseAccessor:
         obs = slots.cell_frame(self._adata, [donor, cell_type])
         return obs.groupby([donor, cell_type], observed=True).size().unstack(fill_value=0)
 
-    def audit(self, formula: str) -> Audit:
+    def audit(
+        self,
+        formula: str,
+        *,
+        family: Literal["nb", "poisson", "binomial"] | None = None,
+        link: Literal["log", "logit", "cloglog"] | None = None,
+        obsm: str | None = None,
+        obs_keys: str | Sequence[str] | None = None,
+        exposure: str | FloatArray | None = None,
+        offset: str | FloatArray | None = None,
+    ) -> Audit:
         """Say what the design can answer, before any fit.
 
         Parameters
@@ -146,6 +156,9 @@ class DonorwiseAccessor:
         formula
             As for :func:`donorwise.tl.lmm`. The replicate is the donor declared by :meth:`setup`, else the
             column of obs or the grouping factor with the name of one.
+        family, link, obsm, obs_keys, exposure, offset
+            Of a generalised model, as they will be given to :func:`donorwise.tl.glmm`; without a family the model is
+            that of :func:`donorwise.tl.lmm`. They say how the model takes the depth of cells.
 
         Returns
         -------
@@ -158,6 +171,8 @@ class DonorwiseAccessor:
             The formula does not parse.
         DesignError
             A column is missing. A design that the data cannot answer is a warning of the report.
+        DataError
+            There is no such family or link, or one without an exposure is given one.
 
         Examples
         --------
@@ -166,9 +181,16 @@ class DonorwiseAccessor:
         >>> adata.donorwise.audit("~ condition + (1 | donor_id)").notes[0]
         'condition[T.disease]: these 300 cells are 6 replicates: 3 against 3.'
         """
-        from donorwise._anndata.prepare import audit_cells
+        if family is None:
+            from donorwise._anndata.prepare import audit_cells
 
-        return audit_cells(self._adata, formula)
+            return audit_cells(self._adata, formula)
+        from donorwise._anndata.prepare_counts import audit_counts
+
+        return audit_counts(
+            self._adata, formula, family=family, link=link, of_genes=obsm is None and obs_keys is None,
+            exposed=exposure is not None or offset is not None,
+        )  # fmt: skip
 
     def lmm(
         self,

@@ -21,8 +21,8 @@ adata
     Cells x features, with raw counts; or cells collapsed by :func:`donorwise.pp.collapse` with ``counts_layer=``.""",
     "adata_result": """\
 adata
-    AnnData that holds a result of :func:`donorwise.tl.lmm` or :func:`donorwise.tl.pseudobulk`. Features that are no
-    longer in ``var`` are left out.""",
+    AnnData that holds a result of :func:`donorwise.tl.lmm`, :func:`donorwise.tl.glmm` or
+    :func:`donorwise.tl.pseudobulk`. Features that are no longer in ``var`` are left out.""",
     "adata_refit": """\
 adata
     AnnData that holds a result, and the cells (or collapsed rows) that it was fitted to.""",

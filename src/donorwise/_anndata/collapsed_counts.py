@@ -8,7 +8,6 @@ for `nb` a layer ``nb_tail:<h>`` for each of H values of counts, cells. The node
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +18,11 @@ from donorwise._anndata.slots import column_of, some_of
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import anndata as ad
 
-    from donorwise._core.cells.counted_rows import CountedRows
-    from donorwise._core.cells.counts import Counted
+    from donorwise._core.cells.counted_rows import CountedRows, RowCounts
     from donorwise._core.cells.nodes import Nodes
     from donorwise._core.cells.tails import Tails
     from donorwise._typing import FloatArray, IntArray
@@ -32,23 +30,6 @@ if TYPE_CHECKING:
 NB, CLOGLOG = "nb", "cloglog"
 KEPT = {NB: "negative binomial models", CLOGLOG: "models of detection with link='cloglog'"}
 """What rows can keep, and what for; by the names of `donorwise._core.cells.nodes.SMOOTH`."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowCounts:
-    """Counts of the cells behind K rows.
-
-    Attributes
-    ----------
-    nodes, tails
-        What the counts are at; None where they are sums alone.
-    read
-        Gives the counts of some rows and features, by their positions (None for all): a file is read no earlier.
-    """
-
-    nodes: Nodes | None
-    tails: Tails | None
-    read: Callable[[IntArray | None, IntArray | None], Counted]
 
 
 def kept_families(adata: ad.AnnData) -> tuple[str, ...]:
@@ -73,31 +54,27 @@ def read_row_counts(adata: ad.AnnData, kind: str, *, detected: bool) -> RowCount
     DataError
         The rows do not have it; says how they would.
     """
-    from donorwise._core.cells.counts import Counted
+    from donorwise._core.cells.counted_rows import RowCounts
 
     _check_kept(adata, kind, detected=detected)
     nodes, tails = _read_nodes(adata, kind) if kind else (None, None)
-    n = column_of(adata, N_CELLS)
-    n_nodes, n_tails = 0 if nodes is None else len(nodes.at), 0 if tails is None else len(tails.values)
-    _check_whole(adata, kind, n_nodes, n_tails)
+    n, n_nodes, n_tails = column_of(adata, N_CELLS), 0, 0
+    if nodes is not None:
+        n_nodes, n_tails = len(nodes.at), 0 if tails is None else len(tails.values)
+        _check_whole(adata, kind, n_nodes, n_tails)
     shared = np.array(adata.obsm[f"{kind}_shared"], dtype=np.float64) if kind else np.zeros((n.size, 0))
     exposure = n if detected and not kind else column_of(adata, COUNT_DEPTH)
 
-    def read(rows: IntArray | None, features: IntArray | None) -> Counted:
-        at = slice(None) if rows is None else rows
-        total = some_of(adata.layers[DETECTED if detected else COUNTS], rows, features)
+    def read(name: str, number: int, rows: IntArray, features: IntArray | None) -> FloatArray:
+        own = [layer_name(kind, name, number)]
+        if name == "total":
+            own = [DETECTED if detected else COUNTS]
+            if detected and kind:  # of the counts, not of what was modelled: cells at the nodes add up to them
+                own = [layer_name(kind, "own", i) for i in range(n_nodes)]
+        values = sum(some_of(adata.layers[layer], rows, features) for layer in own)
+        return np.rint(values) if name == "total" else np.asarray(values)
 
-        def stack(name: str, size: int) -> FloatArray:
-            found = np.empty((len(total), size, total.shape[1]))
-            for i in range(size):
-                found[:, i] = some_of(adata.layers[layer_name(kind, name, i)], rows, features)
-            return found
-
-        own = stack("own", n_nodes)
-        total = np.rint(own.sum(axis=1)) if kind and detected else total  # of the counts, not of what was modelled
-        return Counted(n[at].astype(np.int64), exposure[at], shared[at], total, own, stack("tail", n_tails))
-
-    return RowCounts(nodes, tails, read)
+    return RowCounts(n.astype(np.int64), exposure, shared, nodes, tails, read)
 
 
 def layer_name(kind: str, what: str, number: int) -> str:
@@ -109,8 +86,9 @@ def read_counted_rows(adata: ad.AnnData) -> dict[str, CountedRows]:
     """All that is kept, by family, in memory."""
     from donorwise._core.cells.counted_rows import CountedRows
 
+    rows, n = np.arange(adata.n_obs), int(adata.n_obs)
     sources = {kind: read_row_counts(adata, kind, detected=kind == CLOGLOG) for kind in kept_families(adata)}
-    return {kind: CountedRows(own.read(None, None), own.nodes, own.tails) for kind, own in sources.items()}
+    return {kind: CountedRows(own.patterns(rows, n), own.nodes, own.tails) for kind, own in sources.items()}
 
 
 def counted_slots(kept: Mapping[str, CountedRows]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -162,7 +140,7 @@ def _check_whole(adata: ad.AnnData, kind: str, n_nodes: int, n_tails: int) -> No
     numbers = (("own", n_nodes), ("tail", n_tails))
     names = [layer_name(kind, what, i) for what, size in numbers for i in range(size)]
     missing = [f"layers[{name!r}]" for name in names if name not in adata.layers]
-    missing += [] if not kind or f"{kind}_shared" in adata.obsm else [f"obsm['{kind}_shared']"]
+    missing += [] if f"{kind}_shared" in adata.obsm else [f"obsm['{kind}_shared']"]
     if missing:
         raise DataError(f"This collapsed AnnData is not whole: it has no {', '.join(missing)}.")
 

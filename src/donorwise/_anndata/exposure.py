@@ -71,6 +71,15 @@ def refuse(obs: pd.DataFrame, bad: BoolArray, what: str, instead: str) -> None:
         raise DataError(f"{what} in {int(bad.sum()):,} of {bad.size:,} cells (the first is {first!r}): {instead}.")
 
 
+def check_exposed(kind: Distribution) -> None:
+    """Raise for a family without an exposure."""
+    if not kind.exposed:
+        raise DataError(
+            f"family={kind.name!r} with the link {kind.link!r} has no exposure; use link='cloglog', whose "
+            "coefficients are logarithms of rates, or put the logarithm of the depth into the formula."
+        )
+
+
 class Exposure(NamedTuple):
     """What was given for exposures, checked by itself; None where nothing was."""
 
@@ -90,11 +99,8 @@ def given_exposure(
     DataError
         They are no numbers, not positive, or the family has no exposure.
     """
-    if not kind.exposed and (exposure is not None or offset is not None):
-        raise DataError(
-            f"family={kind.name!r} with the link {kind.link!r} has no exposure; use link='cloglog', whose "
-            "coefficients are logarithms of rates, or put the logarithm of the depth into the formula."
-        )
+    if exposure is not None or offset is not None:
+        check_exposed(kind)
     own = None if exposure is None else numbers_of(obs, exposure, "exposure", used)
     if own is not None:
         instead = "leave these cells out first, or give logarithms as offset="

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from donorwise._anndata.response import Response
     from donorwise._anndata.roles import Role
     from donorwise._core.design.audit import Audit
+    from donorwise._core.design.depth import Depth
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.tasks import Task
     from donorwise._typing import BoolArray, FloatArray, GroupBy
@@ -239,13 +240,14 @@ def check_random(tasks: Sequence[Task]) -> None:
         )
 
 
-def audit_cells(adata: ad.AnnData, formula: str | ParsedFormula) -> Audit:
+def audit_cells(adata: ad.AnnData, formula: str | ParsedFormula, depth_in: Depth = "values") -> Audit:
     """What the design of cells, or of collapsed rows, can answer; see :meth:`DonorwiseAccessor.audit`."""
     check_has_cells(adata)
     parsed, roles = parse(formula), find_roles(adata)
     donor = known_donor(adata, roles, parsed) or None
     by = read_origin(adata).by if is_collapsed(adata) else ()
     obs = with_labels(cell_frame(adata, columns_read(adata, parsed, [*([donor] if donor else []), *by])), roles, parsed)
-    known = known_columns(roles, obs)
-    found = audit(parsed, obs, depth=cell_depth(adata), donor=donor, counts=counts_layer(adata), **known)
+    known: dict[str, Any] = known_columns(roles, obs)
+    known |= {"depth": cell_depth(adata), "donor": donor, "counts": counts_layer(adata), "depth_in": depth_in}
+    found = audit(parsed, obs, **known)
     return replace(found, notes=(*found.notes, *said_of_labels(adata, roles, parsed)))

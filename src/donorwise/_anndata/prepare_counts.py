@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import (
+    cell_depth,
     cell_frame,
     check_is_anndata,
     find_roles,
     keys,
     resolve_response,
 )
-from donorwise._anndata.exposure import exposure_of, given_exposure, said_of, trials_of
-from donorwise._anndata.prepare import check_random
+from donorwise._anndata.exposure import check_exposed, exposure_of, given_exposure, said_of, trials_of
+from donorwise._anndata.prepare import audit_cells, check_random
 from donorwise._anndata.roles import known_columns, known_donor, said_of_labels, with_labels
-from donorwise._anndata.values import examine_responses
+from donorwise._anndata.values import examine_responses, said_of_values
 from donorwise._core.cells.nodes import choose_nodes
 from donorwise._core.cells.tails import choose_tails
 from donorwise._core.design.formula import parse
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._anndata.response import Response
+    from donorwise._core.design.audit import Audit
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.tasks import Task
     from donorwise._core.models.glmm.families import Distribution
@@ -87,8 +89,9 @@ def prepare_glmm(
         detected=response is not None, contrasts=contrasts, options=options, n_jobs=n_jobs,
     )  # fmt: skip
     known = known_columns(roles, made.obs)
-    said = cautions.of_counts(made, roles=known)
-    return replace(made, warnings=(*said, *said_of_labels(adata, roles, parsed)))
+    depth = cell_depth(adata) if found.aligned_to_var else None
+    said = cautions.of_counts(made, depth=depth, roles=known)
+    return replace(made, warnings=(*made.warnings, *said, *said_of_labels(adata, roles, parsed)))
 
 
 def assemble_glmm(
@@ -106,7 +109,7 @@ def assemble_glmm(
     options: Options | None = None,
     n_jobs: int | None = None,
 ) -> GlmmAnalysis:
-    """A generalised model of a response, without warnings yet; values are read when all else has been checked, once."""
+    """A generalised model of a response; values, of which alone it warns, are read when all else has been checked, once."""
     parsed, roles = parse(formula), find_roles(adata)
     obs = with_labels(cell_frame(adata), roles, parsed)
     tasks = tasks_by_group(parsed, obs, groupby, rows_each=_CELLS_EACH)
@@ -135,7 +138,8 @@ def assemble_glmm(
         source=source, obs=obs, n_cells=len(obs), tasks=tasks, donor=known_donor(adata, roles, parsed),
         options=options or Options(), n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), distribution=kind,
         exposure=e.text, offset=said_of(offset), trials=m.text, detected=detected, names=tuple(names),
-        contrasts=tuple(asked),
+        contrasts=tuple(asked), of_genes=response.aligned_to_var, nodes=nodes,
+        warnings=said_of_values(response, kind, seen),
     )  # fmt: skip
 
 
@@ -162,3 +166,15 @@ def cells_in_use(tasks: Sequence[Task]) -> BoolArray:
     """Whether each cell belongs to a group, and misses nothing of the formula, (N,)."""
     codes = [task.design.codes for task in tasks if task.design is not None]
     return np.asarray(np.logical_or.reduce([own >= 0 for own in codes]))
+
+
+def audit_counts(
+    adata: ad.AnnData, formula: str, *, family: str, link: str | None, of_genes: bool, exposed: bool
+) -> Audit:
+    """What a design can answer with a generalised model; see :meth:`DonorwiseAccessor.audit`."""
+    kind = distribution(family, link)
+    if exposed:
+        check_exposed(kind)
+    return audit_cells(
+        adata, formula, kind.depth_in(of_genes=of_genes, exposure=exposed or (kind.exposed and of_genes))
+    )

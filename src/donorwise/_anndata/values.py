@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray
 
+_YES_AND_NO = (
+    "{} has no count above one, so that it says yes or no: family='binomial' is made for that, and with link='cloglog' its "
+    "coefficients are logarithms of rates as well."
+)
+
 
 def examine_responses(
     adata: ad.AnnData,
@@ -51,6 +56,11 @@ def examine_responses(
     if bad.size:
         raise _unusable(adata, obs, response, seen, int(bad[0]), None if counts else trials)
     return seen
+
+
+def said_of_values(response: Response, kind: Distribution, seen: Examined) -> tuple[str, ...]:
+    """What deserves a word about values that can be used."""
+    return (_YES_AND_NO.format(response.text),) if kind.counts and seen.largest.max(initial=0.0) <= 1 else ()
 
 
 def _unusable(

@@ -26,7 +26,7 @@ from donorwise._cli import messages, options
 from donorwise._cli.messages import FAILED_GROUPS
 from donorwise._cli.options import PATH
 from donorwise._core.files import locked, reason
-from donorwise._core.models.glmm.families import FAMILIES, LINKS
+from donorwise._core.models.glmm.families import FAMILIES
 from donorwise._core.wording import printable
 from donorwise._typing import DDF, GLMM_DDF
 from donorwise.errors import DataError, OutputError
@@ -55,6 +55,8 @@ _RUN_COHORTS = (
 
 @click.command()
 @options.add(options.SOURCE, options.FORMULA, options.COUNTS_LAYER, options.LOG_DEPTH, options.DONOR)
+@click.option("--family", type=click.Choice(FAMILIES), help="Of donorwise glmm; a linear mixed model if absent.")
+@options.add(options.LINK, options.OF_OBS, options.EXPOSURE)
 def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
     """Say what the design of SOURCE can answer, before any fit."""
     adata = read_source(source)
@@ -63,7 +65,8 @@ def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
     if given["log_depth"]:
         formula = _with_covariate(formula, "log_depth")
         _add_log_depth(adata, given)
-    click.echo(printable(adata.donorwise.audit(formula)))
+    asked = {name: given[name] for name in ("family", "link", "obsm", "obs_keys", "exposure", "offset")}
+    click.echo(printable(adata.donorwise.audit(formula, **asked)))
 
 
 @click.command()
@@ -220,19 +223,12 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
     show_default=True,
     help="Of counts: nb (over-dispersed) or poisson; binomial for yes and no, or k of m.",
 )
-@click.option("--link", type=click.Choice(LINKS), help="Of binomial: logit (the default), or cloglog with an exposure.")
+@options.add(options.LINK)
 @click.option("--ddf", type=click.Choice(GLMM_DDF), default="moderated", show_default=True, help="Degrees of freedom.")
 @click.option("--layer", help="Layer of raw counts, or of yes and no; X if absent.")
-@click.option("--obsm", help="Table in obsm, to be modelled instead of X.")
-@click.option(
-    "--obs-keys",
-    metavar="A,B,…",
-    callback=options.names_or_none,
-    help="Columns of obs, to be modelled instead of X.",
-)
+@options.add(options.OF_OBS)
 @click.option("--response", type=click.Choice(["detected"]), help="Ask whether a count is above zero.")
-@click.option("--exposure", metavar="COLUMN", help="Column of obs on the scale of counts; total counts if absent.")
-@click.option("--offset", metavar="COLUMN", help="Column of obs: the same on the logarithmic scale.")
+@options.add(options.EXPOSURE)
 @click.option("--trials", metavar="COLUMN", help="Column of obs: the m of k of m.")
 @options.add(options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
 @click.pass_context
@@ -326,7 +322,7 @@ def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare) -> None:
     """Check, lock, read, prepare, fit, write."""
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     out = given["out"] = check_output(given["out"], TABLES, [given["source"]])
-    element = given.get("obsm") or given["layer"] or "X"
+    element = given.get("obsm") or given.get("layer") or "X"
     if given["dry_run"]:
         with reading(given["source"], element):
             _describe(given, *_prepare(given, _read(given), prepare)[:2])
@@ -352,15 +348,16 @@ def _prepare(
     columns = [str(c) for c in adata.obs.columns]
     contrasts = [parse_contrast(text, adata.obs) for text in given["contrast"]] or None
     analysis = prepare(adata, contrasts, parse_groupby(given["groupby"], columns))
-    return adata, analysis, symbols_of(adata, given["gene_symbols"], {"response": analysis.response})
+    return adata, analysis, symbols_of(adata, given.get("gene_symbols"), {"response": analysis.response})
 
 
 def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, Any]) -> None:
+    from donorwise._anndata.prepare import audit_cells
     from donorwise._batch.plan import describe
 
     said: tuple[str, ...] = ()
     if analysis.family.observations != "units":  # which are replicates, whatever the formula says of donors
-        report = adata.donorwise.audit(given["formula"])
+        report = audit_cells(adata, given["formula"], analysis.depth_in)
         click.echo(f"{printable(report)}\n")
         said = report.warnings
     _warn([text for text in analysis.warnings if text not in said])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from donorwise._core.cells.size_factors import METHODS
+from donorwise._core.models.glmm.families import LINKS
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -147,6 +148,19 @@ LOG_DEPTH = add(
 )
 GENE_SYMBOLS = click.option(
     "--gene-symbols", metavar="COLUMN", help="Column of var with symbols of the features, a column of the results too."
+)
+LINK = click.option(
+    "--link", type=click.Choice(LINKS), help="Of binomial: logit (the default), or cloglog with an exposure."
+)
+OF_OBS = add(
+    click.option("--obsm", help="Table in obsm, to be modelled instead of X."),
+    click.option(
+        "--obs-keys", metavar="A,B,…", callback=names_or_none, help="Columns of obs, to be modelled instead of X."
+    ),
+)
+EXPOSURE = add(
+    click.option("--exposure", metavar="COLUMN", help="Column of obs on the scale of counts; total counts if absent."),
+    click.option("--offset", metavar="COLUMN", help="Column of obs: the same on the logarithmic scale."),
 )
 CONTRAST = click.option(
     "--contrast",

@@ -14,7 +14,7 @@ from donorwise.errors import DataError
 from donorwise.get._tests import choose, present
 from donorwise.pl._donors_arms import areas_for, draw_arms, draw_intervals, size_key
 from donorwise.pl._donors_data import collect, find_condition
-from donorwise.pl._effects import response_unit
+from donorwise.pl._effects import closed, response_unit
 from donorwise.pl._style import (
     BLUE,
     LIGHT_GREY,
@@ -101,8 +101,10 @@ def donors(
     its donors, weighted as the model weights them. On the right, on the same scale, the model's estimate of the difference
     with its 95% interval, and in grey what a t-test would claim that takes the cells for replicates.
     For a result of :func:`donorwise.tl.pseudobulk` the cells above have their counts, and the points below are the log
-    rates of the units (donors, or samples of them), with bars for the error of sampling; for models of yes and no, such as
-    :func:`donorwise.tl.composition`, they are the log odds of the donors' shares of cells. A numeric covariate is drawn as a scatter plot with the model's slope.
+    rates of the units (donors, or samples of them), with bars for the error of sampling. For a result of
+    :func:`donorwise.tl.glmm` they are rates per 10,000 counts (or at the median of the exposures), for models of yes and no,
+    such as :func:`donorwise.tl.composition`, shares: at their places on the scale of the estimates, half a count, or half an
+    answer on either side, being added to each. A numeric covariate is drawn as a scatter plot with the model's slope.
 
     Examples
     --------
@@ -152,8 +154,7 @@ def _size(content: list[Panel]) -> tuple[float, float]:
 
 
 def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, unit: str, areas: Areas, with_key: bool) -> None:
-    named = {"log": "rate of counts\n(natural log)", "logit": "share of cells\n(log odds)"}
-    height = named.get(panel.link, f"donor mean\n({unit})")
+    height = panel.scale.height or f"donor mean\n({unit})"
     if panel.arms:
         colors = level_colors(adata, panel.condition, panel.arms)
         draw_arms(ax, panel, colors=colors, height=height, title=_title(ax, panel), areas=areas, with_key=with_key)
@@ -199,6 +200,7 @@ def draw_numeric(ax: Axes, panel: Panel, *, height: str, areas: Areas, with_key:
     area = areas.of(donors["n_cells"])
     ax.scatter(donors["x"], donors["mean"], s=area, color=BLUE, edgecolors="white", linewidths=0.6, zorder=3)
     limit_height(ax, donors["mean"])
+    panel.scale.name_ticks(ax)
     for effect in panel.effects[:1]:
         _draw_slope(ax, effect, donors)
     if with_key:
@@ -224,5 +226,6 @@ def _draw_slope(ax: Axes, effect: Effect, donors: pd.DataFrame) -> None:
     x = np.array([donors["x"].min(), np.average(donors["x"], weights=donors["weight"]), donors["x"].max()])
     run, height = x - x[1], np.average(donors["mean"], weights=donors["weight"])
     ax.plot(x, height + effect.estimate * run, color=VERMILION, lw=1.8, zorder=4)
-    edges = np.sort([height + effect.low * run, height + effect.high * run], axis=0)
+    low, high = closed(effect.estimate, effect.low, effect.high)
+    edges = np.sort([height + low * run, height + high * run], axis=0)
     ax.fill_between(x, edges[0], edges[1], color=VERMILION, alpha=0.15, linewidth=0, zorder=0)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
+from donorwise.pl._effects import closed
 from donorwise.pl._style import (
     GREY,
     INK,
@@ -113,6 +114,7 @@ def draw_arms(
     ax.set_ylabel(height)
     cells_ax.set_ylabel("counts of cells" if panel.of_counts else "cells")
     limit_height(ax, [*layout.donors["mean"], *_effect_heights(panel, layout)])
+    panel.scale.name_ticks(ax)
     _ticks(ax, panel, layout)
     if with_key:
         size_key(cells_ax, areas, panel.donors["n_cells"], outside=not layout.effects)
@@ -253,13 +255,15 @@ def _draw_effects(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[st
         )
     shift: tuple[Any, Any] = (lambda y: y - reference, lambda d: d + reference)
     secondary = ax.secondary_yaxis("right", functions=shift)
-    secondary.set_ylabel(f"difference from {shorten(panel.arms, _LONGEST_ARM)[0]}", parse_math=False)
+    name = panel.scale.difference.format(shorten(panel.arms, _LONGEST_ARM)[0])
+    secondary.set_ylabel(name, parse_math=False)
 
 
 def _effect_heights(panel: Panel, layout: _Layout) -> list[float]:
     """Ends of the intervals."""
     reference = _arm_mean(layout.donors, panel.arms[0])
-    return [reference + end for effect in panel.effects for end in (effect.low, effect.high)]
+    drawn = [closed(effect.estimate, effect.low, effect.high) for effect in panel.effects]
+    return [reference + float(end) for ends in drawn for end in ends]
 
 
 def _draw_effect(
@@ -274,11 +278,15 @@ def _draw_effect(
     below: bool = False,
 ) -> None:
     """Draw an interval with its p-value above or below it."""
-    ax.vlines(x, reference + effect.low, reference + effect.high, color=color, lw=width, zorder=3)
+    low, high = (reference + float(end) for end in closed(effect.estimate, effect.low, effect.high))
+    ax.vlines(x, low, high, color=color, lw=width, zorder=3)
+    for end, given, marker in ((low, effect.low, "v"), (high, effect.high, "^")):
+        if np.isinf(given):  # there is no end
+            ax.plot(x, end, marker, ms=2 * width, color=color, mew=0, zorder=3)
     ax.plot(x, reference + effect.estimate, "D", ms=size, color=color, mec="white", mew=0.6, zorder=4)
     ax.annotate(
         format_p(effect.p),
-        xy=(x, reference + (effect.low if below else effect.high)),
+        xy=(x, low if below else high),
         xytext=(0, -3 if below else 3),
         textcoords="offset points",
         ha="center",

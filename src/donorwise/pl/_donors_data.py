@@ -14,14 +14,16 @@ from donorwise._core.engine.groups import group_columns, in_group
 from donorwise.errors import DataError
 from donorwise.get._tests import choose
 from donorwise.pl._contrasts import slopes
+from donorwise.pl._donors_rates import MEANS, UNITS, donors_of, scale_of, with_numbers_of_cells
 from donorwise.pl._style import column_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import anndata as ad
 
     from donorwise._typing import FloatArray, IntArray
+    from donorwise.pl._donors_rates import Scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,10 @@ class Panel:
         near one every donor counts the same, with one of zero every cell.
     naive
         What a t-test would say that takes every cell for a replicate; None where there are not two arms, or counts.
-    link
-        What the donors' points are: means of the cells (``"identity"``), ``"log"`` rates of their counts, or the
-        ``"logit"`` of the share of cells that are 1.
+    of_counts
+        Whether the cells' values are counts.
+    scale
+        What the donors' points are.
     """
 
     variable: str
@@ -81,17 +84,13 @@ class Panel:
     effects: tuple[Effect, ...]
     weights: FloatArray
     naive: Effect | None
-    link: str
-
-    @property
-    def of_counts(self) -> bool:
-        """Whether the cells' values are counts."""
-        return self.link == "log"
+    of_counts: bool
+    scale: Scale
 
     @property
     def model(self) -> str:
         """What the model is called."""
-        return "log-rate model" if self.of_counts else "mixed model"
+        return self.scale.model
 
     @property
     def n_donors(self) -> int:
@@ -145,8 +144,8 @@ def collect(
     DataError, DesignError
         The variable, the donor column or the condition is no longer there, or the group has no cells.
     """
-    link = _link(stored)
-    cells, donors, weights = _SHOWN[link](adata, stored, key, variable=variable, group=group, condition=condition)
+    shown = _units if stored.of_counts else _predicted if stored.ratio else _means
+    cells, donors, weights, scale = shown(adata, stored, key, variable=variable, group=group, condition=condition)
     results = stored.results
     rows = results[(results["variable"] == variable) & (results["group"] == group)].set_index("contrast")
     numeric = _is_numeric(cells["condition"], contrasts)
@@ -163,23 +162,24 @@ def collect(
         arms=arms,
         effects=tuple(_effect(rows.loc[name], name, arms) for name in drawn),
         weights=weights,
-        naive=_cell_level_test(cells, arms) if len(arms) == 2 and link == "identity" else None,
-        link=link,
+        naive=_cell_level_test(cells, arms) if len(arms) == 2 and not stored.ratio else None,
+        of_counts=stored.params["link"] == "log",
+        scale=scale,
     )
 
 
 def _means(
     adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
-) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray]:
+) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray, Scale]:
     """Cells with their values, the donors' means of them, and what the means count for."""
     cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition)
     donors = summarise(cells)
-    return cells, donors, _weights(donors, stored, variable=variable, group=group)
+    return cells, donors, _weights(donors, stored, variable=variable, group=group), MEANS
 
 
 def _units(
     adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
-) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray]:
+) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray, Scale]:
     """Cells with their counts, the log rates of the units, and what those count for.
 
     `sd` is such that a unit's cells give its sampling error, sd / sqrt(n_cells). Where a donor has several units
@@ -207,34 +207,19 @@ def _units(
     donors = labels.assign(group=group, n_cells=n_cells, mean=y, sd=np.sqrt(v * n_cells)).reset_index(drop=True)
     cells = _counts(adata, stored.params, variable, labels, units.codes).assign(group=group)
     variances = stored_variances(fit, stored.varcomp[stored.varcomp["group"] == group])
-    return cells, donors, 1 / (v + np.nansum(variances[0]))
+    return cells, donors, 1 / (v + np.nansum(variances[0])), UNITS
 
 
-def _log_odds(
+def _predicted(
     adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
-) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray]:
-    """Cells that are 0 or 1, the donors' log odds of 1 with half a cell added to both sides, and what those count for.
-
-    `sd` is such that a donor's cells give the error of sampling, sd / sqrt(n_cells).
-    """
-    cells, donors, _ = _means(adata, stored, key, variable=variable, group=group, condition=condition)
-    n = donors["n_cells"].to_numpy(dtype=np.float64)
-    yes = donors["mean"].to_numpy() * n + 0.5
-    v = 1 / yes + 1 / (n - yes + 1)
-    table = stored.varcomp
-    own = table[(table["variable"] == variable) & (table["group"] == group) & (table["column2"].astype(str) == "")]
-    donors = donors.assign(mean=np.log(yes / (n - yes + 1)), sd=np.sqrt(v * n))
-    return cells, donors, 1 / (v + np.nansum(own["variance"]))
-
-
-_SHOWN = {"identity": _means, "log": _units, "logit": _log_odds}
-
-
-def _link(stored: Results) -> str:
-    """What donors are drawn as: see :class:`Panel`."""
-    if stored.of_counts:
-        return "log"
-    return "logit" if stored.params["link"] == "logit" and not stored.params.get("trials") else "identity"
+) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray, Scale]:
+    """Cells with their counts, or yes and no, the donors' rates or shares, and what those count for."""
+    numbers = with_numbers_of_cells(adata, stored, key, variable)
+    cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition, numbers=numbers)
+    if stored.params.get("detected"):
+        cells = cells.assign(value=(cells["value"] > 0).astype(np.float64))
+    donors, weights = donors_of(cells, stored, variable=variable, group=group)
+    return cells, donors, weights, scale_of(stored.params, cells["exposure"].to_numpy())
 
 
 def _counts(
@@ -264,7 +249,16 @@ def _is_numeric(values: pd.Series, contrasts: Sequence[str]) -> bool:
     return not values.isin([0, 1]).all()
 
 
-def _cells(adata: ad.AnnData, params: dict[str, Any], *, variable: str, group: str, condition: str) -> pd.DataFrame:
+def _cells(
+    adata: ad.AnnData,
+    params: dict[str, Any],
+    *,
+    variable: str,
+    group: str,
+    condition: str,
+    numbers: Mapping[str, FloatArray] | None = None,
+) -> pd.DataFrame:
+    """Cells of a group that have a donor, a condition and a value, with further `numbers` (N,) of them."""
     donor, groupby = params["donor"], group_columns(params["groupby"])
     if donor not in adata.obs.columns:
         raise DataError(f"The donor column {donor!r} of this result is no longer in obs. {suggest(donor, adata.obs)}")
@@ -273,6 +267,7 @@ def _cells(adata: ad.AnnData, params: dict[str, Any], *, variable: str, group: s
     rows = in_group(table, groupby, group)
     cells = pd.DataFrame(
         {"donor": table[donor].astype(str), "condition": table[condition], "group": group, "value": table["value"]}
+        | dict(numbers or {})
     )[rows & table[[donor, condition]].notna().all(axis=1).to_numpy()]
     if cells.empty:
         raise DataError(f"No cell of {group!r} is left to draw.")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import keys
+from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise.errors import DataError
 from donorwise.get._tests import passes, present
 from donorwise.pl._labels import adjust_labels, place_labels
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, say_empty, shorten
+from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, format_p, say_empty, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -56,9 +57,13 @@ def with_effects(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.DataFr
     known = table["log_fc"].notna() & table["estimate"].notna()
     if known.any() and known.equals(table["estimate"].notna()):
         return table.assign(effect=table["log_fc"]), "log2 fold change"
+    if RATIO_OF_LINK.get(str(params["link"])) == "odds_ratio":
+        return table.assign(effect=table["estimate"]), _NAMES["odds_ratio"]
     return table.assign(effect=table["estimate"]), f"estimate ({response_unit(params, table)})"
 
 
+_NAMES = {"rate_ratio": "log2 fold change", "odds_ratio": "log odds ratio"}
+_PLAIN = ("ok", "boundary")  # statuses that need no word beside a p-value
 _INTERVAL = {"effect": "estimate", "low": "ci_low", "high": "ci_high"}
 
 
@@ -68,12 +73,9 @@ def with_intervals(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.Data
     An interval is that of the estimate. It is one of the log2 fold change where that is the estimate in other units, as
     it is of log rates, and not of mean logarithms.
     """
-    if params["link"] == "log":
-        scale, name = float(1 / np.log(2)), "log2 fold change"
-    elif params["link"] == "logit":
-        scale, name = 1.0, "log odds ratio"
-    else:
-        scale, name = 1.0, f"estimate ({response_unit(params, table)})"
+    ratio = RATIO_OF_LINK.get(str(params["link"]), "")
+    scale = float(1 / np.log(2)) if ratio == "rate_ratio" else 1.0
+    name = _NAMES.get(ratio, f"estimate ({response_unit(params, table)})")
     scaled = {to: table[column] * scale for to, column in _INTERVAL.items()}
     return table.assign(**scaled), name
 
@@ -195,6 +197,21 @@ def name_panels(
             place(ax, list(points.names[chosen]), xy[chosen], points=xy, colors=list(colors))
 
 
+def closed(effect: ArrayLike, low: ArrayLike, high: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Ends of intervals to draw: a side without an end is as long as the other."""
+    at, lows, highs = (np.asarray(values, dtype=np.float64) for values in (effect, low, high))
+    return np.where(np.isneginf(lows), 2 * at - highs, lows), np.where(np.isposinf(highs), 2 * at - lows, highs)
+
+
+def texts_of(status: Iterable[object], p_values: Iterable[float], kind: str = "p") -> list[str]:
+    """What stands beside the estimates: the p-value, and the status where that says more than that there is one."""
+    texts = []
+    for name, p in zip(map(str, status), p_values, strict=True):
+        words = [] if np.isnan(p) else [format_p(p, kind)]
+        texts.append(", ".join(words if name in _PLAIN else [*words, name.replace("_", " ")]))
+    return texts
+
+
 def draw_rows(
     ax: Axes,
     effect: ArrayLike,
@@ -214,7 +231,7 @@ def draw_rows(
     ax
         Axes to draw in.
     effect, low, high
-        Shape (R,). Estimates and ends of their intervals; NaN leaves a row empty.
+        Shape (R,). Estimates and ends of their intervals; NaN leaves a row empty, and an arrow stands where there is no end.
     labels, texts
         On the left and on the right of the rows.
     colors
@@ -226,7 +243,11 @@ def draw_rows(
     """
     place = np.arange(float(len(labels)))
     full = np.ones(len(labels), dtype=bool) if filled is None else filled
-    ax.hlines(place, low, high, color=colors, lw=1.2)
+    left, right = closed(effect, low, high)
+    ax.hlines(place, left, right, color=colors, lw=1.2)
+    for end, given, marker in ((left, low, "<"), (right, high, ">")):
+        if (is_open := np.isinf(np.asarray(given, dtype=np.float64))).any():
+            ax.scatter(end[is_open], place[is_open], c=colors[is_open], marker=marker, s=16, lw=0, zorder=3)
     ax.scatter(effect, place, c=np.where(full, colors, "white"), edgecolors=list(colors), s=20, lw=1, zorder=3)
     ax.axvline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
     for y, text, color in zip(place, texts, colors if text_colors is None else text_colors, strict=True):

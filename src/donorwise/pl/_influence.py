@@ -12,7 +12,7 @@ from donorwise._anndata import check_is_anndata, keys, read_influence, read_para
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, tidy
-from donorwise.pl._effects import draw_rows
+from donorwise.pl._effects import draw_rows, texts_of
 from donorwise.pl._labels import place_labels
 from donorwise.pl._style import (
     BLUE,
@@ -152,14 +152,13 @@ def _forest(ax: Axes, rows: pd.DataFrame, hit: pd.Series, n_donors: int) -> None
     shown = rows.loc[change.sort_values(ascending=False, kind="stable").index[:n_donors]]
     shown = shown.sort_values("estimate", na_position="last")
     lost = ~(shown["p_value"] <= hit["threshold"]).to_numpy()
-    tests = zip(shown["status"].astype(str), shown["p_value"], strict=True)
     draw_rows(
         ax,
         shown["estimate"],
         shown["ci_low"],
         shown["ci_high"],
         labels=list(shown["donor"].astype(str)),
-        texts=[status.replace("_", " ") if np.isnan(p) else format_p(p) for status, p in tests],
+        texts=texts_of(shown["status"], shown["p_value"]),
         colors=np.where(lost, VERMILION, BLUE),
     )
     ax.axvline(hit["estimate"], color=INK, lw=0.8, ls=(0, (4, 3)), zorder=0)

@@ -13,7 +13,7 @@ from donorwise.errors import DataError
 from donorwise.get import ranef as predict
 from donorwise.get._tests import choose, passes, present, tidy
 from donorwise.pl._contrasts import of_interest, per_unit
-from donorwise.pl._effects import draw_rows, effect_colors, tested_parts, with_intervals
+from donorwise.pl._effects import closed, draw_rows, effect_colors, tested_parts, texts_of, with_intervals
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -23,7 +23,6 @@ from donorwise.pl._style import (
     despine,
     feature_names,
     finish,
-    format_p,
     group_colors,
     inches,
     outer_labels,
@@ -102,8 +101,8 @@ def forest(
     -----
     Full points are significant, rings are not; groups with colours of their own in ``uns`` keep these, elsewhere
     what goes up is orange, what goes down blue. On the right the adjusted p-value or, in a row without an
-    estimate, the status that says why. An interval that leaves the axis is some three times as
-    long as is usual in the plot, or longer.
+    estimate, the status that says why. An arrow is the open side of the interval of a separated feature. An interval
+    that leaves the axis is some three times as long as is usual in the plot, or longer.
 
     Examples
     --------
@@ -192,14 +191,13 @@ def _draw_forest(ax: Axes, part: pd.DataFrame, column: str, *, significant: Bool
     if not labels:
         say_empty(ax, "nothing tested")
     colors = effect_colors(part["effect"].to_numpy(), significant)
-    tests = zip(part["status"].astype(str), part["adj_p_value"], strict=True)
     draw_rows(
         ax,
         part["effect"],
         part["low"],
         part["high"],
         labels=labels,
-        texts=[status.replace("_", " ") if np.isnan(p) else format_p(p, "FDR") for status, p in tests],
+        texts=texts_of(part["status"], part["adj_p_value"], "FDR"),
         colors=np.array([own.get(label, color) for label, color in zip(labels, colors, strict=True)]),
         text_colors=colors,
         filled=significant,
@@ -211,8 +209,9 @@ def _limit(ax: Axes, rows: pd.DataFrame) -> None:
     if not rows["effect"].notna().any():
         ax.set_xlim(-1, 1)
         return
-    reach = rows["effect"].abs().max() + _LONGEST * (rows["high"] - rows["low"]).median() / 2
-    left, right = min(rows["low"].min(), 0.0), max(rows["high"].max(), 0.0)
+    low, high = closed(rows["effect"], rows["low"], rows["high"])
+    reach = rows["effect"].abs().max() + _LONGEST * float(np.nanmedian(high - low)) / 2
+    left, right = min(float(np.nanmin(low)), 0.0), max(float(np.nanmax(high)), 0.0)
     left, right = max(left, -reach), min(right, reach)
     margin = 0.05 * (right - left or 1.0)
     ax.set_xlim(left - margin, right + margin)

@@ -53,7 +53,7 @@ def prior(
     Parameters
     ----------
     data
-        AnnData that holds a moderated result of :func:`donorwise.tl.lmm`, or one of
+        AnnData that holds a moderated result of :func:`donorwise.tl.lmm`, or one of :func:`donorwise.tl.glmm` or
         :func:`donorwise.tl.pseudobulk`; or a :class:`donorwise.LMMFit`.
     term
         Which random term, ``"(1 | donor_id)"`` or ``"donor_id"``; for pseudobulk ``"unit"``, or what the units are
@@ -79,8 +79,8 @@ def prior(
     Lines: the share of features that the prior gives each ratio of the term's to the residual variance, from
     features with a low to those with a high mean response. Bars: the same for the features' own estimates,
     which spread more than the truth, since each is estimated from few donors. The leftmost place is a
-    variance of zero. For pseudobulk the axis is the variance of log rates between units itself, and features have
-    no estimates of their own.
+    variance of zero. For pseudobulk the axis is the variance of log rates between units itself, for models of counts or of
+    yes and no that of the term, and features have no estimates of their own.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def prior(
     >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
     >>> ax = dw.pl.prior(fit)
     """
-    table, varcomp, units = _tables(data, key)
+    table, varcomp, on_variance, units = _tables(data, key)
     table = choose(choose(table, "term", _meant(term, list(table["term"].cat.categories), units)), "group", group)
     pairs = table[["term", "group"]].astype(str).drop_duplicates()
     found = [(name, each) for each in pairs["term"].unique() for name in pairs.loc[pairs["term"] == each, "group"]]
@@ -97,19 +97,19 @@ def prior(
     grids = {tuple(part["ratio"].unique()) for part in parts}
     figure, axes = panels(ax, len(found), size=(4.6, 3.4), share=len(grids) == 1)
     for panel, part, (name, its_term) in zip(axes, parts, found, strict=True):
-        own = _own_ratios(varcomp, "" if units else its_term)
+        own = _own_ratios(varcomp, "" if on_variance else its_term)
         _draw(panel, part, own[own["group"].astype(str) == name]["ratio"].to_numpy())
     _leave_room(axes, shared=len(grids) == 1)
-    _name_panels(axes, found, units)
+    _name_panels(axes, found, units, on_variance=on_variance)
     _legend(axes[0], own=bool(axes[0].patches))
     _color_key(figure, axes, np.unique(table["knot"].to_numpy()))
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
-def _tables(data: ad.AnnData | LMMFit, key: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """The prior, the variance components, and whose log rates have the variance that it is on; empty for a ratio."""
+def _tables(data: ad.AnnData | LMMFit, key: str) -> tuple[pd.DataFrame, pd.DataFrame, bool, str]:
+    """The prior, the variance components, whether it is on a variance, and between which units of counts (empty for none)."""
     if isinstance(data, LMMFit):
-        prior, varcomp, units = prior_table(data.prior), data.varcomp().assign(group=keys.ALL), ""
+        prior, varcomp, on_variance, units = prior_table(data.prior), data.varcomp().assign(group=keys.ALL), False, ""
         prior = prior.assign(group=keys.ALL)
     else:
         check_is_anndata(data)
@@ -119,8 +119,9 @@ def _tables(data: ad.AnnData | LMMFit, key: str) -> tuple[pd.DataFrame, pd.DataF
                 f"The tests of {key!r} are not moderated (params['ddf_used']), so there is no prior to draw."
             )
         prior, varcomp = stored.prior, stored.varcomp
-        units = str(stored.params["units"]) if stored.params["prior_on"] == "variance" else ""
-    return prior.assign(**{name: prior[name].astype("category") for name in ("term", "group")}), varcomp, units
+        on_variance, units = stored.params["prior_on"] == "variance", str(stored.params.get("units", ""))
+    prior = prior.assign(**{name: prior[name].astype("category") for name in ("term", "group")})
+    return prior, varcomp, on_variance, units
 
 
 def _meant(term: str | None, known: Sequence[str], units: str) -> str | list[str] | None:
@@ -178,7 +179,7 @@ def _nearest(values: FloatArray, ratios: FloatArray) -> np.ndarray:
     return np.where(values > 0, 1 + np.searchsorted(steps, values), 0)
 
 
-def _name_panels(axes: Sequence[Axes], found: Sequence[tuple[str, str]], units: str) -> None:
+def _name_panels(axes: Sequence[Axes], found: Sequence[tuple[str, str]], units: str, *, on_variance: bool) -> None:
     """Group, and term where there are several, above the panels; the ratio below them."""
     terms = list(dict.fromkeys(term for _, term in found))
     several = len(terms) > 1
@@ -188,7 +189,8 @@ def _name_panels(axes: Sequence[Axes], found: Sequence[tuple[str, str]], units: 
         write_title(panel, ", ".join(parts))
     whose = "the term" if several else terms[0]
     levels = f"units ({units})" if terms == [UNIT] else f"levels of {whose}"
-    x = f"variance of log rates between {levels}" if units else f"variance of {whose} / residual variance"
+    of_terms = f"variance of {whose}" if on_variance else f"variance of {whose} / residual variance"
+    x = f"variance of log rates between {levels}" if units else of_terms
     outer_labels(axes, x=x, y="share of features")
 
 

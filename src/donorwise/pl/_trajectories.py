@@ -313,9 +313,9 @@ def trajectories(
     if not isinstance(variable, str):
         raise DataError(f"variable= names one feature, not {variable!r}.")
     stored = read_results(adata, key)
-    if stored.of_counts:
+    if stored.params["observations"] != "cells":
         raise DataError(
-            f"{key!r} is a result of dw.tl.pseudobulk; trajectories are drawn with the fixed effects of a mixed model: "
+            f"{key!r} is a result of dw.tl.{stored.params['method']}; trajectories are drawn with the fixed effects of a mixed model: "
             "name a result of dw.tl.lmm with key=."
         )
     symbols = symbols_of(adata, gene_symbols, stored.params)

@@ -252,7 +252,7 @@ def ma(
         panel.text(0.5, 1.0, f"FDR {alpha:.0%}", transform=panel.transAxes, ha="center", va="bottom", fontsize="small")
         panel.set_ylim(ends)
         panel.margins(x=0.08)
-        if stored.params["link"] == "log":
+        if _of_counts(stored):
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(numticks=5))
         write_title(panel, panel_title(name, contrast), pad=18)
@@ -269,7 +269,14 @@ def _ma_points(
     return points_of(symbols.rename(tested), x=x, y=y, alpha=alpha, min_log_fc=min_log_fc)
 
 
+def _of_counts(stored: Results) -> bool:
+    """Whether the response is counts, or that there are any."""
+    return stored.params["link"] == "log" or bool(stored.params.get("detected"))
+
+
 def _mean_label(stored: Results) -> str:
-    if stored.params["link"] == "log":
+    if _of_counts(stored):
         return "mean count per cell"
+    if stored.params["response"].startswith(keys.LABELS_PREFIX):
+        return "mean share"
     return "mean log expression" if np.isfinite(stored.params["log_base"]) else f"mean of {stored.params['response']}"

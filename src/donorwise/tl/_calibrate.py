@@ -10,6 +10,7 @@ import numpy as np
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, write_tables
 from donorwise._anndata.prepare import prepare_lmm
+from donorwise._anndata.prepare_composition import prepare_composition
 from donorwise._anndata.prepare_counts import prepare_glmm
 from donorwise._anndata.prepare_units import prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
@@ -54,11 +55,21 @@ def _pseudobulk(adata: ad.AnnData, formula: str, *, layer: str | None, **given: 
     return prepare_pseudobulk(adata, formula, layer="counts" if layer is None else layer, **given)
 
 
+def _composition(
+    adata: ad.AnnData, formula: str, *, layer: str | None, mask_var: Any, ddf: str = "moderated", **given: Any
+) -> Analysis[Any, Any]:
+    for name, value in {"layer": layer, "mask_var": mask_var}.items():
+        if value is not None:
+            raise _unused(name, "composition")
+    return prepare_composition(adata, formula, options=Options(ddf), **given)
+
+
 _RESPONSE, _OF_COUNTS = ("obsm", "obs_keys"), ("family", "link", "response", "exposure", "offset", "trials")
 _MODELS = {
     "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights"), DDF),
     "glmm": _Model(_glmm, ("ddf", *_RESPONSE, *_OF_COUNTS), GLMM_DDF),
     "pseudobulk": _Model(_pseudobulk, ("donor", "sample", "depth", "normalize"), DDF),
+    "composition": _Model(_composition, ("ddf", "sample", "cell_type"), GLMM_DDF),
 }
 _NAMES = {"kenward-roger": "Kenward-Roger", "between-within": "Between-within"}
 
@@ -73,7 +84,7 @@ def calibrate(
     n_permutations: int = 100,
     permute: str | None = None,
     strata: str | Sequence[str] | None = None,
-    model: Literal["lmm", "glmm", "pseudobulk"] = "lmm",
+    model: Literal["lmm", "glmm", "pseudobulk", "composition"] = "lmm",
     ddf: Ddf | GlmmDdf = "moderated",
     layer: str | None = None,
     obsm: str | None = None,
@@ -90,6 +101,7 @@ def calibrate(
     sample: str | None = None,
     depth: str | None = None,
     normalize: Literal["tmm", "median_ratio", "depth"] | None = None,
+    cell_type: str | None = None,
     random_state: int = 0,
     key_added: str = keys.CALIBRATION,
     n_jobs: int | None = None,
@@ -117,20 +129,23 @@ def calibrate(
     strata
         Columns of obs: labels are exchanged within them only, for instance within sex or batch.
     model
-        Which tests to calibrate: those of :func:`donorwise.tl.lmm`, of :func:`donorwise.tl.glmm`, or of
-        :func:`donorwise.tl.pseudobulk`, where donors (or their units) exchange labels with all the counts that they have.
-        ``layer`` of pseudobulk is that of raw counts, ``"counts"`` if None.
+        Which tests to calibrate: those of :func:`donorwise.tl.lmm`, of :func:`donorwise.tl.glmm`, of
+        :func:`donorwise.tl.composition`, or of :func:`donorwise.tl.pseudobulk`, where donors (or their units) exchange labels
+        with all the counts that they have. ``layer`` of pseudobulk is that of raw counts, ``"counts"`` if None.
     ddf
         Degrees of freedom to calibrate, as in :func:`donorwise.tl.lmm` or :func:`donorwise.tl.glmm`; those of pseudobulk
-        are its own.
+        are its own. Of composition there is one test for each cell type, so it takes many permutations to see a rate.
     {response}
     {mask_var}
     {weights}
     family, link, response, exposure, offset, trials
         As in :func:`donorwise.tl.glmm`, for ``model="glmm"`` only (``family`` is ``"nb"`` there if None).
     donor, sample, depth, normalize
-        As in :func:`donorwise.tl.pseudobulk`, for ``model="pseudobulk"`` only (``normalize`` is ``"tmm"`` there if None).
-        Size factors do not know the labels, so they are the same under all permutations.
+        As in :func:`donorwise.tl.pseudobulk`, for ``model="pseudobulk"`` only (``normalize`` is ``"tmm"`` there if None);
+        `sample` for ``model="composition"``, too. Size factors do not know the labels: they are the same under all
+        permutations.
+    cell_type
+        As in :func:`donorwise.tl.composition`, for ``model="composition"`` only.
     random_state
         Seed of the permutations.
     {key_added}
@@ -200,7 +215,7 @@ def calibrate(
     own = {
         "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "ddf": None if ddf == "moderated" else ddf,
         "family": family, "link": link, "response": response, "exposure": exposure, "offset": offset, "trials": trials,
-        "donor": donor, "sample": sample, "depth": depth, "normalize": normalize,
+        "donor": donor, "sample": sample, "cell_type": cell_type, "depth": depth, "normalize": normalize,
     }  # fmt: skip
     analysis = _MODELS[model].prepare(
         adata, formula, layer=layer, groupby=groupby, mask_var=mask_var, contrasts=contrast, n_jobs=n_jobs,
@@ -240,8 +255,12 @@ def _own_options(model: str, given: dict[str, Any]) -> dict[str, Any]:
     named = {name: value for name, value in given.items() if value is not None}
     for name in named:
         if name not in _MODELS[model].options:
-            raise DonorwiseError(f"{name}= has no meaning with model={model!r}; leave it out.")
+            raise _unused(name, model)
     return named
+
+
+def _unused(name: str, model: str) -> DonorwiseError:
+    return DonorwiseError(f"{name}= has no meaning with model={model!r}; leave it out.")
 
 
 def _check_count(name: str, value: object, smallest: int) -> None:

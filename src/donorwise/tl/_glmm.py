@@ -60,7 +60,7 @@ def glmm(
     {adata_cells_counts}
     formula
         ``"~ disease + sex + (1 | donor_id)"``, as in :func:`donorwise.tl.lmm`. Sequencing depth belongs into the exposure
-        and not into the formula.
+        and not into the formula. Random effects have three variances and covariances at most.
     family, link
         ``"nb"``: over-dispersed counts (negative binomial, variance :math:`\mu + \mu^2/r`, a size r for every
         feature). ``"poisson"``: counts without it. ``"binomial"``: 0 or 1, booleans, or k of m with `trials`; with
@@ -103,9 +103,10 @@ def glmm(
     FormulaError
         If the formula does not parse.
     DesignError
-        If obs cannot answer it; nothing is computed or changed then.
+        If obs cannot answer it, or random effects have more variances than there can be; nothing is computed or changed then.
     DataError
-        If responses, exposures or trials cannot be used.
+        If responses, exposures or trials cannot be used: no counts, missing values, an exposure that is a logarithm, an
+        offset that is none, more successes than trials.
 
     Notes
     -----

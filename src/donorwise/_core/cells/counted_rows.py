@@ -6,7 +6,7 @@ Nodes stand for cells: what a row has at one of them is spread over other nodes 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +15,74 @@ from donorwise._core.cells.nodes import Nodes, choose_nodes
 from donorwise._core.cells.tails import Tails, choose_tails
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from donorwise._typing import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """Counts of the cells behind K rows, of which nothing is read before it is asked for.
+
+    Attributes
+    ----------
+    n_obs, exposure, shared
+        As in :class:`donorwise._core.cells.counts.Counted`.
+    nodes, tails
+        What the counts are at; None where there are no more than sums, or no tails.
+    read
+        Gives numbers of some rows and features, by their positions (None for all): ``"total"``, and at the i-th node or
+        value of the tails ``"own"`` and ``"tail"``, with i.
+    """
+
+    n_obs: IntArray
+    exposure: FloatArray
+    shared: FloatArray
+    nodes: Nodes | None
+    tails: Tails | None
+    read: Callable[[str, int, IntArray, IntArray | None], FloatArray]
+
+    def patterns(self, codes: IntArray, n: int, features: IntArray | None = None) -> Counted:
+        """Unions of rows; besides the result no more than one number for each row and feature is in memory.
+
+        Parameters
+        ----------
+        codes
+            Shape (K,). Which of the n unions each row belongs to, -1 for rows to leave out; each of them has rows.
+        n
+            Number of unions.
+        features
+            Positions of the features; all if None.
+        """
+        used = np.flatnonzero(codes >= 0)
+        union = _Union(codes[used], n)
+
+        def stacked(name: str, size: int) -> FloatArray:
+            out = np.empty((n, size, total.shape[1]))
+            for i in range(size):
+                out[:, i] = union(self.read(name, i, used, features))
+            return out
+
+        total = union(self.read("total", 0, used, features))
+        n_nodes = 0 if self.nodes is None else len(self.nodes.at)
+        n_tails = 0 if self.tails is None else len(self.tails.values)
+        return Counted(
+            union(self.n_obs[used]), union(self.exposure[used]), union(self.shared[used]), total,
+            stacked("own", n_nodes), stacked("tail", n_tails),
+        )  # fmt: skip
+
+
+class _Union:
+    """Sums over rows with the same code, of n."""
+
+    def __init__(self, codes: IntArray, n: int) -> None:
+        self._order = np.argsort(codes, kind="stable")
+        self._starts = np.searchsorted(codes[self._order], np.arange(n))
+
+    def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(np.add.reduceat(values[self._order], self._starts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +143,5 @@ def merge_counted(parts: Sequence[CountedRows], codes: IntArray, n: int, kind: s
     shared_tails = common_tails(tails) if tails else None
     arrays = [own.at(nodes, shared_tails).counted.arrays() for own in parts]
     stacked = {name: np.concatenate([own[name] for own in arrays]) for name in arrays[0]}
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(n))
-    return CountedRows(
-        Counted(**{name: np.add.reduceat(values[order], starts) for name, values in stacked.items()}),
-        nodes,
-        shared_tails,
-    )
+    union = _Union(codes, n)
+    return CountedRows(Counted(**{name: union(values) for name, values in stacked.items()}), nodes, shared_tails)

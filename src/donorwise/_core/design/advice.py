@@ -43,11 +43,11 @@ def unequal_arms(design: Design, arms: Sequence[Arms], donors: Donors) -> tuple[
 
 
 def unequal_arms_of_units(arms: Sequence[Arms], donors: Donors) -> list[str]:
-    """Comparisons of arms of very different size by a model of counts, which has one variance for all units."""
+    """Comparisons of arms of very different size by a model of units, which has one variance for all of them."""
     group = ":".join(map(quote, donors.columns))
     return [
-        f"{_one_variance(arm)} (3 against 9 donors, standard deviation doubled: type I error .14 at a nominal .05). Models of "
-        f"counts have no other; `dw.tl.lmm` with `(0 + {quote(arm.variables[0])} || {group})` gives each arm its own (.04)."
+        f"{_one_variance(arm)} (3 against 9 donors, standard deviation doubled: type I error .14 at a nominal .05). Counts of "
+        f"units have no other; `dw.tl.glmm` with `(0 + {quote(arm.variables[0])} || {group})` gives each arm its own (.03)."
         for arm in _unequal(arms)
         if min(arm.donors) < _SMALL
     ]
@@ -108,24 +108,23 @@ def interactions(design: Design, arms: Sequence[Arms], donors: Donors, layer: st
     ]
     if own:
         names = ", ".join(arm.contrast for arm in own[:2]) + (f" and {len(own) - 2} more" if len(own) > 2 else "")
-        group = ":".join(map(quote, donors.columns))
-        donor = "" if is_fixed(design, donors) else f" + (1 | {group})"
+        bars = " + ".join(dict.fromkeys(bar.text for bar in design.parsed.bars))
         yield (
             f"{names}: on a scale like log1p an interaction is not zero where fold changes are equal, if the levels differ "
             "in expression (1.5 times the nominal .05, 6.8 times .001). Raw counts are at hand: "
-            f'`dw.tl.pseudobulk(adata, "{_counted(design, arms)}{donor}", {_where(layer)})` asks whether fold changes differ.'
+            f'`dw.tl.glmm(adata, "{_counted(design, arms)} + {bars}", {_where(layer)})` asks whether fold changes differ.'
         )
 
 
 def count_scale(arms: Sequence[Arms], layer: str) -> Iterator[str]:
-    """The model of counts, where all that is asked compares donors with each other, in arms that one variance may do for."""
+    """Models of counts, where all that is asked compares donors with each other, in arms that one variance may do for."""
     asked = [a for a in arms if not a.cell_level]
     if asked and not _unequal(arms) and all(a.kind == "between-donor" for a in asked):
         by_cell = dict.fromkeys(v for a in arms if a.cell_level for v in a.within)
         yield (
-            "Every contrast compares donors with each other and raw counts are at hand: `dw.tl.pseudobulk` "
+            "Every contrast compares donors with each other and raw counts are at hand: `dw.tl.glmm` "
             f"({_where(layer)}){f', without {listing(by_cell)},' if by_cell else ''} tests them on the scale of the counts, with "
-            "depth accounted for."
+            "depth accounted for; so does `dw.tl.pseudobulk`, which is faster, and cautious for genes of less than a count a donor."
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design import advice, disguise, slopes
+from donorwise._core.design import depth as depths
 from donorwise._core.design import findings as checks
 from donorwise._core.design import omissions as omitted
 from donorwise._core.design.arms import Arms, describe
@@ -22,6 +23,7 @@ from donorwise.errors import DesignError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from donorwise._core.design.depth import Depth
     from donorwise._core.design.design import Design
     from donorwise._typing import FloatArray
 
@@ -109,6 +111,7 @@ def audit(
     sample: str | None = None,
     batch: str | None = None,
     counts: str | None = None,
+    depth_in: Depth = "values",
 ) -> Audit:
     """Say who is replicated and what is confounded, before any fit.
 
@@ -128,6 +131,8 @@ def audit(
         leaves them out.
     counts
         Layer that holds raw counts (``""`` for X), if there are any: a note then says what they are good for.
+    depth_in
+        How the model takes depth.
 
     Raises
     ------
@@ -146,7 +151,7 @@ def audit(
         return Audit(parsed.source, "", 0, len(obs), 0, (), (str(error),), ())
     return audit_design(
         design, obs, depth=depth, donor=donor, sample=sample, batch=batch, counts=counts,
-        impossible=list(checks.impossible(design)),
+        impossible=list(checks.impossible(design)), depth_in=depth_in,
     )  # fmt: skip
 
 
@@ -160,6 +165,7 @@ def audit_design(
     batch: str | None = None,
     counts: str | None = None,
     impossible: Sequence[str] = (),
+    depth_in: Depth = "values",
 ) -> Audit:
     """As :func:`audit`, for a design that is there already; `impossible` is why it cannot be fitted, if it cannot."""
     donors = find_donors(design, obs, donor, depth)
@@ -184,7 +190,8 @@ def audit_design(
         batches = [arm for arm in arms if checks.is_technical(arm, batch)]
         others = [arm for arm in arms if arm not in batches]
         found += [*checks.few_donors(asked), *checks.uncovered(design, others, donors, samples), *serious]
-        found += [*checks.collinear(design, arms, donors), *checks.depth_differs(design, arms, donors)]
+        found += [*checks.collinear(design, arms, donors), *depths.depth_differs(design, arms, donors, depth_in)]
+        found += depths.missing_exposure(depth_in)
         found += omitted.batch_left_out(design, obs, others, donors, batch)
         periods, orders = omitted.period_left_out(design, obs, others, donors, samples, batch)
         unequal, unsafe = advice.unequal_arms(design, others, donors)
@@ -196,9 +203,9 @@ def audit_design(
             *checks.unpaired(design, arms, donors),
         ]
         notes += [*checks.technical(design, batches, donors, samples), *checks.cell_level(design, arms, donors)]
-        notes += [*orders, *unequal]
+        notes += [*orders, *unequal, *depths.depth_twice(design, depth_in)]
         notes += [] if impossible else advice.complete_pairs(design, others, donors, counts)
-        if counts is not None and not impossible:
+        if counts is not None and not impossible and depth_in == "values":
             notes += [*advice.count_scale(arms, counts), *advice.interactions(design, arms, donors, counts)]
     return Audit(
         design.formula, donors.name, len(donors.levels), rows.n_rows, design.n_dropped, arms, tuple(found), tuple(notes)

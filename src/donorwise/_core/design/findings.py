@@ -16,7 +16,6 @@ from donorwise._core.design.evaluate import check_design
 from donorwise._core.design.names import quote
 from donorwise._core.design.replicates import is_fixed, random_levels, spans_constant
 from donorwise._core.design.slopes import slope_of
-from donorwise._core.design.terms import term_variables
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 
@@ -25,15 +24,13 @@ if TYPE_CHECKING:
     from donorwise._core.design.replicates import Crossing, Donors
     from donorwise._typing import FloatArray
 
-_DEPTH = re.compile(r"depth|lib|total_counts|n_?counts?|umi", re.IGNORECASE)
 _TECHNICAL = re.compile(
     r"(?<![a-z])(batch|lane|plate|chip|pool|flow_?cell|chemistry|assay|protocol|run)(e?s)?(?![a-z])", re.IGNORECASE
 )
-_DEPTH_SPREAD = 0.1  # standard deviation among donors of log mean depth above which means are seen to drift
 _COLLINEAR = 0.9  # share of a donor-level effect that the others explain
 _PRIOR_ALONE = (
     ", and with one degree of freedom of its own nothing but the prior that features share carries a moderated test of it "
-    "(Kenward-Roger finds next to nothing)"
+    "(a test without it finds next to nothing)"
 )
 _FEW = 3  # donors in an arm
 _MANY_ROWS = 20  # rows of a donor from which on they are taken to be cells and not visits
@@ -195,30 +192,6 @@ def _slopes(names: list[str], group: str, has_intercept: bool) -> str:
         return together
     alone = " + ".join(f"(0 + {name} | {group})" for name in names)
     return f"`{alone}`, which with `(1 | {group})` is {together}"
-
-
-def depth_differs(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:
-    """Depth that differs between donors and is not in the formula."""
-    reads = {v for term in design.spec.terms for v in term_variables(term)}
-    rows = donors.rows
-    if rows.depths is None or any(_DEPTH.search(name) for name in reads):
-        return
-    n = np.bincount(rows.donor, weights=rows.n_depth)
-    means = np.bincount(rows.donor, weights=rows.depth)[n > 0] / n[n > 0]
-    spread = float(np.log(means).std(ddof=1)) if len(means) > 1 else 0.0
-    if spread <= _DEPTH_SPREAD:
-        return
-    ratios = {
-        a.contrast: max(a.depth[0] / a.depth[1], a.depth[1] / a.depth[0])
-        for a in arms
-        if a.kind == "between-donor" and a.depth
-    }
-    worst = max(ratios, key=lambda name: ratios[name], default=None)
-    between = f"; {ratios[worst]:.2f}-fold between the arms of {worst}" if worst and ratios[worst] > 1.05 else ""
-    yield (
-        f"Depth differs between donors (standard deviation of log mean depth {spread:.2f}{between}), and log-normalised "
-        "means depend on depth; add a cell-level covariate such as `log_depth` (made by `dw.pp.log_depth`) to the formula."
-    )
 
 
 def collinear(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterator[str]:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from donorwise._core.design.design import combine, constant
 from donorwise._core.design.names import quote
+from donorwise._core.design.replicates import spans_constant
 from donorwise._core.design.terms import check_obs
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
@@ -21,7 +22,7 @@ from donorwise.errors import DesignError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from donorwise._core.design.design import Design, RandomTerm
+    from donorwise._core.design.design import Design
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import IntArray
 
@@ -94,19 +95,19 @@ def check_samples(samples: Samples, design: Design, obs: pd.DataFrame, groupby: 
     if differ:
         raise DesignError(
             f"{listing(differ)} differ{'s' if len(differ) == 1 else ''} between the cells of a sample ({where}), and shares "
-            "are of all cells of a sample: leave it out, or take its mean for every sample; if such cells are samples of "
-            "their own, name the column that tells these apart with sample=."
+            "are of all cells of a sample: leave it out, or take its mean for every sample. If such cells are samples of "
+            f"their own, name the column that tells these apart with sample={_or_term(samples, obs, differ)}."
         )
     if not design.random_terms:
         raise DesignError(
             f"{design.formula!r} has no random term, so every cell would count as a replicate; add one for the samples, "
             f"(1 | {samples.term})."
         )
-    if not any(_tells_patterns_apart(own) for own in _by_group(design)):
+    if not any(_is_of_patterns(design, group) for group in {term.group for term in design.random_terms}):
         terms = ", ".join(term.label for term in design.random_terms)
         raise DesignError(
-            f"Cells of one sample ({where}) would count as replicates of what varies within the levels of {terms}: add a "
-            f"random term for the samples, (1 | {samples.term})."
+            f"No random intercept of {terms} has the samples ({where}) as its levels, so their cells would count as replicates "
+            f"of what varies within these levels: add (1 | {samples.term})."
         )
 
 
@@ -131,16 +132,13 @@ def _differing(samples: Samples, design: Design, obs: pd.DataFrame, used: IntArr
             yield name
 
 
-def _by_group(design: Design) -> list[list[RandomTerm]]:
-    """Random terms that share their levels."""
-    groups = dict.fromkeys(term.group for term in design.random_terms)
-    return [[term for term in design.random_terms if term.group == group] for group in groups]
+def _or_term(samples: Samples, obs: pd.DataFrame, differ: Sequence[str]) -> str:
+    """The random term that makes samples of the cells that agree in labels."""
+    numbers = [name for name in differ if pd.api.types.is_numeric_dtype(obs[name])]
+    return "" if numbers else f", or add (1 | {':'.join([samples.term, *map(quote, differ)])})"
 
 
-def _tells_patterns_apart(terms: Sequence[RandomTerm]) -> bool:
-    """Whether the effects of each level can give each of its patterns a value of its own."""
-    codes, Z = terms[0].codes, np.hstack([term.Z for term in terms])
-    patterns = np.bincount(codes)
-    if patterns.max(initial=0) > Z.shape[1]:
-        return False
-    return all(np.linalg.matrix_rank(Z[codes == level]) == n for level, n in enumerate(patterns) if n)
+def _is_of_patterns(design: Design, group: str) -> bool:
+    """Whether the random terms of a grouping factor give every pattern an effect of its own."""
+    terms = [term for term in design.random_terms if term.group == group]
+    return len(terms[0].levels) == design.n_patterns and spans_constant(*terms)

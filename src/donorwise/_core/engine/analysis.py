@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 
 import numpy as np
 
+from donorwise._core.engine.after_fit import UNCORRECTED
 from donorwise._core.engine.results import resolve_by_group, results_table
 from donorwise.errors import DesignError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from donorwise._core.design.depth import Depth
     from donorwise._core.design.design import Design
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.power import Planner
@@ -197,6 +199,16 @@ class Analysis(ABC, Generic[S, F]):
     def permuted_donors(self, number: int) -> IntArray | None:
         """The donor of each pattern, where a permutation cannot tell it from the design."""
         return None
+
+    @property
+    def depth_in(self) -> Depth:
+        """How the model takes the depth of cells."""
+        return "values"
+
+    @property
+    def when_shifted(self) -> str:
+        """What to do where the log fold changes of a contrast are far from zero as a whole."""
+        return UNCORRECTED
 
     @abstractmethod
     def own_params(self) -> dict[str, Any]:

@@ -1,24 +1,22 @@
-"""What deserves a second look before a fit and after it, a sentence each."""
+"""What deserves a second look before a fit, a sentence each."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from donorwise._core.cells.nodes import PATTERN_CELLS, RIGHT
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, unequal_arms
 from donorwise._core.design.disguise import batch_as_number, kept_as_text
 from donorwise._core.design.people import Named, about_names
-from donorwise._core.design.shares import coarser
 from donorwise._core.engine.unit_replicates import replicates_of_units
-from donorwise._typing import ALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.composition import CompositionAnalysis
     from donorwise._core.engine.glmm import GlmmAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
@@ -30,13 +28,15 @@ _RAW_COUNTS = (
     "{} looks like raw counts. A linear mixed model needs log-normalised values: run sc.pp.normalize_total and sc.pp.log1p "
     "first, or name the layer that holds them."
 )
-_SHIFTED = "{}: the middle of the genes' log_fc is {:.2f}, far from 0 for a spread of {:.2f}. {}"
-_COMPOSITION = (
-    "Where some genes respond strongly, their counts take depth from all others, which then look down: "
-    "dw.tl.pseudobulk(normalize='tmm') corrects that, and dw.pp.size_factors the values of dw.tl.lmm."
+_INTERPOLATED = (
+    "Exposures reach from {:.3g} to {:.3g}, and between so far apart ends the log-likelihood of a pattern of {:,} cells is right "
+    "to {:.0e} only ({:.0e} is meant): leave cells of extreme depth out."
 )
-_CORRECTED = "That is left after normalize={!r}: most genes may differ, or too few have the counts to be compared."
-_ENOUGH_GENES, _FAR, _SEEN = 200, 0.3, 0.05  # tests; spreads; log2 units that are worth a word
+_FEW_TRIALS = 5
+_HANDFUL = (
+    "Half of the levels of `{}` have {:.0f} cells or fewer, each of them yes or no: what levels differ by can hardly be told "
+    "from chance, and tests lean on the prior that features share."
+)
 _SINGLE_CELLS = (
     "Most units are a single cell, so the noise between cells cannot be told from the differences between units."
 )
@@ -69,11 +69,12 @@ def of_cells(
         Why cells are left out.
     """
     tasks, obs, donor = analysis.tasks, analysis.obs, analysis.donor
+    about: dict[str, Any] = {"depth": depth, "donor": donor, **roles, "depth_in": analysis.depth_in}
     found = [_RAW_COUNTS.format(analysis.response)] if raw_counts else [scale] if scale else []
     if len(tasks) == 1 and tasks[0].design is not None:
-        found += audit_design(tasks[0].design, obs, depth=depth, donor=donor, **roles).warnings
+        found += audit_design(tasks[0].design, obs, **about).warnings
     else:
-        whole = audit(analysis.formula, obs, depth=depth, donor=donor, **roles)
+        whole = audit(analysis.formula, obs, **about)
         # without donors all cells together have no design
         overall = whole.warnings if whole.n_donors else ()
         found += [*overall, *_by_group(tasks, lambda design: few_donors(design, obs, donor), overall)]
@@ -84,21 +85,32 @@ def of_cells(
     return (*found, *_cells_left_out(n_dropped, analysis.n_cells, missing))
 
 
-def of_counts(analysis: GlmmAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
-    """The serious findings of the audit, groups with few donors, and cells left out."""
-    return of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles)
+def of_counts(analysis: GlmmAnalysis, *, depth: FloatArray | None, roles: Mapping[str, str]) -> tuple[str, ...]:
+    """The serious findings of the audit, groups with few donors, cells left out, and what is too little to go on.
+
+    `depth` (N,) is that of the cells, if known.
+    """
+    found = of_cells(analysis, raw_counts=False, scale="", depth=depth, roles=roles)
+    return (
+        *found,
+        *_interpolated(analysis),
+        *([] if analysis.distribution.counts or analysis.trials else _by_group(analysis.tasks, _few_trials)),
+    )
 
 
-def of_shares(analysis: CompositionAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
-    """As :func:`of_counts`, and random terms that are coarser than the samples."""
-    missing = "the cell type, the group or a variable of the formula is missing"
-    found = of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles, missing=missing)
+def _interpolated(analysis: GlmmAnalysis) -> list[str]:
+    """Exposures that lie too far apart for what is kept of them."""
+    nodes, error = analysis.nodes, analysis.interpolation_error
+    if nodes is None or error <= 1.01 * RIGHT:  # rounding
+        return []
+    return [_INTERPOLATED.format(*np.exp([nodes.low, nodes.high]), PATTERN_CELLS, error, RIGHT)]
 
-    def look(design: Design) -> list[str]:
-        text = coarser(analysis.samples, design)
-        return [text] if text else []
 
-    return (*found, *_by_group(analysis.tasks, look))
+def _few_trials(design: Design) -> list[str]:
+    """Levels of a random term of which most have a handful of cells, each of them yes or no."""
+    cells, worst = design.codes[design.codes >= 0], max(design.random_terms, key=lambda term: len(term.levels))
+    n = float(np.median(np.bincount(worst.codes[cells], minlength=len(worst.levels))))
+    return [_HANDFUL.format(worst.group, n)] if n < _FEW_TRIALS else []
 
 
 def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[str, str]) -> tuple[str, ...]:
@@ -128,53 +140,6 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
     found += about_names(cells, _named(units))
     missing = "the donor, the sample, the group or a variable of the formula is missing"
     return (*found, *_cells_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
-
-
-def shifted(results: pd.DataFrame, apart: Collection[str] = (), normalize: str = "depth") -> dict[str, str]:
-    """What to say of groups and contrasts in which the genes' log fold changes are far from zero as a whole, by their names.
-
-    Of the genes whose fold changes are known best (the half with the smaller standard errors: with few counts they depend
-    on the depth) the median is compared with 1.48 times the median distance from it. With depths as they are, halves of
-    unaffected donors reach the limit once in eight comparisons, with ``"tmm"`` once in twenty.
-
-    Parameters
-    ----------
-    results
-        The tests of all groups and contrasts.
-    apart
-        Contrasts that are not looked at, such as those of the depth.
-    normalize
-        How the depths were made comparable; ``"depth"`` for not at all.
-    """
-    advice = _COMPOSITION if normalize == "depth" else _CORRECTED.format(normalize)
-    known = results[results["p_value"].notna() & results["log_fc"].notna() & ~results["contrast"].isin(apart)]
-    found = {}
-    for (contrast, group), own in known.groupby(["contrast", "group"], observed=True, sort=False):
-        if len(own) >= _ENOUGH_GENES:
-            middle, spread = _middle(own)
-            if abs(middle) > max(_FAR * spread, _SEEN):
-                name = str(contrast) if group == ALL else f"{contrast}, {group}"
-                found[name] = _SHIFTED.format(name, middle, spread, advice)
-    return found
-
-
-def of_fits(found: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """What the fits of groups say of themselves, each text by what it is about, with the name of its group."""
-    return {
-        about if group == ALL else f"{about}, {group}": text if group == ALL else f"{group}: {text}"
-        for group, own in found.items()
-        for about, text in own.items()
-    }
-
-
-def _middle(tests: pd.DataFrame) -> tuple[float, float]:
-    """Median log fold change of the genes in which it is known best, and their spread about it."""
-    log_fc = tests["log_fc"].to_numpy(dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        se = tests["se"].to_numpy(dtype=np.float64) * np.abs(log_fc / tests["estimate"].to_numpy(dtype=np.float64))
-    best = log_fc[se <= np.nanmedian(se)]
-    middle = np.median(best)
-    return float(middle), float(1.4826 * np.median(np.abs(best - middle)))
 
 
 def _named(units: Units) -> Named:

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._core.design.replicates import find_donors
+from donorwise._core.design.shares import coarser
 from donorwise._core.engine.analysis import Family, Replicates
 from donorwise._core.engine.glmm import GlmmAnalysis
+from donorwise._core.engine.results import told_reasons
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from donorwise._core.design.shares import Samples
     from donorwise._core.engine.analysis import Tables
-    from donorwise._core.engine.glmm import GLMMFit
+    from donorwise._core.engine.count_fits import CountFit
+    from donorwise._typing import IntArray
 
 RELATIVE = (
     "Shares are relative: where one type has more cells, all others have smaller shares, whether or not there are fewer of "
@@ -51,7 +54,7 @@ class CompositionAnalysis(GlmmAnalysis):
         """See :class:`Analysis`."""
         return Family(method="composition", observations="shares", link=self.distribution.link, prior_on="variance")
 
-    def tables(self, number: int, fit: GLMMFit | None) -> Tables:
+    def tables(self, number: int, fit: CountFit | None) -> Tables:
         """See :class:`Analysis`."""
         made = GlmmAnalysis.tables(self, number, fit)
         return replace(made, cautions=made.cautions | pushed(made.results, self.cell_type))
@@ -66,6 +69,10 @@ class CompositionAnalysis(GlmmAnalysis):
         codes[found.rows.pattern] = found.rows.donor
         return Replicates(found.levels, codes)
 
+    def permuted_donors(self, number: int) -> IntArray:
+        """See :class:`Analysis`."""
+        return self.donors(number).codes
+
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""
         return {
@@ -75,6 +82,12 @@ class CompositionAnalysis(GlmmAnalysis):
             "samples": ":".join(self.samples.columns),
             "note": RELATIVE,
         }
+
+
+def coarse_terms(analysis: CompositionAnalysis) -> list[str]:
+    """What to be told of random terms that are coarser than the samples, with the groups that it is true of."""
+    found = {t.name: coarser(analysis.samples, t.design) for t in analysis.tasks if t.design is not None}
+    return told_reasons(found) if analysis.groupby else [text for text in found.values() if text]
 
 
 def pushed(results: pd.DataFrame, column: str) -> dict[str, str]:

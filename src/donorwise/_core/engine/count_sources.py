@@ -137,6 +137,10 @@ class CellCountSource(Source[CountStatistics]):
         counts = CellCounts(self.distribution, matrix, self.exposure[used], trials, pattern)
         return CountStatistics(design, counts, design.covariates[used])
 
+    def per_cell(self, n_cells: int) -> tuple[FloatArray, FloatArray]:
+        """See :class:`Source`."""
+        return self.exposure, np.ones(n_cells) if self.trials is None else self.trials
+
     def trying(self, matrix: sparse.csr_array) -> Source[CountStatistics]:
         """See :class:`Source`; no more successes than trials, and no larger counts than there are."""
         most = np.full(matrix.shape[0], np.inf if self.tails is None else self.tails.largest)
@@ -193,6 +197,10 @@ class LabelSource(Source[CountStatistics]):
         n_obs, none = table.sum(axis=1), np.zeros((shape[0], 0, total.shape[1]))
         counted = Counted(n_obs, n_obs.astype(np.float64), np.zeros((shape[0], 0)), total, none, none)
         return CountStatistics(design, PatternCounts(self.distribution, counted, np.empty(0), np.empty(0)))
+
+    def reading(self, matrix: Any, features: IntArray | None) -> Source[CountStatistics]:
+        """See :class:`Source`; the labels stay, out of which all others are counted."""
+        return replace(self, features=features)
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""

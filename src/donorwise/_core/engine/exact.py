@@ -103,9 +103,9 @@ def fit_glmm(
     few donors come out too small (as much as the donors less coefficients are fewer than the donors). With ``n_quad=1``
     it is Laplace's approximation over the random effects and the coefficients jointly, which is
     ``glmmTMB(REML=TRUE)``. With more nodes the effects are integrated out by quadrature and the coefficients by
-    Laplace's method about the maximum of that likelihood, :math:`\ell(\hat\beta) - \log|J| / 2 + (p / 2) \log 2\pi`,
-    with :math:`J` the information about the coefficients (Louis 1982), so that the coefficients do not have the bias of
-    the joint mode.
+    Laplace's method about the maximum of that likelihood, :math:`\ell(\hat\beta) - \log|S| / 2 + (p / 2) \log 2\pi`,
+    with :math:`S` the information about the coefficients at the mode of the effects, so that the coefficients do not have
+    the bias of the joint mode.
 
     A negative binomial whose size grows without bound ends as Poisson's, with size ``inf``. Features with
     :attr:`GLMMFit.status` ``"separated"`` have coefficients that are infinite.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.marginal import Observations
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
-GlmmDdf: TypeAlias = Literal["between-within", "wald"]
-GLMM_DDF: tuple[str, ...] = get_args(GlmmDdf)
+ExactDdf: TypeAlias = Literal["between-within", "wald"]
+EXACT_DDF: tuple[str, ...] = get_args(ExactDdf)
 _KNOWN = 1e-8  # of a contrast, outside of what a separated feature knows
 
 
@@ -76,7 +76,7 @@ class ExactFeatures:
         modes, covariances = zip(*((f.modes[term], f.conditional[term]) for f in self.fits), strict=True)
         return np.stack(modes), np.stack(covariances)
 
-    def tests(self, L: FloatArray, ddf: GlmmDdf, level: float) -> FeatureTests:
+    def tests(self, L: FloatArray, ddf: ExactDdf, level: float) -> FeatureTests:
         """Tests of contrasts L (n, p)."""
         known, df = self._known(L), self._df(L, ddf)
         finite = np.array([f.finite for f in self.fits])
@@ -112,7 +112,7 @@ class ExactFeatures:
             weighted = np.where(L != 0, L * np.array([f.beta for f in self.fits])[:, None], 0.0).sum(axis=2)
         return np.where(np.isinf(weighted), weighted, np.nan)
 
-    def _df(self, L: FloatArray, ddf: GlmmDdf) -> FloatArray:
+    def _df(self, L: FloatArray, ddf: ExactDdf) -> FloatArray:
         """Degrees of freedom, (G, n)."""
         if ddf == "wald":
             return np.full((len(self.fits), len(L)), np.inf)
@@ -126,7 +126,7 @@ class ExactFeatures:
             out[g] = found[key]
         return out
 
-    def joint_tests(self, L: FloatArray, ddf: GlmmDdf) -> JointTests:
+    def joint_tests(self, L: FloatArray, ddf: ExactDdf) -> JointTests:
         """Tests that all contrasts L (n, p) are zero."""
         known: BoolArray = self._known(L).min(axis=1)
         den_df = self._df(L, ddf).min(axis=1)

@@ -74,7 +74,7 @@ def _looks_logged(values: FloatArray) -> bool:
 
 def _looks_raw(values: FloatArray) -> bool:
     """Whether offsets are larger than logarithms are, or whole numbers."""
-    whole = bool((values == np.round(values)).all() and np.ptp(values) > 0 and values.min() >= 0 and values.max() > 5)
+    whole = bool((values == np.round(values)).all() and np.ptp(values) > 0 and values.min() >= 0 and values.max() > 2)
     return bool(np.abs(values).max(initial=0) > _LARGEST_LOG) or whole
 
 

@@ -12,7 +12,7 @@ from joblib import delayed
 from donorwise._core.design.contrasts import resolve_term
 from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.arrays import one_blas_thread
-from donorwise._core.engine.exact_features import GLMM_DDF, ExactFeatures
+from donorwise._core.engine.exact_features import EXACT_DDF, ExactFeatures
 from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
     component_rows,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.exact_features import FeatureData, GlmmDdf
+    from donorwise._core.engine.exact_features import ExactDdf, FeatureData
     from donorwise._core.jobs import workers
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import FloatArray, IntArray, StrArray
@@ -140,7 +140,7 @@ class GLMMFit:
             f"  ask      .test() .joint_test() .lrt() .varcomp() .icc() .ranef() .size"
         )
 
-    def test(self, contrasts: Any = None, ddf: GlmmDdf = "between-within", level: float = 0.95) -> pd.DataFrame:
+    def test(self, contrasts: Any = None, ddf: ExactDdf = "between-within", level: float = 0.95) -> pd.DataFrame:
         """Wald tests of contrasts of the fixed effects.
 
         Parameters
@@ -174,7 +174,7 @@ class GLMMFit:
         >>> fit.test("condition[T.disease]")["df"].unique().tolist()
         [4.0]
         """
-        check_option("ddf", ddf, GLMM_DDF)
+        check_option("ddf", ddf, EXACT_DDF)
         if not 0 < level < 1:
             raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
         names, (own,) = resolve_by_group([Task(ALL, self.design, self.design.lost.reason)], contrasts)
@@ -182,7 +182,7 @@ class GLMMFit:
         numbers, status = with_unanswered(self._features.tests(own.L, ddf, level), names, own.names)
         return tests_table(self.variables, tuple(names), numbers, status, self.n_donors, self.n_obs)
 
-    def joint_test(self, term: str, ddf: GlmmDdf = "between-within") -> pd.DataFrame:
+    def joint_test(self, term: str, ddf: ExactDdf = "between-within") -> pd.DataFrame:
         """Wald test that all coefficients of a fixed term are zero.
 
         Parameters
@@ -214,7 +214,7 @@ class GLMMFit:
         >>> fit.joint_test("condition")["num_df"].unique().tolist()
         [1]
         """
-        check_option("ddf", ddf, GLMM_DDF)
+        check_option("ddf", ddf, EXACT_DDF)
         L = resolve_term(self.design, term)
         return joint_table(self.variables, [self._features], term, L, lambda own: own.joint_tests(L, ddf))
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from donorwise._core.design.replicates import find_donors, replicate
+from donorwise._core.cells.nodes import PATTERN_CELLS
+from donorwise._core.design.replicates import find_donors
+from donorwise._core.engine.after_fit import COMPOSITION, CORRECTED, overdispersed, separated
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
+from donorwise._core.engine.count_fits import CountFit, fit_count_statistics
 from donorwise._core.engine.count_sources import CountStatistics
 from donorwise._core.engine.glmm_tables import (
     partition_table,
@@ -25,86 +26,22 @@ from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.tables import icc_table, long_partition, prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
-from donorwise._core.inference.dispersion import shared_sizes
-from donorwise._core.inference.moderation import Learned, learn, mean_rank
-from donorwise._core.models.glmm.fit import dispersion_profiles, fit_counts
-from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.glmm.leftover import leftover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from donorwise._core.design.design import Design
+    from donorwise._core.cells.nodes import Nodes
+    from donorwise._core.design.depth import Depth
     from donorwise._core.models.glmm.families import Distribution
-    from donorwise._core.models.glmm.model import GLMM
-    from donorwise._typing import FloatArray, IntArray, StrArray
+    from donorwise._typing import FloatArray
 
-
-@dataclass(frozen=True)
-class GLMMFit:
-    """Models of the counts, or of yes and no, of G features in one group of cells (see :class:`Fit`).
-
-    Attributes
-    ----------
-    variables
-        Names of the G features.
-    models
-        The model of the features that have a response.
-    donor
-        The grouping factor that is the replicate.
-    n_donors, n_obs
-        Shape (G,). Replicates and cells.
-    n_jobs
-        Threads that learn the prior.
-    """
-
-    variables: tuple[str, ...]
-    models: tuple[GLMM, ...]
-    donor: str
-    n_donors: IntArray
-    n_obs: IntArray
-    n_jobs: int
-
-    @property
-    def design(self) -> Design:
-        """The design, whose patterns are the rows."""
-        return self.models[0].design
-
-    @cached_property
-    def status(self) -> StrArray:
-        """Whether each feature has a response that varies, (G,)."""
-        out = np.full(len(self.variables), "constant", dtype=STATUS_DTYPE)
-        out[self.models[0].features] = "ok"
-        return out
-
-    @cached_property
-    def learned(self) -> Learned:
-        """The prior that the features share."""
-        return learn(self.models, n_jobs=self.n_jobs)
-
-    def spread(self, values: FloatArray) -> FloatArray:
-        """Values of the model's features as values of all, NaN for the others."""
-        out = np.full((len(self.variables), *values.shape[1:]), np.nan)
-        out[self.models[0].features] = values
-        return out
-
-
-def fit_glmm_statistics(
-    statistics: CountStatistics, variables: tuple[str, ...], *, donor: str = "", n_jobs: int = 1
-) -> GLMMFit:
-    """The models of one task from its statistics."""
-    design = statistics.of_rows
-    model = fit_counts(design, statistics.counts)
-    if model.distribution.dispersed:
-        rank = mean_rank([model])[model.features]
-        model = replace(model, size=shared_sizes(dispersion_profiles(model, n_jobs), rank))
-    replicates = ":".join(replicate([t.bar.group for t in design.random_terms], donor))
-    n = next((len(t.levels) for t in design.random_terms if t.group == replicates), 0)
-    n_donors, n_obs = (np.full(len(variables), value) for value in (n, model.n_obs))
-    return GLMMFit(variables, (model,), replicates, n_donors, n_obs, n_jobs)
+EFFECTIVE = "effective_depth"
+"""The column of depths that account for composition, as :func:`donorwise.pp.size_factors` calls it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
+class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     """A generalised linear mixed model of cells.
 
     Attributes
@@ -115,6 +52,10 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
         What they are: a column of obs, an array, for the exposure what it is made of; empty for none.
     detected
         Whether the response is that a count is above zero.
+    of_genes
+        Whether responses are those of genes, all of which depend on the depth of cells.
+    nodes
+        Where functions of the exposure are interpolated; None where none are.
     """
 
     distribution: Distribution
@@ -122,19 +63,21 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
     offset: str = ""
     trials: str
     detected: bool
+    of_genes: bool = False
+    nodes: Nodes | None = None
 
     @property
     def family(self) -> Family:  # type: ignore[override]
         """See :class:`Analysis`; the link is the family's."""
         return Family(method="glmm", observations="counts", link=self.distribution.link, prior_on="variance")
 
-    def fit(self, number: int, statistics: CountStatistics, update: Callable[[int], object]) -> GLMMFit:
+    def fit(self, number: int, statistics: CountStatistics, update: Callable[[int], object]) -> CountFit:
         """See :class:`Analysis`."""
-        fit = fit_glmm_statistics(statistics, self.variables, donor=self.donor, n_jobs=self.n_jobs)
+        fit = fit_count_statistics(statistics, self.variables, donor=self.donor, n_jobs=self.n_jobs)
         update(len(self.variables))
         return fit
 
-    def tables(self, number: int, fit: GLMMFit | None) -> Tables:
+    def tables(self, number: int, fit: CountFit | None) -> Tables:
         """See :class:`Analysis`."""
         own = self.contrasts[number]
         if fit is None or own is None:
@@ -142,7 +85,7 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
         name = self.tasks[number].name
         ddf, note = ddf_used(fit, self.options.ddf)
         tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
-        numbers = _open_intervals(tested.numbers, tested.status) | {"log_fc": tested.log_fc}
+        numbers = tested.numbers | {"log_fc": tested.log_fc}
         table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
         partition = partition_table(fit, tested.variances)
         return Tables(
@@ -154,14 +97,28 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
             ddf=ddf,
             note=note,
             donor=fit.donor,
+            cautions=separated(own.names, tested.status, by_likelihood=ddf != "wald")
+            | overdispersed(leftover(fit.models[0], tested.variances[fit.models[0].features]), self.distribution),
         )
+
+    @property
+    def depth_in(self) -> Depth:
+        """See :class:`Analysis`."""
+        return self.distribution.depth_in(of_genes=self.of_genes, exposure=bool(self.exposure or self.offset))
+
+    @property
+    def when_shifted(self) -> str:
+        """See :class:`Analysis`."""
+        if self.exposure == EFFECTIVE:
+            return CORRECTED.format(f"exposure={EFFECTIVE!r}")
+        return f"{COMPOSITION}exposure={EFFECTIVE!r}, a column that dw.pp.size_factors makes, corrects that."
 
     @property
     def pooled(self) -> bool:
         """See :class:`Analysis`: features share what their sizes lean on."""
         return self.distribution.dispersed
 
-    def random_effects(self, fit: GLMMFit, varcomp: pd.DataFrame) -> pd.DataFrame:
+    def random_effects(self, fit: CountFit, varcomp: pd.DataFrame) -> pd.DataFrame:
         """See :class:`Analysis`: at the posterior means of the variances, and the dispersions, that are in the table."""
         return ranef_table(with_stored_sizes(fit, varcomp), stored_points(fit, varcomp))
 
@@ -170,7 +127,7 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
         term = donor_term(self._design(number), self.donor)
         return Replicates(term.levels, term.codes)
 
-    def planner(self, number: int, statistics: CountStatistics, fit: GLMMFit) -> CountPlanner:
+    def planner(self, number: int, statistics: CountStatistics, fit: CountFit) -> CountPlanner:
         """See :class:`Analysis`."""
         return CountPlanner(self.donors(number).codes[statistics.counts.pattern], statistics.counts)
 
@@ -187,11 +144,10 @@ class GlmmAnalysis(Analysis[CountStatistics, GLMMFit]):
             "offset": self.offset,
             "trials": self.trials,
             "detected": self.detected,
+            **({} if self.nodes is None else {"interpolation_error": self.interpolation_error}),
         }
 
-
-def _open_intervals(numbers: dict[str, FloatArray], status: StrArray) -> dict[str, FloatArray]:
-    """Numbers (n, G) whose intervals have no end on the side of an arm without a response."""
-    separated, below = status == "separated", numbers["estimate"] < 0
-    low = np.where(separated & below, -np.inf, numbers["ci_low"])
-    return numbers | {"ci_low": low, "ci_high": np.where(separated & ~below, np.inf, numbers["ci_high"])}
+    @property
+    def interpolation_error(self) -> float:
+        """What the log-likelihood of a pattern of `PATTERN_CELLS` cells is off by, for being interpolated."""
+        return 0.0 if self.nodes is None else self.nodes.error * PATTERN_CELLS**0.5

@@ -8,32 +8,40 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.engine.tables import FIXED, RESIDUAL, component_rows, components, components_table, term_labels
+from donorwise._core.engine.tables import (
+    DISPERSION,
+    FIXED,
+    RESIDUAL,
+    component_rows,
+    components,
+    components_table,
+    term_labels,
+)
 from donorwise._core.models.glmm.effects import coefficients_near, modes, random_effects
 from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.lmm.components import covariances, relative_covariance, with_correlations, with_covariances
 
 if TYPE_CHECKING:
-    from donorwise._core.engine.glmm import GLMMFit
+    from donorwise._core.engine.count_fits import CountFit
     from donorwise._core.models.glmm.model import GLMM
     from donorwise._typing import FloatArray
 
-DISPERSION = "dispersion"
 _LATENT = {"logit": np.pi**2 / 3, "cloglog": np.pi**2 / 6}
 
 
-def varcomp_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
+def varcomp_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
     """Variances and covariances of the terms at variances and correlations (G, parameters), and the dispersion."""
     model, rows = fit.models[0], component_rows(fit.design)
-    gamma = with_covariances(model.rows.equations, points[model.features])
-    values, sds = components(covariances(model.rows.equations, gamma), model.features.size)
+    equations = model.rows.equations
+    of_terms = covariances(equations, with_covariances(equations, points[model.features]))
+    values, sds = components(of_terms, model.features.size)
     if model.distribution.dispersed:
         rows = [*rows, (DISPERSION, "", "")]
         values, sds = np.column_stack([values, 1 / model.size]), np.column_stack([sds, model.size**-0.5])
     return components_table(fit.variables, rows, fit.spread(values), fit.spread(sds))
 
 
-def partition_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
+def partition_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
     """Shares of the variance of the latent response: fixed effects, terms, residual (Nakagawa et al. 2017).
 
     Of log rates the residual is log(1 + 1/mean + 1/size) (J R Soc Interface 14:20170213, eq. 5.8), of log odds pi²/3, of the
@@ -61,7 +69,7 @@ def _residual(model: GLMM) -> FloatArray:
     return np.full(model.features.size, _LATENT[model.distribution.link])
 
 
-def ranef_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
+def ranef_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
     """Effects of every term's levels at variances and correlations (G, parameters): term, variable, level, column, ..."""
     model, own = fit.models[0], points[fit.models[0].features]
     terms, G = fit.design.random_terms, len(fit.variables)
@@ -81,7 +89,7 @@ def ranef_table(fit: GLMMFit, points: FloatArray) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def with_stored_sizes(fit: GLMMFit, varcomp: pd.DataFrame) -> GLMMFit:
+def with_stored_sizes(fit: CountFit, varcomp: pd.DataFrame) -> CountFit:
     """The fit with the dispersions that a result holds of the group: those of a few features would lean on these alone."""
     (model,) = fit.models
     own = varcomp[varcomp["term"] == DISPERSION]
@@ -91,7 +99,7 @@ def with_stored_sizes(fit: GLMMFit, varcomp: pd.DataFrame) -> GLMMFit:
     return replace(fit, models=(replace(model, size=1 / dispersion[model.features]),))
 
 
-def stored_points(fit: GLMMFit, varcomp: pd.DataFrame) -> FloatArray:
+def stored_points(fit: CountFit, varcomp: pd.DataFrame) -> FloatArray:
     """Variances and correlations (G, parameters) from the rows of :func:`varcomp_table` that a result holds of the group."""
     equations = fit.models[0].rows.equations
     keyed = varcomp.astype(dict.fromkeys(("variable", "term", "column1", "column2"), str))

@@ -13,13 +13,22 @@ import pandas as pd
 from donorwise._core.cells.matrices import stored_values
 from donorwise._core.cells.size_factors import size_factors
 from donorwise._core.design.replicates import find_donors, is_fixed
+from donorwise._core.engine.after_fit import CORRECTED, UNCORRECTED
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import told_reasons, with_group
 from donorwise._core.engine.sources import UnitStatistics
-from donorwise._core.engine.tables import FIXED, RESIDUAL, SHARES, prior_table, tests_table
+from donorwise._core.engine.tables import (
+    DISPERSION,
+    FIXED,
+    RESIDUAL,
+    SHARES,
+    components_table,
+    prior_table,
+    tests_table,
+)
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE
@@ -36,9 +45,6 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 logger = logging.getLogger("donorwise")
-
-
-DISPERSION = "dispersion"  # beside the variances
 
 
 @dataclass(frozen=True)
@@ -186,12 +192,10 @@ def stored_variances(fit: LogRateFit, varcomp: pd.DataFrame) -> FloatArray:
 
 def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     """Variances of log rates: between units and of the random term (G, terms), of sampling; and the dispersion."""
-    terms, rates = [*fit.terms, RESIDUAL, DISPERSION], fit.models[0].rates
+    rates = fit.models[0].rates
+    rows = [*((name, "(Intercept)", "") for name in fit.terms), (RESIDUAL, "", ""), (DISPERSION, "", "")]
     values = np.column_stack([variances, fit.spread(rates.v.mean(axis=1)), fit.spread(rates.dispersion)])
-    table = _long(fit.variables, terms, values, "variance")
-    table.insert(2, "column1", np.tile(["(Intercept)"] * len(fit.terms) + ["", ""], len(fit.variables)))
-    table.insert(3, "column2", "")
-    return table.assign(sd=np.sqrt(table["variance"]))
+    return components_table(fit.variables, rows, values, np.sqrt(values))
 
 
 def icc_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
@@ -332,6 +336,11 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         design = self._design(number)
         kinds, _ = replication(design, find_donors(design, self.units.table, self.donor), L)
         return kinds, []
+
+    @property
+    def when_shifted(self) -> str:
+        """See :class:`Analysis`."""
+        return UNCORRECTED if self.normalize == "depth" else CORRECTED.format(f"normalize={self.normalize!r}")
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""

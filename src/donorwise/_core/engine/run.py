@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from donorwise._core.engine.after_fit import of_fits, shifted
 from donorwise._core.engine.analysis import TABLES, Family, Tables
 from donorwise._core.engine.arrays import one_blas_thread
-from donorwise._core.engine.cautions import of_fits, shifted
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.power import carried_by_prior, own_df
 from donorwise._core.engine.results import contrasts_of_covariates, told_reasons, with_levels
@@ -151,7 +151,7 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
     tables = _stack(analysis, parts)
     _log_replaced(named, analysis.options.ddf)
     params = _params(analysis, named, tables["results"])
-    cautions = shifted(tables["results"], of_covariates(analysis), params.get("normalize", "depth"))
+    cautions = shifted(tables["results"], of_covariates(analysis), analysis.when_shifted)
     cautions |= of_fits({name: part.cautions for name, part in named.items()})
     for text in cautions.values():
         logger.warning(text)

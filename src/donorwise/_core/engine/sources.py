@@ -56,6 +56,10 @@ class Source(ABC, Generic[S]):
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """Memory for them; for those of a file there are running sums while it is read."""
 
+    def per_cell(self, n_cells: int) -> tuple[FloatArray, FloatArray]:
+        """Exposure and trials of every cell, (N,) each; ones where a model has none."""
+        return np.ones(n_cells), np.ones(n_cells)
+
     def trying(self, matrix: sparse.csr_array) -> Source[S]:
         """The same for made-up counts of all cells, (N, M), that are fitted to see how long it takes."""
         return replace(self, matrix=matrix, features=None)

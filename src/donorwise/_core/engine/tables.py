@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 UNIVERSE = "Benjamini-Hochberg within each contrast and group, over the features that were tested"
 FIXED, RESIDUAL = SHARES = ("fixed", "Residual")
 """What has a share of the variance and is no random term."""
+DISPERSION = "dispersion"
+"""What stands beside the variances of counts."""
 _NO_DIFFERENCE = 1e-6  # accuracy of a difference of log-likelihoods
 _ORDER = np.argsort(STATUSES)
 _SORTED = np.array(STATUSES)[_ORDER]

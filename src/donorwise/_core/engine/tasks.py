@@ -112,7 +112,14 @@ def test_features(
         status[:, model.features] = with_numbers(tested.tests.status, tested.tests.p_value).T
         variances[model.features] = tested.variances
         log_fc[:, model.features] = tested.log_fc.T
-    return FeatureTests(numbers, status, variances, log_fc)
+    return FeatureTests(_opened(numbers, status), status, variances, log_fc)
+
+
+def _opened(numbers: dict[str, FloatArray], status: StrArray) -> dict[str, FloatArray]:
+    """Numbers (n, G), of which intervals have no end on the side of an arm that has all of the response, or none."""
+    separated, below = status == "separated", numbers["estimate"] < 0
+    low = np.where(separated & below, -np.inf, numbers["ci_low"])
+    return numbers | {"ci_low": low, "ci_high": np.where(separated & ~below, np.inf, numbers["ci_high"])}
 
 
 def with_numbers(status: StrArray, p_value: FloatArray) -> StrArray:

@@ -11,16 +11,22 @@ is that of the joint log-likelihood; from there all is as in the kernels of patt
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 from donorwise._core.cells.nodes import spread
-from donorwise._core.models.glmm.densities import inner, log_one_plus, summed
 from donorwise._core.models.glmm.families import LOGIT, NB, POISSON
 from donorwise._core.models.glmm.kernels import backward, cholesky, forward
-from donorwise._core.models.glmm.lanes import exponential
+from donorwise._core.models.glmm.lanes import exponential, logarithm, loops
 from donorwise._core.models.glmm.law_kernels import entry
+
+# sums may be taken in any order: LLVM makes vector instructions of them
+summed = partial(njit, nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
+    fastmath={"reassoc", "contract"}
+)
 
 _LONGEST = 2.0  # change of a cell's linear predictor in a step
 _STEPS = 100
@@ -91,7 +97,7 @@ class Sums(NamedTuple):
     KJ: np.ndarray  # (1 + m, p + q)
 
 
-@inner
+@loops
 def new_mode(C, q, p):
     """A mode of zeros."""
     return Mode(
@@ -100,7 +106,7 @@ def new_mode(C, q, p):
     )  # fmt: skip
 
 
-@inner
+@loops
 def new_sums(cells, p, q):
     """Room for the largest pattern."""
     m, most = cells.U.shape[0], 0
@@ -140,7 +146,7 @@ def _nb_slopes(y, t, size, mean, score, weight):
 def _nb_value(y, t, size, mean):
     total, scale = 0.0, 1.0 / size
     for i in range(y.size):
-        total += (y[i] + size) * log_one_plus(t[i] * mean[i] * scale)
+        total += (y[i] + size) * logarithm(1.0 + t[i] * mean[i] * scale)
     return -total
 
 
@@ -171,11 +177,11 @@ def _logit_slopes(y, trials, mean, score, weight):
 def _logit_value(trials, mean):
     total = 0.0
     for i in range(trials.size):
-        total += trials[i] * log_one_plus(mean[i])
+        total += trials[i] * logarithm(1.0 + mean[i])
     return -total
 
 
-@inner
+@loops
 def _cloglog_slopes(y, t, trials, mean, score, weight):
     for i in range(y.size):
         z = t[i] * mean[i]
@@ -185,7 +191,7 @@ def _cloglog_slopes(y, t, trials, mean, score, weight):
         weight[i] = failed - y[i] * odds * (1.0 - z - odds)
 
 
-@inner
+@loops
 def _cloglog_value(y, t, trials, mean):
     total = 0.0
     for i in range(y.size):
@@ -194,7 +200,7 @@ def _cloglog_value(y, t, trials, mean):
     return total
 
 
-@inner
+@loops
 def _slopes(code, size, y, t, trials, mean, score, weight):
     """First and negative second derivatives of the cells' log-densities."""
     if code == NB:
@@ -207,7 +213,7 @@ def _slopes(code, size, y, t, trials, mean, score, weight):
         _cloglog_slopes(y, t, trials, mean, score, weight)
 
 
-@inner
+@loops
 def _curved(code, size, y, t, trials, mean):
     """The sum of the cells' log-densities, without what is linear in eta."""
     if code == NB:
@@ -242,7 +248,7 @@ def _condense(U, first, last, score, weight, out, K):
             K[1 + a, 1 + c], K[1 + c, 1 + a] = information, information
 
 
-@inner
+@loops
 def _pattern(cells, y, linear, size, k, eta, sums, with_value):
     """Sums of a pattern at its eta and `sums.gamma`, into `sums.score` and `sums.K`; its log-density if that is asked for.
 
@@ -263,7 +269,7 @@ def _pattern(cells, y, linear, size, k, eta, sums, with_value):
     return value
 
 
-@inner
+@loops
 def _derivatives(basis, loadings, t, k, J):
     """The derivatives of (eta_k, gamma_k) in (beta, b)."""
     p, q = basis.mean.shape[1], loadings.mean.shape[2]
@@ -277,7 +283,7 @@ def _derivatives(basis, loadings, t, k, J):
             J[1 + a, p + j] = loadings.within[t, k, a, j]
 
 
-@inner
+@loops
 def _place(J, beta, b, row):
     """Row 0 (eta) or 1 + a (gamma_a) of J times (beta, b)."""
     total = 0.0
@@ -288,7 +294,7 @@ def _place(J, beta, b, row):
     return total
 
 
-@inner
+@loops
 def _add_pattern(sums, H, M, v, S, s):
     """Add J'K J and J' times the gradient of a pattern."""
     p, q = len(s), len(v)
@@ -311,7 +317,7 @@ def _add_pattern(sums, H, M, v, S, s):
                 S[i, j, 0] += J[r, i] * KJ[r, j]
 
 
-@inner
+@loops
 def _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, with_value):
     """Score and factors of the joint Hessian: (g, log|I + A'WA|, log|S|, twice the gain of a Newton step)."""
     q = mode.v.shape[1]
@@ -339,7 +345,7 @@ def _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, with_valu
     return g, logdet[0], logdet_s[0], gain + (mode.s * mode.s).sum()
 
 
-@inner
+@loops
 def _eliminate(H, M, v, S, s, logdet):
     """Factorise the Hessian of a component, and take its part out of S and s; its part of the gain."""
     cholesky(H, logdet)
@@ -353,7 +359,7 @@ def _eliminate(H, M, v, S, s, logdet):
     return (v * v).sum()
 
 
-@inner
+@loops
 def _step(cells, basis, loadings, t, mode, sums):
     """Take the Newton step; patterns and what is within them move no further than they may."""
     p, q = len(mode.s), mode.v.shape[1]
@@ -379,7 +385,7 @@ def _step(cells, basis, loadings, t, mode, sums):
             mode.b[c, i] += share * mode.v[c, i, 0]
 
 
-@inner
+@loops
 def find(cells, y, linear, size, basis, loadings, t, start, mode, sums, near, converged):
     """Move to the mode: (g, log|I + A'WA|, log|S|), NaN where it is not found; the factors are those there.
 
@@ -404,7 +410,7 @@ def find(cells, y, linear, size, basis, loadings, t, start, mode, sums, near, co
     return np.nan, np.nan, np.nan
 
 
-@inner
+@loops
 def _linear(cells, y, out):
     """See `_pattern`, of every pattern (P, 1 + m)."""
     out[:] = 0.0
@@ -417,7 +423,7 @@ def _linear(cells, y, out):
                 out[k, 1 + a] += y[i] * cells.U[a, i]
 
 
-@inner
+@loops
 def _carry(mode, before, ratio):
     """Begin a point where the change from the last to it is that from the one before to the last.
 
@@ -435,7 +441,7 @@ def _carry(mode, before, ratio):
             before.b[c, i] = last * ratio[i]
 
 
-@inner
+@loops
 def _begin(mode, before, start):
     mode.beta[:] = start
     before.beta[:] = start
@@ -479,7 +485,18 @@ def evaluate_cells(
             for t in range(heights.size):
                 _next(null, null_before, ratios[t], smooth[t])
                 height, _, _ = find(
-                    cells, y[g], linear, size[g], own, loadings, t, null_start[i, g], null, null_sums, smooth[t], _CONVERGED_HEIGHT
+                    cells,
+                    y[g],
+                    linear,
+                    size[g],
+                    own,
+                    loadings,
+                    t,
+                    null_start[i, g],
+                    null,
+                    null_sums,
+                    smooth[t],
+                    _CONVERGED_HEIGHT,
                 )
                 if not np.isfinite(height):
                     _begin(null, null_before, null_start[i, g])
@@ -487,7 +504,7 @@ def evaluate_cells(
                 root[g, t, i] = np.sign(centre[g, t, i]) * np.sqrt(max(ratio, 0.0)) + 0.0 * ratio
 
 
-@inner
+@loops
 def _next(mode, before, ratio, smooth):
     if not smooth:
         before.beta[:] = mode.beta

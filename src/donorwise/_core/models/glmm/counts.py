@@ -64,6 +64,10 @@ class PatternCounts:
             total = (self.shared @ self.nodes)[:, None] - self.nodes @ own
         return Values(total, own)
 
+    def responses(self, at: IntArray) -> FloatArray:
+        """Counts, or successes, of some features in the rows, (G, K)."""
+        return self.counted.total[:, at].T
+
     @property
     def pattern(self) -> IntArray:
         """Each row is a pattern, (K,)."""
@@ -148,7 +152,7 @@ class CellCounts:
         return Values(own, on_nodes)
 
     def responses(self, at: IntArray) -> FloatArray:
-        """Responses of some features, (G, N)."""
+        """Counts, or successes, of some features in the rows, (G, N)."""
         part = self.matrix[:, at]
         return np.ascontiguousarray((part if isinstance(part, np.ndarray) else part.toarray()).T, dtype=np.float64)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.separation import Limit
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
+    Climb = Callable[[BoolArray, FloatArray, FloatArray, float], tuple[Objective, Maximum]]
+
 _STARTS = (0.5, 0.1, 1.5)  # standard deviations, on the scale of the linear predictor
 _NEAR_ZERO = 1e-2  # the same: below, zero is tried
 _RIDGE = (
@@ -211,7 +213,6 @@ def _with_variances(
     obs: Observations, start: _Start, n_quad: int, *, reml: bool, sized: bool
 ) -> tuple[Objective, Maximum]:
     """The best fit; variances that are as good as zero are zero."""
-    effects = obs.effects
 
     def climb(free: BoolArray, beta: FloatArray, theta: FloatArray, log_size: float) -> tuple[Objective, Maximum]:
         objective = Objective(obs, n_quad, reml=reml, free=free, sized=sized)
@@ -219,19 +220,36 @@ def _with_variances(
         return objective, maximise(objective, objective.pack(beta, theta, log_size), objective.steps, objective.share)
 
     best = _first(climb, obs, start)
-    while True:
-        objective, found = best
-        _, theta, log_size = objective.unpack(found.x)
-        for k in np.flatnonzero(_near_zero(obs, objective, found)):
-            free, at = _without_column(effects.row, effects.column, objective.free, theta, int(effects.column[k]))
-            tried = climb(free, found.point.beta, at, log_size)
-            if tried[1].point.value > found.point.value - _SAME:
-                best = tried[0], tried[1]._replace(n_iter=found.n_iter + tried[1].n_iter)
-                break
-        else:
-            if not found.converged:
-                raise NotFoundError("The likelihood has no maximum within reach.")
-            return best
+    while (tried := _with_a_zero(climb, obs, *best)) is not None:
+        best = tried
+    if not best[1].converged:
+        raise NotFoundError("The likelihood has no maximum within reach.")
+    return best
+
+
+def _with_a_zero(
+    climb: Climb, obs: Observations, objective: Objective, found: Maximum
+) -> tuple[Objective, Maximum] | None:
+    """The best fit with a column of some T that is zero, if it is as good."""
+    effects, (_, theta, log_size) = obs.effects, objective.unpack(found.x)
+    near = _near_zero(obs, objective, found)
+    best, bar = None, found.point.value - _SAME
+    for column in effects.column[effects.diagonal & objective.free]:
+        if not (near & np.isin(effects.column, _correlated(effects.row, effects.column, int(column)))).any():
+            continue
+        free, at = _without_column(effects.row, effects.column, objective.free, theta, int(column))
+        try:
+            own, tried = climb(free, found.point.beta, at, log_size)
+        except (NotFoundError, np.linalg.LinAlgError):
+            continue
+        if tried.point.value > bar:
+            best, bar = (own, tried._replace(n_iter=found.n_iter + tried.n_iter)), tried.point.value
+    return best
+
+
+def _correlated(row: IntArray, column: IntArray, j: int) -> IntArray:
+    """Columns of the term of column j."""
+    return np.concatenate([row[column == j], column[row == j]])
 
 
 def _near_zero(obs: Observations, objective: Objective, found: Maximum) -> BoolArray:
@@ -240,9 +258,7 @@ def _near_zero(obs: Observations, objective: Objective, found: Maximum) -> BoolA
     return np.asarray(obs.effects.diagonal & objective.free & (sd < (_NEAR_ZERO if found.converged else _RIDGE)))
 
 
-def _first(
-    climb: Callable[..., tuple[Objective, Maximum]], obs: Observations, start: _Start
-) -> tuple[Objective, Maximum]:
+def _first(climb: Climb, obs: Observations, start: _Start) -> tuple[Objective, Maximum]:
     """The best of the first start that leads anywhere and, where effects are correlated, one more."""
     effects, n_usable = obs.effects, 0
     found: list[tuple[Objective, Maximum]] = []
@@ -269,11 +285,16 @@ def _seen(obs: Observations) -> BoolArray:
 def _without_column(
     row: IntArray, column: IntArray, free: BoolArray, theta: FloatArray, j: int
 ) -> tuple[BoolArray, FloatArray]:
-    """T without column j, whose variance is moved to the diagonal of the rows below (T is known up to a rotation)."""
+    """T without column j, whose variance goes to the diagonal of the rows below and, in row j, to an earlier column.
+
+    T is known up to a rotation: where its rank is not full, any column that the others make up for can be zero.
+    """
     at = theta.copy()
     for k in np.flatnonzero((column == j) & (row != j)):
         own = np.flatnonzero((row == row[k]) & (column == row[k]))
         at[own] = np.hypot(at[own], at[k])
+    earlier = np.flatnonzero((row == j) & (column != j) & free)[-1:]
+    at[earlier] = np.copysign(np.hypot(at[earlier], theta[(row == j) & (column == j)]), at[earlier])
     return free & (column != j), np.where(column == j, 0.0, at)
 
 

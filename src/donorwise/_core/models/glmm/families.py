@@ -16,9 +16,12 @@ with `total` the counts (or successes; for cloglog the exposure of the failures)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    from donorwise._core.design.depth import Depth
 
 POISSON, NB, LOGIT, CLOGLOG = range(4)
 
@@ -55,6 +58,15 @@ class Distribution:
     def smooth(self) -> str:
         """What is interpolated in the logarithm of the exposure; empty where nothing is."""
         return {NB: "nb", CLOGLOG: "cloglog"}.get(self.code, "")
+
+    def depth_in(self, *, of_genes: bool, exposure: bool) -> Depth:
+        """How a model takes the depth of cells, as the audit asks.
+
+        `of_genes` says whether responses are those of genes, which all hang on depth; `exposure` whether there is one.
+        """
+        if self.exposed and exposure:
+            return "exposure"
+        return "missing" if self.counts else "chance" if of_genes else "none"
 
     @property
     def of_rates(self) -> bool:

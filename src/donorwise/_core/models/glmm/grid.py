@@ -19,8 +19,10 @@ from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.law import Law, tensor
 
 if TYPE_CHECKING:
-    from donorwise._core.models.glmm.model import GLMM
+    from donorwise._core.models.glmm.features import CountFeatures
+    from donorwise._core.models.glmm.within import Within
     from donorwise._typing import FloatArray, IntArray
+
 
 @dataclass(frozen=True)
 class GLMMGrid:
@@ -32,7 +34,7 @@ class GLMMGrid:
         By variance; one of no points in all where the points are no grid.
     """
 
-    model: GLMM
+    model: CountFeatures
     points: FloatArray
     L: FloatArray
     axes: tuple[Axis, ...]
@@ -82,7 +84,7 @@ class GLMMGrid:
         """Likelihood (G, T), and centre, scale and root (G, T, n)."""
         model, T, n = self.model, len(self._some), len(L)
         if model.rows.within is not None:
-            return self._evaluate_cells(at, L)
+            return self._evaluate_cells(model.rows.within, at, L)
         values = model.rows.prepared(model.counts.block(at))
         loglik = np.empty((T, at.size))
         centre, scale, root = (np.empty((T, n, at.size)) for _ in range(3))
@@ -95,15 +97,13 @@ class GLMMGrid:
         loglik[:, ~np.isfinite(loglik).all(axis=0)] = 0.0  # their roots are missing; they say nothing of the prior
         return loglik.T, *(np.moveaxis(values, 2, 0) for values in (centre, scale, root))
 
-    def _evaluate_cells(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, ...]:
+    def _evaluate_cells(self, within: Within, at: IntArray, L: FloatArray) -> tuple[FloatArray, ...]:
         """The same from single cells, in blocks that fit into memory."""
-        model, made = self.model, []
-        for own in feature_blocks(model.counts, at):
-            made.append(
-                model.rows.within.evaluate(
-                    model.counts, own, model.size[own], model.start[own], self._some, L, self._null[: len(L)]
-                )
-            )
+        model, null = self.model, self._null[: len(L)]
+        made = [
+            within.evaluate(model.counts, own, model.size[own], model.start[own], self._some, L, null)
+            for own in feature_blocks(model.counts, at)
+        ]
         loglik, *rest = (np.concatenate(parts) for parts in zip(*made, strict=True))
         loglik[~np.isfinite(loglik).all(axis=1)] = 0.0
         return loglik, *rest

@@ -115,7 +115,7 @@ class Mode(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """Value at a point, its gradient, the mode there; with quadrature also the information about beta."""
+    """Value at a point, its gradient, the mode there; with quadrature also S, the information about beta."""
 
     value: float
     beta: FloatArray  # (p,) derivatives
@@ -284,7 +284,7 @@ def by_quadrature(obs: Observations, mode: Mode, size: float, n_quad: int) -> Li
         1 + np.sqrt(2) * tau * (pull @ x),
     )
     found = _with_gradient(obs, mode, size, obs.constant + value, parts)
-    return found._replace(information=_information(obs, at, own, share, level))
+    return found._replace(information=_information(obs, mode))
 
 
 def _by_level(values: FloatArray, level: IntArray, q: int) -> FloatArray:
@@ -296,9 +296,8 @@ def _by_level(values: FloatArray, level: IntArray, q: int) -> FloatArray:
     return out
 
 
-def _information(obs: Observations, at: Slopes, own: FloatArray, share: FloatArray, level: IntArray) -> FloatArray:
-    """Information about beta of the marginal likelihood: that given b, less the variance of its score (Louis 1982)."""
-    given = (obs.X * -(own * at.second).sum(axis=1)[:, None]).T @ obs.X
-    scores = np.stack([_by_level(at.first * x[:, None], level, share.shape[0]) for x in obs.X.T], axis=2)
-    centred = scores - np.einsum("ik,ikp->ip", share, scores)[:, None]
-    return np.asarray(given - np.einsum("ik,ikp,ikr->pr", share, centred, centred))
+def _information(obs: Observations, mode: Mode) -> FloatArray:
+    """S = X'WX - X'WA (I + A'WA)^-1 A'WX at the mode, positive definite, (p, p)."""
+    level, wx = mode.at_v[:, 0], obs.X * -mode.at.second[:, None]
+    crossed = _by_level(mode.D[:, :1] * wx, level, mode.v.size)
+    return np.asarray(wx.T @ obs.X - (crossed / np.diag(mode.H)[:, None]).T @ crossed)

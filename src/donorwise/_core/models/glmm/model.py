@@ -20,6 +20,7 @@ import numpy as np
 
 from donorwise._core.design.replicates import between_within_df
 from donorwise._core.models.glmm.axes import axes_of, thinned
+from donorwise._core.models.glmm.features import CountFeatures
 from donorwise._core.models.glmm.grid import GLMMGrid
 from donorwise._core.models.glmm.rows import share_rows
 from donorwise._core.models.law import STATUS_DTYPE
@@ -28,8 +29,6 @@ from donorwise._core.models.lmm import components
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.models.glmm.axes import Axis
-    from donorwise._core.models.glmm.families import Distribution
-    from donorwise._core.models.glmm.rows import Counts, SharedRows
     from donorwise._core.models.law import Law
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
@@ -46,27 +45,8 @@ _RANK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class GLMM:
-    """Features with counts in the rows of one design (see :class:`donorwise._core.models.law.Model`).
-
-    Attributes
-    ----------
-    features
-        Shape (G,). Their positions in the fit.
-    rows
-        What they share.
-    counts
-        Their data.
-    size, mean, start
-        Shape (G,): of the negative binomial; what they are ranked by. Shape (G, p): coefficients to begin with.
-    """
-
-    features: IntArray
-    rows: SharedRows
-    counts: Counts
-    size: FloatArray
-    mean: FloatArray
-    start: FloatArray
+class GLMM(CountFeatures):
+    """Features with counts in the rows of one design (see :class:`donorwise._core.models.law.Model`)."""
 
     named: ClassVar[tuple[str, str]] = ("feature with a response", "features with a response")
     fallback: ClassVar[str] = "between-within"
@@ -77,11 +57,6 @@ class GLMM:
     def design(self) -> Design:
         """The design, whose patterns are the rows."""
         return self.rows.design
-
-    @property
-    def distribution(self) -> Distribution:
-        """The family."""
-        return self.counts.distribution
 
     @property
     def n_obs(self) -> int:

@@ -13,8 +13,19 @@ _LONGEST, _STEPS, _CONVERGED = 2.0, 40, 1e-7
 
 
 @loops
-def _best_mean(rows, total, own, shared, t, size, log_size, counts, eta, height, numbers):
-    """Move eta (B,) to the best common predictor of some rows with counts.
+def _shift(eta, offset, k, shifted):
+    """What row k has for a predictor."""
+    if offset.shape[0] > 0:
+        for l in range(eta.size):
+            shifted[l] = eta[l] + offset[k, l]
+    else:
+        for l in range(eta.size):
+            shifted[l] = eta[l]
+
+
+@loops
+def _best_mean(rows, total, own, shared, t, offset, size, log_size, counts, eta, height, numbers):
+    """Move eta (B,) to the best common predictor of some rows with counts, besides what each has of its own.
 
     `height` becomes the log-likelihood there, and `numbers[4]` the information.
     """
@@ -24,7 +35,7 @@ def _best_mean(rows, total, own, shared, t, size, log_size, counts, eta, height,
         information[:] = 0.0
         score[:] = 0.0
         for k in rows:
-            shifted[:] = eta
+            _shift(eta, offset, k, shifted)
             exponentials(shifted, m)
             slopes(NB, size, total[k], own[k], shared[k], t[k], m, first, weight)
             for l in range(eta.size):
@@ -39,7 +50,7 @@ def _best_mean(rows, total, own, shared, t, size, log_size, counts, eta, height,
     height[:] = 0.0
     information[:] = 0.0
     for k in rows:
-        shifted[:] = eta
+        _shift(eta, offset, k, shifted)
         exponentials(shifted, m)
         slopes(NB, size, total[k], own[k], shared[k], t[k], m, first, weight)
         add_heights(NB, size, log_size, total[k], own[k], shared[k], t[k], shifted, m, height)
@@ -48,7 +59,7 @@ def _best_mean(rows, total, own, shared, t, size, log_size, counts, eta, height,
 
 
 @entry
-def adjusted_profiles(total, own, shared, t, groups, sizes, out):
+def adjusted_profiles(total, own, shared, t, offset, groups, sizes, out):
     """Sum over the groups with counts of f_k - log(W_k) / 2 for every size and feature, (points, G).
 
     Parameters
@@ -57,6 +68,8 @@ def adjusted_profiles(total, own, shared, t, groups, sizes, out):
         Shapes (K, G), (K, J, G).
     shared, t
         Shape (K, J).
+    offset
+        Shape (K, G). What rows have of their own in the linear predictor; (0, G) for nothing.
     groups
         Shape (C + 1,). First row of every group, and K.
     """
@@ -64,6 +77,7 @@ def adjusted_profiles(total, own, shared, t, groups, sizes, out):
     for begin in range(0, G, _LANES):
         end = min(begin + _LANES, G)
         B = end - begin
+        own_offset = offset[:, begin:end].copy()
         own_total, own_nodes = total[:, begin:end].copy(), np.empty((K, J, B))
         for k in range(K):
             for j in range(J):
@@ -83,7 +97,7 @@ def adjusted_profiles(total, own, shared, t, groups, sizes, out):
                 size[:] = sizes[i]
                 log_size[:] = np.log(sizes[i])
                 _best_mean(
-                    rows, own_total, own_nodes, shared, t, size, log_size, counts, eta, height, numbers
+                    rows, own_total, own_nodes, shared, t, own_offset, size, log_size, counts, eta, height, numbers
                 )
                 for l in range(B):
                     if counts[l] > 0.0:  # a group without counts says nothing of the dispersion

@@ -3,9 +3,10 @@
 Maximum likelihood has beta among the parameters. Restricted likelihoods integrate it out by Laplace's method: with one
 node jointly with the effects, as glmmTMB does; with more nodes about the maximum beta^ of the likelihood by quadrature,
 
-    l(beta^, theta, r) - log|J| / 2 + p/2 log 2 pi,
+    l(beta^, theta, r) - log|S| / 2 + p/2 log 2 pi,
 
-J the information about beta of that likelihood. In both X is that of the formula.
+S the information about beta of the joint log-likelihood at the mode of b (as in the former, so that it is never
+singular, however coarse the nodes). In both X is that of the formula.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from donorwise._core.models.glmm.marginal import (
     find_mode,
     log_det,
 )
-from donorwise._core.models.glmm.maximise import Point
+from donorwise._core.models.glmm.maximise import Point, differences
 
 if TYPE_CHECKING:
     from donorwise._core.models.glmm.marginal import Observations
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
 _STEP = 1e-3  # for differences, in standard errors or as a share of a standard deviation
 _SMALLEST = 0.05  # standard deviation, on the scale of the linear predictor, down to which steps shrink
 _FURTHEST = 3.0  # change of a linear predictor in a step
-_ROUNDS, _HALVINGS = 30, 12
+_ROUNDS, _HALVINGS = 20, 12
+_INFORMED = 6  # rounds in which S is the Hessian
 _CONVERGED = 1e-16  # twice the likelihood that a step in beta was to gain
-_BEYOND = 30.0  # standard deviation of log odds that stands for an infinite one
+_BEYOND = 20.0  # standard deviation of log odds, or log rates, that stands for an infinite one
 _POISSON = 14.0  # log r at which a negative binomial is as good as Poisson's
 
 
@@ -88,7 +90,7 @@ class Objective:
         beta, theta, log_size = self.unpack(x)
         if self.sized and log_size > _POISSON:
             raise UndispersedError
-        if not self.obs.distribution.counts and (np.abs(theta) * self.obs.effects.spread).max(initial=0) > _BEYOND:
+        if (np.abs(theta) * self.obs.effects.spread).max(initial=0) > _BEYOND:
             raise UnboundedError
         if not self.reml:
             found = self.marginal(beta, theta, log_size)
@@ -115,11 +117,15 @@ class Objective:
         return at_mode(self.obs, mode, float(np.exp(log_size))), mode.v[self.obs.effects.q :]
 
     def _best(self, theta: FloatArray, log_size: float) -> tuple[Likelihood, FloatArray]:
-        """The largest likelihood in the coefficients, and where it is; the information serves as Hessian."""
+        """The largest likelihood in the coefficients, and where it is.
+
+        S serves as Hessian; where that does not get there, differences of the gradient do.
+        """
         beta, found = self._beta, self.marginal(self._beta, theta, log_size)
-        for _ in range(_ROUNDS):
-            log_det(_informed(found))
-            step = np.linalg.solve(_informed(found), found.beta)
+        for k in range(_ROUNDS):
+            H = _informed(found) if k < _INFORMED else self._curvature(beta, theta, log_size)
+            log_det(H)
+            step = np.linalg.solve(H, found.beta)
             if found.beta @ step < _CONVERGED:
                 self._beta = beta
                 return found, beta
@@ -132,8 +138,15 @@ class Objective:
             beta, found = beta + step, new
         raise NotFoundError("No maximum in the coefficients was found.")
 
+    def _curvature(self, beta: FloatArray, theta: FloatArray, log_size: float) -> FloatArray:
+        def at(beta: FloatArray) -> Point:
+            found = self.marginal(beta, theta, log_size)
+            return Point(found.value, found.beta, beta)
+
+        return differences(at, beta, np.full(self.p, _STEP), self.p)[0]
+
     def _about_best(self, theta: FloatArray, log_size: float) -> Point:
-        """The restricted likelihood; how log|J| changes is taken from differences, about which it is exact to 1e-10."""
+        """The restricted likelihood; how log|S| changes is taken from differences, about which it is exact to 1e-10."""
         found, beta = self._best(theta, log_size)
         x = self.pack(beta, theta, log_size)
         gradient = self.pack(beta, found.theta, found.log_size)
@@ -152,7 +165,7 @@ class Objective:
         """Information about beta given the other parameters, (p, p), of a restricted likelihood."""
         _, theta, log_size = self.unpack(x)
         if self.n_quad > 1:
-            return _informed(self._best(theta, log_size)[0])
+            return self._curvature(self._best(theta, log_size)[1], theta, log_size)
         found, _ = self.jointly(theta, log_size)
         q, H = self.obs.effects.q, found.mode.H
         return np.asarray(H[q:, q:] - H[q:, :q] @ np.linalg.solve(H[:q, :q], H[:q, q:]))

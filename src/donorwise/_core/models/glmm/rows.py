@@ -65,6 +65,9 @@ class Counts(Protocol):
     def block(self, at: IntArray) -> Values:
         """The values of some features."""
 
+    def responses(self, at: IntArray) -> FloatArray:
+        """Counts, or successes, of some features in the rows, (G, K)."""
+
     def sums(self) -> FloatArray:
         """Counts, or successes, of every feature and pattern, (G, patterns)."""
 
@@ -176,13 +179,6 @@ class SharedRows:
         """The prior counts, spread over the nodes, (K, J)."""
         weight = self.kernel.shared * self.kernel.t
         return np.asarray((self.prior_counts / weight.sum(axis=1))[:, None] * weight)
-
-
-def feature_blocks(counts: Counts, at: IntArray) -> Iterator[IntArray]:
-    """Features whose values fit into memory together; the blocks do not depend on the workers."""
-    size = int(np.clip(_BLOCK // counts.shared.size, 1, 1024))
-    for start in range(0, at.size, size):
-        yield at[start : start + size]
 
 
 def share_rows(design: Design, counts: Counts) -> SharedRows:

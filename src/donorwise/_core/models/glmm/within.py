@@ -15,14 +15,13 @@ import numpy as np
 from donorwise._core.cells.nodes import Nodes, choose_nodes
 from donorwise._core.models.glmm.axes import ratios
 from donorwise._core.models.glmm.cell_kernels import Basis, Cells, Loadings, effects_of_cells, evaluate_cells, on_nodes
-from donorwise._core.models.glmm.families import CLOGLOG, LOGIT, POISSON
+from donorwise._core.models.glmm.families import CLOGLOG, POISSON
 from donorwise._core.models.lmm.components import cholesky_psd, relative_covariance, with_covariances
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from donorwise._core.models.glmm.counts import CellCounts
-    from donorwise._core.models.glmm.rows import SharedRows
+    from donorwise._core.models.glmm.rows import Counts, SharedRows
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 _ROUNDING = 1e-12  # of a covariate's variance, the part within patterns that is none
@@ -71,12 +70,12 @@ class Within:
                 within[:, np.arange(P), :, at + i] = loaded[:, :, i]
         return Loadings(mean, within)
 
-    def responses(self, counts: CellCounts, at: IntArray) -> FloatArray:
+    def responses(self, counts: Counts, at: IntArray) -> FloatArray:
         """Responses of some features with the prior counts, (G, N)."""
         return np.ascontiguousarray(counts.responses(at)[:, self.rows.order] + self.rows.prior_counts)
 
     def evaluate(
-        self, counts: CellCounts, at: IntArray, size: FloatArray, start: FloatArray, points: FloatArray, L: FloatArray,
+        self, counts: Counts, at: IntArray, size: FloatArray, start: FloatArray, points: FloatArray, L: FloatArray,
         null: FloatArray,
     ) -> tuple[FloatArray, ...]:  # fmt: skip
         """Likelihood (G, T), and centre, scale and root (G, T, n) of contrasts L (n, p), zero on bases `null` (n, p, p - 1)."""
@@ -91,17 +90,15 @@ class Within:
         return loglik, centre, scale, root
 
     def modes(
-        self, counts: CellCounts, at: IntArray, size: FloatArray, start: FloatArray, points: FloatArray
+        self, counts: Counts, at: IntArray, size: FloatArray, start: FloatArray, points: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Coefficients (G, p), standardised effects (G, C, q) and their covariances (G, C, q, q) at points (G, parameters)."""
         C, q = self.cells.starts.size - 1, self.rows.width
         out = np.empty_like(start), np.empty((at.size, C, q)), np.empty((at.size, C, q, q))
-        effects_of_cells(
-            self.cells, self.responses(counts, at), size, self.basis, self.loadings(points), start, *out
-        )
+        effects_of_cells(self.cells, self.responses(counts, at), size, self.basis, self.loadings(points), start, *out)
         return out
 
-    def collapsed(self, counts: CellCounts, at: IntArray, beta: FloatArray) -> Iterator[Collapsed]:
+    def collapsed(self, counts: Counts, at: IntArray, beta: FloatArray) -> Iterator[Collapsed]:
         """Negative binomial counts of each feature as sums over patterns, its covariates having these coefficients."""
         y, P = counts.responses(at)[:, self.rows.order], self.cells.first.size - 1
         for own, gamma in zip(y, beta @ self.basis.within.T, strict=True):
@@ -166,5 +163,7 @@ def _on_lines(points: FloatArray) -> BoolArray:
     change[np.diff(points, axis=0) == 0] = 0.0
     same = np.isfinite(change).all(axis=1)
     same &= (change != 0).sum(axis=1) == 1
-    out[2:] = same[1:] & same[:-1] & np.isclose(change[1:], change[:-1], rtol=1e-6, atol=1e-9, equal_nan=True).all(axis=1)
+    out[2:] = (
+        same[1:] & same[:-1] & np.isclose(change[1:], change[:-1], rtol=1e-6, atol=1e-9, equal_nan=True).all(axis=1)
+    )
     return out

@@ -1,0 +1,40 @@
+"""What features of a generalised model are, before anything is asked of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from donorwise._core.models.glmm.families import Distribution
+    from donorwise._core.models.glmm.rows import Counts, SharedRows
+    from donorwise._typing import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class CountFeatures:
+    """Features with counts in the rows of one design.
+
+    Attributes
+    ----------
+    features
+        Shape (G,). Their positions in the fit.
+    rows
+        What they share.
+    counts
+        Their data.
+    size, mean, start
+        Shape (G,): of the negative binomial; what they are ranked by. Shape (G, p): coefficients to begin with.
+    """
+
+    features: IntArray
+    rows: SharedRows
+    counts: Counts
+    size: FloatArray
+    mean: FloatArray
+    start: FloatArray
+
+    @property
+    def distribution(self) -> Distribution:
+        """The family."""
+        return self.counts.distribution

@@ -1,0 +1,184 @@
+"""Donors of generalised models: rates of counts and shares of yes, at their places on the scale of the estimates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from donorwise._anndata.exposure import is_total
+from donorwise._anndata.recover import again
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import anndata as ad
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from donorwise._anndata import Results
+    from donorwise._typing import FloatArray
+
+_PER = 1e4  # counts of a cell that rates are per, where exposures are totals
+_HALF = 0.5  # counts, or answers on either side, that a donor is taken to have besides its own
+_STEPS = ((1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), (1.0,))
+_SHARES = np.array([0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999])
+_FEWEST, _MOST = 3, 7  # ticks
+_WIDE = 4.0  # largest over smallest rate, from which ticks are 1, 2, 5
+
+
+class Scale(Protocol):
+    """What the donors' points are, and what is written beside them."""
+
+    @property
+    def height(self) -> str:
+        """What the vertical axis shows."""
+
+    @property
+    def difference(self) -> str:
+        """What an estimate is, of a level against the reference, whose name goes into the text."""
+
+    @property
+    def model(self) -> str:
+        """What the model is called."""
+
+    def name_ticks(self, ax: Axes) -> None:
+        """Write values at places of the vertical axis, whose limits are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Points that are their own values; `height` names the axis, the response's unit where it is empty."""
+
+    height: str = ""
+    difference: str = "difference from {}"
+    model: str = "mixed model"
+
+    def name_ticks(self, ax: Axes) -> None:
+        """Nothing: the places are the values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Points at linear predictors, with ticks at rates or shares.
+
+    Attributes
+    ----------
+    value, place
+        From linear predictors to what is written, and back.
+    ticks
+        Values to write between two ends.
+    """
+
+    height: str
+    difference: str
+    value: Callable[[FloatArray], FloatArray]
+    place: Callable[[FloatArray], FloatArray]
+    ticks: Callable[[float, float], FloatArray]
+    model: str = "mixed model"
+
+    def name_ticks(self, ax: Axes) -> None:
+        """Write values at places of the vertical axis, whose limits are known."""
+        low, high = self.value(np.array(ax.get_ylim()))
+        values = self.ticks(float(low), float(high))
+        ax.yaxis.set_major_locator(FixedLocator(list(self.place(values))))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{float(self.value(np.array(y))):.3g}"))
+
+
+def rate_ticks(low: float, high: float) -> FloatArray:
+    """Round rates between two ends: 1, 2, 5 and so on where these are far apart."""
+    even = _inside(np.asarray(MaxNLocator(5).tick_values(low, high)), low, high)
+    if high < _WIDE * low:
+        return even
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    tried = (_inside(np.sort(np.outer(powers, steps).ravel()), low, high) for steps in _STEPS)
+    return next((found for found in tried if _FEWEST <= found.size <= _MOST), even)
+
+
+def share_ticks(low: float, high: float) -> FloatArray:
+    """Round shares between two ends, dense where they are near none or all."""
+    found = _inside(_SHARES, low, high)
+    return found if found.size >= _FEWEST else _inside(np.asarray(MaxNLocator(5).tick_values(low, high)), low, high)
+
+
+def _inside(values: FloatArray, low: float, high: float) -> FloatArray:
+    return values[(values > 0) & (values >= low) & (values <= high)]
+
+
+def log_rates(sums: pd.DataFrame, dispersion: float) -> tuple[FloatArray, FloatArray]:
+    """Log rates of donors from sums over their cells, and their sampling variances."""
+    total, exposure = sums["total"].to_numpy() + _HALF, sums["exposure"].to_numpy()
+    return np.log(total / exposure), 1 / total + dispersion * sums["square"].to_numpy() / exposure**2
+
+
+def log_odds(sums: pd.DataFrame, dispersion: float) -> tuple[FloatArray, FloatArray]:
+    """Log odds of donors from sums over their cells, and their sampling variances."""
+    yes = sums["total"].to_numpy() + _HALF
+    no = sums["trials"].to_numpy() + 2 * _HALF - yes
+    return np.log(yes / no), 1 / yes + 1 / no
+
+
+def log_hazards(sums: pd.DataFrame, dispersion: float) -> tuple[FloatArray, FloatArray]:
+    """Complementary log-log of donors' shares, for one unit of exposure, and their sampling variances."""
+    n = sums["trials"].to_numpy() + 2 * _HALF
+    share = (sums["total"].to_numpy() + _HALF) / n
+    hazard = -np.log1p(-share)
+    usual = (sums["exposure"] / sums["n_cells"]).to_numpy()
+    return np.log(hazard / usual), share / (n * (1 - share) * hazard**2)
+
+
+_POINTS = {"log": log_rates, "logit": log_odds, "cloglog": log_hazards}
+
+
+def scale_of(params: dict[str, Any], exposure: FloatArray) -> Predicted:
+    """The scale of a result whose cells have these exposures."""
+    if params["link"] == "logit":
+        share = "share of cells" if not params.get("trials") else "share of trials"
+        return Predicted(
+            f"{share}\n(log-odds scale)", "log odds ratio to {}", lambda eta: 1 / (1 + np.exp(-eta)),
+            lambda p: np.log(p / (1 - p)), share_ticks,
+        )  # fmt: skip
+    by_total = is_total(str(params.get("exposure", "")))
+    per = _PER if by_total else float(np.median(exposure))
+    where = f"in {_PER:,.0f} counts" if by_total else "at the usual exposure"
+    if params["link"] == "cloglog":
+        return Predicted(
+            f"share of cells with a count,\n{where}", "log rate ratio to {}", lambda eta: -np.expm1(-per * np.exp(eta)),
+            lambda p: np.log(-np.log1p(-p) / per), share_ticks,
+        )  # fmt: skip
+    return Predicted(
+        f"counts {where}" if by_total else f"count per cell\n{where}", "log rate ratio to {}",
+        lambda eta: per * np.exp(eta), lambda rate: np.log(rate / per), rate_ticks,
+    )  # fmt: skip
+
+
+def with_numbers_of_cells(adata: ad.AnnData, stored: Results, key: str, variable: str) -> dict[str, FloatArray]:
+    """Exposure and trials of every cell, (N,), as the model had them."""
+    made = again(adata, stored, [variable], key)
+    exposure, trials = made.source.per_cell(made.n_cells)
+    return {"exposure": exposure, "trials": trials}
+
+
+def donors_of(cells: pd.DataFrame, stored: Results, *, variable: str, group: str) -> tuple[pd.DataFrame, FloatArray]:
+    """Donors by arm at their linear predictors, and what those count for.
+
+    `sd` is such that a donor's cells give its sampling error, sd / sqrt(n_cells).
+    """
+    by = ["donor", "condition", "group"]
+    squares = cells.assign(square=cells["exposure"] ** 2, total=cells["value"])
+    grouped = squares.groupby(by, observed=True, sort=True)
+    sums = grouped[["total", "exposure", "square", "trials"]].sum()
+    sums = sums.assign(n_cells=grouped.size()).reset_index()
+    own = stored.varcomp[(stored.varcomp["variable"] == variable) & (stored.varcomp["group"] == group)]
+    random = own.loc[(own["column1"] != "") & (own["column2"] == ""), "variance"].sum()
+    dispersion = own.loc[own["column1"] == "", "variance"].sum()
+    eta, v = _POINTS[stored.params["link"]](sums, float(dispersion))
+    donors = sums[[*by, "n_cells"]].assign(mean=eta, sd=np.sqrt(v * sums["n_cells"].to_numpy()))
+    return donors, 1 / (v + float(random))
+
+
+UNITS = Plain(height="rate of counts\n(natural log)", model="log-rate model")
+"""Units of counts, whose points are log rates."""
+MEANS = Plain()
