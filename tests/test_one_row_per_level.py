@@ -20,7 +20,9 @@ def donors() -> ad.AnnData:
     """One row per donor: k of m, and counts, of 120 features; donors differ by more than chance."""
     rng = np.random.default_rng(2)
     n, G = 12, 120
-    obs = pd.DataFrame({"donor": [f"D{i}" for i in range(n)], "arm": ["a", "b"] * (n // 2), "m": rng.integers(50, 300, n)})
+    obs = pd.DataFrame(
+        {"donor": [f"D{i}" for i in range(n)], "arm": ["a", "b"] * (n // 2), "m": rng.integers(50, 300, n)}
+    )
     eta = -1 + rng.normal(0, 0.5, (n, G))
     k = rng.binomial(obs["m"].to_numpy()[:, None], 1 / (1 + np.exp(-eta))).astype(float)
     adata = ad.AnnData(k, obs=obs.set_index(obs["donor"].to_numpy()))
