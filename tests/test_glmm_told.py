@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from matplotlib.collections import PathCollection
 
 import donorwise as dw
 from donorwise._anndata.prepare_counts import prepare_glmm
@@ -246,6 +247,8 @@ def test_log_fold_changes_that_are_shifted_name_the_exposure(caplog: pytest.LogC
     assert (
         "left after exposure='effective_depth'" in prepare_glmm(adata, FORMULA, exposure="effective_depth").when_shifted
     )
+    detected = prepare_glmm(adata, FORMULA, family="binomial", link="cloglog", response="detected")
+    assert detected.when_shifted.endswith("compare family='nb'.")
 
 
 def model_of(adata: ad.AnnData, formula: str, **options: Any) -> tuple[GLMM, np.ndarray]:
@@ -334,4 +337,6 @@ def test_open_intervals_are_arrows_and_separated_features_are_called_so(deeper: 
         ax = dw.pl.forest(own, variables, key="glmm")
         texts = [text.get_text() for text in ax.texts]
         assert any(text.startswith("FDR = ") and text.endswith(", separated") for text in texts)
+        marked = [c for c in ax.collections if isinstance(c, PathCollection) and c.get_sizes()[0] == 16]
+        assert sum(len(c.get_offsets()) for c in marked) == sum("separated" in text for text in texts)  # arrows
         assert np.isfinite(ax.get_xlim()).all()

@@ -66,12 +66,13 @@ def glmm(
         feature). ``"poisson"``: counts without it. ``"binomial"``: 0 or 1, booleans, or k of m with `trials`; with
         ``link="cloglog"`` and an exposure its coefficients are logarithms of rates, which depth does not change.
     layer, obsm, obs_keys
-        Model a layer, a table in ``obsm``, or columns of obs instead of X.
+        Model a layer, a table in ``obsm``, or columns of obs instead of X. Collapsed rows have one layer of counts.
     response
         ``"detected"`` asks whether a count is above zero, without a second matrix.
     exposure
         On the scale of counts: a column of obs, such as ``"effective_depth"`` of :func:`donorwise.pp.size_factors`, or
-        an array. None takes each cell's total over all genes of the layer.
+        an array. None takes each cell's total over all genes of the layer. Collapsed rows have it in them, as
+        ``depth=`` of :func:`donorwise.pp.collapse` gave it, and take no offset.
     offset
         The same on the logarithmic scale; with `exposure`, both.
     trials

@@ -51,6 +51,7 @@ def build_design(
     *,
     rows: BoolArray | None = None,
     levels: Levels | None = None,
+    residual: bool = True,
     rows_each: int = 0,
 ) -> Design:
     """Apply a formula to observations and collapse them to patterns of equal rows.
@@ -65,6 +66,8 @@ def build_design(
         Shape (N,). Which rows to use; all when None.
     levels
         Levels of the variables, in use or not, where they are known; by default those of all rows of `obs`.
+    residual
+        Whether rows have a residual of unknown size, which a random effect for each row could not be told from.
     rows_each
         Numbers whose values would leave fewer rows than this for a pattern, on average, vary inside patterns; 0 for
         those with very many values.
@@ -82,7 +85,7 @@ def build_design(
         When a column is missing or unusable, or when the data cannot answer the formula.
     """
     design = assemble_design(formula, obs, rows=rows, levels=levels, rows_each=rows_each)
-    check_design(design)
+    check_design(design, residual=residual)
     return design
 
 

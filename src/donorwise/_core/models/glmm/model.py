@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from donorwise._core.design.replicates import between_within_df
+from donorwise._core.design.replicates import known_df
 from donorwise._core.models.glmm.axes import axes_of, thinned
 from donorwise._core.models.glmm.features import CountFeatures
 from donorwise._core.models.glmm.grid import GLMMGrid
 from donorwise._core.models.glmm.rows import share_rows
+from donorwise._core.models.glmm.separation import open_contrasts
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm import components
 
@@ -41,7 +42,6 @@ _POINTS = {0: (0, 0, 0), 1: (47, 300, 16), 2: (23, 60, 13), 3: (13, 18, 13)}
 _FEW_LEVELS, _MORE_POINTS = 20, 4  # likelihoods are the steeper the more levels: so many more for ten times the levels
 MOST_PARAMETERS = 3
 """Variances and covariances of random effects that a grid can have axes for."""
-_RANK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +88,15 @@ class GLMM(CountFeatures):
 
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n)."""
-        few = between_within_df(self.design, self.n_obs, L) < 1
+        few = known_df(self.design, self.n_obs, L) < 1
         status = np.where(self.separated(L), "separated", "ok")
         return np.where(few, "too_few_donors", status).astype(STATUS_DTYPE)
 
     def separated(self, L: FloatArray) -> BoolArray:
-        """Whether the rows that are neither all failures nor all successes do not tell a contrast (n, p), (G, n)."""
-        X, turned = self.rows.of_patterns, self.rows.equations.turned(L)
-        total = self.counts.sums()
-        inside = (total > 0) & (total < self.counts.most)
-        gram = np.einsum("gk,kp,kr->gpr", inside.astype(np.float64), X, X, optimize=True)
-        values, vectors = np.linalg.eigh(gram / np.trace(X.T @ X))
-        missing = np.where((values <= _RANK)[:, None, :], vectors, 0.0)
-        lost = np.einsum("np,gpr->gnr", turned, missing)
-        size = np.linalg.norm(turned, axis=1)
-        return np.asarray(np.linalg.norm(lost, axis=2) > np.sqrt(_RANK) * size)
+        """Whether a contrast (n, p) has no finite estimate by the likelihood alone, (G, n)."""
+        total, rows = self.counts.sums(), self.rows
+        low, high = total <= 0, total >= self.counts.most
+        return open_contrasts(rows.of_patterns, rows.within_patterns, low, high, rows.equations.turned(L))
 
     def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
         """Names of the parameters, and what takes each to that of the column as the formula has it."""

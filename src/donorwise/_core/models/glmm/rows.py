@@ -162,6 +162,13 @@ class SharedRows:
         np.add.at(sums, pattern, X)
         return np.asarray(sums / np.bincount(pattern)[:, None])
 
+    @cached_property
+    def within_patterns(self) -> FloatArray:
+        """Triangle (m, p) of what the fixed columns do about the means of patterns; (0, p) where every row is a pattern."""
+        if self.pattern.size == len(self.of_patterns):
+            return np.empty((0, self.X.shape[1]))
+        return np.asarray(np.linalg.qr(self.equations.fixed.columns.mean - self.of_patterns[self.pattern])[1])
+
     def prepared(self, values: Values) -> Values:
         """The values in order, with the prior counts, which lie on the nodes as the exposure does.
 
