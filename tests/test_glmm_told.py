@@ -247,6 +247,8 @@ def test_log_fold_changes_that_are_shifted_name_the_exposure(caplog: pytest.LogC
     assert (
         "left after exposure='effective_depth'" in prepare_glmm(adata, FORMULA, exposure="effective_depth").when_shifted
     )
+    detected = prepare_glmm(adata, FORMULA, family="binomial", link="cloglog", response="detected")
+    assert detected.when_shifted.endswith("compare family='nb'.")
 
 
 def model_of(adata: ad.AnnData, formula: str, **options: Any) -> tuple[GLMM, np.ndarray]:

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray, FloatArray, GroupBy
 
+_CELLS_EACH = 20  # of a pattern on average, that say how they vary about its mean; otherwise cells stand for themselves
+
 
 def prepare_glmm(
     adata: ad.AnnData,
@@ -120,7 +122,9 @@ def assemble_glmm(
     parsed, roles, collapsed = parse(formula), find_roles(adata), is_collapsed(adata)
     read = read_columns(adata, parsed, roles, groupby, columns, moments=False) if collapsed else None
     obs = with_labels(cell_frame(adata, read), roles, parsed)
-    tasks = tasks_by_group(parsed, obs, groupby)
+    tasks = tasks_by_group(
+        parsed, obs, groupby, rows_each=_CELLS_EACH, residual=kind.has_residual(of_many=trials is not None)
+    )
     check_random(tasks)
     check_variances(tasks)
     names, asked = resolve_by_group(tasks, contrasts)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._core.cells.counts import Counted, bytes_of_counts, count_cells
+from donorwise._core.cells.matrices import read_cells
 from donorwise._core.cells.tails import choose_tails, largest_value
 from donorwise._core.engine.sources import Source
 from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
@@ -124,7 +125,7 @@ class CellCountSource(Source[CountStatistics]):
     def _of_cells(self, design: Design) -> CountStatistics:
         """Every cell its row."""
         used = np.flatnonzero(design.codes >= 0)
-        matrix = _rows_of(self.matrix, used, self.features)
+        matrix = read_cells(self.matrix, used, self.features)
         if self.detected:
             matrix = (matrix > 0).astype(np.float64)
         pattern, trials = design.codes[used].astype(np.int64), np.ones(used.size)
@@ -251,10 +252,3 @@ def _bytes(tasks: Sequence[Task], n_features: int, nodes: Nodes | None, tails: T
     n = sum(task.design.n_patterns for task in tasks if task.design is not None)
     sizes = (0 if nodes is None else nodes.at.size, 0 if tails is None else tails.values.size)
     return bytes_of_counts(n, n_features, *sizes)
-
-
-def _rows_of(matrix: Any, rows: IntArray, features: IntArray | None) -> Any:
-    """Rows and columns of a matrix, sparse by columns or an array."""
-    part = matrix[rows]
-    part = part if features is None else part[:, features]
-    return sparse.csc_array(part) if sparse.issparse(part) else np.asarray(part, dtype=np.float64)

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 EFFECTIVE = "effective_depth"
 """The column of depths that account for composition, as :func:`donorwise.pp.size_factors` calls it."""
+_OF_DETECTION = (
+    " Or cells differ in depth between the arms, and more from each other than by chance, so that deeper ones have a gene less "
+    "often than their exposure says: compare family='nb'."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +108,16 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     @property
     def depth_in(self) -> Depth:
         """See :class:`Analysis`."""
-        return self.distribution.depth_in(of_genes=self.of_genes, exposure=bool(self.exposure or self.offset))
+        seen = self.of_genes and not self.trials  # successes of trials are no detection
+        return self.distribution.depth_in(of_genes=seen, exposure=bool(self.exposure or self.offset))
 
     @property
     def when_shifted(self) -> str:
         """See :class:`Analysis`."""
+        own = f"{COMPOSITION}exposure={EFFECTIVE!r}, a column that dw.pp.size_factors makes, corrects that."
         if self.exposure == EFFECTIVE:
-            return CORRECTED.format(f"exposure={EFFECTIVE!r}")
-        return f"{COMPOSITION}exposure={EFFECTIVE!r}, a column that dw.pp.size_factors makes, corrects that."
+            own = CORRECTED.format(f"exposure={EFFECTIVE!r}")
+        return own if self.distribution.counts else own + _OF_DETECTION
 
     @property
     def pooled(self) -> bool:

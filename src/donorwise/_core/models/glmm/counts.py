@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from donorwise._core.cells.chunks import slice_if_run
@@ -65,6 +66,10 @@ class PatternCounts:
         if self.distribution.code == CLOGLOG:  # the exposure of the failures
             total = (self.shared @ self.nodes)[:, None] - self.nodes @ own
         return Values(total, own)
+
+    def responses(self, at: IntArray) -> FloatArray:
+        """Counts, or successes, of some features in the rows, (G, K)."""
+        return self.counted.total[:, at].T
 
     @property
     def pattern(self) -> IntArray:
@@ -158,15 +163,16 @@ class CellCounts:
 
     def block(self, at: IntArray) -> Values:
         """The values of some features."""
-        own = self._dense(at)
+        own = self.responses(at).T
         on_nodes = own[:, None] if self.distribution.smooth else own[:, None][:, :0]
         if self.distribution.code == CLOGLOG:
             return Values((self.trials[:, None] - own) * self.exposure[:, None], on_nodes)
         return Values(own, on_nodes)
 
-    def _dense(self, at: IntArray) -> FloatArray:
+    def responses(self, at: IntArray) -> FloatArray:
+        """Counts, or successes, of some features in the rows, (G, N)."""
         part = self.matrix[:, at]
-        return np.ascontiguousarray(part if isinstance(part, np.ndarray) else part.toarray(), dtype=np.float64)
+        return np.ascontiguousarray((part if isinstance(part, np.ndarray) else part.toarray()).T, dtype=np.float64)
 
     def sums(self) -> FloatArray:
         """Counts, or successes, of every feature and pattern, (G, patterns)."""
@@ -180,10 +186,11 @@ class CellCounts:
 
     def tails(self, at: IntArray) -> tuple[FloatArray, FloatArray]:
         """Counts that occur (H,), and in how many cells those of some features do, (G, H)."""
-        values = self._dense(at)
-        occur = np.unique(values)
-        occur = occur[occur > 0]
-        return occur, np.stack([(own[:, None] == occur).sum(axis=0) for own in values.T]).astype(np.float64)
+        values = self.responses(at)
+        feature, cell = np.nonzero(values)
+        place, occur = pd.factorize(values[feature, cell])
+        found = np.bincount(feature * occur.size + place, minlength=at.size * occur.size)
+        return occur, found.reshape(at.size, occur.size).astype(np.float64)
 
     def scaled(self, factor: FloatArray) -> CellCounts:
         """The data, had every cell `factor` (N,) times its trials or its exposure, and counts."""

@@ -17,6 +17,7 @@ from donorwise._core.models.glmm.size import profiles
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.models.glmm.rows import Counts, SharedRows
+    from donorwise._core.models.glmm.within import Within
     from donorwise._typing import FloatArray, IntArray
 
 _TYPICAL = 0.1  # variance of random effects, where coefficients alone are wanted
@@ -65,6 +66,8 @@ def dispersion_profiles(model: GLMM, n_jobs: int = 1) -> FloatArray:
 
 def _profiles_of(model: GLMM, at: IntArray) -> FloatArray:
     """Profiles of a block, rows that share their levels and categories having a mean of their own."""
+    if model.rows.within is not None:
+        return _profiles_of_cells(model, model.rows.within, at)
     counts, group = model.counts, _groups(model.design)
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(group.max(initial=-1) + 2))
@@ -74,6 +77,22 @@ def _profiles_of(model: GLMM, at: IntArray) -> FloatArray:
     alone = starts.size - 1 == group.size
     offset = np.empty((0, at.size)) if alone else np.ascontiguousarray(_within(model, at, group)[:, order].T)
     return profiles(values, shared, t, offset, starts, *tails)
+
+
+def _typical(model: GLMM) -> FloatArray:
+    """A point of the variances and correlations at which coefficients are about right, (parameters,)."""
+    return np.where(model.are_variances, _TYPICAL, 0.0)
+
+
+def _profiles_of_cells(model: GLMM, within: Within, at: IntArray) -> FloatArray:
+    """The same of single cells, every pattern having a mean of its own."""
+    made = within.collapsed(model.counts, at, coefficients(model, at, _typical(model)))
+    counted, cells = model.counts.tails(at)
+    nothing, groups = np.empty((0, 1)), np.arange(within.cells.first.size)
+    return np.concatenate([
+        profiles(Values(own.total[:, None], own.own[..., None]), own.shared, own.exposures, nothing, groups, counted, cells[[g]])
+        for g, own in enumerate(made)
+    ])  # fmt: skip
 
 
 def _groups(design: Design) -> IntArray:
@@ -89,7 +108,7 @@ def _groups(design: Design) -> IntArray:
 def _within(model: GLMM, at: IntArray, group: IntArray) -> FloatArray:
     """What fixed effects add to the linear predictors of rows, about the mean of their group, (G, K)."""
     rows = model.rows
-    beta = coefficients(model, at, np.full((at.size, len(model.rows.equations.blocks.parameter)), _TYPICAL))
+    beta = coefficients(model, at, _typical(model))
     eta = np.empty((at.size, group.size))
     eta[:, rows.order] = beta @ rows.X.T
     mean = np.zeros((at.size, int(group.max()) + 1))
