@@ -19,7 +19,6 @@ import pandas as pd
 from scipy import stats
 
 from donorwise._anndata.prepare_composition import prepare_composition
-from donorwise._core.engine.glmm import fit_glmm_statistics
 from donorwise._core.engine.tasks import test_features
 
 Array = np.ndarray[Any, Any]
@@ -76,7 +75,8 @@ def mixed_model(made: Study) -> Array:
     total = made.counts[:, :, place].reshape(-1, n).T.astype(np.float64)
     none = np.zeros((n, 0, total.shape[1]))
     counts = replace(own.counts, counted=replace(own.counts.counted, total=total, own=none, tail=none))
-    fit = fit_glmm_statistics(replace(own, counts=counts), tuple(map(str, range(total.shape[1]))))
+    many = replace(analysis, variables=tuple(map(str, range(total.shape[1]))))
+    fit = many.fit(0, replace(own, counts=counts), lambda n: None)
     tested = test_features(fit, np.array([[0.0, 1.0]]), "between-within", 0.95)
     return np.asarray(tested.numbers["p_value"].reshape(made.counts.shape[:2]))
 

@@ -45,6 +45,7 @@ MEASUREMENTS = {
     "n": "blas_threads",
     "o": "other_packages",
     "p": "influence_full",
+    "q": "counts",
 }
 PACKAGES = ("donorwise", "numpy", "scipy", "numba", "pandas", "anndata", "scanpy", "edgepython")
 RESULTS = Path(__file__).parent / "results"

@@ -212,6 +212,10 @@ def test_samples_of_a_lane_are_taken_apart_by_donor() -> None:
     adata.obs["sample_id"] = np.where(np.arange(adata.n_obs) % 2 == 0, "lane1", "lane2")
     with pytest.warns(DonorwiseWarning, match=r"\(1 \| donor_id\) is coarser than the samples: 16 of them are in 8"):
         dw.tl.composition(adata, DONORS, progress=False)
+    with pytest.warns(DonorwiseWarning, match=r"^female, male: \(1 \| donor_id\) is coarser than the samples"):
+        dw.tl.composition(
+            adata, "~ 1 + (1 | donor_id)", groupby="sex", contrasts="Intercept", key_added="by", progress=False
+        )
     plain = cohort()
     np.testing.assert_allclose(dw.get.tests(adata, key=KEY, sort_by=None)["p_value"], fit(plain)["p_value"], rtol=1e-10)
 
@@ -230,6 +234,9 @@ def test_columns_that_hold_no_types_are_refused(column: str, said: str) -> None:
     adata.obs = adata.obs.assign(one="x", none=pd.Series(np.nan, adata.obs_names, dtype=object))
     with pytest.raises(DataError, match=said):
         dw.tl.composition(adata, DONORS, cell_type=column)
+    for name in ("cell_type", "sample"):
+        with pytest.raises(DesignError, match=f"{name}= is the name of one column of obs, not"):
+            dw.tl.composition(adata, DONORS, **{name: ["sex", "condition"]})  # type: ignore[arg-type]
     del adata.obs["cell_type"]
     with pytest.raises(DesignError, match="Which column of obs holds the cell types is not known"):
         dw.tl.composition(adata, DONORS)
@@ -381,7 +388,7 @@ def test_readers_and_plots() -> None:
     assert ax.get_xlabel() == "log odds ratio"
     assert dw.pl.ma(adata, key=KEY, show=False).get_xlabel() == "mean share"
     ax = dw.pl.donors(adata, "T cell", key=KEY, show=False)
-    assert ax.get_ylabel() == "share of cells\n(log odds)"
+    assert ax.get_ylabel() == "share of cells\n(log-odds scale)"
     known = adata.obs.dropna(subset="cell_type")
     own = known.groupby("donor_id", observed=True)["cell_type"].agg(lambda types: (types == "T cell").sum())
     n = known.groupby("donor_id", observed=True).size()

@@ -9,6 +9,7 @@ import pytest
 
 import donorwise as dw
 
+pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
 _FORMULA = "~ arm + (1 | donor)"
 _OPTIONS = (
     {"family": "nb"},
@@ -56,3 +57,22 @@ def test_one_arm_has_all_or_none(options, absent):
         assert table["p_value"][seldom <= 2].min() > 0.1
         assert table["p_value"][seldom >= 60].max() < 0.01
         assert (table["estimate"] < 0).all() == absent
+
+
+@pytest.mark.parametrize("levels", [0, 5], ids=["continuous", "few values"])
+def test_numbers_of_cells_leave_the_dispersion(levels):
+    """A number that differs from cell to cell makes every cell a pattern, whose own mean would explain all of it."""
+    rng = np.random.default_rng(4)
+    donor = np.repeat(np.arange(6), 50)
+    mean = np.exp(rng.normal(0, 0.4, (6, 200)))[donor] * np.linspace(0.3, 3, 200)
+    adata = _cells(rng.poisson(mean * rng.gamma(1, 1, mean.shape)), donor)
+    adata.obs["x"] = rng.integers(0, levels, donor.size) / 4 if levels else rng.normal(size=donor.size)
+    dispersion = []
+    for formula in (_FORMULA, "~ arm + x + (1 | donor)"):
+        dw.tl.glmm(adata, formula, exposure="depth", progress=False)
+        table = dw.get.varcomp(adata, key="glmm").query("term == 'dispersion'")
+        dispersion.append(table["variance"].to_numpy())
+    np.testing.assert_allclose(dispersion[1], dispersion[0], rtol=0.25)
+    assert np.median(dispersion[1]) == pytest.approx(1.0, abs=0.15)
+    p = dw.get.tests(adata, key="glmm", contrast="x")["p_value"]
+    assert 0.01 < (p < 0.05).mean() < 0.09

@@ -9,29 +9,43 @@ from scipy import stats
 from scipy.special import gammaln, loggamma
 from tests._dense_counts import DENSITIES
 
-from donorwise._core.models.glmm.densities import log_one_plus, slopes, value
 from donorwise._core.models.glmm.families import CLOGLOG, LOGIT, NB, POISSON
+from donorwise._core.models.glmm.lanes import add_heights, exponential, exponentials, logarithm, slopes
 
 ETA = np.concatenate([np.linspace(-12, 4, 33), [-40.0, -300.0, 20.0]])
 SIZES = (1e-2, 0.7, 30.0, 1e3)
 
 
 @njit
+def in_lanes(code, size, total, own, shared, t, eta):
+    """Values and slopes at every eta, each of which is a lane."""
+    n = eta.size
+    at, m, value, first, weight = eta.copy(), np.empty(n), np.zeros(n), np.empty(n), np.empty(n)
+    sizes, totals, nodes = np.full(n, size), np.full(n, total), np.empty((own.size, n))
+    for j in range(own.size):
+        nodes[j] = own[j]
+    exponentials(at, m)
+    slopes(code, sizes, totals, nodes, shared, t, m, first, weight)
+    add_heights(code, sizes, np.log(sizes), totals, nodes, shared, t, at, m, value)
+    return value, np.column_stack((first, -weight))
+
+
 def values_at(code, size, total, own, shared, t, eta):
-    return np.array([value(code, size, total, own, shared, t, x) for x in eta])
+    return in_lanes(code, size, total, own, shared, t, eta)[0]
 
 
-@njit
 def slopes_at(code, size, total, own, shared, t, eta):
-    out = np.empty((eta.size, 2))
-    for i in range(eta.size):
-        out[i] = slopes(code, size, total, own, shared, t, eta[i])
-    return out
+    return in_lanes(code, size, total, own, shared, t, eta)[1]
 
 
 @njit
 def logs(z):
-    return np.array([log_one_plus(x) for x in z])
+    return np.array([logarithm(1.0 + x) for x in z])
+
+
+@njit
+def powers(x):
+    return np.array([exponential(one) for one in x])
 
 
 def cells(kind, rng, n=9):
@@ -121,6 +135,11 @@ def test_densities_are_those_of_scipy_but_for_what_eta_does_not_change():
 def test_the_logarithm_is_right_everywhere():
     z = np.concatenate([[0.0], 10.0 ** np.linspace(-20, 300, 3001), np.linspace(0, 4, 1001)])
     np.testing.assert_allclose(logs(z), np.log1p(z), rtol=4e-16, atol=3e-16)
+
+
+def test_the_exponential_is_right_everywhere():
+    x = np.linspace(-700, 700, 20_001)
+    np.testing.assert_allclose(powers(x), np.exp(x), rtol=4e-16)
 
 
 def test_nothing_overflows():

@@ -230,11 +230,13 @@ def test_profiles_of_the_dispersion():
     obs, exposure, rng = cohort(5)
     y, trials = responses("nb", obs, exposure, rng)
     design = build_design("~ arm + cond + (1 | donor)", obs)
-    points = [0, 12, 30]
+    points = [0, 10, 30, 12]  # the last one is interpolated
     right = np.array([[profile(own, exposure, design.codes, DISPERSIONS[i]) for i in points] for own in y.T])
     for make in (collapsed, by_cell):
         found = dispersion_profiles(make("nb", design, y, exposure, trials))[:, points]
-        np.testing.assert_allclose(found - found[:, :1], right - right[:, :1], rtol=0, atol=LOGLIK)
+        off = np.abs((found - found[:, :1]) - (right - right[:, :1]))
+        assert off[:, :3].max() < LOGLIK
+        assert off[:, 3].max() < 0.02
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -247,8 +249,10 @@ def test_features_do_not_know_of_each_other(kind):
     together, order = law_of(model, points, L), np.array([2, 0, 1])
     turned, alone = law_of(model.take(order), points, L), [law_of(model.take(np.array([g])), points, L) for g in order]
     for name in ("loglik", "centre", "scale", "root"):
-        np.testing.assert_array_equal(getattr(turned, name), getattr(together, name)[order])
-        np.testing.assert_array_equal(np.concatenate([getattr(a, name) for a in alone]), getattr(together, name)[order])
+        np.testing.assert_allclose(getattr(turned, name), getattr(together, name)[order], rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(
+            np.concatenate([getattr(a, name) for a in alone]), getattr(together, name)[order], rtol=1e-10, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("kind", ["nb", "poisson", "cloglog"])

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from tests.test_glmm_doors import CASES, CONTRAST, cohort
 
 import donorwise as dw
@@ -50,7 +51,8 @@ def written(ax: Axes) -> tuple[np.ndarray, np.ndarray]:
 
 def points(ax: Axes) -> np.ndarray:
     """Heights of the donors' points."""
-    return np.sort(np.concatenate([c.get_offsets()[:, 1] for c in ax.collections if len(c.get_offsets()) == 6]))
+    (drawn,) = [c for c in ax.collections if isinstance(c, PathCollection)]
+    return np.sort(np.asarray(drawn.get_offsets())[:, 1])
 
 
 @pytest.mark.parametrize("case", SHOWN)
@@ -63,7 +65,7 @@ def test_donors_stand_at_their_rates_and_shares(case: str, fitted: dict[str, ad.
     if case == "trials":
         y, of = used.obs["yes"].to_numpy(), used.obs["asked"].to_numpy()
     else:
-        y, of = used[:, variable].layers["counts"][:, 0], used.layers["counts"].sum(axis=1)
+        y, of = used[:, variable].layers["counts"][:, 0].astype(float), used.layers["counts"].sum(axis=1, dtype=float)
     if case == "detection":
         y, of = (y > 0).astype(float), np.ones(len(y))
     donors = np.unique(by)
@@ -76,7 +78,7 @@ def test_donors_stand_at_their_rates_and_shares(case: str, fitted: dict[str, ad.
         expected, shown = np.log((total + 0.5) / (out_of - total + 0.5)), 1 / (1 + np.exp(-places))
         label, ratio = "share of trials\n(log-odds scale)", "log odds ratio to control"
     else:
-        depth = np.array([used.layers["counts"].sum(axis=1)[by == d].mean() for d in donors])
+        depth = np.array([used.layers["counts"].sum(axis=1, dtype=float)[by == d].mean() for d in donors])
         expected = np.log(-np.log1p(-(total + 0.5) / (out_of + 1)) / depth)
         shown = -np.expm1(-1e4 * np.exp(places))
         label, ratio = "share of cells with a count,\nin 10,000 counts", "log rate ratio to control"
@@ -114,8 +116,8 @@ def test_intervals_without_an_end_are_drawn(fitted: dict[str, ad.AnnData]) -> No
         assert np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all()
     assert "v" in [line.get_marker() for line in drawn[0].lines]
     for ax in drawn[1:4]:
-        ends = [c for c in ax.collections if len(c.get_offsets()) and c.get_sizes()[:1].tolist() == [16.0]]
-        assert len(ends) == 1
+        marked = [c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets())]
+        assert sum(c.get_sizes()[0] == 16.0 for c in marked) == 1
     assert len(dw.get.tests(adata, key="glmm", alpha=0.05, status="separated")) == 1
     assert "down" in "".join(text.get_text() for text in drawn[4].texts)
 

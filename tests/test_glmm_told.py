@@ -12,12 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from matplotlib.collections import PathCollection
 
 import donorwise as dw
 from donorwise._anndata.prepare_counts import prepare_glmm
 from donorwise._cli import main
 from donorwise._core.cells.nodes import RIGHT
-from donorwise._core.engine.cautions import separated
+from donorwise._core.engine.after_fit import overdispersed, separated
+from donorwise._core.models.glmm.effects import modes
+from donorwise._core.models.glmm.leftover import leftover, pearson
+from donorwise._core.models.glmm.model import GLMM
 from donorwise.errors import DataError, DonorwiseWarning
 
 FORMULA = "~ condition + (1 | donor)"
@@ -247,6 +251,65 @@ def test_log_fold_changes_that_are_shifted_name_the_exposure(caplog: pytest.LogC
     assert detected.when_shifted.endswith("compare family='nb'.")
 
 
+def model_of(adata: ad.AnnData, formula: str, **options: Any) -> tuple[GLMM, np.ndarray]:
+    """The first model, and typical variances of its features."""
+    made = prepare_glmm(adata, formula, **options)
+    (statistics,) = made.statistics()
+    assert statistics is not None
+    (model,) = made.fit(0, statistics, lambda n: None).models
+    return model, np.tile(np.linspace(0.2, 0.4, len(model.components()[0])), (model.features.size, 1))
+
+
+@pytest.mark.parametrize(
+    "formula", [FORMULA, "~ condition + (1 | donor) + (1 | lane)", "~ condition + (condition || donor)"]
+)
+@pytest.mark.parametrize("family", ["poisson", "binomial"])
+def test_what_is_left_over_has_its_naive_twin(formula: str, family: str) -> None:
+    adata = cohort(paired=True, genes=12, within=0.2)
+    adata.obs["lane"] = np.tile(["x", "y", "z", "z"], adata.n_obs // 4)
+    options = {"family": family} | ({"response": "detected"} if family == "binomial" else {"exposure": "total_counts"})
+    model, points = model_of(adata, formula, **options)
+    at = np.array([1, 4, 5])
+    squares, df = pearson(model, at, points[at])
+    rows, found = model.rows, modes(model, at, points[at])
+    component = np.repeat(np.arange(rows.kernel.starts.size - 1), np.diff(rows.kernel.starts))
+    for g, A in enumerate(rows.loadings(points[at])):
+        Z = np.zeros((component.size, component.max() + 1, A.shape[1]))
+        Z[np.arange(component.size), component] = A
+        C = np.hstack([rows.X, Z.reshape(component.size, -1)])
+        eta = C @ np.concatenate([found.beta[g], found.b[g].ravel()])
+        size = (model.counts.shared * model.counts.exposures).sum(axis=1)[rows.order]
+        mean = size * (np.exp(eta) if family == "poisson" else 1 / (1 + np.exp(-eta)))
+        W = mean if family == "poisson" else mean * (1 - mean / size)
+        P = np.diag(np.r_[np.zeros(rows.X.shape[1]), np.ones(C.shape[1] - rows.X.shape[1])])
+        H = C @ np.linalg.solve(C.T @ (W[:, None] * C) + P, C.T * W)
+        y = model.counts.sums()[at[g]][rows.order]
+        np.testing.assert_allclose([squares[g], df[g]], [((y - mean) ** 2 / W).sum(), y.size - np.trace(H)], rtol=1e-9)
+
+
+def test_counts_that_vary_more_than_poisson_counts_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    """Where rows share their random effects: of comparisons of donors, and with a term of their own, nothing is wrong."""
+    paired = cohort(paired=True, genes=60)
+    paired.X *= 3  # three times as much as Poisson counts do, at least
+    for formula, n in ((FORMULA, 1), ("~ condition + (1 | donor) + (1 | donor:condition)", 0)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="donorwise"):
+            params = fitted(paired, formula, family="poisson", ddf="wald")
+        said = [
+            r.getMessage() for r in caplog.records if "vary more within donors than Poisson counts do" in r.getMessage()
+        ]
+        assert len(said) == n
+        assert not said or ("Use family='nb', and a random term" in said[0] and said[0] in params["cautions"]["values"])
+    chance = cohort(paired=True, genes=60)
+    chance.X = np.random.default_rng(0).poisson(1.0, chance.shape).astype(np.float32)
+    for adata, options in ((chance, {"family": "poisson"}), (paired, {"family": "nb"}), (chance, DETECTED)):
+        model, points = model_of(adata, FORMULA, **options)
+        left = leftover(model, np.full_like(points, 0.01))
+        assert left.n_over <= 1
+        assert overdispersed(left, model.distribution) == {}
+    assert leftover(model, np.full_like(points, np.nan)).n == 0
+
+
 # ---------------------------------------------------------------- other doors
 
 
@@ -274,5 +337,6 @@ def test_open_intervals_are_arrows_and_separated_features_are_called_so(deeper: 
         ax = dw.pl.forest(own, variables, key="glmm")
         texts = [text.get_text() for text in ax.texts]
         assert any(text.startswith("FDR = ") and text.endswith(", separated") for text in texts)
-        assert texts.count("") == sum("separated" in text for text in texts)  # arrows
+        marked = [c for c in ax.collections if isinstance(c, PathCollection) and c.get_sizes()[0] == 16]
+        assert sum(len(c.get_offsets()) for c in marked) == sum("separated" in text for text in texts)  # arrows
         assert np.isfinite(ax.get_xlim()).all()

@@ -18,7 +18,8 @@ adata
     Cells x features, log-normalised; or cells collapsed by :func:`donorwise.pp.collapse`, whose weights then apply.""",
     "adata_cells_counts": """\
 adata
-    Cells x features, with raw counts; or cells collapsed by :func:`donorwise.pp.collapse` with ``counts_layer=``.""",
+    Cells x features; or cells collapsed by :func:`donorwise.pp.collapse` with ``counts_layer=``, and for ``family="nb"`` and
+    ``link="cloglog"`` with ``glmm=``. Formulas take no covariate there that differs between the cells of a row.""",
     "adata_result": """\
 adata
     AnnData that holds a result of :func:`donorwise.tl.lmm`, :func:`donorwise.tl.glmm` or

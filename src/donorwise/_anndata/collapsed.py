@@ -245,20 +245,24 @@ def cell_frame(adata: ad.AnnData, columns: Sequence[str] | None = None) -> pd.Da
     return frame[names]
 
 
-def columns_read(adata: ad.AnnData, parsed: ParsedFormula, labels: Sequence[str]) -> list[str] | None:
+def columns_read(
+    adata: ad.AnnData, parsed: ParsedFormula, labels: Sequence[str], *, moments: bool = True
+) -> list[str] | None:
     """Columns that a formula and `labels` read, checked against a collapse; None (all) for an AnnData of cells.
+
+    `moments` says whether the model needs no more of a covariate than these.
 
     Raises
     ------
     DesignError
-        A column was collapsed away, or a covariate is not linear in the formula.
+        A column was collapsed away, or more is asked of a covariate than moments can tell.
     """
     from donorwise._core.design.coarsen import check_formula
 
     if not is_collapsed(adata):
         return None
     origin = read_origin(adata)
-    return check_formula(parsed, labels, origin.by, origin.covariates)
+    return check_formula(parsed, labels, origin.by, origin.covariates, moments=moments)
 
 
 def collapsed_depth(adata: ad.AnnData) -> FloatArray | None:

@@ -56,7 +56,7 @@ def read_row_counts(adata: ad.AnnData, kind: str, *, detected: bool) -> RowCount
     """
     from donorwise._core.cells.counted_rows import RowCounts
 
-    _check_kept(adata, kind, detected=detected)
+    check_kept(adata, kind, detected=detected)
     nodes, tails = _read_nodes(adata, kind) if kind else (None, None)
     n, n_nodes, n_tails = column_of(adata, N_CELLS), 0, 0
     if nodes is not None:
@@ -64,6 +64,7 @@ def read_row_counts(adata: ad.AnnData, kind: str, *, detected: bool) -> RowCount
         _check_whole(adata, kind, n_nodes, n_tails)
     shared = np.array(adata.obsm[f"{kind}_shared"], dtype=np.float64) if kind else np.zeros((n.size, 0))
     exposure = n if detected and not kind else column_of(adata, COUNT_DEPTH)
+    layers = adata.layers  # anndata looks at all of them whenever it is asked for them
 
     def read(name: str, number: int, rows: IntArray, features: IntArray | None) -> FloatArray:
         own = [layer_name(kind, name, number)]
@@ -71,7 +72,7 @@ def read_row_counts(adata: ad.AnnData, kind: str, *, detected: bool) -> RowCount
             own = [DETECTED if detected else COUNTS]
             if detected and kind:  # of the counts, not of what was modelled: cells at the nodes add up to them
                 own = [layer_name(kind, "own", i) for i in range(n_nodes)]
-        values = sum(some_of(adata.layers[layer], rows, features) for layer in own)
+        values = sum(some_of(layers[layer], rows, features) for layer in own)
         return np.rint(values) if name == "total" else np.asarray(values)
 
     return RowCounts(n.astype(np.int64), exposure, shared, nodes, tails, read)
@@ -122,24 +123,28 @@ def _read_nodes(adata: ad.AnnData, kind: str) -> tuple[Nodes, Tails | None]:
     return nodes, Tails(np.atleast_1d(entry[f"{kind}_values"]), int(exact), largest)
 
 
-def _check_kept(adata: ad.AnnData, kind: str, *, detected: bool) -> None:
+def check_kept(adata: ad.AnnData, kind: str, *, detected: bool) -> None:
     """Raise unless the rows have what is asked for."""
     origin = read_origin(adata)
     if origin.counts_layer is None and not (detected and not kind):
         more = f" and glmm={kind!r}" if kind else ""
         raise DataError(f"These rows were collapsed without counts: give counts_layer={more} to dw.pp.collapse.")
-    if kind and kind not in kept_families(adata):
+    families = kept_families(adata)
+    if kind and kind not in families:
+        depth = f", depth={origin.depth!r}" if origin.depth else ""
+        other = "".join(f" and what {KEPT[name]} need," for name in families)
+        glmm = [*families, kind] if families else kind
         raise DataError(
-            f"These rows keep no more than sums of the counts, and {KEPT[kind]} need the depth of every cell: collapse the "
-            f"cells again, with dw.pp.collapse(..., counts_layer={origin.counts_layer!r}, glmm={kind!r})."
+            f"These rows keep no more than sums of the counts{other or ','} and {KEPT[kind]} need the depth of every cell: collapse the "
+            f"cells again, with dw.pp.collapse(..., counts_layer={origin.counts_layer!r}{depth}, glmm={glmm!r})."
         )
 
 
 def _check_whole(adata: ad.AnnData, kind: str, n_nodes: int, n_tails: int) -> None:
     """Raise where a part is not there any more."""
-    numbers = (("own", n_nodes), ("tail", n_tails))
+    numbers, layers = (("own", n_nodes), ("tail", n_tails)), adata.layers
     names = [layer_name(kind, what, i) for what, size in numbers for i in range(size)]
-    missing = [f"layers[{name!r}]" for name in names if name not in adata.layers]
+    missing = [f"layers[{name!r}]" for name in names if name not in layers]
     missing += [] if f"{kind}_shared" in adata.obsm else [f"obsm['{kind}_shared']"]
     if missing:
         raise DataError(f"This collapsed AnnData is not whole: it has no {', '.join(missing)}.")

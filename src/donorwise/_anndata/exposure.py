@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray, FloatArray
 
-TOTAL = "<total counts of {} features>"
-"""What params call the exposure that is each cell's total."""
-_IS_TOTAL = re.compile(re.escape(TOTAL).replace(r"\{\}", r"\d+"))
+TOTAL, TOTAL_OF_ROWS = "<total counts of {} features>", "<total counts>"
+"""What params call the exposure that is each cell's total; collapsed rows do not know of how many features."""
+_IS_TOTAL = re.compile(r"<total counts( of \d+ features)?>")
 _ALIKE = 0.9  # correlation with the totals, or their logarithms, above which a number is made of them
 _ELASTIC = 0.5  # of a number that grows as the totals do it is 1; of their logarithms about 1 / 7
 _RAW_OFFSET = "if these are depths or size factors, give them as exposure=, or their logarithm as offset=."
@@ -186,16 +186,21 @@ def _likeness(values: FloatArray, total: FloatArray) -> _Likeness | None:
     return _Likeness(float(alike[1]), float(alike[2]), float(np.cov(grown, logs)[0, 1] / logs.var(ddof=1)))
 
 
+def check_trials(trials: Any | None, kind: Distribution, *, detected: bool) -> None:
+    """Raise where trials are given for a response that has none."""
+    if trials is not None and kind.counts:
+        raise DataError(f"trials= belongs to family='binomial'; counts of family={kind.name!r} have an exposure=.")
+    if trials is not None and detected:
+        raise DataError("response='detected' has one trial for each cell: leave trials= out.")
+
+
 def trials_of(
     obs: pd.DataFrame, trials: str | FloatArray | None, kind: Distribution, used: BoolArray, *, detected: bool
 ) -> Measured:
     """Trials (N,): one for each cell if None."""
+    check_trials(trials, kind, detected=detected)
     if trials is None:
         return Measured(np.ones(len(obs)), "")
-    if kind.counts:
-        raise DataError(f"trials= belongs to family='binomial'; counts of family={kind.name!r} have an exposure=.")
-    if detected:
-        raise DataError("response='detected' has one trial for each cell: leave trials= out.")
     own = numbers_of(obs, trials, "trials", used)
     bad = (own.values < 1) | (own.values != np.floor(own.values))
     refuse(obs, bad, "trials= is no whole number, one or more,", "leave out what was never tried")

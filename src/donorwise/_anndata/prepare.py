@@ -172,10 +172,15 @@ def read_columns(
     roles: Mapping[str, Role],
     groupby: Sequence[str],
     columns: Sequence[str] = (),
+    *,
+    moments: bool = True,
 ) -> list[str]:
-    """Columns of a collapsed AnnData that a tool reads: the formula's, the group, the donor, and others."""
+    """Columns of a collapsed AnnData that a tool reads: the formula's, the group, the donor, and others.
+
+    `moments` says whether the model needs no more of a covariate than these.
+    """
     labels = [*groupby, *columns]
-    names = columns_read(adata, parsed, labels) or []
+    names = columns_read(adata, parsed, labels, moments=moments) or []
     donor = [roles["donor"].column] if "donor" in roles and roles["donor"].column else []
     known = [roles[role].column for role in AUDITED if role in roles]
     return list(dict.fromkeys([*names, *donor, *(c for c in known if c in read_origin(adata).by)]))
@@ -240,13 +245,19 @@ def check_random(tasks: Sequence[Task]) -> None:
         )
 
 
-def audit_cells(adata: ad.AnnData, formula: str | ParsedFormula, depth_in: Depth = "values") -> Audit:
-    """What the design of cells, or of collapsed rows, can answer; see :meth:`DonorwiseAccessor.audit`."""
+def audit_cells(
+    adata: ad.AnnData, formula: str | ParsedFormula, depth_in: Depth = "values", *, moments: bool = True
+) -> Audit:
+    """What the design of cells, or of collapsed rows, can answer; see :meth:`DonorwiseAccessor.audit`.
+
+    `moments` says whether the model needs no more of a covariate of collapsed rows than these.
+    """
     check_has_cells(adata)
     parsed, roles = parse(formula), find_roles(adata)
     donor = known_donor(adata, roles, parsed) or None
     by = read_origin(adata).by if is_collapsed(adata) else ()
-    obs = with_labels(cell_frame(adata, columns_read(adata, parsed, [*([donor] if donor else []), *by])), roles, parsed)
+    read = columns_read(adata, parsed, [*([donor] if donor else []), *by], moments=moments)
+    obs = with_labels(cell_frame(adata, read), roles, parsed)
     known: dict[str, Any] = known_columns(roles, obs)
     known |= {"depth": cell_depth(adata), "donor": donor, "counts": counts_layer(adata), "depth_in": depth_in}
     found = audit(parsed, obs, **known)

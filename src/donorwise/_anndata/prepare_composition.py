@@ -17,7 +17,7 @@ from donorwise._core.design.shares import check_samples, find_samples
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import effective_jobs, pass_jobs
-from donorwise._core.engine.composition import CompositionAnalysis
+from donorwise._core.engine.composition import CompositionAnalysis, coarse_terms
 from donorwise._core.engine.count_sources import LabelSource
 from donorwise._core.engine.groups import group_columns
 from donorwise._core.engine.results import tasks_by_group
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from donorwise._anndata.roles import Role
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import GroupBy
+
+_MISSING = "the cell type, the group or a variable of the formula is missing"
 
 
 def prepare_composition(
@@ -69,7 +71,8 @@ def prepare_composition(
         groupby=group_columns(groupby), options=options, n_jobs=n_jobs, columns=columns,
     ).asking(contrasts)  # fmt: skip
     known = known_columns(roles, made.obs) | ({"sample": made.sample} if made.sample else {})
-    return replace(made, warnings=(*cautions.of_shares(made, roles=known), *said_of_labels(adata, roles, parsed)))
+    said = cautions.of_cells(made, raw_counts=False, scale="", depth=None, roles=known, missing=_MISSING)
+    return replace(made, warnings=(*said, *coarse_terms(made), *said_of_labels(adata, roles, parsed)))
 
 
 def assemble_composition(
@@ -111,6 +114,8 @@ def assemble_composition(
 def _known(roles: Mapping[str, Role], role: str, given: str | None) -> str:
     """The column of a role, as given, declared or guessed; empty for none."""
     if given is not None:
+        if not isinstance(given, str):
+            raise DesignError(f"{role}= is the name of one column of obs, not {given!r}.")
         return given
     return roles[role].column if role in roles else ""
 

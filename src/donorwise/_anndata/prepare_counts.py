@@ -13,13 +13,15 @@ from donorwise._anndata import (
     cell_frame,
     check_is_anndata,
     find_roles,
+    is_collapsed,
     keys,
     resolve_response,
 )
 from donorwise._anndata.exposure import check_exposed, exposure_of, given_exposure, said_of, trials_of
-from donorwise._anndata.prepare import audit_cells, check_random
+from donorwise._anndata.prepare import audit_cells, check_random, read_columns
+from donorwise._anndata.prepare_count_rows import rows_data, rows_response
 from donorwise._anndata.roles import known_columns, known_donor, said_of_labels, with_labels
-from donorwise._anndata.values import examine_responses, said_of_values
+from donorwise._anndata.values import CountData, examine_responses, said_of_values
 from donorwise._core.cells.nodes import choose_nodes
 from donorwise._core.cells.tails import choose_tails
 from donorwise._core.design.formula import parse
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import anndata as ad
+    import pandas as pd
 
     from donorwise._anndata.response import Response
     from donorwise._core.design.audit import Audit
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from donorwise._core.engine.tasks import Task
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray, FloatArray, GroupBy
+
+_CELLS_EACH = 20  # of a pattern on average, that say how they vary about its mean; otherwise cells stand for themselves
 
 
 def prepare_glmm(
@@ -81,10 +86,15 @@ def prepare_glmm(
     if response is not None:
         check_option("response", response, ("detected",))
     effective_jobs(n_jobs)
-    found = resolve_response(adata, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var)
+    named: dict[str, Any] = {"layer": layer, "obsm": obsm, "obs_keys": obs_keys, "mask_var": mask_var}
+    found = (
+        rows_response(adata, kind, detected=response is not None, **named)
+        if is_collapsed(adata)
+        else resolve_response(adata, **named)
+    )
     made = assemble_glmm(
         adata, parsed, found, kind, groupby=group_columns(groupby), exposure=exposure, offset=offset, trials=trials,
-        detected=response is not None, contrasts=contrasts, options=options, n_jobs=n_jobs,
+        detected=response is not None, contrasts=contrasts, options=options, n_jobs=n_jobs, columns=columns,
     )  # fmt: skip
     known = known_columns(roles, made.obs)
     depth = cell_depth(adata) if found.aligned_to_var else None
@@ -106,15 +116,47 @@ def assemble_glmm(
     contrasts: Any = None,
     options: Options | None = None,
     n_jobs: int | None = None,
+    columns: Sequence[str] = (),
 ) -> GlmmAnalysis:
     """A generalised model of a response; values, of which alone it warns, are read when all else has been checked, once."""
-    parsed, roles = parse(formula), find_roles(adata)
-    obs = with_labels(cell_frame(adata), roles, parsed)
-    tasks = tasks_by_group(parsed, obs, groupby)
+    parsed, roles, collapsed = parse(formula), find_roles(adata), is_collapsed(adata)
+    read = read_columns(adata, parsed, roles, groupby, columns, moments=False) if collapsed else None
+    obs = with_labels(cell_frame(adata, read), roles, parsed)
+    tasks = tasks_by_group(
+        parsed, obs, groupby, rows_each=_CELLS_EACH, residual=kind.has_residual(of_many=trials is not None)
+    )
     check_random(tasks)
     check_variances(tasks)
     names, asked = resolve_by_group(tasks, contrasts)
-    used = cells_in_use(tasks)
+    used, given = cells_in_use(tasks), {"exposure": exposure, "offset": offset, "trials": trials}
+    if collapsed:
+        data = rows_data(adata, response, kind, used, detected=detected, **given)
+    else:
+        data = _cells_data(adata, obs, response, kind, used, detected=detected, n_jobs=n_jobs, **given)
+    return GlmmAnalysis(
+        formula=parsed, groupby=tuple(groupby), response=response.text,
+        log_base=math.e if kind.of_rates else math.nan, weights=keys.NO_WEIGHTS, variables=response.variables,
+        source=data.source, obs=obs, n_cells=len(obs), tasks=tasks, donor=known_donor(adata, roles, parsed),
+        options=options or Options(), n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), distribution=kind,
+        exposure=data.exposure, offset=said_of(offset), trials=data.trials, detected=detected, names=tuple(names),
+        contrasts=tuple(asked), of_genes=response.aligned_to_var, nodes=data.nodes, warnings=data.warnings,
+    )  # fmt: skip
+
+
+def _cells_data(
+    adata: ad.AnnData,
+    obs: pd.DataFrame,
+    response: Response,
+    kind: Distribution,
+    used: BoolArray,
+    *,
+    exposure: str | FloatArray | None,
+    offset: str | FloatArray | None,
+    trials: str | FloatArray | None,
+    detected: bool,
+    n_jobs: int | None,
+) -> CountData:
+    """Counts of cells, or their yes and no, with exposures and trials that go with them; values are read once."""
     m = trials_of(obs, trials, kind, used, detected=detected)
     given = given_exposure(obs, kind, used, exposure, offset)
     of_depth = kind.exposed and response.aligned_to_var
@@ -130,15 +172,8 @@ def assemble_glmm(
         matrix=response.matrix, features=response.features, distribution=kind, exposure=e.values, trials=m.values if m.text else None,
         nodes=nodes, tails=tails, detected=detected,
     )  # fmt: skip
-    return GlmmAnalysis(
-        formula=parsed, groupby=tuple(groupby), response=response.text,
-        log_base=math.e if kind.of_rates else math.nan, weights=keys.NO_WEIGHTS, variables=response.variables,
-        source=source, obs=obs, n_cells=len(obs), tasks=tasks, donor=known_donor(adata, roles, parsed),
-        options=options or Options(), n_jobs=effective_jobs(n_jobs), pass_jobs=pass_jobs(n_jobs), distribution=kind,
-        exposure=e.text, offset=said_of(offset), trials=m.text, detected=detected, names=tuple(names),
-        contrasts=tuple(asked), of_genes=response.aligned_to_var, nodes=nodes,
-        warnings=said_of_values(response, kind, seen),
-    )  # fmt: skip
+    said = said_of_values(response, kind, float(seen.largest.max(initial=0.0)))
+    return CountData(source=source, nodes=nodes, warnings=said, exposure=e.text, trials=m.text)
 
 
 def check_variances(tasks: Sequence[Task]) -> None:
@@ -173,6 +208,5 @@ def audit_counts(
     kind = distribution(family, link)
     if exposed:
         check_exposed(kind)
-    return audit_cells(
-        adata, formula, kind.depth_in(of_genes=of_genes, exposure=exposed or (kind.exposed and of_genes))
-    )
+    depth_in = kind.depth_in(of_genes=of_genes, exposure=exposed or (kind.exposed and of_genes))
+    return audit_cells(adata, formula, depth_in, moments=False)

@@ -199,7 +199,9 @@ def _of_counts(
 ) -> GlmmAnalysis:
     _weights(params, weights, key)
     rows = is_collapsed(adata)  # they have the exposures of their cells in them
-    given = {name: None if rows else _column(adata, params, name, key) for name in ("exposure", "offset", "trials")}
+    given: dict[str, Any] = {
+        name: None if rows else _column(adata, params, name, key) for name in ("exposure", "offset", "trials")
+    }
     made = assemble_glmm(
         adata, params["formula"], response, distribution(params["family"], params["link"]),
         groupby=group_columns(params["groupby"]), detected=bool(params["detected"]), options=Options(params["ddf"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from donorwise._anndata.exposure import Measured
     from donorwise._anndata.response import Response
+    from donorwise._core.cells.nodes import Nodes
+    from donorwise._core.engine.count_sources import CountStatistics
+    from donorwise._core.engine.sources import Source
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray
 
@@ -24,6 +27,19 @@ _YES_AND_NO = (
     "{} has no count above one, so that it says yes or no: family='binomial' is made for that, and with link='cloglog' its "
     "coefficients are logarithms of rates as well."
 )
+
+
+class CountData(NamedTuple):
+    """Checked responses: what reads them, what their exposures and trials are called, and what deserves a word.
+
+    `nodes` are where functions of the exposure are interpolated; None where none are.
+    """
+
+    source: Source[CountStatistics]
+    nodes: Nodes | None
+    warnings: tuple[str, ...]
+    exposure: str
+    trials: str = ""
 
 
 def examine_responses(
@@ -45,8 +61,7 @@ def examine_responses(
     DataError
         A value of a cell in use is no count, or no number of successes; says which, and what to do instead.
     """
-    if detected and kind.counts:
-        raise DataError(f"response='detected' is yes or no: use family='binomial', not family={kind.name!r}.")
+    check_detected(kind, detected=detected)
     if kind.counts and response.matrix.dtype.kind == "b":
         raise DataError(f"{response.text} holds yes or no and not counts: use family='binomial'.")
     counts = kind.counts or detected
@@ -58,9 +73,15 @@ def examine_responses(
     return seen
 
 
-def said_of_values(response: Response, kind: Distribution, seen: Examined) -> tuple[str, ...]:
-    """What deserves a word about values that can be used."""
-    return (_YES_AND_NO.format(response.text),) if kind.counts and seen.largest.max(initial=0.0) <= 1 else ()
+def check_detected(kind: Distribution, *, detected: bool) -> None:
+    """Raise where a family of counts is asked whether there are any."""
+    if detected and kind.counts:
+        raise DataError(f"response='detected' is yes or no: use family='binomial', not family={kind.name!r}.")
+
+
+def said_of_values(response: Response, kind: Distribution, largest: float) -> tuple[str, ...]:
+    """What deserves a word about values that can be used, and go up to `largest`."""
+    return (_YES_AND_NO.format(response.text),) if kind.counts and largest <= 1 else ()
 
 
 def _unusable(

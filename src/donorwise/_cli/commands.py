@@ -88,6 +88,9 @@ def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
     "--counts-layer", help="Layer of raw counts, for donorwise pseudobulk and glmm; --log-depth takes counts if absent."
 )
 @click.option(
+    "--depth", metavar="COLUMN", help="Column of obs with the depth of every cell, the exposure of donorwise glmm; the sum of counts if absent."
+)  # fmt: skip
+@click.option(
     "--glmm", metavar="A,B,…", callback=options.split_names, default="",
     help="Families of donorwise glmm that need more than sums of the counts: nb, cloglog; none if absent.",
 )  # fmt: skip
@@ -99,7 +102,7 @@ def collapse(ctx: click.Context, /, **given: Any) -> None:
     from donorwise._batch.cohorts import add_log_depth, collapse_sources, survey
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    names = ("by", "covariates", "layer", "log_base", "counts_layer", "glmm", "mask_var", "n_jobs")
+    names = ("by", "covariates", "layer", "log_base", "counts_layer", "depth", "glmm", "mask_var", "n_jobs")
     chosen = {name: given[name] for name in names}
     check_glmm(given["glmm"], given["counts_layer"])
     given["out"] = check_output(given["out"], (".h5ad",), given["source"])

@@ -246,8 +246,8 @@ def draw_rows(
     left, right = closed(effect, low, high)
     ax.hlines(place, left, right, color=colors, lw=1.2)
     for end, given, marker in ((left, low, "<"), (right, high, ">")):
-        is_open = np.isinf(np.asarray(given, dtype=np.float64))
-        ax.scatter(end[is_open], place[is_open], c=colors[is_open], marker=marker, s=16, lw=0, zorder=3)
+        if (is_open := np.isinf(np.asarray(given, dtype=np.float64))).any():
+            ax.scatter(end[is_open], place[is_open], c=colors[is_open], marker=marker, s=16, lw=0, zorder=3)
     ax.scatter(effect, place, c=np.where(full, colors, "white"), edgecolors=list(colors), s=20, lw=1, zorder=3)
     ax.axvline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
     for y, text, color in zip(place, texts, colors if text_colors is None else text_colors, strict=True):

@@ -101,8 +101,8 @@ def forest(
     -----
     Full points are significant, rings are not; groups with colours of their own in ``uns`` keep these, elsewhere
     what goes up is orange, what goes down blue. On the right the adjusted p-value or, in a row without an
-    estimate, the status that says why. An arrow is the open side of the interval of a separated feature. An interval that leaves the axis is some three times as
-    long as is usual in the plot, or longer.
+    estimate, the status that says why. An arrow is the open side of the interval of a separated feature. An interval
+    that leaves the axis is some three times as long as is usual in the plot, or longer.
 
     Examples
     --------

@@ -313,7 +313,7 @@ def trajectories(
     if not isinstance(variable, str):
         raise DataError(f"variable= names one feature, not {variable!r}.")
     stored = read_results(adata, key)
-    if stored.params["link"] != "identity":
+    if stored.params["observations"] != "cells":
         raise DataError(
             f"{key!r} is a result of dw.tl.{stored.params['method']}; trajectories are drawn with the fixed effects of a mixed model: "
             "name a result of dw.tl.lmm with key=."

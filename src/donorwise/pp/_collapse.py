@@ -73,8 +73,8 @@ def collapse(
     A mixed model needs of the cells no more than their number, mean and sum of squares wherever the
     variables of the formula are the same (and cross-products with covariates that differ from cell to
     cell). The result, an ordinary AnnData of a few thousand rows, takes the place of the cells in
-    :func:`donorwise.tl.lmm`, :func:`donorwise.tl.pseudobulk`, :func:`donorwise.tl.calibrate`,
-    :func:`donorwise.tl.influence` and :func:`donorwise.tl.power`, which give the same numbers.
+    :func:`donorwise.tl.lmm`, :func:`donorwise.tl.glmm`, :func:`donorwise.tl.pseudobulk`, :func:`donorwise.tl.composition`,
+    :func:`donorwise.tl.calibrate`, :func:`donorwise.tl.influence` and :func:`donorwise.tl.power`, which give the same numbers.
 
     Parameters
     ----------
@@ -91,7 +91,10 @@ def collapse(
         them linearly, alone or in interaction with columns of `by`.
     counts_layer
         Layer of raw counts, for :func:`donorwise.tl.pseudobulk` and :func:`donorwise.tl.glmm`; None for none.
-    {depth}
+    depth
+        Column of obs with the depth of every cell, such as ``"effective_depth"`` of :func:`donorwise.pp.size_factors`; the sum
+        of its counts over all genes if None. It is the exposure of :func:`donorwise.tl.glmm` on the rows, which keep no
+        other.
     glmm
         What :func:`donorwise.tl.glmm` will be asked for that needs more than sums of the counts: ``"nb"``, models with
         ``family="nb"``, ``"cloglog"``, models of detection with ``link="cloglog"``, or both. Rows then keep counts at some

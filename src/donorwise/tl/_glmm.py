@@ -60,18 +60,19 @@ def glmm(
     {adata_cells_counts}
     formula
         ``"~ disease + sex + (1 | donor_id)"``, as in :func:`donorwise.tl.lmm`. Sequencing depth belongs into the exposure
-        and not into the formula.
+        and not into the formula. Random effects have three variances and covariances at most.
     family, link
         ``"nb"``: over-dispersed counts (negative binomial, variance :math:`\mu + \mu^2/r`, a size r for every
         feature). ``"poisson"``: counts without it. ``"binomial"``: 0 or 1, booleans, or k of m with `trials`; with
         ``link="cloglog"`` and an exposure its coefficients are logarithms of rates, which depth does not change.
     layer, obsm, obs_keys
-        Model a layer, a table in ``obsm``, or columns of obs instead of X.
+        Model a layer, a table in ``obsm``, or columns of obs instead of X. Collapsed rows have one layer of counts.
     response
         ``"detected"`` asks whether a count is above zero, without a second matrix.
     exposure
         On the scale of counts: a column of obs, such as ``"effective_depth"`` of :func:`donorwise.pp.size_factors`, or
-        an array. None takes each cell's total over all genes of the layer.
+        an array. None takes each cell's total over all genes of the layer. Collapsed rows have it in them, as
+        ``depth=`` of :func:`donorwise.pp.collapse` gave it, and take no offset.
     offset
         The same on the logarithmic scale; with `exposure`, both.
     trials
@@ -103,9 +104,10 @@ def glmm(
     FormulaError
         If the formula does not parse.
     DesignError
-        If obs cannot answer it; nothing is computed or changed then.
+        If obs cannot answer it, or random effects have more variances than there can be; nothing is computed or changed then.
     DataError
-        If responses, exposures or trials cannot be used.
+        If responses, exposures or trials cannot be used: no counts, missing values, an exposure that is a logarithm, an
+        offset that is none, more successes than trials.
 
     Notes
     -----

@@ -50,8 +50,7 @@ def pseudobulk(
 
     Parameters
     ----------
-    adata
-        Cells x genes; or cells collapsed by :func:`donorwise.pp.collapse` with ``counts_layer=``.
+    {adata_cells_counts}
     formula
         ``"~ disease + sex"``; columns of ``adata.obs`` that describe donors or samples. Variables that
         vary within donors split them into several units; then add a term for the donor: the donor as a fixed

@@ -146,6 +146,46 @@ def _(matrix: Stored, columns: IntArray | None = None) -> FloatArray:
 
 
 @singledispatch
+def read_cells(matrix: Any, rows: IntArray, columns: IntArray | None = None) -> FloatArray | sparse.csc_array:
+    """Some rows and columns (all if None), sparse by columns or an array; one pass where they are not in memory."""
+    if sparse.issparse(matrix) and matrix.format not in ("csr", "csc"):
+        matrix = matrix.tocsr()
+    part = matrix.iloc[rows].to_numpy() if isinstance(matrix, pd.DataFrame) else matrix[rows]
+    return _by_columns([part if columns is None else part[:, columns]])
+
+
+@read_cells.register(Stored)
+def _(matrix: Stored, rows: IntArray, columns: IntArray | None = None) -> FloatArray | sparse.csc_array:
+    reader = open_reader(matrix.matrix)
+    kept = np.asarray(rows if matrix.rows is None else matrix.rows[rows])
+    wanted = np.asarray(matrix.column_numbers(np.arange(matrix.shape[1]) if columns is None else columns))
+    order, column_order = np.sort(kept), np.sort(wanted)
+    if reader.by_columns:
+        found = [block[order] for block in _taken(reader, matrix, column_order)]
+        whole = sparse.hstack(found, format="csc") if sparse.issparse(found[0]) else np.hstack(found)
+    else:
+        whole = _by_columns([block[:, column_order] for block in _taken(reader, matrix, order)])
+    return _by_columns([whole[np.searchsorted(order, kept)][:, np.searchsorted(column_order, wanted)]])
+
+
+def _taken(reader: Reader, stored: Stored, items: IntArray) -> Iterator[Any]:
+    """The rows (or columns) numbered `items`, ascending, of the whole matrix, in pieces."""
+    whole = Stored(stored.matrix, None, items) if reader.by_columns else Stored(stored.matrix, items, None)
+    for (low, high), pieces in read_kept(reader, whole):
+        blocks = [block for _, block in pieces]
+        side_by_side = sparse.hstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.hstack(blocks)
+        own = items[(items >= low) & (items < high)] - low
+        yield side_by_side[:, own] if reader.by_columns else side_by_side[own]
+
+
+def _by_columns(parts: list[Any]) -> FloatArray | sparse.csc_array:
+    """Rows under one another."""
+    if sparse.issparse(parts[0]):
+        return sparse.csc_array(sparse.vstack(parts, format="csc"))
+    return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+
+
+@singledispatch
 def stored_values(matrix: Any) -> Iterator[NDArray[Any]]:
     """All stored values, some at a time; the zeros of a sparse matrix are not among them.
 

@@ -46,7 +46,13 @@ _MOST_CORRELATED = 50
 
 
 def build_design(
-    formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None, levels: Levels | None = None
+    formula: str | ParsedFormula,
+    obs: pd.DataFrame,
+    *,
+    rows: BoolArray | None = None,
+    levels: Levels | None = None,
+    residual: bool = True,
+    rows_each: int = 0,
 ) -> Design:
     """Apply a formula to observations and collapse them to patterns of equal rows.
 
@@ -60,6 +66,11 @@ def build_design(
         Shape (N,). Which rows to use; all when None.
     levels
         Levels of the variables, in use or not, where they are known; by default those of all rows of `obs`.
+    residual
+        Whether rows have a residual of unknown size, which a random effect for each row could not be told from.
+    rows_each
+        Numbers whose values would leave fewer rows than this for a pattern, on average, vary inside patterns; 0 for
+        those with very many values.
 
     Returns
     -------
@@ -73,13 +84,18 @@ def build_design(
     DesignError
         When a column is missing or unusable, or when the data cannot answer the formula.
     """
-    design = assemble_design(formula, obs, rows=rows, levels=levels)
-    check_design(design)
+    design = assemble_design(formula, obs, rows=rows, levels=levels, rows_each=rows_each)
+    check_design(design, residual=residual)
     return design
 
 
 def assemble_design(
-    formula: str | ParsedFormula, obs: pd.DataFrame, *, rows: BoolArray | None = None, levels: Levels | None = None
+    formula: str | ParsedFormula,
+    obs: pd.DataFrame,
+    *,
+    rows: BoolArray | None = None,
+    levels: Levels | None = None,
+    rows_each: int = 0,
 ) -> Design:
     """Do what :func:`build_design` does, without asking whether the data can answer the formula."""
     parsed = parse(formula)
@@ -88,7 +104,7 @@ def assemble_design(
     every = levels_in_use(parsed, obs) if levels is None else levels
     present = {name: levels_of(columns[name]) for name in every}
     check_bases(parsed.parts, every)
-    data = replace(_patterns(columns, factors), stand_ins=stand_ins(parsed.parts, every, present))
+    data = replace(_patterns(columns, factors, rows_each), stand_ins=stand_ins(parsed.parts, every, present))
     fixed = evaluate(parsed.terms, data)
     if not fixed.names:
         raise DesignError(f"The formula has no fixed effect, not even an intercept: {parsed.source}")
@@ -192,13 +208,15 @@ def _check_column(column: pd.Series, name: str) -> None:
         )
 
 
-def _patterns(columns: pd.DataFrame, factors: dict[str, Factor]) -> RowsInUse:
+def _patterns(columns: pd.DataFrame, factors: dict[str, Factor], rows_each: int) -> RowsInUse:
     """Find the patterns; key order is grouping factors, categories, then numbers."""
     keys = [(f.codes, len(f.levels)) for f in factors.values()]
     labelled = [n for n in columns if is_categorical(columns[n])]
     keys += [(columns[n].cat.codes.to_numpy(dtype=np.int64), len(columns[n].cat.categories)) for n in labelled]
     numeric = {n: columns[n].to_numpy() for n in columns if n not in labelled}
-    codes, size, cell_level = find_patterns(keys, numeric, len(columns))
+    codes, size, cell_level = find_patterns(
+        keys, numeric, len(columns), len(columns) // rows_each if rows_each else None
+    )
     return RowsInUse(columns, codes, first_rows(codes, size), frozenset(cell_level))
 
 

@@ -27,9 +27,15 @@ if TYPE_CHECKING:
 # Functions that give a linear function of their first argument; mean and variance are all they learn from cells.
 _LINEAR = frozenset({"I", "scale", "center", "standardize"})
 
+_ONLY_MOMENTS = (
+    "`{0}` differs between the cells of a row, and its mean and cross-products, which these rows have, do not tell how counts, "
+    "or yes and no, depend on it. Leave it out (depth is the exposure of counts already), collapse the cells again with it, in "
+    "classes, in by=, or fit the cells."
+)
+
 
 def check_formula(
-    parsed: ParsedFormula, labels: Sequence[str], by: Sequence[str], covariates: Sequence[str]
+    parsed: ParsedFormula, labels: Sequence[str], by: Sequence[str], covariates: Sequence[str], *, moments: bool = True
 ) -> list[str]:
     """Columns that a formula and `labels` read, if collapsed rows can answer for them.
 
@@ -41,6 +47,8 @@ def check_formula(
         Further columns that are read as labels, such as a group.
     by, covariates
         What the rows were collapsed by, and the covariates they have moments of.
+    moments
+        Whether these are all that the model needs of a covariate.
 
     Raises
     ------
@@ -53,12 +61,15 @@ def check_formula(
     numbers = parsed.variables
     groups = list(dict.fromkeys([*parsed.groups, *labels]))
     have = f"by={list(by)}" + (f" and covariates={list(covariates)}" if covariates else "")
+    also = " (or in covariates=, if it is a number that differs from cell to cell)" if moments else ""
     for name in dict.fromkeys([*numbers, *groups]):
         if name not in by and name not in covariates:
             raise DesignError(
                 f"`{name}` was collapsed away: these rows were made with {have}. Collapse the cells again with {name!r} "
-                "in by= (or in covariates=, if it is a number that differs from cell to cell)."
+                f"in by={also}."
             )
+        if name in covariates and not moments:
+            raise DesignError(_ONLY_MOMENTS.format(name))
         if name in groups and name in covariates:
             raise DesignError(f"`{name}` was collapsed as a covariate; to group by it, collapse with it in by=.")
     _check_linear(parsed, covariates)

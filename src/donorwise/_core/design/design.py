@@ -24,7 +24,7 @@ _HEAD = 16_384
 
 
 def find_patterns(
-    categorical: Sequence[tuple[IntArray, int]], numeric: Mapping[str, FloatArray], n_rows: int
+    categorical: Sequence[tuple[IntArray, int]], numeric: Mapping[str, FloatArray], n_rows: int, most: int | None = None
 ) -> tuple[IntArray, int, tuple[str, ...]]:
     """Number the unique combinations of the variables, leaving out numbers that differ in nearly every row.
 
@@ -36,6 +36,8 @@ def find_patterns(
         Values (n,) of each numeric variable.
     n_rows
         n.
+    most
+        Numbers that would make more patterns than this vary inside patterns; by default 2,000, or a twentieth of n.
 
     Returns
     -------
@@ -43,7 +45,7 @@ def find_patterns(
     order of the rows), number of patterns, and the numeric variables that vary inside patterns.
     """
     codes, size = combine(categorical, n_rows)
-    limit = max(2000, n_rows // 20)
+    limit = max(2000, n_rows // 20) if most is None else most
     first = first_rows(codes, size)
     labelled = {name: _labels(values, limit) for name, values in numeric.items() if varies(values, codes, first)}
     cell_level = sorted(name for name, labels in labelled.items() if labels is None)

@@ -180,13 +180,14 @@ def _check_finite(names: tuple[str, ...], values: FloatArray, by_row: dict[int, 
 _DEPENDENT = 1e-12  # products of indicators are exact but for rounding in the eigenvalues
 
 
-def check_design(design: Design) -> None:
+def check_design(design: Design, *, residual: bool = True) -> None:
     """Raise a DesignError that says why when the data cannot answer the formula.
 
-    Numbers that are kept as text are the reason before any other.
+    Numbers that are kept as text are the reason before any other. Without a `residual` of unknown size a random effect
+    may have a single row.
     """
     try:
-        _check_answerable(design)
+        _check_answerable(design, residual=residual)
     except DesignError as error:
         texts = list(kept_as_text(design))
         if not texts:
@@ -194,9 +195,9 @@ def check_design(design: Design) -> None:
         raise DesignError(" ".join([*texts, "As labels they leave nothing to estimate."])) from error
 
 
-def _check_answerable(design: Design) -> None:
+def _check_answerable(design: Design, *, residual: bool) -> None:
     n, p = int(np.sum(design.codes >= 0)), len(design.fixed_names)
-    for term in design.random_terms:
+    for term in design.random_terms if residual else ():
         check_random_size(term, n)
     if p >= n:
         raise DesignError(

@@ -267,6 +267,40 @@ def between_within_df(design: Design, n_obs: int, L: FloatArray) -> FloatArray:
     return np.array([columns[np.flatnonzero(row)].min() if row.any() else np.nan for row in L])
 
 
+def slope_df(design: Design, L: FloatArray) -> FloatArray:
+    """Degrees of freedom that the random slopes of a design leave to contrasts (n, p), (n,); infinite where it has none.
+
+    A column that differs within the levels of a term, and is there a combination of the term's columns, has a slope of its
+    own in every level: of D levels with s slopes each, on which m such columns are, D - m / s are left to a column.
+    """
+    columns = np.full(design.X.shape[1], np.inf)
+    for term in design.random_terms:
+        carried = _carried(design, term)
+        n_slopes = int(np.linalg.matrix_rank(np.column_stack([np.ones(len(term.Z)), term.Z]))) - 1
+        n_slopes += sum(k >= 0 for k in term.varying)
+        if carried.any() and n_slopes:
+            n_levels = np.unique(term.codes).size
+            columns[carried] = np.minimum(columns[carried], n_levels - carried.sum() / n_slopes)
+    return np.array([columns[np.flatnonzero(row)].min(initial=np.inf) for row in L])
+
+
+def known_df(design: Design, n_obs: int, L: FloatArray) -> FloatArray:
+    """Degrees of freedom of contrasts (n, p) by the inner-outer rule, or those that random slopes leave: the fewer, (n,)."""
+    return np.minimum(between_within_df(design, n_obs, L), slope_df(design, L))
+
+
+def _carried(design: Design, term: RandomTerm) -> BoolArray:
+    """Which columns of X differ within the levels of a term and are combinations of its columns there."""
+    varying = np.array(design.varying, dtype=np.int64)
+    out = (varying >= 0) & np.isin(varying, [k for k in term.varying if k >= 0])
+    outside = np.array([np.ptp(x) > 0 for x in design.X.T]) & (varying < 0) & ~constant_within(design.X, term.codes)
+    for level in np.unique(term.codes):
+        own = term.codes == level
+        fitted = term.Z[own] @ np.linalg.lstsq(term.Z[own], design.X[own], rcond=None)[0]
+        outside &= np.abs(design.X[own] - fitted).max(axis=0) <= _SPANNED * (1 + np.abs(design.X).max(axis=0))
+    return np.asarray(out | outside)
+
+
 def column_df(design: Design, n_obs: int) -> FloatArray:
     """Degrees of freedom of every column of X, (p,)."""
     factors = _factors(design.random_terms)

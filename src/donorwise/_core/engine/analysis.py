@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 
 import numpy as np
 
-from donorwise._core.engine.cautions import UNCORRECTED
+from donorwise._core.engine.after_fit import UNCORRECTED
 from donorwise._core.engine.results import resolve_by_group, results_table
 from donorwise.errors import DesignError
 

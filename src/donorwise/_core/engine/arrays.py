@@ -158,9 +158,9 @@ def read_arrays(Y: Any, obs: pd.DataFrame) -> tuple[Any, tuple[str, ...]]:
     return matrix, variables
 
 
-def design_of_arrays(formula: str, obs: pd.DataFrame) -> Design:
+def design_of_arrays(formula: str, obs: pd.DataFrame, *, residual: bool = True) -> Design:
     """The design of the rows of `obs`, with warnings, in the name of the caller's caller, of what it leaves out."""
-    design = build_design(formula, obs)
+    design = build_design(formula, obs, residual=residual)
     dropped = (
         f"{design.n_dropped:,} of {len(obs):,} rows are left out: a variable of the formula is missing."
         if design.n_dropped

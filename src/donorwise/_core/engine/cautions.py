@@ -1,4 +1,4 @@
-"""What deserves a second look before a fit and after it, a sentence each."""
+"""What deserves a second look before a fit, a sentence each."""
 
 from __future__ import annotations
 
@@ -11,46 +11,27 @@ from donorwise._core.cells.nodes import PATTERN_CELLS, RIGHT
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, unequal_arms
 from donorwise._core.design.disguise import batch_as_number, kept_as_text
 from donorwise._core.design.people import Named, about_names
-from donorwise._core.design.shares import coarser
 from donorwise._core.engine.unit_replicates import replicates_of_units
-from donorwise._typing import ALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.composition import CompositionAnalysis
     from donorwise._core.engine.glmm import GlmmAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._core.engine.units import Units
-    from donorwise._typing import FloatArray, StrArray
+    from donorwise._typing import FloatArray
 
 _RAW_COUNTS = (
     "{} looks like raw counts. A linear mixed model needs log-normalised values: run sc.pp.normalize_total and sc.pp.log1p "
     "first, or name the layer that holds them."
 )
-_SHIFTED = "{}: the middle of the genes' log_fc is {:.2f}, far from 0 for a spread of {:.2f}. {}"
-COMPOSITION = "Where some genes respond strongly, their counts take depth from all others, which then look down: "
-"""What shifts all genes of a contrast, to be followed by what corrects it."""
-UNCORRECTED = (
-    f"{COMPOSITION}dw.tl.pseudobulk(normalize='tmm') corrects that, and dw.pp.size_factors the values of dw.tl.lmm."
-)
-CORRECTED = "That is left after {}: most genes may differ, or too few have the counts to be compared."
-_ONE_SIDED = (
-    "are separated: in some arm the response is nothing else than zero (or than what it can be at most). Their estimates lean "
-    "on a prior, and their intervals are open on one side; "
-)
-_SEPARATED = {
-    True: f"{_ONE_SIDED}their p-values hold, as they are those of the likelihood.",
-    False: f"{_ONE_SIDED}z tests at the estimates say little of them.",
-}
 _INTERPOLATED = (
     "Exposures reach from {:.3g} to {:.3g}, and between so far apart ends the log-likelihood of a pattern of {:,} cells is right "
     "to {:.0e} only ({:.0e} is meant): leave cells of extreme depth out."
 )
-_ENOUGH_GENES, _FAR, _SEEN = 200, 0.3, 0.05  # tests; spreads; log2 units that are worth a word
 _FEW_TRIALS = 5
 _HANDFUL = (
     "Half of the levels of `{}` have {:.0f} cells or fewer, each of them yes or no: what levels differ by can hardly be told "
@@ -132,18 +113,6 @@ def _few_trials(design: Design) -> list[str]:
     return [_HANDFUL.format(worst.group, n)] if n < _FEW_TRIALS else []
 
 
-def of_shares(analysis: CompositionAnalysis, *, roles: Mapping[str, str]) -> tuple[str, ...]:
-    """As :func:`of_counts`, and random terms that are coarser than the samples."""
-    missing = "the cell type, the group or a variable of the formula is missing"
-    found = of_cells(analysis, raw_counts=False, scale="", depth=None, roles=roles, missing=missing)
-
-    def look(design: Design) -> list[str]:
-        text = coarser(analysis.samples, design)
-        return [text] if text else []
-
-    return (*found, *_by_group(analysis.tasks, look))
-
-
 def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[str, str]) -> tuple[str, ...]:
     """Confounding, few donors, units that count as replicates, what is left out, and odd names of donors.
 
@@ -171,64 +140,6 @@ def of_units(analysis: PseudobulkAnalysis, cells: pd.DataFrame, roles: Mapping[s
     found += about_names(cells, _named(units))
     missing = "the donor, the sample, the group or a variable of the formula is missing"
     return (*found, *_cells_left_out(int((units.codes < 0).sum()), analysis.n_cells, missing))
-
-
-def shifted(results: pd.DataFrame, apart: Collection[str], advice: str) -> dict[str, str]:
-    """What to say of groups and contrasts in which the genes' log fold changes are far from zero as a whole, by their names.
-
-    Of the genes whose fold changes are known best (the half with the smaller standard errors: with few counts they depend
-    on the depth) the median is compared with 1.48 times the median distance from it. With depths as they are, halves of
-    unaffected donors reach the limit once in eight comparisons, with ``"tmm"`` once in twenty.
-
-    Parameters
-    ----------
-    results
-        The tests of all groups and contrasts.
-    apart
-        Contrasts that are not looked at, such as those of the depth.
-    advice
-        What to do about it.
-    """
-    known = results[results["p_value"].notna() & results["log_fc"].notna() & ~results["contrast"].isin(apart)]
-    found = {}
-    for (contrast, group), own in known.groupby(["contrast", "group"], observed=True, sort=False):
-        if len(own) >= _ENOUGH_GENES:
-            middle, spread = _middle(own)
-            if abs(middle) > max(_FAR * spread, _SEEN):
-                name = str(contrast) if group == ALL else f"{contrast}, {group}"
-                found[name] = _SHIFTED.format(name, middle, spread, advice)
-    return found
-
-
-def separated(names: Sequence[str], status: StrArray, *, by_likelihood: bool = True) -> dict[str, str]:
-    """What to say of contrasts that some features have no response for, or nothing else, in an arm; `status` is (n, G).
-
-    `by_likelihood` says whether p-values are those of the likelihood and not of estimates.
-    """
-    found = {}
-    for name, own in zip(names, status, strict=True):
-        if n := int((own == "separated").sum()):
-            found[f"separated: {name}"] = f"{name}: {n:,} of {own.size:,} features {_SEPARATED[by_likelihood]}"
-    return found
-
-
-def of_fits(found: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """What the fits of groups say of themselves, each text by what it is about, with the name of its group."""
-    return {
-        about if group == ALL else f"{about}, {group}": text if group == ALL else f"{group}: {text}"
-        for group, own in found.items()
-        for about, text in own.items()
-    }
-
-
-def _middle(tests: pd.DataFrame) -> tuple[float, float]:
-    """Median log fold change of the genes in which it is known best, and their spread about it."""
-    log_fc = tests["log_fc"].to_numpy(dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        se = tests["se"].to_numpy(dtype=np.float64) * np.abs(log_fc / tests["estimate"].to_numpy(dtype=np.float64))
-    best = log_fc[se <= np.nanmedian(se)]
-    middle = np.median(best)
-    return float(middle), float(1.4826 * np.median(np.abs(best - middle)))
 
 
 def _named(units: Units) -> Named:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._core.design.replicates import find_donors
+from donorwise._core.design.shares import coarser
 from donorwise._core.engine.analysis import Family, Replicates
 from donorwise._core.engine.glmm import GlmmAnalysis
+from donorwise._core.engine.results import told_reasons
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +82,12 @@ class CompositionAnalysis(GlmmAnalysis):
             "samples": ":".join(self.samples.columns),
             "note": RELATIVE,
         }
+
+
+def coarse_terms(analysis: CompositionAnalysis) -> list[str]:
+    """What to be told of random terms that are coarser than the samples, with the groups that it is true of."""
+    found = {t.name: coarser(analysis.samples, t.design) for t in analysis.tasks if t.design is not None}
+    return told_reasons(found) if analysis.groupby else [text for text in found.values() if text]
 
 
 def pushed(results: pd.DataFrame, column: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._core.cells.counts import Counted, bytes_of_counts, count_cells
+from donorwise._core.cells.matrices import read_cells
 from donorwise._core.cells.tails import choose_tails, largest_value
 from donorwise._core.engine.sources import Source
 from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
@@ -16,6 +17,7 @@ from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from donorwise._core.cells.counted_rows import RowCounts
     from donorwise._core.cells.nodes import Nodes
     from donorwise._core.cells.tails import Tails
     from donorwise._core.design.design import Design
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CountStatistics:
-    """What the cells of one task say about counts, row by row: patterns of its design, or single cells.
+    """What the cells of one task say about counts, row by row: patterns of its design, or parts of these (single cells).
 
     Attributes
     ----------
@@ -35,7 +37,7 @@ class CountStatistics:
     counts
         The data of the rows.
     covariates
-        Shape (rows, m). What differs between the cells of a pattern; None where the rows are patterns.
+        Shape (rows, m). What differs between the rows of a pattern; None where the rows are patterns.
     """
 
     design: Design
@@ -118,17 +120,12 @@ class CellCountSource(Source[CountStatistics]):
         )  # fmt: skip
         ends = np.cumsum([d.n_patterns for d in designs])
         parts = [counted.take(slice(end - d.n_patterns, end)) for d, end in zip(designs, ends, strict=True)]
-        return [self._patterns(part) for part in parts]
-
-    def _patterns(self, counted: Counted) -> PatternCounts:
-        nodes = np.empty(0) if self.nodes is None else self.nodes.exposures
-        values = np.empty(0) if self.tails is None else self.tails.values
-        return PatternCounts(self.distribution, counted, nodes, values)
+        return [_patterns(self.distribution, part, self.nodes, self.tails) for part in parts]
 
     def _of_cells(self, design: Design) -> CountStatistics:
         """Every cell its row."""
         used = np.flatnonzero(design.codes >= 0)
-        matrix = _rows_of(self.matrix, used, self.features)
+        matrix = read_cells(self.matrix, used, self.features)
         if self.detected:
             matrix = (matrix > 0).astype(np.float64)
         pattern, trials = design.codes[used].astype(np.int64), np.ones(used.size)
@@ -156,10 +153,50 @@ class CellCountSource(Source[CountStatistics]):
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
-        n = sum(task.design.n_patterns for task in tasks if task.design is not None)
-        n_nodes = 0 if self.nodes is None else self.nodes.at.size
-        n_tails = 0 if self.tails is None else self.tails.values.size
-        return bytes_of_counts(n, n_features, n_nodes, n_tails)
+        return _bytes(tasks, n_features, self.nodes, self.tails)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowCountSource(Source[CountStatistics]):
+    """Statistics from collapsed rows; `matrix` has the sums of their counts, or of cells with one.
+
+    Attributes
+    ----------
+    distribution
+        The family.
+    rows
+        What is kept of the counts of the cells.
+    starts
+        Shape (K,). First cell of each row.
+    """
+
+    from_cells = False
+
+    distribution: Distribution
+    rows: RowCounts
+    starts: IntArray
+
+    def statistics(
+        self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
+    ) -> list[CountStatistics | None]:
+        """See :class:`Source`."""
+        return [None if task.design is None else self._of(task.design) for task in tasks]
+
+    def _of(self, design: Design) -> CountStatistics:
+        """Sums by pattern; or by row, where a number differs between those of a pattern, as it does between cells."""
+        nodes, tails, codes = self.rows.nodes, self.rows.tails, design.codes[self.starts]
+        if not design.covariates.shape[1]:
+            counted = self.rows.patterns(codes, design.n_patterns, self.features)
+            return CountStatistics(design, _patterns(self.distribution, counted, nodes, tails))
+        used, each = np.flatnonzero(codes >= 0), np.full(codes.size, -1)
+        each[used] = np.arange(used.size)
+        counts = _patterns(self.distribution, self.rows.patterns(each, used.size, self.features), nodes, tails)
+        counts = replace(counts, of_pattern=codes[used].astype(np.int64))
+        return CountStatistics(design, counts, design.covariates[self.starts[used]])
+
+    def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
+        """See :class:`Source`."""
+        return _bytes(tasks, n_features, self.rows.nodes, self.rows.tails)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,8 +243,12 @@ class LabelSource(Source[CountStatistics]):
         return 8 * self.n_labels * sum(task.design.n_patterns for task in tasks if task.design is not None)
 
 
-def _rows_of(matrix: Any, rows: IntArray, features: IntArray | None) -> Any:
-    """Rows and columns of a matrix, sparse by columns or an array."""
-    part = matrix[rows]
-    part = part if features is None else part[:, features]
-    return sparse.csc_array(part) if sparse.issparse(part) else np.asarray(part, dtype=np.float64)
+def _patterns(distribution: Distribution, counted: Counted, nodes: Nodes | None, tails: Tails | None) -> PatternCounts:
+    exposures = np.empty(0) if nodes is None else nodes.exposures
+    return PatternCounts(distribution, counted, exposures, np.empty(0) if tails is None else tails.values)
+
+
+def _bytes(tasks: Sequence[Task], n_features: int, nodes: Nodes | None, tails: Tails | None) -> int:
+    n = sum(task.design.n_patterns for task in tasks if task.design is not None)
+    sizes = (0 if nodes is None else nodes.at.size, 0 if tails is None else tails.values.size)
+    return bytes_of_counts(n, n_features, *sizes)

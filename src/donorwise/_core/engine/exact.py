@@ -126,7 +126,7 @@ def fit_glmm(
     own = distribution(family, link)
     matrix, variables = read_arrays(Y, obs)
     offsets, tries = read_offset(exposure, offset, obs, own), read_trials(trials, obs, own)
-    design = design_of_arrays(formula, obs)
+    design = design_of_arrays(formula, obs, residual=own.has_residual(of_many=bool((tries > 1).any())))
     used = _nodes_for(design, n_quad)
     data = tuple(_features(matrix, variables, design, own, offsets, tries))
     jobs = effective_jobs(n_jobs)

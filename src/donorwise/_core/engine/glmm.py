@@ -9,8 +9,8 @@ import pandas as pd
 
 from donorwise._core.cells.nodes import PATTERN_CELLS
 from donorwise._core.design.replicates import find_donors
+from donorwise._core.engine.after_fit import COMPOSITION, CORRECTED, overdispersed, separated
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
-from donorwise._core.engine.cautions import COMPOSITION, CORRECTED, separated
 from donorwise._core.engine.count_fits import CountFit, fit_count_statistics
 from donorwise._core.engine.count_sources import CountStatistics
 from donorwise._core.engine.glmm_tables import (
@@ -26,6 +26,7 @@ from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.tables import icc_table, long_partition, prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
+from donorwise._core.models.glmm.leftover import leftover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,13 +101,15 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
             ddf=ddf,
             note=note,
             donor=fit.donor,
-            cautions=separated(own.names, tested.status, by_likelihood=ddf != "wald"),
+            cautions=separated(own.names, tested.status, by_likelihood=ddf != "wald")
+            | overdispersed(leftover(fit.models[0], tested.variances[fit.models[0].features]), self.distribution),
         )
 
     @property
     def depth_in(self) -> Depth:
         """See :class:`Analysis`."""
-        return self.distribution.depth_in(of_genes=self.of_genes, exposure=bool(self.exposure or self.offset))
+        seen = self.of_genes and not self.trials  # successes of trials are no detection
+        return self.distribution.depth_in(of_genes=seen, exposure=bool(self.exposure or self.offset))
 
     @property
     def when_shifted(self) -> str:

@@ -13,9 +13,9 @@ import pandas as pd
 from donorwise._core.cells.matrices import stored_values
 from donorwise._core.cells.size_factors import size_factors
 from donorwise._core.design.replicates import find_donors, is_fixed
+from donorwise._core.engine.after_fit import CORRECTED, UNCORRECTED
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import one_blas_thread
-from donorwise._core.engine.cautions import CORRECTED, UNCORRECTED
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import told_reasons, with_group

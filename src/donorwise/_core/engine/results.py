@@ -51,10 +51,14 @@ def tasks_by_group(
     groupby: Sequence[str],
     levels: Levels | None = None,
     rows: BoolArray | None = None,
+    *,
+    rows_each: int = 0,
+    residual: bool = True,
 ) -> list[Task]:
     """One task per group of `obs`, in the order of the levels of the columns `groupby`; one for all rows without any.
 
     `levels` are those of the variables, where `obs` may not have all of them; `rows` (N,) those to use, all if None.
+    `rows_each` and `residual` are as for :func:`build_design`.
 
     Raises
     ------
@@ -62,7 +66,7 @@ def tasks_by_group(
         If `groupby` names no columns, or no group can be fitted.
     """
     if not groupby:
-        design = build_design(formula, obs, rows=rows, levels=levels)
+        design = build_design(formula, obs, rows=rows, levels=levels, rows_each=rows_each, residual=residual)
         return [Task(ALL, design, design.lost.reason)]
     groups = group_labels(obs, groupby)
     parsed = parse(formula)
@@ -72,7 +76,8 @@ def tasks_by_group(
     for code, name in enumerate(groups.categories):
         try:
             own = groups.codes == code
-            design = build_design(parsed, obs, rows=own if rows is None else own & rows, levels=levels)
+            used = own if rows is None else own & rows
+            design = build_design(parsed, obs, rows=used, levels=levels, rows_each=rows_each, residual=residual)
         except DesignError as error:
             tasks.append(Task(name, None, str(error)))
             continue

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from donorwise._core.engine.after_fit import of_fits, shifted
 from donorwise._core.engine.analysis import TABLES, Family, Tables
 from donorwise._core.engine.arrays import one_blas_thread
-from donorwise._core.engine.cautions import of_fits, shifted
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.power import carried_by_prior, own_df
 from donorwise._core.engine.results import contrasts_of_covariates, told_reasons, with_levels

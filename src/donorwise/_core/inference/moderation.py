@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
-from donorwise._core.design.replicates import between_within_df
+from donorwise._core.design.replicates import known_df
 from donorwise._core.inference.mixture import Summary, summarise_mixture, two_sided
 from donorwise._core.inference.prior import Prior, fit_prior
 from donorwise._core.inference.wald import ContrastTests, without_too_few
@@ -190,7 +190,7 @@ def tests_by_law(model: Model, L: FloatArray, ddf: str, level: float, n_jobs: in
     scale there for a normal deviate, as other programs do; else the root has the degrees of freedom of the design.
     """
     points = tensor(model.fine_axes())
-    grid, df = model.on(points, L), between_within_df(model.design, model.n_obs, L)
+    grid, df = model.on(points, L), known_df(model.design, model.n_obs, L)
 
     def test(at: IntArray) -> _Made:
         law = grid.law(at)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray
 
 _DEGREE = 5
+_LARGEST_RATIO = 2.0  # of standard deviations at neighbouring points, where effects are carried over
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,13 @@ def axes_of(points: FloatArray) -> list[FloatArray] | None:
     if np.prod([axis.size for axis in axes]) != len(points) or not np.array_equal(tensor(axes), points):
         return None
     return axes
+
+
+def ratios(sd: FloatArray) -> FloatArray:
+    """Standard deviations of effects (T, q) at the point before, relative to those at each, by which effects are carried over.
+
+    Zero, with which effects begin anew, where they fall: along an axis they rise.
+    """
+    before = np.vstack([sd[:1], sd[:-1]])
+    ratio = np.divide(before, sd, out=np.zeros_like(sd), where=sd > 0)
+    return np.where(ratio > _LARGEST_RATIO, 0.0, ratio)

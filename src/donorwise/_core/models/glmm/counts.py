@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from donorwise._core.cells.chunks import slice_if_run
@@ -33,16 +34,19 @@ class PatternCounts:
         Shape (J,). Exposures at the nodes; none where the family needs no more than sums.
     values
         Shape (H,). Counts that the tails are of.
+    of_pattern
+        Shape (K,). Pattern of each row, of which a covariate makes several; None where each row is one.
     """
 
     distribution: Distribution
     counted: Counted
     nodes: FloatArray
     values: FloatArray
+    of_pattern: IntArray | None = None
 
     @property
     def n_obs(self) -> IntArray:
-        """Cells of each pattern, (K,)."""
+        """Cells of each row, (K,)."""
         return self.counted.n_obs
 
     @property
@@ -63,33 +67,41 @@ class PatternCounts:
             total = (self.shared @ self.nodes)[:, None] - self.nodes @ own
         return Values(total, own)
 
+    def responses(self, at: IntArray) -> FloatArray:
+        """Counts, or successes, of some features in the rows, (G, K)."""
+        return self.counted.total[:, at].T
+
     @property
     def pattern(self) -> IntArray:
-        """Each row is a pattern, (K,)."""
-        return np.arange(self.n_obs.size)
+        """Pattern of each row, (K,)."""
+        return np.arange(self.n_obs.size) if self.of_pattern is None else self.of_pattern
 
     def sums(self) -> FloatArray:
-        """Counts, or successes, of every feature and pattern, (G, K)."""
-        return self.counted.total.T
+        """Counts, or successes, of every feature and pattern, (G, patterns)."""
+        return self._by_pattern(self.counted.total).T
 
     @property
     def most(self) -> FloatArray:
-        """The most that they can be, (K,)."""
-        return _most(self.distribution, self.shared.sum(axis=1))
+        """The most that these can be, (patterns,)."""
+        return _most(self.distribution, self._by_pattern(self.shared.sum(axis=1)))
+
+    def _by_pattern(self, values: FloatArray) -> FloatArray:
+        return values if self.of_pattern is None else _members(self.of_pattern) @ values
 
     def tails(self, at: IntArray) -> tuple[FloatArray, FloatArray]:
         """Counts that occur (H,), and in how many cells those of some features do, (G, H)."""
         return self.values, self.counted.tail[:, :, at].sum(axis=0).T
 
     def scaled(self, factor: FloatArray) -> PatternCounts:
-        """The data, had every pattern `factor` (K,) times its cells, alike in all else."""
+        """The data, had every row `factor` (K,) times its cells, alike in all else."""
         arrays: dict[str, Any] = {name: (values.T * factor).T for name, values in self.counted.arrays().items()}
         n_obs = np.maximum(1, np.rint(arrays.pop("n_obs"))).astype(np.int64)
         return replace(self, counted=replace(self.counted, n_obs=n_obs, **arrays))
 
-    def take(self, patterns: Index) -> PatternCounts:
-        """The data of some patterns."""
-        return replace(self, counted=self.counted.take(patterns))
+    def take(self, rows: Index) -> PatternCounts:
+        """The data of some rows."""
+        of_pattern = None if self.of_pattern is None else _renumbered(self.of_pattern[rows])
+        return replace(self, counted=self.counted.take(rows), of_pattern=of_pattern)
 
     def take_features(self, at: IntArray) -> PatternCounts:
         """The data of some features."""
@@ -99,6 +111,17 @@ class PatternCounts:
 def _most(distribution: Distribution, trials: FloatArray) -> FloatArray:
     """Trials, which interpolation left within rounding of whole numbers; no limit for counts."""
     return np.full(trials.size, np.inf) if distribution.counts else np.rint(trials)
+
+
+def _members(pattern: IntArray) -> Any:
+    """Which rows belong to each pattern, a sparse matrix of ones (patterns, K)."""
+    shape = int(pattern.max(initial=-1)) + 1, pattern.size
+    return sparse.csr_array((np.ones(pattern.size), (pattern, np.arange(pattern.size))), shape)
+
+
+def _renumbered(pattern: IntArray) -> IntArray:
+    """Without gaps, in the same order."""
+    return np.unique(pattern, return_inverse=True)[1].ravel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,23 +163,20 @@ class CellCounts:
 
     def block(self, at: IntArray) -> Values:
         """The values of some features."""
-        own = self._dense(at)
+        own = self.responses(at).T
         on_nodes = own[:, None] if self.distribution.smooth else own[:, None][:, :0]
         if self.distribution.code == CLOGLOG:
             return Values((self.trials[:, None] - own) * self.exposure[:, None], on_nodes)
         return Values(own, on_nodes)
 
-    def _dense(self, at: IntArray) -> FloatArray:
+    def responses(self, at: IntArray) -> FloatArray:
+        """Counts, or successes, of some features in the rows, (G, N)."""
         part = self.matrix[:, at]
-        return np.ascontiguousarray(part if isinstance(part, np.ndarray) else part.toarray(), dtype=np.float64)
+        return np.ascontiguousarray((part if isinstance(part, np.ndarray) else part.toarray()).T, dtype=np.float64)
 
     def sums(self) -> FloatArray:
         """Counts, or successes, of every feature and pattern, (G, patterns)."""
-        n = int(self.pattern.max(initial=-1)) + 1
-        member = sparse.csr_array(
-            (np.ones(self.pattern.size), (self.pattern, np.arange(self.pattern.size))), (n, self.pattern.size)
-        )
-        sums = member @ self.matrix
+        sums = _members(self.pattern) @ self.matrix
         return np.asarray(sums.toarray() if sparse.issparse(sums) else sums).T
 
     @property
@@ -166,10 +186,11 @@ class CellCounts:
 
     def tails(self, at: IntArray) -> tuple[FloatArray, FloatArray]:
         """Counts that occur (H,), and in how many cells those of some features do, (G, H)."""
-        values = self._dense(at)
-        occur = np.unique(values)
-        occur = occur[occur > 0]
-        return occur, np.stack([(own[:, None] == occur).sum(axis=0) for own in values.T]).astype(np.float64)
+        values = self.responses(at)
+        feature, cell = np.nonzero(values)
+        place, occur = pd.factorize(values[feature, cell])
+        found = np.bincount(feature * occur.size + place, minlength=at.size * occur.size)
+        return occur, found.reshape(at.size, occur.size).astype(np.float64)
 
     def scaled(self, factor: FloatArray) -> CellCounts:
         """The data, had every cell `factor` (N,) times its trials or its exposure, and counts."""
@@ -180,8 +201,8 @@ class CellCounts:
 
     def take(self, rows: IntArray) -> CellCounts:
         """Some of the cells."""
-        _, pattern = np.unique(self.pattern[rows], return_inverse=True)
-        return CellCounts(self.distribution, self.matrix[rows], self.exposure[rows], self.trials[rows], pattern.ravel())
+        pattern = _renumbered(self.pattern[rows])
+        return CellCounts(self.distribution, self.matrix[rows], self.exposure[rows], self.trials[rows], pattern)
 
     def take_features(self, at: IntArray) -> CellCounts:
         """The data of some features."""

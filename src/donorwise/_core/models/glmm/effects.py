@@ -29,6 +29,8 @@ class Modes(NamedTuple):
 def modes(model: GLMM, at: IntArray, points: FloatArray) -> Modes:
     """Modes of some features at their variances and correlations (G, parameters)."""
     rows = model.rows
+    if rows.within is not None:
+        return Modes(*rows.within.modes(model.counts, at, model.size[at], model.start[at], points))
     A = rows.loadings(points)
     C, q, p = rows.kernel.starts.size - 1, rows.width, rows.X.shape[1]
     out = Modes(np.empty((at.size, p)), np.empty((at.size, C, q)), np.empty((at.size, C, q, q)))
@@ -40,6 +42,8 @@ def modes(model: GLMM, at: IntArray, points: FloatArray) -> Modes:
 def coefficients(model: GLMM, at: IntArray, point: FloatArray) -> FloatArray:
     """Coefficients (G, p) on the orthonormal columns of some features, at a point (parameters,) that they share."""
     rows = model.rows
+    if rows.within is not None:
+        return modes(model, at, np.repeat(point[None], at.size, axis=0)).beta
     beta, start = np.empty((rows.X.shape[1], at.size)), np.ascontiguousarray(model.start[at].T)
     values = rows.prepared(model.counts.block(at))
     coefficients_at(rows.kernel, *values, model.size[at], rows.X, rows.loadings(point[None])[0], start, beta)

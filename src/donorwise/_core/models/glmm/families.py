@@ -54,6 +54,13 @@ class Distribution:
     dispersed: bool
     ratio: str
 
+    def has_residual(self, *, of_many: bool) -> bool:
+        """Whether an effect of every row could not be told from what rows have of their own; else it is over-dispersion.
+
+        The negative binomial has its size, and a single yes or no says nothing of its row; successes `of_many` trials do.
+        """
+        return self.dispersed or not (self.counts or of_many)
+
     @property
     def smooth(self) -> str:
         """What is interpolated in the logarithm of the exposure; empty where nothing is."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from donorwise._core.design.terms import is_categorical
 from donorwise._core.jobs import in_threads
 from donorwise._core.models.glmm.effects import coefficients
 from donorwise._core.models.glmm.families import LOGIT
@@ -16,6 +17,7 @@ from donorwise._core.models.glmm.size import profiles
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.models.glmm.rows import Counts, SharedRows
+    from donorwise._core.models.glmm.within import Within
     from donorwise._typing import FloatArray, IntArray
 
 _TYPICAL = 0.1  # variance of random effects, where coefficients alone are wanted
@@ -63,24 +65,52 @@ def dispersion_profiles(model: GLMM, n_jobs: int = 1) -> FloatArray:
 
 
 def _profiles_of(model: GLMM, at: IntArray) -> FloatArray:
-    """Profiles of a block, every pattern of cells having a mean of its own."""
-    counts, pattern = model.counts, model.counts.pattern
-    order = np.argsort(pattern, kind="stable")
-    groups = np.searchsorted(pattern[order], np.arange(pattern.max(initial=-1) + 2))
+    """Profiles of a block, rows that share their levels and categories having a mean of their own."""
+    if model.rows.within is not None:
+        return _profiles_of_cells(model, model.rows.within, at)
+    counts, group = model.counts, _groups(model.design)
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(group.max(initial=-1) + 2))
     block, tails = counts.block(at), counts.tails(at)
     values = Values(block.total[order], block.own[order])
     shared, t = counts.shared[order], np.ascontiguousarray(counts.exposures[order])
-    alone = groups.size - 1 == pattern.size
-    offset = np.empty((0, at.size)) if alone else np.ascontiguousarray(_within(model, at)[:, order].T)
-    return profiles(values, shared, t, offset, groups, *tails)
+    alone = starts.size - 1 == group.size
+    offset = np.empty((0, at.size)) if alone else np.ascontiguousarray(_within(model, at, group)[:, order].T)
+    return profiles(values, shared, t, offset, starts, *tails)
 
 
-def _within(model: GLMM, at: IntArray) -> FloatArray:
-    """What covariates of single cells add to their linear predictors, about the mean of their pattern, (G, K)."""
-    rows, pattern = model.rows, model.counts.pattern
-    beta = coefficients(model, at, np.where(model.are_variances, _TYPICAL, 0.0))
-    eta = np.empty((at.size, pattern.size))
+def _typical(model: GLMM) -> FloatArray:
+    """A point of the variances and correlations at which coefficients are about right, (parameters,)."""
+    return np.where(model.are_variances, _TYPICAL, 0.0)
+
+
+def _profiles_of_cells(model: GLMM, within: Within, at: IntArray) -> FloatArray:
+    """The same of single cells, every pattern having a mean of its own."""
+    made = within.collapsed(model.counts, at, coefficients(model, at, _typical(model)))
+    counted, cells = model.counts.tails(at)
+    nothing, groups = np.empty((0, 1)), np.arange(within.cells.first.size)
+    return np.concatenate([
+        profiles(Values(own.total[:, None], own.own[..., None]), own.shared, own.exposures, nothing, groups, counted, cells[[g]])
+        for g, own in enumerate(made)
+    ])  # fmt: skip
+
+
+def _groups(design: Design) -> IntArray:
+    """Number of each row's levels of the grouping factors and categories, (K,).
+
+    Numbers that differ within them do not part the rows: a row of a single cell would say nothing of the dispersion.
+    """
+    labels = [column.cat.codes.to_numpy() for _, column in design.frame.items() if is_categorical(column)]
+    codes = np.column_stack([np.zeros(design.n_patterns), *(term.codes for term in design.random_terms), *labels])
+    return np.asarray(np.unique(codes, axis=0, return_inverse=True)[1]).ravel()
+
+
+def _within(model: GLMM, at: IntArray, group: IntArray) -> FloatArray:
+    """What fixed effects add to the linear predictors of rows, about the mean of their group, (G, K)."""
+    rows = model.rows
+    beta = coefficients(model, at, _typical(model))
+    eta = np.empty((at.size, group.size))
     eta[:, rows.order] = beta @ rows.X.T
-    mean = np.zeros((at.size, int(pattern.max()) + 1))
-    np.add.at(mean.T, pattern, eta.T)
-    return np.asarray(eta - (mean / np.bincount(pattern))[:, pattern])
+    mean = np.zeros((at.size, int(group.max()) + 1))
+    np.add.at(mean.T, group, eta.T)
+    return np.asarray(eta - (mean / np.bincount(group))[:, group])

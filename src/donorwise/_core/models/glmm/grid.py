@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.glmm.axes import Axis
+from donorwise._core.models.glmm.axes import Axis, ratios
 from donorwise._core.models.glmm.law_kernels import evaluate
+from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.law import Law, tensor
 
 if TYPE_CHECKING:
     from donorwise._core.models.glmm.features import CountFeatures
+    from donorwise._core.models.glmm.within import Within
     from donorwise._typing import FloatArray, IntArray
-
-_LARGEST_RATIO = 1e6  # of standard deviations at neighbouring points, where effects are carried over
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,7 @@ class GLMMGrid:
     @cached_property
     def _ratios(self) -> FloatArray:
         """Standard deviations of the columns of a component at the point before, relative to those at each, (T, q)."""
-        size = np.sqrt((self._loadings**2).sum(axis=1))
-        before = np.vstack([size[:1], size[:-1]])
-        ratio = np.divide(before, size, out=np.zeros_like(size), where=size > 0)
-        return np.where(ratio > _LARGEST_RATIO, 0.0, ratio)
+        return ratios(np.sqrt((self._loadings**2).sum(axis=1)))
 
     @cached_property
     def _null(self) -> FloatArray:
@@ -86,6 +83,8 @@ class GLMMGrid:
     def _evaluate(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, ...]:
         """Likelihood (G, T), and centre, scale and root (G, T, n)."""
         model, T, n = self.model, len(self._some), len(L)
+        if model.rows.within is not None:
+            return self._evaluate_cells(model.rows.within, at, L)
         values = model.rows.prepared(model.counts.block(at))
         loglik = np.empty((T, at.size))
         centre, scale, root = (np.empty((T, n, at.size)) for _ in range(3))
@@ -97,6 +96,17 @@ class GLMMGrid:
         )  # fmt: skip
         loglik[:, ~np.isfinite(loglik).all(axis=0)] = 0.0  # their roots are missing; they say nothing of the prior
         return loglik.T, *(np.moveaxis(values, 2, 0) for values in (centre, scale, root))
+
+    def _evaluate_cells(self, within: Within, at: IntArray, L: FloatArray) -> tuple[FloatArray, ...]:
+        """The same from single cells, in blocks that fit into memory."""
+        model, null = self.model, self._null[: len(L)]
+        made = [
+            within.evaluate(model.counts, own, model.size[own], model.start[own], self._some, L, null)
+            for own in feature_blocks(model.counts, at)
+        ]
+        loglik, *rest = (np.concatenate(parts) for parts in zip(*made, strict=True))
+        loglik[~np.isfinite(loglik).all(axis=1)] = 0.0
+        return loglik, *rest
 
     def _carried(self, values: FloatArray) -> FloatArray:
         """From (G, T, ...) to (G, K, ...)."""

@@ -272,17 +272,29 @@ def step(starts, X, A, beta, b, work, moving):
 
 
 @loops
-def mode(rows, data, X, A, beta, b, work, found):
+def _restart(beta, b, start, l):
+    """Coefficients to begin with, and no effects, for feature l."""
+    for j in range(start.shape[0]):
+        beta[j, l] = start[j, l]
+    for c in range(b.shape[0]):
+        for i in range(b.shape[1]):
+            b[c, i, l] = 0.0
+
+
+@loops
+def mode(rows, data, X, A, beta, b, start, work, found):
     """Move beta and b to the mode, and write what is there into `found`.
+
+    A feature that gets lost, or nowhere, begins once more at the coefficients `start` (p, B), without effects.
 
     Heights take most of the time, so they are asked for where the step before was to gain so little that this is the
     last one, whose gain is added.
     """
     B = data.size.size
     height, logdet, logdet_s, gain = np.empty(B), np.empty(B), np.empty(B), np.empty(B)
-    near, moving = np.zeros(B, np.bool_), np.ones(B, np.bool_)
+    near, moving, anew = np.zeros(B, np.bool_), np.ones(B, np.bool_), np.zeros(B, np.bool_)
     found.height[:] = np.nan
-    for _ in range(_STEPS):
+    for i_step in range(_STEPS):
         factorise(rows, data, X, A, beta, b, work, near.any(), height, logdet, logdet_s, gain)
         for l in range(B):
             if moving[l] and near[l] and gain[l] < _CONVERGED:
@@ -294,7 +306,12 @@ def mode(rows, data, X, A, beta, b, work, found):
         step(rows.starts, X, A, beta, b, work, moving)
         for l in range(B):
             lost = not np.isfinite(gain[l])
-            if moving[l] and (lost or (near[l] and gain[l] < _CONVERGED)):
+            if moving[l] and near[l] and gain[l] < _CONVERGED:
+                moving[l] = False
+            elif moving[l] and not anew[l] and (lost or i_step == _STEPS // 2):
+                anew[l], gain[l] = True, np.inf
+                _restart(beta, b, start, l)
+            elif lost:
                 moving[l] = False
             near[l] = moving[l] and gain[l] < _NEAR
         if not moving.any():

@@ -82,17 +82,20 @@ def evaluate(rows, total, own, size, X, constrained, A, ratios, L, start, null_s
         data = _taken(total, own, size, first, last)
         work, null_work = make_work(C, q, p, B), make_work(C, q, p - 1, B)
         found, null_found, column = make_found(p, B), make_found(p - 1, B), np.empty((p, B))
-        beta, b = start[:, first:last].copy(), np.zeros((C, q, B))
-        null_beta, null_b = null_start[:, :, first:last].copy(), np.zeros((n, C, q, B))
+        own_start, own_null_start = start[:, first:last].copy(), null_start[:, :, first:last].copy()
+        beta, b = own_start.copy(), np.zeros((C, q, B))
+        null_beta, null_b = own_null_start.copy(), np.zeros((n, C, q, B))
         for t in range(A.shape[0]):
             _standardise(b, ratios[t])
-            mode(rows, data, X, A[t], beta, b, work, found)
+            mode(rows, data, X, A[t], beta, b, own_start, work, found)
             loglik[t, first:last] = found.height - 0.5 * (found.logdet + found.logdet_s)
             for i in range(n):
                 own_centre = centre[t, i, first:last]
                 _estimates(L[i], beta, found.S, own_centre, scale[t, i, first:last], column)
                 _standardise(null_b[i], ratios[t])
-                mode(rows, data, constrained[i], A[t], null_beta[i], null_b[i], null_work, null_found)
+                mode(
+                    rows, data, constrained[i], A[t], null_beta[i], null_b[i], own_null_start[i], null_work, null_found
+                )
                 ratio = 2.0 * (found.height - null_found.height)
                 for l in range(B):
                     root[t, i, first + l] = np.sign(own_centre[l]) * np.sqrt(max(ratio[l], 0.0)) + 0.0 * ratio[l]
@@ -114,8 +117,9 @@ def effects(rows, total, own, size, X, A, start, beta, b, variance):
     C, q, p = rows.starts.size - 1, A.shape[2], X.shape[1]
     work, found, column = make_work(C, q, p, 1), make_found(p, 1), np.empty((q, 1))
     for g in range(size.size):
-        own_beta, own_b = start[:, g : g + 1].copy(), np.zeros((C, q, 1))
-        mode(rows, _taken(total, own, size, g, g + 1), X, A[g], own_beta, own_b, work, found)
+        own_start, own_b = start[:, g : g + 1].copy(), np.zeros((C, q, 1))
+        own_beta = own_start.copy()
+        mode(rows, _taken(total, own, size, g, g + 1), X, A[g], own_beta, own_b, own_start, work, found)
         missing = 0.0 * found.height[0]
         beta[g] = own_beta[:, 0] + missing
         b[g] = own_b[:, :, 0] + missing
@@ -136,8 +140,9 @@ def coefficients(rows, total, own, size, X, A, start, beta):
         last = min(first + _LANES, size.size)
         B = last - first
         work, found = make_work(C, q, p, B), make_found(p, B)
-        own_beta = start[:, first:last].copy()
-        mode(rows, _taken(total, own, size, first, last), X, A, own_beta, np.zeros((C, q, B)), work, found)
+        own_start = start[:, first:last].copy()
+        own_beta, b = own_start.copy(), np.zeros((C, q, B))
+        mode(rows, _taken(total, own, size, first, last), X, A, own_beta, b, own_start, work, found)
         for j in range(p):
             for l in range(B):
                 beta[j, first + l] = own_beta[j, l] + 0.0 * found.height[l]

@@ -11,6 +11,7 @@ import numpy as np
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.models.glmm.families import CLOGLOG, LOGIT
 from donorwise._core.models.glmm.kernels import Rows
+from donorwise._core.models.glmm.within import Within, separate
 from donorwise._core.models.lmm.components import cholesky_psd, relative_covariance, with_covariances
 from donorwise._core.models.lmm.equations import build_equations
 
@@ -63,6 +64,9 @@ class Counts(Protocol):
 
     def block(self, at: IntArray) -> Values:
         """The values of some features."""
+
+    def responses(self, at: IntArray) -> FloatArray:
+        """Counts, or successes, of some features in the rows, (G, K)."""
 
     def sums(self) -> FloatArray:
         """Counts, or successes, of every feature and pattern, (G, patterns)."""
@@ -124,6 +128,11 @@ class SharedRows:
             for i in range(z.shape[2]):
                 out[:, np.arange(self.order.size), first + i] = z[:, :, i]
         return out
+
+    @cached_property
+    def within(self) -> Within | None:
+        """What the covariates of single cells do within patterns; None where every row is a pattern."""
+        return separate(self)
 
     @cached_property
     def first_places(self) -> tuple[IntArray, ...]:
@@ -189,7 +198,7 @@ def share_rows(design: Design, counts: Counts) -> SharedRows:
     """
     equations = build_equations(design, _cells_alone(counts.n_obs))
     component, place = _components(equations)
-    order = np.argsort(component, kind="stable")
+    order = np.lexsort((counts.pattern, component))
     starts = np.searchsorted(component[order], np.arange(component.max(initial=-1) + 2))
     X = np.ascontiguousarray(equations.fixed.columns.mean[order])
     shared, t = counts.shared[order], counts.exposures[order]

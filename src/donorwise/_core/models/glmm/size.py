@@ -1,6 +1,7 @@
 """The size of a negative binomial, feature by feature: an adjusted profile, and a prior that the features share.
 
-Every group of rows (the cells of a pattern) has a mean of its own, so that what lies between donors is no dispersion.
+Every group of rows (those that share their levels and categories) has a mean of its own, so that what lies between donors
+is no dispersion.
 With phi = 1 / size, f_k the log-likelihood of a group at its best mean and W_k its information there, the adjusted
 profile (Cox and Reid 1987, JRSS B 49:1-39; McCarthy, Chen and Smyth 2012, Nucleic Acids Res 40:4288-4297) is
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 DISPERSIONS = np.geomspace(1e-3, 1e2, 31)
-_SOME = thinned(DISPERSIONS, 13)  # where profiles are worked out
+_SOME = thinned(DISPERSIONS, 19)  # where profiles are worked out
 
 
 def profiles(

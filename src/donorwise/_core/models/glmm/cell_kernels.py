@@ -1,0 +1,550 @@
+"""Newton's method where covariates differ between the cells of a pattern: sums over cells, then a system of patterns.
+
+A cell i of pattern k has the linear predictor eta_k + u_i'gamma_k: its columns are those of the pattern's mean plus what
+is within it, u_i (m,). With F_k(eta, gamma) the log-density of the pattern, a pass over its cells gives F_k, its gradient
+(1 + m) and its negative Hessian K_k, and with J_k the derivatives of (eta_k, gamma_k) in (beta, b),
+
+    sum_k J_k'K_k J_k + [0, 0; 0, I]
+
+is that of the joint log-likelihood; from there all is as in the kernels of patterns.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from donorwise._core.cells.nodes import spread
+from donorwise._core.models.glmm.families import LOGIT, NB, POISSON
+from donorwise._core.models.glmm.kernels import backward, cholesky, forward
+from donorwise._core.models.glmm.lanes import exponential, logarithm, loops
+from donorwise._core.models.glmm.law_kernels import entry
+
+# sums may be taken in any order: LLVM makes vector instructions of them
+summed = partial(njit, nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
+    fastmath={"reassoc", "contract"}
+)
+
+_LONGEST = 2.0  # change of a cell's linear predictor in a step
+_STEPS = 100
+# Twice the log-likelihood that the last step gains, to about its cube: where determinants, which have an error of its
+# root, are asked for, and where they are not.
+_CONVERGED, _CONVERGED_HEIGHT = 1e-6, 1e-5
+_NEAR = 0.5  # the same of the step before, after which the last one is expected
+_HIGHEST, _LOWEST = 300.0, -690.0  # of the linear predictor
+
+
+class Cells(NamedTuple):
+    """What features share: N cells, pattern by pattern, P patterns, component by component.
+
+    Attributes
+    ----------
+    code
+        The family.
+    starts, first
+        Shapes (C + 1,), (P + 1,). First pattern of each component, first cell of each pattern.
+    U
+        Shape (m, N). What is within patterns.
+    t, trials
+        Shape (N,). Exposures and trials.
+    """
+
+    code: int
+    starts: np.ndarray
+    first: np.ndarray
+    U: np.ndarray
+    t: np.ndarray
+    trials: np.ndarray
+
+
+class Basis(NamedTuple):
+    """Fixed columns: means of the patterns (P, p), and what is within them on U, (m, p)."""
+
+    mean: np.ndarray
+    within: np.ndarray
+
+
+class Loadings(NamedTuple):
+    """Of standardised effects, point by point: means of the patterns (T, P, q), and within them, (T, P, m, q)."""
+
+    mean: np.ndarray
+    within: np.ndarray
+
+
+class Mode(NamedTuple):
+    """Coefficients (p,) and effects (C, q) of one feature, and what Newton's method keeps of them: one lane of its kernels."""
+
+    beta: np.ndarray
+    b: np.ndarray
+    H: np.ndarray  # (C, q, q, 1)
+    M: np.ndarray  # (C, q, p, 1)
+    v: np.ndarray  # (C, q, 1)
+    S: np.ndarray  # (p, p, 1)
+    s: np.ndarray  # (p, 1)
+
+
+class Sums(NamedTuple):
+    """Room for a pattern: exp(eta), scores and weights of its cells; gradient and Hessian in (eta, gamma); J and K J."""
+
+    numbers: np.ndarray  # (3, cells)
+    gamma: np.ndarray  # (m,)
+    score: np.ndarray  # (1 + m,)
+    K: np.ndarray  # (1 + m, 1 + m)
+    J: np.ndarray  # (1 + m, p + q)
+    KJ: np.ndarray  # (1 + m, p + q)
+
+
+@loops
+def new_mode(C, q, p):
+    """A mode of zeros."""
+    return Mode(
+        np.zeros(p), np.zeros((C, q)), np.zeros((C, q, q, 1)), np.zeros((C, q, p, 1)), np.zeros((C, q, 1)),
+        np.zeros((p, p, 1)), np.zeros((p, 1)),
+    )  # fmt: skip
+
+
+@loops
+def new_sums(cells, p, q):
+    """Room for the largest pattern."""
+    m, most = cells.U.shape[0], 0
+    for k in range(cells.first.size - 1):
+        most = max(most, cells.first[k + 1] - cells.first[k])
+    return Sums(
+        np.empty((3, most)), np.empty(m), np.empty(1 + m), np.empty((1 + m, 1 + m)), np.empty((1 + m, p + q)),
+        np.empty((1 + m, p + q)),
+    )  # fmt: skip
+
+
+@summed
+def _means(U, first, last, gamma, eta, mean):
+    """exp(eta + u'gamma) of the cells."""
+    n = last - first
+    for i in range(n):
+        mean[i] = eta
+    for a in range(U.shape[0]):
+        own, slope = U[a, first:last], gamma[a]
+        for i in range(n):
+            mean[i] += slope * own[i]
+    for i in range(n):
+        mean[i] = exponential(min(max(mean[i], _LOWEST), _HIGHEST))
+
+
+@summed
+def _nb_slopes(y, t, size, mean, score, weight):
+    for i in range(y.size):
+        z = t[i] * mean[i]
+        w = z / (size + z)
+        a = (y[i] + size) * w
+        score[i] = y[i] - a
+        weight[i] = a * (1.0 - w)
+
+
+@summed
+def _nb_value(y, t, size, mean):
+    total, scale = 0.0, 1.0 / size
+    for i in range(y.size):
+        total += (y[i] + size) * logarithm(1.0 + t[i] * mean[i] * scale)
+    return -total
+
+
+@summed
+def _poisson_slopes(y, t, mean, score, weight):
+    for i in range(y.size):
+        weight[i] = t[i] * mean[i]
+        score[i] = y[i] - weight[i]
+
+
+@summed
+def _poisson_value(t, mean):
+    total = 0.0
+    for i in range(t.size):
+        total += t[i] * mean[i]
+    return -total
+
+
+@summed
+def _logit_slopes(y, trials, mean, score, weight):
+    for i in range(y.size):
+        rest = 1.0 / (1.0 + mean[i])
+        score[i] = y[i] - trials[i] * mean[i] * rest
+        weight[i] = trials[i] * mean[i] * rest * rest
+
+
+@summed
+def _logit_value(trials, mean):
+    total = 0.0
+    for i in range(trials.size):
+        total += trials[i] * logarithm(1.0 + mean[i])
+    return -total
+
+
+@loops
+def _cloglog_slopes(y, t, trials, mean, score, weight):
+    for i in range(y.size):
+        z = t[i] * mean[i]
+        odds = z / np.expm1(z) if z < 700.0 else 0.0
+        failed = (trials[i] - y[i]) * z
+        score[i] = y[i] * odds - failed
+        weight[i] = failed - y[i] * odds * (1.0 - z - odds)
+
+
+@loops
+def _cloglog_value(y, t, trials, mean):
+    total = 0.0
+    for i in range(y.size):
+        z = t[i] * mean[i]
+        total += y[i] * np.log(-np.expm1(-z)) - (trials[i] - y[i]) * z
+    return total
+
+
+@loops
+def _slopes(code, size, y, t, trials, mean, score, weight):
+    """First and negative second derivatives of the cells' log-densities."""
+    if code == NB:
+        _nb_slopes(y, t, size, mean, score, weight)
+    elif code == POISSON:
+        _poisson_slopes(y, t, mean, score, weight)
+    elif code == LOGIT:
+        _logit_slopes(y, trials, mean, score, weight)
+    else:
+        _cloglog_slopes(y, t, trials, mean, score, weight)
+
+
+@loops
+def _curved(code, size, y, t, trials, mean):
+    """The sum of the cells' log-densities, without what is linear in eta."""
+    if code == NB:
+        return _nb_value(y, t, size, mean)
+    if code == POISSON:
+        return _poisson_value(t, mean)
+    if code == LOGIT:
+        return _logit_value(trials, mean)
+    return _cloglog_value(y, t, trials, mean)
+
+
+@summed
+def _condense(U, first, last, score, weight, out, K):
+    """Gradient and negative Hessian in (eta, gamma) from the scores and weights of the cells."""
+    n, m = last - first, U.shape[0]
+    total, information = 0.0, 0.0
+    for i in range(n):
+        total += score[i]
+        information += weight[i]
+    out[0], K[0, 0] = total, information
+    for a in range(m):
+        own = U[a, first:last]
+        total, information = 0.0, 0.0
+        for i in range(n):
+            total += own[i] * score[i]
+            information += own[i] * weight[i]
+        out[1 + a], K[1 + a, 0], K[0, 1 + a] = total, information, information
+        for c in range(a + 1):
+            other, information = U[c, first:last], 0.0
+            for i in range(n):
+                information += own[i] * other[i] * weight[i]
+            K[1 + a, 1 + c], K[1 + c, 1 + a] = information, information
+
+
+@loops
+def _pattern(cells, y, linear, size, k, eta, sums, with_value):
+    """Sums of a pattern at its eta and `sums.gamma`, into `sums.score` and `sums.K`; its log-density if that is asked for.
+
+    `linear` (1 + m,) are the responses, and what is within the pattern times them (for a cloglog link none).
+    """
+    first, last = cells.first[k], cells.first[k + 1]
+    n = last - first
+    mean, score, weight = sums.numbers[0, :n], sums.numbers[1, :n], sums.numbers[2, :n]
+    own, t, trials = y[first:last], cells.t[first:last], cells.trials[first:last]
+    _means(cells.U, first, last, sums.gamma, eta, mean)
+    _slopes(cells.code, size, own, t, trials, mean, score, weight)
+    _condense(cells.U, first, last, score, weight, sums.score, sums.K)
+    if not with_value:
+        return 0.0
+    value = _curved(cells.code, size, own, t, trials, mean) + linear[0] * eta
+    for a in range(sums.gamma.size):
+        value += linear[1 + a] * sums.gamma[a]
+    return value
+
+
+@loops
+def _derivatives(basis, loadings, t, k, J):
+    """The derivatives of (eta_k, gamma_k) in (beta, b)."""
+    p, q = basis.mean.shape[1], loadings.mean.shape[2]
+    for j in range(p):
+        J[0, j] = basis.mean[k, j]
+        for a in range(J.shape[0] - 1):
+            J[1 + a, j] = basis.within[a, j]
+    for j in range(q):
+        J[0, p + j] = loadings.mean[t, k, j]
+        for a in range(J.shape[0] - 1):
+            J[1 + a, p + j] = loadings.within[t, k, a, j]
+
+
+@loops
+def _place(J, beta, b, row):
+    """Row 0 (eta) or 1 + a (gamma_a) of J times (beta, b)."""
+    total = 0.0
+    for j in range(beta.size):
+        total += J[row, j] * beta[j]
+    for j in range(b.size):
+        total += J[row, beta.size + j] * b[j]
+    return total
+
+
+@loops
+def _add_pattern(sums, H, M, v, S, s):
+    """Add J'K J and J' times the gradient of a pattern."""
+    p, q = len(s), len(v)
+    J, K, KJ = sums.J, sums.K, sums.KJ
+    for r in range(J.shape[0]):
+        for j in range(p + q):
+            KJ[r, j] = 0.0
+            for o in range(J.shape[0]):
+                KJ[r, j] += K[r, o] * J[o, j]
+    for r in range(J.shape[0]):
+        for i in range(q):
+            v[i, 0] += J[r, p + i] * sums.score[r]
+            for j in range(i + 1):
+                H[i, j, 0] += J[r, p + i] * KJ[r, p + j]
+            for j in range(p):
+                M[i, j, 0] += J[r, p + i] * KJ[r, j]
+        for i in range(p):
+            s[i, 0] += J[r, i] * sums.score[r]
+            for j in range(i + 1):
+                S[i, j, 0] += J[r, i] * KJ[r, j]
+
+
+@loops
+def _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, with_value):
+    """Score and factors of the joint Hessian: (g, log|I + A'WA|, log|S|, twice the gain of a Newton step)."""
+    q = mode.v.shape[1]
+    g, gain, logdet, logdet_s = 0.0, 0.0, np.zeros(1), np.zeros(1)
+    mode.S[:] = 0.0
+    mode.s[:] = 0.0
+    for c in range(cells.starts.size - 1):
+        H, M, v, b = mode.H[c], mode.M[c], mode.v[c], mode.b[c]
+        H[:] = 0.0
+        M[:] = 0.0
+        for i in range(q):
+            H[i, i] = 1.0
+            v[i] = -b[i]
+            g -= 0.5 * b[i] * b[i]
+        for k in range(cells.starts[c], cells.starts[c + 1]):
+            _derivatives(basis, loadings, t, k, sums.J)
+            for a in range(sums.gamma.size):
+                sums.gamma[a] = _place(sums.J, mode.beta, b, 1 + a)
+            eta = _place(sums.J, mode.beta, b, 0)
+            g += _pattern(cells, y, linear[k], size, k, eta, sums, with_value)
+            _add_pattern(sums, H, M, v, mode.S, mode.s)
+        gain += _eliminate(H, M, v, mode.S, mode.s, logdet)
+    cholesky(mode.S, logdet_s)
+    forward(mode.S, mode.s)
+    return g, logdet[0], logdet_s[0], gain + (mode.s * mode.s).sum()
+
+
+@loops
+def _eliminate(H, M, v, S, s, logdet):
+    """Factorise the Hessian of a component, and take its part out of S and s; its part of the gain."""
+    cholesky(H, logdet)
+    forward(H, v)
+    for i in range(len(s)):
+        forward(H, M[:, i])
+        for r in range(len(v)):
+            s[i] -= M[r, i] * v[r]
+            for j in range(i + 1):
+                S[i, j] -= M[r, i] * M[r, j]
+    return (v * v).sum()
+
+
+@loops
+def _step(cells, basis, loadings, t, mode, sums):
+    """Take the Newton step; patterns and what is within them move no further than they may."""
+    p, q = len(mode.s), mode.v.shape[1]
+    backward(mode.S, mode.s)
+    furthest = 0.0
+    for c in range(cells.starts.size - 1):
+        d = mode.v[c]
+        for i in range(q):
+            for j in range(p):
+                d[i] -= mode.M[c, i, j] * mode.s[j]
+        backward(mode.H[c], d)
+        for k in range(cells.starts[c], cells.starts[c + 1]):
+            _derivatives(basis, loadings, t, k, sums.J)
+            moved = 0.0
+            for r in range(sums.J.shape[0]):  # the columns of U are at most one in size
+                moved += abs(_place(sums.J, mode.s[:, 0], d[:, 0], r))
+            furthest = max(furthest, moved)
+    share = 1.0 if furthest <= _LONGEST else _LONGEST / furthest
+    for j in range(p):
+        mode.beta[j] += share * mode.s[j, 0]
+    for c in range(cells.starts.size - 1):
+        for i in range(q):
+            mode.b[c, i] += share * mode.v[c, i, 0]
+
+
+@loops
+def find(cells, y, linear, size, basis, loadings, t, start, mode, sums, near, converged):
+    """Move to the mode: (g, log|I + A'WA|, log|S|), NaN where it is not found; the factors are those there.
+
+    A feature that gets lost, or nowhere, begins once more at the coefficients `start` (p,), without effects.
+    Log-densities are worked out where the next step is expected to be the last one: `near` says so of the first.
+    """
+    anew = False
+    for i_step in range(_STEPS):
+        g, logdet, logdet_s, gain = _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, near)
+        lost = not np.isfinite(gain)
+        if not anew and (lost or i_step == _STEPS // 2):
+            anew, near = True, False
+            mode.beta[:] = start
+            mode.b[:] = 0.0
+            continue
+        if lost:
+            break
+        _step(cells, basis, loadings, t, mode, sums)
+        if near and gain < converged:
+            return g + 0.5 * gain, logdet, logdet_s
+        near = gain < _NEAR
+    return np.nan, np.nan, np.nan
+
+
+@loops
+def _linear(cells, y, out):
+    """See `_pattern`, of every pattern (P, 1 + m)."""
+    out[:] = 0.0
+    if cells.code > LOGIT:
+        return
+    for k in range(cells.first.size - 1):
+        for i in range(cells.first[k], cells.first[k + 1]):
+            out[k, 0] += y[i]
+            for a in range(cells.U.shape[0]):
+                out[k, 1 + a] += y[i] * cells.U[a, i]
+
+
+@loops
+def _carry(mode, before, ratio):
+    """Begin a point where the change from the last to it is that from the one before to the last.
+
+    `before` has the mode of the point before the last, and gets that of the last; effects are multiplied by `ratio` (q,)
+    as their standard deviations change.
+    """
+    for j in range(mode.beta.size):
+        last = mode.beta[j]
+        mode.beta[j] = 2.0 * last - before.beta[j]
+        before.beta[j] = last
+    for c in range(mode.b.shape[0]):
+        for i in range(ratio.size):
+            last = mode.b[c, i]
+            mode.b[c, i] = (2.0 * last - before.b[c, i]) * ratio[i]
+            before.b[c, i] = last * ratio[i]
+
+
+@loops
+def _begin(mode, before, start):
+    mode.beta[:] = start
+    before.beta[:] = start
+    mode.b[:] = 0.0
+    before.b[:] = 0.0
+
+
+@entry
+def evaluate_cells(
+    cells, y, size, basis, nulls, loadings, ratios, smooth, L, start, null_start, loglik, centre, scale, root
+):
+    """Restricted log-likelihood and law of contrasts at every point, as for patterns; y has shape (G, N).
+
+    `nulls` has means (n, P, p - 1) and within (n, m, p - 1) of the columns for coefficients at which each contrast is
+    zero; `smooth` (T,) says whether the last points lie on a line with this one.
+    """
+    C, q, p, n = cells.starts.size - 1, loadings.mean.shape[2], basis.mean.shape[1], L.shape[0]
+    linear = np.empty((cells.first.size - 1, 1 + cells.U.shape[0]))
+    full, before, sums = new_mode(C, q, p), new_mode(C, q, p), new_sums(cells, p, q)
+    null, null_before, null_sums = new_mode(C, q, p - 1), new_mode(C, q, p - 1), new_sums(cells, p - 1, q)
+    c, heights = np.empty((p, 1)), np.empty(loadings.mean.shape[0])
+    for g in range(y.shape[0]):
+        _linear(cells, y[g], linear)
+        _begin(full, before, start[g])
+        for t in range(heights.size):
+            _next(full, before, ratios[t], smooth[t])
+            heights[t], logdet, logdet_s = find(
+                cells, y[g], linear, size[g], basis, loadings, t, start[g], full, sums, smooth[t], _CONVERGED
+            )
+            if not np.isfinite(heights[t]):
+                _begin(full, before, start[g])
+            loglik[g, t] = heights[t] - 0.5 * (logdet + logdet_s)
+            for i in range(n):
+                c[:, 0] = L[i]
+                centre[g, t, i] = np.dot(L[i], full.beta)
+                forward(full.S, c)
+                scale[g, t, i] = np.sqrt((c * c).sum())
+        for i in range(n):
+            own = Basis(nulls.mean[i], nulls.within[i])
+            _begin(null, null_before, null_start[i, g])
+            for t in range(heights.size):
+                _next(null, null_before, ratios[t], smooth[t])
+                height, _, _ = find(
+                    cells,
+                    y[g],
+                    linear,
+                    size[g],
+                    own,
+                    loadings,
+                    t,
+                    null_start[i, g],
+                    null,
+                    null_sums,
+                    smooth[t],
+                    _CONVERGED_HEIGHT,
+                )
+                if not np.isfinite(height):
+                    _begin(null, null_before, null_start[i, g])
+                ratio = 2.0 * (heights[t] - height)
+                root[g, t, i] = np.sign(centre[g, t, i]) * np.sqrt(max(ratio, 0.0)) + 0.0 * ratio
+
+
+@loops
+def _next(mode, before, ratio, smooth):
+    if not smooth:
+        before.beta[:] = mode.beta
+        before.b[:] = mode.b
+    _carry(mode, before, ratio)
+
+
+@entry
+def effects_of_cells(cells, y, size, basis, loadings, start, beta, b, variance):
+    """Coefficients and standardised effects at the mode, each feature at its own point; shapes as for patterns."""
+    C, q, p = cells.starts.size - 1, loadings.mean.shape[2], basis.mean.shape[1]
+    linear, column = np.empty((cells.first.size - 1, 1 + cells.U.shape[0])), np.empty((q, 1))
+    mode, before, sums = new_mode(C, q, p), new_mode(C, q, p), new_sums(cells, p, q)
+    for g in range(y.shape[0]):
+        _linear(cells, y[g], linear)
+        _begin(mode, before, start[g])
+        height, _, _ = find(cells, y[g], linear, size[g], basis, loadings, g, start[g], mode, sums, False, _CONVERGED)
+        missing = 0.0 * height
+        beta[g] = mode.beta + missing
+        b[g] = mode.b + missing
+        for c in range(C):
+            for i in range(q):
+                column[:] = 0.0
+                column[i] = 1.0
+                forward(mode.H[c], column)
+                backward(mode.H[c], column)
+                variance[g, c, i] = column[:, 0]
+
+
+@entry
+def on_nodes(cells, y, log_exposure, at, weight, own, shared):
+    """Cells and counts y (N,) of every pattern at nodes `at` (J,) of log exposures (N,) of their own; (P, J) are filled."""
+    share = np.empty(at.size)
+    own[:] = 0.0
+    shared[:] = 0.0
+    for k in range(cells.first.size - 1):
+        for i in range(cells.first[k], cells.first[k + 1]):
+            spread(at, weight, log_exposure[i], share)
+            for j in range(at.size):
+                shared[k, j] += share[j]
+            if y[i] != 0.0:
+                for j in range(at.size):
+                    own[k, j] += y[i] * share[j]
