@@ -290,6 +290,16 @@ def test_depth_is_the_exposure(cells: ad.AnnData) -> None:
     assert read_params(rows, keys.GLMM)["exposure"] == "effective_depth"
 
 
+def test_depths_that_are_none_or_different(cells: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    cells.obs["logged"], cells.obs["other"] = np.log(cells.obs["total_counts"]), cells.obs["total_counts"]
+    with pytest.raises(DataError, match=r"depth= looks like a logarithm: .*; name the column that was not logged"):
+        collapsed(cells, depth="logged")
+    half = np.arange(cells.n_obs) % 2 > 0
+    cohorts = [collapsed(cells[own], depth=name) for own, name in ((half, "other"), (~half, "total_counts"))]
+    dw.pp.merge_collapsed(cohorts)
+    assert "is another column in some cohorts ('other', 'total_counts')" in caplog.text
+
+
 # --- what rows cannot answer --------------------------------------------------------------------------------------------
 
 

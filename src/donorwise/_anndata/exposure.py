@@ -134,7 +134,7 @@ def exposure_of(
     """
     own, added = given
     if total is not None:
-        for measured, check in ((own, _check_not_logged), (added, _check_not_raw)):
+        for measured, check in ((own, check_not_logged), (added, _check_not_raw)):
             if measured is not None:
                 check(measured.values[used], total[used])
     if own is None and added is None and total is not None:
@@ -148,12 +148,14 @@ def exposure_of(
     return Measured(own.values * np.exp(added.values), own.text)
 
 
-def _check_not_logged(values: FloatArray, total: FloatArray) -> None:
+def check_not_logged(
+    values: FloatArray, total: FloatArray, name: str = "exposure", instead: str = "give offset= for logarithms"
+) -> None:
     """Raise where an exposure goes with the logarithm of the totals, and grows much more slowly than they do."""
     if (alike := _likeness(values, total)) and alike.logs > _ALIKE and alike.elasticity < _ELASTIC:
         raise DataError(
-            f"exposure= looks like a logarithm: it goes from {values.min():.3g} to {values.max():.3g} with that of the "
-            "cells' total counts. Exposures are on the scale of the counts; give offset= for logarithms."
+            f"{name}= looks like a logarithm: it goes from {values.min():.3g} to {values.max():.3g} with that of the "
+            f"cells' total counts. Exposures are on the scale of the counts; {instead}."
         )
 
 

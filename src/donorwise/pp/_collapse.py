@@ -23,6 +23,7 @@ from donorwise._anndata import (
 )
 from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_collapsed
 from donorwise._anndata.collapsed_counts import check_glmm
+from donorwise._anndata.exposure import check_not_logged
 from donorwise._anndata.identity import check_cells, check_files, digest, hash_cells
 from donorwise._anndata.obs import as_frame
 from donorwise._anndata.origin import Origin, check_names, kept_uns
@@ -367,7 +368,11 @@ def _counts(
     if layer is None:
         return None, None if known is None else cells.depths(known), {}
     response = resolve_response(adata, layer=layer)
-    found = cells.counts(response, None if column is None else count_depth(adata, response, column), glmm)
+    depth = None if column is None else count_depth(adata, response, column)
+    if depth is not None and known is not None:
+        seen = np.isfinite(known)
+        check_not_logged(depth[seen], known[seen], "depth", "name the column that was not logged")
+    found = cells.counts(response, depth, glmm)
     # of counts in a file a sample of the depths is read, and here are all
     depths = found.depths if known is None or not np.isfinite(known).all() else cells.depths(known)
     return found.counts, depths, found.counted

@@ -118,6 +118,12 @@ def check_cohorts(
     counts, depths = ([own.counts_layer is not None for own in origins], [DEPTH in adata.obs for adata in cohorts])
     if any(counts) and not all(counts):
         logger.warning("Not all cohorts were collapsed with counts_layer=: the counts are left out.")
+    columns = list(dict.fromkeys(own.depth for own in origins if own.depth))
+    if len(columns) > 1:
+        logger.warning(
+            "The depth of cells, which is the exposure of their counts, is another column in some cohorts (%s): rates are "
+            "compared as if these were one.", ", ".join(map(repr, columns)),
+        )  # fmt: skip
     families = [kind for adata in cohorts for kind in kept_families(adata)]
     for kind in (kind for kind in dict.fromkeys(families) if families.count(kind) < len(cohorts)):
         logger.warning("Not all cohorts were collapsed with glmm=%r: what it keeps is left out.", kind)
