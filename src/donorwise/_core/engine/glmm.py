@@ -135,7 +135,7 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
 
     def planner(self, number: int, statistics: CountStatistics, fit: CountFit) -> CountPlanner:
         """See :class:`Analysis`."""
-        return CountPlanner(self.donors(number).codes[statistics.counts.pattern], statistics.counts)
+        return CountPlanner(self.donors(number).codes[statistics.pattern], statistics.counts)
 
     def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
         """See :class:`Analysis`."""
