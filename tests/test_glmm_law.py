@@ -133,6 +133,7 @@ def matrices(model, point):
 
 # Newton's method stops where the next step gains about 1e-14, the determinants being those of the state before.
 LOGLIK, CENTRE, SCALE, ROOT = 1e-3, 1e-6, 1e-4, 1e-7
+CELL_ROOT = 1e-5  # where cells are gone through one by one, the fewer passes the better
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -218,7 +219,7 @@ def check_covariates(kind, formula):
         right = np.array([dense.loglik(matrices(model, point)) for point in points])
         np.testing.assert_allclose(law.loglik[g] - law.loglik[g, 0], right - right[0], rtol=0, atol=LOGLIK)
         own = [[dense.contrast(matrices(model, point), c) for c in turned] for point in points]
-        np.testing.assert_allclose(law.root[g], [[c.root for c in row] for row in own], rtol=0, atol=ROOT)
+        np.testing.assert_allclose(law.root[g], [[c.root for c in row] for row in own], rtol=0, atol=CELL_ROOT)
         np.testing.assert_allclose(law.centre[g], [[c.centre for c in row] for row in own], rtol=0, atol=1e-5)
 
 

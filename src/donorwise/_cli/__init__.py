@@ -7,8 +7,9 @@ import os
 import click
 
 import donorwise as dw
-from donorwise._cli.commands import audit, collapse, composition, glmm, lmm, merge, pseudobulk, report
+from donorwise._cli.commands import collapse, merge, report
 from donorwise._cli.demo import demo
+from donorwise._cli.fits import audit, composition, glmm, lmm, pseudobulk
 from donorwise._cli.messages import CarefulGroup
 
 

@@ -20,6 +20,7 @@ from donorwise.errors import DonorwiseError, DonorwiseWarning, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
     from types import FrameType
 
 logger = logging.getLogger("donorwise")
@@ -196,3 +197,10 @@ def _say(text: str) -> None:
         logger.error(text)
     else:
         click.echo(text, err=True)
+
+
+def say_finished(out: Path) -> None:
+    """Say that there is nothing to do."""
+    logger.info(
+        "%s is finished: it was made from this input with these options.", out, extra={"data": {"event": "end"}}
+    )

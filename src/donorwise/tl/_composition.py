@@ -103,7 +103,7 @@ def composition(
     >>> adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=800, n_genes=20, seed=1)
     >>> dw.tl.composition(adata, "~ condition + (1 | donor_id)", progress=False)
     >>> dw.get.tests(adata, key="composition")["variable"].tolist()
-    ['B cell', 'T cell', 'monocyte']
+    ['B cell', 'Monocyte', 'T cell']
     """
     check_is_anndata(adata)
     if copy:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STATUS_DTYPE = "<U16"
 BUDGET = 2_000_000
 """Doubles of one array (features x points x contrasts) of a chunk of features (16 MB)."""
-_MOST = 4096  # features of a chunk
+_MOST = 512  # features of a chunk: some for every worker
 
 
 class Law(NamedTuple):

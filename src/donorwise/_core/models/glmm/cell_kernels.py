@@ -32,7 +32,7 @@ _LONGEST = 2.0  # change of a cell's linear predictor in a step
 _STEPS = 100
 # Twice the log-likelihood that the last step gains, to about its cube: where determinants, which have an error of its
 # root, are asked for, and where they are not.
-_CONVERGED, _CONVERGED_HEIGHT = 1e-6, 1e-5
+_CONVERGED, _CONVERGED_HEIGHT = 1e-6, 1e-4
 _NEAR = 0.5  # the same of the step before, after which the last one is expected
 _HIGHEST, _LOWEST = 300.0, -690.0  # of the linear predictor
 
@@ -386,13 +386,13 @@ def _step(cells, basis, loadings, t, mode, sums):
 
 
 @loops
-def find(cells, y, linear, size, basis, loadings, t, start, mode, sums, near, converged):
+def find(cells, y, linear, size, basis, loadings, t, start, mode, sums, converged):
     """Move to the mode: (g, log|I + A'WA|, log|S|), NaN where it is not found; the factors are those there.
 
     A feature that gets lost, or nowhere, begins once more at the coefficients `start` (p,), without effects.
-    Log-densities are worked out where the next step is expected to be the last one: `near` says so of the first.
+    Log-densities are worked out where the next step is expected to be the last one.
     """
-    anew = False
+    near, anew = False, False
     for i_step in range(_STEPS):
         g, logdet, logdet_s, gain = _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, near)
         lost = not np.isfinite(gain)
@@ -424,55 +424,64 @@ def _linear(cells, y, out):
 
 
 @loops
-def _carry(mode, before, ratio):
-    """Begin a point where the change from the last to it is that from the one before to the last.
+def _next(mode, past, ratio, order):
+    """Begin a point where a polynomial of degree `order` (0 to 2) through the last ones leads.
 
-    `before` has the mode of the point before the last, and gets that of the last; effects are multiplied by `ratio` (q,)
-    as their standard deviations change.
+    `past` (2, p + C q) has the modes of the points before the last; effects are multiplied by `ratio` (q,) as their
+    standard deviations change.
     """
-    for j in range(mode.beta.size):
+    p, (C, q) = mode.beta.size, mode.b.shape
+    for j in range(p):
         last = mode.beta[j]
-        mode.beta[j] = 2.0 * last - before.beta[j]
-        before.beta[j] = last
-    for c in range(mode.b.shape[0]):
-        for i in range(ratio.size):
+        mode.beta[j] = _onward(last, past[0, j], past[1, j], order)
+        past[1, j], past[0, j] = past[0, j], last
+    for c in range(C):
+        for i in range(q):
+            j = p + c * q + i
             last = mode.b[c, i]
-            mode.b[c, i] = (2.0 * last - before.b[c, i]) * ratio[i]
-            before.b[c, i] = last * ratio[i]
+            mode.b[c, i] = _onward(last, past[0, j], past[1, j], order) * ratio[i]
+            past[1, j], past[0, j] = past[0, j] * ratio[i], last * ratio[i]
 
 
 @loops
-def _begin(mode, before, start):
+def _onward(last, before, first, order):
+    if order == 0:
+        return last
+    if order == 1:
+        return 2.0 * last - before
+    return 3.0 * (last - before) + first
+
+
+@loops
+def _begin(mode, start):
     mode.beta[:] = start
-    before.beta[:] = start
     mode.b[:] = 0.0
-    before.b[:] = 0.0
 
 
 @entry
 def evaluate_cells(
-    cells, y, size, basis, nulls, loadings, ratios, smooth, L, start, null_start, loglik, centre, scale, root
+    cells, y, size, basis, nulls, loadings, ratios, order, L, start, null_start, loglik, centre, scale, root
 ):
     """Restricted log-likelihood and law of contrasts at every point, as for patterns; y has shape (G, N).
 
     `nulls` has means (n, P, p - 1) and within (n, m, p - 1) of the columns for coefficients at which each contrast is
-    zero; `smooth` (T,) says whether the last points lie on a line with this one.
+    zero; `order` (T,) is the degree of the polynomial through the points before that leads to each.
     """
     C, q, p, n = cells.starts.size - 1, loadings.mean.shape[2], basis.mean.shape[1], L.shape[0]
     linear = np.empty((cells.first.size - 1, 1 + cells.U.shape[0]))
-    full, before, sums = new_mode(C, q, p), new_mode(C, q, p), new_sums(cells, p, q)
-    null, null_before, null_sums = new_mode(C, q, p - 1), new_mode(C, q, p - 1), new_sums(cells, p - 1, q)
+    full, sums, past = new_mode(C, q, p), new_sums(cells, p, q), np.zeros((2, p + C * q))
+    null, null_sums, null_past = new_mode(C, q, p - 1), new_sums(cells, p - 1, q), np.zeros((2, p - 1 + C * q))
     c, heights = np.empty((p, 1)), np.empty(loadings.mean.shape[0])
     for g in range(y.shape[0]):
         _linear(cells, y[g], linear)
-        _begin(full, before, start[g])
+        _begin(full, start[g])
         for t in range(heights.size):
-            _next(full, before, ratios[t], smooth[t])
+            _next(full, past, ratios[t], order[t])
             heights[t], logdet, logdet_s = find(
-                cells, y[g], linear, size[g], basis, loadings, t, start[g], full, sums, smooth[t], _CONVERGED
+                cells, y[g], linear, size[g], basis, loadings, t, start[g], full, sums, _CONVERGED
             )
             if not np.isfinite(heights[t]):
-                _begin(full, before, start[g])
+                _begin(full, start[g])
             loglik[g, t] = heights[t] - 0.5 * (logdet + logdet_s)
             for i in range(n):
                 c[:, 0] = L[i]
@@ -481,9 +490,9 @@ def evaluate_cells(
                 scale[g, t, i] = np.sqrt((c * c).sum())
         for i in range(n):
             own = Basis(nulls.mean[i], nulls.within[i])
-            _begin(null, null_before, null_start[i, g])
+            _begin(null, null_start[i, g])
             for t in range(heights.size):
-                _next(null, null_before, ratios[t], smooth[t])
+                _next(null, null_past, ratios[t], order[t])
                 height, _, _ = find(
                     cells,
                     y[g],
@@ -495,21 +504,12 @@ def evaluate_cells(
                     null_start[i, g],
                     null,
                     null_sums,
-                    smooth[t],
                     _CONVERGED_HEIGHT,
                 )
                 if not np.isfinite(height):
-                    _begin(null, null_before, null_start[i, g])
+                    _begin(null, null_start[i, g])
                 ratio = 2.0 * (heights[t] - height)
                 root[g, t, i] = np.sign(centre[g, t, i]) * np.sqrt(max(ratio, 0.0)) + 0.0 * ratio
-
-
-@loops
-def _next(mode, before, ratio, smooth):
-    if not smooth:
-        before.beta[:] = mode.beta
-        before.b[:] = mode.b
-    _carry(mode, before, ratio)
 
 
 @entry
@@ -517,11 +517,11 @@ def effects_of_cells(cells, y, size, basis, loadings, start, beta, b, variance):
     """Coefficients and standardised effects at the mode, each feature at its own point; shapes as for patterns."""
     C, q, p = cells.starts.size - 1, loadings.mean.shape[2], basis.mean.shape[1]
     linear, column = np.empty((cells.first.size - 1, 1 + cells.U.shape[0])), np.empty((q, 1))
-    mode, before, sums = new_mode(C, q, p), new_mode(C, q, p), new_sums(cells, p, q)
+    mode, sums = new_mode(C, q, p), new_sums(cells, p, q)
     for g in range(y.shape[0]):
         _linear(cells, y[g], linear)
-        _begin(mode, before, start[g])
-        height, _, _ = find(cells, y[g], linear, size[g], basis, loadings, g, start[g], mode, sums, False, _CONVERGED)
+        _begin(mode, start[g])
+        height, _, _ = find(cells, y[g], linear, size[g], basis, loadings, g, start[g], mode, sums, _CONVERGED)
         missing = 0.0 * height
         beta[g] = mode.beta + missing
         b[g] = mode.b + missing

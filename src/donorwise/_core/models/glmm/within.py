@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from donorwise._core.models.glmm.rows import Counts, SharedRows
-    from donorwise._typing import BoolArray, FloatArray, IntArray
+    from donorwise._typing import FloatArray, IntArray
 
 _ROUNDING = 1e-12  # of a covariate's variance, the part within patterns that is none
 
@@ -84,7 +84,7 @@ class Within:
         centre, scale, root = (np.empty((at.size, T, n)) for _ in range(3))
         nulls = Basis(*(np.ascontiguousarray(columns @ null) for columns in self.basis))
         evaluate_cells(
-            self.cells, self.responses(counts, at), size, self.basis, nulls, loadings, _ratios(loadings), _on_lines(points),
+            self.cells, self.responses(counts, at), size, self.basis, nulls, loadings, _ratios(loadings), _orders(points),
             L, start, np.ascontiguousarray(start @ null), loglik, centre, scale, root,
         )  # fmt: skip
         return loglik, centre, scale, root
@@ -155,15 +155,14 @@ def _ratios(loadings: Loadings) -> FloatArray:
     return ratios(np.sqrt((loadings.mean**2).sum(axis=1) + (loadings.within**2).sum(axis=(1, 2))))
 
 
-def _on_lines(points: FloatArray) -> BoolArray:
-    """Whether two points before each lie on a line with it, of one variance's logarithm, (T,)."""
-    out = np.zeros(len(points), dtype=bool)
+def _orders(points: FloatArray) -> IntArray:
+    """Degree of the polynomial in one variance's logarithm that leads through the points before to each, (T,)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         change = np.diff(np.log(points), axis=0)
     change[np.diff(points, axis=0) == 0] = 0.0
-    same = np.isfinite(change).all(axis=1)
-    same &= (change != 0).sum(axis=1) == 1
-    out[2:] = (
-        same[1:] & same[:-1] & np.isclose(change[1:], change[:-1], rtol=1e-6, atol=1e-9, equal_nan=True).all(axis=1)
-    )
+    alike = np.isclose(change[1:], change[:-1], rtol=1e-6, atol=1e-9).all(axis=1)
+    alike &= np.isfinite(change[1:]).all(axis=1) & ((change[1:] != 0).sum(axis=1) == 1)
+    out = np.zeros(len(points), dtype=np.int64)
+    for t in range(2, len(points)):
+        out[t] = min(out[t - 1] + 1, 2) if alike[t - 2] else 0
     return out
