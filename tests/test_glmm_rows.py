@@ -91,7 +91,13 @@ def of_cells(options: dict[str, Any]) -> dict[str, Any]:
     return {"layer": "counts"} | options
 
 
-LOOSE = dict.fromkeys(("se", "ci_low", "ci_high", "statistic", "cond_sd"), 5e-4) | {"df": 2e-2, "p_value": 1e-5, "power": 5e-5}
+LOOSE = dict.fromkeys(("se", "ci_low", "ci_high", "statistic", "cond_sd"), 5e-4) | {
+    "df": 2e-2,
+    "p_value": 1e-5,
+    "power": 5e-5,
+    "q10": 5e-5,
+    "q90": 5e-5,
+}
 """What hangs on where a likelihood is highest, which is known to the root of what its values are off by."""
 
 
@@ -292,6 +298,9 @@ def test_depth_is_the_exposure(cells: ad.AnnData) -> None:
     assert_results(cells, fit(rows, DONORS, {"mask_var": "some"}))
     assert_results(cells, _as(rows, options))
     assert read_params(rows, keys.GLMM)["exposure"] == "effective_depth"
+    for own, words in ((collapsed(cells), "Where some genes respond"), (rows, "That is left after")):
+        said = prepare_glmm(own, DONORS).when_shifted
+        assert said.startswith(words) and "dw.pp.collapse(depth='effective_depth')" in said
 
 
 def test_depths_that_are_none_or_different(cells: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
