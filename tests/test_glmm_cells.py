@@ -115,3 +115,25 @@ def test_labels_are_exchanged(cohort):
     contrast = "condition[T.disease]"
     dw.tl.calibrate(cohort, FORMULA, contrast, model="glmm", exposure="depth", n_permutations=2, progress=False)
     assert any("calib" in key for key in cohort.uns)
+
+
+def test_many_counts_are_as_good_as_log_rates():
+    """At a hundred thousand counts a donor, sampling is nothing: the test is that of pseudobulk log rates."""
+    rng = np.random.default_rng(1)
+    donors, cells, genes = 10, 20, 120
+    donor = np.repeat(np.arange(donors), cells)
+    rate = np.exp(rng.normal(0, 0.4, (donors, genes)) + np.outer(np.arange(donors) % 2, rng.normal(0, 0.4, genes)))
+    counts = rng.poisson(5000 * rate[donor]).astype(float)
+    obs = pd.DataFrame({
+        "donor_id": pd.Categorical([f"d{d}" for d in donor]), "condition": np.where(donor % 2, "b", "a"),
+        "depth": np.full(donor.size, 5000.0),
+    }, index=[f"c{i}" for i in range(donor.size)])  # fmt: skip
+    adata = ad.AnnData(sparse.csr_matrix(counts), obs=obs)
+    found = fitted(adata, "~ condition + (1 | donor_id)", family="poisson").set_index("variable")
+    rates = np.log([counts[donor == d].mean(axis=0) / 5000 for d in range(donors)])
+    a, b = rates[::2], rates[1::2]
+    np.testing.assert_allclose(found.loc[adata.var_names, "estimate"], b.mean(axis=0) - a.mean(axis=0), atol=5e-3)
+    # the posterior of the variances, shared, in place of each gene's own
+    pooled = np.sqrt((a.var(axis=0, ddof=1) + b.var(axis=0, ddof=1)).mean() / 5)
+    z = (b.mean(axis=0) - a.mean(axis=0)) / pooled
+    assert np.corrcoef(found.loc[adata.var_names, "statistic"], z)[0, 1] > 0.99

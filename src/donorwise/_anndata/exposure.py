@@ -205,5 +205,6 @@ def trials_of(
         return Measured(np.ones(len(obs)), "")
     own = numbers_of(obs, trials, "trials", used)
     bad = (own.values < 1) | (own.values != np.floor(own.values))
-    refuse(obs, bad, "trials= is no whole number, one or more,", "leave out what was never tried")
+    tried = f", with adata[adata.obs[{trials!r}] > 0]" if isinstance(trials, str) else ""
+    refuse(obs, bad, "trials= is no whole number, one or more,", f"leave out cells in which nothing was tried{tried}")
     return own

@@ -45,7 +45,8 @@ def varcomp(
     -------
     One row per variable x group x component with the columns variable, group, term (the grouping factor,
     or ``"Residual"``), column1, column2 (``""`` for a variance), variance and sd. A row with a column2 is a
-    covariance, and its sd holds the correlation.
+    covariance, and its sd holds the correlation. In generalised models they are variances of the linear predictor, and in
+    place of the residual a negative binomial has ``"dispersion"``, 1/r of its variance mu + mu²/r.
 
     Raises
     ------
@@ -86,7 +87,8 @@ def icc(
     Returns
     -------
     One row per variable x group x random term with the columns variable, group, term and icc: the share of
-    the variance, beyond the fixed effects, that lies between the levels of the term.
+    the variance, beyond the fixed effects, that lies between the levels of the term; in generalised models that of the
+    latent response, as in :func:`variance_partition`.
 
     Raises
     ------
@@ -127,7 +129,9 @@ def variance_partition(
     Returns
     -------
     One row per variable x group x term with the columns variable, group, term (``"fixed"``, each random term,
-    ``"Residual"``) and fraction; the fractions of a variable in a group sum to 1.
+    ``"Residual"``) and fraction; the fractions of a variable in a group sum to 1. In generalised models they divide the
+    variance of the latent response, with the residual of Nakagawa, Johnson and Schielzeth (2017, J R Soc Interface
+    14:20170213): log(1 + 1/mean + 1/r) for counts, pi²/3 for the logit, pi²/6 for the complementary log-log.
 
     Raises
     ------

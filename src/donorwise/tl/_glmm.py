@@ -113,15 +113,26 @@ def glmm(
     -----
     Given the variances, c'beta = 0 is tested by the signed root of the likelihood ratio at the joint mode of effects and
     coefficients (Laplace), and its tail is averaged over the posterior of the variances, with a prior that the features
-    share. Half the leverage of every pattern is added to its counts (Firth 1993, Biometrika 80:27).
+    share. Half the leverage of every pattern is added to its counts (Firth 1993, Biometrika 80:27). The size of a
+    negative binomial is that of an adjusted profile (Cox and Reid 1987, JRSS B 49:1) under a shared prior, and taken for
+    known.
+
+    A Poisson count is above zero with probability :math:`1 - \exp(-\mu)`, and so detection with ``link="cloglog"`` corrects
+    for depth too much where cells are over-dispersed and many of them have the feature: there take the counts.
 
     Examples
     --------
     >>> import donorwise as dw
     >>> adata = dw.datasets.simulate_cohort(n_cells=1200, n_genes=120, seed=1)
     >>> dw.tl.glmm(adata, "~ condition + (1 | donor_id)", layer="counts", progress=False)
-    >>> dw.get.tests(adata, key="glmm").shape[0]
-    120
+    >>> table = dw.get.tests(adata, key="glmm", exponentiate=True)
+    >>> table.shape[0], "rate_ratio" in table
+    (120, True)
+
+    In which cells a gene is seen, with depth taken into account:
+
+    >>> seen = {"family": "binomial", "link": "cloglog", "response": "detected"}
+    >>> dw.tl.glmm(adata, "~ condition + (1 | donor_id)", layer="counts", **seen, key_added="seen", progress=False)
     """
     check_is_anndata(adata)
     if copy:

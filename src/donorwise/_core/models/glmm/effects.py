@@ -30,7 +30,7 @@ def modes(model: GLMM, at: IntArray, points: FloatArray) -> Modes:
     """Modes of some features at their variances and correlations (G, parameters)."""
     rows = model.rows
     if rows.within is not None:
-        return Modes(*rows.within.modes(model.counts, at, model.size[at], model.start[at], points))
+        return Modes(*rows.within.modes(model.counts.responses(at), model.size[at], model.start[at], points))
     A = rows.loadings(points)
     C, q, p = rows.kernel.starts.size - 1, rows.width, rows.X.shape[1]
     out = Modes(np.empty((at.size, p)), np.empty((at.size, C, q)), np.empty((at.size, C, q, q)))

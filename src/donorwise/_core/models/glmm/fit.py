@@ -86,7 +86,7 @@ def _typical(model: GLMM) -> FloatArray:
 
 def _profiles_of_cells(model: GLMM, within: Within, at: IntArray) -> FloatArray:
     """The same of single cells, every pattern having a mean of its own."""
-    made = within.collapsed(model.counts, at, coefficients(model, at, _typical(model)))
+    made = within.collapsed(model.counts.responses(at), coefficients(model, at, _typical(model)))
     counted, cells = model.counts.tails(at)
     nothing, groups = np.empty((0, 1)), np.arange(within.cells.first.size)
     return np.concatenate([

@@ -101,7 +101,7 @@ class GLMMGrid:
         """The same from single cells, in blocks that fit into memory."""
         model, null = self.model, self._null[: len(L)]
         made = [
-            within.evaluate(model.counts, own, model.size[own], model.start[own], self._some, L, null)
+            within.evaluate(model.counts.responses(own), model.size[own], model.start[own], self._some, L, null)
             for own in feature_blocks(model.counts, at)
         ]
         loglik, *rest = (np.concatenate(parts) for parts in zip(*made, strict=True))

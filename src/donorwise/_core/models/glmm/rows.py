@@ -132,7 +132,10 @@ class SharedRows:
     @cached_property
     def within(self) -> Within | None:
         """What the covariates of single cells do within patterns; None where every row is a pattern."""
-        return separate(self)
+        return separate(
+            self.kernel, self.X, self.order, self.pattern[self.order], self.prior_counts, self.equations,
+            self.first_places, self.width,
+        )  # fmt: skip
 
     @cached_property
     def first_places(self) -> tuple[IntArray, ...]:

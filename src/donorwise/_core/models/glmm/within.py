@@ -14,14 +14,16 @@ import numpy as np
 
 from donorwise._core.cells.nodes import Nodes, choose_nodes
 from donorwise._core.models.glmm.axes import ratios
-from donorwise._core.models.glmm.cell_kernels import Basis, Cells, Loadings, effects_of_cells, evaluate_cells, on_nodes
+from donorwise._core.models.glmm.cell_kernels import Basis, Loadings, effects_of_cells, evaluate_cells, on_nodes
+from donorwise._core.models.glmm.cell_sums import Cells
 from donorwise._core.models.glmm.families import CLOGLOG, POISSON
 from donorwise._core.models.lmm.components import cholesky_psd, relative_covariance, with_covariances
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from donorwise._core.models.glmm.rows import Counts, SharedRows
+    from donorwise._core.models.glmm.kernels import Rows
+    from donorwise._core.models.lmm.equations import Equations
     from donorwise._typing import FloatArray, IntArray
 
 _ROUNDING = 1e-12  # of a covariate's variance, the part within patterns that is none
@@ -42,15 +44,22 @@ class Within:
 
     Attributes
     ----------
-    rows
-        The design's cells.
+    order, prior_counts
+        Shape (N,). Row of the design that stands at each place, and what is added to its counts.
+    equations, places, width
+        The bases of the random columns, of every term the place of each level's first column in its component, and the
+        most columns of a component.
     cells, basis
         What the loops take.
     Z, within
         By random term, means of its columns in the patterns (P, r), and what is within them on `cells.U`, (m, r).
     """
 
-    rows: SharedRows
+    order: IntArray
+    prior_counts: FloatArray
+    equations: Equations
+    places: tuple[IntArray, ...]
+    width: int
     cells: Cells
     basis: Basis
     Z: tuple[FloatArray, ...]
@@ -58,49 +67,52 @@ class Within:
 
     def loadings(self, points: FloatArray) -> Loadings:
         """Lambda'z of patterns, and within them, at variances and correlations (T, parameters)."""
-        rows, first = self.rows, self.cells.first[:-1]
-        gamma, blocks = with_covariances(rows.equations, points), rows.equations.blocks
+        equations, first = self.equations, self.cells.first[:-1]
+        gamma, blocks = with_covariances(equations, points), equations.blocks
         T, P, m = len(points), first.size, len(self.cells.U)
-        mean, within = np.zeros((T, P, rows.width)), np.zeros((T, P, m, rows.width))
-        for t, (basis, Z, W) in enumerate(zip(rows.equations.terms, self.Z, self.within, strict=True)):
+        mean, within = np.zeros((T, P, self.width)), np.zeros((T, P, m, self.width))
+        for t, (basis, Z, W) in enumerate(zip(equations.terms, self.Z, self.within, strict=True)):
             factor = cholesky_psd(relative_covariance(t, blocks.parameter, gamma))
-            at, loaded = rows.first_places[t][basis.term.codes[rows.order[first]]], W @ factor
+            at, loaded = self.places[t][basis.term.codes[self.order[first]]], W @ factor
             for i, column in enumerate(np.moveaxis(Z @ factor, 2, 0)):
                 mean[:, np.arange(P), at + i] = column
                 within[:, np.arange(P), :, at + i] = loaded[:, :, i]
         return Loadings(mean, within)
 
-    def responses(self, counts: Counts, at: IntArray) -> FloatArray:
-        """Responses of some features with the prior counts, (G, N)."""
-        return np.ascontiguousarray(counts.responses(at)[:, self.rows.order] + self.rows.prior_counts)
+    def _prepared(self, responses: FloatArray) -> FloatArray:
+        """Responses (G, N) in order, with the prior counts."""
+        return np.ascontiguousarray(responses[:, self.order] + self.prior_counts)
 
     def evaluate(
-        self, counts: Counts, at: IntArray, size: FloatArray, start: FloatArray, points: FloatArray, L: FloatArray,
+        self, responses: FloatArray, size: FloatArray, start: FloatArray, points: FloatArray, L: FloatArray,
         null: FloatArray,
     ) -> tuple[FloatArray, ...]:  # fmt: skip
-        """Likelihood (G, T), and centre, scale and root (G, T, n) of contrasts L (n, p), zero on bases `null` (n, p, p - 1)."""
+        """Likelihood (G, T), and centre, scale and root (G, T, n) of contrasts L (n, p), from responses (G, N).
+
+        `null` (n, p, p - 1) are bases of the coefficients at which each contrast is zero.
+        """
         loadings, T, n = self.loadings(points), len(points), len(L)
-        loglik = np.empty((at.size, T))
-        centre, scale, root = (np.empty((at.size, T, n)) for _ in range(3))
+        loglik = np.empty((len(responses), T))
+        centre, scale, root = (np.empty((len(responses), T, n)) for _ in range(3))
         nulls = Basis(*(np.ascontiguousarray(columns @ null) for columns in self.basis))
         evaluate_cells(
-            self.cells, self.responses(counts, at), size, self.basis, nulls, loadings, _ratios(loadings), _orders(points),
+            self.cells, self._prepared(responses), size, self.basis, nulls, loadings, _ratios(loadings), _orders(points),
             L, start, np.ascontiguousarray(start @ null), loglik, centre, scale, root,
         )  # fmt: skip
         return loglik, centre, scale, root
 
     def modes(
-        self, counts: Counts, at: IntArray, size: FloatArray, start: FloatArray, points: FloatArray
+        self, responses: FloatArray, size: FloatArray, start: FloatArray, points: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Coefficients (G, p), standardised effects (G, C, q) and their covariances (G, C, q, q) at points (G, parameters)."""
-        C, q = self.cells.starts.size - 1, self.rows.width
-        out = np.empty_like(start), np.empty((at.size, C, q)), np.empty((at.size, C, q, q))
-        effects_of_cells(self.cells, self.responses(counts, at), size, self.basis, self.loadings(points), start, *out)
+        C, q = self.cells.starts.size - 1, self.width
+        out = np.empty_like(start), np.empty((len(responses), C, q)), np.empty((len(responses), C, q, q))
+        effects_of_cells(self.cells, self._prepared(responses), size, self.basis, self.loadings(points), start, *out)
         return out
 
-    def collapsed(self, counts: Counts, at: IntArray, beta: FloatArray) -> Iterator[Collapsed]:
+    def collapsed(self, responses: FloatArray, beta: FloatArray) -> Iterator[Collapsed]:
         """Negative binomial counts of each feature as sums over patterns, its covariates having these coefficients."""
-        y, P = counts.responses(at)[:, self.rows.order], self.cells.first.size - 1
+        y, P = responses[:, self.order], self.cells.first.size - 1
         for own, gamma in zip(y, beta @ self.basis.within.T, strict=True):
             log_exposure = np.log(self.cells.t) + gamma @ self.cells.U
             low, high = log_exposure.min(), log_exposure.max()
@@ -119,25 +131,37 @@ def _nodes(width: float) -> Nodes:
     return choose_nodes(-width / 2, width / 2, "nb")
 
 
-def separate(rows: SharedRows) -> Within | None:
-    """The parts of a design's columns; None where every row is a pattern."""
-    pattern = rows.pattern[rows.order]
+def separate(
+    kernel: Rows, X: FloatArray, order: IntArray, pattern: IntArray, prior_counts: FloatArray, equations: Equations,
+    places: tuple[IntArray, ...], width: int,
+) -> Within | None:  # fmt: skip
+    """The parts of a design's columns; None where every row is a pattern.
+
+    `X`, `pattern` and `prior_counts` are in the order of the loops; for the others see :class:`Within`.
+    """
     first = np.flatnonzero(np.r_[True, pattern[1:] != pattern[:-1], True])
     if first.size == pattern.size + 1:
         return None
-    columns = [rows.X, *(basis.columns.mean[rows.order] for basis in rows.equations.terms)]
+    columns = [X, *(basis.columns.mean[order] for basis in equations.terms)]
     stacked = np.concatenate(columns, axis=1)
     mean = np.add.reduceat(stacked, first[:-1]) / np.diff(first)[:, None]
     U, within = _basis(stacked - np.repeat(mean, np.diff(first), axis=0), np.sqrt((stacked**2).sum(axis=0)))
     ends = np.cumsum([own.shape[1] for own in columns])[:-1]
     means, parts = ([np.ascontiguousarray(own) for own in np.split(a, ends, axis=1)] for a in (mean, within))
-    kernel = rows.kernel
-    shared, t = kernel.shared[:, 0], kernel.t[:, 0]
-    cells = Cells(
-        kernel.code, np.searchsorted(first, kernel.starts), first, U,
-        shared * t if kernel.code == POISSON else t.copy(), shared + (2 * rows.prior_counts if kernel.code == CLOGLOG else 0),
-    )  # fmt: skip
-    return Within(rows, cells, Basis(means[0], parts[0]), tuple(means[1:]), tuple(parts[1:]))
+    cells = _cells(kernel, first, U, prior_counts)
+    basis = Basis(means[0], parts[0])
+    return Within(order, prior_counts, equations, places, width, cells, basis, tuple(means[1:]), tuple(parts[1:]))
+
+
+def _cells(kernel: Rows, first: IntArray, U: FloatArray, prior_counts: FloatArray) -> Cells:
+    """Exposures and trials; as many failures as successes are added to yes/no data."""
+    trials, t = kernel.shared[:, 0], kernel.t[:, 0]
+    if kernel.code == POISSON:
+        t = t * trials
+    if kernel.code == CLOGLOG:
+        trials = trials + 2 * prior_counts
+    starts = np.searchsorted(first, kernel.starts)
+    return Cells(kernel.code, starts, first, U, np.ascontiguousarray(t), np.ascontiguousarray(trials))
 
 
 def _basis(D: FloatArray, size: FloatArray) -> tuple[FloatArray, FloatArray]:
