@@ -152,7 +152,7 @@ def test_power_grows_and_agrees_with_the_fitted_study(case: str, results: dict[s
 
 def test_twice_the_cells_are_the_data_twice(fitted: dict[str, ad.AnnData]) -> None:
     """What is planned for twice the cells of every donor is the law of data in which every cell stands twice."""
-    for case in ("nb of few", "poisson of cells"):
+    for case in ("nb of few", "nb of cells", "poisson of cells"):
         formula, options = CASES[case]
         once = cohort(formula)
         twice = ad.concat([once, once], index_unique="-", merge="same")

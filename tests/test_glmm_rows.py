@@ -91,13 +91,8 @@ def of_cells(options: dict[str, Any]) -> dict[str, Any]:
     return {"layer": "counts"} | options
 
 
-LOOSE = dict.fromkeys(("se", "ci_low", "ci_high", "statistic", "cond_sd"), 5e-4) | {
-    "df": 2e-2,
-    "p_value": 1e-5,
-    "power": 5e-5,
-    "q10": 5e-5,
-    "q90": 5e-5,
-}
+LOOSE = dict.fromkeys(("se", "ci_low", "ci_high", "statistic", "cond_sd"), 5e-4) | {"df": 2e-2, "p_value": 1e-5}
+LOOSE |= dict.fromkeys(("power", "q10", "median", "q90"), 5e-5)
 """What hangs on where a likelihood is highest, which is known to the root of what its values are off by."""
 
 
@@ -214,10 +209,9 @@ def test_numbers_that_differ_within_patterns(cells: ad.AnnData) -> None:
         dw.tl.influence(adata, key="glmm", variables=names, contrast="time", progress=False)
     assert_same(*(dw.get.influence(adata, key="glmm", by="donor") for adata in (big, rows)))
     assert_same(*(dw.get.ranef(adata, names, key="glmm") for adata in (big, rows)))
-    for adata, layer in ((big, {"layer": "counts"}), (rows, {})):
-        dw.tl.glmm(adata, formula, family="poisson", key_added="p", progress=False, **options, **layer)
-        dw.tl.power(adata, key="p", contrast=CONTRAST, log_fc=1.0, n_donors=[4, 8], n_cells=[50])
-    assert_same(*(dw.get.power(adata, key="p") for adata in (big, rows)))
+    for adata in (big, rows):
+        dw.tl.power(adata, key="glmm", contrast=CONTRAST, log_fc=1.0, n_donors=[4, 8], n_cells=[50])
+    assert_same(*(dw.get.power(adata, key="glmm") for adata in (big, rows)))
 
 
 # --- what is made of results --------------------------------------------------------------------------------------------
