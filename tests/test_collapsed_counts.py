@@ -272,12 +272,18 @@ def test_rows_that_do_not_have_it(cells: ad.AnnData) -> None:
             "rows can keep 'nb' and 'cloglog'. Models with family='poisson'",
         ),
         ({"glmm": ["nb", "logit"], "counts_layer": "counts"}, "glmm='logit'"),
+        ({"glmm": True, "counts_layer": "counts"}, "glmm=True: rows can keep"),
         ({"glmm": "nb"}, "name their layer with counts_layer="),
     ],
 )
 def test_what_cannot_be_kept(cells: ad.AnnData, options: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         dw.pp.collapse(cells, BY, progress=False, **options)
+
+
+def test_none_is_nothing(cells: ad.AnnData) -> None:
+    rows = dw.pp.collapse(cells, BY, counts_layer="counts", glmm=None, progress=False)
+    assert not [name for name in rows.layers if name.startswith(("nb_", "cloglog_"))]
 
 
 def test_no_counts_at_all(cells: ad.AnnData) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmarks.rscript import missing, run
-from scipy import optimize, sparse
+from scipy import optimize, sparse, special
 from tests._glmm import Array, hessian, integral, laplace, log_density
 
 import donorwise as dw
 from donorwise._core.models.glmm import derivatives, restricted
 from donorwise._core.models.glmm.families import DISTRIBUTIONS, Distribution
+from donorwise._core.models.glmm.maximise import Point, maximise
 from donorwise.errors import DataError, DesignError, DonorwiseError, DonorwiseWarning
 
 ROOT = Path(__file__).parent / "reference"
@@ -569,3 +570,38 @@ def test_models_that_cannot_be_compared_are_refused() -> None:
     for call in (lambda: nb.test(ddf="kenward-roger"), lambda: nb.test(level=95), lambda: nb.ranef("batch")):
         with pytest.raises(DonorwiseError):
             call()
+
+
+# ---------------------------------------------------------------- where the likelihood is level and no maximum
+
+
+def test_a_step_to_minus_a_standard_deviation_does_not_end_at_zero() -> None:
+    """Likelihoods are even in standard deviations, and level at zero."""
+
+    def well(x: np.ndarray) -> Point:
+        return Point(float(x @ x / 2 - (x**4).sum()), x - 4 * x**3, np.zeros(1))
+
+    found = maximise(well, np.array([0.5, 0.5]), lambda x: np.full(2, 1e-4), lambda step: 1.0)
+    assert found.converged
+    np.testing.assert_allclose(np.abs(found.x), 0.5, rtol=1e-6)
+    for start in ([0.0, 0.5], [0.0, 0.0], [-0.5, 0.0]):
+        found = maximise(well, np.array(start), lambda x: np.full(2, 1e-4), lambda step: 1.0)
+        assert found.converged
+        np.testing.assert_allclose(np.abs(found.x), 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_quad", [1, 11])
+@pytest.mark.parametrize(("family", "link"), [("binomial", "cloglog"), ("binomial", "logit"), ("poisson", "log")])
+def test_restricted_variances_are_not_below_those_of_maximum_likelihood(family: str, link: str, n_quad: int) -> None:
+    rng = np.random.default_rng(5)
+    donor = np.repeat(np.arange(8), 25 if family == "binomial" else 6)
+    obs = pd.DataFrame({"donor": donor.astype(str), "arm": np.where(donor < 4, "a", "b")})
+    eta = rng.normal(0, 1, 25) + rng.normal(0, 0.35, (8, 25))[donor]
+    Y = rng.poisson(np.exp(eta + 1)) if family == "poisson" else (rng.random(eta.shape) < special.expit(eta)) * 1
+    fits = [
+        dw.fit_glmm(Y, obs, "~ arm + (1 | donor)", family=family, link=link, n_quad=n_quad, reml=reml)
+        for reml in (True, False)
+    ]
+    restricted, maximum = (fit.varcomp()["variance"].to_numpy() for fit in fits)
+    assert (restricted >= maximum - 1e-6).all()
+    assert (restricted > maximum)[maximum > 1e-3].all()

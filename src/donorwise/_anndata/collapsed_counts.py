@@ -150,7 +150,7 @@ def _check_whole(adata: ad.AnnData, kind: str, n_nodes: int, n_tails: int) -> No
         raise DataError(f"This collapsed AnnData is not whole: it has no {', '.join(missing)}.")
 
 
-def check_glmm(glmm: str | Sequence[str], counts_layer: str | None) -> tuple[str, ...]:
+def check_glmm(glmm: str | Sequence[str] | None, counts_layer: str | None) -> tuple[str, ...]:
     """The families named by ``glmm=`` of :func:`donorwise.pp.collapse`, in the order of `KEPT`.
 
     Raises
@@ -158,7 +158,7 @@ def check_glmm(glmm: str | Sequence[str], counts_layer: str | None) -> tuple[str
     DataError
         One is not known, or there are no counts.
     """
-    names = [glmm] if isinstance(glmm, str) else list(glmm)
+    names = list(glmm) if isinstance(glmm, list | tuple | set) else [] if glmm is None else [glmm]
     unknown = next((name for name in names if name not in KEPT), None)
     if unknown is not None:
         raise DataError(

@@ -58,7 +58,7 @@ def collapse(
     covariates: str | Sequence[str] = (),
     counts_layer: str | None = None,
     depth: str | None = None,
-    glmm: str | Sequence[str] = (),
+    glmm: str | Sequence[str] | None = None,
     weights: str | FloatArray | None = None,
     log_base: str | float | None = None,
     mask_var: str | BoolArray | None = None,
@@ -98,8 +98,8 @@ def collapse(
         other.
     glmm
         What :func:`donorwise.tl.glmm` will be asked for that needs more than sums of the counts: ``"nb"``, models with
-        ``family="nb"``, ``"cloglog"``, models of detection with ``link="cloglog"``, or both. Rows then keep counts at some
-        twenty to forty depths and, for ``"nb"``, numbers of cells at as many counts: each is as large as ``X``.
+        ``family="nb"``, ``"cloglog"``, models of detection with ``link="cloglog"``, or both (a list); None for neither. Rows
+        then keep counts at some twenty to forty depths and, for ``"nb"``, numbers of cells at as many counts: each is as large as ``X``.
     {weights}
     {log_base}
     {mask_var}

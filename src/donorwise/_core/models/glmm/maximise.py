@@ -73,6 +73,7 @@ def maximise(
         values = np.linalg.eigvalsh(H)
         if values.size == 0 or (values[0] > 0 and point.gradient @ np.linalg.solve(H, point.gradient) < _CONVERGED):
             return Maximum(x, point, H, slope, n_iter, converged=True)
+        x, point = _leave(evaluate, x, point, H, share)
         x, point, used = _approach(evaluate, x, point, H, share)
         n_iter += used
     return Maximum(x, point, H, slope, n_iter, converged=False)
@@ -90,6 +91,25 @@ def differences(
         H[i] = (down.gradient - up.gradient) / (2 * step)
         slope[:, i] = (up.beta - down.beta) / (2 * step)
     return (H + H.T) / 2, slope
+
+
+def _leave(
+    evaluate: Callable[[FloatArray], Point],
+    x: FloatArray,
+    point: Point,
+    H: FloatArray,
+    share: Callable[[FloatArray], float],
+) -> tuple[FloatArray, Point]:
+    """A step off a place that is level but no maximum, the way that rises most; elsewhere x itself.
+
+    A likelihood is the same at a standard deviation and at minus it, and so level at zero: a step from s to -s leads there.
+    """
+    values, vectors = np.linalg.eigh(H)
+    level = point.gradient @ (vectors / np.abs(values)) @ (vectors.T @ point.gradient) < _CONVERGED
+    if not level or values[0] > -_FLATTEST * np.abs(values).max():
+        return x, point
+    step = vectors[:, 0] / np.sqrt(-values[0])
+    return _descend(evaluate, x, point, step * share(step)) or (x, point)
 
 
 def _approach(
