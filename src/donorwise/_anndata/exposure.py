@@ -9,6 +9,7 @@ import numpy as np
 
 from donorwise._anndata import keys
 from donorwise._core.engine.arrays import check_aligned
+from donorwise._core.engine.exposures import check_exposed
 from donorwise._core.wording import suggestion
 from donorwise.errors import DataError
 
@@ -69,15 +70,6 @@ def refuse(obs: pd.DataFrame, bad: BoolArray, what: str, instead: str) -> None:
     if bad.any():
         first = obs.index[int(np.argmax(bad))]
         raise DataError(f"{what} in {int(bad.sum()):,} of {bad.size:,} cells (the first is {first!r}): {instead}.")
-
-
-def check_exposed(kind: Distribution) -> None:
-    """Raise for a family without an exposure."""
-    if not kind.exposed:
-        raise DataError(
-            f"family={kind.name!r} with the link {kind.link!r} has no exposure; use link='cloglog', whose "
-            "coefficients are logarithms of rates, or put the logarithm of the depth into the formula."
-        )
 
 
 class Exposure(NamedTuple):

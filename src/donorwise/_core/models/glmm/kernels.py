@@ -65,7 +65,7 @@ class Work(NamedTuple):
     S, s
         Shapes (p, p, B), (p, B). The factor of S, and its inverse times what is left of the score.
     numbers
-        Shape (6, B). Of a row: eta, its exponential, score and weight; and two to spare.
+        Shape (4, B). Of a row: eta, its exponential, score and weight.
     """
 
     factor: np.ndarray
@@ -90,7 +90,7 @@ def make_work(n_components, q, p, B):
     """Room for the steps of B features."""
     return Work(
         np.empty((n_components, q, q, B)), np.empty((n_components, q, p, B)), np.empty((n_components, q, B)),
-        np.empty((p, p, B)), np.empty((p, B)), np.empty((6, B)),
+        np.empty((p, p, B)), np.empty((p, B)), np.empty((4, B)),
     )  # fmt: skip
 
 
@@ -193,8 +193,8 @@ def _add_row(X, A, k, first, weight, H, M, v, S, s):
 
 
 @loops
-def _eliminate(H, M, v, S, s, logdet, gain):
-    """Factorise I + A'WA of a component, and take its part out of S and s."""
+def eliminate(H, M, v, S, s, logdet, gain):
+    """Factorise I + A'WA of a component, take its part out of S and s, and add its part of the gain."""
     cholesky(H, logdet)
     forward(H, v)
     for i in range(v.shape[0]):
@@ -238,7 +238,7 @@ def factorise(rows, data, X, A, beta, b, work, with_height, height, logdet, logd
             if with_height:
                 add_heights(code, size, log_size, total[k], own[k], shared[k], t[k], eta, m, height)
             _add_row(X, A, k, first, weight, H, M, v, S, s)
-        _eliminate(H, M, v, S, s, logdet, gain)
+        eliminate(H, M, v, S, s, logdet, gain)
     cholesky(S, logdet_s)
     forward(S, s)
     for i in range(s.shape[0]):
