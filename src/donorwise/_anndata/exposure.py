@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from donorwise._anndata import keys
+from donorwise._core.engine import exposures
 from donorwise._core.engine.arrays import check_aligned
 from donorwise._core.engine.exposures import check_exposed
 from donorwise._core.wording import suggestion
@@ -129,6 +130,8 @@ def exposure_of(
         for measured, check in ((own, check_not_logged), (added, _check_not_raw)):
             if measured is not None:
                 check(measured.values[used], total[used])
+    else:
+        _check_alone(given, used)
     if own is None and added is None and total is not None:
         empty = used & (total <= 0)
         refuse(obs, empty, "There are no counts at all, and so no exposure,", "filter them out, or give exposure=")
@@ -138,6 +141,15 @@ def exposure_of(
     if added is None:
         return own
     return Measured(own.values * np.exp(added.values), own.text)
+
+
+def _check_alone(given: Exposure, used: BoolArray) -> None:
+    """Raise for what looks like a logarithm, or like none, by itself: there are no totals to compare it with."""
+    own, added = given
+    if own is not None:
+        exposures.check_not_logged(own.values[used], own.text)
+    if added is not None:
+        exposures.check_not_raw(added.values[used])
 
 
 def check_not_logged(
