@@ -18,14 +18,14 @@ import numpy as np
 from donorwise._core.cells.nodes import spread
 from donorwise._core.models.glmm.cell_sums import add_up, new_sums
 from donorwise._core.models.glmm.families import LOGIT
-from donorwise._core.models.glmm.kernels import backward, cholesky, eliminate, forward
+from donorwise._core.models.glmm.kernels import backward, cholesky, eliminate, forward, invert
 from donorwise._core.models.glmm.lanes import loops
 from donorwise._core.models.glmm.law_kernels import entry
 
 _LONGEST = 2.0  # change of a cell's linear predictor in a step
 _STEPS = 100
-# Twice the log-likelihood that the last step gains, to about its cube: where determinants, which have an error of its
-# root, are asked for, and where they are not.
+# Twice the log-likelihood that the last step gains (what is added for it is off by about its power 3/2): where
+# determinants, which are off by about its root, are asked for, and where they are not.
 _CONVERGED, _CONVERGED_HEIGHT = 1e-6, 1e-4
 _NEAR = 0.5  # the same of the step before, after which the last one is expected
 
@@ -298,12 +298,7 @@ def effects_of_cells(cells, y, size, basis, loadings, start, beta, b, variance):
         beta[g] = mode.beta + missing
         b[g] = mode.b + missing
         for c in range(C):
-            for i in range(q):
-                column[:] = 0.0
-                column[i] = 1.0
-                forward(mode.H[c], column)
-                backward(mode.H[c], column)
-                variance[g, c, i] = column[:, 0]
+            invert(mode.H[c], column, variance[g, c])
 
 
 @entry

@@ -9,8 +9,9 @@ interpolate), so that a row has
     logit       total eta - sum_j shared_j log(1 + exp(eta))
     cloglog     sum_j own_j log(1 - exp(-t_j exp(eta))) - total exp(eta)
 
-with `total` the counts (or successes; for cloglog the exposure of the failures), `shared_j` the cells (or trials) and
-`own_j` the counts (for cloglog the successes) of the feature, spread over the nodes.
+with `total` the counts (or successes; for cloglog the exposure of the failures), `shared_j` the cells (or trials; for
+poisson, at a node of 1, their exposure) and `own_j` the counts (for cloglog the successes) of the feature, spread over
+the nodes.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ from donorwise._core.models.glmm.lanes import add_heights, exponentials, logarit
 
 _LONGEST = 2.0  # change of a row's linear predictor in a step
 _STEPS = 60
-_CONVERGED = 1e-7  # twice the log-likelihood that the last step gains, to about its square
+_CONVERGED = (
+    1e-7  # twice the log-likelihood that the last step gains; what is added for it is off by about its power 3/2
+)
 _NEAR = 1e-3  # the same of the step before, after which the last one is expected
 
 
@@ -37,7 +39,7 @@ class Rows(NamedTuple):
     starts
         Shape (C + 1,). First row of each component, and K.
     shared, t
-        Shape (K, J). Cells (or trials) at the nodes, and the exposures there.
+        Shape (K, J). Cells, trials or exposure at the nodes (see `families`), and the exposures there.
     """
 
     code: int
@@ -164,6 +166,17 @@ def backward(L, b):
         for k in range(j + 1, b.shape[0]):
             _take_product(b[j], L[k, j], b[k])
         _divide(b[j], L[j, j])
+
+
+@loops
+def invert(L, column, out):
+    """The inverse of L L', one matrix (q, q, 1), into `out` (q, q); `column` (q, 1) is room."""
+    for i in range(out.shape[0]):
+        column[:] = 0.0
+        column[i] = 1.0
+        forward(L, column)
+        backward(L, column)
+        out[i] = column[:, 0]
 
 
 @loops
