@@ -79,6 +79,20 @@ def test_exposures_that_have_nothing_to_do_with_depth_are_taken(cells: ad.AnnDat
     assert _prepare(cells, offset=rng.normal(size=cells.n_obs)).offset
 
 
+def test_exposures_of_obs_are_checked_by_themselves(cells: ad.AnnData) -> None:
+    cells = cells.copy()
+    total = _total(cells)
+    cells.obs["log_area"], cells.obs["count"] = total / total.mean(), np.arange(cells.n_obs) % 4
+    for given in ({"exposure": np.log(total)}, {"exposure": np.log10(total)}, {"exposure": "log_area"}):
+        with pytest.raises(DataError, match=r"exposure looks like logarithms .* Pass logarithms as offset= instead"):
+            _prepare(cells, obs_keys="count", **given)
+    for raw in (total, np.round(total / 100)):
+        with pytest.raises(DataError, match=r"offset.* exposure="):
+            _prepare(cells, obs_keys="count", offset=raw)
+    for good in ({"exposure": total}, {"exposure": total / total.mean()}, {"offset": np.log(total)}):
+        assert _prepare(cells, obs_keys="count", **good).variables == ("count",)
+
+
 @pytest.mark.parametrize("name", ["exposure", "offset"])
 def test_numbers_of_cells_are_checked(cells: ad.AnnData, name: str) -> None:
     total = np.log(_total(cells)) if name == "offset" else _total(cells)

@@ -9,8 +9,9 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._core.cells.counts import Counted, bytes_of_counts, count_cells
+from donorwise._core.cells.examined import examine
 from donorwise._core.cells.matrices import read_cells
-from donorwise._core.cells.tails import choose_tails, largest_value
+from donorwise._core.cells.tails import choose_tails
 from donorwise._core.engine.sources import Source
 from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
 
@@ -163,8 +164,10 @@ class CellCountSource(Source[CountStatistics]):
 
     def reading(self, matrix: Any, features: IntArray | None) -> Source[CountStatistics]:
         """See :class:`Source`; what stands for their counts hangs on the largest."""
-        tails = None if self.tails is None else choose_tails(largest_value(matrix, features))
-        return replace(self, matrix=matrix, features=features, tails=tails)
+        if self.tails is None:
+            return replace(self, matrix=matrix, features=features)
+        seen = examine(matrix, np.full(matrix.shape[0], np.inf), features, whole=False)
+        return replace(self, matrix=matrix, features=features, tails=choose_tails(float(seen.largest.max(initial=0.0))))
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
