@@ -429,7 +429,7 @@ def table_of(log_fc: FloatArray, se: FloatArray, contrast: str = "c", group: str
 
 
 def test_log_fold_changes_that_are_shifted_as_a_whole_are_told() -> None:
-    shifted = partial(after_fit.shifted, apart=(), advice=cautions.UNCORRECTED)
+    shifted = partial(after_fit.shifted, apart=(), advice=after_fit.UNCORRECTED)
     rng = np.random.default_rng(0)
     noise, se = rng.normal(0, 0.4, 1000), rng.uniform(0.1, 0.5, 1000)
     centred, moved = table_of(noise, se), table_of(noise - 0.2, se, group="B")
