@@ -156,10 +156,13 @@ def test_trials(cells: ad.AnnData) -> None:
     with pytest.raises(DataError, match=r"has the value 8 .* from 0 to the trials, which are 7 there"):
         _prepare(cells, **of, trials=m)
     with pytest.raises(
-        DataError,
-        match=r"trials= is no whole number, one or more, in \d+ of 400 cells .*, with adata\[adata.obs\['k'\] > 0\]",
+        DataError, match=r"trials= is no whole number, zero or more, in 400 of 400 cells .*: give the number"
     ):
-        _prepare(cells, **of, trials="k")
+        _prepare(cells, **of, trials=cells.obs["m"].to_numpy() + 0.5)
+    tried = cells.obs["k"].to_numpy() > 0  # cells without trials say nothing, and are left out
+    made = _prepare(cells, **of, trials="k")
+    assert made.cells_of(0) == tried.sum() < 400
+    assert sum("cells are left out" in text for text in made.warnings) == 1
     with pytest.raises(DataError, match=r"trials= belongs to family='binomial'"):
         _prepare(cells, family="poisson", trials="m")
     with pytest.raises(DataError, match=r"response='detected' has one trial for each cell"):

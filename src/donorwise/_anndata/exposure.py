@@ -200,6 +200,13 @@ def check_trials(trials: Any | None, kind: Distribution, *, detected: bool) -> N
         raise DataError("response='detected' has one trial for each cell: leave trials= out.")
 
 
+def tried(obs: pd.DataFrame, trials: str | FloatArray | None) -> BoolArray | None:
+    """Which cells have trials, (N,): those with none say nothing, and are left out; None where there is nothing to tell."""
+    given: Any = obs.get(trials) if isinstance(trials, str) else trials
+    values = np.asarray(given)
+    return values != 0 if given is not None and values.shape == (len(obs),) else None
+
+
 def trials_of(
     obs: pd.DataFrame, trials: str | FloatArray | None, kind: Distribution, used: BoolArray, *, detected: bool
 ) -> Measured:
@@ -209,6 +216,5 @@ def trials_of(
         return Measured(np.ones(len(obs)), "")
     own = numbers_of(obs, trials, "trials", used)
     bad = (own.values < 1) | (own.values != np.floor(own.values))
-    tried = f", with adata[adata.obs[{trials!r}] > 0]" if isinstance(trials, str) else ""
-    refuse(obs, bad, "trials= is no whole number, one or more,", f"leave out cells in which nothing was tried{tried}")
+    refuse(obs, bad, "trials= is no whole number, zero or more,", "give the number of trials of each cell")
     return own
