@@ -100,10 +100,10 @@ def test_numbers_of_cells_are_checked(cells: ad.AnnData, name: str) -> None:
     wrong = {
         rf"{name}= is missing or infinite in 3 of 400 cells \(the first is 'cell_001'\): leave": _but(total, np.nan),
         rf"{name}= is missing or infinite in 2 of": _but(total, np.inf, 2),
-        rf"{name}= has shape \(10,\) for 400 cells": total[:10],
-        rf"{name}= has shape \(400, 1\) for": total[:, None],
+        rf"{name} has 10 values for 400 rows; it needs one": total[:10],
+        rf"{name} has shape \(400, 1\) for 400 rows": total[:, None],
         rf"{name}='totl' is not a column of obs; did you mean `total`\?": "totl",
-        rf"{name}= must be numbers": "donor_id",
+        rf"{name} must be numbers: a numeric column of obs": "donor_id",
         rf"The index of {name} holds the rows of obs in another order; use {name}.loc": some.iloc[::-1],
     }
     for text, given in wrong.items():

@@ -9,9 +9,8 @@ import numpy as np
 
 from donorwise._anndata import keys
 from donorwise._core.engine import exposures
-from donorwise._core.engine.arrays import check_aligned
+from donorwise._core.engine.arrays import row_values
 from donorwise._core.engine.exposures import check_exposed
-from donorwise._core.wording import suggestion
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,23 +46,9 @@ def said_of(given: Any) -> str:
 
 def numbers_of(obs: pd.DataFrame, given: Any, name: str, used: BoolArray) -> Measured:
     """A column of obs or an array as numbers (N,), finite where cells are in use, and 1 elsewhere."""
-    text = said_of(given)
-    if isinstance(given, str):
-        if given not in obs.columns:
-            raise DataError(
-                f"{name}={given!r} is not a column of obs; {suggestion(given, map(str, obs.columns), 'it has')}"
-            )
-        given = obs[given]
-    check_aligned(given, obs, name)
-    try:
-        values = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError(f"{name}= must be numbers: a numeric column of obs, or an array.") from None
-    if values.shape != (len(obs),):
-        raise DataError(f"{name}= has shape {values.shape} for {len(obs):,} cells; it needs one number for each.")
-    values = np.where(used, values, 1.0)
+    values = np.where(used, row_values(given, obs, name), 1.0)
     refuse(obs, ~np.isfinite(values), f"{name}= is missing or infinite", "leave these cells out first")
-    return Measured(values, text)
+    return Measured(values, said_of(given))
 
 
 def refuse(obs: pd.DataFrame, bad: BoolArray, what: str, instead: str) -> None:

@@ -126,7 +126,7 @@ def row_values(values: Any, obs: pd.DataFrame, what: str) -> FloatArray:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise DataError(f"{what} must be numbers.") from None
+        raise DataError(f"{what} must be numbers: a numeric column of obs, or an array.") from None
     if array.shape != (len(obs),):
         count = f"{array.size:,} values" if array.ndim < 2 else f"shape {array.shape}"
         raise DataError(f"{what} has {count} for {len(obs):,} rows; it needs one value for each row.")
