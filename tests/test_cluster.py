@@ -29,7 +29,7 @@ from donorwise._core.cells.moments import DETECTED
 from donorwise._core.cells.nodes import choose_nodes
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.segments import CodedCells
-from donorwise._core.cells.tails import choose_tails, largest_value
+from donorwise._core.cells.tails import choose_tails
 from donorwise._core.cells.threads import Budget
 from donorwise.errors import DataError
 
@@ -159,7 +159,10 @@ def test_same_as_in_memory(client, cells, source, options):
 def test_counts_of_files_use_the_client(client, cells):
     counts = open_source(cells[1] / "x.h5ad").layers["counts"]
     depth = np.asarray(cells[0].layers["counts"].sum(axis=1)).ravel().astype(float)
-    tails, nodes = choose_tails(largest_value(counts)), choose_nodes(*np.log([depth.min(), depth.max()]), "nb")
+    tails, nodes = (
+        choose_tails(cells[0].layers["counts"].max()),
+        choose_nodes(*np.log([depth.min(), depth.max()]), "nb"),
+    )
     codes = np.arange(3000) % 7
     options = {"exposure": depth, "trials": np.full(3000, 1e6), "nodes": nodes, "tails": tails, "chunk_size": 250}
     expected = count_cells(counts, codes, 7, **options)

@@ -11,9 +11,10 @@ import pytest
 from scipy import sparse, special, stats
 
 from donorwise._core.cells.counts import Counted, bytes_of_counts, count_cells
+from donorwise._core.cells.examined import examine
 from donorwise._core.cells.nodes import Nodes, choose_nodes
 from donorwise._core.cells.stored import Stored
-from donorwise._core.cells.tails import Tails, choose_tails, largest_value
+from donorwise._core.cells.tails import Tails, choose_tails
 from donorwise._core.cells.threads import BUDGET
 from donorwise.errors import DataError
 
@@ -122,8 +123,9 @@ def test_files_are_read_in_any_chunks(tmp_path, kind, compression, nodes, tails)
         X = file["X"] if kind == "dense" else ad.io.sparse_dataset(file["X"])
         by_chunk = [counted(X, codes, exposure, nodes, tails, chunk_size=c, n_jobs=2) for c in (None, 1, 7)]
         some = counted(Stored(X, keep), codes[keep], exposure[keep], nodes, tails)
-        assert largest_value(X) == LARGEST
-        assert largest_value(Stored(X, None, np.array([0, 1])), chunk_size=3) == counts[:, :2].max()
+        seen, two = (examine(own, np.full(N, np.inf)) for own in (Stored(X), Stored(X, None, np.array([0, 1]))))
+        assert seen.largest.max() == LARGEST
+        np.testing.assert_array_equal(two.largest, counts[:, :2].max(axis=1))
     for got in by_chunk:
         for field in fields(Counted):
             np.testing.assert_array_equal(getattr(got, field.name), getattr(by_chunk[0], field.name))
@@ -271,7 +273,7 @@ def test_negative_binomial_log_likelihood(name, mean):
     nodes = choose_nodes(np.log(depth).min(), np.log(depth).max(), "nb")
     for size in (0.01, 0.3, 10.0, 1000.0):
         y = rng.poisson(rate * depth * rng.gamma(size, 1 / size, depth.size))[:, None]
-        tails = choose_tails(largest_value(y))
+        tails = choose_tails(y.max())
         got = count_cells(y.astype(float), np.zeros(len(y), int), 1, exposure=depth, nodes=nodes, tails=tails)
         for r, m in ((size, rate), (size * 3, rate / 2)):
             right = stats.nbinom.logpmf(y[:, 0], r, r / (r + m * depth)).sum()

@@ -525,7 +525,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "length": ({"exposure": np.ones(3)}, "exposure has 3 values for 60 rows"),
     "missing offset": ({"offset": np.full(60, np.nan)}, "offset must be finite; 60 are not"),
     "trials of counts": ({"trials": "m"}, "has no trials; family='binomial'"),
-    "exposure of logit": ({"family": "binomial", "exposure": "depth"}, "has no exposure. Use link='cloglog'"),
+    "exposure of logit": ({"family": "binomial", "exposure": "depth"}, "has no exposure; use link='cloglog'"),
     "counts as yes": ({"family": "binomial"}, "0 or 1, or booleans"),
     "more than trials": ({"family": "binomial", "trials": np.full(60, 2)}, "whole numbers from 0 to the trials"),
     "broken trials": ({"family": "binomial", "trials": "e"}, "trials must be whole numbers"),

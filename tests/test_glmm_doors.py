@@ -141,7 +141,7 @@ def test_power_grows_and_agrees_with_the_fitted_study(case: str, results: dict[s
     (statistics,), fit = made.statistics([0]), made.fit(0, made.statistics([0])[0], lambda n: None)
     planner, L = made.planner(0, statistics, fit), np.eye(len(statistics.design.fixed_names))[[1]]
     known = planner.from_estimates(fit.models[0], L)
-    cells = np.bincount(made.donors(0).codes[statistics.counts.pattern], weights=statistics.counts.n_obs)
+    cells = np.bincount(made.donors(0).codes[statistics.pattern], weights=statistics.counts.n_obs)
     same = fit.models[0].with_cells(np.ones(statistics.counts.n_obs.size))
     np.testing.assert_allclose(same.law(known.points, L).scale[..., 0] ** 2, known.variance, rtol=1e-10)
     more, fewer = (planner.at(int(n), known, L).variance for n in (10 * cells.max(), cells.min() / 4))
@@ -152,7 +152,7 @@ def test_power_grows_and_agrees_with_the_fitted_study(case: str, results: dict[s
 
 def test_twice_the_cells_are_the_data_twice(fitted: dict[str, ad.AnnData]) -> None:
     """What is planned for twice the cells of every donor is the law of data in which every cell stands twice."""
-    for case in ("nb of few", "poisson of cells"):
+    for case in ("nb of few", "nb of cells", "poisson of cells"):
         formula, options = CASES[case]
         once = cohort(formula)
         twice = ad.concat([once, once], index_unique="-", merge="same")

@@ -79,6 +79,20 @@ def test_exposures_that_have_nothing_to_do_with_depth_are_taken(cells: ad.AnnDat
     assert _prepare(cells, offset=rng.normal(size=cells.n_obs)).offset
 
 
+def test_exposures_of_obs_are_checked_by_themselves(cells: ad.AnnData) -> None:
+    cells = cells.copy()
+    total = _total(cells)
+    cells.obs["log_area"], cells.obs["count"] = total / total.mean(), np.arange(cells.n_obs) % 4
+    for given in ({"exposure": np.log(total)}, {"exposure": np.log10(total)}, {"exposure": "log_area"}):
+        with pytest.raises(DataError, match=r"exposure looks like logarithms .* Pass logarithms as offset= instead"):
+            _prepare(cells, obs_keys="count", **given)
+    for raw in (total, np.round(total / 100)):
+        with pytest.raises(DataError, match=r"offset.* exposure="):
+            _prepare(cells, obs_keys="count", offset=raw)
+    for good in ({"exposure": total}, {"exposure": total / total.mean()}, {"offset": np.log(total)}):
+        assert _prepare(cells, obs_keys="count", **good).variables == ("count",)
+
+
 @pytest.mark.parametrize("name", ["exposure", "offset"])
 def test_numbers_of_cells_are_checked(cells: ad.AnnData, name: str) -> None:
     total = np.log(_total(cells)) if name == "offset" else _total(cells)
@@ -142,10 +156,13 @@ def test_trials(cells: ad.AnnData) -> None:
     with pytest.raises(DataError, match=r"has the value 8 .* from 0 to the trials, which are 7 there"):
         _prepare(cells, **of, trials=m)
     with pytest.raises(
-        DataError,
-        match=r"trials= is no whole number, one or more, in \d+ of 400 cells .*, with adata\[adata.obs\['k'\] > 0\]",
+        DataError, match=r"trials= is no whole number, zero or more, in 400 of 400 cells .*: give the number"
     ):
-        _prepare(cells, **of, trials="k")
+        _prepare(cells, **of, trials=cells.obs["m"].to_numpy() + 0.5)
+    tried = cells.obs["k"].to_numpy() > 0  # cells without trials say nothing, and are left out
+    made = _prepare(cells, **of, trials="k")
+    assert made.cells_of(0) == tried.sum() < 400
+    assert sum("cells are left out" in text for text in made.warnings) == 1
     with pytest.raises(DataError, match=r"trials= belongs to family='binomial'"):
         _prepare(cells, family="poisson", trials="m")
     with pytest.raises(DataError, match=r"response='detected' has one trial for each cell"):

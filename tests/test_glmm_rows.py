@@ -91,7 +91,8 @@ def of_cells(options: dict[str, Any]) -> dict[str, Any]:
     return {"layer": "counts"} | options
 
 
-LOOSE = dict.fromkeys(("se", "ci_low", "ci_high", "statistic", "cond_sd"), 5e-4) | {"df": 5e-3, "p_value": 1e-5}
+LOOSE = dict.fromkeys(("se", "ci_low", "ci_high", "statistic", "cond_sd"), 5e-4) | {"df": 2e-2, "p_value": 1e-5}
+LOOSE |= dict.fromkeys(("power", "q10", "median", "q90"), 5e-5)
 """What hangs on where a likelihood is highest, which is known to the root of what its values are off by."""
 
 
@@ -140,7 +141,7 @@ def test_log_likelihoods_are_those_of_the_cells(case: str, cells: ad.AnnData) ->
         model = analysis.fitting(0)(statistics).models[0]
         laws.append(model.law(tensor([axis[::4] for axis in model.axes(np.ones(1))]), analysis.contrasts[0].L))
     np.testing.assert_allclose(laws[1].loglik, laws[0].loglik, rtol=1e-11, atol=1e-8)
-    np.testing.assert_allclose(laws[1].root, laws[0].root, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(laws[1].root, laws[0].root, rtol=1e-6, atol=2e-5)  # a root of their difference
 
 
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
@@ -208,6 +209,9 @@ def test_numbers_that_differ_within_patterns(cells: ad.AnnData) -> None:
         dw.tl.influence(adata, key="glmm", variables=names, contrast="time", progress=False)
     assert_same(*(dw.get.influence(adata, key="glmm", by="donor") for adata in (big, rows)))
     assert_same(*(dw.get.ranef(adata, names, key="glmm") for adata in (big, rows)))
+    for adata in (big, rows):
+        dw.tl.power(adata, key="glmm", contrast=CONTRAST, log_fc=1.0, n_donors=[4, 8], n_cells=[50])
+    assert_same(*(dw.get.power(adata, key="glmm") for adata in (big, rows)))
 
 
 # --- what is made of results --------------------------------------------------------------------------------------------
@@ -288,6 +292,9 @@ def test_depth_is_the_exposure(cells: ad.AnnData) -> None:
     assert_results(cells, fit(rows, DONORS, {"mask_var": "some"}))
     assert_results(cells, _as(rows, options))
     assert read_params(rows, keys.GLMM)["exposure"] == "effective_depth"
+    for own, words in ((collapsed(cells), "Where some genes respond"), (rows, "That is left after")):
+        said = prepare_glmm(own, DONORS).when_shifted
+        assert said.startswith(words) and "dw.pp.collapse(depth='effective_depth')" in said
 
 
 def test_depths_that_are_none_or_different(cells: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ from tests._batch import run
 import donorwise as dw
 from donorwise._anndata.prepare import prepare_lmm
 from donorwise._core.cells.size_factors import FEWEST_GENES, UnitCounts, median_ratio, size_factors, tmm
-from donorwise._core.engine import cautions
+from donorwise._core.engine import after_fit
 from donorwise._core.engine.run import of_covariates
 from donorwise._typing import FloatArray
 from donorwise.errors import DonorwiseError
@@ -429,7 +429,7 @@ def table_of(log_fc: FloatArray, se: FloatArray, contrast: str = "c", group: str
 
 
 def test_log_fold_changes_that_are_shifted_as_a_whole_are_told() -> None:
-    shifted = partial(cautions.shifted, apart=(), advice=cautions.UNCORRECTED)
+    shifted = partial(after_fit.shifted, apart=(), advice=after_fit.UNCORRECTED)
     rng = np.random.default_rng(0)
     noise, se = rng.normal(0, 0.4, 1000), rng.uniform(0.1, 0.5, 1000)
     centred, moved = table_of(noise, se), table_of(noise - 0.2, se, group="B")

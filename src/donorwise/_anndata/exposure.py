@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from donorwise._anndata import keys
+from donorwise._core.engine import exposures
 from donorwise._core.engine.arrays import check_aligned
+from donorwise._core.engine.exposures import check_exposed
 from donorwise._core.wording import suggestion
 from donorwise.errors import DataError
 
@@ -71,15 +73,6 @@ def refuse(obs: pd.DataFrame, bad: BoolArray, what: str, instead: str) -> None:
         raise DataError(f"{what} in {int(bad.sum()):,} of {bad.size:,} cells (the first is {first!r}): {instead}.")
 
 
-def check_exposed(kind: Distribution) -> None:
-    """Raise for a family without an exposure."""
-    if not kind.exposed:
-        raise DataError(
-            f"family={kind.name!r} with the link {kind.link!r} has no exposure; use link='cloglog', whose "
-            "coefficients are logarithms of rates, or put the logarithm of the depth into the formula."
-        )
-
-
 class Exposure(NamedTuple):
     """What was given for exposures, checked by itself; None where nothing was."""
 
@@ -137,6 +130,8 @@ def exposure_of(
         for measured, check in ((own, check_not_logged), (added, _check_not_raw)):
             if measured is not None:
                 check(measured.values[used], total[used])
+    else:
+        _check_alone(given, used)
     if own is None and added is None and total is not None:
         empty = used & (total <= 0)
         refuse(obs, empty, "There are no counts at all, and so no exposure,", "filter them out, or give exposure=")
@@ -146,6 +141,15 @@ def exposure_of(
     if added is None:
         return own
     return Measured(own.values * np.exp(added.values), own.text)
+
+
+def _check_alone(given: Exposure, used: BoolArray) -> None:
+    """Raise for what looks like a logarithm, or like none, by itself: there are no totals to compare it with."""
+    own, added = given
+    if own is not None:
+        exposures.check_not_logged(own.values[used], own.text)
+    if added is not None:
+        exposures.check_not_raw(added.values[used])
 
 
 def check_not_logged(
@@ -196,6 +200,13 @@ def check_trials(trials: Any | None, kind: Distribution, *, detected: bool) -> N
         raise DataError("response='detected' has one trial for each cell: leave trials= out.")
 
 
+def tried(obs: pd.DataFrame, trials: str | FloatArray | None) -> BoolArray | None:
+    """Which cells have trials, (N,): those with none say nothing, and are left out; None where there is nothing to tell."""
+    given: Any = obs.get(trials) if isinstance(trials, str) else trials
+    values = np.asarray(given)
+    return values != 0 if given is not None and values.shape == (len(obs),) else None
+
+
 def trials_of(
     obs: pd.DataFrame, trials: str | FloatArray | None, kind: Distribution, used: BoolArray, *, detected: bool
 ) -> Measured:
@@ -205,6 +216,5 @@ def trials_of(
         return Measured(np.ones(len(obs)), "")
     own = numbers_of(obs, trials, "trials", used)
     bad = (own.values < 1) | (own.values != np.floor(own.values))
-    tried = f", with adata[adata.obs[{trials!r}] > 0]" if isinstance(trials, str) else ""
-    refuse(obs, bad, "trials= is no whole number, one or more,", f"leave out cells in which nothing was tried{tried}")
+    refuse(obs, bad, "trials= is no whole number, zero or more,", "give the number of trials of each cell")
     return own

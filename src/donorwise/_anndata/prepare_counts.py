@@ -17,7 +17,7 @@ from donorwise._anndata import (
     keys,
     resolve_response,
 )
-from donorwise._anndata.exposure import check_exposed, exposure_of, given_exposure, said_of, trials_of
+from donorwise._anndata.exposure import exposure_of, given_exposure, said_of, trials_of, tried
 from donorwise._anndata.prepare import audit_cells, check_random, read_columns
 from donorwise._anndata.prepare_count_rows import rows_data, rows_response
 from donorwise._anndata.roles import known_columns, known_donor, said_of_labels, with_labels
@@ -29,6 +29,7 @@ from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import effective_jobs, pass_jobs
 from donorwise._core.engine.count_sources import CellCountSource
+from donorwise._core.engine.exposures import check_exposed
 from donorwise._core.engine.glmm import GlmmAnalysis
 from donorwise._core.engine.groups import group_columns
 from donorwise._core.engine.results import resolve_by_group, tasks_by_group
@@ -123,8 +124,9 @@ def assemble_glmm(
     read = read_columns(adata, parsed, roles, groupby, columns, moments=False) if collapsed else None
     obs = with_labels(cell_frame(adata, read), roles, parsed)
     tasks = tasks_by_group(
-        parsed, obs, groupby, rows_each=_CELLS_EACH, residual=kind.has_residual(of_many=trials is not None)
-    )
+        parsed, obs, groupby, rows=None if collapsed else tried(obs, trials), rows_each=_CELLS_EACH,
+        residual=kind.has_residual(of_many=trials is not None),
+    )  # fmt: skip
     check_random(tasks)
     check_variances(tasks)
     names, asked = resolve_by_group(tasks, contrasts)

@@ -62,8 +62,9 @@ def composition(
     {contrasts}
     ddf
         How a test allows for what is unknown about the variances. ``"moderated"``, with 100 types or more, learns a prior
-        of the variances from all. With fewer, ``"between-within"`` takes its place: the t distribution, with the degrees of freedom of the design, of the signed root
-        of the likelihood ratio at the estimated variances. ``"wald"``: a z-test, to compare with other programs.
+        of the variances from all. With fewer, ``"between-within"`` takes its place: the t distribution, with the degrees
+        of freedom of the design, of the signed root of the likelihood ratio at the estimated variances. ``"wald"``: a
+        z-test, to compare with other programs.
     {key_added}
     {n_jobs}
     {progress}

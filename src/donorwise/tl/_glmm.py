@@ -71,7 +71,8 @@ def glmm(
         ``"detected"`` asks whether a count is above zero, without a second matrix.
     exposure
         On the scale of counts: a column of obs, such as ``"effective_depth"`` of :func:`donorwise.pp.size_factors`, or
-        an array. None takes each cell's total over all genes of the layer. Collapsed rows have it in them, as
+        an array. None takes each cell's total over all genes of the layer (1 for columns of obs and tables in ``obsm``).
+        Collapsed rows have it in them, as
         ``depth=`` of :func:`donorwise.pp.collapse` gave it, and take no offset.
     offset
         The same on the logarithmic scale; with `exposure`, both.

@@ -260,38 +260,3 @@ def add_cells(
                 spread(kept.at, kept.weight, np.log(exposure[i]), cell)
                 for j in range(cell.size):
                     shared[k, j] += trials[i] * cell[j]
-
-
-@njit(nogil=True, cache=True)
-def csr_maxima(
-    data: NDArray[Any],
-    indices: NDArray[Any],
-    indptr: NDArray[Any],
-    position: NDArray[np.int32] | None,
-    cells: Segmented,
-    largest: FloatArray,
-    segments: IntArray,
-) -> None:
-    """Largest values (S, G) of some segments."""
-    n_features = largest.shape[1]
-    for s in segments:
-        to = largest[s]
-        for r in range(cells.starts[s], cells.starts[s + 1]):
-            row = cells.order[r]
-            for p in range(indptr[row], indptr[row + 1]):
-                g = np.int64(indices[p] if position is None else position[indices[p]])
-                if g < n_features:
-                    y = np.float64(data[p])
-                    to[g] = y if to[g] < y < np.inf else to[g]
-
-
-@njit(nogil=True, cache=True)
-def dense_maxima(values: NDArray[Any], start: int, cells: Segmented, largest: FloatArray, segments: IntArray) -> None:
-    """Largest values of rows whose columns are the features from `start` on."""
-    for s in segments:
-        to = largest[s]
-        for r in range(cells.starts[s], cells.starts[s + 1]):
-            row = values[cells.order[r]]
-            for j in range(len(row)):
-                y = np.float64(row[j])
-                to[start + j] = y if to[start + j] < y < np.inf else to[start + j]

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
-from donorwise._core.cells.chunks import SparseChunk
-from donorwise._core.cells.collapse import accumulate
-from donorwise._core.cells.count_kernels import Kept, add_tails, csr_maxima, dense_maxima
-from donorwise._core.cells.measures import ByPattern, Measure
+from donorwise._core.cells.count_kernels import Kept, add_tails
 from donorwise._core.cells.nodes import barycentric, chebyshev, loadings
-from donorwise._core.cells.threads import BUDGET, Budget, run_on_segments
 from donorwise._typing import FloatArray
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-
-    from donorwise._core.cells.chunks import Chunk
-    from donorwise._core.cells.segments import Segments
 
 _EXACT = 8  # counts that have a place of their own in any case
 _TAIL_NUMBERS = range(4, 65, 2)
@@ -101,50 +94,3 @@ def _tail_error(at: FloatArray, largest: float) -> float:
 
     right = phi(x)
     return float((np.abs(right - loadings(at, x) @ phi(at)) / (1.0 + np.abs(right))).max())
-
-
-@dataclass(frozen=True, slots=True)
-class Largest(ByPattern):
-    """Largest value of each feature, 0 where all are below, (K, G)."""
-
-    value: FloatArray
-    of_features: ClassVar[tuple[str, ...]] = ("value",)
-
-    def merge(self, other: Largest) -> Largest:
-        """The larger one."""
-        return Largest(np.maximum(self.value, other.value))
-
-
-@dataclass(frozen=True, slots=True)
-class Maxima(Measure[Largest]):
-    """The largest values of features."""
-
-    def empty(self, segments: Segments, n_features: int) -> Largest:
-        """Zeros."""
-        return Largest(np.zeros((len(segments.n_obs), n_features)))
-
-    def add(self, running: Largest, chunk: Chunk, n_jobs: int | None) -> None:
-        """Look at the rows of a chunk."""
-        if isinstance(chunk, SparseChunk):
-            run_on_segments(partial(csr_maxima, *chunk, running.value), chunk.cells, chunk.data.size, n_jobs)
-        else:
-            run_on_segments(partial(dense_maxima, *chunk, running.value), chunk.cells, chunk.values.size, n_jobs)
-
-
-def largest_value(
-    matrix: Any,
-    features: ArrayLike | None = None,
-    *,
-    codes: ArrayLike | None = None,
-    n_jobs: int | None = 1,
-    chunk_size: int | None = None,
-    progress: bool = False,
-    budget: Budget = BUDGET,
-) -> float:
-    """Largest finite value of some features (all if None) in the rows whose code is not -1 (all if None); 0 if all are below."""
-    used = np.zeros(matrix.shape[0], dtype=np.int32) if codes is None else np.minimum(codes, 0)
-    (found,) = accumulate(
-        matrix, used, 1, (Maxima(),), features=features, n_jobs=n_jobs, chunk_size=chunk_size, progress=progress,
-        budget=budget,
-    )  # fmt: skip
-    return float(found.value.max(initial=0.0))

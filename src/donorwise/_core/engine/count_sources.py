@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 from donorwise._core.cells.counts import Counted, bytes_of_counts, count_cells
+from donorwise._core.cells.examined import examine
 from donorwise._core.cells.matrices import read_cells
-from donorwise._core.cells.tails import choose_tails, largest_value
+from donorwise._core.cells.tails import choose_tails
 from donorwise._core.engine.sources import Source
 from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
 
@@ -26,6 +27,17 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 
+class Parts(NamedTuple):
+    """Rows that are parts of patterns: the pattern (rows,) of each, and the covariates (rows, m) that tell them apart."""
+
+    pattern: IntArray
+    covariates: FloatArray
+
+    def take(self, rows: IntArray) -> Parts:
+        """Some rows, the patterns that these are of renumbered without gaps."""
+        return Parts(np.unique(self.pattern[rows], return_inverse=True)[1].ravel(), self.covariates[rows])
+
+
 @dataclass(frozen=True, slots=True)
 class CountStatistics:
     """What the cells of one task say about counts, row by row: patterns of its design, or parts of these (single cells).
@@ -36,19 +48,23 @@ class CountStatistics:
         The design of the patterns.
     counts
         The data of the rows.
-    covariates
-        Shape (rows, m). What differs between the rows of a pattern; None where the rows are patterns.
+    parts
+        What differs between the rows of a pattern; None where the rows are patterns.
     """
 
     design: Design
     counts: PatternCounts | CellCounts
-    covariates: FloatArray | None = None
+    parts: Parts | None = None
+
+    @property
+    def pattern(self) -> IntArray:
+        """Pattern of the design of each row."""
+        return np.arange(self.design.n_patterns) if self.parts is None else self.parts.pattern
 
     @property
     def of_rows(self) -> Design:
         """The design, whose patterns are the rows."""
-        covariates = self.covariates
-        return self.design if covariates is None else self.design.on_rows(self.counts.pattern, covariates)
+        return self.design if self.parts is None else self.design.on_rows(*self.parts)
 
     def take_features(self, features: IntArray) -> CountStatistics:
         """The statistics of some features, renumbered in the order given."""
@@ -56,9 +72,9 @@ class CountStatistics:
 
     def take_patterns(self, patterns: IntArray) -> CountStatistics:
         """Without the cells of the other patterns."""
-        rows = np.flatnonzero(np.isin(self.counts.pattern, patterns))
-        covariates = None if self.covariates is None else self.covariates[rows]
-        return CountStatistics(self.design.take(np.sort(patterns)), self.counts.take(rows), covariates)
+        rows = np.flatnonzero(np.isin(self.pattern, patterns))
+        parts = None if self.parts is None else self.parts.take(rows)
+        return CountStatistics(self.design.take(np.sort(patterns)), self.counts.take(rows), parts)
 
     def relabelled(self, design: Design) -> CountStatistics:
         """The same cells under another design with the same patterns."""
@@ -131,7 +147,7 @@ class CellCountSource(Source[CountStatistics]):
         pattern, trials = design.codes[used].astype(np.int64), np.ones(used.size)
         trials = trials if self.trials is None else self.trials[used]
         counts = CellCounts(self.distribution, matrix, self.exposure[used], trials, pattern)
-        return CountStatistics(design, counts, design.covariates[used])
+        return CountStatistics(design, counts, Parts(pattern, design.covariates[used]))
 
     def per_cell(self, n_cells: int) -> tuple[FloatArray, FloatArray]:
         """See :class:`Source`."""
@@ -148,12 +164,15 @@ class CellCountSource(Source[CountStatistics]):
 
     def reading(self, matrix: Any, features: IntArray | None) -> Source[CountStatistics]:
         """See :class:`Source`; what stands for their counts hangs on the largest."""
-        tails = None if self.tails is None else choose_tails(largest_value(matrix, features))
-        return replace(self, matrix=matrix, features=features, tails=tails)
+        if self.tails is None:
+            return replace(self, matrix=matrix, features=features)
+        seen = examine(matrix, np.full(matrix.shape[0], np.inf), features, whole=False)
+        return replace(self, matrix=matrix, features=features, tails=choose_tails(float(seen.largest.max(initial=0.0))))
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
-        return _bytes(tasks, n_features, self.nodes, self.tails)
+        n = sum(task.design.n_patterns for task in tasks if task.design is not None)
+        return _bytes(n, n_features, self.nodes, self.tails)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,12 +210,15 @@ class RowCountSource(Source[CountStatistics]):
         used, each = np.flatnonzero(codes >= 0), np.full(codes.size, -1)
         each[used] = np.arange(used.size)
         counts = _patterns(self.distribution, self.rows.patterns(each, used.size, self.features), nodes, tails)
-        counts = replace(counts, of_pattern=codes[used].astype(np.int64))
-        return CountStatistics(design, counts, design.covariates[self.starts[used]])
+        return CountStatistics(
+            design, counts, Parts(codes[used].astype(np.int64), design.covariates[self.starts[used]])
+        )
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
-        return _bytes(tasks, n_features, self.rows.nodes, self.rows.tails)
+        designs = (task.design for task in tasks if task.design is not None)
+        n = sum(int((d.codes[self.starts] >= 0).sum()) if d.covariates.shape[1] else d.n_patterns for d in designs)
+        return _bytes(n, n_features, self.rows.nodes, self.rows.tails)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +270,6 @@ def _patterns(distribution: Distribution, counted: Counted, nodes: Nodes | None,
     return PatternCounts(distribution, counted, exposures, np.empty(0) if tails is None else tails.values)
 
 
-def _bytes(tasks: Sequence[Task], n_features: int, nodes: Nodes | None, tails: Tails | None) -> int:
-    n = sum(task.design.n_patterns for task in tasks if task.design is not None)
+def _bytes(n_rows: int, n_features: int, nodes: Nodes | None, tails: Tails | None) -> int:
     sizes = (0 if nodes is None else nodes.at.size, 0 if tails is None else tails.values.size)
-    return bytes_of_counts(n, n_features, *sizes)
+    return bytes_of_counts(n_rows, n_features, *sizes)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _LOGS = (1.5, 20.0)  # logarithms of depths lie here; depths lie above, factors about 1
 _LARGEST_LOG = 25.0  # exp of which no one has counted
+_LOG_NAMES = ("log_", "log1p", "log10", "log2", "ln_")
 
 
 def read_offset(exposure: Any, offset: Any, obs: pd.DataFrame, distribution: Distribution) -> FloatArray:
@@ -30,39 +31,55 @@ def read_offset(exposure: Any, offset: Any, obs: pd.DataFrame, distribution: Dis
     """
     out = np.zeros(len(obs))
     if exposure is not None:
-        if not distribution.exposed:
-            raise DataError(
-                f"family={distribution.name!r} with the link {distribution.link!r} has no exposure. Use link='cloglog', in "
-                "which the exposure multiplies the rate of detection, or make it a covariate of the formula."
-            )
+        check_exposed(distribution)
         own = row_values(exposure, obs, "exposure")
         check_each(
             np.isfinite(own) & (own > 0),
             own,
             "exposure must be positive and finite; {}. Drop those rows before the fit.",
         )
-        if _looks_logged(own) or _called_log(exposure):
-            raise DataError(
-                f"exposure looks like logarithms (from {own.min():.4g} to {own.max():.4g}); it must be on the scale of the "
-                "counts, such as the total counts of a cell. Pass logarithms as offset= instead (or, if these are none, "
-                "their logarithm: offset=np.log(exposure))."
-            )
+        check_not_logged(own, name_of(exposure))
         out += np.log(own)
     if offset is not None:
         own = row_values(offset, obs, "offset")
         check_each(np.isfinite(own), own, "offset must be finite; {}. Drop those rows before the fit.")
-        if _looks_raw(own):
-            raise DataError(
-                f"offset does not look like logarithms (from {own.min():.4g} to {own.max():.4g}); it is added to the linear "
-                "predictor. Pass depths, or other values on the scale of the counts, as exposure= instead."
-            )
+        check_not_raw(own)
         out += own
     return out
 
 
-def _called_log(values: Any) -> bool:
+def check_exposed(distribution: Distribution) -> None:
+    """Raise for a family without an exposure."""
+    if not distribution.exposed:
+        raise DataError(
+            f"family={distribution.name!r} with the link {distribution.link!r} has no exposure; use link='cloglog', whose "
+            "coefficients are logarithms of rates, or put the logarithm of the depth into the formula."
+        )
+
+
+def check_not_logged(values: FloatArray, name: str) -> None:
+    """Raise where exposures, in a column of this name, look like logarithms by themselves."""
+    if _looks_logged(values) or name.lower().startswith(_LOG_NAMES):
+        raise DataError(
+            f"exposure looks like logarithms (from {values.min():.4g} to {values.max():.4g}); it must be on the scale of the "
+            "counts, such as the total counts of a cell. Pass logarithms as offset= instead (or, if these are none, "
+            "their logarithm: offset=np.log(exposure))."
+        )
+
+
+def check_not_raw(values: FloatArray) -> None:
+    """Raise where offsets look like no logarithms by themselves."""
+    if _looks_raw(values):
+        raise DataError(
+            f"offset does not look like logarithms (from {values.min():.4g} to {values.max():.4g}); it is added to the linear "
+            "predictor. Pass depths, or other values on the scale of the counts, as exposure= instead."
+        )
+
+
+def name_of(values: Any) -> str:
+    """What a column is called; empty for an array."""
     name = values if isinstance(values, str) else getattr(values, "name", None)
-    return isinstance(name, str) and name.lower().startswith(("log_", "log1p", "log10", "log2", "ln_"))
+    return name if isinstance(name, str) else ""
 
 
 def _looks_logged(values: FloatArray) -> bool:

@@ -30,7 +30,6 @@ from donorwise._core.engine.tasks import Task
 from donorwise._core.inference.likelihood_ratio import check_nested, extra_parameters, n_parameters
 from donorwise._core.jobs import workers
 from donorwise._core.models.glmm.exact import fit_exactly
-from donorwise._core.models.glmm.families import CLOGLOG, LOGIT
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm.components import theta_names
 from donorwise._typing import ALL, STATUSES, check_option
@@ -324,17 +323,10 @@ class GLMMFit:
         True
         """
         spreads = np.array([f.spreads for f in self._features.fits]).reshape(len(self._features.fits), -1)
-        total = spreads.sum(axis=1) + self._latent()
+        mean = np.array([f.mean for f in self._features.fits])
+        total = spreads.sum(axis=1) + self._features.distribution.latent_variance(mean, self.size)
         index = pd.Index(self.variables, name="variable")
         return long_partition(pd.DataFrame(spreads / total[:, None], index, term_labels(self.design)), "icc")
-
-    def _latent(self) -> FloatArray:
-        """Variance of the distribution about the linear predictor, (G,)."""
-        known = {LOGIT: np.pi**2 / 3, CLOGLOG: np.pi**2 / 6}.get(self._features.distribution.code)
-        if known is not None:
-            return np.full(len(self._features.fits), known)
-        mean = np.array([f.mean for f in self._features.fits])
-        return np.log1p(1 / mean + (1 / self.size if self._features.distribution.dispersed else 0.0))
 
     def ranef(self, group: str | None = None) -> pd.DataFrame:
         """Conditional modes of the random effects and their conditional sd, in units of the linear predictor.
@@ -383,14 +375,8 @@ class GLMMFit:
         """
         if not self.reml:
             return self
-        return fit_features(
-            self.design,
-            self._features.distribution,
-            self.variables,
-            self._features.data,
-            n_quad=self.n_quad,
-            reml=False,
-        )
+        own = self._features
+        return fit_features(self.design, own.distribution, self.variables, own.data, n_quad=self.n_quad, reml=False)
 
 
 def fit_features(

@@ -114,9 +114,10 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     @property
     def when_shifted(self) -> str:
         """See :class:`Analysis`."""
-        own = f"{COMPOSITION}exposure={EFFECTIVE!r}, a column that dw.pp.size_factors makes, corrects that."
+        how = f"exposure={EFFECTIVE!r}" if self.source.from_cells else f"dw.pp.collapse(depth={EFFECTIVE!r})"
+        own = f"{COMPOSITION}{how}, a column that dw.pp.size_factors makes, corrects that."
         if self.exposure == EFFECTIVE:
-            own = CORRECTED.format(f"exposure={EFFECTIVE!r}")
+            own = CORRECTED.format(how)
         return own if self.distribution.counts else own + _OF_DETECTION
 
     @property
@@ -135,7 +136,7 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
 
     def planner(self, number: int, statistics: CountStatistics, fit: CountFit) -> CountPlanner:
         """See :class:`Analysis`."""
-        return CountPlanner(self.donors(number).codes[statistics.counts.pattern], statistics.counts)
+        return CountPlanner(self.donors(number).codes[statistics.pattern], statistics.counts)
 
     def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
         """See :class:`Analysis`."""

@@ -23,10 +23,7 @@ from donorwise._core.models.lmm.components import covariances, relative_covarian
 
 if TYPE_CHECKING:
     from donorwise._core.engine.count_fits import CountFit
-    from donorwise._core.models.glmm.model import GLMM
     from donorwise._typing import FloatArray
-
-_LATENT = {"logit": np.pi**2 / 3, "cloglog": np.pi**2 / 6}
 
 
 def varcomp_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
@@ -42,11 +39,7 @@ def varcomp_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
 
 
 def partition_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
-    """Shares of the variance of the latent response: fixed effects, terms, residual (Nakagawa et al. 2017).
-
-    Of log rates the residual is log(1 + 1/mean + 1/size) (J R Soc Interface 14:20170213, eq. 5.8), of log odds pi²/3, of the
-    complementary log-log pi²/6.
-    """
+    """Shares of the variance of the latent response: fixed effects, terms, residual (see `Distribution.latent_variance`)."""
     model, own = fit.models[0], points[fit.models[0].features]
     equations = model.rows.equations
     gamma = with_covariances(equations, own)
@@ -56,17 +49,11 @@ def partition_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
     ]
     beta = coefficients_near(model, own)
     fixed = np.einsum("ga,ab,gb->g", beta, equations.spread, beta)
-    values = np.stack([fixed, *terms, _residual(model)], axis=1)
+    residual = model.distribution.latent_variance(model.mean / model.n_obs, model.size)
+    values = np.stack([fixed, *terms, residual], axis=1)
     shares = fit.spread(values / values.sum(axis=1, keepdims=True))
     index = pd.Index(fit.variables, name="variable")
     return pd.DataFrame(shares, index=index, columns=[FIXED, *term_labels(fit.design), RESIDUAL])
-
-
-def _residual(model: GLMM) -> FloatArray:
-    if model.distribution.counts:
-        dispersion = 1 / model.size if model.distribution.dispersed else 0.0
-        return np.asarray(np.log1p(model.n_obs / model.mean + dispersion))
-    return np.full(model.features.size, _LATENT[model.distribution.link])
 
 
 def ranef_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:

@@ -112,7 +112,7 @@ def learn(models: Sequence[Model], start: Prior | None = None, n_jobs: int = 1, 
     features: list[IntArray] = []
     for model in models:
         chosen = _learned_from(model, rank)
-        made = in_threads(model.on(points).loglik, chunks(chosen, len(points), chunk), n_jobs)
+        made = in_threads(model.on(points).loglik, chunks(chosen, len(points), chunk, model.most_together), n_jobs)
         loglik += made
         features.append(model.features[chosen])
     together: FloatArray = np.concatenate(loglik)
@@ -180,7 +180,9 @@ def moderated_tests(
         summaries = _summaries(law, weight, np.full(len(L), law.nu), level)
         return _Made(summaries, weight @ points, grid.log_fc(at, law, weight))
 
-    return _tested(model, L, list(in_threads(test, chunks(model.usable, len(points), size), n_jobs)))
+    return _tested(
+        model, L, list(in_threads(test, chunks(model.usable, len(points), size, model.most_together), n_jobs))
+    )
 
 
 def tests_by_law(model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int = 1) -> Tested:
@@ -198,9 +200,8 @@ def tests_by_law(model: Model, L: FloatArray, ddf: str, level: float, n_jobs: in
         summaries = _deviates(law, best, level) if ddf == "wald" else _summaries(law, best, df, level)
         return _Made(summaries, best @ points, grid.log_fc(at, law, best))
 
-    return _tested(
-        model, L, list(in_threads(test, chunks(model.usable, len(points), BUDGET // max(len(L), 1)), n_jobs))
-    )
+    own = chunks(model.usable, len(points), BUDGET // max(len(L), 1), model.most_together)
+    return _tested(model, L, list(in_threads(test, own, n_jobs)))
 
 
 class _Made(NamedTuple):
@@ -246,7 +247,7 @@ def p_values(model: Model, L: FloatArray, learned: Learned) -> tuple[FloatArray,
     """Estimates and p-values (G,) of one contrast L (1, p), without the quantiles that cost most of a test."""
     grid, few = model.on(learned.points, L), model.status(L)[:, 0] == "too_few_donors"
     estimate, p_value = (np.full(model.features.size, np.nan) for _ in range(2))
-    for at in chunks(model.usable, len(learned.points)):
+    for at in chunks(model.usable, len(learned.points), most=model.most_together):
         law, weight = _weighted(model, grid, at, learned)
         estimate[at] = (weight * law.centre[..., 0]).sum(axis=1)
         root = law.root[..., 0]

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 STATUS_DTYPE = "<U16"
 BUDGET = 2_000_000
 """Doubles of one array (features x points x contrasts) of a chunk of features (16 MB)."""
-_MOST = 512  # features of a chunk: some for every worker
+MOST_TOGETHER = 4096
+"""Features of a chunk, where a family has no reason for fewer."""
 
 
 class Law(NamedTuple):
@@ -106,6 +107,10 @@ class Model(Protocol):
     def most_learned_from(self) -> int:
         """Features, evenly spaced in the mean, that are enough to learn a prior from."""
 
+    @property
+    def most_together(self) -> int:
+        """Features that are worked out together: fewer where each takes long, so that there are some for every worker."""
+
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n)."""
 
@@ -186,9 +191,9 @@ def tensor(axes: list[FloatArray]) -> FloatArray:
     return np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
 
 
-def chunks(at: IntArray, points: int, budget: int = BUDGET) -> Iterator[IntArray]:
-    """Features in chunks whose arrays fit into memory; their number does not depend on the workers."""
-    size = int(np.clip(budget // points, 1, _MOST))
+def chunks(at: IntArray, points: int, budget: int = BUDGET, most: int = MOST_TOGETHER) -> Iterator[IntArray]:
+    """Features in chunks whose arrays fit into memory, `most` at once; their number does not depend on the workers."""
+    size = int(np.clip(budget // points, 1, most))
     for start in range(0, at.size, size):
         yield at[start : start + size]
 

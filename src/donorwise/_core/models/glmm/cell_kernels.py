@@ -18,14 +18,14 @@ import numpy as np
 from donorwise._core.cells.nodes import spread
 from donorwise._core.models.glmm.cell_sums import add_up, new_sums
 from donorwise._core.models.glmm.families import LOGIT
-from donorwise._core.models.glmm.kernels import backward, cholesky, forward
+from donorwise._core.models.glmm.kernels import backward, cholesky, eliminate, forward, invert
 from donorwise._core.models.glmm.lanes import loops
 from donorwise._core.models.glmm.law_kernels import entry
 
 _LONGEST = 2.0  # change of a cell's linear predictor in a step
 _STEPS = 100
-# Twice the log-likelihood that the last step gains, to about its cube: where determinants, which have an error of its
-# root, are asked for, and where they are not.
+# Twice the log-likelihood that the last step gains (what is added for it is off by about its power 3/2): where
+# determinants, which are off by about its root, are asked for, and where they are not.
 _CONVERGED, _CONVERGED_HEIGHT = 1e-6, 1e-4
 _NEAR = 0.5  # the same of the step before, after which the last one is expected
 
@@ -117,7 +117,7 @@ def _add_pattern(sums, H, M, v, S, s):
 def _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, with_value):
     """Score and factors of the joint Hessian: (g, log|I + A'WA|, log|S|, twice the gain of a Newton step)."""
     q = mode.v.shape[1]
-    g, gain, logdet, logdet_s = 0.0, 0.0, np.zeros(1), np.zeros(1)
+    g, gain, logdet, logdet_s = 0.0, np.zeros(1), np.zeros(1), np.zeros(1)
     mode.S[:] = 0.0
     mode.s[:] = 0.0
     for c in range(cells.starts.size - 1):
@@ -135,24 +135,10 @@ def _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, with_valu
             eta = _place(sums.J, mode.beta, b, 0)
             g += add_up(cells, y, linear[k], size, k, eta, sums, with_value)
             _add_pattern(sums, H, M, v, mode.S, mode.s)
-        gain += _eliminate(H, M, v, mode.S, mode.s, logdet)
+        eliminate(H, M, v, mode.S, mode.s, logdet, gain)
     cholesky(mode.S, logdet_s)
     forward(mode.S, mode.s)
-    return g, logdet[0], logdet_s[0], gain + (mode.s * mode.s).sum()
-
-
-@loops
-def _eliminate(H, M, v, S, s, logdet):
-    """Factorise the Hessian of a component, and take its part out of S and s; its part of the gain."""
-    cholesky(H, logdet)
-    forward(H, v)
-    for i in range(len(s)):
-        forward(H, M[:, i])
-        for r in range(len(v)):
-            s[i] -= M[r, i] * v[r]
-            for j in range(i + 1):
-                S[i, j] -= M[r, i] * M[r, j]
-    return (v * v).sum()
+    return g, logdet[0], logdet_s[0], gain[0] + (mode.s * mode.s).sum()
 
 
 @loops
@@ -290,18 +276,8 @@ def evaluate_cells(
             for t in range(heights.size):
                 _next(null, null_past, ratios[t], order[t])
                 height, _, _ = find(
-                    cells,
-                    y[g],
-                    linear,
-                    size[g],
-                    own,
-                    loadings,
-                    t,
-                    null_start[i, g],
-                    null,
-                    null_sums,
-                    _CONVERGED_HEIGHT,
-                )
+                    cells, y[g], linear, size[g], own, loadings, t, null_start[i, g], null, null_sums, _CONVERGED_HEIGHT
+                )  # fmt: skip
                 if not np.isfinite(height):
                     _begin(null, null_start[i, g])
                 ratio = 2.0 * (heights[t] - height)
@@ -322,12 +298,7 @@ def effects_of_cells(cells, y, size, basis, loadings, start, beta, b, variance):
         beta[g] = mode.beta + missing
         b[g] = mode.b + missing
         for c in range(C):
-            for i in range(q):
-                column[:] = 0.0
-                column[i] = 1.0
-                forward(mode.H[c], column)
-                backward(mode.H[c], column)
-                variance[g, c, i] = column[:, 0]
+            invert(mode.H[c], column, variance[g, c])
 
 
 @entry

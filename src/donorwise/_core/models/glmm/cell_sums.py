@@ -35,7 +35,7 @@ class Cells(NamedTuple):
     U
         Shape (m, N). What is within patterns.
     t, trials
-        Shape (N,). Exposures and trials.
+        Shape (N,). Exposures, and trials; of negative binomial counts as many cells as each stands for.
     """
 
     code: int
@@ -84,20 +84,20 @@ def _means(U, first, last, gamma, eta, mean):
 
 
 @summed
-def _nb_slopes(y, t, size, mean, score, weight):
+def _nb_slopes(y, t, trials, size, mean, score, weight):
     for i in range(y.size):
         z = t[i] * mean[i]
         w = z / (size + z)
-        a = (y[i] + size) * w
+        a = (y[i] + trials[i] * size) * w
         score[i] = y[i] - a
         weight[i] = a * (1.0 - w)
 
 
 @summed
-def _nb_value(y, t, size, mean):
+def _nb_value(y, t, trials, size, mean):
     total, scale = 0.0, 1.0 / size
     for i in range(y.size):
-        total += (y[i] + size) * logarithm(1.0 + t[i] * mean[i] * scale)
+        total += (y[i] + trials[i] * size) * logarithm(1.0 + t[i] * mean[i] * scale)
     return -total
 
 
@@ -155,7 +155,7 @@ def _cloglog_value(y, t, trials, mean):
 def _slopes(code, size, y, t, trials, mean, score, weight):
     """First and negative second derivatives of the cells' log-densities."""
     if code == NB:
-        _nb_slopes(y, t, size, mean, score, weight)
+        _nb_slopes(y, t, trials, size, mean, score, weight)
     elif code == POISSON:
         _poisson_slopes(y, t, mean, score, weight)
     elif code == LOGIT:
@@ -168,7 +168,7 @@ def _slopes(code, size, y, t, trials, mean, score, weight):
 def _curved(code, size, y, t, trials, mean):
     """The sum of the cells' log-densities, without what is linear in eta."""
     if code == NB:
-        return _nb_value(y, t, size, mean)
+        return _nb_value(y, t, trials, size, mean)
     if code == POISSON:
         return _poisson_value(t, mean)
     if code == LOGIT:

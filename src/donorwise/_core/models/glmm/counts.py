@@ -34,19 +34,16 @@ class PatternCounts:
         Shape (J,). Exposures at the nodes; none where the family needs no more than sums.
     values
         Shape (H,). Counts that the tails are of.
-    of_pattern
-        Shape (K,). Pattern of each row, of which a covariate makes several; None where each row is one.
     """
 
     distribution: Distribution
     counted: Counted
     nodes: FloatArray
     values: FloatArray
-    of_pattern: IntArray | None = None
 
     @property
     def n_obs(self) -> IntArray:
-        """Cells of each row, (K,)."""
+        """Cells of each pattern, (K,)."""
         return self.counted.n_obs
 
     @property
@@ -73,35 +70,31 @@ class PatternCounts:
 
     @property
     def pattern(self) -> IntArray:
-        """Pattern of each row, (K,)."""
-        return np.arange(self.n_obs.size) if self.of_pattern is None else self.of_pattern
+        """Each row is a pattern, (K,)."""
+        return np.arange(self.n_obs.size)
 
     def sums(self) -> FloatArray:
-        """Counts, or successes, of every feature and pattern, (G, patterns)."""
-        return self._by_pattern(self.counted.total).T
+        """Counts, or successes, of every feature and pattern, (G, K)."""
+        return self.counted.total.T
 
     @property
     def most(self) -> FloatArray:
-        """The most that these can be, (patterns,)."""
-        return _most(self.distribution, self._by_pattern(self.shared.sum(axis=1)))
-
-    def _by_pattern(self, values: FloatArray) -> FloatArray:
-        return values if self.of_pattern is None else _members(self.of_pattern) @ values
+        """The most that they can be, (K,)."""
+        return _most(self.distribution, self.shared.sum(axis=1))
 
     def tails(self, at: IntArray) -> tuple[FloatArray, FloatArray]:
         """Counts that occur (H,), and in how many cells those of some features do, (G, H)."""
         return self.values, self.counted.tail[:, :, at].sum(axis=0).T
 
     def scaled(self, factor: FloatArray) -> PatternCounts:
-        """The data, had every row `factor` (K,) times its cells, alike in all else."""
+        """The data, had every pattern `factor` (K,) times its cells, alike in all else."""
         arrays: dict[str, Any] = {name: (values.T * factor).T for name, values in self.counted.arrays().items()}
         n_obs = np.maximum(1, np.rint(arrays.pop("n_obs"))).astype(np.int64)
         return replace(self, counted=replace(self.counted, n_obs=n_obs, **arrays))
 
-    def take(self, rows: Index) -> PatternCounts:
-        """The data of some rows."""
-        of_pattern = None if self.of_pattern is None else _renumbered(self.of_pattern[rows])
-        return replace(self, counted=self.counted.take(rows), of_pattern=of_pattern)
+    def take(self, patterns: Index) -> PatternCounts:
+        """The data of some patterns."""
+        return replace(self, counted=self.counted.take(patterns))
 
     def take_features(self, at: IntArray) -> PatternCounts:
         """The data of some features."""
@@ -111,17 +104,6 @@ class PatternCounts:
 def _most(distribution: Distribution, trials: FloatArray) -> FloatArray:
     """Trials, which interpolation left within rounding of whole numbers; no limit for counts."""
     return np.full(trials.size, np.inf) if distribution.counts else np.rint(trials)
-
-
-def _members(pattern: IntArray) -> Any:
-    """Which rows belong to each pattern, a sparse matrix of ones (patterns, K)."""
-    shape = int(pattern.max(initial=-1)) + 1, pattern.size
-    return sparse.csr_array((np.ones(pattern.size), (pattern, np.arange(pattern.size))), shape)
-
-
-def _renumbered(pattern: IntArray) -> IntArray:
-    """Without gaps, in the same order."""
-    return np.unique(pattern, return_inverse=True)[1].ravel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +158,11 @@ class CellCounts:
 
     def sums(self) -> FloatArray:
         """Counts, or successes, of every feature and pattern, (G, patterns)."""
-        sums = _members(self.pattern) @ self.matrix
+        n = int(self.pattern.max(initial=-1)) + 1
+        member = sparse.csr_array(
+            (np.ones(self.pattern.size), (self.pattern, np.arange(self.pattern.size))), (n, self.pattern.size)
+        )
+        sums = member @ self.matrix
         return np.asarray(sums.toarray() if sparse.issparse(sums) else sums).T
 
     @property
@@ -201,8 +187,8 @@ class CellCounts:
 
     def take(self, rows: IntArray) -> CellCounts:
         """Some of the cells."""
-        pattern = _renumbered(self.pattern[rows])
-        return CellCounts(self.distribution, self.matrix[rows], self.exposure[rows], self.trials[rows], pattern)
+        _, pattern = np.unique(self.pattern[rows], return_inverse=True)
+        return CellCounts(self.distribution, self.matrix[rows], self.exposure[rows], self.trials[rows], pattern.ravel())
 
     def take_features(self, at: IntArray) -> CellCounts:
         """The data of some features."""

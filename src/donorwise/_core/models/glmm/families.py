@@ -1,4 +1,4 @@
-"""Distributions of counts and of yes/no data, as frozen records; the densities are in the kernels.
+"""Distributions of counts and of yes/no data, as frozen records; their densities are in `lanes`, `cell_sums` and `derivatives`.
 
 Every family is a sum over rows (patterns of cells, or cells) of a function of the linear predictor eta. What is
 summed over the cells of a pattern is kept on J nodes t_j of their exposure (one node where there is nothing to
@@ -9,8 +9,9 @@ interpolate), so that a row has
     logit       total eta - sum_j shared_j log(1 + exp(eta))
     cloglog     sum_j own_j log(1 - exp(-t_j exp(eta))) - total exp(eta)
 
-with `total` the counts (or successes; for cloglog the exposure of the failures), `shared_j` the cells (or trials) and
-`own_j` the counts (for cloglog the successes) of the feature, spread over the nodes.
+with `total` the counts (or successes; for cloglog the exposure of the failures), `shared_j` the cells (or trials; for
+poisson, at a node of 1, their exposure) and `own_j` the counts (for cloglog the successes) of the feature, spread over
+the nodes.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     from donorwise._core.design.depth import Depth
+    from donorwise._typing import FloatArray
 
 POISSON, NB, LOGIT, CLOGLOG = range(4)
+_LATENT = {LOGIT: np.pi**2 / 3, CLOGLOG: np.pi**2 / 6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,16 @@ class Distribution:
         if self.exposed and exposure:
             return "exposure"
         return "missing" if self.counts else "chance" if of_genes else "none"
+
+    def latent_variance(self, mean: FloatArray, size: FloatArray) -> FloatArray:
+        """Variance of the distribution about the linear predictor, on its scale, of features with these means (G,) and sizes.
+
+        It is log(1 + 1/mean + 1/size) of log rates, pi²/3 of log odds, and pi²/6 of the complementary log-log (Nakagawa,
+        Johnson and Schielzeth 2017, J R Soc Interface 14:20170213).
+        """
+        if not self.counts:
+            return np.full(len(mean), _LATENT[self.code])
+        return np.asarray(np.log1p(1 / mean + (1 / size if self.dispersed else 0.0)))
 
     @property
     def of_rates(self) -> bool:

@@ -23,7 +23,9 @@ from donorwise._core.models.glmm.lanes import add_heights, exponentials, logarit
 
 _LONGEST = 2.0  # change of a row's linear predictor in a step
 _STEPS = 60
-_CONVERGED = 1e-7  # twice the log-likelihood that the last step gains, to about its square
+_CONVERGED = (
+    1e-7  # twice the log-likelihood that the last step gains; what is added for it is off by about its power 3/2
+)
 _NEAR = 1e-3  # the same of the step before, after which the last one is expected
 
 
@@ -37,7 +39,7 @@ class Rows(NamedTuple):
     starts
         Shape (C + 1,). First row of each component, and K.
     shared, t
-        Shape (K, J). Cells (or trials) at the nodes, and the exposures there.
+        Shape (K, J). Cells, trials or exposure at the nodes (see `families`), and the exposures there.
     """
 
     code: int
@@ -65,7 +67,7 @@ class Work(NamedTuple):
     S, s
         Shapes (p, p, B), (p, B). The factor of S, and its inverse times what is left of the score.
     numbers
-        Shape (6, B). Of a row: eta, its exponential, score and weight; and two to spare.
+        Shape (4, B). Of a row: eta, its exponential, score and weight.
     """
 
     factor: np.ndarray
@@ -90,7 +92,7 @@ def make_work(n_components, q, p, B):
     """Room for the steps of B features."""
     return Work(
         np.empty((n_components, q, q, B)), np.empty((n_components, q, p, B)), np.empty((n_components, q, B)),
-        np.empty((p, p, B)), np.empty((p, B)), np.empty((6, B)),
+        np.empty((p, p, B)), np.empty((p, B)), np.empty((4, B)),
     )  # fmt: skip
 
 
@@ -167,6 +169,17 @@ def backward(L, b):
 
 
 @loops
+def invert(L, column, out):
+    """The inverse of L L', one matrix (q, q, 1), into `out` (q, q); `column` (q, 1) is room."""
+    for i in range(out.shape[0]):
+        column[:] = 0.0
+        column[i] = 1.0
+        forward(L, column)
+        backward(L, column)
+        out[i] = column[:, 0]
+
+
+@loops
 def predict(X, A, beta, b, k, eta):
     """The linear predictors of row k, whose component has the effects b (q, B), into `eta`."""
     eta[:] = 0.0
@@ -193,8 +206,8 @@ def _add_row(X, A, k, first, weight, H, M, v, S, s):
 
 
 @loops
-def _eliminate(H, M, v, S, s, logdet, gain):
-    """Factorise I + A'WA of a component, and take its part out of S and s."""
+def eliminate(H, M, v, S, s, logdet, gain):
+    """Factorise I + A'WA of a component, take its part out of S and s, and add its part of the gain."""
     cholesky(H, logdet)
     forward(H, v)
     for i in range(v.shape[0]):
@@ -238,7 +251,7 @@ def factorise(rows, data, X, A, beta, b, work, with_height, height, logdet, logd
             if with_height:
                 add_heights(code, size, log_size, total[k], own[k], shared[k], t[k], eta, m, height)
             _add_row(X, A, k, first, weight, H, M, v, S, s)
-        _eliminate(H, M, v, S, s, logdet, gain)
+        eliminate(H, M, v, S, s, logdet, gain)
     cholesky(S, logdet_s)
     forward(S, s)
     for i in range(s.shape[0]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from donorwise._core.models.glmm.kernels import Data, backward, forward, make_found, make_work, mode
+from donorwise._core.models.glmm.kernels import Data, forward, invert, make_found, make_work, mode
 from donorwise._core.models.glmm.lanes import loops
 
 entry = njit(nogil=True, cache=True, error_model="numpy")
@@ -124,12 +124,7 @@ def effects(rows, total, own, size, X, A, start, beta, b, variance):
         beta[g] = own_beta[:, 0] + missing
         b[g] = own_b[:, :, 0] + missing
         for c in range(C):
-            for i in range(q):
-                column[:] = 0.0
-                column[i] = 1.0
-                forward(work.factor[c], column)
-                backward(work.factor[c], column)
-                variance[g, c, i] = column[:, 0]
+            invert(work.factor[c], column, variance[g, c])
 
 
 @entry

@@ -52,6 +52,7 @@ class GLMM(CountFeatures):
     fallback: ClassVar[str] = "between-within"
     estimated: ClassVar[None] = None
     most_learned_from: ClassVar[int] = 1_500
+    most_together: ClassVar[int] = 512
 
     @property
     def design(self) -> Design:

@@ -24,12 +24,12 @@ def _shift(eta, offset, k, shifted):
 
 
 @loops
-def _best_mean(rows, total, own, shared, t, offset, size, log_size, counts, eta, height, numbers):
+def _best_mean(rows, total, own, shared, t, offset, size, log_size, counts, eta, height, information, numbers):
     """Move eta (B,) to the best common predictor of some rows with counts, besides what each has of its own.
 
-    `height` becomes the log-likelihood there, and `numbers[4]` the information.
+    `height` and `information` (B,) become the log-likelihood there, and its curvature; `numbers` (5, B) is room.
     """
-    shifted, m, first, weight, information, score = numbers
+    shifted, m, first, weight, score = numbers
     moving = counts > 0.0
     for _ in range(_STEPS):
         information[:] = 0.0
@@ -82,7 +82,7 @@ def adjusted_profiles(total, own, shared, t, offset, groups, sizes, out):
         for k in range(K):
             for j in range(J):
                 own_nodes[k, j] = own[k, j, begin:end]
-        numbers, height, eta = np.empty((6, B)), np.empty(B), np.empty(B)
+        numbers, height, information, eta = np.empty((5, B)), np.empty(B), np.empty(B), np.empty(B)
         size, log_size = np.empty(B), np.empty(B)
         for c in range(groups.size - 1):
             rows = range(groups[c], groups[c + 1])
@@ -97,8 +97,9 @@ def adjusted_profiles(total, own, shared, t, offset, groups, sizes, out):
                 size[:] = sizes[i]
                 log_size[:] = np.log(sizes[i])
                 _best_mean(
-                    rows, own_total, own_nodes, shared, t, own_offset, size, log_size, counts, eta, height, numbers
-                )
+                    rows, own_total, own_nodes, shared, t, own_offset, size, log_size, counts, eta, height, information,
+                    numbers,
+                )  # fmt: skip
                 for l in range(B):
                     if counts[l] > 0.0:  # a group without counts says nothing of the dispersion
-                        out[i, begin + l] += height[l] - 0.5 * np.log(numbers[4, l])
+                        out[i, begin + l] += height[l] - 0.5 * np.log(information[l])

@@ -55,15 +55,7 @@ def profiles(
     """
     size = 1 / _SOME.some
     out = np.zeros((size.size, values.total.shape[1]))
-    adjusted_profiles(
-        np.ascontiguousarray(values.total),
-        np.ascontiguousarray(values.own),
-        shared,
-        exposures,
-        offset,
-        groups,
-        size,
-        out,
-    )
+    total, own = map(np.ascontiguousarray, values)
+    adjusted_profiles(total, own, shared, exposures, offset, groups, size, out)
     gamma = gammaln(counted[:, None] + size) - gammaln(size)
     return (out.T + cells @ gamma) @ _SOME.carry.T

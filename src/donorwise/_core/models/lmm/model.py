@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.design.replicates import between_within_df
-from donorwise._core.models.law import STATUS_DTYPE, Law
+from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law
 from donorwise._core.models.lmm import components
 from donorwise._core.models.lmm.abundance import at_ratios
 from donorwise._core.models.lmm.evaluate import pieces
@@ -53,6 +53,7 @@ class LMM:
 
     named: ClassVar[tuple[str, str]] = ("feature", "features")
     fallback: ClassVar[str] = "kenward-roger"
+    most_together: ClassVar[int] = MOST_TOGETHER
 
     @property
     def design(self) -> Design:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from donorwise._core.jobs import in_threads
-from donorwise._core.models.law import STATUS_DTYPE, Law, law_of
+from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
 from donorwise._core.models.lograte.kernels import evaluate
 from donorwise._core.models.lograte.units import OFFSET, LogRates, log_rates
 
@@ -114,6 +114,7 @@ class LogRateModel:
     unmoderated: ClassVar[str] = ""
     estimated: ClassVar[None] = None
     most_learned_from: ClassVar[int] = 6_000
+    most_together: ClassVar[int] = MOST_TOGETHER
 
     @property
     def design(self) -> Design:
