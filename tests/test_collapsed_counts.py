@@ -233,6 +233,12 @@ def test_the_command(cells: ad.AnnData, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     rows = ad.read_h5ad(tmp_path / "rows.h5ad")
     _assert_right(cells, rows)
+    repeated = [word for name in BY for word in ("--by", name)] + ["--glmm", "nb", "--glmm", "cloglog"]
+    again = run(
+        "collapse", tmp_path / "cells.h5ad", "--out", tmp_path / "same.h5ad", "--counts-layer", "counts", *repeated
+    )
+    assert again.exit_code == 0, again.output
+    _assert_right(cells, ad.read_h5ad(tmp_path / "same.h5ad"))
     halves = []
     for i in (0, 1):
         halves.append(tmp_path / f"half{i}.h5ad")

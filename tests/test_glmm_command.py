@@ -104,3 +104,14 @@ def test_what_cannot_be_is_refused(source: Path, options: tuple[str, ...], text:
     result = run("glmm", source, "--formula", FORMULA, "--out", out, *options)
     assert result.exit_code == 2 and text in result.output, result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_lists_of_columns_may_be_repeated(source: Path, tmp_path: Path) -> None:
+    tables = []
+    for i, keys_of in enumerate((("--obs-keys", "yes,no"), ("--obs-keys", "yes", "--obs-keys", "no"))):
+        rest = ("--family", "binomial", "--trials", "asked", "--formula", FORMULA)
+        result = run("glmm", source, "--out", tmp_path / f"{i}.csv", *keys_of, *rest)
+        assert result.exit_code == 0, result.output
+        tables.append(pd.read_csv(tmp_path / f"{i}.csv"))
+    pd.testing.assert_frame_equal(*tables)
+    assert set(tables[0]["variable"]) == {"yes", "no"}

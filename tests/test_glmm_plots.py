@@ -13,8 +13,9 @@ from matplotlib.collections import PathCollection
 from tests.test_glmm_doors import CASES, CONTRAST, cohort
 
 import donorwise as dw
+from donorwise._anndata.exposure import TOTAL
 from donorwise.errors import DataError
-from donorwise.pl._donors_rates import rate_ticks, share_ticks
+from donorwise.pl._donors_rates import rate_ticks, scale_of, share_ticks
 
 pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
 
@@ -80,8 +81,9 @@ def test_donors_stand_at_their_rates_and_shares(case: str, fitted: dict[str, ad.
     else:
         depth = np.array([used.layers["counts"].sum(axis=1, dtype=float)[by == d].mean() for d in donors])
         expected = np.log(-np.log1p(-(total + 0.5) / (out_of + 1)) / depth)
-        shown = -np.expm1(-1e4 * np.exp(places))
-        label, ratio = "share of cells with a count,\nin 10,000 counts", "log rate ratio to control"
+        usual = np.median(used.layers["counts"].sum(axis=1, dtype=float))
+        shown = -np.expm1(-usual * np.exp(places))
+        label, ratio = f"share of cells with a count,\nin {usual:,.0f} counts", "log rate ratio to control"
     np.testing.assert_allclose(points(ax), np.sort(expected), rtol=1e-9)
     np.testing.assert_allclose(values, shown, rtol=6e-3)
     assert len(places) >= 2
@@ -164,3 +166,17 @@ def test_ticks_of_rates(low: float, high: float) -> None:
 def test_ticks_of_shares(low: float, high: float) -> None:
     ticks = share_ticks(low, high)
     assert 2 <= len(ticks) <= 15 and (np.diff(ticks) > 0).all() and low <= ticks[0] and ticks[-1] <= high
+
+
+def test_ticks_of_shares_that_are_nearly_one_can_be_read() -> None:
+    """Shares of a gene that all cells have: ticks below one, apart from each other, and told apart."""
+    scale = scale_of({"link": "cloglog", "exposure": TOTAL.format(20)}, np.array([2000.0]))
+    for ends in ((-6.0, -4.0), (-9.0, -4.0), (-14.0, -5.0), (-8.0, -7.0)):
+        ax = plt.figure().add_subplot()
+        ax.set_ylim(*ends)
+        scale.name_ticks(ax)
+        places = ax.yaxis.get_major_locator().tick_values(*ends)
+        words = [ax.yaxis.get_major_formatter()(place, 0) for place in places]
+        assert np.isfinite(places).all() and (np.diff(places) >= 0.05 * (ends[1] - ends[0])).all()
+        assert len(set(words)) == len(words) and "1" not in words
+        plt.close()

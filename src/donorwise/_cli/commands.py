@@ -50,12 +50,13 @@ _RUN_COHORTS = (
 @click.option(
     "--by",
     metavar="A,B,…",
+    multiple=True,
     callback=options.split_names,
     required=True,
-    help="Columns of obs; a row for each combination.",
+    help="Columns of obs; a row for each combination. With commas, or repeated.",
 )
 @click.option(
-    "--covariates", metavar="A,B,…", callback=options.split_names, default="",
+    "--covariates", metavar="A,B,…", multiple=True, callback=options.split_names,
     help="Columns of obs that differ from cell to cell, such as log_depth.",
 )  # fmt: skip
 @click.option("--layer", help="Layer to collapse; X if absent.")
@@ -67,7 +68,7 @@ _RUN_COHORTS = (
     "--depth", metavar="COLUMN", help="Column of obs with the depth of every cell, the exposure of donorwise glmm; the sum of counts if absent."
 )  # fmt: skip
 @click.option(
-    "--glmm", metavar="A,B,…", callback=options.split_names, default="",
+    "--glmm", metavar="A,B,…", multiple=True, callback=options.split_names,
     help="Families of donorwise glmm that need more than sums of the counts: nb, cloglog; none if absent.",
 )  # fmt: skip
 @options.add(options.MASK_VAR, options.LOG_DEPTH, options.N_JOBS, *_RUN_COHORTS)

@@ -20,14 +20,14 @@ PATH: click.Path = click.Path(path_type=Path)
 MANNERS = ("config", "resume", "overwrite", "dry_run", "quiet", "log_json")
 
 
-def split_names(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
-    """Names with commas between them."""
-    return [name.strip() for name in value.split(",") if name.strip()]
+def split_names(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
+    """Names with commas between them, of a repeatable option."""
+    return [name.strip() for text in value for name in text.split(",") if name.strip()]
 
 
-def names_or_none(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
-    """Names with commas between them; None if nothing was given."""
-    return None if value is None else split_names(ctx, param, value)
+def names_or_none(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str] | None:
+    """The same; None if nothing was given."""
+    return split_names(ctx, param, value) or None
 
 
 def one_or_several(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str | tuple[str, ...] | None:
@@ -155,7 +155,11 @@ LINK = click.option(
 OF_OBS = add(
     click.option("--obsm", help="Table in obsm, to be modelled instead of X."),
     click.option(
-        "--obs-keys", metavar="A,B,…", callback=names_or_none, help="Columns of obs, to be modelled instead of X."
+        "--obs-keys",
+        metavar="A,B,…",
+        multiple=True,
+        callback=names_or_none,
+        help="Columns of obs, to be modelled instead of X.",
     ),
 )
 EXPOSURE = add(

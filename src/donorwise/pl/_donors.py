@@ -103,7 +103,7 @@ def donors(
     For a result of :func:`donorwise.tl.pseudobulk` the cells above have their counts, and the points below are the log
     rates of the units (donors, or samples of them), with bars for the error of sampling. For a result of
     :func:`donorwise.tl.glmm` they are rates per 10,000 counts (or at the median of the exposures), for models of yes and no,
-    such as :func:`donorwise.tl.composition`, shares: at their places on the scale of the estimates, half a count, or half an
+    such as :func:`donorwise.tl.composition`, shares (of detection with an exposure, those at its median): at their places on the scale of the estimates, half a count, or half an
     answer on either side, being added to each. A numeric covariate is drawn as a scatter plot with the model's slope.
 
     Examples

@@ -26,6 +26,7 @@ _HALF = 0.5  # counts, or answers on either side, that a donor is taken to have 
 _STEPS = ((1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), (1.0,))
 _SHARES = np.array([0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999])
 _FEWEST, _MOST = 3, 7  # ticks
+_CLOSEST = 0.05  # of the axis, between two ticks
 _WIDE = 4.0  # largest over smallest rate, from which ticks are 1, 2, 5
 
 
@@ -81,10 +82,11 @@ class Predicted:
 
     def name_ticks(self, ax: Axes) -> None:
         """Write values at places of the vertical axis, whose limits are known."""
-        low, high = self.value(np.array(ax.get_ylim()))
-        values = self.ticks(float(low), float(high))
-        ax.yaxis.set_major_locator(FixedLocator(list(self.place(values))))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{float(self.value(np.array(y))):.3g}"))
+        ends = np.array(ax.get_ylim())
+        low, high = self.value(ends)
+        places = self.place(self.ticks(float(low), float(high)))
+        ax.yaxis.set_major_locator(FixedLocator(list(_apart(places, _CLOSEST * (ends[1] - ends[0])))))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{float(self.value(np.array(y))):.6g}"))
 
 
 def rate_ticks(low: float, high: float) -> FloatArray:
@@ -100,7 +102,19 @@ def rate_ticks(low: float, high: float) -> FloatArray:
 def share_ticks(low: float, high: float) -> FloatArray:
     """Round shares between two ends, dense where they are near none or all."""
     found = _inside(_SHARES, low, high)
-    return found if found.size >= _FEWEST else _inside(np.asarray(MaxNLocator(5).tick_values(low, high)), low, high)
+    if found.size >= _FEWEST:
+        return found
+    even = _inside(np.asarray(MaxNLocator(5).tick_values(low, high)), low, high)
+    return even[even < 1]
+
+
+def _apart(places: FloatArray, gap: float) -> FloatArray:
+    """Places, from below, without those that are closer than `gap` to the one before."""
+    kept: list[float] = []
+    for place in places:
+        if not kept or place - kept[-1] >= gap:
+            kept.append(float(place))
+    return np.array(kept)
 
 
 def _inside(values: FloatArray, low: float, high: float) -> FloatArray:
@@ -141,13 +155,14 @@ def scale_of(params: dict[str, Any], exposure: FloatArray) -> Predicted:
             lambda p: np.log(p / (1 - p)), share_ticks,
         )  # fmt: skip
     by_total = is_total(str(params.get("exposure", "")))
-    per = _PER if by_total else float(np.median(exposure))
-    where = f"in {_PER:,.0f} counts" if by_total else "at the usual exposure"
-    if params["link"] == "cloglog":
+    usual = float(np.median(exposure))
+    if params["link"] == "cloglog":  # all cells have a gene, in many more counts than they have
+        where = f"in {usual:,.0f} counts" if by_total else "at the usual exposure"
         return Predicted(
-            f"share of cells with a count,\n{where}", "log rate ratio to {}", lambda eta: -np.expm1(-per * np.exp(eta)),
-            lambda p: np.log(-np.log1p(-p) / per), share_ticks,
+            f"share of cells with a count,\n{where}", "log rate ratio to {}", lambda eta: -np.expm1(-usual * np.exp(eta)),
+            lambda p: np.log(-np.log1p(-p) / usual), share_ticks,
         )  # fmt: skip
+    per, where = (_PER, f"in {_PER:,.0f} counts") if by_total else (usual, "at the usual exposure")
     return Predicted(
         f"counts {where}" if by_total else f"count per cell\n{where}", "log rate ratio to {}",
         lambda eta: per * np.exp(eta), lambda rate: np.log(rate / per), rate_ticks,
