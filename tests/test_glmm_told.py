@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from matplotlib.collections import PathCollection
+from scipy import sparse
 
 import donorwise as dw
 from donorwise._anndata.prepare_counts import prepare_glmm
@@ -340,3 +341,22 @@ def test_open_intervals_are_arrows_and_separated_features_are_called_so(deeper: 
         marked = [c for c in ax.collections if isinstance(c, PathCollection) and c.get_sizes()[0] == 16]
         assert sum(len(c.get_offsets()) for c in marked) == sum("separated" in text for text in texts)  # arrows
         assert np.isfinite(ax.get_xlim()).all()
+
+
+def test_the_audit_looks_at_values_where_it_is_told_which() -> None:
+    adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=600, n_genes=30, seed=3)
+    counts = adata.layers["counts"].toarray()
+    counts[(adata.obs["condition"] == "disease").to_numpy(), :4] = 0
+    counts[:2, :4] = 1  # cells of the controls
+    adata.layers["counts"] = sparse.csr_matrix(counts)
+    formula = "~ condition + (1 | donor_id)"
+    told = adata.donorwise.audit(formula, family="nb", layer="counts").warnings
+    assert sum("4 of 30 features are separated" in text for text in told) == 1
+    assert not any("separated" in text for text in adata.donorwise.audit(formula, family="nb").warnings)
+    adata.layers["logged"] = adata.X
+    told = adata.donorwise.audit(formula, family="poisson", layer="logged").warnings
+    assert sum("does not hold raw counts" in text for text in told) == 1
+    told = adata.donorwise.audit(
+        formula, family="binomial", link="cloglog", layer="counts", response="detected"
+    ).warnings
+    assert sum("features are separated" in text for text in told) == 1

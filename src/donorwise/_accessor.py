@@ -144,10 +144,13 @@ class DonorwiseAccessor:
         *,
         family: Literal["nb", "poisson", "binomial"] | None = None,
         link: Literal["log", "logit", "cloglog"] | None = None,
+        layer: str | None = None,
         obsm: str | None = None,
         obs_keys: str | Sequence[str] | None = None,
+        response: Literal["detected"] | None = None,
         exposure: str | FloatArray | None = None,
         offset: str | FloatArray | None = None,
+        trials: str | FloatArray | None = None,
     ) -> Audit:
         """Say what the design can answer, before any fit.
 
@@ -156,9 +159,11 @@ class DonorwiseAccessor:
         formula
             As for :func:`donorwise.tl.lmm`. The replicate is the donor declared by :meth:`setup`, else the
             column of obs or the grouping factor with the name of one.
-        family, link, obsm, obs_keys, exposure, offset
+        family, link, layer, obsm, obs_keys, response, exposure, offset, trials
             Of a generalised model, as they will be given to :func:`donorwise.tl.glmm`; without a family the model is
-            that of :func:`donorwise.tl.lmm`. They say how the model takes the depth of cells.
+            that of :func:`donorwise.tl.lmm`. They say how the model takes the depth of cells. Where one of `layer`, `obsm`,
+            `obs_keys` and `response` says what is modelled, the values are looked at, too: whether they are counts, or
+            yes and no, and in how many features an arm has no response, or nothing else.
 
         Returns
         -------
@@ -188,8 +193,8 @@ class DonorwiseAccessor:
         from donorwise._anndata.prepare_counts import audit_counts
 
         return audit_counts(
-            self._adata, formula, family=family, link=link, of_genes=obsm is None and obs_keys is None,
-            exposed=exposure is not None or offset is not None,
+            self._adata, formula, family=family, link=link, layer=layer, obsm=obsm, obs_keys=obs_keys,
+            response=response, exposure=exposure, offset=offset, trials=trials,
         )  # fmt: skip
 
     def lmm(

@@ -26,6 +26,7 @@ from donorwise._core.cells.nodes import choose_nodes
 from donorwise._core.cells.tails import choose_tails
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
+from donorwise._core.engine.after_fit import separated
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import effective_jobs, pass_jobs
 from donorwise._core.engine.count_sources import CellCountSource
@@ -34,10 +35,11 @@ from donorwise._core.engine.glmm import GlmmAnalysis
 from donorwise._core.engine.groups import group_columns
 from donorwise._core.engine.results import resolve_by_group, tasks_by_group
 from donorwise._core.models.glmm.families import distribution
+from donorwise._core.models.glmm.fit import fit_counts
 from donorwise._core.models.glmm.model import MOST_PARAMETERS
 from donorwise._core.models.lmm.blocks import parameters
 from donorwise._typing import check_option
-from donorwise.errors import DesignError
+from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray, FloatArray, GroupBy
 
+_WHAT = ("layer", "obsm", "obs_keys", "response")  # what is modelled
 _CELLS_EACH = 20  # of a pattern on average, that say how they vary about its mean; otherwise cells stand for themselves
 
 
@@ -203,12 +206,36 @@ def cells_in_use(tasks: Sequence[Task]) -> BoolArray:
     return np.asarray(np.logical_or.reduce([own >= 0 for own in codes]))
 
 
-def audit_counts(
-    adata: ad.AnnData, formula: str, *, family: str, link: str | None, of_genes: bool, exposed: bool
-) -> Audit:
-    """What a design can answer with a generalised model; see :meth:`DonorwiseAccessor.audit`."""
+def audit_counts(adata: ad.AnnData, formula: str, *, family: str, link: str | None, **response: Any) -> Audit:
+    """What a design can answer with a generalised model; see :meth:`DonorwiseAccessor.audit`.
+
+    `response` are the other options of :func:`prepare_glmm` that say what is modelled.
+    """
     kind = distribution(family, link)
+    of_genes = response["obsm"] is None and response["obs_keys"] is None
+    exposed = response["exposure"] is not None or response["offset"] is not None
     if exposed:
         check_exposed(kind)
-    depth_in = kind.depth_in(of_genes=of_genes, exposure=exposed or (kind.exposed and of_genes))
-    return audit_cells(adata, formula, depth_in, moments=False)
+    seen = of_genes and response["trials"] is None  # successes of trials are no detection
+    depth_in = kind.depth_in(of_genes=seen, exposure=exposed or (kind.exposed and of_genes))
+    found = audit_cells(adata, formula, depth_in, moments=False)
+    if all(response[name] is None for name in _WHAT):
+        return found
+    return replace(found, warnings=(*found.warnings, *_said_of_response(adata, formula, family, link, response)))
+
+
+def _said_of_response(
+    adata: ad.AnnData, formula: str, family: str, link: str | None, response: dict[str, Any]
+) -> tuple[str, ...]:
+    """Why values cannot be used, or how many features have no response in an arm, or nothing else."""
+    try:
+        made = prepare_glmm(adata, formula, family=family, link=link, **response)
+        (statistics,), own = made.statistics(), made.contrasts[0]
+    except DesignError:  # which the audit of the design has told
+        return ()
+    except DataError as error:
+        return (str(error),)
+    if statistics is None or own is None:
+        return ()
+    model = fit_counts(statistics.of_rows, statistics.counts)
+    return tuple(separated(own.names, model.status(own.L).T).values())

@@ -44,7 +44,7 @@ _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, o
 @click.command()
 @options.add(options.SOURCE, options.FORMULA, options.COUNTS_LAYER, options.LOG_DEPTH, options.DONOR)
 @click.option("--family", type=click.Choice(FAMILIES), help="Of donorwise glmm; a linear mixed model if absent.")
-@options.add(options.LINK, options.OF_OBS, options.EXPOSURE)
+@options.add(options.LINK, options.OF_OBS, options.EXPOSURE, options.OF_VALUES)
 def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
     """Say what the design of SOURCE can answer, before any fit."""
     adata = read_source(source)
@@ -53,7 +53,8 @@ def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
     if given["log_depth"]:
         formula = _with_covariate(formula, "log_depth")
         _add_log_depth(adata, given)
-    asked = {name: given[name] for name in ("family", "link", "obsm", "obs_keys", "exposure", "offset")}
+    names = ("family", "link", "layer", "obsm", "obs_keys", "response", "exposure", "offset", "trials")
+    asked = {name: given[name] for name in names}
     click.echo(printable(adata.donorwise.audit(formula, **asked)))
 
 
@@ -96,12 +97,9 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
 )
 @options.add(options.LINK)
 @click.option("--ddf", type=click.Choice(GLMM_DDF), default="moderated", show_default=True, help="Degrees of freedom.")
-@click.option("--layer", help="Layer of raw counts, or of yes and no; X if absent.")
-@options.add(options.OF_OBS)
-@click.option("--response", type=click.Choice(["detected"]), help="Ask whether a count is above zero.")
-@options.add(options.EXPOSURE)
-@click.option("--trials", metavar="COLUMN", help="Column of obs: the m of k of m.")
-@options.add(options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
+@options.add(
+    options.OF_VALUES, options.OF_OBS, options.EXPOSURE, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN
+)
 @click.pass_context
 def glmm(ctx: click.Context, /, **given: Any) -> None:
     """Test every feature of SOURCE (.h5ad or .zarr) with a mixed model of counts, or of yes and no."""

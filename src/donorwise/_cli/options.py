@@ -162,6 +162,11 @@ OF_OBS = add(
         help="Columns of obs, to be modelled instead of X.",
     ),
 )
+OF_VALUES = add(
+    click.option("--layer", help="Layer of raw counts, or of yes and no; X if absent."),
+    click.option("--response", type=click.Choice(["detected"]), help="Ask whether a count is above zero."),
+    click.option("--trials", metavar="COLUMN", help="Column of obs: the m of k of m."),
+)
 EXPOSURE = add(
     click.option("--exposure", metavar="COLUMN", help="Column of obs on the scale of counts; total counts if absent."),
     click.option("--offset", metavar="COLUMN", help="Column of obs: the same on the logarithmic scale."),
