@@ -175,7 +175,9 @@ def _cloglog_heights(total, own, t, m, height):
         for l in range(m.size):
             z = min(tj * m[l], -_LOWEST)
             near = z * (-0.5 + z * (1.0 / 24.0 - z * z * (1.0 / 2880.0 - z * z / 181440.0)))
-            height[l] += own_j[l] * (logarithm(z) + near if z < _SMALL else logarithm(1.0 - exponential(-z)))
+            far = 1.0 - exponential(-z)
+            small = z < _SMALL  # one logarithm for both
+            height[l] += own_j[l] * (logarithm(z if small else far) + (near if small else 0.0))
 
 
 @loops
