@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -16,6 +15,7 @@ from donorwise._core.design.replicates import find_donors, is_fixed
 from donorwise._core.engine.after_fit import CORRECTED, UNCORRECTED
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import one_blas_thread
+from donorwise._core.engine.law_fit import LawFit
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import told_reasons, with_group
@@ -30,76 +30,39 @@ from donorwise._core.engine.tables import (
     tests_table,
 )
 from donorwise._core.engine.tasks import ddf_used, test_features
-from donorwise._core.inference.moderation import Learned, learn
-from donorwise._core.models.law import STATUS_DTYPE
-from donorwise._core.models.lograte.model import fit_log_rates, random_effects
+from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates, random_effects
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from donorwise._core.design.design import Design
     from donorwise._core.engine.units import Units
-    from donorwise._core.models.lograte.model import LogRateModel
     from donorwise._core.models.lograte.units import Depths
-    from donorwise._typing import FloatArray, IntArray, StrArray
+    from donorwise._typing import FloatArray, IntArray
 
 logger = logging.getLogger("donorwise")
 
 
-@dataclass(frozen=True)
-class LogRateFit:
-    """Models of the log rates of G genes in one group of cells (see :class:`donorwise._core.engine.tasks.Fit`).
+@dataclass(frozen=True, kw_only=True)
+class LogRateFit(LawFit[LogRateModel]):
+    """A model of the log rates of G genes in one group of cells.
 
     Attributes
     ----------
-    variables
-        Names of the G genes.
-    models
-        The model of the genes that have counts.
     unit
         What a unit is called.
-    n_donors, n_obs
-        Shape (G,). Replicates and cells.
     factors
         Shape (S,). What the depths of the units were multiplied by, in the order of the design.
     """
 
-    variables: tuple[str, ...]
-    models: tuple[LogRateModel, ...]
     unit: str
-    n_donors: IntArray
-    n_obs: IntArray
     factors: FloatArray
-
-    @property
-    def design(self) -> Design:
-        """The design of the units."""
-        return self.models[0].design
 
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of the variances: the units, and the random term where there is one."""
         names = (self.unit, *self.models[0].components()[0][1:])
         return tuple(f"(1 | {name})" if name in (*SHARES, DISPERSION) else name for name in names)
-
-    @cached_property
-    def status(self) -> StrArray:
-        """Whether each gene has counts, (G,)."""
-        out = np.full(len(self.variables), "constant", dtype=STATUS_DTYPE)
-        out[self.models[0].features] = "ok"
-        return out
-
-    @cached_property
-    def learned(self) -> Learned:
-        """The prior that the genes share."""
-        return learn(self.models)
-
-    def spread(self, values: FloatArray) -> FloatArray:
-        """Values of the model's genes as values of all, NaN for those without counts."""
-        out = np.full((len(self.variables), *values.shape[1:]), np.nan)
-        out[self.models[0].features] = values
-        return out
 
 
 def check_counts(matrix: Any, text: str) -> float:
@@ -142,7 +105,14 @@ def fit_units(
     n = len(variables)
     update(n)
     n_donors, n_obs = np.full(n, units.n_donors(statistics.units)), np.full(n, model.depths.n_cells.sum())
-    return LogRateFit(variables, (model,), units.name, n_donors, n_obs, statistics.factors)
+    return LogRateFit(
+        variables=variables,
+        models=(model,),
+        n_donors=n_donors,
+        n_obs=n_obs,
+        unit=units.name,
+        factors=statistics.factors,
+    )
 
 
 def check_depths(depths: Depths, units: Units) -> None:
