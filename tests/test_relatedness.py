@@ -307,7 +307,7 @@ def test_donors_as_columns(donors: ad.AnnData, names: str) -> None:
 def test_warnings(donors: ad.AnnData) -> None:
     with pytest.warns(DonorwiseWarning, match=r"9 variants is rough.*give or take 0\.33") as told:
         dw.pp.relatedness(donors[:, 20:30].copy(), maf=0.03, missing=0.2, progress=False)
-    texts = [str(w.message) for w in told]
+    texts = [str(w.message) for w in told if w.category is DonorwiseWarning]
     assert [text[:40] for text in texts if "more than 10%" not in text] == [
         "X has 24 rows and 10 columns: rows are t",
         "Relatedness from 9 variants is rough: be",
@@ -323,7 +323,7 @@ def test_one_person_twice_and_donors_with_few_genotypes(donors: ad.AnnData) -> N
     other.X[22, ::4] = np.nan
     with pytest.warns(DonorwiseWarning) as told:
         dw.pp.relatedness(other, missing=0.2, progress=False)
-    texts = [str(w.message) for w in told]
+    texts = [str(w.message) for w in told if w.category is DonorwiseWarning]
     assert len(texts) == 2
     assert "1 donor misses more than 10% of the genotypes: `U7`" in texts[0]
     assert "1 pair of donors has the same genotypes: `F1_child1 = U5`" in texts[1]

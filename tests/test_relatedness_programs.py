@@ -218,7 +218,7 @@ def test_files_that_are_missing_or_cut_off(study: tuple[Path, FloatArray], tmp_p
         relate(bed)
 
 
-def test_pgen_with_dosages_and_several_alleles(tmp_path: Path) -> None:
+def test_pgen_with_dosages(tmp_path: Path) -> None:
     pgenlib = pytest.importorskip("pgenlib")
     rng = np.random.default_rng(0)
     dosages = np.round(rng.uniform(0, 2, (60, 12)) * 2**14) / 2**14

@@ -139,12 +139,12 @@ def relatedness(
     source = _named(_open(genotypes, layer, donors, chrom), donors, chrom)
     _check_before(source, loco=loco, chosen=chromosomes is not None)
     found = relate(source, METHODS[method], limits, by_chromosome=loco, block=block, progress=progress)
-    total = found.total
-    _check_found(found, total, limits)
+    _check_found(found, limits)
+    total = found.total()
     whole = _kernel(found, total, method)
     for text in remarks(found, whole.to_numpy()):
         warnings.warn(text, DonorwiseWarning, stacklevel=2)
-    _tell(found, total)
+    _tell(found)
     return _loco(found, total, method) if loco else whole
 
 
@@ -240,13 +240,13 @@ def _check_before(source: Genotypes, *, loco: bool, chosen: bool) -> None:
         raise DataError(f"loco=True: all variants are on chromosome {known[0]!r}, and without it none are left.")
 
 
-def _check_found(found: Relations, total: Product, limits: Limits) -> None:
-    if total.n_variants < 2:
+def _check_found(found: Relations, limits: Limits) -> None:
+    if found.n_variants < 2:
         raise DataError(
-            f"{total.n_variants} of {found.genotypes.n_variants:,} variants can be used ({_left_out(found)}); they need a "
+            f"{found.n_variants} of {found.genotypes.n_variants:,} variants can be used ({_left_out(found)}); they need a "
             f"rarer allele with a frequency of at least maf={limits.maf:g} and at most a share missing={limits.missing:g} of missing genotypes."
         )
-    empty = np.flatnonzero(found.missing == total.n_variants)
+    empty = np.flatnonzero(found.missing == found.n_variants)
     if empty.size:
         names = [found.genotypes.donors[i] for i in empty]
         raise DataError(f"{empty.size:,} donors have no genotype at all: {listing(names, 5)}. Leave them out.")
@@ -257,16 +257,12 @@ def _left_out(found: Relations) -> str:
     return f"left out: {', '.join(reasons)}" if reasons else "none left out"
 
 
-def _tell(found: Relations, total: Product) -> None:
+def _tell(found: Relations) -> None:
     logger.info(
         "Relatedness of %s donors from %s of %s variants (%s); %s of the genotypes missing.",
-        f"{len(found.genotypes.donors):,}", f"{total.n_variants:,}", f"{found.genotypes.n_variants:,}", _left_out(found),
-        f"{_missing(found, total):.2%}",
+        f"{len(found.genotypes.donors):,}", f"{found.n_variants:,}", f"{found.genotypes.n_variants:,}", _left_out(found),
+        f"{found.share_missing:.2%}",
     )  # fmt: skip
-
-
-def _missing(found: Relations, total: Product) -> float:
-    return float(found.missing.sum() / (len(found.missing) * total.n_variants))
 
 
 def _kernel(found: Relations, product: Product, method: str, chromosome: str = "") -> pd.DataFrame:
@@ -274,7 +270,7 @@ def _kernel(found: Relations, product: Product, method: str, chromosome: str = "
         "method": method,
         "n_variants": product.n_variants,
         "left_out": {reason: n for reason, n in found.left_out.items() if n},
-        "missing": _missing(found, found.total),
+        "missing": found.share_missing,
     }
     if chromosome:
         attrs["chromosome_left_out"] = chromosome

@@ -78,9 +78,12 @@ def _grm_bin(path: Path) -> KernelFile:
 
 def _grm_text(path: Path) -> KernelFile:
     names = read_ids(path.with_name(path.name.removesuffix(".gz") + ".id"))
-    table = np.array([line.split() for line in _lines(path)], dtype=np.float64)
+    try:
+        table = pd.read_csv(path, sep=r"\s+", header=None, dtype=np.float64).to_numpy()
+    except ValueError as error:  # also an empty file
+        raise DataError(f"{path} is no list of pairs of donors: {error}.") from error
     n = len(names)
-    if table.ndim != 2 or table.shape != (n * (n + 1) // 2, 4) or table[:, :2].max() > n or table[:, :2].min() < 1:
+    if table.shape != (n * (n + 1) // 2, 4) or table[:, :2].max() > n or table[:, :2].min() < 1:
         raise DataError(
             f"{path} should have {n * (n + 1) // 2:,} lines of four numbers for the {n:,} donors of its .id."
         )
@@ -185,28 +188,34 @@ def _lines(path: Path) -> Iterator[str]:
 def _delimited(delimiter: str | None) -> Callable[[Path], KernelFile]:
     def read(path: Path) -> KernelFile:
         lines = _lines(path)
-        rows = [line.split() for line in lines] if delimiter is None else list(csv.reader(lines, delimiter=delimiter))
-        return _labelled(rows, path)
+        rows = map(str.split, lines) if delimiter is None else csv.reader(lines, delimiter=delimiter)
+        return _labelled(
+            next(iter(rows), []), [(row[0], _numbers(row[1:], path, i)) for i, row in enumerate(rows, 1)], path
+        )
 
     return read
 
 
-def _labelled(rows: list[list[str]], path: Path) -> KernelFile:
-    """A square table with names on both sides (R leaves the corner out), above it, or nowhere."""
-    lengths = {len(row) for row in rows[1:]}
-    n = len(rows) - 1
-    if n > 0 and len(lengths) == 1 and len(rows[0]) in (n, n + 1) and lengths <= {n, n + 1}:
-        if lengths == {n + 1} and not (len(rows[0]) == n + 1 and _is_number(rows[0][0])):
-            names = [row[0] for row in rows[1:]]
-            values = np.array([_numbers(row[1:], path, i + 1) for i, row in enumerate(rows[1:])])
-            return KernelFile(_aligned(values, names, rows[0][-n:], path), tuple(names), {})
-        if lengths == {n}:
-            values = np.array([_numbers(row, path, i + 1) for i, row in enumerate(rows[1:])])
-            return KernelFile(values, tuple(rows[0]), {})
-        return KernelFile(np.array([_numbers(row, path, i) for i, row in enumerate(rows)]), None, {})
+def _labelled(header: list[str], rows: list[tuple[str, FloatArray]], path: Path) -> KernelFile:
+    """A square table with names on both sides (R leaves the corner out), above it, or nowhere.
+
+    Of every row but the first one its first field, and the numbers that follow it.
+    """
+    n, lengths = len(rows), {len(values) + 1 for _, values in rows}
+    first = [name for name, _ in rows]
+    if lengths == {n + 1} and len(header) in (n, n + 1):
+        values = np.array([values for _, values in rows])
+        if len(header) == n + 1 and _is_number(header[0]):
+            return KernelFile(
+                np.vstack([_numbers(header, path, 0), np.column_stack([_numbers(first, path, 1), values])]), None, {}
+            )
+        return KernelFile(_aligned(values, first, header[-n:], path), tuple(first), {})
+    if lengths == {n} and len(header) == n:
+        whole = np.column_stack([_numbers(first, path, 1), np.array([values for _, values in rows])])
+        return KernelFile(whole, tuple(header), {})
     raise DataError(
-        f"{path} is no square table: it has {len(rows):,} lines, of {min(map(len, rows), default=0):,} to "
-        f"{max(map(len, rows), default=0):,} fields."
+        f"{path} is no square table: it has {n + bool(header):,} lines, of {min(lengths, default=len(header)):,} to "
+        f"{max(lengths, default=len(header)):,} fields."
     )
 
 

@@ -129,7 +129,7 @@ class Relations:
     missing
         Shape (n,). How many of the used genotypes each donor misses.
     largest
-        The largest genotype that was used.
+        The largest genotype.
     """
 
     def __init__(self, genotypes: Genotypes, method: Method, limits: Limits, *, by_chromosome: bool) -> None:
@@ -144,18 +144,23 @@ class Relations:
         values = self.genotypes.read(low, high)
         _check_values(values, self.genotypes, low)
         chromosomes = None if self.genotypes.chromosomes is None else self.genotypes.chromosomes[low:high]
-        centred, variants = centre(values)
+        z, missing, variants = centre(values)
         used = self._used(variants, chromosomes)
         if not used.any():
             return
-        self.missing += np.isnan(values[:, used]).sum(axis=1)
-        self.largest = max(self.largest, float(np.nanmax(values[:, used])))
+        self.largest = max(self.largest, float(np.fmax.reduce(values, axis=None)))
+        self.missing += missing[:, used].sum(axis=1)
         variants = variants.take(used)
-        z, share = centred[:, used] / self._method.scale(variants), self._method.share(variants)
-        own = chromosomes[used] if chromosomes is not None and self._by_chromosome else np.full(len(share), "")
-        for name in dict.fromkeys(own.tolist()):
-            here = own == name
-            self.products.setdefault(name, Product(np.zeros((len(z), len(z))))).add(z[:, here], share[here])
+        z = some_columns(z, used)
+        z /= self._method.scale(variants)
+        self._multiply(z, self._method.share(variants), None if chromosomes is None else chromosomes[used])
+
+    def _multiply(self, z: FloatArray, share: FloatArray, chromosomes: StrArray | None) -> None:
+        names = chromosomes if chromosomes is not None and self._by_chromosome else np.full(len(share), "")
+        for name in dict.fromkeys(names.tolist()):
+            here = names == name
+            product = self.products.setdefault(name, Product(np.zeros((len(z), len(z)))))
+            product.add(some_columns(z, here), share[here])
 
     def _used(self, variants: Variants, chromosomes: StrArray | None) -> BoolArray:
         used = np.ones(len(variants.frequency), dtype=bool)
@@ -165,6 +170,15 @@ class Relations:
         return used
 
     @property
+    def n_variants(self) -> int:
+        """How many variants are used."""
+        return sum(product.n_variants for product in self.products.values())
+
+    @property
+    def share_missing(self) -> float:
+        """Share of the used genotypes that are missing."""
+        return float(self.missing.sum() / (len(self.missing) * self.n_variants))
+
     def total(self) -> Product:
         """All variants together."""
         total = Product(np.zeros((len(self.missing),) * 2))
@@ -199,14 +213,21 @@ def relate(
     return found
 
 
-def centre(values: FloatArray) -> tuple[FloatArray, Variants]:
-    """Genotypes (n, M) minus the variant's mean, zero where missing, and what is known of the variants."""
+def centre(values: FloatArray) -> tuple[FloatArray, BoolArray, Variants]:
+    """Genotypes (n, M) minus the variant's mean, zero where missing; where that is, (n, M); and what is known of the variants."""
     missing = np.isnan(values)
     n_seen = len(values) - missing.sum(axis=0)
-    mean = np.where(missing, 0.0, values).sum(axis=0) / np.maximum(n_seen, 1)
-    centred = np.where(missing, 0.0, values - mean)
+    centred = np.where(missing, 0.0, values)
+    mean = centred.sum(axis=0) / np.maximum(n_seen, 1)
+    centred -= mean
+    centred[missing] = 0.0
     variance = np.einsum("ij,ij->j", centred, centred) / len(values)
-    return centred, Variants(mean / 2, variance, 1 - n_seen / len(values))
+    return centred, missing, Variants(mean / 2, variance, 1 - n_seen / len(values))
+
+
+def some_columns(values: FloatArray, kept: BoolArray) -> FloatArray:
+    """The columns to keep; no copy where these are all."""
+    return values if kept.all() else values[:, kept]
 
 
 def _check_values(values: FloatArray, genotypes: Genotypes, low: int) -> None:

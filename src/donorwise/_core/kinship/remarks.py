@@ -25,7 +25,7 @@ SAME_PERSON = 0.95
 
 def remarks(found: Relations, kernel: FloatArray) -> Iterator[str]:
     """Warnings about the relatedness (n, n) of all variants together."""
-    donors, n = found.genotypes.donors, found.total.n_variants
+    donors, n = found.genotypes.donors, found.n_variants
     if len(donors) > found.genotypes.n_variants:
         yield (
             f"{found.genotypes.text} has {len(donors):,} rows and {found.genotypes.n_variants:,} columns: rows are taken for donors "
