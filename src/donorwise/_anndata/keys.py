@@ -41,6 +41,12 @@ PRIOR = "prior"
 SIZE_FACTORS = "size_factors"
 """What the depths of units were multiplied by: beside tests of counts, and where ``dw.pp.size_factors`` leaves it."""
 
+HERITABILITY = "heritability"
+"""Shares of variance of the terms with a kernel."""
+
+KERNELS = "kernels"
+"""The kernels of a formula, for the levels that there are."""
+
 TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)
 """The long tables of one result."""
 

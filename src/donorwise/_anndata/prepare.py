@@ -24,6 +24,7 @@ from donorwise._anndata import (
     read_rows,
     resolve_response,
 )
+from donorwise._anndata.kernels import with_kernels
 from donorwise._anndata.origin import has_abundance
 from donorwise._anndata.roles import AUDITED, known_columns, known_donor, said_of_labels, with_labels
 from donorwise._anndata.scale import check_log_base
@@ -73,6 +74,8 @@ def prepare_lmm(
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
     log_base: str | float | None = None,
+    kernels: Mapping[str, Any] | None = None,
+    relmat: Mapping[str, Any] | None = None,
     contrasts: Any = None,
     options: Options | None = None,
     n_jobs: int | None = None,
@@ -98,7 +101,7 @@ def prepare_lmm(
         if collapsed
         else examined(adata, resolve_response(adata, **named))
     )
-    parsed, roles = parse(formula), find_roles(adata)
+    parsed, roles = with_kernels(adata, formula, kernels, relmat), find_roles(adata)
     made = assemble_lmm(
         adata, parsed, response, groupby=group_columns(groupby), weights=weights, roles=roles, columns=columns, options=options,
         n_jobs=n_jobs, fold_changes=fold_changes,

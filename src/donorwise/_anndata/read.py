@@ -44,6 +44,10 @@ class Results:
     size_factors
         What the depths of units were multiplied by, one row per group x unit; None for models of cells, and for results
         of 0.1.
+    heritability
+        Shares of variance of the terms with a kernel, one row per variable x group x component; None where there are none.
+    kernels
+        The kernels of the formula, see :mod:`donorwise._core.engine.kernel_tables`; None where there are none.
     """
 
     params: dict[str, Any]
@@ -53,6 +57,8 @@ class Results:
     variance_partition: pd.DataFrame
     prior: pd.DataFrame | None = None
     size_factors: pd.DataFrame | None = None
+    heritability: pd.DataFrame | None = None
+    kernels: pd.DataFrame | None = None
 
     @property
     def groupby(self) -> tuple[str, ...]:
@@ -90,7 +96,8 @@ def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
     tables = {name: pd.DataFrame(entry[name]) for name in keys.TABLES}
     if _aligned_to_var(params):
         tables = {name: _still_there(table, adata, key) for name, table in tables.items()}
-    further = {name: pd.DataFrame(entry[name]) for name in (keys.PRIOR, keys.SIZE_FACTORS) if name in entry}
+    others = (keys.PRIOR, keys.SIZE_FACTORS, keys.HERITABILITY, keys.KERNELS)
+    further = {name: pd.DataFrame(entry[name]) for name in others if name in entry}
     whole = {name: table.reset_index(drop=True) for name, table in tables.items()}
     return Results(params=params, **whole, **further)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
 from donorwise._anndata.exposure import is_total
+from donorwise._anndata.kernels import with_stored_kernels
 from donorwise._anndata.obs import check_obs_columns
 from donorwise._anndata.prepare import assemble_lmm
 from donorwise._anndata.prepare_composition import assemble_composition
@@ -114,8 +115,9 @@ def _of_cells(
 ) -> LmmAnalysis:
     response = replace(response, log_base=params["log_base"])
     w = weights if is_collapsed(adata) else _weights(params, weights, key)
+    formula = with_stored_kernels(params["formula"], read_results(adata, key))
     made = assemble_lmm(
-        adata, params["formula"], response, groupby=group_columns(params["groupby"]), weights=w,
+        adata, formula, response, groupby=group_columns(params["groupby"]), weights=w,
         options=Options(params["ddf"], bool(params["reml"])), n_jobs=n_jobs,
     )  # fmt: skip
     return replace(made, donor=params["donor"])
@@ -258,8 +260,9 @@ def cells_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) 
     if weights == keys.ARRAY_WEIGHTS:
         raise DataError("The weights of this fit were an array that is not in the AnnData; use a column of obs.")
     check_obs_columns(adata, [] if weights is None else [weights])
+    formula = with_stored_kernels(params["formula"], stored)
     return assemble_lmm(
-        adata, params["formula"], response_of(adata, params["response"], names), groupby=group_columns(params["groupby"]),
+        adata, formula, response_of(adata, params["response"], names), groupby=group_columns(params["groupby"]),
         weights=weights, options=Options(reml=bool(params["reml"])), n_jobs=1,
     )  # fmt: skip
 

@@ -30,6 +30,8 @@ def write_results(
     params: Mapping[str, Any],
     prior: pd.DataFrame | None = None,
     size_factors: pd.DataFrame | None = None,
+    heritability: pd.DataFrame | None = None,
+    kernels: pd.DataFrame | None = None,
 ) -> None:
     """Store one result as ``adata.uns[key]``, replacing what was there.
 
@@ -45,8 +47,8 @@ def write_results(
         Long tables with the columns variable and group first.
     params
         Formula, options and counts: text, numbers, booleans, lists of them, or dicts of text or numbers.
-    prior, size_factors
-        Long tables of the shared prior and of the units' depths, group first; None where there are none.
+    prior, size_factors, heritability, kernels
+        Long tables of the shared prior, of the units' depths, of shares of variance and of kernels; None where there are none.
 
     Raises
     ------
@@ -62,7 +64,12 @@ def write_results(
         keys.ICC: icc,
         keys.VARIANCE_PARTITION: variance_partition,
     }
-    further = {keys.PRIOR: prior, keys.SIZE_FACTORS: size_factors}
+    further = {
+        keys.PRIOR: prior,
+        keys.SIZE_FACTORS: size_factors,
+        keys.HERITABILITY: heritability,
+        keys.KERNELS: kernels,
+    }
     tables |= {name: table for name, table in further.items() if table is not None}
     write_tables(adata, key, tables=tables, params=params)
 

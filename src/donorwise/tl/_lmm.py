@@ -13,7 +13,7 @@ from donorwise._typing import DDF, check_option
 from donorwise.tl._run import fit_and_write
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import anndata as ad
 
@@ -32,6 +32,8 @@ def lmm(
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
     log_base: str | float | None = None,
+    kernels: Mapping[str, Any] | None = None,
+    relmat: Mapping[str, Any] | None = None,
     contrasts: Any = None,
     ddf: Ddf = "moderated",
     reml: bool = True,
@@ -51,7 +53,8 @@ def lmm(
     {adata_cells}
     formula
         ``"~ disease + sex + (1 | donor_id)"``; columns of ``adata.obs``. Random terms as in lme4:
-        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``. With ``||`` nothing is
+        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``, and with a known
+        covariance between the levels ``(1 | gr(g, cov=name))``. With ``||`` nothing is
         correlated, the levels of a category neither: ``(0 + disease || donor_id)`` is a variance of its own for the
         donors of each level (in lme4 ``||`` does not separate levels).
     {groupby}
@@ -59,6 +62,8 @@ def lmm(
     {mask_var}
     {weights}
     {log_base}
+    {kernels}
+        A text is the name of an entry of ``adata.obsp`` or ``adata.uns``, and so is the name in the formula where none is given.
     {contrasts}
     ddf
         How a test allows for what is unknown about the variances. ``"moderated"``: averaged over the
@@ -113,7 +118,7 @@ def lmm(
     check_max_memory(max_memory)
     analysis = prepare_lmm(
         adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights,
-        log_base=log_base, contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,
+        log_base=log_base, kernels=kernels, relmat=relmat, contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,
     )  # fmt: skip
     fit_and_write(adata, analysis, key_added, max_memory=max_memory, progress=progress)
     return adata if copy else None

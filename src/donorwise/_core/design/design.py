@@ -181,7 +181,17 @@ class RandomTerm:
         names = ["1" if c == "(Intercept)" else c for c in self.columns]
         if "1" not in names:
             names.insert(0, "0")
-        return f"({' + '.join(names)} | {self.group})"
+        return f"({' + '.join(names)} | {self.name})"
+
+    @property
+    def name(self) -> str:
+        """What its variances and effects go by: the grouping factor, with the name of a known covariance."""
+        return self.bar.factor if self.bar.cov else self.group
+
+    @property
+    def kernel(self) -> FloatArray | None:
+        """The known covariance of its levels, (levels, levels); None where they are independent."""
+        return None if self.bar.kernel is None else self.bar.kernel.on(self.levels)
 
     def take(self, patterns: IntArray) -> RandomTerm:
         """The term on some patterns, with the levels that occur there."""

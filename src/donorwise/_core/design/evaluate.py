@@ -198,7 +198,8 @@ def check_design(design: Design, *, residual: bool = True) -> None:
 def _check_answerable(design: Design, *, residual: bool) -> None:
     n, p = int(np.sum(design.codes >= 0)), len(design.fixed_names)
     for term in design.random_terms if residual else ():
-        check_random_size(term, n)
+        if not term.bar.cov:  # what relatives share is told from what is their own
+            check_random_size(term, n)
     if p >= n:
         raise DesignError(
             f"{p} fixed effects need more than {p} rows, and there are {n}; use a smaller formula or more rows."
@@ -272,7 +273,7 @@ def check_told_apart(design: Design) -> None:
     """
     groups: dict[str, list[RandomTerm]] = {}
     for term in design.random_terms:
-        if len(term.columns) == 1 and term.varying[0] < 0:
+        if len(term.columns) == 1 and term.varying[0] < 0 and not term.bar.cov:
             groups.setdefault(term.group, []).append(term)
     for group, terms in groups.items():
         factors = [t for t in terms if any(is_categorical(design.frame[v]) for v in variables(t.bar.terms))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from donorwise.errors import FormulaError
 
 if TYPE_CHECKING:
     from formulaic.formula import SimpleFormula
+
+    from donorwise._core.design.covariance import Kernel
 
 _SPACE = re.compile(r"`[^`]*`|\s")
 
@@ -37,6 +39,10 @@ class Bar:
         `columns`, parsed.
     uncorrelated
         Whether it comes from ``||``; then each level of a category on its left has a variance of its own.
+    cov
+        Name of the known covariance between its levels, of ``gr(donor, cov=name)``; empty for none.
+    kernel
+        That covariance, once it is given (see :meth:`ParsedFormula.with_kernels`).
     """
 
     columns: str
@@ -45,6 +51,14 @@ class Bar:
     start: int
     terms: SimpleFormula = field(repr=False, compare=False)
     uncorrelated: bool = False
+    cov: str = ""
+    kernel: Kernel | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def factor(self) -> str:
+        """The right of the bar, as it is written."""
+        group = ":".join(map(quote, self.group))
+        return f"gr({group}, cov={quote(self.cov)})" if self.cov else group
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +112,23 @@ class ParsedFormula:
         """The formula with these of its random terms only."""
         source, kept = f"~ {self.fixed}", []
         for bar in bars:
-            text = f"({bar.columns.strip()} | {':'.join(map(quote, bar.group))})"
+            text = f"({bar.columns.strip()} | {bar.factor})"
             kept.append(replace(bar, text=text, start=len(source) + 3))
             source += f" + {text}"
         return replace(self, source=source, bars=tuple(kept))
+
+    @property
+    def covs(self) -> tuple[str, ...]:
+        """Names of the known covariances."""
+        return tuple(dict.fromkeys(bar.cov for bar in self.bars if bar.cov))
+
+    def with_kernels(self, kernels: Mapping[str, Kernel]) -> ParsedFormula:
+        """The formula whose known covariances are these, as far as they are among them."""
+        return replace(self, bars=tuple(replace(bar, kernel=kernels.get(bar.cov, bar.kernel)) for bar in self.bars))
+
+    def with_relatives(self, groups: Mapping[tuple[str, ...], str]) -> ParsedFormula:
+        """The formula whose random terms of these grouping factors have the covariances of these names."""
+        return self.keep([bar if bar.cov else replace(bar, cov=groups.get(bar.group, "")) for bar in self.bars])
 
     def with_intercept(self, group: tuple[str, ...]) -> ParsedFormula:
         """The formula with one more random intercept."""
@@ -115,8 +142,8 @@ def parse(formula: str | ParsedFormula) -> ParsedFormula:
     ----------
     formula
         Such as ``"~ disease * sex + (1 + time | donor) + (1 | batch)"``. Random terms may be written
-        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``. With ``||`` nothing
-        is correlated: for a category, ``(0 + condition || donor)`` is one variance per level, as MixedModels.jl's
+        ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``, and, as in brms, with a
+        known covariance between the levels, ``(1 | gr(g, cov=name))``. With ``||`` nothing is correlated: for a category, ``(0 + condition || donor)`` is one variance per level, as MixedModels.jl's
         ``zerocorr`` has it (lme4's ``||`` leaves the levels of a category correlated), and ``(condition || donor)``
         is that and ``(1 | donor)``.
 
@@ -240,10 +267,32 @@ def _expand(group: Group, source: str) -> Iterator[Bar]:
         raise syntax_error("Nothing stands left of the bar; a random intercept is `(1 | group)`.", source, bar.start)
     if not right:
         raise syntax_error("The grouping factor is missing right of the bar: `(1 | group)`.", source, bar.start)
-    columns = _columns(left, source, split=is_one(bar, "||"))
-    for names in _groups(right, source):
+    columns, split = _columns(left, source, split=is_one(bar, "||")), is_one(bar, "||")
+    covariance = _covariance(right, source)
+    for names in _groups(right, source) if covariance is None else [covariance[0]]:
         for column, terms in columns:
-            yield Bar(column, names, text, group.start, terms, uncorrelated=is_one(bar, "||"))
+            yield Bar(column, names, text, group.start, terms, split, covariance[1] if covariance else "")
+
+
+_GR = "A known covariance is written `gr(donor, cov=name)`: a grouping factor, and the name that kernels= gives the matrix."
+
+
+def _covariance(right: Items, source: str) -> tuple[tuple[str, ...], str] | None:
+    """Grouping factor and name of ``gr(group, cov=name)``; None for another right of a bar."""
+    called = next((item for item in right if isinstance(item, Group) and item.called), None)
+    if called is None or not isinstance(right[0], Token) or right[0].text != "gr":
+        return None
+    start, end, inside = right[0].start, right[-1].end, called.items
+    at = next((i for i, item in enumerate(inside) if is_one(item, ",")), 0)
+    named = inside[at + 1 :]
+    if len(right) != 2 or not at or len(named) != 3 or not is_one(named[1], "="):
+        raise syntax_error(_GR, source, start, end)
+    if not isinstance(named[0], Token) or named[0].text != "cov":
+        raise syntax_error(_GR, source, start, end)
+    groups = _groups(inside[:at], source)
+    if len(groups) > 1:
+        raise syntax_error("A known covariance belongs to one grouping factor, `a` or `a:b`.", source, start, end)
+    return groups[0], _group_name(named[2], source)
 
 
 def _columns(left: Items, source: str, *, split: bool) -> list[tuple[str, SimpleFormula]]:
@@ -301,12 +350,12 @@ def _group_name(item: Token | Group, source: str) -> str:
 
 def _check_overlap(bars: tuple[Bar, ...], source: str) -> None:
     """Refuse the same column twice for the same grouping factor: the two could not be told apart."""
-    seen: dict[tuple[frozenset[str], str], Bar] = {}
+    seen: dict[tuple[frozenset[str], str, str], Bar] = {}
     for bar in bars:
         for term in column_terms(bar.terms):
-            key = (frozenset(bar.group), term)
+            key = (frozenset(bar.group), bar.cov, term)
             if key in seen:
-                name = f"({term} | {':'.join(quote(g) for g in bar.group)})"
+                name = f"({term} | {bar.factor})"
                 message = f"The random effect `{name}` is in the formula twice."
                 raise syntax_error(message, source, bar.start, bar.start + len(bar.text))
             seen[key] = bar

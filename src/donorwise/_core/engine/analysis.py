@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 import numpy as np
 
 from donorwise._core.engine.after_fit import UNCORRECTED
+from donorwise._core.engine.kernel_tables import kernel_table
 from donorwise._core.engine.results import resolve_by_group, results_table
 from donorwise.errors import DesignError
 
@@ -77,6 +78,8 @@ class Tables:
         The shared prior; None where tests are not moderated.
     size_factors
         What the depths of units were multiplied by; None for a model of cells.
+    heritability
+        Shares of variance of the terms with a kernel; None where there are none.
     ddf, note
         How the tests allow for unknown variances, and why not as asked for; empty where nothing was fitted.
     donor
@@ -93,6 +96,7 @@ class Tables:
     variance_partition: pd.DataFrame | None = None
     prior: pd.DataFrame | None = None
     size_factors: pd.DataFrame | None = None
+    heritability: pd.DataFrame | None = None
     ddf: str = ""
     note: str = ""
     donor: str = ""
@@ -107,7 +111,7 @@ class Replicates(NamedTuple):
     codes: IntArray
 
 
-TABLES = ("results", "varcomp", "icc", "variance_partition", "prior", "size_factors")
+TABLES = ("results", "varcomp", "icc", "variance_partition", "prior", "size_factors", "heritability")
 FACTS = tuple(f.name for f in fields(Tables) if f.name not in TABLES)
 
 
@@ -213,6 +217,11 @@ class Analysis(ABC, Generic[S, F]):
     @abstractmethod
     def own_params(self) -> dict[str, Any]:
         """What params say of this kind of model alone."""
+
+    def shared_tables(self) -> dict[str, pd.DataFrame]:
+        """Tables that belong to no task: the kernels of the formula, for the levels that there are."""
+        designs = [task.design for task in self.tasks if task.design is not None]
+        return {"kernels": kernel_table(designs)} if self.formula.covs else {}
 
     def _design(self, number: int) -> Design:
         """The design of a task that has one."""

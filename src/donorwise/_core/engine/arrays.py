@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from donorwise._core.design.design import Design
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import BoolArray, FloatArray
 
 
@@ -158,7 +159,7 @@ def read_arrays(Y: Any, obs: pd.DataFrame) -> tuple[Any, tuple[str, ...]]:
     return matrix, variables
 
 
-def design_of_arrays(formula: str, obs: pd.DataFrame, *, residual: bool = True) -> Design:
+def design_of_arrays(formula: str | ParsedFormula, obs: pd.DataFrame, *, residual: bool = True) -> Design:
     """The design of the rows of `obs`, with warnings, in the name of the caller's caller, of what it leaves out."""
     design = build_design(formula, obs, residual=residual)
     dropped = (

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from joblib import delayed
 
+from donorwise._core.design.binding import bind
+from donorwise._core.design.formula import parse
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import (
@@ -44,7 +46,7 @@ from donorwise._docs import documented
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from joblib import Parallel
 
@@ -66,6 +68,9 @@ def fit_lmm(
     obs: pd.DataFrame,
     formula: str,
     *,
+    kernels: Mapping[str, Any] | None = None,
+    relmat: Mapping[str, Any] | None = None,
+    levels: Any = None,
     reml: bool = True,
     weights: Any = None,
     n_jobs: int | None = None,
@@ -85,6 +90,9 @@ def fit_lmm(
         N rows: the variables of the formula. Rows in which one of them is missing are left out, with a warning.
     formula
         ``"~ fixed + (columns | group)"``; see the package's documentation for random terms.
+    {kernels}
+    levels
+        Names of the rows of kernels that are arrays: one sequence for all, or one for each by name.
     {reml}
     weights
         Precision weights: an array (N,), or the name of a column of `obs`. The residual variance
@@ -118,7 +126,7 @@ def fit_lmm(
     """
     matrix, variables = read_arrays(Y, obs)
     w = check_weights(weights, obs)
-    design = design_of_arrays(formula, obs)
+    design = design_of_arrays(bind(parse(formula), kernels, relmat=relmat, levels=levels), obs)
     jobs = effective_jobs(n_jobs)
     (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:
@@ -319,7 +327,7 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
 
     def random_effects(self, fit: LMMFit, varcomp: pd.DataFrame) -> pd.DataFrame:
         """See :class:`Analysis`: at the estimates."""
-        groups = dict.fromkeys(term.group for term in fit.design.random_terms)
+        groups = dict.fromkeys(term.name for term in fit.design.random_terms)
         return pd.concat([fit.ranef(group).assign(term=group) for group in groups], ignore_index=True)
 
     def donors(self, number: int) -> Replicates:

@@ -148,7 +148,7 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
         raise NothingFittedError(
             "\n  ".join(["No group could be fitted:", *told]) if len(told) > 1 else parts[0].failed
         )
-    tables = _stack(analysis, parts)
+    tables = _stack(analysis, parts) | analysis.shared_tables()
     _log_replaced(named, analysis.options.ddf)
     params = _params(analysis, named, tables["results"])
     cautions = shifted(tables["results"], of_covariates(analysis), analysis.when_shifted)

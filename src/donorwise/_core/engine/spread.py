@@ -137,7 +137,7 @@ def unequal_spreads(fit: LMMFit, L: FloatArray) -> dict[str, str]:
     if model is None or model.usable.size < _ENOUGH:
         return {}
     terms = enumerate(model.design.random_terms)
-    t = next((t for t, own in terms if own.group == fit.donor and own.columns == ("(Intercept)",)), None)
+    t = next((t for t, own in terms if own.name == fit.donor and own.columns == ("(Intercept)",)), None)
     arms = {} if t is None else _arms(model.design, model.design.random_terms[t], L)
     if t is None or not arms:
         return {}

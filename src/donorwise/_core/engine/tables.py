@@ -165,8 +165,8 @@ def component_rows(design: Design) -> list[tuple[str, str, str]]:
     """Term and columns of every variance and covariance of the random effects."""
     rows = []
     for term in design.random_terms:
-        rows += [(term.group, c, "") for c in term.columns]
-        rows += [(term.group, b, a) for i, a in enumerate(term.columns) for b in term.columns[i + 1 :]]
+        rows += [(term.name, c, "") for c in term.columns]
+        rows += [(term.name, b, a) for i, a in enumerate(term.columns) for b in term.columns[i + 1 :]]
     return rows
 
 
@@ -212,8 +212,8 @@ def long_partition(table: pd.DataFrame, value: str) -> pd.DataFrame:
 
 def term_labels(design: Design) -> list[str]:
     """The grouping factor of each term; the whole term where a factor has several, or is called as a share of ours."""
-    groups = [t.group for t in design.random_terms]
-    return [t.group if groups.count(t.group) == 1 and t.group not in SHARES else t.label for t in design.random_terms]
+    names = [t.name for t in design.random_terms]
+    return [t.name if names.count(t.name) == 1 and t.name not in SHARES else t.label for t in design.random_terms]
 
 
 def which_group(design: Design, group: str | None) -> str:
@@ -224,7 +224,7 @@ def which_group(design: Design, group: str | None) -> str:
     DesignError
         It is none, or there are several to choose from.
     """
-    groups = list(dict.fromkeys(t.group for t in design.random_terms))
+    groups = list(dict.fromkeys(t.name for t in design.random_terms))
     if group is None and len(groups) == 1:
         group = groups[0]
     if group not in groups:
@@ -237,7 +237,7 @@ def ranef_table(variables: tuple[str, ...], design: Design, models: Sequence[Wit
     labels, frames = np.array(variables, dtype=object), []
     for model in models:
         for t, term in enumerate(design.random_terms):
-            if term.group == group:
+            if term.name == group:
                 modes, covariance = model.random_effects(t)
                 sd = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
                 index = pd.MultiIndex.from_product(

@@ -53,7 +53,7 @@ def extra_parameters(larger: Design, smaller: Design) -> Extra:
 def check_nested(larger: Design, smaller: Design) -> None:
     """Raise where a design has not all the terms of another."""
     random = all(
-        any(own.group == other.group and set(own.columns) <= set(other.columns) for other in larger.random_terms)
+        any(own.name == other.name and set(own.columns) <= set(other.columns) for other in larger.random_terms)
         for own in smaller.random_terms
     )
     if not random or not _spanned(larger, smaller):

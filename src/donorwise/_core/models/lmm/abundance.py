@@ -25,7 +25,6 @@ import numpy as np
 from donorwise._core.cells.collapsed_rows import merge_rows
 from donorwise._core.design.design import combine, first_rows, varies
 from donorwise._core.design.terms import is_categorical, label_codes
-from donorwise._core.models.lmm.crossproducts import responses
 from donorwise._core.models.lmm.evaluate import evaluate_block
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def responses_of(equations: Equations, collapsed: Collapsed, units: Units) -> Re
         within_ss=np.zeros_like(collapsed.within_ss),
         covariate_y=np.zeros_like(collapsed.covariate_y),
     )
-    found = responses(equations.fixed, equations.terms, own, equations.blocks.order)
+    found = equations.responses(own)
     return replace(found, rss=found.rss + 1.0)  # only its likelihood reads that, which has to be finite
 
 

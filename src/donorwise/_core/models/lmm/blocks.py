@@ -48,6 +48,9 @@ class Blocks:
         Shape (K, q). B_k as an index: the column that parameter k pairs with a column, or -1.
     parameter
         Shape (K, 3). Term, row and column of each covariance parameter.
+    B
+        Shape (K, q, q). B_k as a matrix, where a kernel ties the levels together (then Z'WZ = I, and there is one block;
+        see :mod:`donorwise._core.models.lmm.coupling`); no rows where `partner` says all of it.
     """
 
     order: IntArray
@@ -60,13 +63,26 @@ class Blocks:
     lead: IntArray
     partner: IntArray
     parameter: IntArray
+    B: FloatArray
 
     def arrays(self) -> tuple[FloatArray | IntArray, ...]:
         """What the kernels take: everything but `order`, in this order."""
         return (
             self.start, self.S, self.S_start, self.A, self.term, self.component, self.lead, self.partner,
-            self.parameter,
+            self.parameter, self.B,
         )  # fmt: skip
+
+    @property
+    def coupled(self) -> bool:
+        """Whether a kernel ties the levels together."""
+        return len(self.B) > 0
+
+    def levels_of(self, k: int) -> FloatArray:
+        """What the data of each level say about the columns of covariance parameter k, relative to the residual's."""
+        if self.coupled:
+            return np.asarray(np.diag(self.B[k]))
+        term, column, _ = self.parameter[k]
+        return self.diagonal[(self.term == term) & (self.component == column)]
 
     @property
     def places(self) -> tuple[IntArray, IntArray]:
@@ -82,10 +98,13 @@ class Blocks:
         row, column = self.places
         return self.S[row == column]
 
-    def scaled(self, scale: FloatArray) -> Blocks:
-        """The blocks of columns that are multiplied by `scale` (q,)."""
+    def in_units(self, information: FloatArray) -> tuple[Blocks, FloatArray]:
+        """The blocks of variances in units of the `information` (terms,), and what Z'Wr is multiplied by, (q,)."""
+        if self.coupled:
+            return replace(self, B=self.B / information[self.parameter[:, 0], None, None]), np.ones(len(self.A))
+        scale = 1 / np.sqrt(information[self.term])
         row, column = self.places
-        return replace(self, S=self.S * scale[row] * scale[column], A=self.A * scale[:, None])
+        return replace(self, S=self.S * scale[row] * scale[column], A=self.A * scale[:, None]), scale
 
 
 def build_blocks(fixed: FixedBasis, terms: Sequence[TermBasis], collapsed: Collapsed) -> Blocks:
@@ -107,8 +126,9 @@ def build_blocks(fixed: FixedBasis, terms: Sequence[TermBasis], collapsed: Colla
     partner = _partners(parameter, labels.term[order], labels.component[order], lead)
     stacked = np.concatenate(A)[order] if A else np.zeros((0, p))
     return Blocks(
-        order, start, S, S_start, stacked, labels.term[order], labels.component[order], lead, partner, parameter
-    )
+        order, start, S, S_start, stacked, labels.term[order], labels.component[order], lead, partner, parameter,
+        np.zeros((0, 0, 0)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.models.lmm.crossproducts import TermBasis
     from donorwise._core.models.lmm.equations import Equations, Estimates
+    from donorwise._core.models.lmm.evaluate import Evaluation
     from donorwise._typing import FloatArray, IntArray
 
 _ROUNDING = 1e-24  # variance, relative to what it was summed from or to what a level says of it, below which it is zero
@@ -174,11 +175,34 @@ def random_effects(equations: Equations, estimates: Estimates, t: int) -> tuple[
     at = evaluate_block(equations.blocks, estimates.gamma, estimates.responses, equations.nu(reml=True), posterior=True)
     basis = equations.terms[t]
     T = relative_covariance(t, equations.blocks.parameter, estimates.gamma)
-    columns = _columns(equations, t)
-    modes = np.einsum("gij,glj->gli", T, at.u[:, columns])
-    T = T[:, None]
-    covariance = estimates.sigma2[:, None, None, None] * (T - T @ at.D[:, _diagonal_blocks(equations, columns)] @ T)
-    return modes @ basis.back.T, basis.back @ covariance @ basis.back.T
+    if equations.coupling is not None:
+        modes, covariance = _coupled_effects(equations.coupling.effects[t], basis.kernel, T, at)
+    else:
+        columns = _columns(equations, t)
+        modes, D = at.u[:, columns], at.D[:, _diagonal_blocks(equations, columns)]
+        modes = np.einsum("gij,glj->gli", T, modes)
+        covariance = T[:, None] - T[:, None] @ D @ T[:, None]
+    covariance = estimates.sigma2[:, None, None, None] * covariance
+    back = basis.back * np.sqrt(basis.size)
+    return modes @ back.T, back @ covariance @ back.T
+
+
+def _coupled_effects(
+    effects: FloatArray, kernel: FloatArray | None, T: FloatArray, at: Evaluation
+) -> tuple[FloatArray, FloatArray]:
+    """Modes (G, levels, r) and conditional covariances (G, levels, r, r), relative to sigma2, of a term in a dense block.
+
+    With M_i = sum_j T_ij effects_j the modes are M_i Z̃'Py, and the covariance of columns i and j in a level is that of
+    T_ij K - M_i D M_j'.
+    """
+    m, own = at.u.shape[1], np.ones(effects.shape[1]) if kernel is None else np.diag(kernel)
+    M = np.einsum("gij,jlm->gilm", T, effects)
+    modes = np.einsum("gilm,gm->gli", M, at.u)
+    if at.D.shape[1] == m:  # one variance: columns are independent
+        shrunk = np.einsum("gilm,gm,gjlm->glij", M, at.D, M, optimize=True)
+    else:
+        shrunk = np.einsum("gilm,gjlm->glij", M @ at.D.reshape(-1, 1, m, m), M)
+    return modes, T[:, None] * own[:, None, None] - shrunk
 
 
 def _columns(equations: Equations, t: int) -> IntArray:

@@ -55,6 +55,11 @@ class TermBasis:
     ----------
     names, scale
         Of length r: what is freed of those before it, and its size in an internal column.
+    kernel
+        Shape (levels, levels). The known covariance of the levels, with a mean variance of one over the rows; None where
+        they are independent.
+    size
+        What it was divided by; variances take that over (it is in `factor`, `back` and `scale`), effects do not.
     """
 
     term: RandomTerm
@@ -63,6 +68,14 @@ class TermBasis:
     back: FloatArray
     names: tuple[str, ...]
     scale: FloatArray
+    kernel: FloatArray | None = None
+    size: float = 1.0
+
+    def shares_columns(self, other: TermBasis) -> bool:
+        """Whether two terms have the same columns for the same levels, whatever the covariance of their effects."""
+        own, others = self.term, other.term
+        same = own.levels == others.levels and np.array_equal(own.codes, others.codes)
+        return same and np.array_equal(own.Z, others.Z) and own.varying == others.varying
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +191,22 @@ def term_basis(term: RandomTerm, collapsed: Collapsed) -> TermBasis:
     factor = factor * np.sign(np.diag(factor))
     back: FloatArray = np.asarray(np.linalg.inv(factor).T / norms[:, None], dtype=np.float64)
     factor = np.linalg.inv(turn).T @ (factor * norms[:, None])
-    return TermBasis(term, columns.transformed(back), factor, turn @ back, names, np.diag(back))
+    internal, kernel = columns.transformed(back), term.kernel
+    size = 1.0 if kernel is None else _mean_variance(kernel, internal, term, collapsed)
+    return TermBasis(
+        term, internal, factor * np.sqrt(size), turn @ back / np.sqrt(size), names, np.diag(back) / np.sqrt(size),
+        None if kernel is None else kernel / size, size,
+    )  # fmt: skip
+
+
+def _mean_variance(kernel: FloatArray, internal: Columns, term: RandomTerm, collapsed: Collapsed) -> float:
+    """Mean over the rows, and the internal columns, of the variance that effects with this covariance give."""
+    n_levels, r = len(kernel), internal.mean.shape[1]
+    squares = cross(internal, internal, term.codes, n_levels, collapsed)
+    size = float(np.diag(kernel) @ np.einsum("lrr->l", squares)) / (r * collapsed.weight.sum())
+    if not size > 0:
+        raise DesignError(f"The kernel of {term.label} is zero for all levels in use.")
+    return size
 
 
 def _constant_first(term: RandomTerm) -> tuple[FloatArray, tuple[str, ...]]:
@@ -202,11 +230,17 @@ def cross(left: Columns, right: Columns, left_codes: IntArray, n_left: int, coll
     return out
 
 
-def responses(fixed: FixedBasis, terms: Sequence[TermBasis], collapsed: Collapsed, order: IntArray) -> Responses:
+def responses(
+    fixed: FixedBasis,
+    terms: Sequence[TermBasis],
+    collapsed: Collapsed,
+    order: IntArray | slice,
+    turn: FloatArray | None = None,
+) -> Responses:
     """Residual cross-products of every feature with the random columns.
 
-    `order` (q,) rearranges the columns from terms, levels, columns to blocks. The projection is done twice: the second pass removes what rounding leaves of a
-    large mean.
+    `order` (q,) rearranges the columns from terms, levels, columns to blocks, `turn` (q, m) combines them then. The
+    projection is done twice: the second pass removes what rounding leaves of a large mean.
     """
     X, w = fixed.columns, collapsed.weight[:, None]
     mean, cov_y = collapsed.mean, collapsed.covariate_y
@@ -222,6 +256,7 @@ def responses(fixed: FixedBasis, terms: Sequence[TermBasis], collapsed: Collapse
     rss = (w * residual**2).sum(axis=0) + np.clip(within, 0, None)
     blocks = [_level_sums(basis, w * residual, cov_residual) for basis in terms]
     zty = np.concatenate(blocks, axis=1)[:, order] if blocks else np.zeros((rss.size, 0))
+    zty = zty if turn is None else zty @ turn
     centre, constant, explained = _degenerate(collapsed, rss)
     return Responses(pulled, np.ascontiguousarray(zty), rss, centre, constant, explained)
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.models.lmm.blocks import build_blocks
-from donorwise._core.models.lmm.crossproducts import Responses, column_covariance, fixed_basis, term_basis
+from donorwise._core.models.lmm.coupling import build_coupling
+from donorwise._core.models.lmm.crossproducts import Responses, column_covariance, fixed_basis, responses, term_basis
+from donorwise._core.models.lmm.ratios import Nodes
+from donorwise._core.models.lmm.rays import Rays
 from donorwise._core.models.lmm.spectral import spectrum
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.design.design import Design
     from donorwise._core.models.lmm.blocks import Blocks
+    from donorwise._core.models.lmm.coupling import Coupling
     from donorwise._core.models.lmm.crossproducts import FixedBasis, TermBasis
     from donorwise._core.models.lmm.spectral import Spectrum
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
@@ -47,6 +51,12 @@ class Equations:
         multiplied by to be that of a level's effect relative to its sampling variance.
     spectrum
         Eigenvalues that make a single variance ratio fast; None for other models.
+    coupling
+        How the columns of `blocks` come from those of the terms, where a kernel ties levels together; else None.
+    rays
+        What such models with several variances share, along rays of their space; else None.
+    nodes
+        Rays between which the optima of those with two variances are found; else None.
     """
 
     design: Design
@@ -58,6 +68,9 @@ class Equations:
     spread: FloatArray
     information: FloatArray
     spectrum: Spectrum | None
+    coupling: Coupling | None = None
+    rays: Rays | None = None
+    nodes: Nodes | None = None
 
     @property
     def p(self) -> int:
@@ -72,6 +85,12 @@ class Equations:
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients of the orthonormal basis."""
         return L @ self.fixed.inverse
+
+    def responses(self, collapsed: Collapsed) -> Responses:
+        """Residual cross-products of every feature with the random columns, in the order of the blocks."""
+        if self.coupling is None:
+            return responses(self.fixed, self.terms, collapsed, self.blocks.order)
+        return responses(self.fixed, self.coupling.carriers, collapsed, slice(None), self.coupling.turn)
 
     def nu(self, *, reml: bool) -> int:
         """Denominator of sigma2: n - p for REML, n for ML."""
@@ -130,16 +149,22 @@ def build_equations(design: Design, collapsed: Collapsed) -> Equations:
     fixed = fixed_basis(design, collapsed)
     terms = tuple(term_basis(t, collapsed) for t in design.random_terms)
     n_obs, log_weight = int(collapsed.n_obs.sum()), float(collapsed.log_weight.sum())
-    blocks = build_blocks(fixed, terms, collapsed)
-    single = blocks.parameter.shape[0] == 1 and blocks.order.size <= _EIGEN_LIMIT
+    coupled = build_coupling(fixed, terms, collapsed)
+    blocks, coupling = coupled or (build_blocks(fixed, terms, collapsed), None)
+    single = blocks.parameter.shape[0] == 1 and (coupling is not None or blocks.order.size <= _EIGEN_LIMIT)
+    information = _information(blocks, len(terms))
+    rays = Rays.of(blocks) if blocks.coupled else None
+    two = rays is not None and [t.factor.shape[0] for t in terms] == [1, 1]
     return Equations(
-        design, fixed, terms, blocks, n_obs, log_weight, column_covariance(fixed.columns, collapsed),
-        _information(blocks, len(terms)), spectrum(blocks) if single else None,
+        design, fixed, terms, blocks, n_obs, log_weight, column_covariance(fixed.columns, collapsed), information,
+        spectrum(blocks) if single else None, coupling, rays, Nodes(rays, information) if rays and two else None,
     )  # fmt: skip
 
 
 def _information(blocks: Blocks, n_terms: int) -> FloatArray:
     """See :class:`Equations`; a level without data on a term's columns, as that of another arm, is no level of it."""
+    if blocks.coupled:
+        return np.array([blocks.levels_of(k).mean() for k, (_, i, j) in enumerate(blocks.parameter) if i == j == 0])
     diagonal = blocks.diagonal
     informed = [diagonal[(blocks.term == t) & (diagonal > 0)] for t in range(n_terms)]
     return np.array([own.mean() for own in informed])

@@ -9,10 +9,11 @@ import numpy as np
 
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm.components import smallest_variance
-from donorwise._core.models.lmm.crossproducts import responses
 from donorwise._core.models.lmm.equations import Estimates
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.newton import fit_features
+from donorwise._core.models.lmm.ratios import fit_two
+from donorwise._core.models.lmm.rays import rough_optimum
 from donorwise._core.models.lmm.spectral import fit_spectral
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.blocks import Blocks
     from donorwise._core.models.lmm.crossproducts import Responses
     from donorwise._core.models.lmm.equations import Equations
+    from donorwise._core.models.lmm.evaluate import Evaluation
+    from donorwise._core.models.lmm.ratios import Nodes, Optimum
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 # Variance, relative to what a level says of it, below which a fit is singular (for 100 rows a level that is where a
@@ -39,17 +42,32 @@ _SIZES = np.geomspace(1, 1e10, 11)  # variances that all columns might share, re
 
 def fit_collapsed(equations: Equations, collapsed: Collapsed, *, reml: bool) -> Estimates:
     """Fit all features of `collapsed`."""
-    return fit_responses(
-        equations, responses(equations.fixed, equations.terms, collapsed, equations.blocks.order), reml=reml
-    )
+    return fit_responses(equations, equations.responses(collapsed), reml=reml)
 
 
 def fit_responses(equations: Equations, response: Responses, *, reml: bool) -> Estimates:
     """Fit features from their residual cross-products (also to refit by ML, or by REML)."""
     usable = ~(response.constant | response.explained)
     used = response.take(usable)
-    gamma, n_iter, converged = _optimise(equations, used, reml=reml)
-    return _assemble(equations, response, usable, _evaluate(equations, used, gamma, n_iter, converged, reml=reml))
+    if equations.nodes is not None and reml:
+        fitted = _between_nodes(equations, equations.nodes, used)
+    else:
+        fitted = _evaluated(equations, used, *_optimise(equations, used, reml=reml), reml=reml)
+    return _assemble(equations, response, usable, fitted)
+
+
+def _between_nodes(equations: Equations, nodes: Nodes, response: Responses) -> Estimates:
+    """REML estimates of two variances of which one has a kernel; the few optima that no nodes surround by Newton's method."""
+    found = fit_two(nodes, response.zty, response.rss, equations.nu(reml=True))
+    rest = ~found.found
+    if rest.any():
+        own = response.take(rest)
+        gamma, iterations, converged = optimise_blocked(equations, own, reml=True)
+        at = evaluate_block(equations.blocks, gamma, own, equations.nu(reml=True))
+        found.gamma[rest], found.iterations[rest], found.found[rest] = gamma, iterations, converged
+        for name in ("deviance", "R", "logdet_V", "logdet_X", "Phi", "delta"):
+            getattr(found, name)[rest] = getattr(at, name)
+    return _estimates(equations, response, found.gamma, found.iterations, found.found, found, reml=True)
 
 
 def _optimise(equations: Equations, response: Responses, *, reml: bool) -> tuple[FloatArray, IntArray, BoolArray]:
@@ -74,8 +92,7 @@ def optimise_blocked(
     (gamma (G, K), iterations (G,), converged (G,))
     """
     parameter = equations.blocks.parameter
-    scale = 1 / np.sqrt(equations.information[equations.blocks.term])
-    blocks = equations.blocks.scaled(scale)
+    blocks, scale = equations.blocks.in_units(equations.information)
     unit = replace(response, zty=response.zty * scale / np.sqrt(response.rss)[:, None], rss=np.ones(response.rss.size))
     n, K = response.rss.size, parameter.shape[0]
     gamma, iterations, converged = np.zeros((n, K)), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)
@@ -84,22 +101,28 @@ def optimise_blocked(
     bounded = (parameter[:, 1] == last) & (parameter[:, 2] == last)
     starts = _starts(parameter, bounded)
     n_always = len(starts) if max(widths) > 1 else 1  # correlated terms have several optima
-    nu = float(equations.nu(reml=reml))
+    nu = equations.nu(reml=reml)
+    sizes = (
+        _sizes(blocks, unit, nu, reml=reml)
+        if equations.rays is None
+        else rough_optimum(equations.rays, equations.information, response, nu)
+    )
     fit_features(
-        blocks.arrays(), starts, _sizes(blocks, unit, equations.nu(reml=reml), reml=reml), n_always, bounded,
-        unit.zty, unit.rss, nu, reml, gamma, iterations, converged,
+        blocks.arrays(), starts, sizes, n_always, bounded, unit.zty, unit.rss, float(nu), reml, gamma, iterations,
+        converged,
     )  # fmt: skip
     return gamma / equations.parameter_information, iterations, converged
 
 
 def _sizes(blocks: Blocks, response: Responses, nu: int, *, reml: bool) -> FloatArray:
-    """The best variance of every feature, (G,), if all columns had the same and no correlation."""
+    """The best variance of every feature, if all columns had the same and no correlation, (G, K)."""
     diagonal = (blocks.parameter[:, 1] == blocks.parameter[:, 2]).astype(np.float64)
     deviance = [
         evaluate_block(blocks, np.tile(size * diagonal, (response.rss.size, 1)), response, nu, reml=reml).deviance
         for size in _SIZES
     ]
-    return _SIZES[np.nanargmin([np.where(np.isfinite(d), d, np.inf) for d in deviance], axis=0)]
+    best = _SIZES[np.nanargmin([np.where(np.isfinite(d), d, np.inf) for d in deviance], axis=0)]
+    return np.repeat(best[:, None], diagonal.size, axis=1)
 
 
 def _starts(parameter: IntArray, bounded: BoolArray) -> FloatArray:
@@ -117,12 +140,26 @@ def _starts(parameter: IntArray, bounded: BoolArray) -> FloatArray:
     return np.array(rows if not diagonal.all() else rows[:2])
 
 
-def _evaluate(
+def _evaluated(
     equations: Equations, response: Responses, gamma: FloatArray, n_iter: IntArray, converged: BoolArray, *, reml: bool
 ) -> Estimates:
     """Likelihood, fixed effects and status of usable features at `gamma`."""
+    at = evaluate_block(equations.blocks, gamma, response, equations.nu(reml=reml), reml=reml)
+    return _estimates(equations, response, gamma, n_iter, converged, at, reml=reml)
+
+
+def _estimates(
+    equations: Equations,
+    response: Responses,
+    gamma: FloatArray,
+    n_iter: IntArray,
+    converged: BoolArray,
+    at: Evaluation | Optimum,
+    *,
+    reml: bool,
+) -> Estimates:
+    """Estimates and status of usable features, of which the likelihood and fixed effects are known."""
     nu = equations.nu(reml=reml)
-    at = evaluate_block(equations.blocks, gamma, response, nu, reml=reml)
     logdet = at.logdet_V + (at.logdet_X + 2 * equations.fixed.log_det if reml else 0.0)
     converged = converged & np.isfinite(at.deviance)
     lost = np.where(converged, 0.0, np.nan)  # no numbers where the optimum was not found

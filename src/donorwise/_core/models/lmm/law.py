@@ -18,6 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._core.models.law import Law, law_of
+from donorwise._core.models.lmm.rays import find_rays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.blocks import Blocks
     from donorwise._core.models.lmm.crossproducts import Responses
     from donorwise._core.models.lmm.equations import Equations
+    from donorwise._core.models.lmm.rays import Rays
     from donorwise._core.models.lmm.spectral import Spectrum
     from donorwise._typing import FloatArray, IntArray
 
@@ -162,6 +164,8 @@ def on_grid(
     """
     L = np.empty((0, equations.p)) if L is None else equations.turned(L)
     nu, spectrum = float(equations.nu(reml=True)), equations.spectrum
+    if equations.rays is not None:
+        return _on_rays(equations.rays, responses, points, L, nu)
     if spectrum is not None and not len(L):
         half = -0.5 * np.log1p(np.outer(spectrum.s, points[:, 0])).sum(axis=0)
         return LMMGrid(responses, nu, half, _spectral(spectrum, points[:, 0]), L, np.empty(0), np.empty(0))
@@ -176,6 +180,34 @@ def on_grid(
         R = _products(pairs, *(np.concatenate([getattr(own, name) for own in made], axis=1) for name in ("W", "XVr")))
     else:
         R = _pointwise(equations, points)
+    return LMMGrid(responses, nu, half, R, L, step, spread)
+
+
+def _on_rays(rays: Rays, responses: Responses, points: FloatArray, L: FloatArray, nu: float) -> LMMGrid:
+    """The grid of a model whose levels are tied together: points that lie on one ray share its eigenvectors."""
+    directions, of_point, lam = find_rays(points)
+    K, (m, _), n = len(points), rays.blocks.A.shape, len(L)
+    half, step, spread = np.empty(K), np.empty((n, m, K)), np.empty((K, n, n))
+    own = []
+    for number, direction in enumerate(directions):
+        ray, at = rays.at(direction), np.flatnonzero(of_point == number)
+        shrunk = 1 / (1 + np.outer(ray.s, lam[at]))
+        half[at] = 0.5 * np.log(shrunk).sum(axis=0)
+        if n:
+            turned = ray.C @ L.T  # (m, n)
+            for i in range(n):
+                step[i][:, at] = ray.turn @ (-lam[at] * shrunk * turned[:, i, None])
+            spread[at] = L @ ray.Phi(lam[at]) @ L.T / nu
+        own.append((ray.turn, shrunk, at))
+
+    def R(response: Responses) -> FloatArray:
+        out = np.empty((response.rss.size, K))
+        for turn, shrunk, at in own:
+            energy = (response.zty @ turn) ** 2
+            floor = np.clip(response.rss - energy.sum(axis=1), 0, None)
+            out[:, at] = floor[:, None] + energy @ shrunk
+        return out
+
     return LMMGrid(responses, nu, half, R, L, step, spread)
 
 
@@ -334,9 +366,13 @@ def parameter_axes(equations: Equations, largest: FloatArray) -> list[FloatArray
 
 
 def _largest_levels(equations: Equations) -> list[float]:
-    """Largest diagonal entry of Z'WZ of every parameter's (first) column."""
+    """What the level with most rows says of every parameter's (first) column, relative to the residual.
+
+    Of a model on rays the largest of all for each, so that the axes have equal steps and many points lie on one ray.
+    """
     blocks = equations.blocks
-    return [float(blocks.diagonal[(blocks.term == t) & (blocks.component == i)].max()) for t, i, _ in blocks.parameter]
+    largest = [float(blocks.levels_of(k).max()) for k in range(len(blocks.parameter))]
+    return largest if equations.rays is None else [max(largest)] * len(largest)
 
 
 def _block_matrix(blocks: Blocks, values: FloatArray) -> sparse.csr_array:

@@ -20,7 +20,7 @@ from donorwise._core.design.replicates import between_within_df
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm import components
 from donorwise._core.models.lmm.abundance import at_ratios
-from donorwise._core.models.lmm.crossproducts import column_means, is_rounding, responses
+from donorwise._core.models.lmm.crossproducts import column_means, is_rounding
 from donorwise._core.models.lmm.equations import Estimates, build_equations
 from donorwise._core.models.lmm.fit import fit_collapsed
 from donorwise._core.models.lmm.model import LMM
@@ -232,7 +232,7 @@ def level_model(
     kept = tuple((t, own) for t in range(len(design.random_terms)) if (own := _kept(design, term, t)).size)
     values = _level_means(collapsed, codes, n_levels)
     inner = _one_row_each(design, codes, basis, kept, values, features, reml=reml)
-    response = responses(equations.fixed, equations.terms, collapsed, equations.blocks.order)
+    response = equations.responses(collapsed)
     outer = _outer(equations, response, inner, basis, term, kept)
     return LevelLMM(
         features, equations, outer, abundance, inner=inner, basis=basis, term=term, kept=kept, values=values.T

@@ -12,7 +12,7 @@ the residual's (mean Z'Z = I), where a variance T is known to within a multiple 
 row i is sqrt(1 + T_ii), of the bounded variance 1 + T_ii.
 
 numba's cache on disk does not follow imports from one file to another: whoever edits ``algebra.py``,
-``pairs.py`` or ``kernels.py`` must touch this file, too, or clear ``__pycache__``.
+``coupled_kernels.py`` or ``kernels.py`` must touch this file, too, or clear ``__pycache__``.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ def fit_features(blocks, starts, size, n_always, bounded, zty, rss, nu, reml, ga
     """Fit every feature: from the first `n_always` starts, and from all when they end on a boundary.
 
     `starts` (n_starts, K) are parameter vectors for variances of one, which are those of a feature times its `size`
-    (G,); `gamma` (G, K) receives the entries of T.
+    (G, K); `gamma` (G, K) receives the entries of T.
     """
     parameter = blocks[8]
     K = starts.shape[1]
@@ -275,7 +275,7 @@ def fit_features(blocks, starts, size, n_always, bounded, zty, rss, nu, reml, ga
         best, is_known = np.inf, False
         for s in range(starts.shape[0]):
             for k in range(K):
-                phi[k] = starts[s, k] * (size[feature] if bounded[k] else np.sqrt(size[feature]))
+                phi[k] = starts[s, k] * (size[feature, k] if bounded[k] else np.sqrt(size[feature, k]))
             f, n, ok, regular = minimise(
                 blocks, phi, bounded, zty[feature], rss[feature], nu, reml, out, scratch, known, is_known
             )

@@ -1,0 +1,61 @@
+"""Kernels as a long table, and back: so they are kept beside the results that they gave."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.design.covariance import Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from donorwise._core.design.design import Design
+    from donorwise._typing import FloatArray
+
+
+def kernel_table(designs: Sequence[Design]) -> pd.DataFrame:
+    """Kernels of designs on the levels that any of them has: kernel, level1, level2, value.
+
+    The lower triangle of every kernel, without zeros beside the diagonal.
+    """
+    frames = []
+    for kernel, levels in _in_use(designs):
+        values = kernel.on(levels)
+        row, column = np.nonzero(np.tril(values != 0) | np.eye(len(values), dtype=bool))
+        names = {
+            name: pd.Categorical.from_codes(codes, categories=list(levels))
+            for name, codes in (("level1", row), ("level2", column))
+        }
+        frames.append(pd.DataFrame({"kernel": kernel.name, **names, "value": values[row, column]}))
+    table = pd.concat(frames, ignore_index=True)
+    return table.astype({"level1": str, "level2": str}) if len(frames) > 1 else table
+
+
+def _in_use(designs: Sequence[Design]) -> list[tuple[Kernel, tuple[str, ...]]]:
+    """Every kernel with the levels that the designs use, in its own order."""
+    terms = [term for design in designs for term in design.random_terms if term.bar.kernel is not None]
+    kernels = {term.bar.cov: term.bar.kernel for term in terms}
+    used = {name: {level for t in terms if t.bar.cov == name for level in t.levels} for name in kernels}
+    return [(k, tuple(level for level in k.levels if level in used[name])) for name, k in kernels.items() if k]
+
+
+def kernels_from(table: pd.DataFrame) -> dict[str, Kernel]:
+    """The kernels of a table that :func:`kernel_table` made."""
+    found = {}
+    for name, own in table.groupby(table["kernel"].astype(str), sort=False):
+        diagonal = own[own["level1"].astype(str) == own["level2"].astype(str)]
+        levels = pd.Index(diagonal["level1"].astype(str))
+        row, column = (levels.get_indexer(own[c].astype(str)) for c in ("level1", "level2"))
+        found[str(name)] = Kernel(
+            str(name), tuple(levels), _symmetric(row, column, own["value"].to_numpy(), len(levels))
+        )
+    return found
+
+
+def _symmetric(row: FloatArray, column: FloatArray, value: FloatArray, n: int) -> FloatArray:
+    values = np.zeros((n, n))
+    values[row, column] = values[column, row] = value
+    return values
