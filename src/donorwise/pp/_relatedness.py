@@ -134,10 +134,11 @@ def relatedness(
     """
     check_option("method", method, tuple(METHODS))
     limits = _limits(maf, missing, chromosomes)
-    if block is not None and not block >= 1:
+    if block is not None and not (block >= 1 and block == int(block)):
         raise DonorwiseError(f"block={block!r} must be a number of variants, 1 or more.")
     source = _named(_open(genotypes, layer, donors, chrom), donors, chrom)
-    _check_before(source, loco=loco, chosen=chromosomes is not None)
+    _check_before(source)
+    _check_chromosomes(source, limits.chromosomes, loco=loco)
     found = relate(source, METHODS[method], limits, by_chromosome=loco, block=block, progress=progress)
     _check_found(found, limits)
     total = found.total()
@@ -211,7 +212,7 @@ def _named(source: Genotypes, donors: Any, chrom: Any) -> Genotypes:
     return replace(source, chromosomes=chromosomes)
 
 
-def _check_before(source: Genotypes, *, loco: bool, chosen: bool) -> None:
+def _check_before(source: Genotypes) -> None:
     n, m = len(source.donors), source.n_variants
     if n < 2 or m < 2:
         raise DataError(
@@ -225,18 +226,25 @@ def _check_before(source: Genotypes, *, loco: bool, chosen: bool) -> None:
         raise DataError(
             f"{source.text} has rows called {source.donors[0]!r}, which is the name of a variant: rows are donors, so give its transpose."
         )
-    if (loco or chosen) and source.chromosomes is None:
+
+
+def _check_chromosomes(source: Genotypes, chosen: frozenset[str] | None, *, loco: bool) -> None:
+    if chosen is None and not loco:
+        return
+    if source.chromosomes is None:
         raise DataError(
             f"{'loco=True' if loco else 'chromosomes='} needs the chromosome of every variant, which does not come with these "
             "genotypes: give chrom=, a sequence or a column of var."
         )
-    if not loco or source.chromosomes is None:
-        return
-    known = pd.unique(pd.Series(source.chromosomes))
-    if "" in known:
+    known = pd.unique(pd.Series(source.chromosomes)).tolist()
+    if chosen is not None and not chosen <= set(known):
+        raise DataError(
+            f"No variant is on chromosome {listing(sorted(chosen - set(known)), 5)}; there are {listing(known, 30)}."
+        )
+    if loco and "" in known:
         unknown = np.count_nonzero(source.chromosomes == "")
         raise DataError(f"loco=True: {unknown:,} variants have no chromosome; leave them out.")
-    if len(known) < 2:
+    if loco and len(known) < 2:
         raise DataError(f"loco=True: all variants are on chromosome {known[0]!r}, and without it none are left.")
 
 

@@ -73,7 +73,7 @@ def kernel_of(distance: FloatArray) -> DistanceKernel:
     if not roots[-1] > 0:
         raise DataError("All samples are the same: there is no distance between any two of them.")
     roots = np.where(np.abs(roots) > _NOTHING * roots[-1], roots, 0.0)
-    negative = float(-roots[roots < 0].sum() / np.abs(roots).sum())
+    negative = float(np.abs(roots[roots < 0]).sum() / np.abs(roots).sum())
     half = vectors * np.sqrt(np.maximum(roots, 0.0))
     return DistanceKernel(half @ half.T, negative)
 

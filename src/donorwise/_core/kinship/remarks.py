@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FEW_VARIANTS = 500
 ENOUGH_TO_TELL = 100
-"""Variants by which two people can be told apart."""
+"""Variants by which donors can be judged one by one."""
 MOSTLY_THERE = 0.1
 """Share of its genotypes that a donor may miss without a word."""
 SAME_PERSON = 0.95
@@ -38,17 +38,21 @@ def remarks(found: Relations, kernel: FloatArray) -> Iterator[str]:
         )
     if found.largest <= 1 + 1e-6:
         yield (
-            f"No genotype in {found.genotypes.text} is above 1, where two copies of an allele are 2: if they were halved, or say only "
+            f"{found.genotypes.text} has no genotype above 1, where two copies of an allele are 2: if they were halved, or say only "
             "who carries it, relatedness is not on its scale."
         )
-    rare = np.flatnonzero(found.missing > MOSTLY_THERE * n)
-    if rare.size:
-        yield (
-            f"{rare.size:,} {'donor misses' if rare.size == 1 else 'donors miss'} more than {MOSTLY_THERE:.0%} of the genotypes: "
-            f"{listing([donors[i] for i in rare], 5)}. Missing genotypes count as the mean, which makes them look less related."
-        )
     if n >= ENOUGH_TO_TELL:
+        yield from _few_genotypes(donors, found.missing / n)
         yield from _same_people(donors, kernel)
+
+
+def _few_genotypes(donors: tuple[str, ...], missing: FloatArray) -> Iterator[str]:
+    few = np.flatnonzero(missing > MOSTLY_THERE)
+    if few.size:
+        yield (
+            f"{few.size:,} {'donor misses' if few.size == 1 else 'donors miss'} more than {MOSTLY_THERE:.0%} of the genotypes: "
+            f"{listing([donors[i] for i in few], 5)}. Missing genotypes count as the mean, which makes them look less related."
+        )
 
 
 def _same_people(donors: tuple[str, ...], kernel: FloatArray) -> Iterator[str]:
