@@ -11,7 +11,7 @@ from donorwise import _anndata as slots
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -151,6 +151,8 @@ class DonorwiseAccessor:
         exposure: str | FloatArray | None = None,
         offset: str | FloatArray | None = None,
         trials: str | FloatArray | None = None,
+        kernels: Mapping[str, Any] | None = None,
+        relmat: Mapping[str, Any] | None = None,
     ) -> Audit:
         """Say what the design can answer, before any fit.
 
@@ -164,6 +166,8 @@ class DonorwiseAccessor:
             that of :func:`donorwise.tl.lmm`. They say how the model takes the depth of cells. Where one of `layer`, `obsm`,
             `obs_keys` and `response` says what is modelled, the values are looked at, too: whether they are counts, or
             yes and no, and in how many features an arm has no response, or nothing else.
+        kernels, relmat
+            Known covariances between donors that the formula names, as in :func:`donorwise.tl.lmm`.
 
         Returns
         -------
@@ -175,7 +179,8 @@ class DonorwiseAccessor:
         FormulaError
             The formula does not parse.
         DesignError
-            A column is missing. A design that the data cannot answer is a warning of the report.
+            A column is missing, or a kernel that the formula names. A design that the data cannot answer is a warning of
+            the report.
         DataError
             There is no such family or link, or one without an exposure is given one.
 
@@ -186,14 +191,17 @@ class DonorwiseAccessor:
         >>> adata.donorwise.audit("~ condition + (1 | donor_id)").notes[0]
         'condition[T.disease]: these 300 cells are 6 replicates: 3 against 3.'
         """
+        from donorwise._anndata.kernels import with_kernels
+
+        parsed = with_kernels(self._adata, formula, kernels, relmat)
         if family is None:
             from donorwise._anndata.prepare import audit_cells
 
-            return audit_cells(self._adata, formula)
+            return audit_cells(self._adata, parsed)
         from donorwise._anndata.prepare_counts import audit_counts
 
         return audit_counts(
-            self._adata, formula, family=family, link=link, layer=layer, obsm=obsm, obs_keys=obs_keys,
+            self._adata, parsed, family=family, link=link, layer=layer, obsm=obsm, obs_keys=obs_keys,
             response=response, exposure=exposure, offset=offset, trials=trials,
         )  # fmt: skip
 
@@ -208,6 +216,8 @@ class DonorwiseAccessor:
         mask_var: str | BoolArray | None = None,
         weights: str | FloatArray | None = None,
         log_base: str | float | None = None,
+        kernels: Mapping[str, Any] | None = None,
+        relmat: Mapping[str, Any] | None = None,
         contrasts: Any = None,
         ddf: Ddf = "moderated",
         reml: bool = True,
@@ -241,6 +251,8 @@ class DonorwiseAccessor:
             mask_var=mask_var,
             weights=weights,
             log_base=log_base,
+            kernels=kernels,
+            relmat=relmat,
             contrasts=contrasts,
             ddf=ddf,
             reml=reml,

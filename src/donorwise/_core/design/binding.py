@@ -65,7 +65,8 @@ def _check_named(parsed: ParsedFormula, given: Mapping[str, Any]) -> None:
     if missing:
         raise DesignError(
             f"The formula names the covariance {listing(dict.fromkeys(missing))}, which is not given: pass kernels={{{missing[0]!r}: K}}, "
-            "a DataFrame whose rows and columns are named by the levels of the grouping factor."
+            f"a DataFrame whose rows and columns are named by the levels of the grouping factor (in a command --kernel "
+            f"{missing[0]}=FILE)."
         )
     unused = [name for name in given if name not in parsed.covs]
     if unused:
