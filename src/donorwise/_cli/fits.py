@@ -85,8 +85,9 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
         if given["log_depth"]:
             _add_log_depth(adata, given)
         return prepare_lmm(
-            adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **files.given, **chosen
-        )
+            adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options,
+            kernels=files.given["kernels"], relmat=files.given["relmat"], **chosen,
+        )  # fmt: skip
 
     _run(ctx, given, prepare, files)
 
