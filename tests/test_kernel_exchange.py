@@ -74,8 +74,6 @@ def test_arrangements_leave_the_kernel_as_it_is(K: np.ndarray, arms: str, kind: 
     assert all(invariant(K, found, labels) for labels in made)
 
 
-
-
 def test_every_kernel_counts() -> None:
     """A household of two in another matrix ties what genes do not."""
     household = related([1, 2, 2, 1])
@@ -139,7 +137,9 @@ def cells() -> ad.AnnData:
     donors = np.array([f"d{i:02d}" for i in range(24)])
     code = np.repeat(np.arange(24), 6)
     u = np.linalg.cholesky(K) @ rng.normal(size=(24, 120))
-    obs = pd.DataFrame({"donor_id": donors[code], "arm": np.repeat(list("ab"), 72), "sex": np.resize(list("fm"), 24)[code]})
+    obs = pd.DataFrame(
+        {"donor_id": donors[code], "arm": np.repeat(list("ab"), 72), "sex": np.resize(list("fm"), 24)[code]}
+    )
     obs.index = [f"c{i}" for i in range(len(obs))]
     adata = ad.AnnData(u[code] + rng.normal(size=(len(code), 120)), obs=obs)
     adata.uns["grm"] = pd.DataFrame(K, donors, donors)
