@@ -156,7 +156,7 @@ def fixed_variance(equations: Equations, estimates: Estimates) -> FloatArray:
 
 def without_responses(equations: Equations, gamma: FloatArray) -> Estimates:
     """What does not depend on responses, at relative covariances (points, K) and a residual variance of one."""
-    (n, K), q = gamma.shape, equations.blocks.order.size
+    n, q = len(gamma), equations.blocks.order.size
     zero = np.zeros(n, dtype=bool)
     nothing = Responses(np.zeros((n, equations.p)), np.zeros((n, q)), np.ones(n), np.zeros(n), zero, zero)
     gamma = np.ascontiguousarray(gamma)
