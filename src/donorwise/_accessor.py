@@ -180,7 +180,8 @@ class DonorwiseAccessor:
         FormulaError
             The formula does not parse.
         DesignError
-            A column is missing. A design that the data cannot answer is a warning of the report.
+            A column is missing, or a kernel that the formula names. A design that the data cannot answer is a warning of
+            the report.
         DataError
             There is no such family or link, or one without an exposure is given one; or a kernel cannot be used.
 

@@ -61,7 +61,7 @@ _CELLS_EACH = 20  # of a pattern on average, that say how they vary about its me
 
 def prepare_glmm(
     adata: ad.AnnData,
-    formula: str,
+    formula: str | ParsedFormula,
     *,
     family: str = "nb",
     link: str | None = None,
@@ -208,7 +208,9 @@ def cells_in_use(tasks: Sequence[Task]) -> BoolArray:
     return np.asarray(np.logical_or.reduce([own >= 0 for own in codes]))
 
 
-def audit_counts(adata: ad.AnnData, formula: str, *, family: str, link: str | None, **response: Any) -> Audit:
+def audit_counts(
+    adata: ad.AnnData, formula: str | ParsedFormula, *, family: str, link: str | None, **response: Any
+) -> Audit:
     """What a design can answer with a generalised model; see :meth:`DonorwiseAccessor.audit`.
 
     `response` are the other options of :func:`prepare_glmm` that say what is modelled.
@@ -228,7 +230,7 @@ def audit_counts(adata: ad.AnnData, formula: str, *, family: str, link: str | No
 
 
 def _said_of_response(
-    adata: ad.AnnData, formula: str, family: str, link: str | None, response: dict[str, Any]
+    adata: ad.AnnData, formula: str | ParsedFormula, family: str, link: str | None, response: dict[str, Any]
 ) -> tuple[str, ...]:
     """Why values cannot be used, or how many features have no response in an arm, or nothing else."""
     try:

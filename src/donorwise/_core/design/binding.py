@@ -86,7 +86,8 @@ def _not_given(missing: list[str], given: tuple[str, ...]) -> str:
     close = f" ({suggestion(missing[0], given, 'kernels= has').rstrip('.')})" if given else ""
     return (
         f"The formula names the covariance {listing(dict.fromkeys(missing))}, which is not given{close}: pass "
-        f"kernels={{{missing[0]!r}: K}}, a DataFrame whose rows and columns are named by the levels of the grouping factor."
+        f"kernels={{{missing[0]!r}: K}}, a DataFrame whose rows and columns are named by the levels of the grouping "
+        f"factor (in a command --kernel {missing[0]}=FILE)."
     )
 
 

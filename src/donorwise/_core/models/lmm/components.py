@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.models.lmm.crossproducts import Responses
+from donorwise._core.models.lmm.equations import Estimates
 from donorwise._core.models.lmm.evaluate import evaluate_block
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.models.lmm.crossproducts import TermBasis
-    from donorwise._core.models.lmm.equations import Equations, Estimates
+    from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.evaluate import Evaluation
     from donorwise._typing import FloatArray, IntArray
 
@@ -153,13 +154,22 @@ def fixed_variance(equations: Equations, estimates: Estimates) -> FloatArray:
     return np.einsum("ga,ab,gb->g", delta, equations.spread, delta)
 
 
-def contrast_variance(equations: Equations, L: FloatArray, gamma: FloatArray) -> FloatArray:
-    """c'(X'V⁻¹X)⁻¹c of one contrast L (1, p) at relative covariances (points, K), relative to sigma2."""
-    n, q = gamma.shape[0], equations.blocks.order.size
+def without_responses(equations: Equations, gamma: FloatArray) -> Estimates:
+    """What does not depend on responses, at relative covariances (points, K) and a residual variance of one."""
+    n, q = len(gamma), equations.blocks.order.size
     zero = np.zeros(n, dtype=bool)
     nothing = Responses(np.zeros((n, equations.p)), np.zeros((n, q)), np.ones(n), np.zeros(n), zero, zero)
-    Phi = evaluate_block(equations.blocks, np.ascontiguousarray(gamma), nothing, equations.nu(reml=True)).Phi
-    c = equations.turned(L)[0]
+    gamma = np.ascontiguousarray(gamma)
+    Phi = evaluate_block(equations.blocks, gamma, nothing, equations.nu(reml=True)).Phi
+    one, unknown = np.ones(n), np.full(n, np.nan)
+    return Estimates(
+        nothing, True, np.zeros((n, equations.p)), Phi, gamma, one, unknown, np.full(n, "ok"), zero.astype(int)
+    )
+
+
+def contrast_variance(equations: Equations, L: FloatArray, gamma: FloatArray) -> FloatArray:
+    """c'(X'V⁻¹X)⁻¹c of one contrast L (1, p) at relative covariances (points, K), relative to sigma2."""
+    c, Phi = equations.turned(L)[0], without_responses(equations, gamma).Phi
     return np.einsum("p,gpr,r->g", c, Phi, c)
 
 
