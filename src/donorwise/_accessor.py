@@ -153,6 +153,7 @@ class DonorwiseAccessor:
         trials: str | FloatArray | None = None,
         kernels: Mapping[str, Any] | None = None,
         relmat: Mapping[str, Any] | None = None,
+        levels: Any = None,
     ) -> Audit:
         """Say what the design can answer, before any fit.
 
@@ -166,8 +167,8 @@ class DonorwiseAccessor:
             that of :func:`donorwise.tl.lmm`. They say how the model takes the depth of cells. Where one of `layer`, `obsm`,
             `obs_keys` and `response` says what is modelled, the values are looked at, too: whether they are counts, or
             yes and no, and in how many features an arm has no response, or nothing else.
-        kernels, relmat
-            Known covariances between donors that the formula names, as in :func:`donorwise.tl.lmm`.
+        kernels, relmat, levels
+            Of a linear mixed model with known covariances, as they will be given to :func:`donorwise.tl.lmm`.
 
         Returns
         -------
@@ -182,7 +183,7 @@ class DonorwiseAccessor:
             A column is missing, or a kernel that the formula names. A design that the data cannot answer is a warning of
             the report.
         DataError
-            There is no such family or link, or one without an exposure is given one.
+            There is no such family or link, or one without an exposure is given one; or a kernel cannot be used.
 
         Examples
         --------
@@ -191,17 +192,20 @@ class DonorwiseAccessor:
         >>> adata.donorwise.audit("~ condition + (1 | donor_id)").notes[0]
         'condition[T.disease]: these 300 cells are 6 replicates: 3 against 3.'
         """
-        from donorwise._anndata.kernels import with_kernels
-
-        parsed = with_kernels(self._adata, formula, kernels, relmat)
         if family is None:
             from donorwise._anndata.prepare import audit_cells
 
-            return audit_cells(self._adata, parsed)
+            return audit_cells(self._adata, formula, kernels=kernels, relmat=relmat, levels=levels)
         from donorwise._anndata.prepare_counts import audit_counts
 
+        if kernels or relmat:
+            raise DesignError(
+                f"family={family!r} and kernels=: generalised models take no known covariance between levels. Leave kernels= and "
+                "relmat= out, or leave family= out to look at dw.tl.lmm, which takes them."
+            )
+
         return audit_counts(
-            self._adata, parsed, family=family, link=link, layer=layer, obsm=obsm, obs_keys=obs_keys,
+            self._adata, formula, family=family, link=link, layer=layer, obsm=obsm, obs_keys=obs_keys,
             response=response, exposure=exposure, offset=offset, trials=trials,
         )  # fmt: skip
 
@@ -218,6 +222,7 @@ class DonorwiseAccessor:
         log_base: str | float | None = None,
         kernels: Mapping[str, Any] | None = None,
         relmat: Mapping[str, Any] | None = None,
+        levels: Any = None,
         contrasts: Any = None,
         ddf: Ddf = "moderated",
         reml: bool = True,
@@ -253,6 +258,7 @@ class DonorwiseAccessor:
             log_base=log_base,
             kernels=kernels,
             relmat=relmat,
+            levels=levels,
             contrasts=contrasts,
             ddf=ddf,
             reml=reml,

@@ -24,6 +24,7 @@ from donorwise._anndata.roles import known_columns, known_donor, said_of_labels,
 from donorwise._anndata.values import CountData, examine_responses, said_of_values
 from donorwise._core.cells.nodes import choose_nodes
 from donorwise._core.cells.tails import choose_tails
+from donorwise._core.design.binding import refuse_kernels
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.after_fit import separated
@@ -87,6 +88,7 @@ def prepare_glmm(
     """
     check_is_anndata(adata)
     kind, parsed, roles = distribution(family, link), parse(formula), find_roles(adata)
+    refuse_kernels(parsed, "dw.tl.glmm")
     if response is not None:
         check_option("response", response, ("detected",))
     effective_jobs(n_jobs)
@@ -214,6 +216,7 @@ def audit_counts(
     `response` are the other options of :func:`prepare_glmm` that say what is modelled.
     """
     kind = distribution(family, link)
+    refuse_kernels(parse(formula), "dw.tl.glmm")
     of_genes = response["obsm"] is None and response["obs_keys"] is None
     exposed = response["exposure"] is not None or response["offset"] is not None
     if exposed:

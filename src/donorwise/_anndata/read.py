@@ -106,9 +106,11 @@ def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
     entry = adata.uns[key]
     params = _params(entry[keys.PARAMS])
     tables = {name: pd.DataFrame(entry[name]) for name in keys.TABLES}
+    if keys.HERITABILITY in entry:
+        tables[keys.HERITABILITY] = pd.DataFrame(entry[keys.HERITABILITY])
     if _aligned_to_var(params):
         tables = {name: _still_there(table, adata, key) for name, table in tables.items()}
-    others = (keys.PRIOR, keys.SIZE_FACTORS, keys.HERITABILITY, keys.KERNELS)
+    others = (keys.PRIOR, keys.SIZE_FACTORS, keys.KERNELS)
     further = {name: pd.DataFrame(entry[name]) for name in others if name in entry}
     whole = {name: table.reset_index(drop=True) for name, table in tables.items()}
     return Results(params=params, **whole, **further)

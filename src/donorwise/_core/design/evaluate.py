@@ -12,6 +12,7 @@ import pandas as pd
 from donorwise._core.design.design import varies
 from donorwise._core.design.disguise import kept_as_text
 from donorwise._core.design.independence import are_spanned, split_columns
+from donorwise._core.design.kernel_checks import check_kernels
 from donorwise._core.design.names import Label, labelled, quote, shown, uncover
 from donorwise._core.design.terms import (
     identifiers,
@@ -177,6 +178,7 @@ def _check_finite(names: tuple[str, ...], values: FloatArray, by_row: dict[int, 
             )
 
 
+_RANK = 1e-10  # of the largest eigenvalue of a kernel, below which there is none
 _DEPENDENT = 1e-12  # products of indicators are exact but for rounding in the eigenvalues
 
 
@@ -199,7 +201,7 @@ def _check_answerable(design: Design, *, residual: bool) -> None:
     n, p = int(np.sum(design.codes >= 0)), len(design.fixed_names)
     for term in design.random_terms if residual else ():
         if not term.bar.cov:  # what relatives share is told from what is their own
-            check_random_size(term, n)
+            check_random_size(term, n, related=any(t.group == term.group and t.bar.cov for t in design.random_terms))
     if p >= n:
         raise DesignError(
             f"{p} fixed effects need more than {p} rows, and there are {n}; use a smaller formula or more rows."
@@ -209,6 +211,7 @@ def _check_answerable(design: Design, *, residual: bool) -> None:
     for term in design.random_terms:
         check_replication(X, design.fixed_names, term)
     check_told_apart(design)
+    check_kernels(design)
 
 
 def _inside_patterns(design: Design) -> FloatArray:
@@ -224,12 +227,16 @@ def _inside_patterns(design: Design) -> FloatArray:
     return rows
 
 
-def check_random_size(term: RandomTerm, n: int) -> None:
-    """Raise when a term has as many effects as there are rows."""
+def check_random_size(term: RandomTerm, n: int, *, related: bool = False) -> None:
+    """Raise when a term has as many effects as there are rows; `related` says that another ties its levels by a kernel."""
     if len(term.levels) == n:
+        advice = (
+            "The residual is what each level has of its own, beside what the kernel says: leave the term out."
+            if related
+            else "A grouping factor has several rows per level: donors or samples, not cells."
+        )
         raise DesignError(
-            f"`{term.label}` has one level per row ({n:,} of each), so it cannot be told from the residual. "
-            "A grouping factor has several rows per level: donors or samples, not cells."
+            f"`{term.label}` has one level per row ({n:,} of each), so it cannot be told from the residual. {advice}"
         )
     n_effects = len(term.levels) * len(term.columns)
     if n_effects >= n:
@@ -251,10 +258,16 @@ def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -
         return
     effects = np.zeros((len(X), len(term.levels)))
     effects[np.arange(len(term.codes)), term.codes] = term.Z[:, 0]
-    effects = effects[:, effects.any(axis=0)]
+    effects = effects[:, effects.any(axis=0)] if term.kernel is None else _tied(effects, term.kernel, len(names))
     n = effects.shape[1]
     if n > len(names) or not are_spanned(X, effects, names):
         return
+    if term.bar.cov:
+        raise DesignError(
+            f"The fixed effects already give all that the kernel `{term.bar.cov}` says of the {len(term.levels):,} levels in use, "
+            f"where its rank is {n}, so nothing is left to estimate `{term.label}` from. A kernel that is the same for all pairs is "
+            "the intercept; one that divides the levels into sets is the factor of these."
+        )
     which = f"the {n} level{'' if n == 1 else 's'} of `{term.group}`"
     which += "" if term.columns == ("(Intercept)",) else f" that have `{term.columns[0]}`"
     raise DesignError(
@@ -262,6 +275,15 @@ def check_replication(X: FloatArray, names: tuple[str, ...], term: RandomTerm) -
         f"no comparison between levels of `{term.group}` has replicates. "
         f"Use more levels of `{term.group}`, or fewer fixed effects that are constant within them."
     )
+
+
+def _tied(effects: FloatArray, K: FloatArray, most: int) -> FloatArray:
+    """Columns (n, rank) for the effects of levels (n, levels) that K ties together; any, if they are more than `most`."""
+    if np.trace(K) ** 2 > (most + 1) * (K**2).sum():  # the rank is no less than their ratio
+        return effects
+    values, vectors = np.linalg.eigh(K)
+    kept = values > _RANK * values.max(initial=0.0)
+    return np.asarray(effects @ (vectors[:, kept] * np.sqrt(values[kept])))
 
 
 def check_told_apart(design: Design) -> None:
