@@ -92,8 +92,6 @@ def fit_lmm(
     formula
         ``"~ fixed + (columns | group)"``; see the package's documentation for random terms.
     {kernels}
-    levels
-        Names of the rows of kernels that are arrays: one sequence for all, or one for each by name.
     {reml}
     weights
         Precision weights: an array (N,), or the name of a column of `obs`. The residual variance
