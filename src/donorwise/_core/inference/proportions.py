@@ -13,12 +13,12 @@ differently scaled kernels can be compared (Speed and Balding 2015, Nat Rev Gene
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.lmm.curvature import expected_covariance, free, ratio_covariance
+from donorwise._core.models.lmm.curvature import at_ratios, expected_covariance, free, ratio_covariance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,9 +154,11 @@ def confounded(
     """
     weights = weights_of(equations, "trace")
     equal = np.where(weights > 0, 1 / np.where(weights > 0, weights, 1.0), 0.0)[None]
-    one = replace(estimates.take(np.zeros(1, dtype=np.int64)), gamma=equal, sigma2=np.ones(1))
     own = [k for k, c in enumerate(components) if c.name != SUM]
     found = correlations(
-        equal, expected_covariance(equations, one), numerators(equations, components, weights), weights
+        equal,
+        expected_covariance(equations, at_ratios(equations, estimates, equal)),
+        numerators(equations, components, weights),
+        weights,
     )[0]
     return tuple((i, j) for i in own for j in own if i < j and not found[i, j] > _OPPOSITE)

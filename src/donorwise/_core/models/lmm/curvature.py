@@ -10,11 +10,12 @@ alone the observed one is the curvature of the profiled deviance, which rays giv
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.lmm.evaluate import pieces
+from donorwise._core.models.lmm.evaluate import evaluate_block, pieces
 from donorwise._core.models.lmm.ratio_kernels import curvature_features
 from donorwise._core.models.lmm.ratios import WIDEST, at_nodes
 
@@ -157,3 +158,10 @@ def expected_covariance(equations: Equations, estimates: Estimates) -> FloatArra
         information = information_about(pieces(equations, own), "expected")
         out[at] = _inverse(information, np.ones(own.gamma.shape, dtype=bool), own.gamma)
     return out
+
+
+def at_ratios(equations: Equations, estimates: Estimates, gamma: FloatArray) -> Estimates:
+    """A feature, whichever it is, as if its ratios were each of `gamma` (n, K): for what depends on the design alone."""
+    same = estimates.take(np.zeros(len(gamma), dtype=np.int64))
+    at = evaluate_block(equations.blocks, np.ascontiguousarray(gamma), same.responses, equations.nu(reml=True))
+    return replace(same, gamma=gamma, Phi=at.Phi, sigma2=np.ones(len(gamma)))
