@@ -21,7 +21,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     {"errors", "_typing", "_docs", "_core.jobs", "_core.wording", "_core.files"},
     {"_core.design", "_core.cells"},
-    {"_core.models"},
+    {"_core.models", "_core.kinship"},
     {"_core.inference"},
     {"_core.engine"},
     {"_anndata"},

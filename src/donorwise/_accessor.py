@@ -11,7 +11,7 @@ from donorwise import _anndata as slots
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -151,6 +151,9 @@ class DonorwiseAccessor:
         exposure: str | FloatArray | None = None,
         offset: str | FloatArray | None = None,
         trials: str | FloatArray | None = None,
+        kernels: Mapping[str, Any] | None = None,
+        relmat: Mapping[str, Any] | None = None,
+        levels: Any = None,
     ) -> Audit:
         """Say what the design can answer, before any fit.
 
@@ -164,6 +167,8 @@ class DonorwiseAccessor:
             that of :func:`donorwise.tl.lmm`. They say how the model takes the depth of cells. Where one of `layer`, `obsm`,
             `obs_keys` and `response` says what is modelled, the values are looked at, too: whether they are counts, or
             yes and no, and in how many features an arm has no response, or nothing else.
+        kernels, relmat, levels
+            Of a linear mixed model with known covariances, as they will be given to :func:`donorwise.tl.lmm`.
 
         Returns
         -------
@@ -175,9 +180,10 @@ class DonorwiseAccessor:
         FormulaError
             The formula does not parse.
         DesignError
-            A column is missing. A design that the data cannot answer is a warning of the report.
+            A column is missing, or a kernel that the formula names. A design that the data cannot answer is a warning of
+            the report.
         DataError
-            There is no such family or link, or one without an exposure is given one.
+            There is no such family or link, or one without an exposure is given one; or a kernel cannot be used.
 
         Examples
         --------
@@ -189,8 +195,14 @@ class DonorwiseAccessor:
         if family is None:
             from donorwise._anndata.prepare import audit_cells
 
-            return audit_cells(self._adata, formula)
+            return audit_cells(self._adata, formula, kernels=kernels, relmat=relmat, levels=levels)
         from donorwise._anndata.prepare_counts import audit_counts
+
+        if kernels or relmat:
+            raise DesignError(
+                f"family={family!r} and kernels=: generalised models take no known covariance between levels. Leave kernels= and "
+                "relmat= out, or leave family= out to look at dw.tl.lmm, which takes them."
+            )
 
         return audit_counts(
             self._adata, formula, family=family, link=link, layer=layer, obsm=obsm, obs_keys=obs_keys,
@@ -208,6 +220,9 @@ class DonorwiseAccessor:
         mask_var: str | BoolArray | None = None,
         weights: str | FloatArray | None = None,
         log_base: str | float | None = None,
+        kernels: Mapping[str, Any] | None = None,
+        relmat: Mapping[str, Any] | None = None,
+        levels: Any = None,
         contrasts: Any = None,
         ddf: Ddf = "moderated",
         reml: bool = True,
@@ -241,6 +256,9 @@ class DonorwiseAccessor:
             mask_var=mask_var,
             weights=weights,
             log_base=log_base,
+            kernels=kernels,
+            relmat=relmat,
+            levels=levels,
             contrasts=contrasts,
             ddf=ddf,
             reml=reml,

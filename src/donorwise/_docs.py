@@ -71,7 +71,9 @@ kernels
     Known covariances between donors, by the name that the formula has for them in ``(1 | gr(donor_id, cov=grm))``: a
     DataFrame whose index and columns are the donors (:func:`donorwise.pp.relatedness`), an xarray.DataArray, or an array.
 relmat
-    The short form of one kernel: ``{{"donor_id": K}}`` gives all random terms of ``donor_id`` this covariance.""",
+    The short form of one kernel: ``{"donor_id": K}`` gives all random terms of ``donor_id`` this covariance.
+levels
+    Names of the rows of kernels that are arrays: one sequence for all of them, or one for each by name.""",
     "reml": """\
 reml
     REML, or maximum likelihood.""",

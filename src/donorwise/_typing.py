@@ -20,6 +20,9 @@ Status: TypeAlias = Literal[
     "ok", "boundary", "separated", "not_estimable", "constant", "too_few_donors", "not_converged"
 ]
 
+Scale: TypeAlias = Literal["trace", "as-is"]
+SCALES: tuple[str, ...] = get_args(Scale)
+"""How variances with a kernel are stated."""
 GlmmDdf: TypeAlias = Literal["moderated", "between-within", "wald"]
 DDF: tuple[str, ...] = get_args(Ddf)
 GLMM_DDF: tuple[str, ...] = get_args(GlmmDdf)

@@ -31,6 +31,7 @@ from donorwise._anndata.scale import check_log_base
 from donorwise._core.design.audit import audit
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
+from donorwise._core.design.kernel_checks import log_ignored
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs, pass_jobs
@@ -76,6 +77,7 @@ def prepare_lmm(
     log_base: str | float | None = None,
     kernels: Mapping[str, Any] | None = None,
     relmat: Mapping[str, Any] | None = None,
+    levels: Any = None,
     contrasts: Any = None,
     options: Options | None = None,
     n_jobs: int | None = None,
@@ -101,12 +103,13 @@ def prepare_lmm(
         if collapsed
         else examined(adata, resolve_response(adata, **named))
     )
-    parsed, roles = with_kernels(adata, formula, kernels, relmat), find_roles(adata)
+    parsed, roles = with_kernels(adata, formula, kernels, relmat, levels), find_roles(adata)
     made = assemble_lmm(
         adata, parsed, response, groupby=group_columns(groupby), weights=weights, roles=roles, columns=columns, options=options,
         n_jobs=n_jobs, fold_changes=fold_changes,
     )  # fmt: skip
     check_random(made.tasks)
+    log_ignored(task.design for task in made.tasks if task.design is not None)
     made = made.asking(contrasts)
     raw = read_origin(adata).looks_like_counts if collapsed else _look_raw(response)
     if raw and not response.aligned_to_var:
@@ -249,14 +252,21 @@ def check_random(tasks: Sequence[Task]) -> None:
 
 
 def audit_cells(
-    adata: ad.AnnData, formula: str | ParsedFormula, depth_in: Depth = "values", *, moments: bool = True
+    adata: ad.AnnData,
+    formula: str | ParsedFormula,
+    depth_in: Depth = "values",
+    *,
+    moments: bool = True,
+    kernels: Mapping[str, Any] | None = None,
+    relmat: Mapping[str, Any] | None = None,
+    levels: Any = None,
 ) -> Audit:
     """What the design of cells, or of collapsed rows, can answer; see :meth:`DonorwiseAccessor.audit`.
 
     `moments` says whether the model needs no more of a covariate of collapsed rows than these.
     """
     check_has_cells(adata)
-    parsed, roles = parse(formula), find_roles(adata)
+    parsed, roles = with_kernels(adata, formula, kernels, relmat, levels), find_roles(adata)
     donor = known_donor(adata, roles, parsed) or None
     by = read_origin(adata).by if is_collapsed(adata) else ()
     read = columns_read(adata, parsed, [*([donor] if donor else []), *by], moments=moments)

@@ -12,6 +12,7 @@ from donorwise._anndata.prepare import read_columns
 from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.response import labels_response
 from donorwise._anndata.roles import known_columns, known_donor, said_of_labels, with_labels
+from donorwise._core.design.binding import refuse_kernels
 from donorwise._core.design.formula import parse
 from donorwise._core.design.shares import check_samples, find_samples
 from donorwise._core.engine import cautions
@@ -60,6 +61,7 @@ def prepare_composition(
     check_is_anndata(adata)
     check_has_cells(adata)
     parsed, roles = parse(formula), find_roles(adata)
+    refuse_kernels(parsed, "dw.tl.composition")
     column = _known(roles, "cell_type", cell_type)
     if not column:
         raise DesignError(

@@ -24,6 +24,7 @@ from donorwise._anndata.roles import known_columns, known_donor, said_of_labels,
 from donorwise._anndata.values import CountData, examine_responses, said_of_values
 from donorwise._core.cells.nodes import choose_nodes
 from donorwise._core.cells.tails import choose_tails
+from donorwise._core.design.binding import refuse_kernels
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.after_fit import separated
@@ -60,7 +61,7 @@ _CELLS_EACH = 20  # of a pattern on average, that say how they vary about its me
 
 def prepare_glmm(
     adata: ad.AnnData,
-    formula: str,
+    formula: str | ParsedFormula,
     *,
     family: str = "nb",
     link: str | None = None,
@@ -87,6 +88,7 @@ def prepare_glmm(
     """
     check_is_anndata(adata)
     kind, parsed, roles = distribution(family, link), parse(formula), find_roles(adata)
+    refuse_kernels(parsed, "dw.tl.glmm")
     if response is not None:
         check_option("response", response, ("detected",))
     effective_jobs(n_jobs)
@@ -206,12 +208,15 @@ def cells_in_use(tasks: Sequence[Task]) -> BoolArray:
     return np.asarray(np.logical_or.reduce([own >= 0 for own in codes]))
 
 
-def audit_counts(adata: ad.AnnData, formula: str, *, family: str, link: str | None, **response: Any) -> Audit:
+def audit_counts(
+    adata: ad.AnnData, formula: str | ParsedFormula, *, family: str, link: str | None, **response: Any
+) -> Audit:
     """What a design can answer with a generalised model; see :meth:`DonorwiseAccessor.audit`.
 
     `response` are the other options of :func:`prepare_glmm` that say what is modelled.
     """
     kind = distribution(family, link)
+    refuse_kernels(parse(formula), "dw.tl.glmm")
     of_genes = response["obsm"] is None and response["obs_keys"] is None
     exposed = response["exposure"] is not None or response["offset"] is not None
     if exposed:
@@ -225,7 +230,7 @@ def audit_counts(adata: ad.AnnData, formula: str, *, family: str, link: str | No
 
 
 def _said_of_response(
-    adata: ad.AnnData, formula: str, family: str, link: str | None, response: dict[str, Any]
+    adata: ad.AnnData, formula: str | ParsedFormula, family: str, link: str | None, response: dict[str, Any]
 ) -> tuple[str, ...]:
     """Why values cannot be used, or how many features have no response in an arm, or nothing else."""
     try:

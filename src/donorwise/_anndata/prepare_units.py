@@ -25,6 +25,7 @@ from donorwise._anndata import (
 from donorwise._anndata.origin import COUNTS
 from donorwise._anndata.roles import known_columns, said_of_labels, with_labels
 from donorwise._core.cells.size_factors import METHODS
+from donorwise._core.design.binding import refuse_kernels
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.arrays import effective_jobs, pass_jobs
@@ -76,7 +77,9 @@ def prepare_pseudobulk(
     check_is_anndata(adata)
     check_option("normalize", normalize, METHODS)
     effective_jobs(n_jobs)  # like the contrasts, checked before anything is read
-    response, parsed = counts_response(adata, layer, depth, mask_var), parse(formula)
+    parsed = parse(formula)
+    refuse_kernels(parsed, "dw.tl.pseudobulk")
+    response = counts_response(adata, layer, depth, mask_var)
     by = group_columns(groupby)
     units = units_of(adata, parsed, donor=donor, sample=sample, groupby=by)
     tasks = tasks_of_units(units, by)

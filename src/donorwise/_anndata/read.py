@@ -10,6 +10,7 @@ import pandas as pd
 
 from donorwise._anndata import keys
 from donorwise._anndata.obs import computed, suggest
+from donorwise._core.design.formula import parse
 from donorwise._core.engine.groups import group_columns
 from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise.errors import DataError
@@ -71,6 +72,17 @@ class Results:
         return RATIO_OF_LINK.get(str(self.params["link"]), "")
 
     @property
+    def donor_terms(self) -> list[str]:
+        """Random terms whose levels are the donors, as the tables call them: independent ones, and those with a kernel."""
+        bars = parse(self.params["formula"]).bars if self.params["donor"] else ()
+        named = {
+            bar.factor if bar.cov else ":".join(bar.group)
+            for bar in bars
+            if ":".join(bar.group) == self.params["donor"]
+        }
+        return [name for name in dict.fromkeys(self.icc["term"].astype(str)) if name in named]
+
+    @property
     def of_counts(self) -> bool:
         """Whether counts in units of cells were modelled: the estimates are differences of log rates."""
         return bool(self.params["observations"] == "units")
@@ -94,9 +106,11 @@ def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
     entry = adata.uns[key]
     params = _params(entry[keys.PARAMS])
     tables = {name: pd.DataFrame(entry[name]) for name in keys.TABLES}
+    if keys.HERITABILITY in entry:
+        tables[keys.HERITABILITY] = pd.DataFrame(entry[keys.HERITABILITY])
     if _aligned_to_var(params):
         tables = {name: _still_there(table, adata, key) for name, table in tables.items()}
-    others = (keys.PRIOR, keys.SIZE_FACTORS, keys.HERITABILITY, keys.KERNELS)
+    others = (keys.PRIOR, keys.SIZE_FACTORS, keys.KERNELS)
     further = {name: pd.DataFrame(entry[name]) for name in others if name in entry}
     whole = {name: table.reset_index(drop=True) for name, table in tables.items()}
     return Results(params=params, **whole, **further)

@@ -174,6 +174,23 @@ def _sample(matrix: Any) -> np.ndarray:
 def _from_var(
     adata: ad.AnnData, *, layer: str | None, mask_var: str | Sequence[bool] | BoolArray | None, asked: float | None
 ) -> Response:
+    matrix, text = matrix_and_text(adata, layer)
+    _check_unique(adata.var_names, "adata.var_names", "Call adata.var_names_make_unique() first.")
+    mask = _var_mask(adata, mask_var)
+    features = None if mask is None else np.flatnonzero(mask).astype(np.int64)
+    names = adata.var_names if mask is None else adata.var_names[mask]
+    _check_some(adata, len(names))
+    return Response(matrix, tuple(map(str, names)), features, text, True, _base(adata, matrix, text, asked))
+
+
+def matrix_and_text(adata: ad.AnnData, layer: str | None) -> tuple[Any, str]:
+    """X or a layer, unread, and what messages call it.
+
+    Raises
+    ------
+    DataError
+        It is not there, or is no matrix of numbers that can be read.
+    """
     text = keys.RESPONSE_X if layer is None else f"{keys.LAYER_PREFIX}{layer}"
     if layer is None:
         matrix = matrix_of(adata)
@@ -187,12 +204,7 @@ def _from_var(
             raise DataError(f"There is no layer {layer!r}. {there} {_instead(adata, layer)}")
         matrix = matrix_of(adata, layer)
     _check_matrix(matrix, text)
-    _check_unique(adata.var_names, "adata.var_names", "Call adata.var_names_make_unique() first.")
-    mask = _var_mask(adata, mask_var)
-    features = None if mask is None else np.flatnonzero(mask).astype(np.int64)
-    names = adata.var_names if mask is None else adata.var_names[mask]
-    _check_some(adata, len(names))
-    return Response(matrix, tuple(map(str, names)), features, text, True, _base(adata, matrix, text, asked))
+    return matrix, text
 
 
 def _base(adata: ad.AnnData, matrix: Any, text: str, asked: float | None) -> float:

@@ -35,19 +35,21 @@ if TYPE_CHECKING:
 _READ = ("obs", "var", "uns", "obsm", "varm")
 
 
-def open_source(path: str | os.PathLike[str]) -> ad.AnnData:
+def open_source(path: str | os.PathLike[str], *, obsp: Iterable[str] = ()) -> ad.AnnData:
     """Open an ``.h5ad`` or ``.zarr`` without reading X and the layers.
 
     Parameters
     ----------
     path
         A file or folder that ``write_h5ad`` or ``write_zarr`` made.
+    obsp
+        Entries of obsp to read, where they are there.
 
     Returns
     -------
     An AnnData with obs, var, uns, obsm and varm in memory. X and the layers are sparse datasets, HDF5 datasets or zarr
-    arrays, of which nothing has been read; the file stays open as long as they are in use. Obsp, varp and raw are left
-    out.
+    arrays, of which nothing has been read; the file stays open as long as they are in use. The rest of obsp, varp and raw
+    are left out.
 
     Raises
     ------
@@ -77,6 +79,8 @@ def open_source(path: str | os.PathLike[str]) -> ad.AnnData:
     names = list(root["layers"].keys()) if "layers" in root else []
     found = {n: _or_left_out(path, f"layers/{n}", lambda n=n: _unread(root["layers"][n])) for n in names}
     layers = {name: matrix for name, matrix in found.items() if matrix is not None}
+    pairs = [name for name in obsp if "obsp" in root and name in root["obsp"]]
+    read["obsp"] = {n: _guard(path, f"obsp/{n}", lambda n=n: read_known(root["obsp"], n, path)) for n in pairs}
     return _guard(path, "the AnnData", lambda: ad.AnnData(X=X, layers=layers, **read))
 
 

@@ -17,7 +17,7 @@ from donorwise._core.files import real, replaced
 from donorwise.errors import DataError, DonorwiseError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import anndata as ad
     import pandas as pd
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _READERS = ("h5py", "numcodecs", "zarr")
 
 
-def read_source(path: Path) -> ad.AnnData:
-    """Open ``.h5ad`` or ``.zarr``; the matrices stay in the file.
+def read_source(path: Path, *, obsp: Iterable[str] = ()) -> ad.AnnData:
+    """Open ``.h5ad`` or ``.zarr``; the matrices stay in the file, and of obsp only these entries are read.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def read_source(path: Path) -> ad.AnnData:
     """
     if path.suffix not in (".h5ad", ".zarr"):
         raise DataError(f"{path}: an input must be an .h5ad file or a .zarr folder.")
-    return open_source(path)
+    return open_source(path, obsp=obsp)
 
 
 @contextmanager
@@ -66,8 +66,11 @@ def _from_a_reader(error: BaseException) -> bool:
     return any(str(f.f_globals.get("__name__", "")).partition(".")[0] in _READERS for f in frames)
 
 
-def fingerprint(path: Path, adata: ad.AnnData) -> dict[str, Any]:
-    """What tells an input from another: shape, checksums of obs and of the names of var, bytes, time of change."""
+def fingerprint(path: Path, adata: ad.AnnData, kernels: Mapping[str, pd.DataFrame] | None = None) -> dict[str, Any]:
+    """What tells an input from another: shape, checksums of obs and of the names of var, bytes, time of change.
+
+    Of kernels from files of their own it is the checksum of each.
+    """
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     states = [file.stat() for file in files]
     return {
@@ -78,6 +81,7 @@ def fingerprint(path: Path, adata: ad.AnnData) -> dict[str, Any]:
         "var_names_sha256": _checksum(pd.DataFrame(index=adata.var_names)),
         "bytes": sum(s.st_size for s in states),
         "modified_ns": max((s.st_mtime_ns for s in states), default=0),
+        **({"kernels": {name: _checksum(table) for name, table in kernels.items()}} if kernels else {}),
     }
 
 

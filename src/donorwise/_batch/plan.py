@@ -46,6 +46,7 @@ def describe(analysis: Analysis[Any, Any], *, max_memory: float) -> str:
     lines = [
         f"Plan: {len(fitted)} of {len(analysis.tasks)} groups x {n_features:,} features of {analysis.response}, "
         f"contrasts: {', '.join(map(one_line, analysis.names))}; passes over the cells: {len(shared)}",
+        *_kernels(analysis),
         "",
         _groups(analysis).to_string(index=False),
         "",
@@ -53,6 +54,15 @@ def describe(analysis: Analysis[Any, Any], *, max_memory: float) -> str:
         f"Time: {_time(analysis, fitted, len(shared))}",
     ]
     return "\n".join(lines)
+
+
+def _kernels(analysis: Analysis[Any, Any]) -> list[str]:
+    """The kernels of the formula, with their levels and those that the groups have, as a line; no line for none."""
+    kernels = {bar.cov: bar.kernel for bar in analysis.formula.bars if bar.kernel is not None}
+    terms = [term for task in analysis.tasks if task.design is not None for term in task.design.random_terms]
+    used = {name: {level for term in terms if term.bar.cov == name for level in term.levels} for name in kernels}
+    told = [f"{one_line(name)} ({len(used[name]):,} of {len(own.levels):,} levels)" for name, own in kernels.items()]
+    return [f"Kernels: {', '.join(told)}"] if told else []
 
 
 def _groups(analysis: Analysis[Any, Any]) -> pd.DataFrame:

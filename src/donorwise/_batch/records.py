@@ -23,8 +23,11 @@ logger = logging.getLogger("donorwise")
 
 
 def run_manifest(command: str, chosen: Mapping[str, Any], source: Any) -> dict[str, Any]:
-    """What must be the same for a stopped run to be resumed; files may move between stop and resume."""
-    computed = {name: value for name, value in chosen.items() if name not in ("source", "out")}
+    """What must be the same for a stopped run to be resumed; files may move between stop and resume.
+
+    Inputs, kernels among them, are told by what is in them.
+    """
+    computed = {name: value for name, value in chosen.items() if name not in ("source", "out", "kernel", "relmat")}
     inputs = source if isinstance(source, list) else [source]
     told = [{name: value for name, value in one.items() if name != "path"} for one in inputs]
     return {"command": command, "version": version("donorwise"), "options": computed, "input": told}

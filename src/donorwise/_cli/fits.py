@@ -16,6 +16,7 @@ from donorwise._batch.files import (
     read_source,
     reading,
 )
+from donorwise._batch.kernels import KernelFiles
 from donorwise._batch.partial import Partial
 from donorwise._batch.records import finished_run, run_manifest, run_record, write_record
 from donorwise._cli import messages, options
@@ -44,10 +45,11 @@ _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, o
 @click.command()
 @options.add(options.SOURCE, options.FORMULA, options.COUNTS_LAYER, options.LOG_DEPTH, options.DONOR)
 @click.option("--family", type=click.Choice(FAMILIES), help="Of donorwise glmm; a linear mixed model if absent.")
-@options.add(options.LINK, options.OF_OBS, options.EXPOSURE, options.OF_VALUES)
+@options.add(options.LINK, options.OF_OBS, options.EXPOSURE, options.OF_VALUES, options.KERNELS)
 def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
     """Say what the design of SOURCE can answer, before any fit."""
-    adata = read_source(source)
+    files = KernelFiles.of(given)
+    adata = read_source(source, obsp=files.entries(formula))
     if donor:
         adata.donorwise.setup(donor=donor)
     if given["log_depth"]:
@@ -55,7 +57,7 @@ def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
         _add_log_depth(adata, given)
     names = ("family", "link", "layer", "obsm", "obs_keys", "response", "exposure", "offset", "trials")
     asked = {name: given[name] for name in names}
-    click.echo(printable(adata.donorwise.audit(formula, **asked)))
+    click.echo(printable(adata.donorwise.audit(formula, **asked, **files.given)))
 
 
 @click.command()
@@ -64,7 +66,7 @@ def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
 @click.option("--layer", help="Layer of log-normalised values; X if absent.")
 @click.option("--obsm", help="Table of scores in obsm, to be modelled instead of X.")
 @click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
-@options.add(options.LOG_BASE)
+@options.add(options.LOG_BASE, options.KERNELS)
 @click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
 @options.add(options.COUNTS_LAYER, options.LOG_DEPTH, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
 @click.pass_context
@@ -72,6 +74,7 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
     """Test every feature of SOURCE (.h5ad or .zarr) with a linear mixed model."""
     if given["log_depth"]:
         given["formula"] = _with_covariate(given["formula"], "log_depth")
+    files = KernelFiles.of(given)
 
     def prepare(adata: ad.AnnData, contrasts: list[Any] | None, groupby: list[str]) -> Analysis[Any, Any]:
         from donorwise._anndata.prepare import prepare_lmm
@@ -81,9 +84,12 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
         options = Options(given["ddf"], reml=not given["ml"])
         if given["log_depth"]:
             _add_log_depth(adata, given)
-        return prepare_lmm(adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options, **chosen)
+        return prepare_lmm(
+            adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options,
+            kernels=files.given["kernels"], relmat=files.given["relmat"], **chosen,
+        )  # fmt: skip
 
-    _run(ctx, given, prepare)
+    _run(ctx, given, prepare, files)
 
 
 @click.command()
@@ -187,23 +193,25 @@ def _with_covariate(formula: str, name: str) -> str:
     return formula if name in parse(formula).variables else f"{formula} + {name}"
 
 
-def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare) -> None:
+def _run(ctx: click.Context, given: dict[str, Any], prepare: Prepare, files: KernelFiles | None = None) -> None:
     """Check, lock, read, prepare, fit, write."""
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
     out = given["out"] = check_output(given["out"], TABLES, [given["source"]])
     element = given.get("obsm") or given.get("layer") or "X"
+    files = files or KernelFiles()
     if given["dry_run"]:
         with reading(given["source"], element):
-            _describe(given, *_prepare(given, _read(given), prepare)[:2])
+            _describe(given, *_prepare(given, _read(given, files), prepare)[:2])
         return
     with locked(out), reading(given["source"], element):
-        code = _fit(str(ctx.info_name), given, _read(given), prepare, progress=progress)
+        adata = _read(given, files)
+        code = _fit(str(ctx.info_name), given, adata, files, prepare, progress=progress)
     ctx.exit(code)
 
 
-def _read(given: dict[str, Any]) -> ad.AnnData:
+def _read(given: dict[str, Any], files: KernelFiles) -> ad.AnnData:
     logger.info("Reading %s.", given["source"])
-    return read_source(given["source"])
+    return read_source(given["source"], obsp=files.entries(given["formula"]))
 
 
 def _prepare(
@@ -226,7 +234,7 @@ def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, 
 
     said: tuple[str, ...] = ()
     if analysis.family.observations != "units":  # which are replicates, whatever the formula says of donors
-        report = audit_cells(adata, given["formula"], analysis.depth_in)
+        report = audit_cells(adata, analysis.formula, analysis.depth_in)
         click.echo(f"{printable(report)}\n")
         said = report.warnings
     _warn([text for text in analysis.warnings if text not in said])
@@ -238,7 +246,9 @@ def _warn(texts: Sequence[str]) -> None:
         logger.warning(text)
 
 
-def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, prepare: Prepare, *, progress: bool) -> int:
+def _fit(
+    name: str, given: dict[str, Any], adata: ad.AnnData, files: KernelFiles, prepare: Prepare, *, progress: bool
+) -> int:
     """Run unless it is done, leave a record beside the result, and return the exit status."""
     from donorwise._batch.run import run
 
@@ -246,7 +256,7 @@ def _fit(name: str, given: dict[str, Any], adata: ad.AnnData, prepare: Prepare, 
     chosen = {
         k: str(v.resolve()) if k in ("source", "out") else v for k, v in given.items() if k not in options.MANNERS
     }
-    source = fingerprint(given["source"], adata)
+    source = fingerprint(given["source"], adata, files.tables)
     manifest, how = run_manifest(name, chosen, source), {"resume": given["resume"], "overwrite": given["overwrite"]}
     done = finished_run(out, manifest, **how)
     if done:

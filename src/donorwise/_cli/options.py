@@ -35,6 +35,22 @@ def one_or_several(ctx: click.Context, param: click.Parameter, value: tuple[str,
     return value[0] if len(value) == 1 else value or None
 
 
+def named_paths(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str] | None:
+    """Paths by name, from ``NAME=PATH`` of a repeatable option; None if nothing was given."""
+    found: dict[str, str] = {}
+    for text in value:
+        name, _, path = (part.strip() for part in text.partition("="))
+        if not name or not path:
+            raise DataError(f"--{param.name} {text}: give {param.metavar}, such as {_EXAMPLE[str(param.name)]}.")
+        if name in found:
+            raise DataError(f"--{param.name} names {name!r} twice.")
+        found[name] = str(Path(path).resolve())
+    return found or None
+
+
+_EXAMPLE = {"kernel": "grm=relatedness.csv", "relmat": "donor_id=relatedness.csv"}
+
+
 def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Let the values of a file be the defaults of the other options."""
     if path is None:
@@ -65,6 +81,8 @@ def _as_given(param: click.Parameter, value: Any, what: str) -> Any:
             raise DataError(f"{what} is true or false, not {value!r:.60}.")
         return value
     several = param.multiple if isinstance(param, click.Option) else param.nargs == -1
+    if isinstance(value, dict) and "=" in (param.metavar or ""):
+        value = [f"{name}={own}" for name, own in value.items()]
     listed = several or "," in (param.metavar or "")
     values = value if isinstance(value, list) else [value]
     if (isinstance(value, list) and not listed) or any(not _is_plain(own) for own in values):
@@ -126,6 +144,23 @@ LOG_BASE = click.option(
     "--log-base", metavar="e|2|10", help="Base of the logarithm that a layer holds; X has that of uns['log1p']."
 )
 MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
+KERNELS = add(
+    click.option(
+        "--kernel",
+        metavar="NAME=PATH",
+        multiple=True,
+        callback=named_paths,
+        help="Known covariance between donors, by its name in (1 | gr(donor, cov=NAME)): a file of GCTA, PLINK or GEMMA, or a "
+        "square table (.csv, .tsv, .parquet) named by the donors. Repeatable; what is absent is taken from uns or obsp of SOURCE.",
+    ),
+    click.option(
+        "--relmat",
+        metavar="COLUMN=PATH",
+        multiple=True,
+        callback=named_paths,
+        help="Short form of one kernel: all random terms of this grouping factor have the covariance.",
+    ),
+)
 NORMALIZE = click.option(
     "--normalize",
     type=click.Choice(METHODS),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from donorwise.datasets._relatives import simulate_relatives
 from donorwise.datasets._simulate import simulate_cohort
 
-__all__ = ["simulate_cohort"]
+__all__ = ["simulate_cohort", "simulate_relatives"]
 
 
 def __dir__() -> list[str]:

@@ -8,10 +8,11 @@ from typing import Any
 from donorwise.get._checks import calibration, influence, power
 from donorwise.get._export import matrix, to_rank_genes_groups, to_varm
 from donorwise.get._tests import tests
-from donorwise.get._variances import icc, ranef, varcomp, variance_partition
+from donorwise.get._variances import heritability, icc, ranef, varcomp, variance_partition
 
 __all__ = [
     "calibration",
+    "heritability",
     "icc",
     "influence",
     "matrix",

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from donorwise._anndata import cell_count, check_has_cells, keys, read_results, symbols_of
+from donorwise._core.engine.heritability import on_scale
 from donorwise._docs import documented
-from donorwise.errors import DonorwiseWarning
+from donorwise._typing import SCALES, check_option
+from donorwise.errors import DataError, DonorwiseWarning
 from donorwise.get._tests import choose, choose_all, meant
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-    from donorwise._typing import Groups
+    from donorwise._typing import Groups, Scale
 
 
 @documented
@@ -148,6 +150,69 @@ def variance_partition(
     (['fixed', 'donor_id', 'Residual'], 1.0)
     """
     return _chosen(adata, key, "variance_partition", gene_symbols, group=group, variables=variables, term=term)
+
+
+@documented
+def heritability(
+    adata: ad.AnnData,
+    *,
+    key: str = keys.LMM,
+    group: Groups = None,
+    component: str | Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
+    scale: Scale = "trace",
+    gene_symbols: str | None = None,
+) -> pd.DataFrame:
+    """Return the proportions of variance of the terms with a kernel (h2, m2) as a tidy DataFrame.
+
+    Parameters
+    ----------
+    {adata_result}
+    {key}
+    group, component, variables
+        {keep}
+    scale
+        ``"trace"`` states every term by the mean variance between its levels after centring, tr(PKP) / (n - 1) times its
+        variance, so that kernels on any scale can be compared; ``"as-is"`` takes variances for K as it was given.
+    {symbols_beside}
+
+    Returns
+    -------
+    One row per variable x group x component with the columns variable, group, component (a kernel, another term of its
+    donors, or the ``"sum"`` of several kernels), proportion, se, ci_low, ci_high, statistic, p_value, adj_p_value
+    (Benjamini-Hochberg within component and group) and status. A proportion is out of all variance beyond the fixed
+    effects, that of the residual of a single cell included; :meth:`donorwise.LMMFit.heritability` says how each is found.
+
+    Raises
+    ------
+    DataError
+        There is no such result, group, variable, component or column of var (the message says which there are), or its
+        formula has no kernel.
+    DonorwiseError
+        `scale` is not an option.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
+    >>> donors = sorted(adata.obs["donor_id"].unique())
+    >>> K = pd.DataFrame(np.kron(np.eye(3), [[1, 0.5], [0.5, 1]]), donors, donors)
+    >>> dw.tl.lmm(adata, "~ 1 + (1 | gr(donor_id, cov=grm))", kernels={"grm": K}, progress=False)
+    >>> table = dw.get.heritability(adata)
+    >>> len(table), table["component"].unique().tolist()
+    (20, ['grm'])
+    """
+    check_option("scale", scale, SCALES)
+    stored = read_results(adata, key)
+    if stored.heritability is None:
+        raise DataError(
+            f"The result {key!r} has no proportions of variance: its formula, {stored.params['formula']!r}, has no kernel. "
+            "A random term with a known covariance is written `(1 | gr(donor_id, cov=grm))`; shares of other terms: "
+            "dw.get.variance_partition."
+        )
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    chosen = choose_all(stored.heritability, variable=meant(symbols, variables), group=group, component=component)
+    return symbols.beside(on_scale(chosen, scale))
 
 
 def _chosen(

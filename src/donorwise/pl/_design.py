@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.lines import Line2D
@@ -49,6 +49,9 @@ def design(
     condition: str | None = None,
     cell_type: str | None = None,
     covariates: str | Sequence[str] | None = None,
+    kernels: Mapping[str, Any] | None = None,
+    relmat: Mapping[str, Any] | None = None,
+    levels: Any = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -69,6 +72,7 @@ def design(
     covariates
         Further columns of obs with labels, such as batch or sex. By default those of the formula, and the
         declared batch. Left out are those with more than 12 levels, and parts of donors such as samples.
+    {kernels}
     ax
         Axes to draw in.
     {show}
@@ -102,7 +106,7 @@ def design(
     check_is_anndata(adata)
     check_has_cells(adata)
     parsed = None if formula is None else parse(formula)
-    audit = None if parsed is None else audit_cells(adata, parsed)
+    audit = None if parsed is None else audit_cells(adata, parsed, kernels=kernels, relmat=relmat, levels=levels)
     roles = find_columns(adata, parsed, audit, condition=condition, cell_type=cell_type, covariates=covariates)
     cohort = tabulate(adata, roles)
     found = [*flags(cohort), *(audit.warnings if audit else ())]

@@ -23,7 +23,7 @@ from donorwise._typing import DDF, GLMM_DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import anndata as ad
     import pandas as pd
@@ -66,7 +66,7 @@ def _composition(
 
 _RESPONSE, _OF_COUNTS = ("obsm", "obs_keys"), ("family", "link", "response", "exposure", "offset", "trials")
 _MODELS = {
-    "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights"), DDF),
+    "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights", "kernels", "relmat", "levels"), DDF),
     "glmm": _Model(_glmm, ("ddf", *_RESPONSE, *_OF_COUNTS), GLMM_DDF),
     "pseudobulk": _Model(_pseudobulk, ("donor", "sample", "depth", "normalize"), DDF),
     "composition": _Model(_composition, ("ddf", "sample", "cell_type"), GLMM_DDF),
@@ -91,6 +91,9 @@ def calibrate(
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
+    kernels: Mapping[str, Any] | None = None,
+    relmat: Mapping[str, Any] | None = None,
+    levels: Any = None,
     family: Literal["nb", "poisson", "binomial"] | None = None,
     link: Literal["log", "logit", "cloglog"] | None = None,
     response: Literal["detected"] | None = None,
@@ -138,6 +141,8 @@ def calibrate(
     {response}
     {mask_var}
     {weights}
+    {kernels}
+        For ``model="lmm"`` only.
     family, link, response, exposure, offset, trials
         As in :func:`donorwise.tl.glmm`, for ``model="glmm"`` only (``family`` is ``"nb"`` there if None).
     donor, sample, depth, normalize
@@ -176,7 +181,7 @@ def calibrate(
         As in :func:`donorwise.tl.lmm`.
     DesignError
         If the contrast is not about one variable (or `permute`) whose labels belong to donors or to units
-        inside them, or they can be arranged in one way only.
+        inside them, they can be arranged in one way only, or no donors can change places under the kernels.
 
     Notes
     -----
@@ -185,6 +190,12 @@ def calibrate(
     which for two values means to flip them or not, and donors with one value stay as they are; samples of
     one value share the donor's response, so they never move one by one. Two arrangements that mirror each
     other count once.
+
+    With kernels only those donors exchange labels that no kernel can tell apart: each two of them have the same
+    covariance with every other. Where these have one label (as in families with one arm each), whole families exchange
+    theirs, if they have the same covariances inside and none with others (`kind` is ``"between-family"``). Other
+    permutations would be no null for what relatives share (Abney 2015, Genet Epidemiol 39:249), so a kernel without such
+    donors, as estimates from genotypes usually are, is refused.
 
     Only the tested variable moves, all of its levels. Covariates such as sex or age stay with their
     donor: where they are unbalanced between the arms, `strata` keeps their relation to the labels. Where
@@ -213,7 +224,8 @@ def calibrate(
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
     own = {
-        "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "ddf": None if ddf == "moderated" else ddf,
+        "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "kernels": kernels, "relmat": relmat, "levels": levels,
+        "ddf": None if ddf == "moderated" else ddf,
         "family": family, "link": link, "response": response, "exposure": exposure, "offset": offset, "trials": trials,
         "donor": donor, "sample": sample, "cell_type": cell_type, "depth": depth, "normalize": normalize,
     }  # fmt: skip

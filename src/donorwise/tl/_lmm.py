@@ -34,6 +34,7 @@ def lmm(
     log_base: str | float | None = None,
     kernels: Mapping[str, Any] | None = None,
     relmat: Mapping[str, Any] | None = None,
+    levels: Any = None,
     contrasts: Any = None,
     ddf: Ddf = "moderated",
     reml: bool = True,
@@ -63,7 +64,8 @@ def lmm(
     {weights}
     {log_base}
     {kernels}
-        A text is the name of an entry of ``adata.obsp`` or ``adata.uns``, and so is the name in the formula where none is given.
+        A text is the name of an entry of ``adata.obsp`` or ``adata.uns``, and so is the name in the formula where none is given;
+        an AnnData of donors is one that has this entry. (The donors of ``obsp`` are those of obs, or its names.)
     {contrasts}
     ddf
         How a test allows for what is unknown about the variances. ``"moderated"``: averaged over the
@@ -118,7 +120,7 @@ def lmm(
     check_max_memory(max_memory)
     analysis = prepare_lmm(
         adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights,
-        log_base=log_base, kernels=kernels, relmat=relmat, contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,
+        log_base=log_base, kernels=kernels, relmat=relmat, levels=levels, contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,
     )  # fmt: skip
     fit_and_write(adata, analysis, key_added, max_memory=max_memory, progress=progress)
     return adata if copy else None

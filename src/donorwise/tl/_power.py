@@ -151,6 +151,10 @@ def power(
     For :func:`donorwise.tl.glmm` the variances of the random effects stay, and the information about each donor is worked out
     with so many more or fewer cells of the same rates and exposures.
 
+    With a kernel the copies are not related to each other: new donors have relatives among themselves, as those of the
+    fitted study have, and none in it. Neither donors nor families are the replicates then, so the degrees of freedom are
+    no more than Kenward-Roger's in the fitted study, with so many cells of each donor, times n/D.
+
     An estimate of zero for a donor variance is often chance, and power from it too high. Where the
     features share a prior (:attr:`donorwise.LMMFit.prior`: one to three variances, 100 features)
     the power of each is averaged over its posterior instead. Moderation adds degrees of freedom, by how

@@ -11,6 +11,7 @@ from donorwise._core.design.arms import CHANGE
 from donorwise._core.design.design import combine
 from donorwise._core.design.names import quote
 from donorwise._core.design.replicates import is_fixed, random_levels
+from donorwise._core.design.rivals import without_shared
 from donorwise._core.design.terms import term_variables, variables
 from donorwise._core.wording import listing
 
@@ -29,7 +30,7 @@ def unequal_arms(design: Design, arms: Sequence[Arms], donors: Donors) -> tuple[
     notes: list[str] = []
     serious: list[str] = []
     own = own_variances(design)
-    for arm in _unequal(arms) if random_levels(design, donors) else ():
+    for arm in _unequal(arms) if random_levels(without_shared(design), donors) else ():
         name, group = arm.variables[0], ":".join(map(quote, donors.columns))
         if name in own:
             continue
@@ -83,7 +84,7 @@ def complete_pairs(design: Design, arms: Sequence[Arms], donors: Donors, counts:
     asked = [arm for arm in arms if not arm.cell_level]
     within = [arm for arm in asked if arm.kind == "within-donor" and len(arm.variables) == 1 and arm.donors]
     n = len(donors.levels)
-    if not within or n > _FEW_PAIRS or is_fixed(design, donors) or ":" in donors.name:
+    if not within or n > _FEW_PAIRS or is_fixed(design, donors) or ":" in donors.name or design.parsed.covs:
         return
     if any(arm.kind != "within-donor" for arm in asked) or any(arm.n_both < n or not arm.covered for arm in within):
         return

@@ -11,12 +11,14 @@ import pandas as pd
 from donorwise._core.design import advice, disguise, slopes
 from donorwise._core.design import depth as depths
 from donorwise._core.design import findings as checks
+from donorwise._core.design import kernel_checks as kernels
 from donorwise._core.design import omissions as omitted
 from donorwise._core.design.arms import Arms, describe
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.formula import ParsedFormula, parse
 from donorwise._core.design.people import Named, about_names
 from donorwise._core.design.replicates import Donors, find_donors, looks_like_replicate
+from donorwise._core.design.rivals import hardly_told
 from donorwise._core.design.terms import check_obs
 from donorwise.errors import DesignError
 
@@ -112,6 +114,7 @@ def audit(
     batch: str | None = None,
     counts: str | None = None,
     depth_in: Depth = "values",
+    is_fit: bool = True,
 ) -> Audit:
     """Say who is replicated and what is confounded, before any fit.
 
@@ -133,6 +136,9 @@ def audit(
         Layer that holds raw counts (``""`` for X), if there are any: a note then says what they are good for.
     depth_in
         How the model takes depth.
+    is_fit
+        Whether a model is fitted to these rows, and not to groups of them: what depends on that is left out otherwise (see
+        :func:`of_one_fit`).
 
     Raises
     ------
@@ -151,7 +157,7 @@ def audit(
         return Audit(parsed.source, "", 0, len(obs), 0, (), (str(error),), ())
     return audit_design(
         design, obs, depth=depth, donor=donor, sample=sample, batch=batch, counts=counts,
-        impossible=list(checks.impossible(design)), depth_in=depth_in,
+        impossible=list(checks.impossible(design)), depth_in=depth_in, is_fit=is_fit,
     )  # fmt: skip
 
 
@@ -166,6 +172,7 @@ def audit_design(
     counts: str | None = None,
     impossible: Sequence[str] = (),
     depth_in: Depth = "values",
+    is_fit: bool = True,
 ) -> Audit:
     """As :func:`audit`, for a design that is there already; `impossible` is why it cannot be fitted, if it cannot."""
     donors = find_donors(design, obs, donor, depth)
@@ -182,8 +189,11 @@ def audit_design(
         *checks.unreplicated(design, arms, donors),
         *slopes.uncentred(design),
         *slopes.redundant(design),
+        *([] if impossible else kernels.kernel_warnings(design)),
     ]
-    notes = list(disguise.kept_as_numbers(design, batch))
+    notes = [*disguise.kept_as_numbers(design, batch), *([] if impossible else kernels.kernel_notes(design))]
+    if is_fit and not impossible:
+        found += of_one_fit(design, donors)
     if donors.name:
         confined, serious = checks.confined(design, arms, donors)
         asked = _asked(arms, donors)
@@ -205,7 +215,7 @@ def audit_design(
         notes += [*checks.technical(design, batches, donors, samples), *checks.cell_level(design, arms, donors)]
         notes += [*orders, *unequal, *depths.depth_twice(design, depth_in)]
         notes += [] if impossible else advice.complete_pairs(design, others, donors, counts)
-        if counts is not None and not impossible and depth_in == "values":
+        if counts is not None and not impossible and depth_in == "values" and not design.parsed.covs:
             notes += [*advice.count_scale(arms, counts), *advice.interactions(design, arms, donors, counts)]
     return Audit(
         design.formula, donors.name, len(donors.levels), rows.n_rows, design.n_dropped, arms, tuple(found), tuple(notes)
@@ -223,6 +233,16 @@ def few_donors(design: Design, obs: pd.DataFrame, donor: str | None = None) -> l
     """Contrasts of a design that one or two donors make up, a sentence each."""
     donors = find_donors(design, obs, donor)
     return list(checks.few_donors(_asked(describe(design, donors), donors))) if donors.name else []
+
+
+def of_one_fit(design: Design, donors: Donors) -> list[str]:
+    """What depends on how many rows of one model a donor has: whether kernels can be told apart, and what they leave."""
+    return [*kernels.without_own(design, donors), *hardly_told(design)]
+
+
+def of_group(design: Design, obs: pd.DataFrame, donor: str | None = None) -> list[str]:
+    """What is found in the design of one group that that of all groups does not show, a sentence each."""
+    return [*few_donors(design, obs, donor), *of_one_fit(design, find_donors(design, obs, donor))]
 
 
 def unequal_arms(design: Design, obs: pd.DataFrame, donor: str) -> list[str]:

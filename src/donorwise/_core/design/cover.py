@@ -15,6 +15,7 @@ import pandas as pd
 
 from donorwise._core.design.design import changing, combine, constant, first_rows
 from donorwise._core.design.replicates import constant_within, in_span, is_fixed, random_levels, spans_constant
+from donorwise._core.design.rivals import gives_own
 from donorwise._core.design.terms import variables
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def units_inside(design: Design, donors: Donors) -> list[RandomTerm]:
     return [
         term
         for term in design.random_terms
-        if term.group != donors.name and spans_constant(term) and _inside(term, donors)
+        if term.group != donors.name and spans_constant(term) and _inside(term, donors) and gives_own(term)
     ]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design import kinship
 from donorwise._core.design.arms import describe
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.evaluate import RowsInUse, evaluate, evaluate_rows
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.names import StandIns
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
-ExchangeKind: TypeAlias = Literal["between-donor", "within-donor"]
+ExchangeKind: TypeAlias = Literal["between-donor", "between-family", "within-donor"]
 
 # A symmetry of the design is looked for among so few labels only.
 _MAX_LABELS = 8
@@ -39,15 +40,15 @@ class Exchange:
     variable
         The column whose labels move.
     kind
-        Whether donors exchange labels with each other, or units inside each donor.
+        Whether donors exchange labels with each other, or families of donors do, or units inside each donor.
     unit
-        Shape (K,). Unit (a donor, or a sample of it) of each pattern.
+        Shape (K,). Unit (a donor, a family, or a sample of a donor) of each pattern.
     labels
         Shape (U,). Label of each unit, as codes.
     example
         Shape (labels,). A pattern that has each label.
     block
-        Shape (U,). Units exchange labels inside their block: the stratum, the donor.
+        Shape (U,). Units exchange labels inside their block: the stratum, the donor, those that no kernel tells apart.
     swap
         Two labels that can be exchanged for each other everywhere without changing ``|t|``, or None.
     """
@@ -99,13 +100,12 @@ def find_exchange(
     variable = tested_variable(design, weights, donors, permute)
     _check_movable(design, obs, variable, donors, donor)
     values = pd.factorize(design.frame[variable], sort=True)[0].astype(np.int64)
-    kind, unit = _units(design, variable, donors, values)
+    kind, unit, alike = _with_kernels(design, variable, values, *_units(design, variable, donors, values))
     first = first_rows(unit, int(unit.max()) + 1)
-    own = _strata(design, obs, unit, strata)
-    factors = [(own, int(own.max()) + 1)]
+    factors = [alike, _strata(design, obs, unit, strata)]
     if kind == "within-donor":
-        factors.append((donors[first], int(donors.max()) + 1))
-    block, _ = combine(factors, first.size)
+        factors.append(donors[first])
+    block, _ = combine([(own, int(own.max()) + 1) for own in factors], first.size)
     found = Exchange(variable, kind, unit, values[first], first_rows(values, int(values.max()) + 1), block, None)
     return Exchange(variable, kind, unit, found.labels, found.example, block, _symmetry(design, found, weights))
 
@@ -218,6 +218,33 @@ def _units(design: Design, variable: str, donors: IntArray, values: IntArray) ->
         )
     by_label = combine([(donors, int(donors.max()) + 1), (values, int(values.max()) + 1)], donors.size)[0]
     return "within-donor", by_label
+
+
+def _with_kernels(
+    design: Design, variable: str, values: IntArray, kind: ExchangeKind, unit: IntArray
+) -> tuple[ExchangeKind, IntArray, IntArray]:
+    """The units, and sets of those that no kernel can tell apart (all in one without kernels).
+
+    Where that leaves donors of one label to each set, whole families exchange their labels.
+    """
+    C = kinship.covariances(design, unit, variable)
+    labels = values[first_rows(unit, int(unit.max()) + 1)]
+    alike = kinship.alike(C) if len(C) else np.zeros_like(labels)
+    if not len(C) or _differ(labels, alike):
+        return kind, unit, alike
+    family = kinship.families(C)
+    same = kinship.same_structure(C, family)
+    first = first_rows(family, same.size)
+    if kind == "between-donor" and not _differ(labels, family) and _differ(labels[first], same):
+        return "between-family", family[unit], same
+    if np.unique(labels).size > 1:
+        raise DesignError(kinship.told_apart(design, variable))
+    return kind, unit, alike
+
+
+def _differ(labels: IntArray, block: IntArray) -> bool:
+    """Whether any block has several labels."""
+    return np.unique(np.stack([labels, block]), axis=1).shape[1] > int(block.max()) + 1
 
 
 def _strata(design: Design, obs: pd.DataFrame, unit: IntArray, strata: Sequence[str]) -> IntArray:

@@ -15,6 +15,7 @@ from donorwise._core.design.design import combine
 from donorwise._core.design.evaluate import check_design
 from donorwise._core.design.names import quote
 from donorwise._core.design.replicates import is_fixed, random_levels, spans_constant
+from donorwise._core.design.rivals import gives_own, without_shared
 from donorwise._core.design.slopes import slope_of
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
@@ -53,7 +54,7 @@ def unreplicated(design: Design, arms: Iterable[Arms], donors: Donors) -> Iterat
         yield f"`{design.formula}` has no random term, so every cell counts as a replicate; add one such as `(1 | donor)`."
         return
     if random_levels(design, donors) or is_fixed(design, donors):
-        return
+        return  # of levels that only a kernel ties together see `kernel_checks.without_own`
     name, inside = quote(donors.name), _inside_donors(design, donors)
     if inside is None:
         yield f"`{donors.name}` has no random intercept, so its cells count as replicates; add `(1 | {name})`."
@@ -125,6 +126,11 @@ def uncovered(design: Design, arms: Iterable[Arms], donors: Donors, samples: Cro
                 f"in single-cell cohorts the type I error with (1 | {group}) alone is about .17 to .20 at a nominal .05, "
                 "and more donors do not help"
             )
+        shared = next((t for t in design.random_terms if t.bar.cov and t.group == donors.name), None)
+        if shared is not None:
+            slopes = " + ".join(map(quote, names))
+            place = "" if all(v in design.numeric_means for v in names) else f", in place of `{shared.label}`,"
+            advice += f", or `(0 + {slopes} | {shared.name})`{place} where donors respond as the kernel says"
         yield (
             f"{listing(names)} {'varies' if alone else 'vary'} within donors ({_few([a.contrast for a in own])}) and "
             f"{one if alone else several}: {risk}; add {advice}."
@@ -165,7 +171,8 @@ def _advice(design: Design, names: Sequence[str], donors: Donors, samples: Cross
     group = ":".join(map(quote, donors.columns))
     numeric = [v for v in names if v in design.numeric_means]
     if numeric:
-        return _slopes([slope_of(design, donors, v) for v in numeric], group, random_levels(design, donors))
+        own = random_levels(without_shared(design), donors)
+        return _slopes([slope_of(design, donors, v) for v in numeric], group, own)
     inside = f"`(1 | {':'.join([group, *(quote(v) for v in names)])})`"
     if samples is None or not _same_units(design, names, donors, samples):
         return inside
@@ -279,6 +286,7 @@ def _inside_donors(design: Design, donors: Donors) -> RandomTerm | None:
         t
         for t in design.random_terms
         if spans_constant(t)
+        and gives_own(t)
         and combine([(t.codes, len(t.levels)), (donor, len(donors.levels))], len(donor))[1] == len(t.levels)
     ]
     return min(inside, key=lambda t: len(t.levels), default=None)

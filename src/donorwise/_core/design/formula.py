@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from donorwise._core.design.bounds import check_length
+from donorwise._core.design.factors import check_no_gr, grouping_factors, known_covariance
 from donorwise._core.design.names import quote
 from donorwise._core.design.terms import coded_variable, column_terms, factor_variables, parse_columns, variables
 from donorwise._core.design.tokens import Group, Items, Token, is_one, is_operator, nest, syntax_error
@@ -112,7 +113,7 @@ class ParsedFormula:
         """The formula with these of its random terms only."""
         source, kept = f"~ {self.fixed}", []
         for bar in bars:
-            text = f"({bar.columns.strip()} | {bar.factor})"
+            text = f"({bar.columns.strip()} {'||' if bar.uncorrelated else '|'} {bar.factor})"
             kept.append(replace(bar, text=text, start=len(source) + 3))
             source += f" + {text}"
         return replace(self, source=source, bars=tuple(kept))
@@ -143,9 +144,9 @@ def parse(formula: str | ParsedFormula) -> ParsedFormula:
     formula
         Such as ``"~ disease * sex + (1 + time | donor) + (1 | batch)"``. Random terms may be written
         ``(1 | g)``, ``(x | g)``, ``(0 + x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``, and, as in brms, with a
-        known covariance between the levels, ``(1 | gr(g, cov=name))``. With ``||`` nothing is correlated: for a category, ``(0 + condition || donor)`` is one variance per level, as MixedModels.jl's
-        ``zerocorr`` has it (lme4's ``||`` leaves the levels of a category correlated), and ``(condition || donor)``
-        is that and ``(1 | donor)``.
+        known covariance between the levels, ``(1 | gr(g, cov=name))``. With ``||`` nothing is correlated: for a category,
+        ``(0 + condition || donor)`` is one variance per level, as MixedModels.jl's ``zerocorr`` has it (lme4's ``||``
+        leaves the levels of a category correlated), and ``(condition || donor)`` is that and ``(1 | donor)``.
 
     Raises
     ------
@@ -161,6 +162,7 @@ def parse(formula: str | ParsedFormula) -> ParsedFormula:
         raise FormulaError("The formula is empty; write '~ 1' for an intercept only.")
     source = _SPACE.sub(lambda found: found[0] if found[0][0] == "`" else " ", formula).strip()
     items = _right_hand_side(nest(source), source)
+    check_no_gr(items, source)
     blanks: list[tuple[int, int]] = []
     bars = tuple(_random_terms(items, source, blanks))
     _check_overlap(bars, source)
@@ -268,31 +270,10 @@ def _expand(group: Group, source: str) -> Iterator[Bar]:
     if not right:
         raise syntax_error("The grouping factor is missing right of the bar: `(1 | group)`.", source, bar.start)
     columns, split = _columns(left, source, split=is_one(bar, "||")), is_one(bar, "||")
-    covariance = _covariance(right, source)
-    for names in _groups(right, source) if covariance is None else [covariance[0]]:
+    covariance = known_covariance(right, source)
+    for names in grouping_factors(right, source) if covariance is None else [covariance[0]]:
         for column, terms in columns:
             yield Bar(column, names, text, group.start, terms, split, covariance[1] if covariance else "")
-
-
-_GR = "A known covariance is written `gr(donor, cov=name)`: a grouping factor, and the name that kernels= gives the matrix."
-
-
-def _covariance(right: Items, source: str) -> tuple[tuple[str, ...], str] | None:
-    """Grouping factor and name of ``gr(group, cov=name)``; None for another right of a bar."""
-    called = next((item for item in right if isinstance(item, Group) and item.called), None)
-    if called is None or not isinstance(right[0], Token) or right[0].text != "gr":
-        return None
-    start, end, inside = right[0].start, right[-1].end, called.items
-    at = next((i for i, item in enumerate(inside) if is_one(item, ",")), 0)
-    named = inside[at + 1 :]
-    if len(right) != 2 or not at or len(named) != 3 or not is_one(named[1], "="):
-        raise syntax_error(_GR, source, start, end)
-    if not isinstance(named[0], Token) or named[0].text != "cov":
-        raise syntax_error(_GR, source, start, end)
-    groups = _groups(inside[:at], source)
-    if len(groups) > 1:
-        raise syntax_error("A known covariance belongs to one grouping factor, `a` or `a:b`.", source, start, end)
-    return groups[0], _group_name(named[2], source)
 
 
 def _columns(left: Items, source: str, *, split: bool) -> list[tuple[str, SimpleFormula]]:
@@ -306,46 +287,6 @@ def _columns(left: Items, source: str, *, split: bool) -> list[tuple[str, Simple
         return [(source[start:end], whole)]
     texts = ["1" if term == "1" else f"0 + {term}" for term in terms]
     return [(text, parse_columns(text, source)) for text in texts]
-
-
-def _groups(right: Items, source: str) -> list[tuple[str, ...]]:
-    """Grouping factors: ``a/b`` is a and a:b."""
-    nested: list[tuple[str, ...]] = []
-    names: tuple[str, ...] = ()
-    for i, item in enumerate(right):
-        if i % 2 == 0:
-            name = _group_name(item, source)
-            if name in names:
-                raise syntax_error(f"`{name}` appears twice in one grouping factor.", source, item.start, item.end)
-            names = (*names, name)
-        elif is_one(item, "/"):
-            nested.append(names)
-        elif not is_one(item, ":"):
-            message = (
-                "A grouping factor is a column, `a:b` or `a/b`; several factors are several terms: `(1 | a) + (1 | b)`."
-            )
-            whole = source[right[0].start : right[-1].end]
-            before = right[i - 1]
-            called = before.text if isinstance(item, Group) and item.called and isinstance(before, Token) else ""
-            if called in ("C", "factor", "as.factor"):
-                message += (
-                    f" They are labels whatever they hold: write `(1 | {source[item.start + 1 : item.end - 1]})`."
-                )
-            elif not is_one(item, "+"):
-                message += f" If `{whole}` is the name of one column, it goes in backticks: (1 | `{whole}`)."
-            raise syntax_error(message, source, item.start, item.end)
-    if len(right) % 2 == 0:
-        raise syntax_error("A column name is missing after this.", source, right[-1].start, right[-1].end)
-    return [*nested, names]
-
-
-def _group_name(item: Token | Group, source: str) -> str:
-    if isinstance(item, Token) and item.kind == "tick" and len(item.text) > 2:
-        return item.text[1:-1]
-    if isinstance(item, Token) and item.kind == "name" and not item.text[0].isdigit():
-        return item.text
-    message = "Right of the bar stands the name of a column (in backticks if it is not a plain name)."
-    raise syntax_error(message, source, item.start, item.end)
 
 
 def _check_overlap(bars: tuple[Bar, ...], source: str) -> None:

@@ -70,7 +70,9 @@ def arrange(exchange: Exchange, n: int, rng: np.random.Generator, usable: Callab
     """
     n_distinct = count_distinct(exchange)
     if n_distinct == 1:
-        where = "inside each donor" if exchange.kind == "within-donor" else "among donors of a stratum"
+        where = {"within-donor": "inside each donor", "between-family": "among families of a stratum"}.get(
+            exchange.kind, "among donors of a stratum"
+        )
         raise DesignError(
             f"The labels of `{exchange.variable}` can be arranged {where} in one way only: nothing can be permuted."
         )

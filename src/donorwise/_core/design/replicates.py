@@ -279,7 +279,7 @@ def slope_df(design: Design, L: FloatArray) -> FloatArray:
         n_slopes = int(np.linalg.matrix_rank(np.column_stack([np.ones(len(term.Z)), term.Z]))) - 1
         n_slopes += sum(k >= 0 for k in term.varying)
         if carried.any() and n_slopes:
-            n_levels = np.unique(term.codes).size
+            n_levels = np.unique(_distinct(term)).size
             columns[carried] = np.minimum(columns[carried], n_levels - carried.sum() / n_slopes)
     return np.array([columns[np.flatnonzero(row)].min(initial=np.inf) for row in L])
 
@@ -318,7 +318,22 @@ def column_df(design: Design, n_obs: int) -> FloatArray:
 
 
 def _factors(terms: tuple[RandomTerm, ...]) -> list[IntArray]:
-    return list({term.group: term.codes for term in terms}.values())
+    """Codes of the grouping factors; levels that a kernel takes for the same, such as twins, are one level of it."""
+    found: dict[str, IntArray] = {}
+    for term in terms:
+        codes = _distinct(term)
+        found[term.group if codes is term.codes else term.name] = codes
+    return list(found.values())
+
+
+def _distinct(term: RandomTerm) -> IntArray:
+    """Codes of the levels of a term, (K,), those with the same rows of its kernel as one."""
+    K = term.kernel
+    if K is None:
+        return term.codes
+    rounded = np.round(K / np.abs(K).max(), 9)
+    rows, inverse = np.unique(rounded, axis=0, return_inverse=True)
+    return term.codes if len(rows) == len(K) else inverse.ravel()[term.codes]
 
 
 def constant_within(X: FloatArray, codes: IntArray) -> BoolArray:

@@ -48,11 +48,16 @@ def uncentred(design: Design) -> Iterator[str]:
 
 
 def redundant(design: Design) -> Iterator[str]:
-    """Random terms that say what another one says: a larger one of the same levels, or the same levels by another name."""
+    """Random terms that say what another one says: a larger one of the same levels, or the same levels by another name.
+
+    Effects with and without a kernel, or with two, are different ones.
+    """
     terms = [term for term in design.random_terms if max(term.varying) < 0]
     for (i, small), (j, large) in permutations(enumerate(terms), 2):
         size = len(large.columns) - len(small.columns)
-        if size < 0 or (size == 0 and i < j) or not _same_levels(small, large) or not in_span(small.Z, large.Z):
+        if size < 0 or (size == 0 and i < j) or small.bar.cov != large.bar.cov:
+            continue
+        if not _same_levels(small, large) or not in_span(small.Z, large.Z):
             continue
         yield (
             f"`{small.bar.text}` says nothing that `{large.bar.text}` does not say, whose columns add up to it; "

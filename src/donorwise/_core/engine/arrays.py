@@ -16,6 +16,8 @@ from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from donorwise._core.design.build import build_design
 from donorwise._core.design.disguise import kept_as_text
+from donorwise._core.design.kernel_checks import kernel_warnings, log_ignored
+from donorwise._core.design.rivals import hardly_told
 from donorwise._core.jobs import Shared
 from donorwise._core.wording import suggestion
 from donorwise.errors import DataError, DonorwiseError, DonorwiseWarning
@@ -167,7 +169,9 @@ def design_of_arrays(formula: str | ParsedFormula, obs: pd.DataFrame, *, residua
         if design.n_dropped
         else ""
     )
-    for text in filter(None, (dropped, design.lost.reason, *kept_as_text(design))):
+    about_kernels = (*kernel_warnings(design), *hardly_told(design))
+    log_ignored([design])
+    for text in filter(None, (dropped, design.lost.reason, *kept_as_text(design), *about_kernels)):
         warnings.warn(text, DonorwiseWarning, stacklevel=3)
     return design
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.cells.nodes import PATTERN_CELLS, RIGHT
-from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, unequal_arms
+from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, of_group, unequal_arms
 from donorwise._core.design.disguise import batch_as_number, kept_as_text
 from donorwise._core.design.people import Named, about_names
 from donorwise._core.engine.unit_replicates import replicates_of_units
@@ -74,10 +74,10 @@ def of_cells(
     if len(tasks) == 1 and tasks[0].design is not None:
         found += audit_design(tasks[0].design, obs, **about).warnings
     else:
-        whole = audit(analysis.formula, obs, **about)
+        whole = audit(analysis.formula, obs, **about, is_fit=False)
         # without donors all cells together have no design
         overall = whole.warnings if whole.n_donors else ()
-        found += [*overall, *_by_group(tasks, lambda design: few_donors(design, obs, donor), overall)]
+        found += [*overall, *_by_group(tasks, lambda design: of_group(design, obs, donor), overall)]
     designs = [task.design for task in tasks if task.design is not None]
     n_used = sum(int((d.codes >= 0).sum()) for d in designs)
     n_unfitted = analysis.n_cells - n_used - sum(d.n_dropped for d in designs)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._core.cells.matrices import check_matrix, read_columns
+from donorwise._core.design.binding import refuse_kernels
+from donorwise._core.design.formula import parse
 from donorwise._core.engine.arrays import design_of_arrays, effective_jobs, read_arrays
 from donorwise._core.engine.exact_features import FeatureData
 from donorwise._core.engine.exposures import check_responses, read_offset, read_trials
@@ -126,7 +128,9 @@ def fit_glmm(
     own = distribution(family, link)
     matrix, variables = read_arrays(Y, obs)
     offsets, tries = read_offset(exposure, offset, obs, own), read_trials(trials, obs, own)
-    design = design_of_arrays(formula, obs, residual=own.has_residual(of_many=bool((tries > 1).any())))
+    parsed = parse(formula)
+    refuse_kernels(parsed, "dw.fit_glmm", "dw.fit_lmm")
+    design = design_of_arrays(parsed, obs, residual=own.has_residual(of_many=bool((tries > 1).any())))
     used = _nodes_for(design, n_quad)
     data = tuple(_features(matrix, variables, design, own, offsets, tries))
     jobs = effective_jobs(n_jobs)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from donorwise._core.design.contrasts import resolve_term
 from donorwise._core.engine.arrays import one_blas_thread
+from donorwise._core.engine.heritability import heritability_table, on_scale
 from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
     icc_table,
@@ -26,13 +27,13 @@ from donorwise._core.engine.tasks import Task, test_features, test_jointly
 from donorwise._core.inference.likelihood_ratio import check_nested, check_same_data, extra_parameters, n_parameters
 from donorwise._core.inference.moderation import learn, refusal
 from donorwise._core.models.lmm.fitted import FittedArrays
-from donorwise._typing import ALL, DDF, check_option
+from donorwise._typing import ALL, DDF, SCALES, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.inference.prior import Prior
-    from donorwise._typing import Ddf
+    from donorwise._typing import Ddf, Scale
 
 logger = logging.getLogger("donorwise")
 
@@ -357,6 +358,56 @@ class LMMFit(FittedArrays):
         ['fixed', 'donor_id', 'Residual']
         """
         return partition_table(self.variables, self.design, self.models)
+
+    def heritability(self, scale: Scale = "trace") -> pd.DataFrame:
+        """Proportions of variance of the terms with a kernel: h2, m2 and the like, with standard errors.
+
+        Parameters
+        ----------
+        scale
+            ``"trace"`` states every term by the mean variance between its levels after centring: a variance is
+            multiplied by tr(PKP) / (n - 1), of the n levels in use, which is one for levels that are independent
+            (Speed and Balding 2015). ``"as-is"`` takes variances as they are, for K as it was given.
+
+        Returns
+        -------
+        DataFrame
+            A row per feature and component: ``variable, component, proportion, se, ci_low, ci_high, statistic, p_value,
+            adj_p_value, status``. Components are the kernels, the other terms of their grouping factor, and, of several
+            kernels, their ``"sum"``.
+
+        Raises
+        ------
+        DesignError
+            The formula has no kernel.
+        DonorwiseError
+            `scale` is not an option.
+
+        Notes
+        -----
+        A proportion is out of all that varies beyond the fixed effects: all random terms and the residual of a single
+        row, as in an ICC. With many cells to a donor the residual is that of a cell; a kernel's proportion of what
+        varies between donors is its own over the sum of those of the donors' terms. The variance of a term with other
+        columns than a constant is its mean over the rows. Variances are REML estimates, whatever the fit is by.
+
+        `se` is by the delta method from the observed information (the average or the expected one where it is not
+        positive definite), variances at zero being left out, and missing for a proportion that is zero.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd, donorwise as dw
+        >>> rng = np.random.default_rng(0)
+        >>> sibs = np.kron(np.eye(20), [[1, 0.5], [0.5, 1]])  # 20 pairs of siblings
+        >>> names = [f"d{i}" for i in range(40)]
+        >>> obs = pd.DataFrame({"donor": np.repeat(names, 5)})
+        >>> Y = np.repeat(np.linalg.cholesky(sibs) @ rng.normal(size=(40, 3)), 5, axis=0) + rng.normal(size=(200, 3))
+        >>> kernels = {"grm": pd.DataFrame(sibs, names, names)}
+        >>> fit = dw.fit_lmm(Y, obs, "~ 1 + (1 | gr(donor, cov=grm)) + (1 | donor)", kernels=kernels)
+        >>> fit.heritability()["component"].tolist()[:2]
+        ['grm', 'donor']
+        """
+        check_option("scale", scale, SCALES)
+        return on_scale(heritability_table(self.variables, self.design, self.models), scale)
 
     def ranef(self, group: str | None = None) -> pd.DataFrame:
         """Conditional modes of the random effects (BLUPs) and their conditional sd.

@@ -22,6 +22,7 @@ from donorwise._core.engine.arrays import (
     read_arrays,
 )
 from donorwise._core.engine.fitted import LMMFit
+from donorwise._core.engine.heritability import heritability_table
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import constant_beta, with_group
@@ -91,8 +92,6 @@ def fit_lmm(
     formula
         ``"~ fixed + (columns | group)"``; see the package's documentation for random terms.
     {kernels}
-    levels
-        Names of the rows of kernels that are arrays: one sequence for all, or one for each by name.
     {reml}
     weights
         Precision weights: an array (N,), or the name of a column of `obs`. The residual variance
@@ -319,6 +318,9 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
             icc=with_group(icc_table(partition), name),
             variance_partition=with_group(long_partition(partition, "fraction"), name),
             prior=with_group(prior_table(fit.prior), name) if ddf == "moderated" else None,
+            heritability=with_group(heritability_table(fit.variables, fit.design, fit.models), name)
+            if self.formula.covs
+            else None,
             ddf=ddf,
             note=note,
             donor=fit.donor,

@@ -9,10 +9,18 @@ import numpy as np
 
 from donorwise._core.cells.collapse import collapse
 from donorwise._core.engine.power import Known, Planned
+from donorwise._core.inference import kenward_roger
 from donorwise._core.inference.moderation import best_point
 from donorwise._core.models.law import tensor
-from donorwise._core.models.lmm.components import contrast_variance, to_basis, with_correlations, with_covariances
+from donorwise._core.models.lmm.components import (
+    contrast_variance,
+    to_basis,
+    with_correlations,
+    with_covariances,
+    without_responses,
+)
 from donorwise._core.models.lmm.equations import build_equations
+from donorwise._core.models.lmm.evaluate import pieces
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,7 +74,10 @@ class CellPlanner:
         gamma = with_covariances(equations, known.points)
         after = contrast_variance(planned, L, to_basis(equations, planned, gamma))
         change = after / contrast_variance(equations, L, gamma)
-        return Planned(known.variance * (change if change.size == known.variance.shape[1] else change[:, None]), after)
+        variance = known.variance * (change if change.size == known.variance.shape[1] else change[:, None])
+        if planned.coupling is None:
+            return Planned(variance, after)
+        return Planned(variance, after, _typical_df(planned, L, to_basis(equations, planned, gamma), known.weight))
 
     def from_estimates(self, model: LMM, L: FloatArray) -> Known[LMM]:
         """Variances at the estimates."""
@@ -84,6 +95,18 @@ class CellPlanner:
             weight=observed.weight * factor,
             covariate_ss=observed.covariate_ss * factor[:, None, None],
         )
+
+
+def _typical_df(equations: Equations, L: FloatArray, gamma: FloatArray, weight: FloatArray) -> float:
+    """Median over features, and their points by `weight` (G, points), of Kenward-Roger's degrees of freedom.
+
+    With a kernel neither levels nor families are the replicates that a rule could count.
+    """
+    found = pieces(equations, without_responses(equations, gamma))
+    df = kenward_roger.contrast_df(found, kenward_roger.adjust(found).W, equations.turned(L))[:, 0]
+    share = weight.sum(axis=0) if weight.shape[1] == df.size else np.ones(df.size)
+    order = np.argsort(df)
+    return float(df[order][np.searchsorted(np.cumsum(share[order]), 0.5 * share.sum())])
 
 
 def cells_of_patterns(design: Design, models: Sequence[LMM], weights: FloatArray | None) -> Collapsed:

@@ -95,11 +95,13 @@ class Known(Generic[M]):
 class Planned(NamedTuple):
     """Variance of a contrast in one copy of a planned study (G, points), and what of it the points alone decide.
 
-    The latter is (points,) or (G, points): the variance relative to what is known apart from them.
+    The latter is (points,) or (G, points): the variance relative to what is known apart from them. `df` are the degrees of
+    freedom of its estimate in one copy, where the design does not tell them.
     """
 
     variance: FloatArray
     relative: FloatArray
+    df: float = np.inf
 
 
 class Planner(Protocol[M]):
@@ -168,7 +170,8 @@ def power_table(
             extra = prior_df([own.prior for own in known], [own.relative for own in planned]) if moderated else 0.0
             for n in plan.n_donors:
                 n_obs = planner.n_obs(n, m)
-                df = planned_df(fit.design, row, n / n_donors, n_obs)
+                known_df = min(own.df for own in planned) * n / n_donors
+                df = min(planned_df(fit.design, row, n / n_donors, n_obs), known_df)
                 df = min(df + extra, planner.most_df(n_obs, len(row))) if df >= 1 else np.nan
                 status = POWER_STATUSES[not df >= 1]
                 study = {"contrast": name, "n_donors": n, "n_cells": m, "df": df, "status": status}

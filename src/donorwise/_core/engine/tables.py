@@ -54,8 +54,8 @@ def tests_table(
     """The long table of n contrasts x G features from arrays (n, G) and counts (G,)."""
     n, G = status.shape
     table = pd.DataFrame({key: values.ravel() for key, values in numbers.items()})
-    table.insert(0, "variable", _categorical(np.tile(np.arange(G), n), variables))
-    table.insert(1, "contrast", _categorical(np.repeat(np.arange(n), G), names))
+    table.insert(0, "variable", categorical(np.tile(np.arange(G), n), variables))
+    table.insert(1, "contrast", categorical(np.repeat(np.arange(n), G), names))
     table["adj_p_value"] = np.concatenate([adjust(p) for p in numbers["p_value"]] or [np.empty(0)])
     codes = np.searchsorted(_SORTED, status.ravel())
     table["status"] = pd.Categorical.from_codes(_ORDER[codes], dtype=dtype_of(STATUSES))
@@ -63,7 +63,7 @@ def tests_table(
     return table
 
 
-def _categorical(codes: np.ndarray, names: tuple[str, ...]) -> pd.Categorical:
+def categorical(codes: np.ndarray, names: tuple[str, ...]) -> pd.Categorical:
     """Names by code; names that occur twice (nothing forbids that in an array) share a category."""
     dtype = dtype_of(names)
     if len(dtype.categories) < len(names):

@@ -69,7 +69,11 @@ def tail_table(nu: float) -> TailTable:
     x = root * np.sinh(v / root) if np.isfinite(nu) else v
     near = _nodes(_NEAR, 1 / _PER)
     pair = np.stack([_polynomials(_middle(near, nu)), _polynomials(t_density(near, nu))], axis=2)
-    return TailTable(nu, root, 1 / width, _polynomials(np.log(stdtr(nu, -x))), _PER, pair)
+    with np.errstate(divide="ignore"):
+        log_tail = np.log(stdtr(nu, -x))
+    # the last piece goes beyond the end, with some degrees of freedom to where a tail is zero to the computer
+    known = np.isfinite(log_tail).all(axis=1)
+    return TailTable(nu, root, 1 / width, _polynomials(log_tail[known]), _PER, pair)
 
 
 def _middle(x: FloatArray, nu: float) -> FloatArray:

@@ -66,11 +66,11 @@ class Blocks:
     B: FloatArray
 
     def arrays(self) -> tuple[FloatArray | IntArray, ...]:
-        """What the kernels take: everything but `order`, in this order."""
-        return (
-            self.start, self.S, self.S_start, self.A, self.term, self.component, self.lead, self.partner,
-            self.parameter, self.B,
+        """What the kernels take: everything but `order`, in this order; B only where it has rows."""
+        every = (
+            self.start, self.S, self.S_start, self.A, self.term, self.component, self.lead, self.partner, self.parameter
         )  # fmt: skip
+        return (*every, self.B) if self.coupled else every
 
     @property
     def coupled(self) -> bool:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.models.lmm.crossproducts import Responses
+from donorwise._core.models.lmm.equations import Estimates
 from donorwise._core.models.lmm.evaluate import evaluate_block
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.models.lmm.crossproducts import TermBasis
-    from donorwise._core.models.lmm.equations import Equations, Estimates
+    from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.evaluate import Evaluation
     from donorwise._typing import FloatArray, IntArray
 
+_DOUBLES = 4_000_000  # of the blocks of some features, that are dealt with at a time
 _ROUNDING = 1e-24  # variance, relative to what it was summed from or to what a level says of it, below which it is zero
 
 
@@ -121,7 +123,7 @@ def theta_names(design: Design) -> tuple[str, ...]:
         for j, second in enumerate(term.columns):
             for i in range(j, len(term.columns)):
                 first = term.columns[i]
-                names.append(f"{term.group}.{first}" if i == j else f"{term.group}.{first}.{second}")
+                names.append(f"{term.name}.{first}" if i == j else f"{term.name}.{first}.{second}")
     return tuple(names)
 
 
@@ -153,13 +155,22 @@ def fixed_variance(equations: Equations, estimates: Estimates) -> FloatArray:
     return np.einsum("ga,ab,gb->g", delta, equations.spread, delta)
 
 
-def contrast_variance(equations: Equations, L: FloatArray, gamma: FloatArray) -> FloatArray:
-    """c'(X'V⁻¹X)⁻¹c of one contrast L (1, p) at relative covariances (points, K), relative to sigma2."""
-    n, q = gamma.shape[0], equations.blocks.order.size
+def without_responses(equations: Equations, gamma: FloatArray) -> Estimates:
+    """What does not depend on responses, at relative covariances (points, K) and a residual variance of one."""
+    n, q = len(gamma), equations.blocks.order.size
     zero = np.zeros(n, dtype=bool)
     nothing = Responses(np.zeros((n, equations.p)), np.zeros((n, q)), np.ones(n), np.zeros(n), zero, zero)
-    Phi = evaluate_block(equations.blocks, np.ascontiguousarray(gamma), nothing, equations.nu(reml=True)).Phi
-    c = equations.turned(L)[0]
+    gamma = np.ascontiguousarray(gamma)
+    Phi = evaluate_block(equations.blocks, gamma, nothing, equations.nu(reml=True)).Phi
+    one, unknown = np.ones(n), np.full(n, np.nan)
+    return Estimates(
+        nothing, True, np.zeros((n, equations.p)), Phi, gamma, one, unknown, np.full(n, "ok"), zero.astype(int)
+    )
+
+
+def contrast_variance(equations: Equations, L: FloatArray, gamma: FloatArray) -> FloatArray:
+    """c'(X'V⁻¹X)⁻¹c of one contrast L (1, p) at relative covariances (points, K), relative to sigma2."""
+    c, Phi = equations.turned(L)[0], without_responses(equations, gamma).Phi
     return np.einsum("p,gpr,r->g", c, Phi, c)
 
 
@@ -172,6 +183,14 @@ def random_effects(equations: Equations, estimates: Estimates, t: int) -> tuple[
     -------
     (modes (G, levels, r), covariances (G, levels, r, r))
     """
+    n, size = estimates.sigma2.size, max(1, _DOUBLES // equations.blocks.S.size)
+    some = [estimates.take(np.arange(i, min(i + size, n))) for i in range(0, n, size)] or [estimates]
+    parts = [_effects(equations, own, t) for own in some]
+    return np.concatenate([modes for modes, _ in parts]), np.concatenate([covariance for _, covariance in parts])
+
+
+def _effects(equations: Equations, estimates: Estimates, t: int) -> tuple[FloatArray, FloatArray]:
+    """The same of some features, at once."""
     at = evaluate_block(equations.blocks, estimates.gamma, estimates.responses, equations.nu(reml=True), posterior=True)
     basis = equations.terms[t]
     T = relative_covariance(t, equations.blocks.parameter, estimates.gamma)

@@ -3,42 +3,60 @@
     C = I + sum_k gamma_k B_k,   D = Z'V⁻¹Z = C⁻¹,   F = Z'V⁻¹X̃ = C⁻¹A,   w = Z'V⁻¹r = C⁻¹t
 
 (see :mod:`donorwise._core.models.lmm.coupling`; symbols as in :mod:`donorwise._core.models.lmm.kernels`).
+
+Only products of matrices, one inverse and one factor are left to LAPACK, in one form each: every other form costs seconds
+of compilation.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba.extending import overload
 
 from donorwise._core.models.lmm.algebra import inner, profile
 
+_UNCOUPLED = 9  # arrays of blocks without B
+
+
+def evaluate_coupled(blocks, gamma, zty, rss, nu, reml, order, out):
+    """What ``evaluate`` returns where blocks are coupled, and whether they are: decided by their type.
+
+    So what other models compile does not hold any of it.
+    """
+    raise NotImplementedError
+
+
+@overload(evaluate_coupled)
+def _by_type(blocks, gamma, zty, rss, nu, reml, order, out):
+    def uncoupled(blocks, gamma, zty, rss, nu, reml, order, out):
+        return (np.inf, rss, np.inf, np.inf), False
+
+    def coupled(blocks, gamma, zty, rss, nu, reml, order, out):
+        return _evaluate(blocks, gamma, zty, rss, nu, reml, order, out), True
+
+    return uncoupled if len(blocks) == _UNCOUPLED else coupled
+
 
 @inner
-def evaluate_coupled(blocks, gamma, zty, rss, nu, reml, order, out):
+def _evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
     """What :func:`donorwise._core.models.lmm.kernels.evaluate` returns; but for traces with P all of its `out`."""
     A, B = blocks[3], blocks[9]
     Phi, delta, XVX, XVr, F, w, D = out[0], out[1], out[8], out[9], out[10], out[11], out[12]
     m, p = A.shape
-    C = np.eye(m)
-    for k in range(gamma.size):
-        if gamma[k] != 0.0:
-            C += gamma[k] * B[k]
-    for a in range(m):
-        if not C[a, a] > 0.0 or not np.isfinite(C[a, a]):
-            return np.inf, rss, np.inf, np.inf
-    logdet = _log_determinant(C)
-    if not np.isfinite(logdet):
-        return np.inf, rss, logdet, np.inf
+    C, sound = _covariance(B, gamma, m)
+    if not sound:
+        return np.inf, rss, np.inf, np.inf
+    L, inverse = np.linalg.cholesky(C), np.linalg.inv(C)
+    logdet = 0.0
     right = np.empty((m, p + 1))
-    right[:, :p] = A
-    right[:, p] = zty
-    if order > 0:
-        inverse = np.linalg.inv(C)
-        solved = inverse @ right
-        for a in range(m):
-            for c in range(m):
-                D[a * m + c] = inverse[a, c]
-    else:
-        solved = np.linalg.solve(C, right)
+    for a in range(m):
+        logdet += 2.0 * np.log(L[a, a])
+        right[a, p] = zty[a]
+        for i in range(p):
+            right[a, i] = A[a, i]
+        for c in range(m):
+            D[a * m + c] = inverse[a, c]
+    solved = inverse @ right
     rVr = rss
     for i in range(p):
         XVr[i] = 0.0
@@ -59,64 +77,97 @@ def evaluate_coupled(blocks, gamma, zty, rss, nu, reml, order, out):
             XVX[j, i] = XVX[i, j]
     values = profile(XVX, XVr, rVr, logdet, nu, reml, Phi, delta)
     if order > 0 and np.isfinite(values[0]):
-        _accumulate(B, out)
+        _accumulate(B, inverse, out)
     return values
 
 
 @inner
-def _log_determinant(C):
-    """Log|C|, or inf where rounding leaves it not positive definite."""
-    L = np.linalg.cholesky(C)
-    logdet = 0.0
-    for a in range(C.shape[0]):
-        logdet += 2.0 * np.log(L[a, a])
-    return logdet
+def _covariance(B, gamma, m):
+    """I + sum_k gamma_k B_k (m, m), and whether it is finite with a positive diagonal."""
+    C, sound = np.zeros((m, m)), True
+    for a in range(m):
+        for c in range(m):
+            for k in range(gamma.size):
+                C[a, c] += gamma[k] * B[k, a, c]
+        C[a, a] += 1.0
+        sound = sound and C[a, a] > 0.0 and np.isfinite(C[a, a])
+    return C, sound
 
 
 @inner
-def _accumulate(B, out):
+def _accumulate(B, D, out):
     """Sums over the columns of everything that the derivatives need."""
     Phi, delta, P, Q, tr1, tr2, quad1, quad2 = out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7]
-    F, w, flat, u = out[10], out[11], out[12], out[16]
+    F, w, u = out[10], out[11], out[16]
     K, m, p = B.shape[0], F.shape[0], F.shape[1]
-    D = flat.reshape((m, m))
-    u[:] = w - F @ delta
-    DB, BF, Bu = np.empty((K, m, m)), np.empty((K, m, p)), np.empty((K, m))
+    right = np.empty((m, p + 1))  # F, and u = Z'Py
+    for a in range(m):
+        u[a] = w[a]
+        for i in range(p):
+            right[a, i] = F[a, i]
+            u[a] -= F[a, i] * delta[i]
+        right[a, p] = u[a]
+    DB, BR, DBR = np.empty((K, m, m)), np.empty((K, m, p + 1)), np.empty((K, m, p + 1))
     for k in range(K):
-        _times(D, B[k], DB[k])
-        BF[k] = B[k] @ F
-        Bu[k] = B[k] @ u
-        P[k] = F.T @ BF[k]
-        tr1[k] = np.trace(DB[k])
-        quad1[k] = u @ Bu[k]
+        _products(D, B[k], right, DB[k], BR[k], DBR[k])
+    FBu = np.zeros((K, p))
     for k in range(K):
-        DBF, DBu, FBu = D @ BF[k], D @ Bu[k], F.T @ Bu[k]
+        tr1[k], quad1[k] = 0.0, 0.0
+        for i in range(p):
+            for j in range(p):
+                P[k, i, j] = 0.0
+        for a in range(m):
+            tr1[k] += DB[k, a, a]
+            quad1[k] += u[a] * BR[k, a, p]
+            for i in range(p):
+                FBu[k, i] += F[a, i] * BR[k, a, p]
+                for j in range(p):
+                    P[k, i, j] += F[a, i] * BR[k, a, j]
+    for k in range(K):
         for j in range(k + 1):
-            Q[j, k] = BF[j].T @ DBF
-            Q[k, j] = Q[j, k].T
-            trace = 0.0
-            for a in range(m):
-                for c in range(m):
-                    trace += DB[j, a, c] * DB[k, c, a]
-            tr2[j, k] = tr2[k, j] = trace
-            quad2[j, k] = quad2[k, j] = Bu[j] @ DBu - (F.T @ Bu[j]) @ Phi @ FBu
+            _pair(DB[j], DB[k], BR[j], DBR[k], Q[j, k], tr2, quad2, j, k)
+            for i in range(p):
+                for i2 in range(p):
+                    quad2[j, k] -= FBu[j, i] * Phi[i, i2] * FBu[k, i2]
+                    if j < k:
+                        Q[k, j, i, i2] = Q[j, k, i2, i]
+            tr2[k, j], quad2[k, j] = tr2[j, k], quad2[j, k]
 
 
 @inner
-def _times(D, B, out):
-    """DB into `out`; a diagonal B, that of independent levels with rows of their own, needs no matrix product."""
-    m = B.shape[0]
+def _pair(DB_j, DB_k, BR_j, DBR_k, Q, tr2, quad2, j, k):
+    """Tr DB_jDB_k, y'PE_jV⁻¹E_kPy and X̃'V⁻¹E_jV⁻¹E_kV⁻¹X̃."""
+    m, p = DB_j.shape[0], Q.shape[0]
+    tr2[j, k], quad2[j, k] = 0.0, 0.0
+    for i in range(p):
+        for i2 in range(p):
+            Q[i, i2] = 0.0
+    for a in range(m):
+        for c in range(m):
+            tr2[j, k] += DB_j[a, c] * DB_k[c, a]
+        quad2[j, k] += BR_j[a, p] * DBR_k[a, p]
+        for i in range(p):
+            for i2 in range(p):
+                Q[i, i2] += BR_j[a, i] * DBR_k[a, i2]
+
+
+@inner
+def _products(D, B, right, DB, BR, DBR):
+    """DB, B times `right`, and D times that; a diagonal B, that of independent levels, needs no product of matrices."""
+    m, width = right.shape
     diagonal = True
     for a in range(m):
         for c in range(a):
-            if B[a, c] != 0.0:
-                diagonal = False
-                break
+            diagonal = diagonal and B[a, c] == 0.0
         if not diagonal:
             break
-    if not diagonal:
-        out[:] = D @ B
-        return
-    for a in range(m):
-        for c in range(m):
-            out[a, c] = D[a, c] * B[c, c]
+    if diagonal:
+        for a in range(m):
+            for i in range(width):
+                BR[a, i] = B[a, a] * right[a, i]
+            for c in range(m):
+                DB[a, c] = D[a, c] * B[c, c]
+    else:
+        np.dot(D, B, DB)
+        np.dot(B, right, BR)
+    np.dot(D, BR, DBR)

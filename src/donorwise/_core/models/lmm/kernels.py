@@ -40,20 +40,20 @@ def _relative_covariances(gamma, parameter, T):
 def evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
     """Deviance at `gamma`, for order 1 what gradient and Hessian are made of, for order 2 what tests are.
 
-    `blocks` is the tuple (start, S, S_start, A, term, component, lead, partner, parameter, B), `out`
-    the tuple made by :func:`workspace`. Returns (deviance without constants, R, log|V|, log|X̃'V⁻¹X̃|),
+    `blocks` is the tuple (start, S, S_start, A, term, component, lead, partner, parameter), with B behind it where levels are
+    coupled, `out` the tuple made by :func:`workspace`. Returns (deviance without constants, R, log|V|, log|X̃'V⁻¹X̃|),
     R = y'Py. With order 2, `out` holds Phi, delta, and with E_k = ZB_kZ' per parameter
     P_k = X̃'V⁻¹E_kV⁻¹X̃, Q_jk = X̃'V⁻¹E_jV⁻¹E_kV⁻¹X̃, tr V⁻¹E_k, tr V⁻¹E_jV⁻¹E_k, y'PE_kPy, y'PE_jPE_kPy;
     with order 1 the last two, and tr PE_k and tr PE_jPE_k (for maximum likelihood, V⁻¹ in place of P).
     """
-    if blocks[9].shape[0] > 0:
-        values = evaluate_coupled(blocks, gamma, zty, rss, nu, reml, order, out)
+    values, coupled = evaluate_coupled(blocks, gamma, zty, rss, nu, reml, order, out)
+    if coupled:
         if order == 1 and np.isfinite(values[0]):
             _project(out, reml)
         return values
     if order < 2 and is_one_pair(blocks[8]):
         return evaluate_pairs(blocks, gamma, zty, rss, nu, reml, order, out)
-    start, S, S_start, A, term, component, lead, _, parameter, _ = blocks
+    start, S, S_start, A, term, component, lead, _, parameter = blocks[:9]
     Phi, delta, P, Q, tr1, tr2, quad1, quad2, XVX, XVr, F, w, D, M, B, T = out[:16]
     p = A.shape[1]
     _relative_covariances(gamma, parameter, T)
@@ -101,7 +101,7 @@ def evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
 @inner
 def _solve_block(block, blocks, zty, order, T, F, w, D, M, B):
     """F, w and (order 1) D of one block; return its share of log|V|."""
-    start, S, S_start, A, term, component, lead, _, _, _ = blocks
+    start, S, S_start, A, term, component, lead, _, _ = blocks[:9]
     lo, b, p, at = start[block], start[block + 1] - start[block], A.shape[1], S_start[block]
     s_columns = b if order > 0 else 0
     for a in range(b):

@@ -129,3 +129,13 @@ def newton_features(
         mu[g], x[g], deviance[g], iterations[g], converged[g] = _newton(
             energy[g], s, floor[g], rss[g], nu, coefficients, widest, start[g], first[g], scratch
         )
+
+
+@entry
+def curvature_features(energy, s, floor, rss, nu, coefficients, widest, mu, x, out):
+    """Second derivatives of the deviance of every feature at (mu, x) (G,), f_mumu, f_mux and f_xx, into `out` (G, 3)."""
+    L = s.shape[0]
+    T, w, now = np.zeros((3, L)), np.zeros((3, L)), np.zeros(6)
+    for g in range(rss.size):
+        _surface(energy[g], s, floor[g], rss[g], nu, coefficients, widest, mu[g], x[g], T, w, now)
+        out[g, 0], out[g, 1], out[g, 2] = now[3], now[4], now[5]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 NODES = 80
-_WIDEST = 9.5  # log of the largest and smallest rho between nodes, for columns with as much information
+WIDEST = 9.5  # log of the largest and smallest rho between nodes, for columns with as much information
 _LAMBDAS = 24  # starting points along a ray
 _LOWEST, _HIGHEST = 1e-3, 1e6  # lam that they span, relative to what the mean level says
 _DOUBLES = 6_000_000  # of rotated responses at a time
@@ -76,7 +76,7 @@ class Nodes:
     @cached_property
     def x(self) -> FloatArray:
         """Nodes (L,) in the logarithm of rho, for variances in units of what a level says."""
-        return _WIDEST * np.cos(np.pi * np.arange(NODES) / (NODES - 1))
+        return WIDEST * np.cos(np.pi * np.arange(NODES) / (NODES - 1))
 
     @cached_property
     def coefficients(self) -> FloatArray:
@@ -132,11 +132,7 @@ def _unknown(G: int, p: int) -> Optimum:
 
 def _fit_some(nodes: Nodes, zty: FloatArray, rss: FloatArray, nu: float, out: Optimum) -> None:
     """Fit some features into the arrays of `out`."""
-    y = np.empty((rss.size, NODES, zty.shape[1]))
-    for l, ray in enumerate(nodes.inside):
-        y[:, l] = zty @ ray.turn
-    s = np.stack([ray.s for ray in nodes.inside])
-    floor = np.clip(rss - (y[:, 0] ** 2).sum(axis=1), 0, None)
+    y, s, floor = at_nodes(nodes, zty, rss)
     start, first = _starts(y, s, floor, rss, nu)
     mu, x, best = np.empty(rss.size), np.empty(rss.size), np.empty(rss.size)
     newton_features(
@@ -146,7 +142,7 @@ def _fit_some(nodes: Nodes, zty: FloatArray, rss: FloatArray, nu: float, out: Op
         rss,
         nu,
         nodes.coefficients,
-        _WIDEST,
+        WIDEST,
         start,
         nodes.x[first],
         mu,
@@ -159,6 +155,14 @@ def _fit_some(nodes: Nodes, zty: FloatArray, rss: FloatArray, nu: float, out: Op
     _inside(nodes, y, s, floor, rss, nu, mu, x, np.flatnonzero(out.found), out)
     for k in range(2):
         _edge(nodes, k, zty, floor, rss, nu, best, out)
+
+
+def at_nodes(nodes: Nodes, zty: FloatArray, rss: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Features in the coordinates of every node, (G, L, m), the nodes' s (L, m), and what no level explains, (G,)."""
+    y = np.empty((rss.size, NODES, zty.shape[1]))
+    for l, ray in enumerate(nodes.inside):
+        y[:, l] = zty @ ray.turn
+    return y, np.stack([ray.s for ray in nodes.inside]), np.clip(rss - (y[:, 0] ** 2).sum(axis=1), 0, None)
 
 
 def _starts(y: FloatArray, s: FloatArray, floor: FloatArray, rss: FloatArray, nu: float) -> tuple[FloatArray, IntArray]:
@@ -178,7 +182,7 @@ def _starts(y: FloatArray, s: FloatArray, floor: FloatArray, rss: FloatArray, nu
 
 def weights_at(nodes: Nodes, x: FloatArray) -> FloatArray:
     """Weights (G, L) of the nodes at `x` (G,)."""
-    angles = np.arccos(np.clip(x / _WIDEST, -1, 1))
+    angles = np.arccos(np.clip(x / WIDEST, -1, 1))
     return np.asarray(np.cos(np.outer(angles, np.arange(NODES))) @ nodes.coefficients)
 
 

@@ -1,0 +1,94 @@
+"""The table of proportions of variance of models with kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.engine.tables import adjust, categorical
+from donorwise._core.inference.proportions import components_of, estimated
+from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.lmm.curvature import ratio_covariance
+from donorwise._typing import SCALES, STATUSES
+from donorwise.errors import DesignError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from donorwise._core.design.design import Design
+    from donorwise._core.inference.proportions import Component
+    from donorwise._core.models.lmm.model import LMM
+    from donorwise._typing import FloatArray, StrArray
+
+NUMBERS = ("proportion", "se", "ci_low", "ci_high")
+TESTS = ("statistic", "p_value", "adj_p_value")
+TAIL = (*TESTS, "status")
+CONFOUNDED = "confounded"
+
+
+def on_scale(table: pd.DataFrame, scale: str) -> pd.DataFrame:
+    """The table with the numbers of one scale, under their plain names."""
+    plain = {f"{name}{suffix(scale)}": name for name in NUMBERS}
+    others = [f"{name}{suffix(other)}" for other in SCALES if other != scale for name in NUMBERS]
+    wanted = table.drop(columns=others).rename(columns=plain)
+    return wanted[[*(c for c in table.columns if c in wanted and c not in NUMBERS and c not in TAIL), *NUMBERS, *TAIL]]
+
+
+def suffix(scale: str) -> str:
+    """What the columns of a scale end in."""
+    return "" if scale == SCALES[0] else "_" + scale.replace("-", "_")
+
+
+def heritability_table(variables: tuple[str, ...], design: Design, models: Sequence[LMM]) -> pd.DataFrame:
+    """See :meth:`LMMFit.heritability`; numbers as-is beside, in columns that say so.
+
+    Raises
+    ------
+    DesignError
+        The design has no kernel.
+    """
+    components = components_of(design)
+    if not any(term.bar.cov for term in design.random_terms):
+        raise DesignError(
+            f"{design.formula!r} has no kernel, and so no heritability: a random term with a known covariance is written "
+            "`(1 | gr(donor_id, cov=grm))`, and kernels={'grm': K} gives it. Shares of other terms: variance_partition."
+        )
+    shape = (len(variables), len(components))
+    columns = {f"{name}{suffix(scale)}": np.full(shape, np.nan) for scale in SCALES for name in NUMBERS}
+    columns |= {name: np.full(shape, np.nan) for name in TESTS}
+    status = np.full(shape, "not_estimable", dtype=STATUS_DTYPE)
+    for model in models:
+        own = model.fitted_by(reml=True)
+        status[own.features] = own.estimates.status[:, None]
+        _fill(own, components, columns, status)
+    columns["adj_p_value"] = np.stack([adjust(p) for p in columns["p_value"].T], axis=1)
+    return _long(variables, components, columns, status)
+
+
+def _fill(model: LMM, components: tuple[Component, ...], columns: dict[str, FloatArray], status: StrArray) -> None:
+    """Fill in the rows of the features of a model."""
+    at = model.usable
+    estimates = model.estimates.take(at)
+    covariance = ratio_covariance(model.equations, estimates)
+    for scale in SCALES:
+        value, se = estimated(model.equations, estimates, components, scale, covariance)
+        columns["proportion" + suffix(scale)][model.features[at]] = value
+        columns["se" + suffix(scale)][model.features[at]] = se
+    status[model.features[at]] = np.where(np.isnan(se), "boundary", "ok")
+
+
+def _long(
+    variables: tuple[str, ...], components: tuple[Component, ...], columns: dict[str, FloatArray], status: StrArray
+) -> pd.DataFrame:
+    """A row for each variable and component, from arrays (G, components)."""
+    names = tuple(c.name for c in components)
+    order = [*NUMBERS, *TAIL, *(f"{name}{suffix(SCALES[1])}" for name in NUMBERS)]
+    long = {name: values.ravel() for name, values in columns.items()}
+    long["status"] = pd.Categorical(status.ravel(), categories=[*STATUSES, CONFOUNDED])
+    table = {
+        "variable": categorical(np.repeat(np.arange(len(variables)), len(names)), variables),
+        "component": categorical(np.tile(np.arange(len(names)), len(variables)), names),
+    }
+    return pd.DataFrame(table | {name: long[name] for name in order})
