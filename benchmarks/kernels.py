@@ -19,8 +19,8 @@ import pandas as pd
 from scipy import stats
 
 from donorwise._core.cells.measures import Collapsed
-from donorwise._core.design.build import build_design
 from donorwise._core.design.binding import bind
+from donorwise._core.design.build import build_design
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.lmm import fit_statistics
@@ -280,7 +280,14 @@ def alike(rng: np.random.Generator, G: pd.DataFrame, M: pd.DataFrame, wanted: fl
 
 def alike_rows(options: argparse.Namespace) -> Iterator[list[str]]:
     """The table of kernels that are alike: proportions of the donors' variance, which are .3, .3 and .4."""
-    yield ["donors", "correlation", *(f"{name}: mean (sd)" for name in ("h2", "m2", "sum")), "correlation of h2, m2", "h2 = 0", "m2 = 0"]
+    yield [
+        "donors",
+        "correlation",
+        *(f"{name}: mean (sd)" for name in ("h2", "m2", "sum")),
+        "correlation of h2, m2",
+        "h2 = 0",
+        "m2 = 0",
+    ]
     formula = "~ 1 + (1 | gr(donor, cov=G)) + (1 | gr(donor, cov=M)) + (1 | donor)"
     for n, wanted in product(options.donors, (0.0, 0.3, 0.7, 0.95)):
         found = []

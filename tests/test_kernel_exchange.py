@@ -18,7 +18,7 @@ from donorwise._core.design.formula import parse
 from donorwise._core.design.permutations import arrange
 from donorwise.errors import DesignError, DonorwiseError
 
-FORMULA = "~ arm + (1 | gr(donor, cov=grm)) + (1 | donor)"
+FORMULA = "~ arm + (1 | gr(donor, cov=grm))"
 
 
 def related(sizes: list[int], share: float = 0.5) -> np.ndarray:
