@@ -19,8 +19,8 @@ import pandas as pd
 from scipy import stats
 
 from donorwise._core.cells.measures import Collapsed
-from donorwise._core.design.build import build_design
 from donorwise._core.design.binding import bind
+from donorwise._core.design.build import build_design
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.lmm import fit_statistics
