@@ -107,8 +107,8 @@ def _rivals(design: Design, term: RandomTerm, j: int, terms: list[RandomTerm]) -
     single = bool(np.bincount(codes, weights=n[seen]).max() <= 1)
     free = [t.label for t in terms if t.bar.kernel is None]
     basis = _of_levels(design, term.columns[j], seen, codes)
-    kernels = [(t, K) for t in terms if (K := t.kernel) is not None]
-    raw = [K[np.ix_(own, own)] for t, K in kernels for own in (t.codes[seen[first]],)]
+    kernels = [(t, kernel) for t in terms if (kernel := t.bar.kernel) is not None]
+    raw = [kernel.on([t.levels[code] for code in t.codes[seen[first]]]) for t, kernel in kernels]
     matrices, df = np.stack([_beside(K, basis) for K in raw]), len(levels) - basis.shape[1]
     size = np.einsum("kii->k", matrices) / max(df, 1)
     if df < 1 or (size <= _SAME * np.array([np.trace(K) for K in raw])).any():

@@ -13,7 +13,7 @@ from donorwise._core.models.lmm.equations import Estimates
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.newton import fit_features
 from donorwise._core.models.lmm.ratios import fit_two
-from donorwise._core.models.lmm.rays import rough_optimum
+from donorwise._core.models.lmm.rays import rough_optima
 from donorwise._core.models.lmm.spectral import fit_spectral
 
 if TYPE_CHECKING:
@@ -91,27 +91,56 @@ def optimise_blocked(
     -------
     (gamma (G, K), iterations (G,), converged (G,))
     """
-    parameter = equations.blocks.parameter
     blocks, scale = equations.blocks.in_units(equations.information)
     unit = replace(response, zty=response.zty * scale / np.sqrt(response.rss)[:, None], rss=np.ones(response.rss.size))
-    n, K = response.rss.size, parameter.shape[0]
+    nu = equations.nu(reml=reml)
+    if equations.rays is None:
+        size, other = _sizes(blocks, unit, nu, reml=reml), None
+    else:
+        size, other = rough_optima(equations.rays, equations.information, response, nu, reml=reml)
+    gamma, iterations, converged = _newton(equations, blocks, unit, size, reml=reml)
+    if other is not None and (at := np.flatnonzero(np.isfinite(other[:, 0]))).size:
+        _take_better(equations, blocks, unit.take(at), at, other[at], (gamma, iterations, converged), reml=reml)
+    return gamma / equations.parameter_information, iterations, converged
+
+
+def _newton(
+    equations: Equations, blocks: Blocks, unit: Responses, size: FloatArray, *, reml: bool
+) -> tuple[FloatArray, IntArray, BoolArray]:
+    """Newton's method from variances of a `size` (G, K), in units of what a level says."""
+    parameter = blocks.parameter
+    n, K = unit.rss.size, parameter.shape[0]
     gamma, iterations, converged = np.zeros((n, K)), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)
     widths = [t.factor.shape[0] for t in equations.terms]
     last = np.array([widths[t] - 1 for t in parameter[:, 0]])
     bounded = (parameter[:, 1] == last) & (parameter[:, 2] == last)
     starts = _starts(parameter, bounded)
     n_always = len(starts) if max(widths) > 1 else 1  # correlated terms have several optima
-    nu = equations.nu(reml=reml)
-    sizes = (
-        _sizes(blocks, unit, nu, reml=reml)
-        if equations.rays is None
-        else rough_optimum(equations.rays, equations.information, response, nu)
-    )
     fit_features(
-        blocks.arrays(), starts, sizes, n_always, bounded, unit.zty, unit.rss, float(nu), reml, gamma, iterations,
-        converged,
+        blocks.arrays(), starts, size, n_always, bounded, unit.zty, unit.rss, float(equations.nu(reml=reml)), reml, gamma,
+        iterations, converged,
     )  # fmt: skip
-    return gamma / equations.parameter_information, iterations, converged
+    return gamma, iterations, converged
+
+
+def _take_better(
+    equations: Equations,
+    blocks: Blocks,
+    unit: Responses,
+    at: IntArray,
+    size: FloatArray,
+    found: tuple[FloatArray, IntArray, BoolArray],
+    *,
+    reml: bool,
+) -> None:
+    """Newton's method for features `at` some positions from elsewhere; what is lower goes into `found`."""
+    gamma, iterations, converged = found
+    own, more, ok = _newton(equations, blocks, unit, size, reml=reml)
+    nu = equations.nu(reml=reml)
+    before, after = (evaluate_block(blocks, g, unit, nu, reml=reml).deviance for g in (gamma[at], own))
+    better = ok & (~converged[at] | (after < before))
+    gamma[at[better]], converged[at[better]] = own[better], True
+    iterations[at] += more
 
 
 def _sizes(blocks: Blocks, response: Responses, nu: int, *, reml: bool) -> FloatArray:

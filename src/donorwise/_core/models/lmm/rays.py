@@ -85,6 +85,10 @@ class Rays:
         C = vectors.T @ (self.root @ GA)
         return Ray(np.clip(values, 0, None), self.inverse @ vectors, C, A.T @ GA)
 
+    def ml(self, direction: FloatArray) -> FloatArray:
+        """Eigenvalues d (m,) of a direction that give log|V| alone, as the sum of log(1 + lam d)."""
+        return np.clip(np.linalg.eigvalsh(np.tensordot(direction, self.blocks.B, axes=1)), 0, None)
+
     def cross(self, k: int, ray: Ray) -> FloatArray:
         """Q'H B_k H Q (m, m): covariance parameter k in the coordinates of a ray."""
         # H Q = H² H⁺Q
@@ -111,29 +115,51 @@ _MOST_RAYS = 256
 _LAMBDAS = np.geomspace(1e-3, 1e4, 15)
 
 
-def rough_optimum(rays: Rays, information: FloatArray, response: Responses, nu: int) -> FloatArray:
-    """Variances of every feature near its REML optimum, in units of what a level says, (G, K); covariances are zero.
+def rough_optima(
+    rays: Rays, information: FloatArray, response: Responses, nu: int, *, reml: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Variances of every feature near its optimum, in units of what a level says, (G, K), and near another peak.
 
-    The best of some points on some rays.
+    They are the best of some points on some rays. A ray that is better than those beside it may lead to a peak of its
+    own, as where one variance of two with similar kernels is zero; the second array is NaN where there is one peak.
+    Covariances are zero.
     """
     parameter = rays.blocks.parameter
     variances = np.flatnonzero(parameter[:, 1] == parameter[:, 2])
-    shares = np.array(list(product(_SHARES, repeat=variances.size)))
-    shares = shares[shares.max(axis=1) == 1] if len(shares) <= _MOST_RAYS else np.ones((1, variances.size))
-    best, out = np.full(response.rss.size, np.inf), np.zeros((response.rss.size, len(parameter)))
-    for share in shares:
-        direction = np.zeros(len(parameter))
-        direction[variances] = share
-        ray = rays.at(direction / information[parameter[:, 0]])
-        scaled = np.outer(ray.s, _LAMBDAS)
-        energy = (response.zty @ ray.turn) ** 2
-        floor = np.clip(response.rss - energy.sum(axis=1), 0, None)
-        with np.errstate(divide="ignore"):
-            deviance = nu * np.log(floor[:, None] + energy @ (1 / (1 + scaled))) + np.log1p(scaled).sum(axis=0)
-        at = np.argmin(deviance, axis=1)
-        lowest = deviance[np.arange(at.size), at]
-        better = lowest < best
-        best[better] = lowest[better]
-        # for Newton's method a variance is not zero to begin with: a column of a factor at zero has no gradient
-        out[better] = _LAMBDAS[at[better], None] * np.maximum(direction, _SHARES[1])
-    return out
+    levels = np.array(list(product(range(len(_SHARES)), repeat=variances.size)))
+    levels = levels[levels.max(axis=1) == len(_SHARES) - 1]
+    levels = levels if len(levels) <= _MOST_RAYS else levels[-1:]
+    directions = np.zeros((len(levels), len(parameter)))
+    directions[:, variances] = np.array(_SHARES)[levels]
+    lowest = np.empty((response.rss.size, len(levels)))
+    at = np.empty(lowest.shape, dtype=np.int64)
+    for r, direction in enumerate(directions / information[parameter[:, 0]]):
+        lowest[:, r], at[:, r] = _best_along(rays, direction, response, nu, reml=reml)
+    beside = np.abs(levels[:, None] - levels).max(axis=2) == 1
+    peak = np.stack(
+        [(own <= lowest[:, near].T).all(axis=0) for own, near in zip(lowest.T, beside, strict=True)], axis=1
+    )
+    first = np.argmin(lowest, axis=1)
+    each = np.arange(first.size)
+    # for Newton's method a variance is not zero to begin with: a column of a factor at zero has no gradient
+    started = np.maximum(directions, _SHARES[1] * (parameter[:, 1] == parameter[:, 2]))
+    best = _LAMBDAS[at[each, first], None] * started[first]
+    peak[each, first] = False
+    others = np.where(peak, lowest, np.inf)
+    second = np.argmin(others, axis=1)
+    other = _LAMBDAS[at[each, second], None] * started[second]
+    return best, np.where(peak.any(axis=1)[:, None], other, np.nan)
+
+
+def _best_along(
+    rays: Rays, direction: FloatArray, response: Responses, nu: int, *, reml: bool
+) -> tuple[FloatArray, IntArray]:
+    """Lowest deviance of every feature among some points of a ray, (G,), and which point."""
+    ray = rays.at(direction)
+    logdet = np.log1p(np.outer(ray.s if reml else rays.ml(direction), _LAMBDAS)).sum(axis=0)
+    energy = (response.zty @ ray.turn) ** 2
+    floor = np.clip(response.rss - energy.sum(axis=1), 0, None)
+    with np.errstate(divide="ignore"):
+        deviance = nu * np.log(floor[:, None] + energy @ (1 / (1 + np.outer(ray.s, _LAMBDAS)))) + logdet
+    at = np.argmin(deviance, axis=1)
+    return deviance[np.arange(at.size), at], at
