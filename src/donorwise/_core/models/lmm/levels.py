@@ -261,7 +261,7 @@ def level_model(
 def _root(kernel: FloatArray) -> FloatArray | None:
     """L of K = LL'; None where K is singular."""
     try:
-        L: FloatArray = np.linalg.cholesky(kernel)
+        L = np.asarray(np.linalg.cholesky(kernel), dtype=np.float64)
     except np.linalg.LinAlgError:
         return None
     return L if np.diag(L).min() ** 2 > _SINGULAR * np.diag(kernel).max() else None
@@ -309,7 +309,8 @@ def _one_row_each(
     terms = tuple(_some_columns(design.random_terms[t], own).take(first) for t, own in kept)
     X = design.X[first] @ basis
     if root is not None:
-        X, values = np.linalg.solve(root, X), np.linalg.solve(root, values)
+        inverse = np.asarray(np.linalg.inv(root), dtype=np.float64)
+        X, values = inverse @ X, inverse @ values
     names = tuple(f"column {i + 1}" for i in range(X.shape[1]))
     rows = replace(design.take(first), X=X, fixed_names=names, varying=(-1,) * X.shape[1], random_terms=terms)
     one, nothing = np.ones(len(first)), np.zeros((len(first), 0))
