@@ -5,7 +5,8 @@ optimum. Its limit does: divided by the variance of the term, V = Z_d Z_d' + o(1
 remains, with the effect of the level as its residual. What varies within levels has no variance left to vary
 with: fixed effects are those combinations X N of the columns that are constant within levels (other contrasts are
 exactly zero), terms whose levels differ within a level, or whose columns do, have no variance, and the others are
-terms of the rows that remain.
+terms of the rows that remain. A term with a kernel ties its levels together and is never what remains: without another
+intercept of these levels there is no limit, and no estimate.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ _LARGE = 1e7  # a ratio, relative to what a level says of it, that is as good as
 
 
 def term_without_rest(design: Design, collapsed: Collapsed) -> IntArray:
-    """The term of an intercept within whose levels a feature does not vary, that of fewest levels, (G,); -1 for none."""
+    """The term of an intercept, without a kernel, within whose levels a feature does not vary, that of fewest levels, (G,); -1 for none."""
     out = np.full(collapsed.mean.shape[1], -1)
-    terms = [t for t, term in enumerate(design.random_terms) if term.columns[0] == "(Intercept)"]
+    terms = [
+        t for t, term in enumerate(design.random_terms) if term.columns[0] == "(Intercept)" and term.kernel is None
+    ]
     for t in sorted(terms, key=lambda t: -len(design.random_terms[t].levels)):
         codes, n_levels = design.random_terms[t].codes, len(design.random_terms[t].levels)
         if collapsed.n_obs.sum() > n_levels:
@@ -187,8 +190,12 @@ class LevelLMM(LMM):
         design, sigma2 = self.inner.design, self.inner.estimates.sigma2
         V = np.repeat(np.eye(len(design.X))[None], sigma2.size, axis=0)
         for term, T in zip(design.random_terms, self.inner.covariances(), strict=True):
-            same = term.codes[:, None] == term.codes
-            V += same * np.einsum("ka,gab,lb->gkl", term.Z, T, term.Z) / sigma2[:, None, None]
+            same = np.eye(len(term.levels)) if term.kernel is None else term.kernel
+            V += (
+                same[np.ix_(term.codes, term.codes)]
+                * np.einsum("ka,gab,lb->gkl", term.Z, T, term.Z)
+                / sigma2[:, None, None]
+            )
         inverse = np.linalg.inv(np.where(np.isfinite(V), V, np.eye(len(design.X))))
         residual = self.values - self.inner.beta @ design.X.T
         lost = np.where(np.isfinite(sigma2), 0.0, np.nan)[:, None]
@@ -260,7 +267,8 @@ def _kept(design: Design, term: int, t: int) -> IntArray:
     first = np.unique(rest.codes, return_index=True)[1][rest.codes]
     if t == term or (own.codes != own.codes[first]).any():
         return np.empty(0, dtype=np.int64)
-    same = len(own.levels) == len(rest.levels)  # an intercept of theirs is the rest itself
+    # an intercept of theirs is the rest itself, unless it has a kernel
+    same = len(own.levels) == len(rest.levels) and own.kernel is None
     stays = (own.Z == own.Z[first]).all(axis=0) & (np.array(own.varying) < 0)
     return np.flatnonzero(stays & ~(same & (np.array(own.columns) == "(Intercept)")))
 
