@@ -15,6 +15,9 @@ from numba.extending import overload
 
 from donorwise._core.models.lmm.algebra import inner, profile
 
+_LARGEST = (
+    1e12  # variance of a level's mean, relative to its sampling variance, beyond which there is no residual variance
+)
 _UNCOUPLED = 9  # arrays of blocks without B
 
 
@@ -83,14 +86,14 @@ def _evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
 
 @inner
 def _covariance(B, gamma, m):
-    """I + sum_k gamma_k B_k (m, m), and whether it is finite with a positive diagonal."""
+    """I + sum_k gamma_k B_k (m, m), and whether it is positive definite whatever rounding does to B."""
     C, sound = np.zeros((m, m)), True
     for a in range(m):
         for c in range(m):
             for k in range(gamma.size):
                 C[a, c] += gamma[k] * B[k, a, c]
         C[a, a] += 1.0
-        sound = sound and C[a, a] > 0.0 and np.isfinite(C[a, a])
+        sound = sound and 0.0 < C[a, a] < _LARGEST
     return C, sound
 
 
