@@ -134,5 +134,5 @@ def _check_matrix(name: str, matrix: FloatArray, levels: Sequence[str]) -> None:
     if not np.diag(matrix).any():
         raise DataError(
             f"The kernel {name!r} has zeros on its diagonal, as distances have. A kernel is a similarity, with variances on "
-            "its diagonal: of distances D it is -0.5 * J @ D**2 @ J with J = np.eye(n) - 1 / n."
+            'its diagonal: dw.pp.similarity(distances, method="precomputed") makes one of them.'
         )

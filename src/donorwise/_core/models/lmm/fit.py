@@ -95,12 +95,15 @@ def optimise_blocked(
     unit = replace(response, zty=response.zty * scale / np.sqrt(response.rss)[:, None], rss=np.ones(response.rss.size))
     nu = equations.nu(reml=reml)
     if equations.rays is None:
-        size, other = _sizes(blocks, unit, nu, reml=reml), None
+        sizes = _sizes(blocks, unit, nu, reml=reml)[:, None]
     else:
-        size, other = rough_optima(equations.rays, equations.information, response, nu, reml=reml)
-    gamma, iterations, converged = _newton(equations, blocks, unit, size, reml=reml)
-    if other is not None and (at := np.flatnonzero(np.isfinite(other[:, 0]))).size:
-        _take_better(equations, blocks, unit.take(at), at, other[at], (gamma, iterations, converged), reml=reml)
+        sizes = rough_optima(equations.rays, equations.information, response, nu, reml=reml)
+    gamma, iterations, converged = _newton(equations, blocks, unit, sizes[:, 0], reml=reml)
+    for other in range(1, sizes.shape[1]):
+        at = np.flatnonzero(np.isfinite(sizes[:, other, 0]))
+        if at.size:
+            found = (gamma, iterations, converged)
+            _take_better(equations, blocks, unit.take(at), at, sizes[at, other], found, reml=reml)
     return gamma / equations.parameter_information, iterations, converged
 
 
