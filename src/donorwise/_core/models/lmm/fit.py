@@ -37,6 +37,9 @@ _STARTS = (
     (100.0, 0.1, 0.0),
     (0.1, 100.0, 0.0),
 )
+_LARGEST = (
+    1e12  # variance of a level's mean, relative to its sampling variance, beyond which there is no residual variance
+)
 _SIZES = np.geomspace(1, 1e10, 11)  # variances that all columns might share, relative to what a level says
 
 
@@ -95,12 +98,15 @@ def optimise_blocked(
     unit = replace(response, zty=response.zty * scale / np.sqrt(response.rss)[:, None], rss=np.ones(response.rss.size))
     nu = equations.nu(reml=reml)
     if equations.rays is None:
-        size, other = _sizes(blocks, unit, nu, reml=reml), None
+        sizes = _sizes(blocks, unit, nu, reml=reml)[:, None]
     else:
-        size, other = rough_optima(equations.rays, equations.information, response, nu, reml=reml)
-    gamma, iterations, converged = _newton(equations, blocks, unit, size, reml=reml)
-    if other is not None and (at := np.flatnonzero(np.isfinite(other[:, 0]))).size:
-        _take_better(equations, blocks, unit.take(at), at, other[at], (gamma, iterations, converged), reml=reml)
+        sizes = rough_optima(equations.rays, equations.information, response, nu, reml=reml)
+    gamma, iterations, converged = _newton(equations, blocks, unit, sizes[:, 0], reml=reml)
+    for other in range(1, sizes.shape[1]):
+        at = np.flatnonzero(np.isfinite(sizes[:, other, 0]))
+        if at.size:
+            found = (gamma, iterations, converged)
+            _take_better(equations, blocks, unit.take(at), at, sizes[at, other], found, reml=reml)
     return gamma / equations.parameter_information, iterations, converged
 
 
@@ -190,7 +196,7 @@ def _estimates(
     """Estimates and status of usable features, of which the likelihood and fixed effects are known."""
     nu = equations.nu(reml=reml)
     logdet = at.logdet_V + (at.logdet_X + 2 * equations.fixed.log_det if reml else 0.0)
-    converged = converged & np.isfinite(at.deviance)
+    converged = converged & np.isfinite(at.deviance) & _with_rest(equations.blocks, gamma)
     lost = np.where(converged, 0.0, np.nan)  # no numbers where the optimum was not found
     with np.errstate(divide="ignore", invalid="ignore"):
         loglik = -0.5 * (nu * (np.log(2 * np.pi * at.R / nu) + 1) + logdet - equations.log_weight)
@@ -202,6 +208,14 @@ def _estimates(
     return Estimates(
         response, reml, beta + column, Phi, gamma + column, at.R / nu + lost, loglik + lost, status, n_iter
     )
+
+
+def _with_rest(blocks: Blocks, gamma: FloatArray) -> BoolArray:
+    """Whether variances (G, K) leave a residual variance: others are what rounding makes of an infinite ratio."""
+    if not blocks.coupled:
+        return np.ones(len(gamma), dtype=bool)
+    largest = np.array([blocks.levels_of(k).max() for k in range(gamma.shape[1])])
+    return np.asarray((gamma * largest).max(axis=1) < _LARGEST)
 
 
 def _assemble(equations: Equations, response: Responses, usable: BoolArray, fitted: Estimates) -> Estimates:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from donorwise._core.models.lmm.ratio_kernels import newton_features
+from donorwise._core.models.lmm.rays import vertices
 from donorwise._core.models.lmm.spectral import Spectrum, fit_spectral
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ NODES = 80
 WIDEST = 9.5  # log of the largest and smallest rho between nodes, for columns with as much information
 _LAMBDAS = 24  # starting points along a ray
 _LOWEST, _HIGHEST = 1e-3, 1e6  # lam that they span, relative to what the mean level says
+_NULL = 1e-11  # share of the largest eigenvalue of a ray below which it is rounding
 _DOUBLES = 6_000_000  # of rotated responses at a time
 
 
@@ -173,23 +175,10 @@ def _starts(y: FloatArray, s: FloatArray, floor: FloatArray, rss: FloatArray, nu
         R = floor[:, None] + (y[:, l] ** 2) @ (1 / (1 + scaled))
         with np.errstate(divide="ignore"):
             deviance = nu * np.log(R / rss[:, None]) + np.log1p(scaled).sum(axis=0)
-        lowest, at = _vertices(deviance)
+        lowest, at = vertices(deviance)
         better = lowest < best
         best[better], start[better], first[better] = lowest[better], mu[0] + step * at[better], l
     return start, first
-
-
-def _vertices(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Value (G,) and place (G,), in steps, of the lowest point of the parabola around the smallest of each row.
-
-    Along rows that are flat in the other direction points alone would not tell which is the lowest.
-    """
-    at = np.clip(np.argmin(values, axis=1), 1, values.shape[1] - 2)
-    before, here, after = (values[np.arange(at.size), at + d] for d in (-1, 0, 1))
-    slope, curvature = 0.5 * (after - before), after - 2 * here + before
-    move = np.divide(-slope, curvature, out=np.zeros_like(here), where=curvature > 0)
-    move = np.clip(move, -1, 1)
-    return here + slope * move + 0.5 * curvature * move**2, at + move
 
 
 def weights_at(nodes: Nodes, x: FloatArray) -> FloatArray:
@@ -247,7 +236,7 @@ def _edge(
 ) -> None:
     """Take the optimum on a boundary, with the other variance zero, where that is one and none better is known."""
     ray, other = nodes.edges[k], nodes.others[k]
-    kept = ray.s > 0
+    kept = ray.s > _NULL * ray.s.max()
     spectrum = Spectrum(ray.s[kept], ray.turn[:, kept] * np.sqrt(ray.s[kept]), ray.s[kept])
     lam, iterations, converged = fit_spectral(spectrum, zty, rss, int(nu), reml=True)
     lam, y = lam[:, 0], zty @ ray.turn

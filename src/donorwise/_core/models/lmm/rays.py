@@ -110,56 +110,74 @@ def find_rays(points: FloatArray) -> tuple[FloatArray, IntArray, FloatArray]:
     return unit[first], inverse.reshape(-1), lam
 
 
-_SHARES = (0.0, 0.02, 0.2, 1.0)  # of the variances of rough optima, relative to the largest
+# Variances of rough optima relative to the largest: as many of them as make no more than so many rays.
+_SHARES = ((0.0, 0.01, 0.05, 0.2, 0.5, 1.0), (0.0, 0.05, 1.0), (1.0,))
 _MOST_RAYS = 256
-_LAMBDAS = np.geomspace(1e-3, 1e4, 15)
+_CLOSE = 3.0  # of deviances between rays, which may be off by about that
+_PEAKS = 3  # that are tried
+_SMALLEST = 0.01  # share of a variance that Newton's method starts from
+_FIRST, _STEP, _POINTS = np.log(1e-3), np.log(10) / 2, 15  # logarithms of lam along a ray
 
 
-def rough_optima(
-    rays: Rays, information: FloatArray, response: Responses, nu: int, *, reml: bool
-) -> tuple[FloatArray, FloatArray]:
-    """Variances of every feature near its optimum, in units of what a level says, (G, K), and near another peak.
+def rough_optima(rays: Rays, information: FloatArray, response: Responses, nu: int, *, reml: bool) -> FloatArray:
+    """Variances of every feature near its peaks, the best first, in units of what a level says, (G, peaks, K).
 
     They are the best of some points on some rays. A ray that is better than those beside it may lead to a peak of its
-    own, as where one variance of two with similar kernels is zero; the second array is NaN where there is one peak.
-    Covariances are zero.
+    own, as where one variance of two with similar kernels is zero; NaN where there are fewer. Covariances are zero.
     """
     parameter = rays.blocks.parameter
     variances = np.flatnonzero(parameter[:, 1] == parameter[:, 2])
-    levels = np.array(list(product(range(len(_SHARES)), repeat=variances.size)))
-    levels = levels[levels.max(axis=1) == len(_SHARES) - 1]
-    levels = levels if len(levels) <= _MOST_RAYS else levels[-1:]
+    levels, shares = _rough_shares(variances.size)
     directions = np.zeros((len(levels), len(parameter)))
-    directions[:, variances] = np.array(_SHARES)[levels]
+    directions[:, variances] = shares
     lowest = np.empty((response.rss.size, len(levels)))
-    at = np.empty(lowest.shape, dtype=np.int64)
+    lam = np.empty(lowest.shape)
     for r, direction in enumerate(directions / information[parameter[:, 0]]):
-        lowest[:, r], at[:, r] = _best_along(rays, direction, response, nu, reml=reml)
+        lowest[:, r], lam[:, r] = _best_along(rays, direction, response, nu, reml=reml)
     beside = np.abs(levels[:, None] - levels).max(axis=2) == 1
     peak = np.stack(
         [(own <= lowest[:, near].T).all(axis=0) for own, near in zip(lowest.T, beside, strict=True)], axis=1
     )
-    first = np.argmin(lowest, axis=1)
-    each = np.arange(first.size)
-    # for Newton's method a variance is not zero to begin with: a column of a factor at zero has no gradient
-    started = np.maximum(directions, _SHARES[1] * (parameter[:, 1] == parameter[:, 2]))
-    best = _LAMBDAS[at[each, first], None] * started[first]
-    peak[each, first] = False
     others = np.where(peak, lowest, np.inf)
-    second = np.argmin(others, axis=1)
-    other = _LAMBDAS[at[each, second], None] * started[second]
-    return best, np.where(peak.any(axis=1)[:, None], other, np.nan)
+    order = np.argsort(others, axis=1)[:, :_PEAKS]
+    others, lam = (np.take_along_axis(values, order, axis=1) for values in (others, lam))
+    # for Newton's method a variance is not zero to begin with: a column of a factor at zero has no gradient
+    started = np.maximum(directions, _SMALLEST * (parameter[:, 1] == parameter[:, 2]))
+    close = others <= others[:, :1] + _CLOSE
+    return np.where(close[:, :, None], lam[:, :, None] * started[order], np.nan)
+
+
+def _rough_shares(n: int) -> tuple[IntArray, FloatArray]:
+    """Rays of n variances: which of the shares each variance has, (rays, n), and these shares."""
+    for shares in _SHARES:
+        if len(shares) ** n - (len(shares) - 1) ** n <= _MOST_RAYS:
+            break
+    levels = np.array([own for own in product(range(len(shares)), repeat=n) if max(own) == len(shares) - 1])
+    return levels, np.array(shares)[levels]
 
 
 def _best_along(
     rays: Rays, direction: FloatArray, response: Responses, nu: int, *, reml: bool
-) -> tuple[FloatArray, IntArray]:
-    """Lowest deviance of every feature among some points of a ray, (G,), and which point."""
-    ray = rays.at(direction)
-    logdet = np.log1p(np.outer(ray.s if reml else rays.ml(direction), _LAMBDAS)).sum(axis=0)
+) -> tuple[FloatArray, FloatArray]:
+    """Lowest deviance of every feature along a ray, (G,), and where (lam)."""
+    ray, points = rays.at(direction), np.exp(_FIRST + _STEP * np.arange(_POINTS))
+    logdet = np.log1p(np.outer(ray.s if reml else rays.ml(direction), points)).sum(axis=0)
     energy = (response.zty @ ray.turn) ** 2
     floor = np.clip(response.rss - energy.sum(axis=1), 0, None)
     with np.errstate(divide="ignore"):
-        deviance = nu * np.log(floor[:, None] + energy @ (1 / (1 + np.outer(ray.s, _LAMBDAS)))) + logdet
-    at = np.argmin(deviance, axis=1)
-    return deviance[np.arange(at.size), at], at
+        deviance = nu * np.log(floor[:, None] + energy @ (1 / (1 + np.outer(ray.s, points)))) + logdet
+    lowest, at = vertices(deviance)
+    return lowest, np.exp(_FIRST + _STEP * at)
+
+
+def vertices(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Value (G,) and place (G,), in steps, of the lowest point of the parabola around the smallest of each row.
+
+    Along rows that are flat in the other direction points alone would not tell which is the lowest.
+    """
+    at = np.clip(np.argmin(values, axis=1), 1, values.shape[1] - 2)
+    before, here, after = (values[np.arange(at.size), at + d] for d in (-1, 0, 1))
+    slope, curvature = 0.5 * (after - before), after - 2 * here + before
+    move = np.divide(-slope, curvature, out=np.zeros_like(here), where=curvature > 0)
+    move = np.clip(move, -1, 1)
+    return here + slope * move + 0.5 * curvature * move**2, at + move
