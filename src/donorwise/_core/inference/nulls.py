@@ -12,10 +12,9 @@ what plain draws resolve, too: components that are not zero draw large ratios, w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from donorwise._core.inference.profiles import FIRST, SECOND, TOTAL, Profiler
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.surface import Surface
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
-Singles: TypeAlias = NDArray[np.float32]
 _SEED = 20_251
 _SHARES = (0, 2, 4, 7, 10, 13, 16, 18, 20)  # of 21, at which responses are drawn
 _NEAR = (0.0, 0.7, 1.5, 2.5, 4.0, 6.0, 9.0, 13.0, 18.0)  # standard errors from no variance at all
@@ -127,7 +125,9 @@ def _points(surface: Surface) -> tuple[IntArray, IntArray, BoolArray]:
     return shares.astype(np.int64), totals, np.isin(totals, further) & ~np.isin(totals, close)
 
 
-def _pooled(ratio: Singles, weight: Singles, k: int, far: BoolArray, least: float) -> tuple[FloatArray, FloatArray]:
+def _pooled(
+    ratio: FloatArray, weight: FloatArray, k: int, far: BoolArray, least: float
+) -> tuple[FloatArray, FloatArray]:
     """Ratios at a point with their weights; far from a boundary, where laws change slowly, those of its neighbours as well."""
     l, j = divmod(k, far.size)
     at = [j + i for i in range(-2, 3) if far[j] and 0 <= j + i < far.size and far[j + i]] or [j]
@@ -137,7 +137,7 @@ def _pooled(ratio: Singles, weight: Singles, k: int, far: BoolArray, least: floa
         counted = own > least * own.max()
         ratios.append(ratio[counted, l * far.size + i])
         weights.append(own[counted] * _KERNEL[abs(i - j)])
-    return np.concatenate(ratios).astype(np.float64), np.concatenate(weights).astype(np.float64)
+    return np.concatenate(ratios), np.concatenate(weights)
 
 
 def _is_zero(part: str, l: int, j: int, n_shares: int) -> bool:
@@ -147,13 +147,13 @@ def _is_zero(part: str, l: int, j: int, n_shares: int) -> bool:
 
 def _draws(
     profiler: Profiler, points: Sequence[tuple[int, int]], parts: tuple[str, ...]
-) -> tuple[Singles, dict[str, Singles]]:
+) -> tuple[FloatArray, dict[str, FloatArray]]:
     """Log densities (n, points) of random responses, and by part the ratios (n, points) of the proportions there."""
     surface, rng = profiler.surface, np.random.default_rng(_SEED)
     l, j = (np.array(own) for own in zip(*points, strict=True))
     each = _DRAWS[min(len(surface.lines), 2)]
-    density = np.empty((each * len(points), len(points)), dtype=np.float32)
-    ratios: dict[str, Singles] = {part: np.empty_like(density) for part in parts}
+    density = np.empty((each * len(points), len(points)))
+    ratios: dict[str, FloatArray] = {part: np.empty_like(density) for part in parts}
     truth = {part: profiler.proportion(part, l.astype(np.float64), j.astype(np.float64)) for part in parts}
     for k, (share, total) in enumerate(points):
         at = slice(k * each, (k + 1) * each)
