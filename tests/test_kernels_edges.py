@@ -106,12 +106,21 @@ def test_it_is_the_limit_of_small_residuals() -> None:
 
 
 @pytest.mark.parametrize("formula", [ONE, SAMPLES])
-def test_without_a_term_that_remains_there_is_no_optimum(formula: str) -> None:
-    """The kernel ties donors together, and the model has nothing for what they have of their own."""
+def test_a_kernel_alone_is_what_remains(formula: str) -> None:
+    """Generalised least squares of the donors' values."""
     cohort = Cohort()
-    fit = cohort.fit(cohort.effects(cohort.K)[cohort.donor], formula)
-    assert set(fit.status) == {"not_converged"}
+    effects = cohort.effects(cohort.K)
+    fit = cohort.fit(effects[cohort.donor], formula)
     everything_has_numbers_or_a_status(fit)
+    X = np.stack([np.ones(20), np.arange(20) % 2 == 0]).T
+    inverse = np.linalg.inv(cohort.K)
+    Phi = np.linalg.inv(X.T @ inverse @ X)
+    beta = effects.T @ inverse @ X @ Phi
+    residual = effects.T - beta @ X.T
+    sigma2 = np.einsum("gi,ij,gj->g", residual, inverse, residual) / 18
+    np.testing.assert_allclose(fit.beta, beta, rtol=1e-7)
+    np.testing.assert_allclose(fit.vcov_beta, sigma2[:, None, None] * Phi, rtol=1e-7)
+    np.testing.assert_allclose(fit.varcomp().query("term == @KNOWN")["variance"], sigma2, rtol=1e-7)
 
 
 def test_a_value_per_sample_keeps_the_kernel() -> None:
