@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 _NULL = 1e-10  # share of a column's length, squared, that the fixed part may leave without being counted
+_ROUNDING = 1e-13  # share of the largest eigenvalue of a ray that is rounding of zero
 _SAME = 1e-8  # of logarithms of proportions that are equal but for rounding
 
 
@@ -83,7 +84,9 @@ class Rays:
         values, vectors = np.linalg.eigh(self.root @ G @ self.root)
         GA = G @ A
         C = vectors.T @ (self.root @ GA)
-        return Ray(np.clip(values, 0, None), self.inverse @ vectors, C, A.T @ GA)
+        # with a huge ratio rounding of a zero would count
+        s = np.where(values > _ROUNDING * values[-1], values, 0.0)
+        return Ray(s, self.inverse @ vectors, C, A.T @ GA)
 
     def ml(self, direction: FloatArray) -> FloatArray:
         """Eigenvalues d (m,) of a direction that give log|V| alone, as the sum of log(1 + lam d)."""
