@@ -46,6 +46,7 @@ MEASUREMENTS = {
     "o": "other_packages",
     "p": "influence_full",
     "q": "counts",
+    "r": "kernels",
 }
 PACKAGES = ("donorwise", "numpy", "scipy", "numba", "pandas", "anndata", "scanpy", "edgepython")
 RESULTS = Path(__file__).parent / "results"

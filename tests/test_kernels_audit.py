@@ -195,6 +195,14 @@ def test_what_is_said_of_matrices_is_said_by_every_door(cells):
     assert [str(w.message) for w in arrays] == list(found.warnings)
 
 
+def test_collapsed_rows_are_told_what_cells_are(cells):
+    rows = dw.pp.collapse(cells, by=["donor_id", "condition", "cell_type"])
+    for formula in (f"~ condition + (1 | {GR})", f"~ condition + (1 | {GR}) + (1 | donor_id)"):
+        for options in ({}, {"groupby": "cell_type"}):
+            assert told(rows, formula, 20 * KINSHIP, **options) == told(cells, formula, 20 * KINSHIP, **options)
+        assert report(rows, formula).warnings == report(cells, formula).warnings
+
+
 def test_levels_that_no_row_has_are_a_note(cells):
     more = [*DONORS, "E1"]
     K = pd.DataFrame(np.eye(N + 1), more, more)

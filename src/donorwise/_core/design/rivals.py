@@ -135,7 +135,7 @@ def _beside(K: FloatArray, basis: FloatArray) -> FloatArray:
 
 def _largest(K: FloatArray) -> float:
     """The largest correlation of two levels."""
-    size = np.sqrt(np.diag(K))
+    size = np.sqrt(np.diag(K).clip(0.0))
     correlation = K / np.outer(size, size).clip(np.finfo(float).tiny)
     return float(np.abs(correlation[~np.eye(len(K), dtype=bool)]).max(initial=0.0))
 

@@ -4,8 +4,8 @@
 
 (see :mod:`donorwise._core.models.lmm.coupling`; symbols as in :mod:`donorwise._core.models.lmm.kernels`).
 
-Only products of matrices, one inverse and one factor are left to LAPACK, in one form each: every other form costs seconds
-of compilation.
+Only products of matrices and one factor are left to BLAS and LAPACK, in one form each: every other form costs seconds of
+compilation, and an inverse by LAPACK, which does not know that C is symmetric, three times what this takes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from numba.extending import overload
 
 from donorwise._core.models.lmm.algebra import inner, profile
 
+_LARGEST = (
+    1e12  # variance of a level's mean, relative to its sampling variance, beyond which there is no residual variance
+)
 _UNCOUPLED = 9  # arrays of blocks without B
+_DIFFERENCE = 0.01  # share of C that a term needs for its DB to be told from the others'
+_TILE = 32  # rows that are worked out together, of which a column stays in the cache
 
 
 def evaluate_coupled(blocks, gamma, zty, rss, nu, reml, order, out):
@@ -46,17 +51,16 @@ def _evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
     C, sound = _covariance(B, gamma, m)
     if not sound:
         return np.inf, rss, np.inf, np.inf
-    L, inverse = np.linalg.cholesky(C), np.linalg.inv(C)
+    root = _root_of_inverse(np.linalg.cholesky(C))  # C⁻¹ is its cross-product
+    transposed = root.T.copy()
     logdet = 0.0
     right = np.empty((m, p + 1))
     for a in range(m):
-        logdet += 2.0 * np.log(L[a, a])
+        logdet -= 2.0 * np.log(root[a, a])
         right[a, p] = zty[a]
         for i in range(p):
             right[a, i] = A[a, i]
-        for c in range(m):
-            D[a * m + c] = inverse[a, c]
-    solved = inverse @ right
+    solved = transposed @ (root @ right)
     rVr = rss
     for i in range(p):
         XVr[i] = 0.0
@@ -77,25 +81,50 @@ def _evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
             XVX[j, i] = XVX[i, j]
     values = profile(XVX, XVr, rVr, logdet, nu, reml, Phi, delta)
     if order > 0 and np.isfinite(values[0]):
-        _accumulate(B, inverse, out)
+        inverse = D.reshape((m, m))
+        np.dot(transposed, root, inverse)
+        _accumulate(B, gamma, inverse, out)
     return values
 
 
 @inner
 def _covariance(B, gamma, m):
-    """I + sum_k gamma_k B_k (m, m), and whether it is finite with a positive diagonal."""
+    """I + sum_k gamma_k B_k (m, m), and whether it is positive definite whatever rounding does to B."""
     C, sound = np.zeros((m, m)), True
+    for k in range(gamma.size):
+        C += gamma[k] * B[k]
     for a in range(m):
-        for c in range(m):
-            for k in range(gamma.size):
-                C[a, c] += gamma[k] * B[k, a, c]
         C[a, a] += 1.0
-        sound = sound and C[a, a] > 0.0 and np.isfinite(C[a, a])
+        sound = sound and 0.0 < C[a, a] < _LARGEST
     return C, sound
 
 
 @inner
-def _accumulate(B, D, out):
+def _root_of_inverse(L):
+    """L⁻¹, some rows at a time: those of X above them are known, and X_i = L_ii⁻¹ (I_i - L_i X)."""
+    m = L.shape[0]
+    X, rows = np.zeros((m, m)), np.empty((_TILE, m))
+    for low in range(0, m, _TILE):
+        n = min(_TILE, m - low)
+        if low > 0:
+            np.dot(L[low : low + n, :low].copy(), X[:low], rows[:n])
+        for a in range(n):
+            row = low + a
+            for c in range(low):
+                X[row, c] = -rows[a, c]
+            X[row, row] = 1.0
+            for b in range(low, row):
+                factor = L[row, b]
+                for c in range(b + 1):
+                    X[row, c] -= factor * X[b, c]
+            inverse = 1.0 / L[row, row]
+            for c in range(row + 1):
+                X[row, c] *= inverse
+    return X
+
+
+@inner
+def _accumulate(B, gamma, D, out):
     """Sums over the columns of everything that the derivatives need."""
     Phi, delta, P, Q, tr1, tr2, quad1, quad2 = out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7]
     F, w, u = out[10], out[11], out[16]
@@ -108,8 +137,11 @@ def _accumulate(B, D, out):
             u[a] -= F[a, i] * delta[i]
         right[a, p] = u[a]
     DB, BR, DBR = np.empty((K, m, m)), np.empty((K, m, p + 1)), np.empty((K, m, p + 1))
+    last = _largest(B, gamma)
     for k in range(K):
-        _products(D, B[k], right, DB[k], BR[k], DBR[k])
+        _products(D, B[k], right, k != last, DB[k], BR[k], DBR[k])
+    if last >= 0:
+        _difference(D, gamma, last, DB)
     FBu = np.zeros((K, p))
     for k in range(K):
         tr1[k], quad1[k] = 0.0, 0.0
@@ -142,9 +174,13 @@ def _pair(DB_j, DB_k, BR_j, DBR_k, Q, tr2, quad2, j, k):
     for i in range(p):
         for i2 in range(p):
             Q[i, i2] = 0.0
-    for a in range(m):
+    for low in range(0, m, _TILE):
         for c in range(m):
-            tr2[j, k] += DB_j[a, c] * DB_k[c, a]
+            part = 0.0
+            for a in range(low, min(low + _TILE, m)):
+                part += DB_j[a, c] * DB_k[c, a]
+            tr2[j, k] += part
+    for a in range(m):
         quad2[j, k] += BR_j[a, p] * DBR_k[a, p]
         for i in range(p):
             for i2 in range(p):
@@ -152,22 +188,54 @@ def _pair(DB_j, DB_k, BR_j, DBR_k, Q, tr2, quad2, j, k):
 
 
 @inner
-def _products(D, B, right, DB, BR, DBR):
-    """DB, B times `right`, and D times that; a diagonal B, that of independent levels, needs no product of matrices."""
-    m, width = right.shape
-    diagonal = True
-    for a in range(m):
+def _largest(B, gamma):
+    """The dense B that makes up most of C, or -1 where none makes up enough."""
+    K, m = B.shape[0], B.shape[1]
+    largest, most, total = -1, 0.0, float(m)
+    for k in range(K):
+        size = 0.0
+        for a in range(m):
+            size += gamma[k] * B[k, a, a]
+        total += abs(size)
+        if size > most and not _is_diagonal(B[k]):
+            largest, most = k, size
+    return largest if most > _DIFFERENCE * total else -1
+
+
+@inner
+def _difference(D, gamma, last, DB):
+    """DB[last] from the others, which costs no product of matrices: sum_k gamma_k DB_k = I - D."""
+    own = DB[last]
+    own[:] = -D
+    for a in range(len(D)):
+        own[a, a] += 1.0
+    for k in range(gamma.size):
+        if k != last:
+            own -= gamma[k] * DB[k]
+    own /= gamma[last]
+
+
+@inner
+def _is_diagonal(B):
+    for a in range(B.shape[0]):
         for c in range(a):
-            diagonal = diagonal and B[a, c] == 0.0
-        if not diagonal:
-            break
-    if diagonal:
+            if B[a, c] != 0.0:
+                return False
+    return True
+
+
+@inner
+def _products(D, B, right, wanted, DB, BR, DBR):
+    """DB where it is wanted, B times `right`, and D times that; a diagonal B, of independent levels, takes no product."""
+    m, width = right.shape
+    if _is_diagonal(B):
         for a in range(m):
             for i in range(width):
                 BR[a, i] = B[a, a] * right[a, i]
             for c in range(m):
                 DB[a, c] = D[a, c] * B[c, c]
     else:
-        np.dot(D, B, DB)
+        if wanted:
+            np.dot(D, B, DB)
         np.dot(B, right, BR)
     np.dot(D, BR, DBR)

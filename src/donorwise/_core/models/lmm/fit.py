@@ -37,6 +37,9 @@ _STARTS = (
     (100.0, 0.1, 0.0),
     (0.1, 100.0, 0.0),
 )
+_LARGEST = (
+    1e12  # variance of a level's mean, relative to its sampling variance, beyond which there is no residual variance
+)
 _SIZES = np.geomspace(1, 1e10, 11)  # variances that all columns might share, relative to what a level says
 
 
@@ -193,7 +196,7 @@ def _estimates(
     """Estimates and status of usable features, of which the likelihood and fixed effects are known."""
     nu = equations.nu(reml=reml)
     logdet = at.logdet_V + (at.logdet_X + 2 * equations.fixed.log_det if reml else 0.0)
-    converged = converged & np.isfinite(at.deviance)
+    converged = converged & np.isfinite(at.deviance) & _with_rest(equations.blocks, gamma)
     lost = np.where(converged, 0.0, np.nan)  # no numbers where the optimum was not found
     with np.errstate(divide="ignore", invalid="ignore"):
         loglik = -0.5 * (nu * (np.log(2 * np.pi * at.R / nu) + 1) + logdet - equations.log_weight)
@@ -205,6 +208,14 @@ def _estimates(
     return Estimates(
         response, reml, beta + column, Phi, gamma + column, at.R / nu + lost, loglik + lost, status, n_iter
     )
+
+
+def _with_rest(blocks: Blocks, gamma: FloatArray) -> BoolArray:
+    """Whether variances (G, K) leave a residual variance: others are what rounding makes of an infinite ratio."""
+    if not blocks.coupled:
+        return np.ones(len(gamma), dtype=bool)
+    largest = np.array([blocks.levels_of(k).max() for k in range(gamma.shape[1])])
+    return np.asarray((gamma * largest).max(axis=1) < _LARGEST)
 
 
 def _assemble(equations: Equations, response: Responses, usable: BoolArray, fitted: Estimates) -> Estimates:

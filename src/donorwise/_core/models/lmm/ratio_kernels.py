@@ -10,6 +10,7 @@ _MAX_ITERATIONS = 60
 _DECREMENT = 1e-13  # the squared step in standard errors
 _LARGEST_STEP = 1.5  # in the logarithms of lam and rho
 _CONVEX = 1e-6  # curvature in x, relative to that in log lam, below which there is none
+_LAST = 0.01  # in the logarithms
 _LARGE = 1e200  # determinants are multiplied up to here before a logarithm is taken
 
 
@@ -97,7 +98,8 @@ def _newton(energy, s, floor, scale, nu, coefficients, widest, mu, x, scratch):
         largest = max(abs(d0), abs(d1))
         size = min(1.0, _LARGEST_STEP / largest) if largest > 0.0 else 1.0
         if decrement < _DECREMENT:
-            mu, x = mu + d0, x + d1
+            if largest < _LAST:  # it is longer where nothing tells the way
+                mu, x = mu + d0, x + d1
             return mu, x, now[0], iteration, abs(x) < widest
         while True:
             new_mu, new_x = mu + size * d0, x + size * d1

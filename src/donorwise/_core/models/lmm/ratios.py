@@ -30,6 +30,7 @@ NODES = 80
 WIDEST = 9.5  # log of the largest and smallest rho between nodes, for columns with as much information
 _LAMBDAS = 24  # starting points along a ray
 _LOWEST, _HIGHEST = 1e-3, 1e6  # lam that they span, relative to what the mean level says
+_NULL = 1e-11  # share of the largest eigenvalue of a ray below which it is rounding
 _DOUBLES = 6_000_000  # of rotated responses at a time
 
 
@@ -235,7 +236,7 @@ def _edge(
 ) -> None:
     """Take the optimum on a boundary, with the other variance zero, where that is one and none better is known."""
     ray, other = nodes.edges[k], nodes.others[k]
-    kept = ray.s > 0
+    kept = ray.s > _NULL * ray.s.max()
     spectrum = Spectrum(ray.s[kept], ray.turn[:, kept] * np.sqrt(ray.s[kept]), ray.s[kept])
     lam, iterations, converged = fit_spectral(spectrum, zty, rss, int(nu), reml=True)
     lam, y = lam[:, 0], zty @ ray.turn
