@@ -15,10 +15,16 @@ from scipy.optimize import minimize
 
 @dataclass(frozen=True)
 class Term:
-    """A random term: level of every row (n,) and its columns (n, r)."""
+    """A random term: level of every row (n,), its columns (n, r), and the covariance of its levels (None: the identity)."""
 
     codes: np.ndarray
     columns: np.ndarray
+    kernel: np.ndarray | None = None
+
+    @property
+    def K(self) -> np.ndarray:
+        """Known covariance of the levels."""
+        return np.eye(self.codes.max() + 1) if self.kernel is None else self.kernel
 
     def effects(self) -> np.ndarray:
         """Z by column of the term, (r, n, levels)."""
@@ -65,7 +71,7 @@ class Dense:
         self.E = [self._component(*k) for k in self.index]
 
     def _component(self, t: int, i: int, j: int) -> np.ndarray:
-        cross = self.Z[t][i] @ self.Z[t][j].T
+        cross = self.Z[t][i] @ self.terms[t].K @ self.Z[t][j].T
         return cross if i == j else cross + cross.T
 
     # ------------------------------------------------------------ parametrisations
@@ -144,10 +150,11 @@ class Dense:
 
     def modes(self, t: int, gamma: np.ndarray, *, reml: bool) -> tuple[np.ndarray, np.ndarray]:
         """Conditional modes (levels, r) of a term and their covariances (levels, r, r) given beta."""
-        point, T = self.at(gamma, reml=reml), self.symmetric(gamma)[t]
-        Z = self.Z[t].transpose(2, 1, 0)  # levels, n, r
-        modes = Z.transpose(0, 2, 1) @ point.inverse @ (self.y - self.X @ point.beta) @ T
-        return modes, point.sigma2 * (T - T @ (Z.transpose(0, 2, 1) @ point.inverse @ Z) @ T)
+        point, T, K = self.at(gamma, reml=reml), self.symmetric(gamma)[t], self.terms[t].K
+        M = np.einsum("ij,lk,jnk->inl", T, K, self.Z[t])  # covariance of y with the effects
+        modes = np.einsum("inl,n->li", M, point.inverse @ (self.y - self.X @ point.beta))
+        shrunk = np.einsum("inl,jnl->lij", M, point.inverse @ M)
+        return modes, point.sigma2 * (np.diag(K)[:, None, None] * T - shrunk)
 
     # ------------------------------------------------------------ inference
 

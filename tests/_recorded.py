@@ -24,7 +24,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-from tests import _scenarios_files, _scenarios_fits, _scenarios_tools  # noqa: F401  which fill SCENARIOS
+from tests import _scenarios_files, _scenarios_fits, _scenarios_kernels, _scenarios_tools  # noqa: F401  fill SCENARIOS
 from tests._scenarios import SCENARIOS
 
 import donorwise as dw

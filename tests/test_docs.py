@@ -15,8 +15,10 @@ from donorwise._accessor import DonorwiseAccessor
 from donorwise._core.design import advice as audit_advice
 from donorwise._core.design import depth as audit_depth
 from donorwise._core.design import findings as audit_checks
+from donorwise._core.design import kernel_checks as audit_kernels
 from donorwise._core.design import omissions as audit_omitted
 from donorwise._core.design import people as audit_people
+from donorwise._core.design import rivals as audit_rivals
 from donorwise._core.design import slopes as audit_slopes
 from donorwise._core.design.formula import parse
 from donorwise._docs import TEXTS, documented
@@ -105,14 +107,17 @@ def test_page_of_statuses_has_them_all() -> None:
     assert re.findall(r"^\| `(\w+)` \|", _page("statuses-and-warnings"), re.MULTILINE) == list(STATUSES)
 
 
-LISTED = {"confined", "unequal_arms", "period_left_out"}
-"""Findings of the audit that are warnings or notes, so that their functions return both."""
+_AUDIT = (
+    audit_checks, audit_depth, audit_omitted, audit_advice, audit_people, audit_slopes, audit_kernels, audit_rivals,
+)  # fmt: skip
+LISTED = {"confined", "unequal_arms", "period_left_out", "hardly_told", "kernel_warnings"}
+"""Findings of the audit that are warnings or notes, or also those of a fit without one, so that their functions return lists."""
 
 
 def test_page_of_warnings_has_every_finding_of_the_audit() -> None:
     findings = {
         name
-        for module in (audit_checks, audit_depth, audit_omitted, audit_advice, audit_people, audit_slopes)
+        for module in _AUDIT
         for name, item in vars(module).items()
         if inspect.isgeneratorfunction(item) or name in LISTED
         if item.__module__ == module.__name__ and name[0] != "_"

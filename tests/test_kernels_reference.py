@@ -19,6 +19,10 @@ from scipy import stats
 
 import donorwise as dw
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::donorwise.errors.DonorwiseWarning"
+)  # of these kernels: tested elsewhere
+
 ROOT = Path(__file__).parent / "reference"
 FORMULAS = {
     "a13_one_kernel_scan": "~ age + sex + (1 | gr(donor, cov=K))",

@@ -78,9 +78,19 @@ def _memory(adata: ad.AnnData, tool: str, formula: str, options: dict[str, Any])
     return adata, said
 
 
+def _kernels(path: Path, given: dict[str, pd.DataFrame]) -> list[str]:
+    """The option for each kernel, which is put into a file."""
+    arguments = []
+    for name, K in given.items():
+        K.to_csv(path.with_name(f"{name}.csv"))
+        arguments += ["--kernel", f"{name}={path.with_name(f'{name}.csv')}"]
+    return arguments
+
+
 def _command(path: Path, tool: str, formula: str, options: dict[str, Any]) -> tuple[ad.AnnData, list[str]]:
     out = path.with_name(f"{tool}.h5ad")
-    arguments = [
+    options = dict(options)
+    arguments = _kernels(path, options.pop("kernels", {})) + [
         text
         for name, given in options.items()
         for value in ([",".join(given)] if name == "obs_keys" else given if isinstance(given, list) else [given])
@@ -92,12 +102,29 @@ def _command(path: Path, tool: str, formula: str, options: dict[str, Any]) -> tu
     return ad.read_h5ad(out), [text for text in said if "groups could not be fitted" not in text]
 
 
+def related(size: int) -> pd.DataFrame:
+    """Relatedness of the donors of the cohort, in families of this size, and of one who is not there."""
+    donors = [*cohort().obs["donor_id"].cat.categories, "stranger"]
+    family = np.arange(len(donors)) // size
+    K = np.where(family[:, None] == family, 0.5, 0.0) + np.diag(np.linspace(0.5, 0.6, len(donors)))
+    return pd.DataFrame(K, donors, donors)
+
+
+KERNEL = "~ condition + (1 | gr(donor_id, cov=grm))"
+
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lmm": ("lmm", MIXED, {"groupby": "cell_type"}),
     "lmm of groups of two columns": ("lmm", "~ condition + (1 | donor_id)", {"groupby": ["cell_type", "sex"]}),
     "pseudobulk of groups of two columns": ("pseudobulk", "~ condition", {"groupby": ["sex", "cell_type"]}),
     "lmm of everything": ("lmm", MIXED, {"ddf": "kenward-roger", "reml": False}),
     "lmm of raw counts": ("lmm", "~ condition + (1 | donor_id)", {"layer": "counts", "mask_var": "some"}),
+    "lmm of relatives": ("lmm", KERNEL, {"groupby": "cell_type", "kernels": {"grm": related(2)}}),
+    "lmm of relatives and donors": ("lmm", f"{KERNEL} + (1 | donor_id)", {"kernels": {"grm": related(3)}}),
+    "lmm of two kernels": (
+        "lmm",
+        f"{KERNEL} + (1 | gr(donor_id, cov=mrm))",
+        {"kernels": {"grm": related(3), "mrm": related(2)}, "ddf": "kenward-roger", "mask_var": "some"},
+    ),
     "pseudobulk": ("pseudobulk", UNITS, {"groupby": "cell_type"}),
     "pseudobulk of few genes": ("pseudobulk", UNITS, {"mask_var": "some", "depth": "total_counts"}),
     "pseudobulk with repeated units": ("pseudobulk", "~ condition + cell_type", {}),
@@ -160,11 +187,27 @@ def test_both_doors_give_the_same(case: str, source: str, tmp_path: Path) -> Non
     np.testing.assert_equal(params.pop("log_base"), expected.pop("log_base"))  # may be NaN
     assert params == expected
     one, other = read_results(memory, "found"), read_results(file, tool)
-    for name in (*keys.TABLES, keys.PRIOR):
+    for name in (*keys.TABLES, keys.PRIOR, keys.SIZE_FACTORS, keys.HERITABILITY, keys.KERNELS):
         left, right = getattr(one, name), getattr(other, name)
         assert (left is None) == (right is None), name
         if left is not None:
             pd.testing.assert_frame_equal(right, left, check_exact=True, obj=name)
+
+
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+def test_the_accessor_takes_kernels() -> None:
+    """As do collapsed rows; all of them give the tables of the tool."""
+    adata, K = cohort(), related(2)
+    formula = f"{KERNEL} + (1 | donor_id)"
+    dw.tl.lmm(adata, formula, kernels={"grm": K}, progress=False)
+    adata.donorwise.lmm(formula, kernels={"grm": K}, key_added="accessor", progress=False)
+    adata.donorwise.lmm("~ condition + (1 | donor_id)", relmat={"donor_id": K}, key_added="short", progress=False)
+    rows = dw.pp.collapse(adata, BY, progress=False)
+    rows.donorwise.lmm(formula, kernels={"grm": K}, progress=False)
+    right, kernels = read_results(adata, "lmm"), read_results(adata, "short").kernels
+    pd.testing.assert_frame_equal(read_results(adata, "accessor").results, right.results, check_exact=True)
+    pd.testing.assert_frame_equal(read_results(rows, "lmm").results, right.results, rtol=1e-6)
+    assert kernels is not None and set(kernels["kernel"]) == {"donor_id"}
 
 
 @pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")

@@ -130,11 +130,30 @@ def test_the_order_of_variants_and_the_counted_allele_change_nothing(donors: ad.
         np.testing.assert_allclose(relate(shuffled, method=method), relate(donors, method=method), rtol=0, atol=1e-10)
 
 
-def test_subset_of_a_file(donors: ad.AnnData, tmp_path: Path) -> None:
-    backed = _backed(donors, tmp_path, sparse.csr_matrix)
-    rows, columns = np.r_[20:4:-1], np.r_[700:20:-3]
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+@pytest.mark.parametrize("columns", [np.r_[700:20:-3], np.r_[100:500]])
+def test_subset_of_a_file(donors: ad.AnnData, columns: Any, kind: Any, tmp_path: Path) -> None:
+    backed, rows = _backed(donors, tmp_path, kind), np.r_[20:4:-1]
     expected = relate(donors[rows, columns].copy())
-    pd.testing.assert_frame_equal(relate(backed[rows, columns]), expected, atol=1e-12, rtol=0)
+    pd.testing.assert_frame_equal(relate(backed[rows, columns], block=90), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+def test_zarr(donors: ad.AnnData, kind: Any, tmp_path: Path) -> None:
+    ad.AnnData(kind(donors.X), obs=donors.obs, var=donors.var).write_zarr(tmp_path / "genotypes.zarr")
+    pd.testing.assert_frame_equal(relate(tmp_path / "genotypes.zarr"), relate(donors), atol=1e-12, rtol=0)
+
+
+def test_lazy(donors: ad.AnnData, tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    pytest.importorskip("dask")
+    donors.write_h5ad(tmp_path / "genotypes.h5ad")
+    lazy = ad.experimental.read_lazy(tmp_path / "genotypes.h5ad")
+    expected, kernels = relate(donors, loco=True), relate(lazy, loco=True)
+    for name, K in expected.items():
+        pd.testing.assert_frame_equal(kernels[name], K, atol=1e-12, rtol=0)
+    names = [f"{family}{i}" for i, family in enumerate(donors.obs["family"])]
+    assert relate(lazy, donors=names).index.tolist() == names
 
 
 # ---------------------------------------------------------------- chromosomes

@@ -44,7 +44,8 @@ def with_kernels(
     given, related = by_name(kernels, "kernels", "grm"), by_name(relmat, "relmat", "donor_id")
     if not (parsed.covs or given or related):
         return parsed
-    given |= {name: name for name in parsed.covs if name not in given and _has(adata, name)}
+    unknown = [bar.cov for bar in parsed.bars if bar.cov and bar.kernel is None]
+    given |= {name: name for name in unknown if name not in given and _has(adata, name)}
     groups = {bar.cov: bar.group for bar in parsed.bars if bar.cov}
     found = {name: _matrix(adata, name, value, groups.get(name, ())) for name, value in given.items()}
     own = {name: _matrix(adata, name, value, tuple(name.split(":"))) for name, value in related.items()}

@@ -10,6 +10,7 @@ import pandas as pd
 
 from donorwise._anndata import keys
 from donorwise._anndata.obs import computed, suggest
+from donorwise._core.design.formula import parse
 from donorwise._core.engine.groups import group_columns
 from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise.errors import DataError
@@ -69,6 +70,17 @@ class Results:
     def ratio(self) -> str:
         """What exp of an estimate is, ``"rate_ratio"`` or ``"odds_ratio"``; empty where it is no logarithm of a ratio."""
         return RATIO_OF_LINK.get(str(self.params["link"]), "")
+
+    @property
+    def donor_terms(self) -> list[str]:
+        """Random terms whose levels are the donors, as the tables call them: independent ones, and those with a kernel."""
+        bars = parse(self.params["formula"]).bars if self.params["donor"] else ()
+        named = {
+            bar.factor if bar.cov else ":".join(bar.group)
+            for bar in bars
+            if ":".join(bar.group) == self.params["donor"]
+        }
+        return [name for name in dict.fromkeys(self.icc["term"].astype(str)) if name in named]
 
     @property
     def of_counts(self) -> bool:

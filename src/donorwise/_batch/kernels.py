@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from donorwise._core.design.formula import parse
-from donorwise.errors import DataError
+from donorwise.pp._read_relatedness import read_relatedness
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class KernelFiles:
     def given(self) -> dict[str, dict[str, pd.DataFrame]]:
         """The tables, as the tools take them."""
         named = {"kernels": self.kernels, "relmat": self.relmat}
-        return {option: {name: _read(Path(path)) for name, path in own.items()} for option, own in named.items()}
+        return {option: {name: read_relatedness(path) for name, path in own.items()} for option, own in named.items()}
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -48,14 +47,3 @@ class KernelFiles:
     def entries(self, formula: str) -> list[str]:
         """Names of the kernels of a formula that the input itself must hold."""
         return [name for name in parse(formula).covs if name not in self.kernels]
-
-
-def _read(path: Path) -> pd.DataFrame:
-    """The square table in a file, its rows and columns named by the levels."""
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        table = pd.read_csv(path, sep=None, engine="python", index_col=0, dtype={0: str})
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a kernel: {error}") from error
-    return table

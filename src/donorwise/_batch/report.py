@@ -144,6 +144,7 @@ def summarise(
         *_section("Warnings", [*said, *_warnings(table, read.params, " ".join(said))]),
         "## Status of the tests", "", _markdown(_statuses(table)), "",
         f"## Found at a false discovery rate of {alpha:.0%}", "", _markdown(_hits(table, alpha)), "",
+        *_heritability(read.heritability, alpha),
     ]  # fmt: skip
     for (contrast, group), own in table.groupby(["contrast", "group"], observed=True, sort=False):
         best = own[own["p_value"].notna()].sort_values("p_value", kind="stable").head(top)
@@ -167,6 +168,19 @@ def _hits(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
         up, down = int((found & (own["estimate"] > 0)).sum()), int((found & (own["estimate"] < 0)).sum())
         rows.append((contrast, group, int(own["p_value"].notna().sum()), up, down, int(own["n_donors"].max())))
     return pd.DataFrame(rows, columns=["contrast", "group", "tested", "up", "down", "donors"])
+
+
+def _heritability(table: pd.DataFrame | None, alpha: float) -> list[str]:
+    """Shares of variance by group and component, and how many were found; nothing for a model without kernels."""
+    if table is None:
+        return []
+    rows = []
+    for (group, component), own in table.groupby(["group", "component"], observed=True, sort=False):
+        share, p = own["proportion"].dropna(), own["adj_p_value"].dropna()
+        found = int((p <= alpha).sum()) if len(p) else np.nan
+        rows.append((group, component, len(share), share.median(), share.quantile(0.9), found))
+    shown = pd.DataFrame(rows, columns=["group", "component", "features", "median", "upper tenth", "found"])
+    return ["## Shares of variance", "", _markdown(shown), ""]
 
 
 def _section(title: str, texts: Sequence[str]) -> list[str]:

@@ -150,8 +150,8 @@ KERNELS = add(
         metavar="NAME=PATH",
         multiple=True,
         callback=named_paths,
-        help="Known covariance between donors, by its name in (1 | gr(donor, cov=NAME)): a square table (.csv, .tsv, .parquet) "
-        "with the donors on rows and columns. Repeatable; what is absent is taken from uns or obsp of SOURCE.",
+        help="Known covariance between donors, by its name in (1 | gr(donor, cov=NAME)): a file of GCTA, PLINK or GEMMA, or a "
+        "square table (.csv, .tsv, .parquet) named by the donors. Repeatable; what is absent is taken from uns or obsp of SOURCE.",
     ),
     click.option(
         "--relmat",

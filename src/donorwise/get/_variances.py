@@ -45,8 +45,8 @@ def varcomp(
 
     Returns
     -------
-    One row per variable x group x component with the columns variable, group, term (the grouping factor,
-    or ``"Residual"``), column1, column2 (``""`` for a variance), variance and sd. A row with a column2 is a
+    One row per variable x group x component with the columns variable, group, term (the grouping factor, with a kernel
+    ``"gr(donor_id, cov=grm)"``, or ``"Residual"``), column1, column2 (``""`` for a variance), variance and sd. A row with a column2 is a
     covariance, and its sd holds the correlation. In generalised models they are variances of the linear predictor, and in
     place of the residual a negative binomial has ``"dispersion"``, 1/r of its variance mu + mu²/r.
 
@@ -245,6 +245,8 @@ def ranef(
 ) -> pd.DataFrame:
     """Predict the random effects (BLUPs) of a few features: how far each donor lies from its arm.
 
+    Those of a term with a kernel of relatedness are the donors' predicted genetic values.
+
     They are not kept with the results (there would be one number per feature and donor): the model is
     fitted again to these features, from the cells and columns that the AnnData holds now.
 
@@ -257,7 +259,7 @@ def ranef(
     group
         Which groups of ``groupby`` to fit; None for all.
     term
-        Which grouping factors, for instance ``"donor_id"``; None for all.
+        Which grouping factors, for instance ``"donor_id"``, with a kernel ``"gr(donor_id, cov=grm)"``; None for all.
     {symbols_beside}
 
     Returns

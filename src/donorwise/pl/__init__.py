@@ -6,6 +6,7 @@ from donorwise.pl._checks import calibration, power
 from donorwise.pl._design import design
 from donorwise.pl._donors import donors
 from donorwise.pl._heatmap import heatmap
+from donorwise.pl._heritability import heritability
 from donorwise.pl._influence import influence
 from donorwise.pl._intervals import forest, ranef
 from donorwise.pl._prior import prior
@@ -20,6 +21,7 @@ __all__ = [
     "donors",
     "forest",
     "heatmap",
+    "heritability",
     "icc",
     "influence",
     "ma",

@@ -293,7 +293,7 @@ def _arms(condition: pd.Series, contrasts: Sequence[str], known: Sequence[str]) 
 def _weights(donors: pd.DataFrame, stored: Results, *, variable: str, group: str) -> FloatArray:
     """Weight the means by n / (1 + (n - 1) icc), the precision that the model gives them."""
     icc = stored.icc
-    rows = (icc["variable"] == variable) & (icc["group"] == group) & (icc["term"] == stored.params["donor"])
+    rows = (icc["variable"] == variable) & (icc["group"] == group) & icc["term"].isin(stored.donor_terms)
     rho = float(icc.loc[rows, "icc"].sum(min_count=1))
     n = donors["n_cells"].to_numpy(dtype=np.float64)
     return np.ones(len(n)) if np.isnan(rho) else n / (1 + (n - 1) * rho)

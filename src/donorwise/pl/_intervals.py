@@ -245,7 +245,7 @@ def ranef(
         A feature.
     {group_drawn}
     term
-        Grouping factor, such as ``"donor_id"``; None for the donor, or for the first where the donor is none.
+        Grouping factor, such as ``"donor_id"`` or, with a kernel, ``"gr(donor_id, cov=grm)"``; None for the donor, or for the first where the donor is none.
     {key}
     {symbols}
     {ax}

@@ -128,7 +128,7 @@ def _meant(term: str | None, known: Sequence[str], units: str) -> str | list[str
     """The terms that are meant by a grouping factor, or by what the units of counts are."""
     if term is None or term in known:
         return term
-    return [name for name in known if name.strip("()").partition(" | ")[2] == term] or (
+    return [name for name in known if name[1:-1].partition(" | ")[2] == term] or (
         UNIT if units and term in (units, *units.split(":")) else term
     )
 

@@ -262,6 +262,11 @@ def _term_colors(table: pd.DataFrame, donor: str) -> dict[str, str]:
     return {term: known.get(term) or next(others) for term in dict.fromkeys(table["term"].astype(str))}
 
 
+def _folded(term: str) -> str:
+    """What a term is called below its place, in lines that fit there."""
+    return NAMES.get(term, term).replace(":", ":\n").replace(", cov=", ",\ncov=")
+
+
 def _draw(ax: Axes, table: pd.DataFrame, *, terms: list[str], colors: list[str]) -> None:
     if table.empty:
         say_empty(ax, "nothing fitted")
@@ -271,7 +276,7 @@ def _draw(ax: Axes, table: pd.DataFrame, *, terms: list[str], colors: list[str])
         if len(values):
             text = f"{np.median(values):.1%}"
             ax.text(place, 1.02, text, transform=ax.get_xaxis_transform(), ha="center", fontsize="small")
-    ax.set_xticks(range(len(terms)), [NAMES.get(term, term).replace(":", ":\n") for term in terms])
+    ax.set_xticks(range(len(terms)), [_folded(term) for term in terms])
     ax.tick_params(axis="x", length=0, labelbottom=True)
     ax.set_xlim(-0.6, len(terms) - 0.4)
     ax.set_ylim(0, 1)

@@ -97,8 +97,8 @@ def relatedness(
         Chromosome of every variant: a column of var, or a sequence. None takes what comes with the genotypes (in var `chrom`,
         `chromosome`, `chr` or `contig`).
     block
-        How many variants are read at once; None for blocks of about 32 MB. The results do not depend on it. A matrix in a file by rows
-        (CSR, dense) takes a pass over the file for each of its blocks, which are larger: store genotypes as CSC to read them once.
+        How many variants are read at once; None for blocks of about 32 MB. The results do not depend on it. A sparse matrix in a
+        file by rows (CSR) takes a pass over the file for each of its blocks, of 256 MB: store genotypes as CSC to read them once.
     {progress}
 
     Returns

@@ -66,7 +66,7 @@ def _composition(
 
 _RESPONSE, _OF_COUNTS = ("obsm", "obs_keys"), ("family", "link", "response", "exposure", "offset", "trials")
 _MODELS = {
-    "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights", "kernels", "relmat"), DDF),
+    "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights", "kernels", "relmat", "levels"), DDF),
     "glmm": _Model(_glmm, ("ddf", *_RESPONSE, *_OF_COUNTS), GLMM_DDF),
     "pseudobulk": _Model(_pseudobulk, ("donor", "sample", "depth", "normalize"), DDF),
     "composition": _Model(_composition, ("ddf", "sample", "cell_type"), GLMM_DDF),
@@ -93,6 +93,7 @@ def calibrate(
     weights: str | FloatArray | None = None,
     kernels: Mapping[str, Any] | None = None,
     relmat: Mapping[str, Any] | None = None,
+    levels: Any = None,
     family: Literal["nb", "poisson", "binomial"] | None = None,
     link: Literal["log", "logit", "cloglog"] | None = None,
     response: Literal["detected"] | None = None,
@@ -223,7 +224,7 @@ def calibrate(
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
     own = {
-        "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "kernels": kernels, "relmat": relmat,
+        "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "kernels": kernels, "relmat": relmat, "levels": levels,
         "ddf": None if ddf == "moderated" else ddf,
         "family": family, "link": link, "response": response, "exposure": exposure, "offset": offset, "trials": trials,
         "donor": donor, "sample": sample, "cell_type": cell_type, "depth": depth, "normalize": normalize,

@@ -107,6 +107,8 @@ def influence(
     variable that only the left-out donor has leaves the model; splines and scaled variables keep the
     form that all donors gave them.
 
+    Without a donor a kernel is that of the others, and its variance is estimated anew.
+
     Losing a donor costs a hit degrees of freedom whoever it is: `n_lost` counts the donors without
     which it is lost. Where that is 1 the finding hangs on one donor; where it is many the hit has little
     to spare. A log line says how many hits are of which kind, and on whom they hang.

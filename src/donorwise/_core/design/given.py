@@ -120,7 +120,10 @@ def _check_matrix(name: str, matrix: FloatArray, levels: Sequence[str]) -> None:
     """Raise unless a matrix is finite, symmetric and can be a similarity."""
     if not np.isfinite(matrix).all():
         a, b = np.argwhere(~np.isfinite(matrix))[0]
-        raise DataError(f"The kernel {name!r} is missing or infinite for {levels[a]!r} and {levels[b]!r}.")
+        raise DataError(
+            f"The kernel {name!r} is missing or infinite for {levels[a]!r} and {levels[b]!r}; fill it, or leave the rows and "
+            "columns of such levels out."
+        )
     apart = np.abs(matrix - matrix.T)
     if apart.max(initial=0.0) > _SYMMETRIC * np.abs(matrix).max(initial=0.0):
         a, b = divmod(int(apart.argmax()), len(apart))
@@ -134,5 +137,5 @@ def _check_matrix(name: str, matrix: FloatArray, levels: Sequence[str]) -> None:
     if not np.diag(matrix).any():
         raise DataError(
             f"The kernel {name!r} has zeros on its diagonal, as distances have. A kernel is a similarity, with variances on "
-            "its diagonal: of distances D it is -0.5 * J @ D**2 @ J with J = np.eye(n) - 1 / n."
+            'its diagonal: dw.pp.similarity(distances, method="precomputed") makes one of them.'
         )

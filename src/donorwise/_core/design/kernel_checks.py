@@ -27,6 +27,7 @@ logger = logging.getLogger("donorwise")
 _ROUNDING = 1e-9
 _CLIPPED = 1e-4
 _TWINS = 0.999
+_NEAR = 0.005  # squared distance of twins, relative to that of others
 _SCALE = (0.1, 10.0)  # mean of the diagonal, outside which variances are on another scale
 
 
@@ -94,10 +95,15 @@ def _said(kernel: Kernel, levels: tuple[str, ...]) -> Iterator[str]:
 
 
 def _twins(name: str, K: FloatArray, levels: tuple[str, ...]) -> Iterator[str]:
-    """Levels that are one and the same; of a kernel of families, whose members all are, nothing is said."""
-    size = np.sqrt(np.diag(K).clip(0.0))
+    """Levels that are one and the same; of a kernel of families, whose members all are, nothing is said.
+
+    They are as near to each other beside the others, too, or what all have in common would make them so.
+    """
+    own = np.diag(K)
+    size = np.sqrt(own.clip(0.0))
     correlation = np.divide(K, np.outer(size, size), out=np.zeros_like(K), where=np.outer(size, size) > 0)
-    pairs = np.argwhere(np.triu(correlation >= _TWINS, 1))
+    apart = own[:, None] + own - 2 * K
+    pairs = np.argwhere(np.triu((correlation >= _TWINS) & (apart <= _NEAR * apart.mean()), 1))
     shares = np.abs(correlation)
     if not len(pairs) or bool((np.minimum(shares, np.abs(1 - shares)) < 1e-6).all()):
         return

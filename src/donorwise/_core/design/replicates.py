@@ -328,9 +328,9 @@ def _factors(terms: tuple[RandomTerm, ...]) -> list[IntArray]:
 
 def _distinct(term: RandomTerm) -> IntArray:
     """Codes of the levels of a term, (K,), those with the same rows of its kernel as one."""
-    K = term.kernel
-    if K is None:
+    if term.bar.kernel is None:
         return term.codes
+    K = term.bar.kernel.on(term.levels)
     rounded = np.round(K / np.abs(K).max(), 9)
     rows, inverse = np.unique(rounded, axis=0, return_inverse=True)
     return term.codes if len(rows) == len(K) else inverse.ravel()[term.codes]

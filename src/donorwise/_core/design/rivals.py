@@ -58,13 +58,7 @@ class Rivals:
         """Inner products of the matrices, with that of P as the last where something has independent levels."""
         flat = self.matrices.reshape(len(self.matrices), -1)
         products = flat @ flat.T
-        if not self.own:
-            return products
-        return np.block([[products, self.trace()[:, None]], [self.trace()[None], np.array([[self.df]])]])
-
-    def trace(self) -> FloatArray:
-        """<M, P> of every kernel."""
-        return np.full(len(self.matrices), float(self.df))
+        return np.pad(products, (0, 1), constant_values=self.df) if self.own else products
 
     def left(self, k: int) -> float:
         """Squared length of what all others leave of M of kernel `k`."""
@@ -85,17 +79,19 @@ class Rivals:
         return product / np.sqrt(max(self.spread(i), _SAME * self.df) * max(self.spread(j), _SAME * self.df))
 
 
-def find_rivals(design: Design) -> Iterator[Rivals]:
+def find_rivals(design: Design) -> list[Rivals]:
     """The terms that share levels and a column, where some have a kernel."""
     sets: dict[tuple[bytes, str], list[tuple[RandomTerm, int]]] = {}
     for term in design.random_terms if design.parsed.covs else ():
         same_levels = pd.factorize(term.codes)[0].tobytes()
         for j, column in enumerate(term.columns):
             sets.setdefault((same_levels, column), []).append((term, j))
-    for own in sets.values():
-        if any(term.bar.kernel is not None for term, _ in own):
-            found = _rivals(design, *own[0], [term for term, _ in own])
-            yield from () if found is None else (found,)
+    found = [
+        _rivals(design, *own[0], [term for term, _ in own])
+        for own in sets.values()
+        if any(term.bar.kernel is not None for term, _ in own)
+    ]
+    return [rivals for rivals in found if rivals is not None]
 
 
 def _rivals(design: Design, term: RandomTerm, j: int, terms: list[RandomTerm]) -> Rivals | None:
@@ -104,11 +100,11 @@ def _rivals(design: Design, term: RandomTerm, j: int, terms: list[RandomTerm]) -
     n = np.bincount(design.codes[design.codes >= 0], minlength=design.n_patterns)
     codes = term.codes[seen]
     levels, first = np.unique(codes, return_index=True)
-    single = bool(np.bincount(codes, weights=n[seen]).max() <= 1)
+    single = bool(np.bincount(codes, weights=n[seen]).max(initial=0) <= 1)
     free = [t.label for t in terms if t.bar.kernel is None]
     basis = _of_levels(design, term.columns[j], seen, codes)
-    kernels = [(t, K) for t in terms if (K := t.kernel) is not None]
-    raw = [K[np.ix_(own, own)] for t, K in kernels for own in (t.codes[seen[first]],)]
+    kernels = [(t, kernel) for t in terms if (kernel := t.bar.kernel) is not None]
+    raw = [kernel.on([t.levels[code] for code in t.codes[seen[first]]]) for t, kernel in kernels]
     matrices, df = np.stack([_beside(K, basis) for K in raw]), len(levels) - basis.shape[1]
     size = np.einsum("kii->k", matrices) / max(df, 1)
     if df < 1 or (size <= _SAME * np.array([np.trace(K) for K in raw])).any():
@@ -139,7 +135,7 @@ def _beside(K: FloatArray, basis: FloatArray) -> FloatArray:
 
 def _largest(K: FloatArray) -> float:
     """The largest correlation of two levels."""
-    size = np.sqrt(np.diag(K))
+    size = np.sqrt(np.diag(K).clip(0.0))
     correlation = K / np.outer(size, size).clip(np.finfo(float).tiny)
     return float(np.abs(correlation[~np.eye(len(K), dtype=bool)]).max(initial=0.0))
 

@@ -8,17 +8,22 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.engine.tables import adjust, categorical
-from donorwise._core.inference.proportions import components_of, estimated
+from donorwise._core.inference.intervals import Judge, is_covered
+from donorwise._core.inference.normal_intervals import judge_by_normal_law
+from donorwise._core.inference.proportions import any_free, components_of, confounded, estimated
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm.curvature import ratio_covariance
+from donorwise._core.models.lmm.levels import LevelLMM
 from donorwise._typing import SCALES, STATUSES
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from donorwise._core.design.design import Design
+    from donorwise._core.inference.judged import Judged
     from donorwise._core.inference.proportions import Component
+    from donorwise._core.models.lmm.equations import Equations, Estimates
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import FloatArray, StrArray
 
@@ -26,6 +31,7 @@ NUMBERS = ("proportion", "se", "ci_low", "ci_high")
 TESTS = ("statistic", "p_value", "adj_p_value")
 TAIL = (*TESTS, "status")
 CONFOUNDED = "confounded"
+_TELLING = 0.05  # p-value up to which a component is known to be there
 
 
 def on_scale(table: pd.DataFrame, scale: str) -> pd.DataFrame:
@@ -49,38 +55,63 @@ def heritability_table(variables: tuple[str, ...], design: Design, models: Seque
     DesignError
         The design has no kernel.
     """
-    components = components_of(design)
     if not any(term.bar.cov for term in design.random_terms):
         raise DesignError(
             f"{design.formula!r} has no kernel, and so no heritability: a random term with a known covariance is written "
             "`(1 | gr(donor_id, cov=grm))`, and kernels={'grm': K} gives it. Shares of other terms: variance_partition."
         )
+    components = components_of(design)
     shape = (len(variables), len(components))
     columns = {f"{name}{suffix(scale)}": np.full(shape, np.nan) for scale in SCALES for name in NUMBERS}
     columns |= {name: np.full(shape, np.nan) for name in TESTS}
     status = np.full(shape, "not_estimable", dtype=STATUS_DTYPE)
-    for model in models:
-        own = model.fitted_by(reml=True)
-        status[own.features] = own.estimates.status[:, None]
-        _fill(own, components, columns, status)
+    # without a residual there is nothing that a proportion could be out of
+    own = [model.fitted_by(reml=True) for model in models if not isinstance(model, LevelLMM)]
+    judge = _judge(own, components)
+    for model in own:
+        status[model.features] = model.estimates.status[:, None]
+        _fill(model, components, judge, columns, status)
     columns["adj_p_value"] = np.stack([adjust(p) for p in columns["p_value"].T], axis=1)
     return _long(variables, components, columns, status)
 
 
-def _fill(model: LMM, components: tuple[Component, ...], columns: dict[str, FloatArray], status: StrArray) -> None:
+def _judge(models: Sequence[LMM], components: Sequence[Component]) -> Callable[[Equations, Estimates], Judged]:
+    """What finds intervals and tests; null distributions are those of the model with most rows, for all that lack some."""
+    covered = [model for model in models if is_covered(model.equations)]
+    if not covered:
+        return lambda equations, estimates: judge_by_normal_law(equations, estimates, components, SCALES)
+    judge = Judge(max(covered, key=lambda model: model.n_obs).equations, components)
+    return lambda equations, estimates: judge.of(equations, estimates.responses, SCALES)
+
+
+def _fill(
+    model: LMM,
+    components: Sequence[Component],
+    judge: Callable[[Equations, Estimates], Judged],
+    columns: dict[str, FloatArray],
+    status: StrArray,
+) -> None:
     """Fill in the rows of the features of a model."""
-    at = model.usable
-    estimates = model.estimates.take(at)
-    covariance = ratio_covariance(model.equations, estimates)
+    usable = model.usable
+    at, equations, estimates = model.features[usable], model.equations, model.estimates.take(usable)
+    if not usable.size:
+        return
+    covariance, judged = ratio_covariance(equations, estimates), judge(equations, estimates)
     for scale in SCALES:
-        value, se = estimated(model.equations, estimates, components, scale, covariance)
-        columns["proportion" + suffix(scale)][model.features[at]] = value
-        columns["se" + suffix(scale)][model.features[at]] = se
-    status[model.features[at]] = np.where(np.isnan(se), "boundary", "ok")
+        value, se = estimated(equations, estimates, components, scale, covariance)
+        ends = judged.intervals[scale]
+        for name, own in zip(NUMBERS, (value, se, ends[..., 0], ends[..., 1]), strict=True):
+            columns[name + suffix(scale)][at] = own
+    columns["statistic"][at], columns["p_value"][at] = judged.statistic, judged.p_value
+    zero = ~any_free(equations, estimates.gamma, components)
+    status[at] = np.where(zero, "boundary", "ok")
+    for pair in confounded(equations, estimates, components):
+        untold = at[(judged.p_value[:, pair] > _TELLING).all(axis=1)]
+        status[untold[:, None], pair] = CONFOUNDED
 
 
 def _long(
-    variables: tuple[str, ...], components: tuple[Component, ...], columns: dict[str, FloatArray], status: StrArray
+    variables: tuple[str, ...], components: Sequence[Component], columns: dict[str, FloatArray], status: StrArray
 ) -> pd.DataFrame:
     """A row for each variable and component, from arrays (G, components)."""
     names = tuple(c.name for c in components)

@@ -21,17 +21,17 @@ def kernel_table(designs: Sequence[Design]) -> pd.DataFrame:
 
     The lower triangle of every kernel, without zeros beside the diagonal.
     """
+    found = _in_use(designs)
+    known = pd.Index(dict.fromkeys(level for _, levels in found for level in levels), dtype=object)
     frames = []
-    for kernel, levels in _in_use(designs):
-        values = kernel.on(levels)
+    for number, (kernel, levels) in enumerate(found):
+        values, place = kernel.on(levels), known.get_indexer(pd.Index(levels, dtype=object))
         row, column = np.nonzero(np.tril(values != 0) | np.eye(len(values), dtype=bool))
-        names = {
-            name: pd.Categorical.from_codes(codes, categories=list(levels))
-            for name, codes in (("level1", row), ("level2", column))
-        }
-        frames.append(pd.DataFrame({"kernel": kernel.name, **names, "value": values[row, column]}))
+        codes = {"kernel": np.full(row.size, number), "level1": place[row], "level2": place[column]}
+        frames.append(pd.DataFrame(codes | {"value": values[row, column]}))
     table = pd.concat(frames, ignore_index=True)
-    return table.astype({"level1": str, "level2": str}) if len(frames) > 1 else table
+    names = {"kernel": pd.Index([kernel.name for kernel, _ in found], dtype=object), "level1": known, "level2": known}
+    return table.assign(**{name: pd.Categorical.from_codes(table[name], own) for name, own in names.items()})
 
 
 def _in_use(designs: Sequence[Design]) -> list[tuple[Kernel, tuple[str, ...]]]:

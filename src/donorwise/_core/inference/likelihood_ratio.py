@@ -12,7 +12,7 @@ from donorwise.errors import DesignError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from donorwise._core.design.design import Design
+    from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.models.lmm.fitted import FittedArrays
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import FloatArray
@@ -53,11 +53,18 @@ def extra_parameters(larger: Design, smaller: Design) -> Extra:
 def check_nested(larger: Design, smaller: Design) -> None:
     """Raise where a design has not all the terms of another."""
     random = all(
-        any(own.name == other.name and set(own.columns) <= set(other.columns) for other in larger.random_terms)
+        any(_same_levels(own, other) and set(own.columns) <= set(other.columns) for other in larger.random_terms)
         for own in smaller.random_terms
     )
     if not random or not _spanned(larger, smaller):
         raise DesignError(_NOT_NESTED.format(larger.formula, smaller.formula))
+
+
+def _same_levels(term: RandomTerm, other: RandomTerm) -> bool:
+    """Whether two terms are of one grouping factor, with one covariance between its levels."""
+    if term.name != other.name or (term.kernel is None) != (other.kernel is None):
+        return False
+    return term.kernel is None or other.kernel is None or np.allclose(term.kernel, other.kernel)
 
 
 def _spanned(big: Design, small: Design) -> bool:

@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.lmm.curvature import free, ratio_covariance
+from donorwise._core.models.lmm.curvature import at_ratios, expected_covariance, free, ratio_covariance
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.models.lmm.equations import Equations, Estimates
     from donorwise._typing import BoolArray, FloatArray
 
 SUM = "sum"
+_OPPOSITE = -0.95  # correlation of two estimates below which the data can hardly say which of two a variance is
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def centred_size(kernel: FloatArray) -> float:
     return float((np.trace(kernel) - kernel.sum() / n) / (n - 1))
 
 
-def numerators(equations: Equations, components: tuple[Component, ...], weights: FloatArray) -> FloatArray:
+def numerators(equations: Equations, components: Sequence[Component], weights: FloatArray) -> FloatArray:
     """Weights of the parameters of each component, and zero for the others, (components, K)."""
     term = equations.blocks.parameter[:, 0]
     return np.stack([np.where(np.isin(term, c.terms), weights, 0.0) for c in components])
@@ -119,7 +122,7 @@ def _gradient(gamma: FloatArray, numerator: FloatArray, weights: FloatArray) -> 
 def estimated(
     equations: Equations,
     estimates: Estimates,
-    components: tuple[Component, ...],
+    components: Sequence[Component],
     scale: str,
     covariance: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
@@ -133,9 +136,29 @@ def estimated(
     numerator = numerators(equations, components, weights)
     value = proportions(estimates.gamma, numerator, weights)
     se = standard_errors(estimates.gamma, covariance, numerator, weights)
-    return value, np.where(_any_free(equations, estimates.gamma, numerator), se, np.nan)
+    return value, np.where(any_free(equations, estimates.gamma, components), se, np.nan)
 
 
-def _any_free(equations: Equations, gamma: FloatArray, numerator: FloatArray) -> BoolArray:
+def any_free(equations: Equations, gamma: FloatArray, components: Sequence[Component]) -> BoolArray:
     """Which components have a variance that is not at zero, (G, n)."""
-    return np.asarray(free(equations, gamma).astype(np.float64) @ (numerator != 0).T > 0)
+    own = numerators(equations, components, np.ones(gamma.shape[1]))
+    return np.asarray(free(equations, gamma).astype(np.float64) @ own.T > 0)
+
+
+def confounded(
+    equations: Equations, estimates: Estimates, components: Sequence[Component]
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of components whose estimated proportions are all but opposites, were all terms to vary as much as the residual.
+
+    By the expected information, which depends on the design alone; `estimates` are any of it.
+    """
+    weights = weights_of(equations, "trace")
+    equal = np.where(weights > 0, 1 / np.where(weights > 0, weights, 1.0), 0.0)[None]
+    own = [k for k, c in enumerate(components) if c.name != SUM]
+    found = correlations(
+        equal,
+        expected_covariance(equations, at_ratios(equations, estimates, equal)),
+        numerators(equations, components, weights),
+        weights,
+    )[0]
+    return tuple((i, j) for i in own for j in own if i < j and not found[i, j] > _OPPOSITE)

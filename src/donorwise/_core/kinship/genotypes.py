@@ -15,7 +15,7 @@ from scipy import sparse
 
 from donorwise._core.cells.chunks import column_reader
 from donorwise._core.cells.matrices import check_matrix, read_columns
-from donorwise._core.cells.readers import READ_ERRORS, open_reader
+from donorwise._core.cells.readers import READ_ERRORS, DenseFile, open_reader
 from donorwise._core.cells.stored import Stored
 from donorwise._core.kinship.tables import read_ids, read_table
 from donorwise._typing import FloatArray
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BLOCK_NUMBERS = 2**22
 """Genotypes are read in blocks of about this many."""
-_ROWS_NUMBERS = 2**26
+_PASS_NUMBERS = 2**25
 """And of this many where every block takes a pass over the whole file, because it is stored by donors."""
 _NO_AUTOSOME = re.compile(r"(chr)?(x|y|z|w|xy|m|mt|par1|par2|x_?par.*)", re.IGNORECASE)
 _VARIANT = re.compile(r"rs\d+|(chr)?(\d+|x|y|mt?)[:_]\d+.*", re.IGNORECASE)
@@ -93,21 +93,35 @@ def of_matrix(
         It cannot be read, or does not hold numbers.
     """
     _, n_variants = check_matrix(matrix)
-    by_rows = isinstance(matrix, Stored) and not open_reader(matrix.matrix).by_columns
-    return Genotypes(
-        tuple(donors), n_variants, _columns_of(matrix), text, chromosomes, variants,
-        _ROWS_NUMBERS if by_rows else BLOCK_NUMBERS,
-    )  # fmt: skip
+    read, numbers = _columns_of(matrix)
+    return Genotypes(tuple(donors), n_variants, read, text, chromosomes, variants, numbers)
 
 
-def _columns_of(matrix: Any) -> Callable[[int, int], FloatArray]:
+def _columns_of(matrix: Any) -> tuple[Callable[[int, int], FloatArray], int]:
+    """How columns are read, and how many numbers at a time."""
     if isinstance(matrix, Stored):
-        return lambda low, high: read_columns(matrix, np.arange(low, high))
+        return _stored_columns(matrix)
     if sparse.issparse(matrix):
         by_column = matrix.tocsc()
-        return lambda low, high: by_column[:, low:high].toarray().astype(np.float64)
+        return lambda low, high: by_column[:, low:high].toarray().astype(np.float64), BLOCK_NUMBERS
     read = column_reader(matrix, np.arange(matrix.shape[1]))
-    return lambda low, high: np.asarray(read(slice(low, high)), dtype=np.float64)
+    return lambda low, high: np.asarray(read(slice(low, high)), dtype=np.float64), BLOCK_NUMBERS
+
+
+def _stored_columns(matrix: Stored) -> tuple[Callable[[int, int], FloatArray], int]:
+    """Dense arrays can be cut anywhere; others are read along the side they are stored by."""
+    reader = open_reader(matrix.matrix)
+    kept = np.arange(matrix.shape[1]) if matrix.columns is None else matrix.columns
+    if isinstance(reader, DenseFile) and (np.diff(kept) == 1).all():
+        start = int(kept[0]) if len(kept) else 0
+        return lambda low, high: _cut(matrix, reader.where, slice(start + low, start + high)), BLOCK_NUMBERS
+    numbers = BLOCK_NUMBERS if reader.by_columns else _PASS_NUMBERS
+    return lambda low, high: read_columns(matrix, np.arange(low, high)), numbers
+
+
+def _cut(matrix: Stored, where: str, columns: slice) -> FloatArray:
+    values = np.asarray(_read(where, lambda: matrix.matrix[:, columns]), dtype=np.float64)
+    return values if matrix.rows is None else values[matrix.rows]
 
 
 def of_bed(path: Path) -> Genotypes:
@@ -240,7 +254,7 @@ def _optional(module: str, package: str, path: Path) -> Any:
         ) from error
 
 
-def _read(path: Path, read: Callable[[], Any]) -> Any:
+def _read(path: Path | str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except READ_ERRORS as error:

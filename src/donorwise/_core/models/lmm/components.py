@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.evaluate import Evaluation
     from donorwise._typing import FloatArray, IntArray
 
+_DOUBLES = 4_000_000  # of the blocks of some features, that are dealt with at a time
 _ROUNDING = 1e-24  # variance, relative to what it was summed from or to what a level says of it, below which it is zero
 
 
@@ -122,7 +123,7 @@ def theta_names(design: Design) -> tuple[str, ...]:
         for j, second in enumerate(term.columns):
             for i in range(j, len(term.columns)):
                 first = term.columns[i]
-                names.append(f"{term.group}.{first}" if i == j else f"{term.group}.{first}.{second}")
+                names.append(f"{term.name}.{first}" if i == j else f"{term.name}.{first}.{second}")
     return tuple(names)
 
 
@@ -182,6 +183,14 @@ def random_effects(equations: Equations, estimates: Estimates, t: int) -> tuple[
     -------
     (modes (G, levels, r), covariances (G, levels, r, r))
     """
+    n, size = estimates.sigma2.size, max(1, _DOUBLES // equations.blocks.S.size)
+    some = [estimates.take(np.arange(i, min(i + size, n))) for i in range(0, n, size)] or [estimates]
+    parts = [_effects(equations, own, t) for own in some]
+    return np.concatenate([modes for modes, _ in parts]), np.concatenate([covariance for _, covariance in parts])
+
+
+def _effects(equations: Equations, estimates: Estimates, t: int) -> tuple[FloatArray, FloatArray]:
+    """The same of some features, at once."""
     at = evaluate_block(equations.blocks, estimates.gamma, estimates.responses, equations.nu(reml=True), posterior=True)
     basis = equations.terms[t]
     T = relative_covariance(t, equations.blocks.parameter, estimates.gamma)

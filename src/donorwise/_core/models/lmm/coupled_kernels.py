@@ -15,6 +15,9 @@ from numba.extending import overload
 
 from donorwise._core.models.lmm.algebra import inner, profile
 
+_LARGEST = (
+    1e12  # variance of a level's mean, relative to its sampling variance, beyond which there is no residual variance
+)
 _UNCOUPLED = 9  # arrays of blocks without B
 _DIFFERENCE = 0.01  # share of C that a term needs for its DB to be told from the others'
 _TILE = 32  # rows that are worked out together, of which a column stays in the cache
@@ -86,13 +89,13 @@ def _evaluate(blocks, gamma, zty, rss, nu, reml, order, out):
 
 @inner
 def _covariance(B, gamma, m):
-    """I + sum_k gamma_k B_k (m, m), and whether it is finite with a positive diagonal."""
+    """I + sum_k gamma_k B_k (m, m), and whether it is positive definite whatever rounding does to B."""
     C, sound = np.zeros((m, m)), True
     for k in range(gamma.size):
         C += gamma[k] * B[k]
     for a in range(m):
         C[a, a] += 1.0
-        sound = sound and C[a, a] > 0.0 and np.isfinite(C[a, a])
+        sound = sound and 0.0 < C[a, a] < _LARGEST
     return C, sound
 
 

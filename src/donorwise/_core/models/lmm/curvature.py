@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.lmm.evaluate import pieces
+from donorwise._core.models.lmm.evaluate import evaluate_block, pieces
 from donorwise._core.models.lmm.ratio_kernels import curvature_features
 from donorwise._core.models.lmm.ratios import WIDEST, at_nodes
 
@@ -147,7 +147,21 @@ def _on_edge(nodes: Nodes, k: int, estimates: Estimates, nu: float) -> FloatArra
     return np.where(curvature > 0, 1 / np.where(curvature > 0, curvature, 1.0), np.nan) / nodes.information[k] ** 2
 
 
-def expected_covariance(equations: Equations, estimates: Estimates, gamma: FloatArray) -> FloatArray:
-    """Covariance (K, K) of estimated ratios, by the expected information, were the ratios of any feature `gamma` (K,)."""
-    one = replace(estimates.take(np.zeros(1, dtype=np.int64)), gamma=gamma[None], sigma2=np.ones(1))
-    return np.asarray(_from_pieces(equations, one, "expected")[0])
+def expected_covariance(equations: Equations, estimates: Estimates) -> FloatArray:
+    """Covariance of the ratios by the expected information about all of them, (G, K, K), those at zero as well."""
+    G, K = estimates.gamma.shape
+    out = np.empty((G, K, K))
+    size = max(1, _DOUBLES // _doubles(equations))
+    for low in range(0, G, size):
+        at = slice(low, low + size)
+        own = estimates.take(np.arange(low, min(low + size, G)))
+        information = information_about(pieces(equations, own), "expected")
+        out[at] = _inverse(information, np.ones(own.gamma.shape, dtype=bool), own.gamma)
+    return out
+
+
+def at_ratios(equations: Equations, estimates: Estimates, gamma: FloatArray) -> Estimates:
+    """A feature, whichever it is, as if its ratios were each of `gamma` (n, K): for what depends on the design alone."""
+    same = estimates.take(np.zeros(len(gamma), dtype=np.int64))
+    at = evaluate_block(equations.blocks, np.ascontiguousarray(gamma), same.responses, equations.nu(reml=True))
+    return replace(same, gamma=gamma, Phi=at.Phi, sigma2=np.ones(len(gamma)))

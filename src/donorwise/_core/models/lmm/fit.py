@@ -13,7 +13,7 @@ from donorwise._core.models.lmm.equations import Estimates
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.newton import fit_features
 from donorwise._core.models.lmm.ratios import fit_two
-from donorwise._core.models.lmm.rays import rough_optimum
+from donorwise._core.models.lmm.rays import rough_optima
 from donorwise._core.models.lmm.spectral import fit_spectral
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ _STARTS = (
     (50.0, 7.0, -0.95),
     (100.0, 0.1, 0.0),
     (0.1, 100.0, 0.0),
+)
+_LARGEST = (
+    1e12  # variance of a level's mean, relative to its sampling variance, beyond which there is no residual variance
 )
 _SIZES = np.geomspace(1, 1e10, 11)  # variances that all columns might share, relative to what a level says
 
@@ -91,27 +94,59 @@ def optimise_blocked(
     -------
     (gamma (G, K), iterations (G,), converged (G,))
     """
-    parameter = equations.blocks.parameter
     blocks, scale = equations.blocks.in_units(equations.information)
     unit = replace(response, zty=response.zty * scale / np.sqrt(response.rss)[:, None], rss=np.ones(response.rss.size))
-    n, K = response.rss.size, parameter.shape[0]
+    nu = equations.nu(reml=reml)
+    if equations.rays is None:
+        sizes = _sizes(blocks, unit, nu, reml=reml)[:, None]
+    else:
+        sizes = rough_optima(equations.rays, equations.information, response, nu, reml=reml)
+    gamma, iterations, converged = _newton(equations, blocks, unit, sizes[:, 0], reml=reml)
+    for other in range(1, sizes.shape[1]):
+        at = np.flatnonzero(np.isfinite(sizes[:, other, 0]))
+        if at.size:
+            found = (gamma, iterations, converged)
+            _take_better(equations, blocks, unit.take(at), at, sizes[at, other], found, reml=reml)
+    return gamma / equations.parameter_information, iterations, converged
+
+
+def _newton(
+    equations: Equations, blocks: Blocks, unit: Responses, size: FloatArray, *, reml: bool
+) -> tuple[FloatArray, IntArray, BoolArray]:
+    """Newton's method from variances of a `size` (G, K), in units of what a level says."""
+    parameter = blocks.parameter
+    n, K = unit.rss.size, parameter.shape[0]
     gamma, iterations, converged = np.zeros((n, K)), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)
     widths = [t.factor.shape[0] for t in equations.terms]
     last = np.array([widths[t] - 1 for t in parameter[:, 0]])
     bounded = (parameter[:, 1] == last) & (parameter[:, 2] == last)
     starts = _starts(parameter, bounded)
     n_always = len(starts) if max(widths) > 1 else 1  # correlated terms have several optima
-    nu = equations.nu(reml=reml)
-    sizes = (
-        _sizes(blocks, unit, nu, reml=reml)
-        if equations.rays is None
-        else rough_optimum(equations.rays, equations.information, response, nu)
-    )
     fit_features(
-        blocks.arrays(), starts, sizes, n_always, bounded, unit.zty, unit.rss, float(nu), reml, gamma, iterations,
-        converged,
+        blocks.arrays(), starts, size, n_always, bounded, unit.zty, unit.rss, float(equations.nu(reml=reml)), reml, gamma,
+        iterations, converged,
     )  # fmt: skip
-    return gamma / equations.parameter_information, iterations, converged
+    return gamma, iterations, converged
+
+
+def _take_better(
+    equations: Equations,
+    blocks: Blocks,
+    unit: Responses,
+    at: IntArray,
+    size: FloatArray,
+    found: tuple[FloatArray, IntArray, BoolArray],
+    *,
+    reml: bool,
+) -> None:
+    """Newton's method for features `at` some positions from elsewhere; what is lower goes into `found`."""
+    gamma, iterations, converged = found
+    own, more, ok = _newton(equations, blocks, unit, size, reml=reml)
+    nu = equations.nu(reml=reml)
+    before, after = (evaluate_block(blocks, g, unit, nu, reml=reml).deviance for g in (gamma[at], own))
+    better = ok & (~converged[at] | (after < before))
+    gamma[at[better]], converged[at[better]] = own[better], True
+    iterations[at] += more
 
 
 def _sizes(blocks: Blocks, response: Responses, nu: int, *, reml: bool) -> FloatArray:
@@ -161,7 +196,7 @@ def _estimates(
     """Estimates and status of usable features, of which the likelihood and fixed effects are known."""
     nu = equations.nu(reml=reml)
     logdet = at.logdet_V + (at.logdet_X + 2 * equations.fixed.log_det if reml else 0.0)
-    converged = converged & np.isfinite(at.deviance)
+    converged = converged & np.isfinite(at.deviance) & _with_rest(equations.blocks, gamma)
     lost = np.where(converged, 0.0, np.nan)  # no numbers where the optimum was not found
     with np.errstate(divide="ignore", invalid="ignore"):
         loglik = -0.5 * (nu * (np.log(2 * np.pi * at.R / nu) + 1) + logdet - equations.log_weight)
@@ -173,6 +208,14 @@ def _estimates(
     return Estimates(
         response, reml, beta + column, Phi, gamma + column, at.R / nu + lost, loglik + lost, status, n_iter
     )
+
+
+def _with_rest(blocks: Blocks, gamma: FloatArray) -> BoolArray:
+    """Whether variances (G, K) leave a residual variance: others are what rounding makes of an infinite ratio."""
+    if not blocks.coupled:
+        return np.ones(len(gamma), dtype=bool)
+    largest = np.array([blocks.levels_of(k).max() for k in range(gamma.shape[1])])
+    return np.asarray((gamma * largest).max(axis=1) < _LARGEST)
 
 
 def _assemble(equations: Equations, response: Responses, usable: BoolArray, fitted: Estimates) -> Estimates:

@@ -5,7 +5,8 @@ optimum. Its limit does: divided by the variance of the term, V = Z_d Z_d' + o(1
 remains, with the effect of the level as its residual. What varies within levels has no variance left to vary
 with: fixed effects are those combinations X N of the columns that are constant within levels (other contrasts are
 exactly zero), terms whose levels differ within a level, or whose columns do, have no variance, and the others are
-terms of the rows that remain.
+terms of the rows that remain. Where the levels have a kernel, K = LL', and nothing else, the rows that remain are
+those of L⁻¹X and L⁻¹y.
 """
 
 from __future__ import annotations
@@ -36,14 +37,18 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 _NULL = 1e-10  # share of a column, squared, that may vary within levels
+_SINGULAR = 1e-9  # share of the largest variance below which what a level has of its own is rounding
 _LARGE = 1e7  # a ratio, relative to what a level says of it, that is as good as infinite, and costs few digits
 
 
 def term_without_rest(design: Design, collapsed: Collapsed) -> IntArray:
-    """The term of an intercept within whose levels a feature does not vary, that of fewest levels, (G,); -1 for none."""
+    """The term of an intercept within whose levels a feature does not vary, that of fewest levels, (G,); -1 for none.
+
+    Of several with the same levels it is the one without a kernel.
+    """
     out = np.full(collapsed.mean.shape[1], -1)
-    terms = [t for t, term in enumerate(design.random_terms) if term.columns[0] == "(Intercept)"]
-    for t in sorted(terms, key=lambda t: -len(design.random_terms[t].levels)):
+    terms = {t: term for t, term in enumerate(design.random_terms) if term.columns[0] == "(Intercept)"}
+    for t in sorted(terms, key=lambda t: (-len(terms[t].levels), terms[t].kernel is None)):
         codes, n_levels = design.random_terms[t].codes, len(design.random_terms[t].levels)
         if collapsed.n_obs.sum() > n_levels:
             mean = _level_means(collapsed, codes, n_levels)[codes]
@@ -75,6 +80,8 @@ class LevelLMM(LMM):
         Of each inner term, the term of the formula and its columns.
     values
         Shape (G, levels). The responses.
+    root
+        Shape (levels, levels). L where the levels of the term have a kernel, whose rows the inner model has divided by it.
     """
 
     inner: LMM
@@ -82,6 +89,7 @@ class LevelLMM(LMM):
     term: int
     kept: tuple[tuple[int, IntArray], ...]
     values: FloatArray
+    root: FloatArray | None = None
 
     @property
     def unmoderated(self) -> str:
@@ -187,10 +195,15 @@ class LevelLMM(LMM):
         design, sigma2 = self.inner.design, self.inner.estimates.sigma2
         V = np.repeat(np.eye(len(design.X))[None], sigma2.size, axis=0)
         for term, T in zip(design.random_terms, self.inner.covariances(), strict=True):
-            same = term.codes[:, None] == term.codes
+            same = (
+                term.codes[:, None] == term.codes
+                if term.kernel is None
+                else term.kernel[np.ix_(term.codes, term.codes)]
+            )
             V += same * np.einsum("ka,gab,lb->gkl", term.Z, T, term.Z) / sigma2[:, None, None]
         inverse = np.linalg.inv(np.where(np.isfinite(V), V, np.eye(len(design.X))))
-        residual = self.values - self.inner.beta @ design.X.T
+        X = design.X if self.root is None else self.root @ design.X
+        residual = self.values - self.inner.beta @ X.T
         lost = np.where(np.isfinite(sigma2), 0.0, np.nan)[:, None]
         variance = sigma2[:, None] * (1 - np.einsum("gkk->gk", inverse))
         return np.einsum("gkl,gl->gk", inverse, residual) + lost, variance + lost
@@ -207,7 +220,9 @@ class LevelLMM(LMM):
         return replace(
             self,
             inner=inner,
-            estimates=_outer(self.equations, self.estimates.responses, inner, self.basis, self.term, self.kept),
+            estimates=_outer(
+                self.equations, self.estimates.responses, inner, self.basis, self.term, self.kept, self.root
+            ),
         )
 
 
@@ -230,13 +245,26 @@ def level_model(
     if not 0 < basis.shape[1] < n_levels:
         return None
     kept = tuple((t, own) for t in range(len(design.random_terms)) if (own := _kept(design, term, t)).size)
+    kernel = design.random_terms[term].kernel
+    root = None if kernel is None else _root(kernel)
+    if kernel is not None and (root is None or kept):
+        return None
     values = _level_means(collapsed, codes, n_levels)
-    inner = _one_row_each(design, codes, basis, kept, values, features, reml=reml)
+    inner = _one_row_each(design, codes, basis, kept, values, features, root, reml=reml)
     response = equations.responses(collapsed)
-    outer = _outer(equations, response, inner, basis, term, kept)
+    outer = _outer(equations, response, inner, basis, term, kept, root)
     return LevelLMM(
-        features, equations, outer, abundance, inner=inner, basis=basis, term=term, kept=kept, values=values.T
-    )
+        features, equations, outer, abundance, inner=inner, basis=basis, term=term, kept=kept, values=values.T, root=root
+    )  # fmt: skip
+
+
+def _root(kernel: FloatArray) -> FloatArray | None:
+    """L of K = LL'; None where K is singular."""
+    try:
+        L = np.asarray(np.linalg.cholesky(kernel), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        return None
+    return L if np.diag(L).min() ** 2 > _SINGULAR * np.diag(kernel).max() else None
 
 
 def _constant_within(design: Design, codes: IntArray, n_levels: int, collapsed: Collapsed) -> FloatArray:
@@ -260,7 +288,7 @@ def _kept(design: Design, term: int, t: int) -> IntArray:
     first = np.unique(rest.codes, return_index=True)[1][rest.codes]
     if t == term or (own.codes != own.codes[first]).any():
         return np.empty(0, dtype=np.int64)
-    same = len(own.levels) == len(rest.levels)  # an intercept of theirs is the rest itself
+    same = len(own.levels) == len(rest.levels) and own.kernel is None  # an intercept of theirs is the rest itself
     stays = (own.Z == own.Z[first]).all(axis=0) & (np.array(own.varying) < 0)
     return np.flatnonzero(stays & ~(same & (np.array(own.columns) == "(Intercept)")))
 
@@ -272,13 +300,17 @@ def _one_row_each(
     kept: tuple[tuple[int, IntArray], ...],
     values: FloatArray,
     features: IntArray,
+    root: FloatArray | None,
     *,
     reml: bool,
 ) -> LMM:
-    """The model of one row per level, with responses `values` (levels, G)."""
+    """The model of one row per level, with responses `values` (levels, G), or of such rows divided by `root`."""
     first = np.unique(codes, return_index=True)[1]
     terms = tuple(_some_columns(design.random_terms[t], own).take(first) for t, own in kept)
     X = design.X[first] @ basis
+    if root is not None:
+        inverse = np.asarray(np.linalg.inv(root), dtype=np.float64)
+        X, values = inverse @ X, inverse @ values
     names = tuple(f"column {i + 1}" for i in range(X.shape[1]))
     rows = replace(design.take(first), X=X, fixed_names=names, varying=(-1,) * X.shape[1], random_terms=terms)
     one, nothing = np.ones(len(first)), np.zeros((len(first), 0))
@@ -303,6 +335,7 @@ def _outer(
     basis: FloatArray,
     term: int,
     kept: tuple[tuple[int, IntArray], ...],
+    root: FloatArray | None,
 ) -> Estimates:
     """The estimates in the basis of the formula; without residuals every ratio is a large one, or zero."""
     own, parameter = inner.estimates, equations.blocks.parameter
@@ -319,7 +352,8 @@ def _outer(
     status = np.where((own.status == "ok") & gone, "boundary", own.status).astype(STATUS_DTYPE)
     p = len(basis)
     lost = np.where(np.isfinite(own.sigma2), 0.0, np.nan)
+    loglik = own.loglik - (0.0 if root is None else np.log(np.diag(root)).sum())
     return Estimates(
         response, own.reml, own.beta @ basis.T, np.zeros((lost.size, p, p)) + lost[:, None, None],
-        gamma + lost[:, None], lost, own.loglik, status, own.n_iter,
+        gamma + lost[:, None], lost, loglik, status, own.n_iter,
     )  # fmt: skip

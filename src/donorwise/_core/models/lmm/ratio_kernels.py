@@ -9,6 +9,8 @@ from donorwise._core.models.lmm.algebra import entry, inner
 _MAX_ITERATIONS = 60
 _DECREMENT = 1e-13  # the squared step in standard errors
 _LARGEST_STEP = 1.5  # in the logarithms of lam and rho
+_CONVEX = 1e-6  # curvature in x, relative to that in log lam, below which there is none
+_LAST = 0.01  # in the logarithms
 _LARGE = 1e200  # determinants are multiplied up to here before a logarithm is taken
 
 
@@ -72,23 +74,32 @@ def _surface(energy, s, floor, scale, nu, coefficients, widest, mu, x, T, w, out
 
 
 @inner
+def _direction(g0, g1, a, b, c):
+    """Newton's step from the gradient and the Hessian [a b; b c].
+
+    Where the deviance is not convex it is nearly flat in x, and linear in exp(x), because one variance is small: the
+    longest step downhill then, with what is best of lam for it.
+    """
+    if not a > 0.0:
+        return -_LARGEST_STEP * np.sign(g0), -_LARGEST_STEP * np.sign(g1)
+    slope, curvature = g1 - b * g0 / a, c - b * b / a
+    d1 = -slope / curvature if curvature > _CONVEX * a else -_LARGEST_STEP * np.sign(slope)
+    return -(g0 + b * d1) / a, d1
+
+
+@inner
 def _newton(energy, s, floor, scale, nu, coefficients, widest, mu, x, scratch):
     """Safeguarded Newton from (mu, x); return both, the deviance, the iterations and whether it converged inside."""
     T, w, now, then = scratch
     _surface(energy, s, floor, scale, nu, coefficients, widest, mu, x, T, w, now)
     for iteration in range(1, _MAX_ITERATIONS):
-        g0, g1, a, b, c = now[1], now[2], now[3], now[4], now[5]
-        half, off = 0.5 * (a + c), np.sqrt(0.25 * (a - c) ** 2 + b * b)
-        if half - off <= 1e-6 * abs(half + off):  # not convex here: the Hessian with a diagonal added
-            shift = 1e-3 * (abs(half) + off) - (half - off)
-            a, c = a + shift, c + shift
-        det = a * c - b * b
-        d0, d1 = -(c * g0 - b * g1) / det, -(a * g1 - b * g0) / det
-        decrement = -(d0 * g0 + d1 * g1)
+        d0, d1 = _direction(now[1], now[2], now[3], now[4], now[5])
+        decrement = -(d0 * now[1] + d1 * now[2])
         largest = max(abs(d0), abs(d1))
         size = min(1.0, _LARGEST_STEP / largest) if largest > 0.0 else 1.0
         if decrement < _DECREMENT:
-            mu, x = mu + d0, x + d1
+            if largest < _LAST:  # it is longer where nothing tells the way
+                mu, x = mu + d0, x + d1
             return mu, x, now[0], iteration, abs(x) < widest
         while True:
             new_mu, new_x = mu + size * d0, x + size * d1

@@ -5,7 +5,7 @@ With rho = gamma_2 / gamma_1 and lam = gamma_1 + gamma_2 the profiled deviance f
 
     f(lam, x) = sum_l w_l(x) f_l(lam),
 
-which errs by some 1e-9 with 64 of them. Newton's method works on that, in log lam and x. The boundaries, where one of the
+which errs by some 1e-10 with 80 of them. Newton's method works on that, in log lam and x. The boundaries, where one of the
 variances is zero, are rays themselves, with the sign of the derivative in the other variance for a condition; features whose
 optimum is beyond the interval but not on the boundary are left to Newton's method without nodes.
 """
@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from donorwise._core.models.lmm.ratio_kernels import newton_features
+from donorwise._core.models.lmm.rays import vertices
 from donorwise._core.models.lmm.spectral import Spectrum, fit_spectral
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.rays import Ray, Rays
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
-NODES = 64
+NODES = 80
 WIDEST = 9.5  # log of the largest and smallest rho between nodes, for columns with as much information
 _LAMBDAS = 24  # starting points along a ray
 _LOWEST, _HIGHEST = 1e-3, 1e6  # lam that they span, relative to what the mean level says
+_NULL = 1e-11  # share of the largest eigenvalue of a ray below which it is rounding
 _DOUBLES = 6_000_000  # of rotated responses at a time
 
 
@@ -165,18 +167,17 @@ def at_nodes(nodes: Nodes, zty: FloatArray, rss: FloatArray) -> tuple[FloatArray
 
 
 def _starts(y: FloatArray, s: FloatArray, floor: FloatArray, rss: FloatArray, nu: float) -> tuple[FloatArray, IntArray]:
-    """Log lam (G,) and node (G,) of the best of some points on every ray."""
-    mu = np.log(np.geomspace(_LOWEST, _HIGHEST, _LAMBDAS))
+    """Log lam (G,) and node (G,) of the lowest of the parabolas through the best of some points on every ray."""
+    mu, step = np.linspace(np.log(_LOWEST), np.log(_HIGHEST), _LAMBDAS, retstep=True)
     best, start, first = np.full(rss.size, np.inf), np.zeros(rss.size), np.zeros(rss.size, dtype=np.int64)
     for l in range(NODES):
         scaled = np.outer(s[l], np.exp(mu))
         R = floor[:, None] + (y[:, l] ** 2) @ (1 / (1 + scaled))
         with np.errstate(divide="ignore"):
             deviance = nu * np.log(R / rss[:, None]) + np.log1p(scaled).sum(axis=0)
-        at = np.argmin(deviance, axis=1)
-        lowest = deviance[np.arange(rss.size), at]
+        lowest, at = vertices(deviance)
         better = lowest < best
-        best[better], start[better], first[better] = lowest[better], mu[at[better]], l
+        best[better], start[better], first[better] = lowest[better], mu[0] + step * at[better], l
     return start, first
 
 
@@ -235,7 +236,7 @@ def _edge(
 ) -> None:
     """Take the optimum on a boundary, with the other variance zero, where that is one and none better is known."""
     ray, other = nodes.edges[k], nodes.others[k]
-    kept = ray.s > 0
+    kept = ray.s > _NULL * ray.s.max()
     spectrum = Spectrum(ray.s[kept], ray.turn[:, kept] * np.sqrt(ray.s[kept]), ray.s[kept])
     lam, iterations, converged = fit_spectral(spectrum, zty, rss, int(nu), reml=True)
     lam, y = lam[:, 0], zty @ ray.turn

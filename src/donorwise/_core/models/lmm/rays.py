@@ -101,6 +101,10 @@ class Rays:
         C = vectors.T @ self.root.times(GA)
         return Ray(np.clip(values, 0, None), self.inverse.times(vectors), C, self.blocks.A.T @ GA)
 
+    def ml(self, direction: FloatArray) -> FloatArray:
+        """Eigenvalues d (m,) of a direction that give log|V| alone, as the sum of log(1 + lam d)."""
+        return np.clip(np.linalg.eigvalsh(np.tensordot(direction, self.blocks.B, axes=1)), 0, None)
+
     def cross(self, k: int, ray: Ray) -> FloatArray:
         """Q'H B_k H Q (m, m): covariance parameter k in the coordinates of a ray."""
         Q = self.root.times(ray.turn)
@@ -121,34 +125,74 @@ def find_rays(points: FloatArray) -> tuple[FloatArray, IntArray, FloatArray]:
     return unit[first], inverse.reshape(-1), lam
 
 
-_SHARES = (0.0, 0.02, 0.2, 1.0)  # of the variances of rough optima, relative to the largest
+# Variances of rough optima relative to the largest: as many of them as make no more than so many rays.
+_SHARES = ((0.0, 0.01, 0.05, 0.2, 0.5, 1.0), (0.0, 0.05, 1.0), (1.0,))
 _MOST_RAYS = 256
-_LAMBDAS = np.geomspace(1e-3, 1e4, 15)
+_CLOSE = 3.0  # of deviances between rays, which may be off by about that
+_PEAKS = 3  # that are tried
+_SMALLEST = 0.01  # share of a variance that Newton's method starts from
+_FIRST, _STEP, _POINTS = np.log(1e-3), np.log(10) / 2, 15  # logarithms of lam along a ray
 
 
-def rough_optimum(rays: Rays, information: FloatArray, response: Responses, nu: int) -> FloatArray:
-    """Variances of every feature near its REML optimum, in units of what a level says, (G, K); covariances are zero.
+def rough_optima(rays: Rays, information: FloatArray, response: Responses, nu: int, *, reml: bool) -> FloatArray:
+    """Variances of every feature near its peaks, the best first, in units of what a level says, (G, peaks, K).
 
-    The best of some points on some rays.
+    They are the best of some points on some rays. A ray that is better than those beside it may lead to a peak of its
+    own, as where one variance of two with similar kernels is zero; NaN where there are fewer. Covariances are zero.
     """
     parameter = rays.blocks.parameter
     variances = np.flatnonzero(parameter[:, 1] == parameter[:, 2])
-    shares = np.array(list(product(_SHARES, repeat=variances.size)))
-    shares = shares[shares.max(axis=1) == 1] if len(shares) <= _MOST_RAYS else np.ones((1, variances.size))
-    best, out = np.full(response.rss.size, np.inf), np.zeros((response.rss.size, len(parameter)))
-    for share in shares:
-        direction = np.zeros(len(parameter))
-        direction[variances] = share
-        ray = rays.at(direction / information[parameter[:, 0]])
-        scaled = np.outer(ray.s, _LAMBDAS)
-        energy = (response.zty @ ray.turn) ** 2
-        floor = np.clip(response.rss - energy.sum(axis=1), 0, None)
-        with np.errstate(divide="ignore"):
-            deviance = nu * np.log(floor[:, None] + energy @ (1 / (1 + scaled))) + np.log1p(scaled).sum(axis=0)
-        at = np.argmin(deviance, axis=1)
-        lowest = deviance[np.arange(at.size), at]
-        better = lowest < best
-        best[better] = lowest[better]
-        # for Newton's method a variance is not zero to begin with: a column of a factor at zero has no gradient
-        out[better] = _LAMBDAS[at[better], None] * np.maximum(direction, _SHARES[1])
-    return out
+    levels, shares = _rough_shares(variances.size)
+    directions = np.zeros((len(levels), len(parameter)))
+    directions[:, variances] = shares
+    lowest = np.empty((response.rss.size, len(levels)))
+    lam = np.empty(lowest.shape)
+    for r, direction in enumerate(directions / information[parameter[:, 0]]):
+        lowest[:, r], lam[:, r] = _best_along(rays, direction, response, nu, reml=reml)
+    beside = np.abs(levels[:, None] - levels).max(axis=2) == 1
+    peak = np.stack(
+        [(own <= lowest[:, near].T).all(axis=0) for own, near in zip(lowest.T, beside, strict=True)], axis=1
+    )
+    others = np.where(peak, lowest, np.inf)
+    order = np.argsort(others, axis=1)[:, :_PEAKS]
+    others, lam = (np.take_along_axis(values, order, axis=1) for values in (others, lam))
+    # for Newton's method a variance is not zero to begin with: a column of a factor at zero has no gradient
+    started = np.maximum(directions, _SMALLEST * (parameter[:, 1] == parameter[:, 2]))
+    close = others <= others[:, :1] + _CLOSE
+    return np.where(close[:, :, None], lam[:, :, None] * started[order], np.nan)
+
+
+def _rough_shares(n: int) -> tuple[IntArray, FloatArray]:
+    """Rays of n variances: which of the shares each variance has, (rays, n), and these shares."""
+    for shares in _SHARES:
+        if len(shares) ** n - (len(shares) - 1) ** n <= _MOST_RAYS:
+            break
+    levels = np.array([own for own in product(range(len(shares)), repeat=n) if max(own) == len(shares) - 1])
+    return levels, np.array(shares)[levels]
+
+
+def _best_along(
+    rays: Rays, direction: FloatArray, response: Responses, nu: int, *, reml: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Lowest deviance of every feature along a ray, (G,), and where (lam)."""
+    ray, points = rays.at(direction), np.exp(_FIRST + _STEP * np.arange(_POINTS))
+    logdet = np.log1p(np.outer(ray.s if reml else rays.ml(direction), points)).sum(axis=0)
+    energy = (response.zty @ ray.turn) ** 2
+    floor = np.clip(response.rss - energy.sum(axis=1), 0, None)
+    with np.errstate(divide="ignore"):
+        deviance = nu * np.log(floor[:, None] + energy @ (1 / (1 + np.outer(ray.s, points)))) + logdet
+    lowest, at = vertices(deviance)
+    return lowest, np.exp(_FIRST + _STEP * at)
+
+
+def vertices(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Value (G,) and place (G,), in steps, of the lowest point of the parabola around the smallest of each row.
+
+    Along rows that are flat in the other direction points alone would not tell which is the lowest.
+    """
+    at = np.clip(np.argmin(values, axis=1), 1, values.shape[1] - 2)
+    before, here, after = (values[np.arange(at.size), at + d] for d in (-1, 0, 1))
+    slope, curvature = 0.5 * (after - before), after - 2 * here + before
+    move = np.divide(-slope, curvature, out=np.zeros_like(here), where=curvature > 0)
+    move = np.clip(move, -1, 1)
+    return here + slope * move + 0.5 * curvature * move**2, at + move
