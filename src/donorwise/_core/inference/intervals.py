@@ -2,8 +2,8 @@
 
 An interval holds the proportions that the restricted likelihood ratio does not reject at its own distribution there: a
 Neyman construction ordered by likelihood ratios (Feldman and Cousins 1998, Phys Rev D 57:3873; for heritability Schweiger et
-al. 2016, Am J Hum Genet 98:1181, and 2018, Genetics 208:1197). The distributions come from :mod:`nulls`, at the optimum with the
-proportion given where there is a second variance to be estimated.
+al. 2016, Am J Hum Genet 98:1181). The distributions come from :mod:`nulls`, at the optimum with the proportion given where
+there is a second variance to be estimated.
 """
 
 from __future__ import annotations
