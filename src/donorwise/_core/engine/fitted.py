@@ -391,7 +391,20 @@ class LMMFit(FittedArrays):
         columns than a constant is its mean over the rows. Variances are REML estimates, whatever the fit is by.
 
         `se` is by the delta method from the observed information (the average or the expected one where it is not
-        positive definite), variances at zero being left out, and missing for a proportion that is zero.
+        positive definite), variances at zero being left out, and missing for a proportion that is zero. Near zero and one
+        it says little; the interval holds there.
+
+        `statistic` is the restricted likelihood ratio of no variance at all, to about a hundredth. Of one variance, or two,
+        the laws of likelihood ratios are simulated once for all features, from the rows, covariates and kernels alone
+        (Crainiceanu and Ruppert 2004; Schweiger et al. 2016), at the best value of the other variance: `p_value` is a tail of
+        that, and the 95% interval has the proportions whose ratio is within its 95% quantile, ordered by likelihood ratios as
+        those of Feldman and Cousins (1998). Of features that lack rows the laws are those of the rows of the others. Of three
+        variances or more, or of covariances, the interval is that of a normal mean between bounds, on the scale on which the
+        standard error is one, and `p_value` that of an equal mixture of zero and chi-squared (an upper bound for a sum).
+
+        `status` is ``"boundary"`` for a component at zero, and ``"confounded"`` where the design can hardly tell two
+        components apart (a correlation of their estimates below -0.95) and neither is known to be there (p > .05): their
+        proportions are not to be read, their sum may be. Features without variance within donors have no proportions.
 
         Examples
         --------

@@ -66,6 +66,7 @@ class Judge:
                 out.p_value[at, k] = self.nulls.p_value(part, profile)
                 ends = np.empty((profile.estimate.size, 2))
                 interval_ends(profiler.values, profile.ratio, self.nulls.cut(part, profile), profile.estimate, ends)
+                ends[out.p_value[at, k] > 1 - COVERAGE, 0] = 0.0  # cuts and tails are interpolated each for itself
                 for scale, factor in factors.items():
                     out.intervals[scale][at, k] = _on_scale(profiler, part, profile, ends, factor)
         return out

@@ -12,10 +12,9 @@ what plain draws resolve, too: components that are not zero draw large ratios, w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from donorwise._core.inference.profiles import FIRST, SECOND, TOTAL, Profiler
@@ -27,15 +26,13 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.surface import Surface
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
-Singles: TypeAlias = NDArray[np.float32]
 _SEED = 20_251
 _SHARES = (0, 2, 4, 7, 10, 13, 16, 18, 20)  # of 21, at which responses are drawn
 _NEAR = (0.0, 0.7, 1.5, 2.5, 4.0, 6.0, 9.0, 13.0, 18.0)  # standard errors from no variance at all
 _FAR, _FURTHER = 6.0, 12  # standard errors between totals further out, and most of these
 _KERNEL = (6.0, 4.0, 1.0)  # weights of totals one and two further, far from any boundary
-_WORK = 9e10  # products
-_DRAWS = (32_000, 48_000)  # fewest and most
-_NOTHING = 1e-20  # weight, relative to the largest, that no tail feels
+_DRAWS = {1: 1_000, 2: 150}  # at every point, by the number of variances
+_LITTLE, _NOTHING = 1e-6, 1e-20  # weights, relative to the largest, that no quantile feels, and no tail
 _RESOLVED = 30.0  # effective draws beyond a ratio of which the tail is known
 
 
@@ -106,10 +103,10 @@ def simulate_nulls(profiler: Profiler, parts: Sequence[str], coverage: float) ->
     weights /= weights.sum(axis=0)
     quantiles, tails = {}, {}
     for part in parts:
-        at = [_pooled(ratios[part], weights, k, far) for k in range(len(points))]
-        quantiles[part] = np.reshape([_quantile(*own, coverage) for own in at], (len(shares), len(totals)))
+        cuts = [_quantile(*_pooled(ratios[part], weights, k, far, _LITTLE), coverage) for k in range(len(points))]
+        quantiles[part] = np.reshape(cuts, (len(shares), len(totals)))
         zero = [k for k, (l, j) in enumerate(points) if _is_zero(part, l, j, len(surface.lines))]
-        tails[part] = tuple(_tail(*at[k]) for k in zero)
+        tails[part] = tuple(_tail(*_pooled(ratios[part], weights, k, far, _NOTHING)) for k in zero)
     return Nulls(shares, totals, quantiles, tails)
 
 
@@ -128,17 +125,19 @@ def _points(surface: Surface) -> tuple[IntArray, IntArray, BoolArray]:
     return shares.astype(np.int64), totals, np.isin(totals, further) & ~np.isin(totals, close)
 
 
-def _pooled(ratio: Singles, weight: Singles, k: int, far: BoolArray) -> tuple[FloatArray, FloatArray]:
+def _pooled(
+    ratio: FloatArray, weight: FloatArray, k: int, far: BoolArray, least: float
+) -> tuple[FloatArray, FloatArray]:
     """Ratios at a point with their weights; far from a boundary, where laws change slowly, those of its neighbours as well."""
     l, j = divmod(k, far.size)
     at = [j + i for i in range(-2, 3) if far[j] and 0 <= j + i < far.size and far[j + i]] or [j]
     ratios, weights = [], []
     for i in at:
         own = weight[:, l * far.size + i]
-        counted = own > _NOTHING * own.max()
+        counted = own > least * own.max()
         ratios.append(ratio[counted, l * far.size + i])
         weights.append(own[counted] * _KERNEL[abs(i - j)])
-    return np.concatenate(ratios).astype(np.float64), np.concatenate(weights).astype(np.float64)
+    return np.concatenate(ratios), np.concatenate(weights)
 
 
 def _is_zero(part: str, l: int, j: int, n_shares: int) -> bool:
@@ -148,13 +147,13 @@ def _is_zero(part: str, l: int, j: int, n_shares: int) -> bool:
 
 def _draws(
     profiler: Profiler, points: Sequence[tuple[int, int]], parts: tuple[str, ...]
-) -> tuple[Singles, dict[str, Singles]]:
+) -> tuple[FloatArray, dict[str, FloatArray]]:
     """Log densities (n, points) of random responses, and by part the ratios (n, points) of the proportions there."""
     surface, rng = profiler.surface, np.random.default_rng(_SEED)
     l, j = (np.array(own) for own in zip(*points, strict=True))
-    each = _draws_of_a_point(surface, len(points))
-    density = np.empty((each * len(points), len(points)), dtype=np.float32)
-    ratios: dict[str, Singles] = {part: np.empty_like(density) for part in parts}
+    each = _DRAWS[min(len(surface.lines), 2)]
+    density = np.empty((each * len(points), len(points)))
+    ratios: dict[str, FloatArray] = {part: np.empty_like(density) for part in parts}
     truth = {part: profiler.proportion(part, l.astype(np.float64), j.astype(np.float64)) for part in parts}
     for k, (share, total) in enumerate(points):
         at = slice(k * each, (k + 1) * each)
@@ -163,12 +162,6 @@ def _draws(
         for part, profile in profiler.of_deviance(D, parts).items():
             ratios[part][at] = ratio_at(profiler, profile, truth[part])
     return density, ratios
-
-
-def _draws_of_a_point(surface: Surface, n: int) -> int:
-    levels, totals = surface.lines[0].s.size, surface.totals.size
-    cost = len(surface.lines) * levels * (levels + totals)
-    return int(np.clip(_WORK / cost, *_DRAWS)) // n + 1
 
 
 def ratio_at(profiler: Profiler, profile: Profile, h: FloatArray) -> FloatArray:
