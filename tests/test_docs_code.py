@@ -30,7 +30,7 @@ def _blocks(page: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the pages name: one atlas, and its two sites, as cells and collapsed."""
+    """A folder with the files that the pages name: one atlas, its two sites, as cells and collapsed, and a kernel."""
     path = tmp_path_factory.mktemp("cohorts")
     cells = dw.datasets.simulate_cohort(n_donors=12, n_cells=1_200, n_genes=40, seed=2)
     cells.obs = cells.obs.rename(columns={"condition": "disease"})
@@ -42,7 +42,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         own.write_h5ad(path / f"{site.lower()}.h5ad")
         rows = dw.pp.collapse(own, by, covariates="log_depth")
         rows.write_h5ad(path / f"{site.lower()}.collapsed.h5ad")
+    _write_pairs(path / "study", list(cells.obs["donor_id"].cat.categories))
     return path
+
+
+def _write_pairs(prefix: Path, donors: list[str]) -> None:
+    """Relatedness of pairs of sibs, as GCTA writes it."""
+    K = np.kron(np.eye(len(donors) // 2), [[1, 0.5], [0.5, 1]])
+    K[np.tril_indices(len(donors))].astype(np.float32).tofile(f"{prefix}.grm.bin")
+    Path(f"{prefix}.grm.id").write_text("".join(f"0\t{donor}\n" for donor in donors), encoding="utf-8")
 
 
 def test_example_of_readme_shows_what_is_printed() -> None:

@@ -110,7 +110,9 @@ def test_what_comes_back(fitted: ad.AnnData, kind: str, monkeypatch: pytest.Monk
     assert len(dw.pl.heritability(fitted, kind=kind)) == several
     monkeypatch.setattr(plt, "show", lambda: None)
     assert dw.pl.heritability(fitted, show=True, **one) is None
-    with pytest.raises(DonorwiseError, match=f"ax= holds one panel and this plot has {several}"):
+    with pytest.raises(
+        DonorwiseError, match=f"ax= holds one panel and this plot has {several}; choose one group( and one component)?"
+    ):
         dw.pl.heritability(fitted, kind=kind, ax=ax)
 
 

@@ -59,7 +59,7 @@ def draw_pairs(
     across, up = _two(table, component)
     groups = present(table, "group")
     own = [_side_by_side(table[table["group"] == name], across, up) for name in groups]
-    figure, axes = panels(ax, len(own), size=(3.5, 3.6), alone=(5.4, 4.2), share=True)
+    figure, axes = panels(ax, len(own), size=(3.5, 3.6), alone=(5.4, 4.2), share=True, choice="one group")
     top = max(_reach(wide, named) for wide in own)
     places = [_places(wide, top) for wide in own]
     for panel, name, wide, xy in zip(axes, groups, own, places, strict=True):

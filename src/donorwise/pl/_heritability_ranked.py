@@ -64,6 +64,7 @@ def draw_ranked(
         alone=(4.6, 3.6),
         share=True,
         n_columns=len(components) if len(components) > 1 else None,
+        choice="one group and one component",
     )
     for panel, (g, c) in zip(axes, pairs, strict=True):
         _ranked(panel, own[g, c], named, alpha)

@@ -62,11 +62,12 @@ def panels(
     alone: tuple[float, float] | None = None,
     share: bool = False,
     n_columns: int | None = None,
+    choice: str = "one group and one variable",
 ) -> tuple[Figure, list[Axes]]:
     """Return n axes: the one that was given, or those of a new figure, few enough in a row to be read.
 
     `size` is that of a panel in inches, `alone` of one that has the figure for itself, where that is another.
-    `n_columns` says how many in a row; None for as many as fit.
+    `n_columns` says how many in a row; None for as many as fit. `choice` is what makes one panel of several.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def panels(
     """
     if ax is not None:
         if n != 1:
-            raise DonorwiseError(f"ax= holds one panel and this plot has {n}; choose one group and one variable.")
+            raise DonorwiseError(f"ax= holds one panel and this plot has {n}; choose {choice}.")
         return root(ax), [ax]
     if n == 1 and alone is not None:
         size = alone
