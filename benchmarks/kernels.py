@@ -1,6 +1,6 @@
-"""Kernels of donors: type I error of fixed effects, and what becomes of the shares of two kernels that are alike.
+"""Kernels of donors: type I error of fixed effects, coverage of heritabilities, and the shares of two kernels that are alike.
 
-``python -m benchmarks.kernels type-one|alike [--studies 4] [--features 1000] [--donors 40,100,400] [--seed 0]`` prints a
+``python -m benchmarks.kernels type-one|alike|coverage [--studies 4] [--features 1000] [--donors 40,100,400] [--seed 0]`` prints a
 table in markdown. Donors are families (two parents, two or three children), pairs of sibs and singles, or strangers;
 relatedness is that of their genotypes, which are dropped through the pedigree. A donor's cells are never made: donors
 have a number of cells, a mean and a sum of squares for each feature.
@@ -356,17 +356,46 @@ def proportions(fit: LMMFit) -> Array:
     return np.asarray(found[:, :2] / found.sum(axis=1, keepdims=True))
 
 
+CLEAR = 9.0  # variance of donors relative to cells where proportions of all variance are to be large
+
+
+def coverage_rows(options: argparse.Namespace) -> Iterator[list[str]]:
+    """The table of heritabilities: bias, and shares of intervals that hold the truth."""
+    yield ["donors", "h2", "features", "mean", "sd", "mean se", "estimate +- 1.96 se", "interval", "p < 0.05"]
+    for n, related, h2 in product(options.donors, (True, False), options.h2):
+        tables = []
+        for study in range(options.studies):
+            rng = np.random.default_rng([options.seed, study, n, related, round(100 * h2)])
+            kernels, obs = _donors(rng, Case(n, related, h2))
+            count, share = cells(rng, n), h2 * (CLEAR + 1) / CLEAR
+            mean = np.sqrt(CLEAR * share) * effects(rng, kernels["G"], options.features)
+            mean += np.sqrt(CLEAR * (1 - share)) * rng.normal(size=mean.shape)
+            mean += rng.normal(size=mean.shape) / np.sqrt(count)[:, None]
+            fit = fitted(collapsed(f"{FIXED} + {BETWEEN[1]}", kernels, obs, count, mean, rng))
+            tables.append(fit.heritability("as-is").query("component == 'G'"))
+        t = pd.concat(tables)
+        inside = (t["ci_low"] <= h2) & (h2 <= t["ci_high"]), (t["proportion"] - h2).abs() <= 1.96 * t["se"].fillna(0)
+        numbers = t["proportion"].mean(), t["proportion"].std(), t["se"].mean(), inside[1].mean(), inside[0].mean()
+        yield [
+            f"{n} {'families' if related else 'strangers'}", str(h2), str(len(t)), *(f"{x:.3f}" for x in numbers),
+            f"{(t['p_value'] < 0.05).mean():.3f}",
+        ]  # fmt: skip
+
+
+TABLES = {"type-one": type_one_rows, "alike": alike_rows, "coverage": coverage_rows}
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("table", choices=("type-one", "alike"))
+    parser.add_argument("table", choices=TABLES)
     parser.add_argument("--studies", type=int, default=4)
     parser.add_argument("--features", type=int, default=1_000)
     parser.add_argument("--donors", type=lambda text: [int(n) for n in text.split(",")], default=[40, 100, 400])
     parser.add_argument("--h2", type=lambda text: [float(x) for x in text.split(",")], default=[0.0, 0.2, 0.5, 0.8])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    for number, row in enumerate((type_one_rows if options.table == "type-one" else alike_rows)(options)):
+    for number, row in enumerate(TABLES[options.table](options)):
         print("| " + " | ".join(cell.replace(" | ", " \\| ") for cell in row) + " |", flush=True)
         if number == 0:
             print("|---" * len(row) + "|")

@@ -89,7 +89,7 @@ def test_every_kernel_counts() -> None:
 def test_estimates_from_genotypes_are_refused() -> None:
     rng = np.random.default_rng(1)
     G = rng.normal(size=(8, 200))
-    with pytest.raises(DesignError, match=r"related differently.*\(1 \| donor\) in place of the kernel"):
+    with pytest.raises(DesignError, match=r"related differently.*Draw responses.*\(1 \| donor\) in place"):
         of(G @ G.T / 200, "aaaabbbb")
 
 

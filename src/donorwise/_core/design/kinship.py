@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _SAME = 1e-6  # of the largest entry of a kernel, that covariances which are equal may differ by
 
 ADVICE = (
-    "A permutation test of such a model would be no null. Calibrate the formula with (1 | {group}) in place of the kernel, "
-    "or draw responses from the fitted model and test those."
+    "A permutation test of such a model would be no null. Draw responses from the fitted model and test those; the formula with "
+    "(1 | {group}) in place of the kernel can be calibrated, which tells of everything but what relatives share."
 )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 _NULL = 1e-10  # share of a column's length, squared, that the fixed part may leave without being counted
+_ROUNDING = 1e-13  # share of the largest eigenvalue of a ray that is rounding of zero
 _SAME = 1e-8  # of logarithms of proportions that are equal but for rounding
 
 
@@ -50,6 +51,17 @@ class Ray(NamedTuple):
         return np.asarray(np.eye(p) + lam[:, None, None] * self.E - (lam**2)[:, None, None] * shrunk)
 
 
+class _Root(NamedTuple):
+    """I + U diag(size - 1) U': a matrix that is no unit matrix in a few orthonormal columns U (m, p) alone."""
+
+    U: FloatArray
+    size: FloatArray
+
+    def times(self, M: FloatArray) -> FloatArray:
+        """Its product with M."""
+        return np.asarray(M + (self.U * (self.size - 1)) @ (self.U.T @ M))
+
+
 @dataclass(frozen=True, slots=True)
 class Rays:
     """What all rays of a coupled block share.
@@ -59,12 +71,18 @@ class Rays:
     blocks
         The block.
     root, inverse
-        Shape (m, m). H, and its pseudo-inverse.
+        H, and its pseudo-inverse.
+    B
+        Shape (K, m, m). H B_k H.
+    BA
+        Shape (K, m, p). B_k A.
     """
 
     blocks: Blocks
-    root: FloatArray
-    inverse: FloatArray
+    root: _Root
+    inverse: _Root
+    B: FloatArray
+    BA: FloatArray
 
     @classmethod
     def of(cls, blocks: Blocks) -> Rays:
@@ -73,17 +91,18 @@ class Rays:
         left = np.sqrt(np.clip(1 - sizes**2, 0, None))
         left[left**2 < _NULL] = 0.0
         inverse = np.divide(1, left, out=np.zeros_like(left), where=left > 0)
-        each = np.eye(len(blocks.A))
-        return cls(blocks, each + (U * (left - 1)) @ U.T, each + (U * (inverse - 1)) @ U.T)
+        root = _Root(U, left)
+        B = np.stack([root.times(root.times(own).T) for own in blocks.B])  # each is symmetric
+        return cls(blocks, root, _Root(U, inverse), B, blocks.B @ blocks.A)
 
     def at(self, direction: FloatArray) -> Ray:
         """The ray of a direction (K,)."""
-        A = self.blocks.A
-        G = np.tensordot(direction, self.blocks.B, axes=1)
-        values, vectors = np.linalg.eigh(self.root @ G @ self.root)
-        GA = G @ A
-        C = vectors.T @ (self.root @ GA)
-        return Ray(np.clip(values, 0, None), self.inverse @ vectors, C, A.T @ GA)
+        values, vectors = np.linalg.eigh(np.tensordot(direction, self.B, axes=1))
+        GA = np.tensordot(direction, self.BA, axes=1)
+        C = vectors.T @ self.root.times(GA)
+        # with a huge ratio rounding of a zero would count
+        s = np.where(values > _ROUNDING * values[-1], values, 0.0)
+        return Ray(s, self.inverse.times(vectors), C, self.blocks.A.T @ GA)
 
     def ml(self, direction: FloatArray) -> FloatArray:
         """Eigenvalues d (m,) of a direction that give log|V| alone, as the sum of log(1 + lam d)."""
@@ -91,9 +110,8 @@ class Rays:
 
     def cross(self, k: int, ray: Ray) -> FloatArray:
         """Q'H B_k H Q (m, m): covariance parameter k in the coordinates of a ray."""
-        # H Q = H² H⁺Q
-        HQ = self.root @ (self.root @ ray.turn)
-        return np.asarray(HQ.T @ self.blocks.B[k] @ HQ)
+        Q = self.root.times(ray.turn)
+        return np.asarray(Q.T @ self.B[k] @ Q)
 
 
 def find_rays(points: FloatArray) -> tuple[FloatArray, IntArray, FloatArray]:

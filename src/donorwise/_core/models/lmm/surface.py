@@ -118,7 +118,7 @@ def _rays(equations: Equations, weights: FloatArray) -> tuple[Line, ...]:
     lines = []
     for share in _shares(SHARES):
         ray = rays.at(np.array([share, 1 - share]) / weights)
-        lines.append(Line(ray.s, ray.turn, ray.turn.T @ rays.root @ rays.root))
+        lines.append(Line(ray.s, ray.turn, rays.root.times(rays.root.times(ray.turn)).T))
     return tuple(lines)
 
 
