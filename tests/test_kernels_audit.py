@@ -222,3 +222,22 @@ def test_kernels_change_no_arms(cells):
     plain = audit("~ condition * stim + time + (1 | donor_id)", cells.obs).to_frame().drop(columns="covered")
     tied = bind(parse(f"~ condition * stim + time + (1 | {GR})"), {"grm": named(KINSHIP)})
     pd.testing.assert_frame_equal(audit(tied, cells.obs).to_frame().drop(columns="covered"), plain)
+
+
+CENTRED = "is centred: the effects of its 16 levels add up to nothing"
+P = np.eye(N) - 1 / N
+
+
+@pytest.mark.parametrize("random", [f"(stim | {GR})", f"(1 | {GR}) + (0 + time | {GR})", f"(0 + stim | {GR})"])
+def test_slopes_that_have_no_mean_are_said(cells: ad.AnnData, random: str) -> None:
+    formula = f"~ stim + time + {random} + (1 | donor_id)"
+    (text,) = [text for text in told(cells, formula, P @ KINSHIP @ P) if CENTRED in text]
+    assert ("of `time` is" if "time |" in random else "of `stim[") in text and "np.median(K)" in text
+    centred = P @ KINSHIP @ P
+    for K in (KINSHIP, centred - np.median(centred)):
+        assert not [text for text in told(cells, formula, K) if CENTRED in text]
+
+
+def test_centred_intercepts_are_as_others(cells: ad.AnnData) -> None:
+    formula = f"~ stim + (1 | {GR}) + (1 | donor_id)"
+    assert not [text for text in told(cells, formula, P @ KINSHIP @ P) if CENTRED in text]

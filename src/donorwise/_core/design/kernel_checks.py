@@ -28,6 +28,7 @@ _ROUNDING = 1e-9
 _CLIPPED = 1e-4
 _TWINS = 0.999
 _NEAR = 0.005  # squared distance of twins, relative to that of others
+_CENTRED = 0.1  # variance of the mean of all effects, relative to that of independent ones
 _SCALE = (0.1, 10.0)  # mean of the diagonal, outside which variances are on another scale
 
 
@@ -58,7 +59,7 @@ def check_kernels(design: Design) -> None:
 
 def kernel_warnings(design: Design) -> list[str]:
     """What deserves a second look in the matrices of a design that can be fitted, a sentence each."""
-    return [text for kernel, levels in _in_use(design) for text in _said(kernel, levels)]
+    return [*(text for kernel, levels in _in_use(design) for text in _said(kernel, levels)), *_centred(design)]
 
 
 def _in_use(design: Design) -> list[tuple[Kernel, tuple[str, ...]]]:
@@ -92,6 +93,25 @@ def _said(kernel: Kernel, levels: tuple[str, ...]) -> Iterator[str]:
             "unit of the kernel, and its share as it is (not that on the scale of the data) is on another scale than those of other "
             f"terms. Divide the kernel by {mean:.3g}."
         )
+
+
+def _centred(design: Design) -> Iterator[str]:
+    """Slopes whose mean over the levels a kernel takes to be known, though the levels are a sample: their own mean is tested.
+
+    Of intercepts that is the fixed intercept's, which has no such test.
+    """
+    for term in design.random_terms:
+        slopes = [column for column in term.columns if column != "(Intercept)"]
+        if term.bar.kernel is None or not slopes:
+            continue
+        K, n = term.bar.kernel.on(term.levels), len(term.levels)
+        if K.mean() * n < _CENTRED * np.diag(K).mean():
+            yield (
+                f"The kernel `{term.bar.cov}` is centred: the effects of its {n:,} levels add up to nothing, and with `{term.label}` "
+                f"the average effect of {listing(slopes, 3)} is tested as that of these levels, without what it would be in "
+                f"others; p-values are too small for those. Take off what unrelated pairs have (`K - np.median(K)`, where most pairs are "
+                "unrelated): random intercepts stay as they are."
+            )
 
 
 def _twins(name: str, K: FloatArray, levels: tuple[str, ...]) -> Iterator[str]:
