@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import donorwise as dw
-from donorwise._core.design import kinship
+from donorwise._core.design import kernel_exchange
 from donorwise._core.design.binding import bind
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.exchange import Exchange, find_exchange
@@ -123,10 +123,10 @@ def test_families_of_equal_structure_in_any_order() -> None:
     C = np.zeros((1, 9, 9))
     for i, own in enumerate((trio, moved, related([3]))):
         C[0, 3 * i : 3 * i + 3, 3 * i : 3 * i + 3] = own
-    family = kinship.families(C)
+    family = kernel_exchange.families(C)
     assert family.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert kinship.same_structure(C, family).tolist() == [0, 0, 1]
-    assert kinship.alike(C).tolist() == [0, 1, 1, 2, 3, 2, 4, 4, 4]
+    assert kernel_exchange.same_structure(C, family).tolist() == [0, 0, 1]
+    assert kernel_exchange.alike(C).tolist() == [0, 1, 1, 2, 3, 2, 4, 4, 4]
 
 
 @pytest.fixture(scope="module")

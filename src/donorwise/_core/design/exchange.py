@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design import kinship
+from donorwise._core.design import kernel_exchange
 from donorwise._core.design.arms import describe
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.evaluate import RowsInUse, evaluate, evaluate_rows
@@ -227,18 +227,18 @@ def _with_kernels(
 
     Where that leaves donors of one label to each set, whole families exchange their labels.
     """
-    C = kinship.covariances(design, unit, variable)
+    C = kernel_exchange.covariances(design, unit, variable)
     labels = values[first_rows(unit, int(unit.max()) + 1)]
-    alike = kinship.alike(C) if len(C) else np.zeros_like(labels)
+    alike = kernel_exchange.alike(C) if len(C) else np.zeros_like(labels)
     if not len(C) or _differ(labels, alike):
         return kind, unit, alike
-    family = kinship.families(C)
-    same = kinship.same_structure(C, family)
+    family = kernel_exchange.families(C)
+    same = kernel_exchange.same_structure(C, family)
     first = first_rows(family, same.size)
     if kind == "between-donor" and not _differ(labels, family) and _differ(labels[first], same):
         return "between-family", family[unit], same
     if np.unique(labels).size > 1:
-        raise DesignError(kinship.told_apart(design, variable))
+        raise DesignError(kernel_exchange.told_apart(design, variable))
     return kind, unit, alike
 
 

@@ -105,7 +105,7 @@ def _fill(
     columns["statistic"][at], columns["p_value"][at] = judged.statistic, judged.p_value
     zero = ~any_free(equations, estimates.gamma, components)
     status[at] = np.where(zero, "boundary", "ok")
-    for pair in confounded(equations, estimates, components):
+    for pair in confounded(equations, components):
         untold = at[(judged.p_value[:, pair] > _TELLING).all(axis=1)]
         status[untold[:, None], pair] = CONFOUNDED
 

@@ -22,7 +22,7 @@ from donorwise._core.inference.judged import COVERAGE, Judged
 from donorwise._core.inference.likelihood_ratio import Extra, p_value
 from donorwise._core.inference.profile_kernels import interval_ends
 from donorwise._core.inference.proportions import numerators, standard_errors, weights_of
-from donorwise._core.models.lmm.curvature import at_ratios, expected_covariance
+from donorwise._core.models.lmm.curvature import expected_covariance
 from donorwise._core.models.lmm.reduced import loglik_without
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def judge_by_normal_law(
         ratio = 2 * (estimates.loglik - loglik_without(equations, estimates.responses, component.terms))
         out.statistic[:, k] = np.where(ratio < _ALMOST, 0.0, ratio)
         out.p_value[:, k] = p_value(out.statistic[:, k], _extra(equations, component))
-    gamma, covariance = _some_ratios(equations, estimates)
+    gamma = _some_ratios(equations)
+    covariance = expected_covariance(equations, gamma)
     for scale in scales:
         weights = weights_of(equations, scale)
         numerator = numerators(equations, components, weights)
@@ -72,8 +73,8 @@ def _extra(equations: Equations, component: Component) -> Extra:
     return Extra(0, int((own & (row == column)).sum()), int((own & (row != column)).sum()))
 
 
-def _some_ratios(equations: Equations, estimates: Estimates) -> tuple[FloatArray, FloatArray]:
-    """Ratios (n, K) all over, without covariances, and the covariance of their estimates (n, K, K) by the expected information."""
+def _some_ratios(equations: Equations) -> FloatArray:
+    """Ratios (n, K) all over, without covariances."""
     rng, weights = np.random.default_rng(_SEED), weights_of(equations, "trace")
     variances = np.flatnonzero(weights > 0)
     # without some terms, or with little of the residual, as well as with all
@@ -83,7 +84,7 @@ def _some_ratios(equations: Equations, estimates: Estimates) -> tuple[FloatArray
     shares = _LEAST * np.eye(variances.size + 1)[-1] + (1 - _LEAST) * shares
     gamma = np.zeros((_POINTS, weights.size))
     gamma[:, variances] = shares[:, :-1] / shares[:, -1:] / weights[variances]
-    return gamma, expected_covariance(equations, at_ratios(equations, estimates, gamma))
+    return gamma
 
 
 def _contributions(gamma: FloatArray, weights: FloatArray) -> FloatArray:

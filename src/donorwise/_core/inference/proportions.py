@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.lmm.curvature import at_ratios, expected_covariance, free, ratio_covariance
+from donorwise._core.models.lmm.curvature import expected_covariance, free, ratio_covariance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,8 +74,8 @@ def weights_of(equations: Equations, scale: str) -> FloatArray:
     for k, (t, i, j) in enumerate(equations.blocks.parameter):
         basis = equations.terms[t]
         if i == j:  # internal columns are orthonormal, so that covariances add nothing
-            size = centred_size(basis.term.kernel) if scale == "trace" and basis.term.kernel is not None else 1.0
-            out[k] = size / basis.size
+            kernel = basis.kernel if scale == "trace" else None
+            out[k] = 1 / basis.size if kernel is None else centred_size(kernel)  # it is K / size
     return out
 
 
@@ -145,20 +145,14 @@ def any_free(equations: Equations, gamma: FloatArray, components: Sequence[Compo
     return np.asarray(free(equations, gamma).astype(np.float64) @ own.T > 0)
 
 
-def confounded(
-    equations: Equations, estimates: Estimates, components: Sequence[Component]
-) -> tuple[tuple[int, int], ...]:
+def confounded(equations: Equations, components: Sequence[Component]) -> tuple[tuple[int, int], ...]:
     """Pairs of components whose estimated proportions are all but opposites, were all terms to vary as much as the residual.
 
-    By the expected information, which depends on the design alone; `estimates` are any of it.
+    By the expected information, which depends on the design alone.
     """
     weights = weights_of(equations, "trace")
     equal = np.where(weights > 0, 1 / np.where(weights > 0, weights, 1.0), 0.0)[None]
     own = [k for k, c in enumerate(components) if c.name != SUM]
-    found = correlations(
-        equal,
-        expected_covariance(equations, at_ratios(equations, estimates, equal)),
-        numerators(equations, components, weights),
-        weights,
-    )[0]
+    covariance, numerator = expected_covariance(equations, equal), numerators(equations, components, weights)
+    found = correlations(equal, covariance, numerator, weights)[0]
     return tuple((i, j) for i in own for j in own if i < j and not found[i, j] > _OPPOSITE)

@@ -15,7 +15,7 @@ from numba.extending import overload
 
 from donorwise._core.models.lmm.algebra import inner, profile
 
-_LARGEST = (
+LARGEST = (
     1e12  # variance of a level's mean, relative to its sampling variance, beyond which there is no residual variance
 )
 _UNCOUPLED = 9  # arrays of blocks without B
@@ -95,7 +95,7 @@ def _covariance(B, gamma, m):
         C += gamma[k] * B[k]
     for a in range(m):
         C[a, a] += 1.0
-        sound = sound and 0.0 < C[a, a] < _LARGEST
+        sound = sound and 0.0 < C[a, a] < LARGEST
     return C, sound
 
 

@@ -10,14 +10,15 @@ alone the observed one is the curvature of the profiled deviance, which rays giv
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.lmm.evaluate import evaluate_block, pieces
+from donorwise._core.models.lmm.components import without_responses
+from donorwise._core.models.lmm.evaluate import pieces
 from donorwise._core.models.lmm.ratio_kernels import curvature_features
 from donorwise._core.models.lmm.ratios import WIDEST, at_nodes
+from donorwise._core.models.lmm.rays import energy_of
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.equations import Equations, Estimates
@@ -137,8 +138,7 @@ def _inside(nodes: Nodes, estimates: Estimates, nu: float) -> tuple[FloatArray, 
 def _on_edge(nodes: Nodes, k: int, estimates: Estimates, nu: float) -> FloatArray:
     """Variance (G,) of the ratio of features of which the other variance is zero; NaN where the deviance is not convex."""
     ray, lam = nodes.edges[k], estimates.gamma[:, k] * nodes.information[k]
-    energy = (estimates.responses.zty @ ray.turn) ** 2
-    floor = np.clip(estimates.responses.rss - energy.sum(axis=1), 0, None)
+    energy, floor = energy_of(estimates.responses.zty, estimates.responses.rss, ray.turn)
     scaled = np.outer(lam, ray.s)
     h = 1 / (1 + scaled)
     slope, own = h * ray.s, energy * h
@@ -147,21 +147,13 @@ def _on_edge(nodes: Nodes, k: int, estimates: Estimates, nu: float) -> FloatArra
     return np.where(curvature > 0, 1 / np.where(curvature > 0, curvature, 1.0), np.nan) / nodes.information[k] ** 2
 
 
-def expected_covariance(equations: Equations, estimates: Estimates) -> FloatArray:
-    """Covariance of the ratios by the expected information about all of them, (G, K, K), those at zero as well."""
-    G, K = estimates.gamma.shape
-    out = np.empty((G, K, K))
+def expected_covariance(equations: Equations, gamma: FloatArray) -> FloatArray:
+    """Covariance of the estimates at ratios `gamma` (n, K) by the expected information about all of them, (n, K, K)."""
+    n, K = gamma.shape
+    out = np.empty((n, K, K))
     size = max(1, _DOUBLES // _doubles(equations))
-    for low in range(0, G, size):
-        at = slice(low, low + size)
-        own = estimates.take(np.arange(low, min(low + size, G)))
-        information = information_about(pieces(equations, own), "expected")
-        out[at] = _inverse(information, np.ones(own.gamma.shape, dtype=bool), own.gamma)
+    for low in range(0, n, size):
+        own = gamma[low : low + size]
+        information = information_about(pieces(equations, without_responses(equations, own)), "expected")
+        out[low : low + size] = _inverse(information, np.ones(own.shape, dtype=bool), own)
     return out
-
-
-def at_ratios(equations: Equations, estimates: Estimates, gamma: FloatArray) -> Estimates:
-    """A feature, whichever it is, as if its ratios were each of `gamma` (n, K): for what depends on the design alone."""
-    same = estimates.take(np.zeros(len(gamma), dtype=np.int64))
-    at = evaluate_block(equations.blocks, np.ascontiguousarray(gamma), same.responses, equations.nu(reml=True))
-    return replace(same, gamma=gamma, Phi=at.Phi, sigma2=np.ones(len(gamma)))

@@ -9,6 +9,7 @@ import numpy as np
 
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm.components import smallest_variance
+from donorwise._core.models.lmm.coupled_kernels import LARGEST
 from donorwise._core.models.lmm.equations import Estimates
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.newton import fit_features
@@ -36,9 +37,6 @@ _STARTS = (
     (50.0, 7.0, -0.95),
     (100.0, 0.1, 0.0),
     (0.1, 100.0, 0.0),
-)
-_LARGEST = (
-    1e12  # variance of a level's mean, relative to its sampling variance, beyond which there is no residual variance
 )
 _SIZES = np.geomspace(1, 1e10, 11)  # variances that all columns might share, relative to what a level says
 
@@ -215,7 +213,7 @@ def _with_rest(blocks: Blocks, gamma: FloatArray) -> BoolArray:
     if not blocks.coupled:
         return np.ones(len(gamma), dtype=bool)
     largest = np.array([blocks.levels_of(k).max() for k in range(gamma.shape[1])])
-    return np.asarray((gamma * largest).max(axis=1) < _LARGEST)
+    return np.asarray((gamma * largest).max(axis=1) < LARGEST)
 
 
 def _assemble(equations: Equations, response: Responses, usable: BoolArray, fitted: Estimates) -> Estimates:

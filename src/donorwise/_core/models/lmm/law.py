@@ -18,7 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from donorwise._core.models.law import Law, law_of
-from donorwise._core.models.lmm.rays import find_rays
+from donorwise._core.models.lmm.rays import energy_of, find_rays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -203,8 +203,7 @@ def _on_rays(rays: Rays, responses: Responses, points: FloatArray, L: FloatArray
     def R(response: Responses) -> FloatArray:
         out = np.empty((response.rss.size, K))
         for turn, shrunk, at in own:
-            energy = (response.zty @ turn) ** 2
-            floor = np.clip(response.rss - energy.sum(axis=1), 0, None)
+            energy, floor = energy_of(response.zty, response.rss, turn)
             out[:, at] = floor[:, None] + energy @ shrunk
         return out
 

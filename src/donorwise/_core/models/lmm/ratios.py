@@ -20,7 +20,7 @@ import numpy as np
 
 from donorwise._core.models.lmm.ratio_kernels import newton_features
 from donorwise._core.models.lmm.rays import vertices
-from donorwise._core.models.lmm.spectral import Spectrum, fit_spectral
+from donorwise._core.models.lmm.spectral import fit_spectral
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.rays import Ray, Rays
@@ -30,7 +30,6 @@ NODES = 80
 WIDEST = 9.5  # log of the largest and smallest rho between nodes, for columns with as much information
 _LAMBDAS = 24  # starting points along a ray
 _LOWEST, _HIGHEST = 1e-3, 1e6  # lam that they span, relative to what the mean level says
-_NULL = 1e-11  # share of the largest eigenvalue of a ray below which it is rounding
 _DOUBLES = 6_000_000  # of rotated responses at a time
 
 
@@ -137,21 +136,8 @@ def _fit_some(nodes: Nodes, zty: FloatArray, rss: FloatArray, nu: float, out: Op
     start, first = _starts(y, s, floor, rss, nu)
     mu, x, best = np.empty(rss.size), np.empty(rss.size), np.empty(rss.size)
     newton_features(
-        y**2,
-        s,
-        floor,
-        rss,
-        nu,
-        nodes.coefficients,
-        WIDEST,
-        start,
-        nodes.x[first],
-        mu,
-        x,
-        best,
-        out.iterations,
-        out.found,
-    )
+        y**2, s, floor, rss, nu, nodes.coefficients, WIDEST, start, nodes.x[first], mu, x, best, out.iterations, out.found
+    )  # fmt: skip
     best[~out.found] = np.inf
     _inside(nodes, y, s, floor, rss, nu, mu, x, np.flatnonzero(out.found), out)
     for k in range(2):
@@ -236,9 +222,7 @@ def _edge(
 ) -> None:
     """Take the optimum on a boundary, with the other variance zero, where that is one and none better is known."""
     ray, other = nodes.edges[k], nodes.others[k]
-    kept = ray.s > _NULL * ray.s.max()
-    spectrum = Spectrum(ray.s[kept], ray.turn[:, kept] * np.sqrt(ray.s[kept]), ray.s[kept])
-    lam, iterations, converged = fit_spectral(spectrum, zty, rss, int(nu), reml=True)
+    lam, iterations, converged = fit_spectral(ray.spectrum, zty, rss, int(nu), reml=True)
     lam, y = lam[:, 0], zty @ ray.turn
     h = 1 / (1 + np.outer(lam, ray.s))
     v = h * y

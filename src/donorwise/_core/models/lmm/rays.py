@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from donorwise._core.models.lmm.spectral import NULL_SPACE, Spectrum
+
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.blocks import Blocks
     from donorwise._core.models.lmm.crossproducts import Responses
@@ -39,6 +41,12 @@ class Ray(NamedTuple):
     C: FloatArray
     E: FloatArray
 
+    @property
+    def spectrum(self) -> Spectrum:
+        """The model of the ray as one of a single variance."""
+        own = self.s > NULL_SPACE * self.s.max()
+        return Spectrum(self.s[own], self.turn[:, own] * np.sqrt(self.s[own]), self.s[own])
+
     def delta(self, lam: FloatArray, y: FloatArray) -> FloatArray:
         """The steps from least squares of features with `y` (G, m) at `lam` (G,), (G, p)."""
         return np.asarray(-lam[:, None] * ((y / (1 + np.outer(lam, self.s))) @ self.C))
@@ -49,6 +57,12 @@ class Ray(NamedTuple):
         CC = (self.C[:, :, None] * self.C[:, None, :]).reshape(-1, p * p)
         shrunk = ((1 / (1 + np.outer(lam, self.s))) @ CC).reshape(-1, p, p)
         return np.asarray(np.eye(p) + lam[:, None, None] * self.E - (lam**2)[:, None, None] * shrunk)
+
+
+def energy_of(zty: FloatArray, rss: FloatArray, turn: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Squares (G, m) of Z'Wr (G, q) in the coordinates that `turn` takes it to, and what these leave of r'r, (G,)."""
+    energy = (zty @ turn) ** 2
+    return energy, np.clip(rss - energy.sum(axis=1), 0, None)
 
 
 class _Root(NamedTuple):
@@ -180,8 +194,7 @@ def _best_along(
     """Lowest deviance of every feature along a ray, (G,), and where (lam)."""
     ray, points = rays.at(direction), np.exp(_FIRST + _STEP * np.arange(_POINTS))
     logdet = np.log1p(np.outer(ray.s if reml else rays.ml(direction), points)).sum(axis=0)
-    energy = (response.zty @ ray.turn) ** 2
-    floor = np.clip(response.rss - energy.sum(axis=1), 0, None)
+    energy, floor = energy_of(response.zty, response.rss, ray.turn)
     with np.errstate(divide="ignore"):
         deviance = nu * np.log(floor[:, None] + energy @ (1 / (1 + np.outer(ray.s, points)))) + logdet
     lowest, at = vertices(deviance)

@@ -9,8 +9,8 @@ import numpy as np
 
 from donorwise._core.models.lmm.fit import fit_responses
 from donorwise._core.models.lmm.ratios import Nodes
-from donorwise._core.models.lmm.rays import Rays
-from donorwise._core.models.lmm.spectral import Spectrum, fit_spectral
+from donorwise._core.models.lmm.rays import Rays, energy_of
+from donorwise._core.models.lmm.spectral import fit_spectral
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.crossproducts import Responses
@@ -33,11 +33,8 @@ def _on_ray(equations: Equations, response: Responses, k: int, nu: int) -> tuple
     """y'Py and log-determinants (G,) at the optimum of one variance alone."""
     assert equations.rays is not None
     ray = equations.rays.at(np.eye(len(equations.blocks.parameter))[k])
-    own = ray.s > 0
-    spectrum = Spectrum(ray.s[own], ray.turn[:, own] * np.sqrt(ray.s[own]), ray.s[own])
-    lam = fit_spectral(spectrum, response.zty, response.rss, nu, reml=True)[0]
-    energy, scaled = (response.zty @ ray.turn) ** 2, lam * ray.s
-    floor = np.clip(response.rss - energy.sum(axis=1), 0, None)
+    lam = fit_spectral(ray.spectrum, response.zty, response.rss, nu, reml=True)[0]
+    (energy, floor), scaled = energy_of(response.zty, response.rss, ray.turn), lam * ray.s
     return floor + (energy / (1 + scaled)).sum(axis=1), np.log1p(scaled).sum(axis=1)
 
 

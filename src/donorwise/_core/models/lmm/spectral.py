@@ -28,7 +28,7 @@ _MAX_ITERATIONS = 100
 _STEP = 1e-7  # convergence is quadratic: the step after one this small (in log lam) would be rounding
 _ZERO = 1e-12  # share of the smallest grid point below which a ratio is zero
 _ROUNDING = 1e-13  # of a deviance, relative to its largest terms
-_NULL = 1e-11  # eigenvalues below this share of the largest are the null space of P
+NULL_SPACE = 1e-11  # eigenvalues below this share of the largest are the null space of P
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Spectrum:
 def spectrum(blocks: Blocks) -> Spectrum:
     """Decompose the blocks of a single term with one column (Z'Z is diagonal)."""
     values, vectors = np.linalg.eigh(np.diag(blocks.S) - blocks.A @ blocks.A.T)
-    kept = values > _NULL * max(blocks.S.max(), 1e-300)
+    kept = values > NULL_SPACE * max(blocks.S.max(), 1e-300)
     return Spectrum(values[kept], vectors[:, kept], blocks.S)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from donorwise._core.models.lmm.rays import Rays
+from donorwise._core.models.lmm.rays import energy_of
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.equations import Equations
@@ -71,8 +71,7 @@ class Surface:
         """Profiled deviance of G responses at every point, (G, L, J), less nu log r'r."""
         out = np.empty((rss.size, len(self.lines), self.totals.size))
         for l, line in enumerate(self.lines):
-            energy = (zty @ line.turn) ** 2
-            floor = np.clip(rss - energy.sum(axis=1), 0, None)
+            energy, floor = energy_of(zty, rss, line.turn)
             np.matmul(energy, 1 / (1 + np.outer(line.s, self.lam)), out=out[:, l])
             out[:, l] += floor[:, None]
         out /= rss[:, None, None]
@@ -114,8 +113,8 @@ def _single(equations: Equations, weights: FloatArray) -> tuple[Line, ...]:
 
 
 def _rays(equations: Equations, weights: FloatArray) -> tuple[Line, ...]:
-    rays = equations.rays or Rays.of(equations.blocks)
-    lines = []
+    rays, lines = equations.rays, []
+    assert rays is not None
     for share in _shares(SHARES):
         ray = rays.at(np.array([share, 1 - share]) / weights)
         lines.append(Line(ray.s, ray.turn, rays.root.times(rays.root.times(ray.turn)).T))
