@@ -19,6 +19,7 @@ from donorwise._core.engine.power import carried_by_prior, own_df
 from donorwise._core.engine.results import contrasts_of_covariates, told_reasons, with_levels
 from donorwise._core.engine.tables import UNIVERSE, dtype_of
 from donorwise._core.jobs import Progress
+from donorwise._core.models.lmm.recent import REMEMBERING
 from donorwise._typing import STATUSES
 from donorwise.errors import DataError, DonorwiseError
 
@@ -107,7 +108,7 @@ def run(analysis: Analysis[S, F], sink: Sink, *, max_memory: float | None = None
     finished = sink.finished()
     todo = [t for i, t in enumerate(analysis.tasks) if i not in finished and t.design is not None]
     bar = Progress(total=len(todo) * len(analysis.variables), unit="fit", desc="fits", disable=not progress)
-    with bar, one_blas_thread():
+    with bar, one_blas_thread(), REMEMBERING:
         for numbers in analysis.passes(max_memory):
             if not finished.issuperset(numbers):
                 _fit_pass(analysis, numbers, finished, sink, bar.update)

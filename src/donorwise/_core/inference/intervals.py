@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.inference.judged import COVERAGE, Judged
-from donorwise._core.inference.nulls import simulate_nulls
+from donorwise._core.inference.nulls import Nulls, simulate_nulls
 from donorwise._core.inference.profile_kernels import interval_ends
 from donorwise._core.inference.profiles import FIRST, SECOND, TOTAL, Profiler
 from donorwise._core.inference.proportions import weights_of
-from donorwise._core.models.lmm.surface import build_surface
+from donorwise._core.models.lmm.recent import once
+from donorwise._core.models.lmm.surface import Surface, build_surface
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,9 @@ class Judge:
 
     def __init__(self, equations: Equations, components: Sequence[Component]) -> None:
         self.parts = tuple(_part(component, len(equations.terms)) for component in components)
-        self.nulls = simulate_nulls(_profiler(equations), tuple(dict.fromkeys((*self.parts, TOTAL))), COVERAGE)
+        parts = tuple(dict.fromkeys((*self.parts, TOTAL)))
+        made_from = (*equations.shared, weights_of(equations, "trace"), np.array(parts))
+        self.nulls = once(Nulls, made_from, lambda: simulate_nulls(_profiler(equations), parts, COVERAGE))
 
     def of(self, equations: Equations, responses: Responses, scales: Sequence[str]) -> Judged:
         """Judge features of a model with the same terms."""
@@ -80,7 +83,8 @@ def _part(component: Component, n_terms: int) -> str:
 
 
 def _profiler(equations: Equations) -> Profiler:
-    return Profiler(build_surface(equations, weights_of(equations, "trace")))
+    weights = weights_of(equations, "trace")
+    return Profiler(once(Surface, (*equations.shared, weights), lambda: build_surface(equations, weights)))
 
 
 def _on_scale(profiler: Profiler, part: str, profile: Profile, ends: FloatArray, factor: FloatArray) -> FloatArray:

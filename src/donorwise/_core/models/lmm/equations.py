@@ -12,6 +12,7 @@ from donorwise._core.models.lmm.coupling import build_coupling
 from donorwise._core.models.lmm.crossproducts import Responses, column_covariance, fixed_basis, responses, term_basis
 from donorwise._core.models.lmm.ratios import Nodes
 from donorwise._core.models.lmm.rays import Rays
+from donorwise._core.models.lmm.recent import once
 from donorwise._core.models.lmm.spectral import spectrum
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class Equations:
     def parameter_information(self) -> FloatArray:
         """That of the term of every covariance parameter, (K,)."""
         return self.information[self.blocks.parameter[:, 0]]
+
+    @property
+    def shared(self) -> tuple[FloatArray, ...]:
+        """Arrays that say all of the law of a response's direction: rows, fixed effects and covariances."""
+        return (self.blocks.S, self.blocks.A, self.blocks.B, self.information, np.array([self.nu(reml=True)]))
 
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients of the orthonormal basis."""
@@ -157,8 +163,12 @@ def build_equations(design: Design, collapsed: Collapsed) -> Equations:
     two = rays is not None and [t.factor.shape[0] for t in terms] == [1, 1]
     return Equations(
         design, fixed, terms, blocks, n_obs, log_weight, column_covariance(fixed.columns, collapsed), information,
-        spectrum(blocks) if single else None, coupling, rays, Nodes(rays, information) if rays and two else None,
+        spectrum(blocks) if single else None, coupling, rays, _nodes(rays, information) if rays and two else None,
     )  # fmt: skip
+
+
+def _nodes(rays: Rays, information: FloatArray) -> Nodes:
+    return once(Nodes, (rays.blocks.A, rays.blocks.B, information), lambda: Nodes(rays, information))
 
 
 def _information(blocks: Blocks, n_terms: int) -> FloatArray:
