@@ -76,6 +76,13 @@ def semidefinite(K: FloatArray) -> FloatArray:
     return K
 
 
+def correlations(K: FloatArray) -> FloatArray:
+    """K (n, n) relative to its diagonal; zero where that is."""
+    size = np.sqrt(np.diag(K).clip(0.0))
+    scale = np.outer(size, size)
+    return np.divide(K, scale, out=np.zeros_like(K), where=scale > 0)
+
+
 def _lacking(kernel: Kernel, levels: Sequence[str], missing: Sequence[str]) -> str:
     """That a kernel does not have some levels, and which of its own come close to their names."""
     close = _close(missing, kernel.levels)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.design.binding import check_given
+from donorwise._core.design.covariance import correlations
 from donorwise._core.design.names import quote
 from donorwise._core.design.replicates import is_fixed, random_levels, spans_constant
 from donorwise._core.design.rivals import check_rivals, gives_own, hardly_told, without_shared
@@ -71,6 +72,16 @@ def _in_use(design: Design) -> list[tuple[Kernel, tuple[str, ...]]]:
     return [(kernel, levels) for (_, levels), kernel in found.items()]
 
 
+def kernels_of(designs: Iterable[Design]) -> list[tuple[Kernel, tuple[str, ...]]]:
+    """Every kernel with the levels that any of some designs has, in its own order."""
+    kernels: dict[str, Kernel] = {}
+    used: dict[str, set[str]] = {}
+    for kernel, levels in (found for design in designs for found in _in_use(design)):
+        kernels[kernel.name] = kernel
+        used.setdefault(kernel.name, set()).update(levels)
+    return [(k, tuple(level for level in k.levels if level in used[name])) for name, k in kernels.items()]
+
+
 def _said(kernel: Kernel, levels: tuple[str, ...]) -> Iterator[str]:
     K, (smallest, largest) = kernel.on(levels), kernel.extremes(levels)
     if smallest < -_ROUNDING * largest:
@@ -119,9 +130,7 @@ def _twins(name: str, K: FloatArray, levels: tuple[str, ...]) -> Iterator[str]:
 
     They are as near to each other beside the others, too, or what all have in common would make them so.
     """
-    own = np.diag(K)
-    size = np.sqrt(own.clip(0.0))
-    correlation = np.divide(K, np.outer(size, size), out=np.zeros_like(K), where=np.outer(size, size) > 0)
+    own, correlation = np.diag(K), correlations(K)
     apart = own[:, None] + own - 2 * K
     pairs = np.argwhere(np.triu((correlation >= _TWINS) & (apart <= _NEAR * apart.mean()), 1))
     shares = np.abs(correlation)
@@ -169,18 +178,16 @@ def kernel_notes(design: Design) -> list[str]:
 
 def ignored(designs: Iterable[Design]) -> list[str]:
     """Levels of kernels that none of some designs has, a sentence for each kernel."""
-    used: dict[str, set[str]] = {}
-    kernels: dict[str, Kernel] = {}
-    for kernel, levels in (found for design in designs for found in _in_use(design)):
-        kernels[kernel.name] = kernel
-        used.setdefault(kernel.name, set()).update(levels)
-    extra = {name: [level for level in kernels[name].levels if level not in own] for name, own in used.items()}
-    return [
-        f"The kernel `{name}` has {len(levels):,} level{'s' if len(levels) > 1 else ''} that no row in use has "
-        f"({listing(levels, 3)}); {'they are' if len(levels) > 1 else 'it is'} ignored."
-        for name, levels in extra.items()
-        if levels
-    ]
+    return [text for kernel, used in kernels_of(designs) for text in _beyond(kernel, set(used))]
+
+
+def _beyond(kernel: Kernel, used: set[str]) -> Iterator[str]:
+    levels = [level for level in kernel.levels if level not in used]
+    if levels:
+        yield (
+            f"The kernel `{kernel.name}` has {len(levels):,} level{'s' if len(levels) > 1 else ''} that no row in use has "
+            f"({listing(levels, 3)}); {'they are' if len(levels) > 1 else 'it is'} ignored."
+        )
 
 
 def log_ignored(designs: Iterable[Design]) -> None:

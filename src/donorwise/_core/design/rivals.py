@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design.covariance import correlations
 from donorwise._core.design.replicates import constant_within
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
@@ -135,9 +136,7 @@ def _beside(K: FloatArray, basis: FloatArray) -> FloatArray:
 
 def _largest(K: FloatArray) -> float:
     """The largest correlation of two levels."""
-    size = np.sqrt(np.diag(K).clip(0.0))
-    correlation = K / np.outer(size, size).clip(np.finfo(float).tiny)
-    return float(np.abs(correlation[~np.eye(len(K), dtype=bool)]).max(initial=0.0))
+    return float(np.abs(correlations(K)[~np.eye(len(K), dtype=bool)]).max(initial=0.0))
 
 
 def check_rivals(design: Design) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.covariance import Kernel
+from donorwise._core.design.kernel_checks import kernels_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ def kernel_table(designs: Sequence[Design]) -> pd.DataFrame:
 
     The lower triangle of every kernel, without zeros beside the diagonal.
     """
-    found = _in_use(designs)
+    found = kernels_of(designs)
     known = pd.Index(dict.fromkeys(level for _, levels in found for level in levels), dtype=object)
     frames = []
     for number, (kernel, levels) in enumerate(found):
@@ -32,14 +33,6 @@ def kernel_table(designs: Sequence[Design]) -> pd.DataFrame:
     table = pd.concat(frames, ignore_index=True)
     names = {"kernel": pd.Index([kernel.name for kernel, _ in found], dtype=object), "level1": known, "level2": known}
     return table.assign(**{name: pd.Categorical.from_codes(table[name], own) for name, own in names.items()})
-
-
-def _in_use(designs: Sequence[Design]) -> list[tuple[Kernel, tuple[str, ...]]]:
-    """Every kernel with the levels that the designs use, in its own order."""
-    terms = [term for design in designs for term in design.random_terms if term.bar.kernel is not None]
-    kernels = {term.bar.cov: term.bar.kernel for term in terms}
-    used = {name: {level for t in terms if t.bar.cov == name for level in t.levels} for name in kernels}
-    return [(k, tuple(level for level in k.levels if level in used[name])) for name, k in kernels.items() if k]
 
 
 def kernels_from(table: pd.DataFrame) -> dict[str, Kernel]:
