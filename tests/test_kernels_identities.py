@@ -10,6 +10,8 @@ import pytest
 from scipy import sparse
 
 import donorwise as dw
+from donorwise._core.models.lmm.ratios import NODES
+from donorwise._core.models.lmm.rays import Rays
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::donorwise.errors.DonorwiseWarning"
@@ -223,6 +225,20 @@ def test_workers_blocks_and_containers_do_not_matter(obs: pd.DataFrame, Y: np.nd
     alone = fit(shown[:, 7:8], obs, formula)
     np.testing.assert_allclose(alone.beta[0], plain.beta[7], rtol=1e-9)
     np.testing.assert_allclose(alone.sigma2[0], plain.sigma2[7], rtol=1e-9)
+
+
+def test_workers_share_rays(obs: pd.DataFrame, Y: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are worked out once, and not by every thread."""
+    many = np.hstack([Y] * 11)  # more than a block of features
+    counted: list[object] = []
+    at = Rays.at
+    monkeypatch.setattr(Rays, "at", lambda self, direction: (counted.append(direction), at(self, direction))[1])
+    found = []
+    for n_jobs in (1, 2):
+        counted.clear()
+        fit(many, obs, TWO, n_jobs=n_jobs)
+        found.append(len(counted))
+    assert found == [NODES + 2, NODES + 2]
 
 
 @pytest.mark.parametrize("formula", [ONE, TWO, SLOPES])

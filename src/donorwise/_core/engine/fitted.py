@@ -420,7 +420,8 @@ class LMMFit(FittedArrays):
         ['grm', 'donor']
         """
         check_option("scale", scale, SCALES)
-        return on_scale(heritability_table(self.variables, self.design, self.models), scale)
+        with one_blas_thread():
+            return on_scale(heritability_table(self.variables, self.design, self.models), scale)
 
     def ranef(self, group: str | None = None) -> pd.DataFrame:
         """Conditional modes of the random effects (BLUPs) and their conditional sd.

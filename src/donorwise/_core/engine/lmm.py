@@ -200,6 +200,8 @@ def _fit_models(
     if not rest.any():
         return [*limits]
     collapsed, features = collapsed.take_features(rest) if limits else collapsed, features[rest]
+    if reml and equations.nodes is not None:
+        equations.nodes.work_out()
     # each with its features only: a backend that is not threads sends them
     work = (
         delayed(_fit_block)(equations, collapsed.take_features(s), units, reml=reml)

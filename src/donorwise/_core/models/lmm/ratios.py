@@ -117,6 +117,10 @@ class Nodes:
         first, second = self.edges
         return self.rays.cross(1, first) / self.information[1], self.rays.cross(0, second) / self.information[0]
 
+    def work_out(self) -> None:
+        """Work out all rays now: threads that find them missing would each do so for itself."""
+        _ = self.inside, self.others
+
 
 def fit_two(nodes: Nodes, zty: FloatArray, rss: FloatArray, nu: int) -> Optimum:
     """The REML optimum of features with cross-products `zty` (G, m) and residual sums of squares `rss` (G,)."""
