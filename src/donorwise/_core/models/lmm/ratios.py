@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.rays import Ray, Rays
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
-_LOCK = Lock()
 NODES = 80
 WIDEST = 9.5  # log of the largest and smallest rho between nodes, for columns with as much information
 _LAMBDAS = 24  # starting points along a ray
@@ -95,11 +93,6 @@ class Nodes:
         second = 1 / (1 + np.exp(-self.x))
         return np.stack([1 - second, second], axis=1) / self.information
 
-    def prepare(self) -> None:
-        """Work out what threads would else work out each for itself."""
-        with _LOCK:
-            _ = self.inside, self.edges, self.others
-
     @cached_property
     def inside(self) -> tuple[Ray, ...]:
         """The rays of the nodes."""
@@ -124,7 +117,6 @@ class Nodes:
 
 def fit_two(nodes: Nodes, zty: FloatArray, rss: FloatArray, nu: int) -> Optimum:
     """The REML optimum of features with cross-products `zty` (G, m) and residual sums of squares `rss` (G,)."""
-    nodes.prepare()
     out = _unknown(rss.size, nodes.rays.blocks.A.shape[1])
     size = max(1, _DOUBLES // (NODES * zty.shape[1]))
     for low in range(0, rss.size, size):
