@@ -99,6 +99,9 @@ def test_nodes_and_newton_meet(recipe: Recipe) -> None:
         assert converged.all() and found.found.all()
         np.testing.assert_allclose(found.deviance, there, rtol=0, atol=LOGLIK)
         np.testing.assert_allclose(found.deviance, exact, rtol=0, atol=LOGLIK)
+        weight = equations.parameter_information / equations.parameter_information.max()
+        shares, others = ((g * weight / (1 + (g * weight).sum(axis=1, keepdims=True))) for g in (found.gamma, gamma))
+        np.testing.assert_allclose(shares, others, rtol=0, atol=1e-5)
 
 
 # ---------------------------------------------------------------- the law on the grid

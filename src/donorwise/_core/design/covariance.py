@@ -36,6 +36,7 @@ class Kernel:
     levels: tuple[str, ...]
     values: FloatArray
     _extremes: dict[tuple[str, ...], tuple[float, float]] = field(default_factory=dict, init=False, repr=False)
+    _last: dict[tuple[str, ...], FloatArray] = field(default_factory=dict, init=False, repr=False)
 
     def has(self, levels: Iterable[str]) -> bool:
         """Whether the kernel has all of some levels."""
@@ -55,6 +56,16 @@ class Kernel:
             raise DesignError(_lacking(self, levels, missing))
         at = np.array([place[level] for level in levels], dtype=np.int64)
         return self.values[np.ix_(at, at)]
+
+    def covariance(self, levels: tuple[str, ...]) -> FloatArray:
+        """K of some levels without negative eigenvalues, read-only; the last that was asked for is kept."""
+        found = self._last.get(levels)
+        if found is None:
+            found = semidefinite(self.on(levels))
+            found.flags.writeable = False
+            self._last.clear()
+            self._last[levels] = found
+        return found
 
     def extremes(self, levels: Sequence[str]) -> tuple[float, float]:
         """Smallest and largest eigenvalue of K of some levels; groups with the same levels share them."""

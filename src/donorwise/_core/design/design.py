@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.covariance import semidefinite
 from donorwise._core.design.terms import term_name, term_variables
 
 if TYPE_CHECKING:
@@ -192,7 +191,7 @@ class RandomTerm:
     @property
     def kernel(self) -> FloatArray | None:
         """The known covariance of its levels, (levels, levels); None where they are independent."""
-        return None if self.bar.kernel is None else semidefinite(self.bar.kernel.on(self.levels))
+        return None if self.bar.kernel is None else self.bar.kernel.covariance(self.levels)
 
     def take(self, patterns: IntArray) -> RandomTerm:
         """The term on some patterns, with the levels that occur there."""

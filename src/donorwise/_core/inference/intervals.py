@@ -52,11 +52,13 @@ class Judge:
         self.parts = tuple(_part(component, len(equations.terms)) for component in components)
         parts = tuple(dict.fromkeys((*self.parts, TOTAL)))
         made_from = (*equations.shared, weights_of(equations, "trace"), np.array(parts))
-        self.nulls = once(Nulls, made_from, lambda: simulate_nulls(_profiler(equations), parts, COVERAGE))
+        self.equations, self.profiler = equations, _profiler(equations)
+        self.nulls = once(Nulls, made_from, lambda: simulate_nulls(self.profiler, parts, COVERAGE))
 
     def of(self, equations: Equations, responses: Responses, scales: Sequence[str]) -> Judged:
-        """Judge features of a model with the same terms."""
-        profiler = _profiler(equations)
+        """Judge features of a model with the same terms, and perhaps fewer rows: at the points that the nulls are for."""
+        own = equations is self.equations
+        profiler = self.profiler if own else _profiler(equations, self.profiler.surface)
         out = Judged.empty(responses.rss.size, len(self.parts), scales)
         size = max(1, _DOUBLES // profiler.surface.logdet.size)
         factors = {scale: weights_of(equations, scale) / weights_of(equations, "trace") for scale in scales}
@@ -82,9 +84,10 @@ def _part(component: Component, n_terms: int) -> str:
     return FIRST if component.terms == (0,) else SECOND
 
 
-def _profiler(equations: Equations) -> Profiler:
-    weights = weights_of(equations, "trace")
-    return Profiler(once(Surface, (*equations.shared, weights), lambda: build_surface(equations, weights)))
+def _profiler(equations: Equations, like: Surface | None = None) -> Profiler:
+    weights, totals = weights_of(equations, "trace"), np.empty(0) if like is None else like.totals
+    made_from = (*equations.shared, weights, totals)
+    return Profiler(once(Surface, made_from, lambda: build_surface(equations, weights, like)))
 
 
 def _on_scale(profiler: Profiler, part: str, profile: Profile, ends: FloatArray, factor: FloatArray) -> FloatArray:

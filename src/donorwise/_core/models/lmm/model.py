@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _MOST_PARAMETERS = 3  # of the random part that a grid carries
 _ENOUGH = 4_000
+_MOST_COUPLED = 600  # columns that kernels tie together of which a thousand rays are kept (3 GB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,9 @@ class LMM:
     def unmoderated(self) -> str:
         """Why the variances cannot lie on a grid; empty where they can."""
         n = len(self.equations.blocks.parameter)
+        m = len(self.equations.blocks.A)
+        if n == _MOST_PARAMETERS and self.equations.rays is not None and m > _MOST_COUPLED:
+            return f"the grid of three variances takes too much memory with kernels of {m:,} columns"
         if 1 <= n <= _MOST_PARAMETERS:
             return ""
         return f"moderation covers one to three variances and covariances of random effects and the model has {n}"

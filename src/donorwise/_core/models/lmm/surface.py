@@ -90,12 +90,15 @@ class Surface:
         return zty, inside + (rng.chisquare(rest, n) if rest > 0 else 0.0)
 
 
-def build_surface(equations: Equations, weights: FloatArray) -> Surface:
-    """The surface of a model with one or two variances; a unit of each adds `weights` (K,) to that of a response."""
+def build_surface(equations: Equations, weights: FloatArray, like: Surface | None = None) -> Surface:
+    """The surface of a model with one or two variances; a unit of each adds `weights` (K,) to that of a response.
+
+    Its points are those of another surface where one is given.
+    """
     nu = equations.nu(reml=True)
     lines = _single(equations, weights) if equations.spectrum is not None else _rays(equations, weights)
     shares = _shares(len(lines))
-    lam, errors = _ratios(lines, nu)
+    lam, errors = _ratios(lines, nu) if like is None else (like.lam, like.errors)
     logdet = np.stack([np.log1p(np.outer(line.s, lam)).sum(axis=0) for line in lines])
     return Surface(lines, shares, lam / (1 + lam), logdet, nu, int(np.linalg.matrix_rank(lines[0].turn)), errors)
 
