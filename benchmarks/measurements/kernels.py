@@ -20,6 +20,7 @@ from report import Aim, Section
 from timing import Seconds, interleave
 
 from donorwise._core.engine.arrays import one_blas_thread
+from donorwise._core.engine.heritability import heritability_table
 from donorwise._core.engine.tasks import test_features
 
 N_JOBS, N_DONORS = 2, 200
@@ -57,10 +58,15 @@ def run(quick: bool) -> Section:
 
 
 def _whole(cohort: Cohort, random: str, ddf: str) -> None:
-    """Fit and test all features; the collapsed rows are made anew, which takes no time to speak of."""
+    """Fit and test all features, and say their proportions of variance, as `tl.lmm` does where there are kernels.
+
+    The collapsed rows are made anew, which takes no time to speak of.
+    """
     with one_blas_thread():
         fit = fitted(cohort.collapsed(random), N_JOBS)
         test_features(fit, contrast(fit, "runs"), ddf, 0.95, N_JOBS)
+        if "gr(" in random:
+            heritability_table(fit.variables, fit.design, fit.models)
 
 
 def _row(n: int, random: str, ddf: str, own: dict[str, float], n_features: int) -> dict[str, Any]:
