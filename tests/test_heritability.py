@@ -237,6 +237,31 @@ def test_profiles_are_those_of_dense_matrices() -> None:
                     )
 
 
+@pytest.mark.parametrize("other", ["batch", "donor"])
+def test_few_levels_or_dimensions_beside_many(few_draws: None, other: str) -> None:
+    """A batch that is crossed with donors, or a kernel of three dimensions: cliffs of the deviance are no minima."""
+    rng, n, genes = np.random.default_rng(4), 30, 12
+    K = families(n)
+    if other == "donor":
+        K = pd.DataFrame(np.cov(rng.normal(size=(n, 3))), K.index, K.index)
+    donor = np.repeat(np.arange(n), 12)
+    obs = pd.DataFrame({"donor": K.index[donor], "batch": rng.choice(list("abcd"), donor.size)})
+    u = np.linalg.cholesky(K + 1e-9 * np.eye(n)) @ rng.normal(size=(n, genes))
+    v = rng.normal(size=(n if other == "donor" else 4, genes))[pd.factorize(obs[other])[0]]
+    Y = u[donor] + 0.5 * v + rng.normal(size=(donor.size, genes))
+    fit = dw.fit_lmm(Y, obs, f"~ 1 + (1 | gr(donor, cov=grm)) + (1 | {other})", kernels={"grm": K})
+    table = fit.heritability().query("component == 'grm'")
+    model = fit.models[0]
+    profiler = Profiler(build_surface(model.equations, weights_of(model.equations, "trace")))
+    response = model.estimates.responses
+    profile = profiler.of(response.zty, response.rss, (FIRST,))[FIRST]
+    assert (np.abs(profile.estimate - table["proportion"]) <= 0.2 * table["se"].fillna(0.1)).all()  # between few shares
+    assert nulls.simulate_nulls(profiler, (FIRST,), 0.95).quantiles[FIRST].max() < 20
+    assert (table["statistic"][table["proportion"] == 0] < 0.1).all()
+    many = fit.heritability().query(f"component == '{'grm' if other == 'batch' else 'donor'}'")  # which is well known
+    assert (many["ci_high"] - many["ci_low"]).median() < 0.6
+
+
 def test_draws_are_those_of_dense_responses() -> None:
     """Cross-products and residual sums of squares have the same first two moments."""
     K = families(14)

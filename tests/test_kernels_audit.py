@@ -241,3 +241,23 @@ def test_slopes_that_have_no_mean_are_said(cells: ad.AnnData, random: str) -> No
 def test_centred_intercepts_are_as_others(cells: ad.AnnData) -> None:
     formula = f"~ stim + (1 | {GR}) + (1 | donor_id)"
     assert not [text for text in told(cells, formula, P @ KINSHIP @ P) if CENTRED in text]
+
+
+def test_a_pair_of_twins_in_two_arms_leaves_the_test(cells: ad.AnnData) -> None:
+    """Twins who are one level of the kernel divide nobody else: one pair in two arms costs no more than itself."""
+    rng = np.random.default_rng(1)
+    K = np.cov(rng.normal(size=(N, 60)))
+    K[1], K[:, 1] = K[0], K[:, 0]  # D00 is a control, and D01 a case
+    formula = f"~ condition + (1 | {GR}) + (1 | donor_id)"
+    with pytest.warns(DonorwiseWarning, match="twins"):
+        dw.tl.lmm(cells, formula, kernels={"grm": named(K)}, ddf="between-within", progress=False)
+    tests = dw.get.tests(cells)
+    assert set(tests["status"]) <= {"ok", "boundary"} and (tests["df"] == N - 2).all()
+
+
+def test_families_of_one_covariance_divide_their_members(cells: ad.AnnData) -> None:
+    """A kernel of sets is the factor of these: arms within families have the donors less families to go by."""
+    families = np.kron(np.eye(4), np.ones((4, 4)))
+    formula = f"~ condition + (1 | {GR}) + (1 | donor_id)"
+    dw.tl.lmm(cells, formula, kernels={"grm": named(families)}, ddf="between-within", progress=False)
+    assert (dw.get.tests(cells)["df"] == N - 4 - 1).all()

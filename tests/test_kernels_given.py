@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -576,3 +577,23 @@ def test_a_bound_formula_keeps_its_kernel(cells):
     cells.uns["grm"] = 2 * of_cells(cells)
     assert with_kernels(cells, bound).bars[0].kernel is bound.bars[0].kernel
     assert isinstance(bound.bars[0].kernel, Kernel)
+
+
+@pytest.mark.parametrize(
+    ("values", "levels", "text"),
+    [
+        (Path("study.csv"), None, "is PosixPath.*not a matrix.*read_relatedness"),
+        (None, None, "is None, and not a matrix"),
+        (np.eye(3), "donor_id", "levels='donor_id' is a text"),
+        (np.eye(3), {"gmr": ["a", "b", "c"]}, "without names .levels= has those of `gmr`."),
+    ],
+)
+def test_what_is_no_matrix_or_has_no_names(values: object, levels: object, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        as_kernel("grm", values, levels)
+
+
+@pytest.mark.parametrize("between", [";", " "])
+def test_gr_without_its_comma(between: str) -> None:
+    with pytest.raises(FormulaError, match="A comma stands between"):
+        parse(f"~ age + (1 | gr(donor{between}cov=grm))")

@@ -61,6 +61,8 @@ def known_covariance(right: Items, source: str) -> tuple[tuple[str, ...], str] |
         raise syntax_error(message, source, start, end)
     arguments = list(_arguments(called.items)) if isinstance(called, Group) else []
     group = arguments[0] if arguments else ()
+    if any(is_one(item, "=") for item in group[1:-1]) and not is_one(group[1], "="):
+        raise syntax_error(f"{_GR} A comma stands between the two.", source, group[0].start, group[-1].end)
     if not group or any(is_one(item, "=") for item in group):
         raise syntax_error(f"{_GR} The grouping factor is missing.", source, start, end)
     groups = grouping_factors(group, source)

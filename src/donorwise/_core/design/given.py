@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,17 +68,34 @@ def _as_table(name: str, values: Any, levels: Any) -> pd.DataFrame:
     if isinstance(values, pd.DataFrame) and not (own is not None and _unnamed(values)):
         return values
     array = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
+    if array.ndim == 0:
+        raise DataError(_no_matrix(name, values))
     if array.ndim != 2 or array.shape[0] != array.shape[1]:
         raise DataError(_not_square(name, array.shape))
     if own is None:
+        others = f" (levels= has those of {listing(levels, 3)})" if isinstance(levels, Mapping) and levels else ""
         raise DataError(
-            f"The kernel {name!r} is an array without names: pass levels=, the level of each row in order, or a DataFrame "
-            "whose index and columns are the levels."
+            f"The kernel {name!r} is an array without names{others}: pass levels=, the level of each row in order, or a "
+            "DataFrame whose index and columns are the levels."
+        )
+    if isinstance(own, str):
+        raise DataError(
+            f"levels={own!r} is a text; it is the names of the rows of the kernel {name!r} in order, one for each of its {len(array):,}."
         )
     labels = pd.Index(own)
     if len(labels) != len(array):
         raise DataError(f"levels= has {len(labels):,} names for the {len(array):,} rows of the kernel {name!r}.")
     return pd.DataFrame(array, index=labels, columns=labels)
+
+
+def _no_matrix(name: str, value: Any) -> str:
+    """That a kernel is a single thing, such as the path of a file or nothing, and no matrix."""
+    text = (
+        f"The kernel {name!r} is {value!r}, and not a matrix; give a DataFrame whose index and columns are the levels."
+    )
+    if isinstance(value, PathLike):
+        text += f" dw.pp.read_relatedness({str(value)!r}) reads one from a file."
+    return text
 
 
 def _unnamed(table: pd.DataFrame) -> bool:

@@ -303,27 +303,41 @@ def _carried(design: Design, term: RandomTerm) -> BoolArray:
 
 def column_df(design: Design, n_obs: int) -> FloatArray:
     """Degrees of freedom of every column of X, (p,)."""
-    factors = _factors(design.random_terms)
+    factors, whole = _factors(design.random_terms)
     varying = np.array(design.varying, dtype=np.int64) >= 0
     finest = max(factors, key=lambda f: f.max(initial=0), default=None)
     used = _used(design.X[:, ~varying], finest) + int(varying.sum())  # what varies inside patterns is no one's sum
     levels = np.full(design.X.shape[1], np.inf)
     for codes in factors:
         constant = ~varying & constant_within(design.X, codes)
-        coarser = [f for f in factors if f is not codes and _nested(codes, f)]
+        coarser = [f for f in whole if f is not codes and _nested(codes, f)]
         parent = max(coarser, key=lambda f: f.max(initial=0), default=None)
         df = np.unique(codes).size - _used(design.X[:, constant], parent)
         levels[constant] = np.minimum(levels[constant], df)
     return np.where(np.isfinite(levels), levels, n_obs - used)
 
 
-def _factors(terms: tuple[RandomTerm, ...]) -> list[IntArray]:
-    """Codes of the grouping factors; levels that a kernel takes for the same, such as twins, are one level of it."""
+def _factors(terms: tuple[RandomTerm, ...]) -> tuple[list[IntArray], list[IntArray]]:
+    """Codes of the grouping factors, and of those that divide what is in them from the rest.
+
+    Levels that a kernel takes for the same, such as twins, are one level of it. Other levels that are alike tell of each other,
+    so that a difference within some pairs of twins uses up no more than itself, unless all that the kernel has is sets.
+    """
     found: dict[str, IntArray] = {}
+    alike: set[str] = set()
     for term in terms:
         codes = _distinct(term)
-        found[term.group if codes is term.codes else term.name] = codes
-    return list(found.values())
+        name = term.group if codes is term.codes else term.name
+        found[name] = codes
+        if codes is not term.codes and not _is_grouping(term):
+            alike.add(name)
+    return list(found.values()), [codes for name, codes in found.items() if name not in alike]
+
+
+def _is_grouping(term: RandomTerm) -> bool:
+    """Whether the kernel of a term has sets of levels that are the same, and nothing between the sets."""
+    K = term.bar.kernel.on(term.levels) if term.bar.kernel is not None else np.eye(len(term.levels))
+    return bool((np.abs(np.minimum(np.abs(K), np.abs(K - np.diag(K)))) <= 1e-6 * np.abs(K).max()).all())
 
 
 def _distinct(term: RandomTerm) -> IntArray:

@@ -7,6 +7,10 @@ import numpy as np
 from donorwise._core.models.lmm.algebra import entry, inner
 
 _MARGIN = 0.1  # error of a deviance that is refined by a parabola
+_UNEVEN, _FLAT = (
+    4.0,
+    1.0,
+)  # a bend this many times the next one, and this much more, is a cliff that no parabola follows
 
 
 @inner
@@ -36,17 +40,36 @@ def _lowest(values, first, n):
 
 
 @inner
+def _uneven(bend, other):
+    """Whether a second difference belongs to a cliff, and not to the same curve as the next one."""
+    return abs(bend) > _UNEVEN * abs(other) + _FLAT
+
+
+@inner
+def _mirrored(D, l, j):
+    """The deviance at share l: an even function of the angle at both ends."""
+    last = D.shape[0] - 1
+    return D[last - abs(last - abs(l)), j]
+
+
+@inner
 def _across(D, j):
-    """Place and value of the minimum over the shares at total j: an even function of the angle at both ends."""
+    """Place and value of the minimum over the shares at total j.
+
+    Where a term with few dimensions has nearly all of the variance, the deviance falls off a cliff from one share to the next.
+    """
     L, best = D.shape[0], 0
     for l in range(1, L):
         if D[l, j] < D[best, j]:
             best = l
     if L == 1:
         return 0.0, D[0, j]
-    below = D[best - 1, j] if best > 0 else D[1, j]
-    above = D[best + 1, j] if best < L - 1 else D[L - 2, j]
-    place, value = _vertex(below, D[best, j], above)
+    below, at, above = _mirrored(D, best - 1, j), D[best, j], _mirrored(D, best + 1, j)
+    place, value = _vertex(below, at, above)
+    side = 1 if place > 0.0 else -1
+    beside, further = _mirrored(D, best + side, j), _mirrored(D, best + 2 * side, j)
+    if _uneven(below - 2.0 * at + above, at - 2.0 * beside + further):
+        return float(best), at
     return min(max(best + place, 0.0), L - 1.0), value
 
 
@@ -70,11 +93,13 @@ def profile_totals(D, values, shares, best):
 
 @inner
 def _at(D, j, index, weight):
-    """The deviance between shares."""
-    total = 0.0
-    for i in range(4):
-        total += weight[j, i] * D[index[j, i], j]
-    return total
+    """The deviance between shares; beside a cliff as on a straight line."""
+    d = (D[index[j, 0], j], D[index[j, 1], j], D[index[j, 2], j], D[index[j, 3], j])
+    first, second = d[0] - 2.0 * d[1] + d[2], d[1] - 2.0 * d[2] + d[3]
+    if _uneven(first, second) or _uneven(second, first):
+        up = weight[j, 2] + 2.0 * weight[j, 3] - weight[j, 0]  # a cubic through four points gives places exactly
+        return (1.0 - up) * d[1] + up * d[2]
+    return weight[j, 0] * d[0] + weight[j, 1] * d[1] + weight[j, 2] * d[2] + weight[j, 3] * d[3]
 
 
 @entry
