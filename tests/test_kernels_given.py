@@ -597,3 +597,11 @@ def test_what_is_no_matrix_or_has_no_names(values: object, levels: object, text:
 def test_gr_without_its_comma(between: str) -> None:
     with pytest.raises(FormulaError, match="A comma stands between"):
         parse(f"~ age + (1 | gr(donor{between}cov=grm))")
+
+
+def test_a_constant_kernel_without_an_intercept() -> None:
+    """All levels share one effect: nothing is between them, with the intercept or without."""
+    obs = pd.DataFrame({"d": np.repeat(list("abcdef"), 4), "x": np.arange(24.0)})
+    K = pd.DataFrame(np.ones((6, 6)), list("abcdef"), list("abcdef"))
+    with pytest.raises(DesignError, match="same number for every pair of the 6 levels"):
+        dw.fit_lmm(np.random.default_rng(0).normal(size=(24, 2)), obs, "~ 0 + x + (1 | gr(d, cov=K))", kernels={"K": K})

@@ -64,8 +64,9 @@ def lmm(
     {weights}
     {log_base}
     {kernels}
-        A text is the name of an entry of ``adata.obsp`` or ``adata.uns``, and so is the name in the formula where none is given;
-        an AnnData of donors is one that has this entry. (The donors of ``obsp`` are those of obs, or its names.)
+        For `kernels` and `relmat` a text is the name of an entry of ``adata.obsp`` or ``adata.uns``, and so is the name in the
+        formula where none is given; an AnnData of donors is one that has this entry. (The donors of ``obsp`` are those of
+        obs, or its names.)
     {contrasts}
     ddf
         How a test allows for what is unknown about the variances. ``"moderated"``: averaged over the

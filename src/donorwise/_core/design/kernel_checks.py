@@ -33,6 +33,9 @@ _CENTRED = 0.1  # variance of the mean of all effects, relative to that of indep
 _SCALE = (0.1, 10.0)  # mean of the diagonal, outside which variances are on another scale
 
 
+_ALIKE = 1e-9  # share of a kernel between levels below which it has none
+
+
 def check_kernels(design: Design) -> None:
     """Raise where the kernels of a design cannot be used on its levels.
 
@@ -56,6 +59,13 @@ def check_kernels(design: Design) -> None:
                 "`values, vectors = np.linalg.eigh(K); K = (vectors * values.clip(0)) @ vectors.T`."
             )
     check_rivals(design)
+    for kernel, levels in _in_use(design):
+        K = kernel.on(levels)
+        if np.trace(K) - K.mean() * len(K) <= _ALIKE * np.trace(K):
+            raise DesignError(
+                f"The kernel `{kernel.name}` has the same number for every pair of the {len(levels):,} levels in use, which then "
+                "share one effect: that is the intercept. Leave the term out, and keep the intercept of the formula."
+            )
 
 
 def kernel_warnings(design: Design) -> list[str]:
