@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from tests._agreement import Number, worst
 
 import donorwise as dw
 
@@ -32,8 +33,6 @@ FORMULAS = {
 CASES = sorted(FORMULAS)
 # Of a13, which gives a tolerance for its scan and not for all numbers of its null model: those of a14 and a15, or better.
 A13 = {"varcomp_rel": 1e-6, "coef_in_se_units": 1e-7, "se_rel": 1e-7, "logLik_abs": 1e-8, "df_rel": 1e-6}
-
-Number = tuple[str, float, float, float]  # label, ours, expected, how far apart they may be
 
 
 @dataclass(frozen=True)
@@ -190,21 +189,10 @@ QUANTITIES = {
 }
 
 
-def worst(case: str, quantity: str) -> list[tuple[float, str]]:
-    """Every number of a quantity as (deviation in units of its tolerance, text), the worst first."""
-    out = []
-    for label, own, expected, bound in QUANTITIES[quantity](load(case)):
-        deviation = abs(own - expected)
-        ratio = deviation / bound if bound > 0 else (0.0 if deviation == 0 else np.inf)
-        text = f"{label}: {own!r} instead of {expected!r}, off by {deviation:.3g} with {bound:.3g} allowed"
-        out.append((np.inf if np.isnan(ratio) else ratio, text))
-    return sorted(out, reverse=True)
-
-
 @pytest.mark.parametrize("quantity", QUANTITIES)
 @pytest.mark.parametrize("case", CASES)
 def test_agrees(case: str, quantity: str) -> None:
-    numbers = worst(case, quantity)
+    numbers = worst(QUANTITIES[quantity](load(case)))
     bad = [text for ratio, text in numbers if not ratio <= 1]
     assert numbers and not bad, f"{len(bad)} of {len(numbers)} numbers of {quantity} in {case}:\n" + "\n".join(bad[:10])
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from formulaic import model_matrix
 from scipy import stats
+from tests._agreement import Number, worst
 
 import donorwise as dw
 
@@ -30,7 +31,6 @@ CASES = sorted(k for k, spec in SPECS.items() if spec["family"] == "gaussian" an
 VARIANCE_FLOOR = 1e-3
 
 # One number: a label for the message, what we have, what is expected, how far apart they may be.
-Number = tuple[str, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -319,21 +319,10 @@ QUANTITIES: dict[str, Callable[[Case], Iterator[Number]]] = {
 }
 
 
-def worst(case: str, quantity: str) -> list[tuple[float, str]]:
-    """Every number of a quantity as (deviation in units of its tolerance, text), the worst first."""
-    out = []
-    for label, own, expected, bound in QUANTITIES[quantity](load(case)):
-        deviation = abs(own - expected)
-        ratio = deviation / bound if bound > 0 else (0.0 if deviation == 0 else np.inf)
-        text = f"{label}: {own!r} instead of {expected!r}, off by {deviation:.3g} with {bound:.3g} allowed"
-        out.append((np.inf if np.isnan(ratio) else ratio, text))
-    return sorted(out, reverse=True)
-
-
 @pytest.mark.parametrize("quantity", QUANTITIES)
 @pytest.mark.parametrize("case", CASES)
 def test_agrees(case: str, quantity: str) -> None:
-    numbers = worst(case, quantity)
+    numbers = worst(QUANTITIES[quantity](load(case)))
     if not numbers:
         assert quantity in WITHOUT_TERMS and not _terms(load(case))
     bad = [text for ratio, text in numbers if not ratio <= 1]

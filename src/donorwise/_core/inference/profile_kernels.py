@@ -7,10 +7,8 @@ import numpy as np
 from donorwise._core.models.lmm.algebra import entry, inner
 
 _MARGIN = 0.1  # error of a deviance that is refined by a parabola
-_UNEVEN, _FLAT = (
-    4.0,
-    1.0,
-)  # a bend this many times the next one, and this much more, is a cliff that no parabola follows
+# A bend this many times the next one, and this much more, is a cliff that no parabola follows.
+_UNEVEN, _FLAT = 4.0, 1.0
 
 
 @inner
