@@ -12,6 +12,7 @@ from donorwise._anndata import check_free, check_is_anndata, copied, keys
 from donorwise._anndata.genotypes import open_genotypes
 from donorwise._anndata.prepare_scan import prepare_scan
 from donorwise._anndata.scan_results import write_scan
+from donorwise._core.design.formula import parse
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.scan import ScanOptions
 from donorwise._core.engine.scan_result import scanned
@@ -21,6 +22,7 @@ from donorwise._core.files import real
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DonorwiseError, DonorwiseWarning
+from donorwise.pp._relatedness import relatedness
 
 if TYPE_CHECKING:
     import os
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.engine.scan import Scan
     from donorwise._core.engine.scan_result import ScanResult
+    from donorwise._core.kinship.genotypes import Genotypes
     from donorwise._typing import BoolArray, FloatArray, GroupBy
 
 MODES = ("cis", "trans", "gwas")
@@ -121,8 +124,8 @@ def scan(
     n_permutations
         How many, for ``gene_test="permutations"``.
     loco
-        Leave the chromosome of the variant out of the kernel: its value in `kernels` is what
-        ``dw.pp.relatedness(genotypes, loco=True)`` gives.
+        Leave the chromosome of the variant out of the kernel: what ``dw.pp.relatedness(genotypes, loco=True)`` gives takes the
+        place of a kernel that is not in `kernels`, or stands there.
     maf
         Least frequency of the rarer allele among the donors of a group.
     missing
@@ -184,8 +187,10 @@ def scan(
         mode=mode, window=window, interaction=interaction, refit=refit, screen=screen, gene_test=gene_test,
         n_permutations=n_permutations, loco=loco, maf=maf, missing=missing, p_max=p_max, seed=seed,
     )  # fmt: skip
+    source = open_genotypes(genotypes, variants=variants)
+    kernels = with_loco(formula, kernels, source, progress=progress) if loco else kernels
     prepared = prepare_scan(
-        adata, open_genotypes(genotypes, variants=variants), formula, options, donor=donor, groupby=groupby, layer=layer, obsm=obsm,
+        adata, source, formula, options, donor=donor, groupby=groupby, layer=layer, obsm=obsm,
         obs_keys=obs_keys, mask_var=mask_var, weights=weights, kernels=kernels, relmat=relmat, levels=levels, n_jobs=n_jobs,
     )  # fmt: skip
     for text in prepared.warnings:
@@ -240,6 +245,18 @@ def scan_options(
     )  # fmt: skip
 
 
+def with_loco(
+    formula: str, kernels: Mapping[str, Any] | None, genotypes: Genotypes, *, progress: bool
+) -> dict[str, Any]:
+    """Kernels of a formula, of which those that are not given are the donors' relatedness without each chromosome."""
+    given = dict(kernels or {})
+    missing = [name for name in parse(formula).covs if name not in given]
+    if missing:
+        related = relatedness(genotypes, loco=True, progress=progress)
+        given |= dict.fromkeys(missing, related)
+    return given
+
+
 def scan_to(
     prepared: Scan,
     out: str | os.PathLike[str] | None,
@@ -248,11 +265,12 @@ def scan_to(
     resume: bool,
     overwrite: bool,
     progress: bool,
+    inputs: Mapping[str, Any] | None = None,
 ) -> ScanResult:
-    """Scan into memory, or into a folder."""
+    """Scan into memory, or into a folder; `inputs` tell what a stopped run was of."""
     store: Memory | Folder = Memory()
     if out is None:
         check_size(prepared)
     else:
-        store = Folder(prepared, real(Path(out)), resume=resume, overwrite=overwrite)
+        store = Folder(prepared, real(Path(out)), resume=resume, overwrite=overwrite, inputs=inputs or {})
     return scanned(prepared, store, max_memory=max_memory, progress=progress)

@@ -12,7 +12,7 @@ from donorwise._anndata.prepare_scan import prepare_scan
 from donorwise._core.engine.arrays import check_weights, read_arrays
 from donorwise._docs import documented
 from donorwise.errors import DataError, DonorwiseWarning
-from donorwise.tl._scan import scan_options, scan_to
+from donorwise.tl._scan import scan_options, scan_to, with_loco
 
 if TYPE_CHECKING:
     import os
@@ -106,9 +106,11 @@ def scan_variants(
         gene_test=gene_test, n_permutations=n_permutations, loco=loco, maf=maf, missing=missing, p_max=p_max, seed=seed,
     )  # fmt: skip
     plain = obs.set_axis([str(i) for i in range(len(obs))], axis=0)
+    source = open_genotypes(genotypes, variants=variants)
+    kernels = with_loco(formula, kernels, source, progress=progress) if loco else kernels
     prepared = prepare_scan(
-        ad.AnnData(X=matrix, obs=plain, var=var), open_genotypes(genotypes, variants=variants), formula, options, donor=donor,
-        weights=check_weights(weights, obs), kernels=kernels, relmat=relmat, levels=levels, n_jobs=n_jobs,
+        ad.AnnData(X=matrix, obs=plain, var=var), source, formula, options, donor=donor, weights=check_weights(weights, obs),
+        kernels=kernels, relmat=relmat, levels=levels, n_jobs=n_jobs,
     )  # fmt: skip
     for text in prepared.warnings:
         warnings.warn(text, DonorwiseWarning, stacklevel=2)

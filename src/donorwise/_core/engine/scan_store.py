@@ -77,6 +77,8 @@ class Folder:
         Where to.
     resume, overwrite
         Whether to go on with what a stopped run left, and whether to remove what is there.
+    inputs
+        What else tells a run from another.
 
     Raises
     ------
@@ -86,10 +88,18 @@ class Folder:
         It cannot be written to.
     """
 
-    def __init__(self, scan: Scan, folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        scan: Scan,
+        folder: Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> None:
         check_pyarrow()
         self._scan, self.folder = scan, folder
-        manifest = self._manifest
+        manifest = self._manifest | {"inputs": dict(inputs or {})}
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             self._make_way(manifest, resume=resume, overwrite=overwrite)
         try:
