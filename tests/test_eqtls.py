@@ -359,7 +359,7 @@ def test_little_of_everything() -> None:
         ({"n_cells": 19}, "n_cells=19: this design has 20 samples"),
         ({"n_cells": 0}, "n_cells=0: must be at least 1"),
         ({"n_chromosomes": 0}, "n_chromosomes"),
-        ({"n_variants": 3}, "n_variants=3: must be at least 4"),
+        ({"n_variants": 3}, "n_chromosomes=4: must be from 1 to n_variants=3"),
         ({"cell_types": ["T", "T"]}, "distinct"),
         ({"families": "trios"}, "'unrelated', 'nuclear'"),
         ({"families": "nuclear", "n_children": 19}, "a family has 21 members"),

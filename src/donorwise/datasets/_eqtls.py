@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import anndata as ad
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from donorwise._typing import FloatArray, IntArray, check_option
+from donorwise._typing import FloatArray, check_option
 from donorwise.datasets._cells import (
     TARGET_SUM,
     assign_cells,
@@ -22,12 +21,19 @@ from donorwise.datasets._cells import (
     reaction_table,
     rows_of,
 )
-from donorwise.datasets._checks import check_cell_types, check_counts, check_positive, check_shares, check_sizes
-from donorwise.datasets._designs import Spread, StudyPlan, categories, intercept, paired
+from donorwise.datasets._checks import (
+    check_cell_types,
+    check_chromosomes,
+    check_counts,
+    check_positive,
+    check_shares,
+    check_sizes,
+)
+from donorwise.datasets._designs import Spread, StudyPlan
 from donorwise.datasets._genes import SHARED, Genes, draw_counts, draw_genes, log_means
-from donorwise.datasets._haplotypes import draw_haplotypes
 from donorwise.datasets._loci import Loci, draw_loci, place_genes
-from donorwise.datasets._relatives import People, draw_people, draw_variants, pass_on, pedigree, recombination
+from donorwise.datasets._panel import draw_genotypes, draw_panel, plan_samples, with_ancestry
+from donorwise.datasets._relatives import draw_variants
 from donorwise.errors import DonorwiseError
 
 Families: TypeAlias = Literal["unrelated", "nuclear"]
@@ -35,9 +41,6 @@ Families: TypeAlias = Literal["unrelated", "nuclear"]
 CELL_TYPES = ("T cell", "Monocyte", "B cell")
 SPACING = 20_000
 """Mean distance of neighbouring variants, in bases."""
-
-MORGANS = 1.5
-"""Genetic length of a chromosome, however many bases it has: sibs then share about as much as with whole genomes."""
 
 REACTING, REACTION = 0.1, 1.0
 """Share of the genes that a condition changes, and mean absolute log2 fold change."""
@@ -182,13 +185,13 @@ def simulate_eqtls(
     _check(arguments)
     rng = np.random.default_rng(seed)
 
-    people = _draw_people(n_donors, n_children if families == "nuclear" else None, populations, rng)
+    people = draw_panel(n_donors, 2 + n_children if families == "nuclear" else 0, populations, rng)
     length = SPACING * -(-n_variants // n_chromosomes)
     variants = draw_variants(n_variants, n_chromosomes, length, rng)
-    genotypes = _draw_genotypes(people, variants, copied=ld_range, fst=fst, rng=rng)
+    genotypes = draw_genotypes(people, variants, copied=ld_range, fst=fst, rng=rng)
 
-    plan = _plan(people, condition, Spread(donor_sd, slope_sd, sample_sd, batch=0.0), rng)
-    plan = _with_ancestry(plan, people, polygenic_sd, population_sd)
+    plan = plan_samples(people, condition, Spread(donor_sd, slope_sd, sample_sd, batch=0.0), rng)
+    plan = with_ancestry(plan, people, polygenic_sd, population_sd)
     reacting = REACTING if condition else 0.0
     genes = draw_genes(len(types), n_genes, de_fraction=reacting, effect_size=REACTION, has_time=False, rng=rng)
     places = place_genes(n_genes, n_chromosomes, length, rng)
@@ -216,90 +219,15 @@ def _cell_types(cell_types: Sequence[str] | None, n_cells: int | None) -> list[s
 
 def _check(arguments: dict[str, Any]) -> None:
     check_option("families", arguments["families"], get_args(Families))
-    least = {"n_donors": 2, "n_genes": 1, "n_chromosomes": 1, "populations": 1, "n_children": 1, "n_cells": 1}
+    least = {"n_donors": 2, "n_genes": 1, "populations": 1, "n_children": 1, "n_cells": 1}
     check_counts(arguments, {name: value for name, value in least.items() if name in arguments})
-    check_counts(arguments, {"n_variants": arguments["n_chromosomes"]})
+    check_chromosomes(arguments["n_chromosomes"], arguments["n_variants"])
     check_sizes(arguments, (name for name in arguments if name.endswith("_sd") or name == "effect_size"))
     check_shares(arguments, ("eqtl_fraction", "interaction", "fst", "missing"))
     check_positive(arguments, ("depth", "ld_range"))
     for name in ("fst", "missing"):
         if arguments[name] == 1:
             raise DonorwiseError(f"{name}={arguments[name]!r}: must be below 1.")
-    units = arguments["n_donors"]
-    if arguments["families"] == "nuclear":
-        size = 2 + arguments["n_children"]
-        units = units // size + units % size
-        if arguments["n_donors"] < size:
-            raise DonorwiseError(
-                f"n_donors={arguments['n_donors']}: a family has {size} members with n_children={size - 2}."
-            )
-    if arguments["populations"] > units:
-        raise DonorwiseError(
-            f"populations={arguments['populations']}: there are {units} families and donors outside families to fill them."
-        )
-
-
-def _draw_people(n_donors: int, n_children: int | None, populations: int, rng: np.random.Generator) -> People:
-    """Donors with their `population`, which families, and people outside families, belong to by turns."""
-    n_families = 0 if n_children is None else n_donors // (2 + n_children)
-    members = n_families * (2 + (n_children or 0))
-    people = draw_people(n_families, n_children or 0, n_donors - members, rng)
-    at = np.arange(n_donors)
-    unit = np.where(at < members, at // (2 + (n_children or 0)), at - members + n_families)
-    names = [f"pop{p + 1}" for p in range(populations)]
-    return people._replace(obs=people.obs.assign(population=pd.Categorical.from_codes(unit % populations, names)))
-
-
-def _draw_genotypes(
-    people: People, variants: pd.DataFrame, *, copied: float, fst: float, rng: np.random.Generator
-) -> ad.AnnData:
-    """Donors x variants, none missing."""
-    populations = people.obs["population"].cat.codes.to_numpy(dtype=np.int64)
-    founder = people.father < 0
-    sides = np.empty((len(founder), 2, len(variants)), dtype=np.int8)
-    drawn = draw_haplotypes(np.repeat(populations[founder], 2), variants, copied=copied, fst=fst, rng=rng)
-    sides[founder] = drawn.reshape(-1, 2, len(variants))
-    pass_on(sides, people, recombination(variants, MORGANS / variants["pos"].max()), rng)
-    copies = sides.sum(axis=1, dtype=np.float32)
-    genotypes = ad.AnnData(X=copies, obs=people.obs, var=variants.assign(af=copies.mean(axis=0, dtype=float) / 2))
-    genotypes.obsp["pedigree"] = pedigree(people)
-    return genotypes
-
-
-def _plan(people: People, condition: bool, spread: Spread, rng: np.random.Generator) -> StudyPlan:
-    """One sample of every donor, or one in each condition."""
-    donors = people.obs[["family", "population", "sex"]].reset_index(drop=True)
-    donors = donors.assign(
-        donor_id=categories(people.obs.index), family=categories(donors["family"]), age=_ages(people, rng)
-    )
-    if condition:
-        return paired(donors, spread, rng)
-    return StudyPlan(
-        samples=donors.assign(sample_id=donors["donor_id"]),
-        exposure=np.zeros(len(donors)),
-        time=np.zeros(len(donors)),
-        variations=(intercept("donor", donors["donor_id"], spread.donor),),
-        formula="~ (1 | donor_id)",
-        contrast="Intercept",
-    )
-
-
-def _ages(people: People, rng: np.random.Generator) -> IntArray:
-    """Years; children are younger than their parents."""
-    role = people.obs["role"].astype(str).to_numpy()
-    low = np.select([role == "child", role == "unrelated"], [18, 25], 50)
-    return rng.integers(low, np.where(role == "child", 35, 76))
-
-
-def _with_ancestry(plan: StudyPlan, people: People, polygenic_sd: float, population_sd: float) -> StudyPlan:
-    """With what relatives, and members of a population, have in common."""
-    donor = intercept("polygenic", plan.samples["donor_id"], polygenic_sd)
-    if (people.father >= 0).any():
-        donor = replace(donor, factor=np.asarray(np.linalg.cholesky(pedigree(people)), dtype=np.float64))
-    variations = [*plan.variations, donor]
-    if len(people.obs["population"].cat.categories) > 1:
-        variations.append(intercept("population", plan.samples["population"], population_sd))
-    return replace(plan, variations=tuple(variations))
 
 
 def _with_eqtls(
