@@ -23,9 +23,9 @@ def plain(genotypes: FloatArray, maf: float, missing: float) -> tuple[list[Any],
     for j, x in enumerate(genotypes.T):
         seen = [v for v in x if not np.isnan(v)]
         if not seen or (len(x) - len(seen)) / len(x) > missing:
-            left_out["lacking"] += 1
+            left_out["mostly_missing"] += 1
         elif max(seen) == min(seen):
-            left_out["alike"] += 1
+            left_out["all_alike"] += 1
         elif min(sum(seen), 2 * len(seen) - sum(seen)) / (2 * len(seen)) < maf:
             left_out["rare"] += 1
         else:
@@ -146,7 +146,7 @@ def test_spelling_of_those_that_are_missing() -> None:
         ("d1 d2 d3", "d1-lib1 d2-lib1 d3-lib2", r"`d1-lib1` of the data has before its first `-` the name `d1` of the other"),
         ("d1_x_3 d2_x_3 d3_x_1", "d1 d2 d3", r"`d1_x_3` of the genotypes has before its first `_` the name `d1`"),
         ("rs1 rs2 rs3", "d1 d2 d3", r"These are names of variants: rows are donors, so give its transpose"),
-        ("0 1 2 3", "d1 d2 d3", r"These rows have no names: give donors=, their names in order"),
+        ("0 1 2 3", "d1 d2 d3", r"These rows have no names: give a DataFrame with"),
         ("d1 d1 d2 d3", "d1 d2 d3", r"study.bed has 1 name more than once: `d1`. Of a person who was genotyped twice"),
     ],
 )  # fmt: skip

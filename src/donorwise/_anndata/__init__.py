@@ -28,6 +28,7 @@ from donorwise._anndata.response import (
     response_of,
 )
 from donorwise._anndata.roles import Role, check_setup, find_roles
+from donorwise._anndata.scan_results import Scan, read_scan, write_scan
 from donorwise._anndata.sources import open_source
 from donorwise._anndata.summary import (
     cell_depth,
@@ -59,6 +60,7 @@ __all__ = [
     "Response",
     "Results",
     "Role",
+    "Scan",
     "Symbols",
     "cell_count",
     "cell_depth",
@@ -97,6 +99,7 @@ __all__ = [
     "read_power",
     "read_results",
     "read_rows",
+    "read_scan",
     "read_settings",
     "read_tables",
     "examined",
@@ -108,6 +111,7 @@ __all__ = [
     "write_influence",
     "write_power",
     "write_results",
+    "write_scan",
     "write_settings",
     "write_tables",
 ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from donorwise._anndata.genotypes import CHROMOSOME_COLUMNS, column_of, usual_column
+from donorwise._core.engine.scan import Genes
 from donorwise._core.kinship.labels import UNKNOWN, bare_chromosomes, chromosome_names, positions_of
 from donorwise._core.wording import listing
 from donorwise._typing import BoolArray, IntArray, StrArray
@@ -29,23 +29,7 @@ _ADVICE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class GenePositions:
-    """Where G genes are.
-
-    Attributes
-    ----------
-    chrom
-        Shape (G,). Chromosomes, as `bare_chromosomes` names them; "" where the gene has no position.
-    tss
-        Shape (G,). Start of transcription in base pairs; -1 where it is not known.
-    """
-
-    chrom: StrArray
-    tss: IntArray
-
-
-def gene_positions(var: Any, chromosomes: StrArray, *, text: str = "adata.var") -> GenePositions:
+def gene_positions(var: Any, chromosomes: StrArray, *, text: str = "adata.var") -> Genes:
     """Chromosomes and starts of transcription of genes: `tss`, or else the start, of genes on the minus strand the end.
 
     Parameters
@@ -56,6 +40,10 @@ def gene_positions(var: Any, chromosomes: StrArray, *, text: str = "adata.var") 
         Those of the variants; names are compared without "chr".
     text
         What messages call `var`.
+
+    Returns
+    -------
+    Chromosomes as `bare_chromosomes` names them, "" and -1 for genes without a position.
 
     Raises
     ------
@@ -71,18 +59,18 @@ def gene_positions(var: Any, chromosomes: StrArray, *, text: str = "adata.var") 
     chrom = bare_chromosomes(own)
     unknown = (chrom == "") | (tss == UNKNOWN)
     _check_shared(own[~unknown], chrom[~unknown], chromosomes, f"{text}[{column!r}]")
-    return GenePositions(np.where(unknown, "", chrom), np.where(unknown, UNKNOWN, tss))
+    return Genes(np.where(unknown, "", chrom), np.where(unknown, UNKNOWN, tss))
 
 
-def told_unplaced(positions: GenePositions, names: Sequence[str]) -> str | None:
-    """That genes have no position, and so no variants near them; None where all have one."""
+def told_unplaced(positions: Genes, names: Sequence[str]) -> list[str]:
+    """That genes have no position, and so no variants near them; nothing where all have one."""
     at = np.flatnonzero(positions.tss == UNKNOWN)
     if not at.size:
-        return None
-    return (
+        return []
+    return [
         f"{at.size:,} of {len(positions.tss):,} genes {'has' if at.size == 1 else 'have'} no position, and are tested with no "
         f"variant: {listing([names[i] for i in at[:6]], 5)}."
-    )
+    ]
 
 
 def _tss(var: Any, text: str) -> IntArray | None:

@@ -25,6 +25,9 @@ PSEUDOBULK = "pseudobulk"
 CALIBRATION = "calibration"
 """Default ``uns`` key of the results of ``dw.tl.calibrate``."""
 
+SCAN = "scan"
+"""Default ``uns`` key of the results of ``dw.tl.scan``."""
+
 FORMAT = "format"
 """Where every entry says the version of its form, an integer; entries of 0.1 have none, which is version 0."""
 
@@ -53,7 +56,22 @@ TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)
 CALIBRATION_TABLES = ("groups", "levels", "permutations", "curves", "histogram", "variables")
 """The tables of one calibration."""
 
-TABLES_OF_ENTRIES = (TABLES, CALIBRATION_TABLES, (SIZE_FACTORS,))
+COUNTS = "counts"
+"""How many tests of a scan there were by size of the statistic."""
+
+TESTS = "tests"
+"""The tests of a scan that were kept, where they are not in a folder."""
+
+OUT = "out"
+"""In params, the folder that holds the tests of a scan."""
+
+RESPONSE = "response"
+"""In params, what the features are, see `RESPONSE_X`."""
+
+SCAN_TABLES = (RESULTS, COUNTS)
+"""The tables of every scan."""
+
+TABLES_OF_ENTRIES = (TABLES, CALIBRATION_TABLES, (SIZE_FACTORS,), SCAN_TABLES)
 """The tables by which an entry is known to be of this package."""
 
 RESULT_COLUMNS = (
@@ -73,6 +91,37 @@ RESULT_COLUMNS = (
     "n_donors",
     "n_obs",
 )
+SCAN_COLUMNS = (
+    "gene",
+    "group",
+    "variant",
+    "chrom",
+    "pos",
+    "a0",
+    "a1",
+    "af",
+    "n",
+    "beta",
+    "se",
+    "statistic",
+    "df",
+    "p_value",
+    "neg_log10_p",
+    "n_variants",
+    "p_gene",
+    "adj_p_gene",
+    "q_value",
+    "status",
+    "n_donors",
+)
+"""Columns of the lead variants of a scan, others may follow."""
+
+_OF_GENES = ("n_variants", "p_gene", "adj_p_gene", "q_value", "n_donors")
+TEST_COLUMNS = tuple(name for name in SCAN_COLUMNS if name not in _OF_GENES)
+"""Columns of the tests of a scan, others may follow."""
+
+COUNT_COLUMNS = ("group", "statistic", "p_value", "count")
+
 NO_WEIGHTS = ""
 ARRAY_WEIGHTS = "<array>"
 """``params["weights"]`` when there were none, or when they came as an array and not as a column of obs."""

@@ -16,7 +16,7 @@ from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import anndata as ad
 
@@ -90,7 +90,7 @@ class Results:
     @property
     def aligned_to_var(self) -> bool:
         """Whether the variables are names of ``adata.var``."""
-        return _aligned_to_var(self.params)
+        return aligned_to_var(self.params)
 
 
 def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
@@ -108,8 +108,8 @@ def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
     tables = {name: pd.DataFrame(entry[name]) for name in keys.TABLES}
     if keys.HERITABILITY in entry:
         tables[keys.HERITABILITY] = pd.DataFrame(entry[keys.HERITABILITY])
-    if _aligned_to_var(params):
-        tables = {name: _still_there(table, adata, key) for name, table in tables.items()}
+    if aligned_to_var(params):
+        tables = {name: still_there(table, adata, key) for name, table in tables.items()}
     others = (keys.PRIOR, keys.SIZE_FACTORS, keys.KERNELS)
     further = {name: pd.DataFrame(entry[name]) for name in others if name in entry}
     whole = {name: table.reset_index(drop=True) for name, table in tables.items()}
@@ -128,14 +128,15 @@ def read_tables(adata: ad.AnnData, key: str, names: Sequence[str], *, made_by: s
     check_text(key)
     present = [str(k) for k, entry in adata.uns.items() if _holds(entry, names)]
     if key not in present:
+        _check_no_scan(adata, key)
         there = suggest(key, present) if present else f"There are none in this AnnData: run {made_by} first."
         raise DataError(f"adata.uns has no result {key!r} of {made_by}. {there}")
     check_format(adata.uns[key], key)
     params = _params(adata.uns[key][keys.PARAMS])
     tables = {name: pd.DataFrame(adata.uns[key][name]) for name in names}
     for name, table in tables.items():
-        if "variable" in table and _aligned_to_var(params):
-            tables[name] = _still_there(table, adata, key)
+        if "variable" in table and aligned_to_var(params):
+            tables[name] = still_there(table, adata, key)
     return {name: table.reset_index(drop=True) for name, table in tables.items()}
 
 
@@ -184,9 +185,17 @@ def check_result(adata: ad.AnnData, key: str) -> None:
     if key in adata.uns and _is_result(adata.uns[key]):
         check_format(adata.uns[key], key)
         return
+    _check_no_scan(adata, key)
     present = list_results(adata)
     there = suggest(key, present) if present else "There are none in this AnnData: run dw.tl.lmm first."
     raise DataError(f"adata.uns has no donorwise result {key!r}. {there}")
+
+
+def _check_no_scan(adata: ad.AnnData, key: str) -> None:
+    if holds_tables(adata, key, keys.SCAN_TABLES):
+        raise DataError(
+            f"adata.uns[{key!r}] is a scan over variants, not a model's tests: dw.get.scan(adata, key={key!r}) reads it."
+        )
 
 
 def check_text(key: object) -> None:
@@ -195,12 +204,12 @@ def check_text(key: object) -> None:
         raise DataError(f"key={key!r} must be text, the name of an entry of adata.uns.")
 
 
-def check_format(entry: Any, name: str) -> None:
-    """Raise where an entry of ``uns`` was written in a form that this version does not know."""
+def check_format(entry: Any, name: str, place: str = "") -> None:
+    """Raise where an entry of ``uns``, or what is at another `place`, was written in a form that this version does not know."""
     found = int(computed(entry[keys.FORMAT])) if keys.FORMAT in entry else 0
     if found > keys.FORMAT_VERSION:
         raise DataError(
-            f"adata.uns[{name!r}] was written by a newer donorwise (format {found}; this one reads up to "
+            f"{place or f'adata.uns[{name!r}]'} was written by a newer donorwise (format {found}; this one reads up to "
             f"{keys.FORMAT_VERSION}): update donorwise, or run the analysis again."
         )
 
@@ -220,21 +229,22 @@ def _holds(entry: Any, names: Sequence[str]) -> bool:
     return hasattr(entry, "keys") and {keys.PARAMS, *names} <= set(entry.keys())
 
 
-def _aligned_to_var(params: dict[str, Any]) -> bool:
+def aligned_to_var(params: Mapping[str, Any]) -> bool:
+    """Whether the features of a result are names of ``var``."""
     response = str(params["response"])
     return response == keys.RESPONSE_X or response.startswith(keys.LAYER_PREFIX)
 
 
 def _params(stored: Any) -> dict[str, Any]:
     """Params as plain values; of results of 0.1, which did not say it, with what differs between families of models."""
-    params = {str(name): _plain(value) for name, value in stored.items()}
+    params = {str(name): plain(value) for name, value in stored.items()}
     return _FAMILIES_OF_0_1.get(str(params.get("method", keys.LMM)), {}) | params
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Undo what writing did: lists come back as arrays, numbers as numpy scalars, dicts as two lists."""
     if hasattr(value, "keys"):
-        return dict(zip(_plain(value["names"]), _plain(value["values"]), strict=True))
+        return dict(zip(plain(value["names"]), plain(value["values"]), strict=True))
     if isinstance(value, np.ndarray):
         return [str(v) if isinstance(v, str) else v for v in value.tolist()]
     if isinstance(value, np.generic):
@@ -242,9 +252,9 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
-def _still_there(table: pd.DataFrame, adata: ad.AnnData, key: str) -> pd.DataFrame:
+def still_there(table: pd.DataFrame, adata: ad.AnnData, key: str, column: str = "variable") -> pd.DataFrame:
     """Drop the rows of features that are no longer in ``var``; uns does not follow a subset."""
-    variable = table["variable"].cat
+    variable = table[column].cat
     present = variable.categories.isin(adata.var_names)
     if present.all():
         return table
@@ -253,5 +263,5 @@ def _still_there(table: pd.DataFrame, adata: ad.AnnData, key: str) -> pd.DataFra
             f"None of the features of the result {key!r} is in adata.var_names. Were they renamed since the fit?"
         )
     kept = table[present[variable.codes]].copy()
-    kept["variable"] = kept["variable"].cat.remove_unused_categories()
+    kept[column] = kept[column].cat.remove_unused_categories()
     return kept

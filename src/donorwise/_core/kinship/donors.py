@@ -113,10 +113,10 @@ def _advice(found: Matched, genotypes: Genotypes) -> str:
     if are_variants(donors):
         return "These are names of variants: rows are donors, so give its transpose."
     if donors == tuple(map(str, range(len(donors)))):
-        return "These rows have no names: give donors=, their names in order."
+        return "These rows have no names: give a DataFrame with the names of the donors in its index."
     return _spelling(found.without_genotypes, found.without_data) or (
-        "Names must be the same on both sides. Of PLINK's files it is the IID, without the family (not FID_IID); look for other "
-        "numbers of the donors and for prefixes, or give the names of the rows as donors=."
+        "Names must be the same on both sides. Of PLINK's files it is the IID, without the family (not FID_IID); look for "
+        "prefixes, and for a column of obs with these names (donor=)."
     )
 
 
@@ -132,7 +132,7 @@ def _spelling(names: Sequence[str], donors: Sequence[str]) -> str | None:
         if pairs_of[where]:
             name = pairs_of[where][0]
             return (
-                f"`{name}` of the {side} has {where} the name `{_PARTS[where](name)}` of the other side: give the donors of the "
-                "genotypes the names of the data, with donors=."
+                f"`{name}` of the {side} has {where} the name `{_PARTS[where](name)}` of the other side: names must be the "
+                "same on both sides."
             )
     return None

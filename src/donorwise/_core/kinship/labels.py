@@ -83,13 +83,13 @@ def plink_chromosomes(codes: Iterable[Any]) -> StrArray:
 
 
 def bare_chromosomes(names: StrArray) -> StrArray:
-    """Names by which chromosomes of two sources are compared: without "chr", in capitals, M for MT."""
+    """Names by which chromosomes of two sources are compared: without "chr", in capitals, MT for M."""
     return _each(names, _bare)
 
 
 def _bare(name: str) -> str:
     bare = name.strip().upper().removeprefix("CHR")
-    return "M" if bare == "MT" else bare
+    return "MT" if bare == "M" else bare
 
 
 def _each(values: Iterable[Any], text: Callable[[Any], str]) -> StrArray:
