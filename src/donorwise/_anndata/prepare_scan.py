@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_depth, examined, find_roles, is_collapsed, resolve_response
-from donorwise._anndata.gene_positions import gene_positions
+from donorwise._anndata.gene_positions import gene_positions, told_unplaced
 from donorwise._anndata.kernels import with_kernels
 from donorwise._anndata.obs import as_frame
 from donorwise._anndata.prepare import assemble_lmm, collapsed_response, scale_of_rows
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from donorwise._anndata.response import Response
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.scan import Scan, ScanOptions
@@ -99,8 +100,8 @@ def prepare_scan(
     }
     known = genotypes.chromosomes
     chrom = np.full(genotypes.n_variants, "") if known is None else bare_chromosomes(known)
-    genes = _genes(adata, response, chrom) if options.mode == "cis" else None
     said = [*told_unmatched(genotypes, match), *said_of_labels(adata, roles, parsed)]
+    genes = _genes(adata, response, chrom, said) if options.mode == "cis" else None
     if not alone:
         depth = cell_depth(adata) if response.aligned_to_var else None
         said += cautions.of_cells(
@@ -112,13 +113,15 @@ def prepare_scan(
     return build_scan(analyses, genotypes, chrom, genes, columns, cell_names, options, said)
 
 
-def _genes(adata: ad.AnnData, response: Any, chrom: StrArray) -> Genes:
-    """Where the features of a response are."""
+def _genes(adata: ad.AnnData, response: Response, chrom: StrArray, said: list[str]) -> Genes:
+    """Where the features of a response are; adds to what is `said` how many have no position."""
     if not response.aligned_to_var:
         raise DesignError(
             f"mode='cis' needs positions in adata.var, to which {response.text} does not belong: take mode='gwas'."
         )
     positions = gene_positions(adata.var.loc[list(response.variables)], chrom)
+    unplaced = told_unplaced(positions, response.variables)
+    said += [] if unplaced is None else [unplaced]
     return Genes(positions.chrom, positions.tss)
 
 

@@ -103,7 +103,7 @@ class Scan:
         if genes is None or positions is None:
             return len(self.analysis.variables) * self.genotypes.n_variants
         n = 0
-        for name in np.unique(genes.chrom):
+        for name in np.unique(genes.chrom[genes.tss >= 0]):
             there = np.sort(positions[self.chrom == name])
             tss, window = genes.tss[genes.chrom == name], self.options.window
             ends = np.searchsorted(there, tss + window, side="right") - np.searchsorted(
@@ -241,17 +241,17 @@ class _Task:
     def _block(self, models: TaskModels, features: IntArray, low: int, high: int) -> tuple[Pairs, Summary]:
         """Read some variants, and test those that can be."""
         scan, G = self.scan, len(self.scan.analysis.variables)
-        genotypes = scan.genotypes.read(low, high)[scan.rows[self.number]]
-        usable, left_out = usable_variants(genotypes, maf=scan.options.maf, missing=scan.options.missing)
+        genotypes = scan.genotypes.checked(low, high)[scan.rows[self.number]]
+        usable = usable_variants(genotypes, maf=scan.options.maf, missing=scan.options.missing)
         block = Block(low + usable.at, usable.x, usable.frequency, usable.n)
         kept, summary = [Pairs.none()], Summary.empty(G)
         work = [(models, own, ranges, scan.options.tests) for own, ranges in self._parts(block, features)]
         for pairs, found in in_threads(lambda item: scan_block(*item), work, scan.analysis.n_jobs):
             kept.append(replace(pairs, feature=features[pairs.feature]))
             summary.add(found.of(features, G))
-        summary.left_out[:] += left_out
+        summary.left_out[:] += usable.left_out
         summary.variants[:] += len(usable.at)
-        summary.imputed[:] += int((~np.isfinite(genotypes[:, usable.at])).sum())
+        summary.imputed[:] += usable.n_imputed
         return Pairs.concatenate(kept), summary
 
     def _parts(self, block: Block, features: IntArray) -> Iterator[tuple[Block, Ranges | None]]:
@@ -274,7 +274,7 @@ class _Task:
             at = np.flatnonzero(self.scan.chrom[block.at] == name)
             at = at[np.argsort(positions[block.at[at]], kind="stable")]
             own, pos = block.take(at), positions[block.at[at]]
-            there = chrom == name
+            there = (chrom == name) & (tss >= 0)
             low = np.where(there, np.searchsorted(pos, tss - window, side="left"), 0)
             high = np.where(there, np.searchsorted(pos, tss + window, side="right"), 0)
             yield own, Ranges(low, high)
