@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from donorwise._typing import FloatArray, IntArray
+from donorwise._typing import BoolArray, FloatArray, IntArray
+from donorwise.datasets._checks import check_chromosomes
 from donorwise.errors import DonorwiseError
 
 MEGABASES = 150
@@ -78,12 +79,14 @@ def simulate_relatives(
     """
     _check(n_families, n_children, n_unrelated, n_variants, n_chromosomes, ld, missing)
     rng = np.random.default_rng(seed)
-    people = _people(n_families, n_children, n_unrelated, rng)
-    variants = _variants(n_variants, n_chromosomes, rng)
+    people = draw_people(n_families, n_children, n_unrelated, rng)
+    variants = draw_variants(n_variants, n_chromosomes, MEGABASES * 1_000_000, rng).assign(
+        frequency=rng.uniform(0.05, 0.5, n_variants)
+    )
     genotypes = _genotypes(people, variants, ld, rng).astype(np.float32)
     genotypes[rng.random(genotypes.shape) < missing] = np.nan
     adata = ad.AnnData(X=genotypes, obs=people.obs, var=variants)
-    adata.obsp["pedigree"] = _pedigree(people)
+    adata.obsp["pedigree"] = pedigree(people)
     return adata
 
 
@@ -96,14 +99,13 @@ def _check(
             raise DonorwiseError(f"{name}={value!r}: must not be negative.")
     if n_families + n_unrelated < 1:
         raise DonorwiseError("n_families=0 and n_unrelated=0: that is nobody.")
-    if not 1 <= n_chromosomes <= n_variants:
-        raise DonorwiseError(f"n_chromosomes={n_chromosomes!r}: must be from 1 to n_variants={n_variants!r}.")
+    check_chromosomes(n_chromosomes, n_variants)
     for name, share in {"ld": ld, "missing": missing}.items():
         if not 0 <= share < 1:
             raise DonorwiseError(f"{name}={share!r}: must be from 0 to below 1.")
 
 
-class _People(NamedTuple):
+class People(NamedTuple):
     """Rows of obs, and of each their father's and mother's row, (n,), -1 for founders; parents come before children."""
 
     obs: pd.DataFrame
@@ -111,7 +113,8 @@ class _People(NamedTuple):
     mother: IntArray
 
 
-def _people(n_families: int, n_children: int, n_unrelated: int, rng: np.random.Generator) -> _People:
+def draw_people(n_families: int, n_children: int, n_unrelated: int, rng: np.random.Generator) -> People:
+    """Families of two parents and their children, and after them people outside families."""
     roles = ["father", "mother", *(f"child{i + 1}" for i in range(n_children))]
     names = [f"F{f + 1}_{role}" for f in range(n_families) for role in roles] + [
         f"U{i + 1}" for i in range(n_unrelated)
@@ -135,12 +138,13 @@ def _people(n_families: int, n_children: int, n_unrelated: int, rng: np.random.G
         },
         index=pd.Index(names),
     )
-    return _People(obs, father, mother)
+    return People(obs, father, mother)
 
 
-def _variants(n_variants: int, n_chromosomes: int, rng: np.random.Generator) -> pd.DataFrame:
+def draw_variants(n_variants: int, n_chromosomes: int, length: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Variants spread over chromosomes of `length` bases: `chrom`, `pos`, `a0`, `a1`."""
     chrom = np.sort(np.arange(n_variants) % n_chromosomes)
-    pos = rng.integers(1, MEGABASES * 1_000_000, n_variants)
+    pos = rng.integers(1, length, n_variants)
     alleles = np.array([rng.permutation(list("ACGT"))[:2] for _ in range(n_variants)])
     names = [str(c + 1) for c in range(n_chromosomes)]
     return pd.DataFrame(
@@ -149,24 +153,36 @@ def _variants(n_variants: int, n_chromosomes: int, rng: np.random.Generator) -> 
             "pos": pos[np.lexsort((pos, chrom))],
             "a0": alleles[:, 0],
             "a1": alleles[:, 1],
-            "frequency": rng.uniform(0.05, 0.5, n_variants),
         },
         index=pd.Index([f"rs{i + 1}" for i in range(n_variants)]),
     )
 
 
-def _genotypes(people: _People, variants: pd.DataFrame, ld: float, rng: np.random.Generator) -> NDArray[np.int8]:
-    """Copies of `a1`, (people, variants): those on the father's and on the mother's side."""
-    chrom, pos = variants["chrom"].cat.codes.to_numpy(), variants["pos"].to_numpy()
-    begins = np.diff(chrom, prepend=-1) != 0
-    morgans = np.where(begins, np.inf, np.diff(pos, prepend=0) / 1e8)
-    recombined = 0.5 * (1 - np.exp(-2 * morgans))
-    n = len(people.father)
-    sides = _founders(2 * n, variants["frequency"].to_numpy(), np.where(begins, 0.0, ld), rng).reshape(n, 2, -1)
+def _genotypes(people: People, variants: pd.DataFrame, ld: float, rng: np.random.Generator) -> NDArray[np.int8]:
+    """Copies of `a1`, (people, variants)."""
+    frequency = variants["frequency"].to_numpy()
+    correlation = np.where(begins(variants), 0.0, ld)
+    sides = _founders(2 * len(people.father), frequency, correlation, rng).reshape(len(people.father), 2, -1)
+    pass_on(sides, people, recombination(variants, 1e-8), rng)
+    return sides.sum(axis=1, dtype=np.int8)
+
+
+def begins(variants: pd.DataFrame) -> BoolArray:
+    """Whether a variant is the first of its chromosome, (variants,)."""
+    return np.diff(variants["chrom"].cat.codes, prepend=-1) != 0
+
+
+def recombination(variants: pd.DataFrame, morgans: float) -> FloatArray:
+    """Probability that a parent's sides change between a variant and the one before; `morgans` is the length of a base."""
+    distance = np.diff(variants["pos"].to_numpy(), prepend=0) * morgans
+    return 0.5 * (1 - np.exp(-2 * np.where(begins(variants), np.inf, distance)))
+
+
+def pass_on(sides: NDArray[np.int8], people: People, recombined: FloatArray, rng: np.random.Generator) -> None:
+    """Give children what they have of their parents: alleles on the father's and on the mother's side, (people, 2, variants)."""
     for child in np.flatnonzero(people.father >= 0):
         for side, parent in enumerate((people.father[child], people.mother[child])):
             sides[child, side] = _passed_on(sides[parent], recombined, rng)
-    return sides.sum(axis=1, dtype=np.int8)
 
 
 def _founders(n: int, frequency: FloatArray, correlation: FloatArray, rng: np.random.Generator) -> NDArray[np.int8]:
@@ -183,7 +199,7 @@ def _passed_on(sides: NDArray[np.int8], recombined: FloatArray, rng: np.random.G
     return np.where(side == 0, sides[0], sides[1])
 
 
-def _pedigree(people: _People) -> FloatArray:
+def pedigree(people: People) -> FloatArray:
     """Expected relatedness, (n, n), by the tabular method: half the sum of the parents'."""
     n = len(people.father)
     expected = np.eye(n)

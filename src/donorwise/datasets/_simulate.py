@@ -8,24 +8,12 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from donorwise._typing import FloatArray, IntArray, check_option
-from donorwise.datasets._designs import (
-    COHORT_DESIGNS,
-    SHARED,
-    CohortDesign,
-    Genes,
-    Spread,
-    StudyPlan,
-    draw_counts,
-    draw_genes,
-    plan_study,
-)
-from donorwise.errors import DonorwiseError
-
-CELL_DEPTH_SD = 0.3
-TARGET_SUM = 1e4
+from donorwise._typing import check_option
+from donorwise.datasets._cells import assign_cells, draw_depth, gene_table, log_normalise, obs_table, reaction_table
+from donorwise.datasets._checks import check_cell_types, check_counts, check_positive, check_shares, check_sizes
+from donorwise.datasets._designs import COHORT_DESIGNS, CohortDesign, Spread, StudyPlan, plan_study
+from donorwise.datasets._genes import SHARED, Genes, draw_counts, draw_genes, log_means
 
 
 def simulate_cohort(
@@ -123,7 +111,7 @@ def simulate_cohort(
     20
     """
     arguments: dict[str, Any] = {name: value for name, value in locals().items() if name != "cell_types"}
-    types = _check_cell_types(cell_types)
+    types = check_cell_types(cell_types)
     check_option("design", design, COHORT_DESIGNS)
     _check_numbers(arguments)
 
@@ -137,14 +125,15 @@ def simulate_cohort(
         has_time=bool(plan.time.any()),
         rng=rng,
     )
-    sample_codes, type_codes = _draw_cells(plan, n_cells, len(types), rng)
+    sample_codes, type_codes = assign_cells(plan, n_cells, len(types), rng)
     shift = depth_sd * rng.standard_normal(len(plan.samples)) + depth_shift * (plan.exposure > 0)
-    cell_depth = depth * np.exp(shift[sample_codes] + CELL_DEPTH_SD * rng.standard_normal(n_cells))
-    counts = draw_counts(plan, genes, sample_codes, type_codes, cell_depth, rng)
+    cell_depth = draw_depth(depth, shift, sample_codes, rng)
+    means = log_means(plan, genes, rng)
+    counts = draw_counts(means, genes.dispersion, sample_codes, type_codes, cell_depth, rng)
 
     adata = ad.AnnData(
-        X=_log_normalise(counts),
-        obs=_obs_table(plan, counts, sample_codes, pd.Categorical.from_codes(type_codes, types)),
+        X=log_normalise(counts),
+        obs=obs_table(plan, counts, sample_codes, pd.Categorical.from_codes(type_codes, types)),
         var=_var_table(plan, genes, types),
         layers={"counts": counts},
     )
@@ -159,84 +148,14 @@ def simulate_cohort(
     return adata
 
 
-def _check_cell_types(cell_types: Sequence[str]) -> list[str]:
-    types = [cell_types] if isinstance(cell_types, str) else [str(name) for name in cell_types]
-    if not types or len(set(types)) < len(types) or any("/" in name for name in types):
-        raise DonorwiseError(f"cell_types={cell_types!r}: needs one or more distinct names without '/'.")
-    return types
-
-
 def _check_numbers(arguments: dict[str, Any]) -> None:
-    for name, least in {"n_donors": 2, "n_cells": 1, "n_genes": 1}.items():
-        if arguments[name] < least:
-            raise DonorwiseError(f"{name}={arguments[name]!r}: must be at least {least}.")
-    for name in ("effect_size", "donor_sd", "slope_sd", "sample_sd", "batch_sd", "depth_sd"):
-        if not arguments[name] >= 0:
-            raise DonorwiseError(f"{name}={arguments[name]!r}: must not be negative.")
-    if not 0 <= arguments["de_fraction"] <= 1:
-        raise DonorwiseError(f"de_fraction={arguments['de_fraction']!r}: must lie between 0 and 1.")
-    if not arguments["depth"] > 0:
-        raise DonorwiseError(f"depth={arguments['depth']!r}: must be positive.")
-
-
-def _draw_cells(plan: StudyPlan, n_cells: int, n_types: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """Sample and cell type of each cell; samples differ in size and donors in composition."""
-    n_samples = len(plan.samples)
-    if n_cells < n_samples:
-        raise DonorwiseError(f"n_cells={n_cells}: this design has {n_samples} samples, each with at least one cell.")
-    weight = np.exp(0.4 * rng.standard_normal(n_samples))
-    sizes = 1 + rng.multinomial(n_cells - n_samples, weight / weight.sum())
-    sample_codes = np.repeat(np.arange(n_samples), sizes)
-    usual = 0.7 ** np.arange(n_types)
-    donor = plan.samples["donor_id"].cat.codes.to_numpy()
-    proportions = rng.dirichlet(30.0 * usual / usual.sum(), donor.max() + 1)
-    thresholds = proportions.cumsum(axis=1)[donor[sample_codes], :-1]
-    return sample_codes, (rng.uniform(size=(n_cells, 1)) > thresholds).sum(axis=1)
-
-
-def _log_normalise(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Log1p of counts per `TARGET_SUM`, as ``scanpy.pp.normalize_total`` and ``log1p`` do."""
-    scale = TARGET_SUM / np.maximum(_row_sums(counts), 1.0)
-    normalised = counts.copy()
-    normalised.data = np.log1p(counts.data * np.repeat(scale, np.diff(counts.indptr))).astype(np.float32)
-    return normalised
-
-
-def _row_sums(counts: sparse.csr_matrix) -> FloatArray:
-    return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-
-
-def _obs_table(
-    plan: StudyPlan, counts: sparse.csr_matrix, sample_codes: IntArray, cell_type: pd.Categorical
-) -> pd.DataFrame:
-    obs = plan.samples.iloc[sample_codes].reset_index(drop=True)
-    first, last = ["donor_id", "sample_id", "cell_type"], ["sex", "age"]
-    obs = obs.assign(cell_type=cell_type)[[*first, *obs.columns.difference(first + last, sort=False), *last]]
-    width = len(str(len(obs)))
-    obs.index = pd.Index([f"cell_{i + 1:0{width}d}" for i in range(len(obs))])
-    total = _row_sums(counts)
-    return obs.assign(
-        total_counts=total.astype(np.int64),
-        n_genes_by_counts=np.diff(counts.indptr),
-        log_depth=np.log(np.maximum(total, 1.0)),
-    )
+    check_counts(arguments, {"n_donors": 2, "n_cells": 1, "n_genes": 1})
+    check_sizes(arguments, ("effect_size", "donor_sd", "slope_sd", "sample_sd", "batch_sd", "depth_sd"))
+    check_shares(arguments, ("de_fraction",))
+    check_positive(arguments, ("depth",))
 
 
 def _var_table(plan: StudyPlan, genes: Genes, types: list[str]) -> pd.DataFrame:
-    n_genes = len(genes.dispersion)
-    width = max(4, len(str(n_genes)))
-    strongest = np.abs(genes.log_fc).argmax(axis=0)
-    # A code of -1 picks the last name.
-    return pd.DataFrame(
-        {
-            "is_de": genes.de_in >= 0,
-            "true_log_fc": genes.log_fc[strongest, np.arange(n_genes)],
-            "de_in": pd.Categorical(np.array([*types, "all", "none"], dtype=object)[genes.de_in]),
-            "true_time_log_fc": genes.time_log_fc,
-            "mean": TARGET_SUM * np.exp(genes.log_mean).mean(axis=0),
-            "dispersion": genes.dispersion,
-            "marker_of": pd.Categorical(np.array([*types, "none"], dtype=object)[genes.marker_of]),
-        }
-        | {f"{v.name}_sd": v.sd * genes.variability for v in plan.variations},
-        index=pd.Index([f"gene_{g + 1:0{width}d}" for g in range(n_genes)]),
-    )
+    table = gene_table(plan, genes, types)
+    reaction = reaction_table(genes, types).assign(true_time_log_fc=genes.time_log_fc)
+    return pd.concat([reaction.set_index(table.index), table], axis=1)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Variance, relative to what a level says of it, below which a fit is singular (for 100 rows a level that is where a
 # standard deviation relative to the residual's is 1e-4, as in lme4).
 _SINGULAR = 1e-6
+_SMALLEST = 0.01  # variance, in units of what a level says, that a search starts from where another model's is zero
 # Variance of the first column and of the others, relative to the best that all share, and correlation.
 _STARTS = (
     (1.0, 1.0, 0.0),
@@ -99,7 +100,7 @@ def optimise_blocked(
         sizes = _sizes(blocks, unit, nu, reml=reml)[:, None]
     else:
         sizes = rough_optima(equations.rays, equations.information, response, nu, reml=reml)
-    gamma, iterations, converged = _newton(equations, blocks, unit, sizes[:, 0], reml=reml)
+    gamma, iterations, converged = _newton(equations, blocks, unit, sizes[:, 0], nu, reml=reml)
     for other in range(1, sizes.shape[1]):
         at = np.flatnonzero(np.isfinite(sizes[:, other, 0]))
         if at.size:
@@ -108,8 +109,28 @@ def optimise_blocked(
     return gamma / equations.parameter_information, iterations, converged
 
 
+def newton_from(
+    equations: Equations, blocks: Blocks, response: Responses, start: FloatArray, nu: int, *, reml: bool
+) -> tuple[FloatArray, BoolArray]:
+    """Newton's method for blocks with further fixed effects than the equations', from variances `start` (G, K).
+
+    Returns
+    -------
+    (gamma (G, K), converged (G,))
+    """
+    n, K = start.shape
+    if K == 0:
+        return np.zeros((n, K)), np.ones(n, dtype=np.bool_)
+    blocks, scale = blocks.in_units(equations.information)
+    unit = replace(response, zty=response.zty * scale / np.sqrt(response.rss)[:, None], rss=np.ones(n))
+    diagonal = (blocks.parameter[:, 1] == blocks.parameter[:, 2]).astype(np.float64)
+    sizes = np.maximum(start * equations.parameter_information * diagonal, _SMALLEST * diagonal)
+    gamma, _, converged = _newton(equations, blocks, unit, sizes, nu, reml=reml)
+    return gamma / equations.parameter_information, converged
+
+
 def _newton(
-    equations: Equations, blocks: Blocks, unit: Responses, size: FloatArray, *, reml: bool
+    equations: Equations, blocks: Blocks, unit: Responses, size: FloatArray, nu: int, *, reml: bool
 ) -> tuple[FloatArray, IntArray, BoolArray]:
     """Newton's method from variances of a `size` (G, K), in units of what a level says."""
     parameter = blocks.parameter
@@ -121,7 +142,7 @@ def _newton(
     starts = _starts(parameter, bounded)
     n_always = len(starts) if max(widths) > 1 else 1  # correlated terms have several optima
     fit_features(
-        blocks.arrays(), starts, size, n_always, bounded, unit.zty, unit.rss, float(equations.nu(reml=reml)), reml, gamma,
+        blocks.arrays(), starts, size, n_always, bounded, unit.zty, unit.rss, float(nu), reml, gamma,
         iterations, converged,
     )  # fmt: skip
     return gamma, iterations, converged
@@ -139,8 +160,8 @@ def _take_better(
 ) -> None:
     """Newton's method for features `at` some positions from elsewhere; what is lower goes into `found`."""
     gamma, iterations, converged = found
-    own, more, ok = _newton(equations, blocks, unit, size, reml=reml)
     nu = equations.nu(reml=reml)
+    own, more, ok = _newton(equations, blocks, unit, size, nu, reml=reml)
     before, after = (evaluate_block(blocks, g, unit, nu, reml=reml).deviance for g in (gamma[at], own))
     better = ok & (~converged[at] | (after < before))
     gamma[at[better]], converged[at[better]] = own[better], True

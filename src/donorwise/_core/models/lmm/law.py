@@ -171,7 +171,7 @@ def on_grid(
         return LMMGrid(responses, nu, half, _spectral(spectrum, points[:, 0]), L, np.empty(0), np.empty(0))
     pairs = _Pairs(equations.blocks)
     by_products = spectrum is None and pairs.first.size <= most_pairs
-    made = [_gathered(own, L, nu, pairs if by_products else None) for own in _some_points(equations, points)]
+    made = [_gathered(own, L, nu, pairs if by_products else None) for own in some_points(equations, points)]
     half, step = (np.concatenate([getattr(own, name) for own in made], axis=-1) for name in ("half", "step"))
     spread = np.concatenate([own.spread for own in made])
     if spectrum is not None:
@@ -220,7 +220,7 @@ class _GridPoints:
     half: FloatArray
 
 
-def _some_points(equations: Equations, points: FloatArray) -> Iterator[_GridPoints]:
+def some_points(equations: Equations, points: FloatArray) -> Iterator[_GridPoints]:
     """The shared matrices, some points at a time."""
     blocks, p = equations.blocks, equations.p
     size = max(1, _DOUBLES // (blocks.S.size + blocks.order.size * p + 1))
@@ -330,10 +330,10 @@ def _pointwise(equations: Equations, points: FloatArray) -> Callable[[Responses]
     def R(response: Responses) -> FloatArray:
         t = np.ascontiguousarray(response.zty.T)
         out, k = np.empty((t.shape[1], len(points))), 0
-        for own in _some_points(equations, points):
+        for own in some_points(equations, points):
             for W, WA, Phi in zip(own.W, own.WA, own.Phi, strict=True):
                 XVr = t.T @ WA
-                out[:, k] = response.rss - np.einsum("qg,qg->g", t, _block_matrix(equations.blocks, W) @ t)
+                out[:, k] = response.rss - np.einsum("qg,qg->g", t, block_matrix(equations.blocks, W) @ t)
                 out[:, k] -= np.einsum("gp,pr,gr->g", XVr, Phi, XVr, optimize=True)
                 k += 1
         return out
@@ -374,7 +374,7 @@ def _largest_levels(equations: Equations) -> list[float]:
     return largest if equations.rays is None else [max(largest)] * len(largest)
 
 
-def _block_matrix(blocks: Blocks, values: FloatArray) -> sparse.csr_array:
+def block_matrix(blocks: Blocks, values: FloatArray) -> sparse.csr_array:
     """The (q, q) block-diagonal matrix whose blocks lie one after another in `values`."""
     q = int(blocks.start[-1])
     return sparse.csr_array((values, blocks.places), shape=(q, q))

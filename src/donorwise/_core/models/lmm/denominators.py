@@ -1,0 +1,247 @@
+"""x'Py and x'Px of many columns at once, at the variances of features whose columns of the model they are not.
+
+Given variances both are bilinear. Of a model with one ratio gamma, in the eigenbasis of Z'PZ with u = V'Z'Px / sqrt(s),
+
+    x'Py = x'My - sum_i u_xi u_yi (1 - h_i),   h_i = 1 / (1 + gamma s_i),
+
+M the projection of least squares; so x'Px depends on gamma alone, and is interpolated between Chebyshev points of its
+logarithm that all features share. Of other models, with G the relative covariances, W = G(I + SG)⁻¹ and t = Z'Mx,
+
+    x'Py = x'My - t_x'W t_y - (A't_x*)'Phi(A't_y*),   t* = W t,   Phi = (X̃'V⁻¹X̃)⁻¹
+
+feature by feature; where levels are coupled Z'WZ = I, and W = I - C⁻¹ with C = I + sum_k gamma_k B_k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from scipy import linalg
+
+from donorwise._core.models.lmm.law import block_matrix, some_points
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from donorwise._core.models.lmm.crossproducts import Responses
+    from donorwise._core.models.lmm.donor_columns import Axis
+    from donorwise._core.models.lmm.equations import Equations
+    from donorwise._core.models.lmm.spectral import Spectrum
+    from donorwise._typing import FloatArray, IntArray
+
+_IN_CACHE, _WHOLE = (256, 1024), (4096, 64)
+_PER_DECADE, _FEWEST = 6, 16  # points of the logarithm of a ratio between which is interpolated
+_NEGLIGIBLE = 1e-8  # ratio, relative to what the level with most rows says, below which no points lie
+
+
+class Variances(Protocol):
+    """Variances of G features, at which columns are weighed.
+
+    Attributes
+    ----------
+    tile
+        Variants and features that are best worked out together.
+    """
+
+    tile: ClassVar[tuple[int, int]]
+
+    def sums(self, axis: Axis) -> FloatArray:
+        """Maps (D, G) with x @ sums = x'Py of columns made of donors' numbers."""
+
+    def turned(self, zty: FloatArray) -> FloatArray:
+        """Cross-products (n, q) in block order, in the coordinates that :meth:`product` takes."""
+
+    def product(self, t: FloatArray, u: FloatArray, rss: FloatArray, features: IntArray) -> FloatArray:
+        """x'Pz of pairs of columns (V, q) with x'Mz (V,), at the variances of some features, (V, features)."""
+
+
+@dataclass(frozen=True)
+class NoVariances:
+    """Models without random effects: least squares."""
+
+    tile: ClassVar[tuple[int, int]] = _IN_CACHE
+
+    def sums(self, axis: Axis) -> FloatArray:
+        """See :class:`Variances`."""
+        return axis.y
+
+    def turned(self, zty: FloatArray) -> FloatArray:
+        """See :class:`Variances`."""
+        return zty
+
+    def product(self, t: FloatArray, u: FloatArray, rss: FloatArray, features: IntArray) -> FloatArray:
+        """See :class:`Variances`."""
+        return np.repeat(rss[:, None], features.size, axis=1)
+
+
+@dataclass(frozen=True)
+class OneRatio:
+    """One ratio `gamma` (G,) for each feature, in an eigenbasis; `u_y` (G, q) are the features in it."""
+
+    tile: ClassVar[tuple[int, int]] = _IN_CACHE
+
+    spectrum: Spectrum
+    gamma: FloatArray
+    u_y: FloatArray
+    typical: FloatArray
+    """Shape (q,). Squared coordinates of a usual column, which takes out most of how x'Px varies with gamma."""
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, gamma: FloatArray, response: Responses, axis: Axis) -> OneRatio:
+        """Of fitted features."""
+        basis = spectrum.vectors / np.sqrt(spectrum.s)
+        return cls(spectrum, gamma, response.zty @ basis, ((axis.zty @ basis) ** 2).mean(axis=0))
+
+    @property
+    def basis(self) -> FloatArray:
+        """What takes cross-products in block order to the eigenbasis, (q, q)."""
+        return self.spectrum.vectors / np.sqrt(self.spectrum.s)
+
+    def shrunk(self, gamma: FloatArray) -> FloatArray:
+        """h (q, n) at ratios (n,)."""
+        return np.asarray(1 / (1 + np.outer(self.spectrum.s, gamma)))
+
+    def sums(self, axis: Axis) -> FloatArray:
+        """See :class:`Variances`."""
+        return axis.y - self.turned(axis.zty) @ (self.u_y.T * (1 - self.shrunk(self.gamma)))
+
+    def turned(self, zty: FloatArray) -> FloatArray:
+        """See :class:`Variances`."""
+        return zty @ self.basis
+
+    @cached_property
+    def _between(self) -> tuple[FloatArray, FloatArray]:
+        """Ratios (L,) whose x'Px is worked out, and the weights (L, G) of theirs in that of each feature."""
+        points, at = np.unique(self.gamma, return_inverse=True)
+        n = _n_points(points, self.spectrum.s.max())
+        if points.size <= n + 1:
+            return points, np.eye(points.size)[:, at]
+        chosen = _chebyshev(points, n, self.spectrum.s.max())
+        weights = np.vstack([(self.gamma == 0.0)[None], _barycentric(np.log(chosen), self.gamma)])
+        chosen = np.concatenate([[0.0], chosen])
+        at_points, own = (self.typical @ self.shrunk(g) for g in (chosen, self.gamma))
+        return chosen, weights * own / at_points[:, None]
+
+    def product(self, t: FloatArray, u: FloatArray, rss: FloatArray, features: IntArray) -> FloatArray:
+        """See :class:`Variances`."""
+        points, weights = self._between
+        energy = t * u
+        at_points = energy @ self.shrunk(points)
+        at_points += (rss - energy.sum(axis=1))[:, None]
+        return at_points @ weights[:, features]
+
+
+def _n_points(gamma: FloatArray, largest: float) -> int:
+    low, high = _range(gamma, largest)
+    return _FEWEST + int(np.ceil(_PER_DECADE * np.log10(high / low)))
+
+
+def _range(gamma: FloatArray, largest: float) -> tuple[float, float]:
+    positive = gamma[gamma > 0]
+    if not positive.size:
+        return 1.0, 1.0
+    high = float(positive.max())
+    return min(max(float(positive.min()), _NEGLIGIBLE / largest), high), high
+
+
+def _chebyshev(gamma: FloatArray, n: int, largest: float) -> FloatArray:
+    """Ratios (n,) at the Chebyshev points of the logarithm."""
+    low, high = _range(gamma, largest)
+    middle, half = np.log(high * low) / 2, np.log(high / low) / 2
+    return np.exp(middle + half * np.cos(np.pi * np.arange(n) / (n - 1)))
+
+
+def _barycentric(z: FloatArray, gamma: FloatArray) -> FloatArray:
+    """Weights (L, G) of Chebyshev points z of log gamma, within their range (Berrut and Trefethen 2004, SIAM Rev 46:501).
+
+    None where gamma is zero.
+    """
+    sign = (-1.0) ** np.arange(z.size)
+    sign[[0, -1]] /= 2
+    positive = gamma > 0
+    at = np.clip(np.log(gamma[positive]), z.min(), z.max())
+    apart = at - z[:, None]
+    hit = apart == 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = sign[:, None] / apart
+        own /= own.sum(axis=0)
+    exact = hit.any(axis=0)
+    own[:, exact] = hit[:, exact]
+    weights = np.zeros((z.size, gamma.size))
+    weights[:, positive] = own
+    return weights
+
+
+@dataclass(frozen=True)
+class FeatureByFeature:
+    """Any variances `gamma` (G, K), worked out for one feature after the other.
+
+    `zty` and `delta` (G, q) and (G, p) are the features' cross-products and steps from least squares to their estimates.
+    """
+
+    tile: ClassVar[tuple[int, int]] = _WHOLE
+
+    equations: Equations
+    gamma: FloatArray
+    zty: FloatArray
+    delta: FloatArray
+
+    def sums(self, axis: Axis) -> FloatArray:
+        """See :class:`Variances`."""
+        A = self.equations.blocks.A
+        modes = np.empty_like(self.zty)
+        for g in range(len(self.gamma)):
+            modes[g] = self._at(g).shrink((self.zty[g] - A @ self.delta[g])[None])[0]
+        return axis.y - axis.zty @ modes.T
+
+    def turned(self, zty: FloatArray) -> FloatArray:
+        """See :class:`Variances`."""
+        return zty
+
+    def product(self, t: FloatArray, u: FloatArray, rss: FloatArray, features: IntArray) -> FloatArray:
+        """See :class:`Variances`."""
+        out = np.empty((len(t), features.size))
+        for column, g in enumerate(features):
+            at = self._at(int(g))
+            shrunk = at.shrink(u)
+            out[:, column] = rss - np.einsum("vq,vq->v", t, shrunk)
+            left = t if t is u else None
+            of_u = shrunk @ self.equations.blocks.A
+            of_t = of_u if left is not None else at.shrink(t) @ self.equations.blocks.A
+            out[:, column] -= np.einsum("vp,pr,vr->v", of_t, at.Phi, of_u, optimize=True)
+        return out
+
+    def _at(self, g: int) -> _Point:
+        return (
+            _coupled(self.equations, self.gamma[g])
+            if self.equations.blocks.coupled
+            else _blocked(self.equations, self.gamma[g])
+        )
+
+
+class _Point(NamedTuple):
+    """W, as what takes t (V, q) to t W, and Phi (p, p)."""
+
+    shrink: Callable[[FloatArray], FloatArray]
+    Phi: FloatArray
+
+
+def _blocked(equations: Equations, gamma: FloatArray) -> _Point:
+    own = next(iter(some_points(equations, gamma[None])))
+    W = block_matrix(equations.blocks, own.W[0]).T
+    return _Point(lambda t: (W @ t.T).T, own.Phi[0])
+
+
+def _coupled(equations: Equations, gamma: FloatArray) -> _Point:
+    blocks = equations.blocks
+    C = np.eye(len(blocks.A)) + np.tensordot(gamma, blocks.B, axes=1)
+    factor = linalg.cho_factor(C, lower=True, check_finite=False)
+
+    def shrink(t: FloatArray) -> FloatArray:
+        return np.asarray(t - linalg.cho_solve(factor, t.T, check_finite=False).T)
+
+    XVX = np.eye(equations.p) - blocks.A.T @ shrink(blocks.A.T).T
+    return _Point(shrink, np.asarray(np.linalg.inv(XVX), dtype=np.float64))

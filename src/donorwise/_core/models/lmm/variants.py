@@ -1,0 +1,281 @@
+"""Tests of many variants in models of many features, given the variances of the models without variants, or with variances anew.
+
+With P of a feature's null model (whose variances hardly change for one variant more; Kang et al. 2010, Nat Genet 42:348) and
+n = x'Py, s = x'Px of a variant x,
+
+    b = n / s,   R₁ = y'Py - n²/s,   se² = R₁ / (nu s),   nu = rows - fixed effects, the variant among them.
+
+A variant that interacts makes two columns, and n and s are a vector and a 2 x 2 matrix. `refitted` estimates the variances of
+a pair again with the variant in the model: the F statistic is that of GEMMA's Wald test (Zhou and Stephens 2012, Nat Genet
+44:821).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariances, OneRatio
+from donorwise._core.models.lmm.donor_columns import donor_columns
+from donorwise._core.models.lmm.evaluate import evaluate_block
+from donorwise._core.models.lmm.fit import newton_from
+from donorwise._core.models.lmm.variant_kernels import one_ratio_pairs, wald_one
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.models.lmm.crossproducts import Columns, Responses
+    from donorwise._core.models.lmm.denominators import Variances
+    from donorwise._core.models.lmm.donor_columns import DonorColumns
+    from donorwise._core.models.lmm.equations import Equations
+    from donorwise._core.models.lmm.model import LMM
+    from donorwise._typing import BoolArray, FloatArray, IntArray
+
+_ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
+
+
+class Tests(NamedTuple):
+    """V variants in G features, (V, G): estimate and t statistic of a variant, NaN where the model explains it.
+
+    With an interaction both are its own, and `main` those of the variant itself (where what it interacts with is zero).
+    """
+
+    estimate: FloatArray
+    statistic: FloatArray
+    main: tuple[FloatArray, FloatArray] | None = None
+
+
+class Refits(NamedTuple):
+    """Pairs of a variant and a feature: `estimate` and `se` (n, columns) of each column; `gamma` (n, K), `loglik` (n,)."""
+
+    estimate: FloatArray
+    se: FloatArray
+    gamma: FloatArray
+    loglik: FloatArray
+
+
+@dataclass(frozen=True)
+class VariantBlock:
+    """Variants in the coordinates of a model; lists have an entry for each column that they make.
+
+    Attributes
+    ----------
+    x
+        Shape (V, D). Genotypes.
+    zty, turned, ols
+        Shapes (V, q), (V, q), (V, p). Cross-products in block order, and as variances take them; coefficients of the fixed
+        part.
+    rss
+        Shape (V,) each. Cross-products of two columns that the fixed part leaves.
+    aliased
+        Shape (V,). The fixed part explains the (last) column.
+    """
+
+    x: FloatArray
+    zty: tuple[FloatArray, ...]
+    turned: tuple[FloatArray, ...]
+    ols: tuple[FloatArray, ...]
+    rss: dict[tuple[int, int], FloatArray]
+    aliased: BoolArray
+
+
+@dataclass(frozen=True)
+class NullModels:
+    """Models without variants of G features that share their rows.
+
+    Attributes
+    ----------
+    equations
+        What they share.
+    response
+        Cross-products of the features.
+    gamma, R
+        Shapes (G, K), (G,). Variance ratios, and y'Py.
+    columns
+        What variants are in the model.
+    variances
+        How they are weighed.
+    sums
+        Shape (D, G) for each column: x @ sums = x'Py.
+    """
+
+    equations: Equations
+    response: Responses
+    gamma: FloatArray
+    R: FloatArray
+    columns: DonorColumns
+    variances: Variances
+    sums: tuple[FloatArray, ...]
+
+    @property
+    def n_columns(self) -> int:
+        """Columns that a variant makes: one, or with an interaction two."""
+        return len(self.columns.axes)
+
+    @property
+    def nu(self) -> int:
+        """Rows less fixed effects, those of the variant among them."""
+        return self.equations.nu(reml=True) - self.n_columns
+
+    def block(self, x: FloatArray) -> VariantBlock:
+        """Variants (V, D), ready to be tested."""
+        axes, lengths = self.columns.axes, self.columns.lengths
+        zty, ols = [x @ axis.zty for axis in axes], [x @ axis.ols for axis in axes]
+        squares = x**2
+        rss = {
+            (a, b): squares @ lengths[a, b] - np.einsum("vp,vp->v", ols[a], ols[b])
+            for a in range(self.n_columns)
+            for b in range(a + 1)
+        }
+        left = _left(rss, self.n_columns)
+        whole = squares @ lengths[-1, -1]
+        aliased = ~(left > _ALIASED * whole) | ~(rss[0, 0] > _ALIASED * (squares @ lengths[0, 0]))
+        turned = [self.variances.turned(own) for own in zty]
+        return VariantBlock(x, tuple(zty), tuple(turned), tuple(ols), rss, aliased)
+
+    def score(self, block: VariantBlock, features: IntArray, variants: slice = slice(None)) -> Tests:
+        """Tests of some variants of a block for some features, at the variances of the null models."""
+        n = [block.x[variants] @ sums[:, features] for sums in self.sums]
+        s = {
+            (a, b): self.variances.product(
+                block.turned[a][variants], block.turned[b][variants], rss[variants], features
+            )
+            for (a, b), rss in block.rss.items()
+        }
+        aliased, R = block.aliased[variants], self.R[features]
+        if self.n_columns == 1:
+            estimate, statistic = n[0], s[0, 0]
+            wald_one(estimate, statistic, R, aliased, float(self.nu))
+            return Tests(estimate, statistic)
+        return _wald_two(n, s, R, aliased, self.nu)
+
+    def refitted(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool = True) -> Refits:
+        """Pairs (n,) of a variant of a block and a feature with variances of their own; those of a variant side by side."""
+        if isinstance(self.variances, NoVariances) and reml:
+            return self._least_squares(block, variants, features)
+        if isinstance(self.variances, OneRatio) and self.n_columns == 1 and reml:
+            return self._one_ratio(block, self.variances, variants, features)
+        used, start = np.unique(variants, return_index=True)
+        found = [
+            self._refit(block, int(v), at, reml=reml) for v, at in zip(used, np.split(features, start[1:]), strict=True)
+        ]
+        return Refits(*(np.concatenate(part) for part in zip(*found, strict=True)))
+
+    def _least_squares(self, block: VariantBlock, variants: IntArray, features: IntArray) -> Refits:
+        """Without variances the tests are exact as they are."""
+        n = np.column_stack([
+            np.einsum("nd,nd->n", block.x[variants], sums.T[features]) for sums in self.sums
+        ])  # fmt: skip
+        S = self._information(block, variants)
+        return _pairs_of_scores(n, S, self.R[features], self.nu, np.zeros((variants.size, 0)))
+
+    def _information(self, block: VariantBlock, variants: IntArray) -> FloatArray:
+        """Cross-products of the columns that the fixed part leaves, (n, columns, columns)."""
+        S = np.empty((variants.size, self.n_columns, self.n_columns))
+        for (a, b), rss in block.rss.items():
+            S[:, a, b] = S[:, b, a] = rss[variants]
+        return S
+
+    def _one_ratio(self, block: VariantBlock, own: OneRatio, variants: IntArray, features: IntArray) -> Refits:
+        out = np.empty((variants.size, 3))
+        floor = np.clip(self.response.rss - (own.u_y**2).sum(axis=1), 0, None)
+        one_ratio_pairs(
+            own.spectrum.s, block.turned[0], own.u_y, floor, variants, features, own.gamma, float(self.nu), out
+        )
+        return Refits(out[:, :1], out[:, 1:2], out[:, 2:], np.full(len(out), np.nan))
+
+    def _refit(self, block: VariantBlock, v: int, at: IntArray, *, reml: bool) -> Refits:
+        """One variant, orthonormalised, as further columns of the fixed effects."""
+        equations, m = self.equations, self.n_columns
+        S = self._information(block, np.array([v]))[0]
+        factor = np.linalg.cholesky(S)
+        back = np.linalg.inv(factor).T  # columns @ back are orthonormal
+        along = np.column_stack([block.x[v] @ axis.y[:, at] for axis in self.columns.axes]) @ back
+        columns = np.column_stack([zty[v] for zty in block.zty]) @ back
+        blocks = replace(equations.blocks, A=np.column_stack([equations.blocks.A, columns]))
+        response = self.response.take(at)
+        left = replace(
+            response,
+            ols=np.column_stack([response.ols, along]),
+            zty=response.zty - along @ columns.T,
+            rss=response.rss - (along**2).sum(axis=1),
+        )
+        nu = equations.nu(reml=reml) - m * int(reml)
+        gamma, converged = newton_from(equations, blocks, left, self.gamma[at], nu, reml=reml)
+        found = evaluate_block(blocks, gamma, left, nu, reml=reml)
+        estimate = (along + found.delta[:, -m:]) @ back.T
+        Phi = back @ found.Phi[:, -m:, -m:] @ back.T
+        se = np.sqrt(found.R[:, None] / nu * np.einsum("gii->gi", Phi))
+        loglik = -0.5 * (nu * (np.log(2 * np.pi * found.R / nu) + 1) + found.logdet_V - equations.log_weight)
+        if reml:
+            loglik -= 0.5 * found.logdet_X + equations.fixed.log_det + np.log(np.diag(factor)).sum()
+        lost = np.where(converged, 0.0, np.nan)
+        return Refits(estimate + lost[:, None], se + lost[:, None], gamma + lost[:, None], loglik + lost)
+
+
+def _left(rss: dict[tuple[int, int], FloatArray], n_columns: int) -> FloatArray:
+    """Squared length of the last column that the fixed part and the column before it leave."""
+    if n_columns == 1:
+        return rss[0, 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return rss[1, 1] - np.where(rss[0, 0] > 0, rss[1, 0] ** 2 / rss[0, 0], 0.0)
+
+
+def _wald_two(
+    n: list[FloatArray], s: dict[tuple[int, int], FloatArray], R: FloatArray, aliased: BoolArray, nu: int
+) -> Tests:
+    """Tests of two columns in each other's presence from their scores (V, G)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        determinant = s[0, 0] * s[1, 1] - s[1, 0] ** 2
+        first = (s[1, 1] * n[0] - s[1, 0] * n[1]) / determinant
+        second = (s[0, 0] * n[1] - s[1, 0] * n[0]) / determinant
+        sigma2 = np.clip(R - first * n[0] - second * n[1], 0, None) / nu
+        own = second / np.sqrt(sigma2 * s[0, 0] / determinant)
+        main = first / np.sqrt(sigma2 * s[1, 1] / determinant)
+    for values in (first, second, own, main):
+        values[aliased] = np.nan
+    return Tests(second, own, (first, main))
+
+
+def _pairs_of_scores(n: FloatArray, S: FloatArray, R: FloatArray, nu: int, gamma: FloatArray) -> Refits:
+    """Estimates of pairs from scores n (pairs, columns) and their information S (pairs, columns, columns)."""
+    inverse = np.linalg.inv(S)
+    estimate = np.einsum("nab,nb->na", inverse, n)
+    sigma2 = np.clip(R - np.einsum("na,na->n", estimate, n), 0, None) / nu
+    se = np.sqrt(sigma2[:, None] * np.einsum("naa->na", inverse))
+    return Refits(estimate, se, gamma, np.full(len(n), np.nan))
+
+
+def null_models(
+    model: LMM, collapsed: Collapsed, codes: IntArray, n_donors: int, columns: Sequence[Columns]
+) -> NullModels:
+    """The usable features of a fitted model, ready for variants of donors.
+
+    Parameters
+    ----------
+    model
+        The model without variants; all of its features are usable.
+    collapsed
+        Their statistics, on its patterns.
+    codes, n_donors
+        Shape (patterns,). The donor of every pattern, and how many there are.
+    columns
+        What a donor's genotype is multiplied by in the rows, a column (patterns, 1) each: a 1, and what it interacts with.
+    """
+    equations, estimates = model.equations, model.estimates
+    response, gamma = estimates.responses, estimates.gamma
+    own = donor_columns(equations, collapsed, response, codes, n_donors, columns)
+    variances: Variances
+    if gamma.shape[1] == 0:
+        variances = NoVariances()
+    elif equations.spectrum is not None:
+        variances = OneRatio.of(equations.spectrum, gamma[:, 0], response, own.axes[0])
+    else:
+        delta = model.coefficients - response.ols
+        variances = FeatureByFeature(equations, gamma, response.zty, delta)
+    sums = tuple(variances.sums(axis) for axis in own.axes)
+    R = estimates.sigma2 * equations.nu(reml=estimates.reml)
+    return NullModels(equations, response, gamma, R, own, variances, sums)
