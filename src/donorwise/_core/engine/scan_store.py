@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._core.engine.scan_folder import COUNTS, LEAD, PARAMS, check_pyarrow, group_folder
+from donorwise._core.engine.scan_folder import COUNTS, LEAD, MANIFEST, PARAMS, check_pyarrow, group_folder
 from donorwise._core.engine.scan_summary import Summary
 from donorwise._core.engine.scan_tables import pairs_table
 from donorwise._core.engine.scan_tiles import Pairs
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from donorwise._core.engine.scan import Scan
 
-MANIFEST = "_manifest.json"
 PARTS = "_parts"
 MOST_ROWS = 20_000_000
 """Tests that are kept in memory at most."""
