@@ -133,7 +133,7 @@ def _scan(given: dict[str, Any], *, progress: bool) -> int:
     inputs = {name: value for name, value in source.items() if name != "path"} | _state(given["genotypes"])
     found = scan_to(prepared, given["out"], inputs=inputs, **how)
     chosen = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in given.items() if k not in options.MANNERS}
-    result = {name: found.params[name] for name in ("n_tests", "n_variants", "left_out", "lambda")} | {
+    result = {name: found.params[name] for name in ("n_tests", "n_variants", "n_donors", "lambda")} | {
         "failed_groups": found.params["reasons"]
     }
     with replaced(given["out"] / RECORD) as temporary:

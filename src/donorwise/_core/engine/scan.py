@@ -97,9 +97,27 @@ class Scan:
         cuts = np.unique(np.concatenate([np.arange(0, n, size), ends, [n]]))
         return list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
 
+    def n_pairs(self) -> int:
+        """Pairs of a variant and a feature in one group, if all variants can be tested."""
+        genes, positions = self.genes, self.genotypes.positions
+        if genes is None or positions is None:
+            return len(self.analysis.variables) * self.genotypes.n_variants
+        n = 0
+        for name in np.unique(genes.chrom):
+            there = np.sort(positions[self.chrom == name])
+            tss, window = genes.tss[genes.chrom == name], self.options.window
+            ends = np.searchsorted(there, tss + window, side="right") - np.searchsorted(
+                there, tss - window, side="left"
+            )
+            n += int(ends.sum())
+        return n
+
 
 class Store(Protocol):
     """Where the pairs of a scan go, by task and block."""
+
+    def check(self, task: int, chrom: str, models: FloatArray) -> None:
+        """Note numbers of null models, or raise where blocks that are finished were tested in others."""
 
     def finished(self, task: int) -> Mapping[int, Summary]:
         """Blocks of a task that need not be tested, and what they say."""
@@ -184,6 +202,7 @@ class _Task:
         for chrom, own in self._by_models(blocks):
             features = self._features(chrom)
             models = self._models(chrom, features)
+            self.store.check(self.number, chrom, models.told())
             status[features], n_donors[features], df[features] = models.status, models.n_donors, models.df
             for number in own:
                 found = done.get(number)

@@ -94,8 +94,8 @@ def _params(scan: Scan, results: Sequence[TaskResult], counts: pd.DataFrame, fai
     analysis, options = scan.analysis, scan.options
     names = [task.name for task in analysis.tasks]
     left = {
-        name: dict(zip(LEFT_OUT, own.summary.left_out.tolist(), strict=True))
-        for name, own in zip(names, results, strict=True)
+        f"left_out_{reason}": {name: int(own.summary.left_out[i]) for name, own in zip(names, results, strict=True)}
+        for i, reason in enumerate(LEFT_OUT)
     }
     return {
         "method": "scan",
@@ -118,7 +118,7 @@ def _params(scan: Scan, results: Sequence[TaskResult], counts: pd.DataFrame, fai
         "n_tests": int(counts["count"].sum()),
         "n_variants": {name: int(own.summary.variants[0]) for name, own in zip(names, results, strict=True)},
         "n_donors": {name: len(own.names) for name, own in zip(names, scan.donors, strict=True) if own is not None},
-        "left_out": left,
+        **left,
         "imputed": {name: int(own.summary.imputed[0]) for name, own in zip(names, results, strict=True)},
         "lambda": {str(name): genomic_lambda(own) for name, own in counts.groupby("group", observed=True)},
         "reasons": failed,
