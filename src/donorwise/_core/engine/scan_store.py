@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from donorwise._core.engine.scan_folder import COUNTS, LEAD, PARAMS, check_pyarrow, group_folder
+from donorwise._core.engine.scan_folder import COUNTS, LEAD, MANIFEST, PARAMS, check_pyarrow, group_folder
 from donorwise._core.engine.scan_summary import Summary
 from donorwise._core.engine.scan_tables import pairs_table
 from donorwise._core.engine.scan_tiles import Pairs
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from donorwise._core.engine.scan import Scan
     from donorwise._typing import FloatArray
 
-MANIFEST = "_manifest.json"
 PARTS = "_parts"
 _SAME = 1e-7  # difference of numbers that were worked out twice
 MOST_ROWS = 20_000_000
