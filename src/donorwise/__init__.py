@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from donorwise._core.engine.fitted import LMMFit
     from donorwise._core.engine.fitted_glmm import GLMMFit
     from donorwise._core.engine.lmm import fit_lmm
+    from donorwise._core.engine.scan_result import ScanResult
+    from donorwise.tl._scan_variants import scan_variants
 
 __all__ = [
     "GLMMFit",
     "LMMFit",
+    "ScanResult",
     "__version__",
     "cond",
     "datasets",
@@ -38,6 +41,7 @@ __all__ = [
     "get",
     "pl",
     "pp",
+    "scan_variants",
     "tl",
 ]
 
@@ -47,6 +51,7 @@ __version__ = metadata.version("donorwise")
 _LAZY: dict[str, str | None] = {
     "GLMMFit": "donorwise._core.engine.fitted_glmm",
     "LMMFit": "donorwise._core.engine.fitted",
+    "ScanResult": "donorwise._core.engine.scan_result",
     "cond": "donorwise._core.design.contrasts",
     "datasets": None,
     "errors": None,
@@ -55,6 +60,7 @@ _LAZY: dict[str, str | None] = {
     "get": None,
     "pl": None,
     "pp": None,
+    "scan_variants": "donorwise.tl._scan_variants",
     "tl": None,
 }
 

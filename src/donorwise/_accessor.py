@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import anndata as ad
 
 from donorwise import _anndata as slots
+from donorwise._accessor_models import Models
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from donorwise._core.design.audit import Audit
-    from donorwise._typing import BoolArray, Ddf, FloatArray, GlmmDdf, GroupBy
+    from donorwise._typing import FloatArray
 
 logger = logging.getLogger("donorwise")
 
 
-class DonorwiseAccessor:
+class DonorwiseAccessor(Models):
     """Columns, tables and models of one AnnData, as ``adata.donorwise``.
 
     The accessor holds nothing but the AnnData: it is made anew at every access, and what
@@ -208,168 +209,6 @@ class DonorwiseAccessor:
             self._adata, formula, family=family, link=link, layer=layer, obsm=obsm, obs_keys=obs_keys,
             response=response, exposure=exposure, offset=offset, trials=trials,
         )  # fmt: skip
-
-    def lmm(
-        self,
-        formula: str,
-        *,
-        groupby: GroupBy = None,
-        layer: str | None = None,
-        obsm: str | None = None,
-        obs_keys: str | Sequence[str] | None = None,
-        mask_var: str | BoolArray | None = None,
-        weights: str | FloatArray | None = None,
-        log_base: str | float | None = None,
-        kernels: Mapping[str, Any] | None = None,
-        relmat: Mapping[str, Any] | None = None,
-        levels: Any = None,
-        contrasts: Any = None,
-        ddf: Ddf = "moderated",
-        reml: bool = True,
-        key_added: str = "lmm",
-        n_jobs: int | None = None,
-        max_memory: float | None = None,
-        progress: bool = True,
-        copy: bool = False,
-    ) -> ad.AnnData | None:
-        """Fit and test a linear mixed model for every feature.
-
-        Parameters, results and errors are those of :func:`donorwise.tl.lmm`.
-
-        Examples
-        --------
-        >>> import donorwise as dw
-        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
-        >>> adata.donorwise.lmm("~ condition + (1 | donor_id)", progress=False)
-        >>> len(dw.get.tests(adata))
-        20
-        """
-        from donorwise.tl import lmm
-
-        return lmm(
-            self._adata,
-            formula,
-            groupby=groupby,
-            layer=layer,
-            obsm=obsm,
-            obs_keys=obs_keys,
-            mask_var=mask_var,
-            weights=weights,
-            log_base=log_base,
-            kernels=kernels,
-            relmat=relmat,
-            levels=levels,
-            contrasts=contrasts,
-            ddf=ddf,
-            reml=reml,
-            key_added=key_added,
-            n_jobs=n_jobs,
-            max_memory=max_memory,
-            progress=progress,
-            copy=copy,
-        )
-
-    def glmm(
-        self,
-        formula: str,
-        *,
-        family: Literal["nb", "poisson", "binomial"] = "nb",
-        link: Literal["log", "logit", "cloglog"] | None = None,
-        layer: str | None = None,
-        obsm: str | None = None,
-        obs_keys: str | Sequence[str] | None = None,
-        response: Literal["detected"] | None = None,
-        exposure: str | FloatArray | None = None,
-        offset: str | FloatArray | None = None,
-        trials: str | FloatArray | None = None,
-        groupby: GroupBy = None,
-        mask_var: str | BoolArray | None = None,
-        contrasts: Any = None,
-        ddf: GlmmDdf = "moderated",
-        key_added: str = "glmm",
-        n_jobs: int | None = None,
-        max_memory: float | None = None,
-        progress: bool = True,
-        copy: bool = False,
-    ) -> ad.AnnData | None:
-        """Fit and test a mixed model of counts, or of yes and no, for every feature.
-
-        Parameters, results and errors are those of :func:`donorwise.tl.glmm`.
-
-        Examples
-        --------
-        >>> import donorwise as dw
-        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
-        >>> adata.donorwise.glmm("~ condition + (1 | donor_id)", layer="counts", progress=False)
-        >>> len(dw.get.tests(adata, key="glmm"))
-        20
-        """
-        from donorwise.tl import glmm
-
-        return glmm(
-            self._adata,
-            formula,
-            family=family,
-            link=link,
-            layer=layer,
-            obsm=obsm,
-            obs_keys=obs_keys,
-            response=response,
-            exposure=exposure,
-            offset=offset,
-            trials=trials,
-            groupby=groupby,
-            mask_var=mask_var,
-            contrasts=contrasts,
-            ddf=ddf,
-            key_added=key_added,
-            n_jobs=n_jobs,
-            max_memory=max_memory,
-            progress=progress,
-            copy=copy,
-        )
-
-    def composition(
-        self,
-        formula: str,
-        *,
-        cell_type: str | None = None,
-        sample: str | None = None,
-        groupby: GroupBy = None,
-        contrasts: Any = None,
-        ddf: GlmmDdf = "moderated",
-        key_added: str = "composition",
-        n_jobs: int | None = None,
-        progress: bool = True,
-        copy: bool = False,
-    ) -> ad.AnnData | None:
-        """Test whether cell types have other shares of the samples.
-
-        Parameters, results and errors are those of :func:`donorwise.tl.composition`.
-
-        Examples
-        --------
-        >>> import donorwise as dw
-        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
-        >>> adata.donorwise.composition("~ condition + (1 | donor_id)", progress=False)
-        >>> len(dw.get.tests(adata, key="composition"))
-        3
-        """
-        from donorwise.tl import composition
-
-        return composition(
-            self._adata,
-            formula,
-            cell_type=cell_type,
-            sample=sample,
-            groupby=groupby,
-            contrasts=contrasts,
-            ddf=ddf,
-            key_added=key_added,
-            n_jobs=n_jobs,
-            progress=progress,
-            copy=copy,
-        )
 
     def __repr__(self) -> str:
         n_cells = slots.cell_count(self._adata)

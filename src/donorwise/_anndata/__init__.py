@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from donorwise._anndata.collapsed import cell_count, cell_frame, columns_read, read_cells, read_counts, read_rows
-from donorwise._anndata.genotypes import genotypes_of
+from donorwise._anndata.genotypes import open_genotypes
 from donorwise._anndata.obs import check_obs_columns, obs_frame, read_colors, suggest
 from donorwise._anndata.origin import is_collapsed, read_origin
 from donorwise._anndata.read import (
@@ -80,7 +80,6 @@ __all__ = [
     "donor_summary",
     "donor_table",
     "find_roles",
-    "genotypes_of",
     "group_means",
     "holds_tables",
     "is_collapsed",
@@ -88,6 +87,7 @@ __all__ = [
     "looks_like_counts",
     "matrix_and_text",
     "obs_frame",
+    "open_genotypes",
     "open_source",
     "read_colors",
     "read_cells",

@@ -11,6 +11,7 @@ from donorwise._cli.commands import collapse, merge, report
 from donorwise._cli.demo import demo
 from donorwise._cli.fits import audit, composition, glmm, lmm, pseudobulk
 from donorwise._cli.messages import CarefulGroup
+from donorwise._cli.scans import scan
 
 
 @click.group(cls=CarefulGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,5 +26,5 @@ def main() -> None:
     os.environ.setdefault("MPLBACKEND", "Agg")
 
 
-for _command in (demo, audit, collapse, merge, lmm, glmm, composition, pseudobulk, report):
+for _command in (demo, audit, collapse, merge, lmm, glmm, composition, pseudobulk, scan, report):
     main.add_command(_command)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from donorwise.datasets._eqtls import simulate_eqtls
 from donorwise.datasets._relatives import simulate_relatives
 from donorwise.datasets._simulate import simulate_cohort
 
-__all__ = ["simulate_cohort", "simulate_relatives"]
+__all__ = ["simulate_cohort", "simulate_eqtls", "simulate_relatives"]
 
 
 def __dir__() -> list[str]:

@@ -46,12 +46,20 @@ def _row_sums(counts: sparse.csr_matrix) -> FloatArray:
     return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
 
 
+def rows_of(plan: StudyPlan, sample_codes: IntArray, cell_type: pd.Categorical | None) -> pd.DataFrame:
+    """What obs says of rows by their sample and cell type."""
+    obs = plan.samples.iloc[sample_codes].reset_index(drop=True)
+    first, last = ["donor_id", "sample_id"], ["sex", "age"]
+    if cell_type is not None:
+        obs, first = obs.assign(cell_type=cell_type), [*first, "cell_type"]
+    return obs[[*first, *obs.columns.difference(first + last, sort=False), *last]]
+
+
 def obs_table(
     plan: StudyPlan, counts: sparse.csr_matrix, sample_codes: IntArray, cell_type: pd.Categorical
 ) -> pd.DataFrame:
-    obs = plan.samples.iloc[sample_codes].reset_index(drop=True)
-    first, last = ["donor_id", "sample_id", "cell_type"], ["sex", "age"]
-    obs = obs.assign(cell_type=cell_type)[[*first, *obs.columns.difference(first + last, sort=False), *last]]
+    """Rows of obs of cells."""
+    obs = rows_of(plan, sample_codes, cell_type)
     width = len(str(len(obs)))
     obs.index = pd.Index([f"cell_{i + 1:0{width}d}" for i in range(len(obs))])
     total = _row_sums(counts)
@@ -62,8 +70,21 @@ def obs_table(
     )
 
 
+def reaction_table(genes: Genes, types: list[str]) -> pd.DataFrame:
+    """Columns of var on the effect of exposure."""
+    strongest = np.abs(genes.log_fc).argmax(axis=0)
+    return pd.DataFrame(
+        {
+            "is_de": genes.de_in >= 0,
+            "true_log_fc": genes.log_fc[strongest, np.arange(len(strongest))],
+            # A code of -1 picks the last name.
+            "de_in": pd.Categorical(np.array([*types, "all", "none"], dtype=object)[genes.de_in]),
+        }
+    )
+
+
 def gene_table(plan: StudyPlan, genes: Genes, types: list[str]) -> pd.DataFrame:
-    """Rows of var: what is true of the genes, apart from effects."""
+    """Columns of var that hold whatever acts on the genes, and their names."""
     n_genes = len(genes.dispersion)
     width = max(4, len(str(n_genes)))
     return pd.DataFrame(

@@ -23,6 +23,12 @@ def check_counts(arguments: Mapping[str, Any], least: Mapping[str, int]) -> None
             raise DonorwiseError(f"{name}={arguments[name]!r}: must be at least {value}.")
 
 
+def check_chromosomes(n_chromosomes: int, n_variants: int) -> None:
+    """Raise unless every chromosome gets a variant."""
+    if not 1 <= n_chromosomes <= n_variants:
+        raise DonorwiseError(f"n_chromosomes={n_chromosomes!r}: must be from 1 to n_variants={n_variants!r}.")
+
+
 def check_sizes(arguments: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raise where an argument is negative or no number."""
     for name in names:

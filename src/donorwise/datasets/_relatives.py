@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from donorwise._typing import BoolArray, FloatArray, IntArray
+from donorwise.datasets._checks import check_chromosomes
 from donorwise.errors import DonorwiseError
 
 MEGABASES = 150
@@ -98,8 +99,7 @@ def _check(
             raise DonorwiseError(f"{name}={value!r}: must not be negative.")
     if n_families + n_unrelated < 1:
         raise DonorwiseError("n_families=0 and n_unrelated=0: that is nobody.")
-    if not 1 <= n_chromosomes <= n_variants:
-        raise DonorwiseError(f"n_chromosomes={n_chromosomes!r}: must be from 1 to n_variants={n_variants!r}.")
+    check_chromosomes(n_chromosomes, n_variants)
     for name, share in {"ld": ld, "missing": missing}.items():
         if not 0 <= share < 1:
             raise DonorwiseError(f"{name}={share!r}: must be from 0 to below 1.")

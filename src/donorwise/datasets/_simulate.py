@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._typing import check_option
-from donorwise.datasets._cells import assign_cells, draw_depth, gene_table, log_normalise, obs_table
+from donorwise.datasets._cells import assign_cells, draw_depth, gene_table, log_normalise, obs_table, reaction_table
 from donorwise.datasets._checks import check_cell_types, check_counts, check_positive, check_shares, check_sizes
 from donorwise.datasets._designs import COHORT_DESIGNS, CohortDesign, Spread, StudyPlan, plan_study
 from donorwise.datasets._genes import SHARED, Genes, draw_counts, draw_genes, log_means
@@ -157,12 +157,5 @@ def _check_numbers(arguments: dict[str, Any]) -> None:
 
 def _var_table(plan: StudyPlan, genes: Genes, types: list[str]) -> pd.DataFrame:
     table = gene_table(plan, genes, types)
-    strongest = np.abs(genes.log_fc).argmax(axis=0)
-    effects = {
-        "is_de": genes.de_in >= 0,
-        "true_log_fc": genes.log_fc[strongest, np.arange(len(table))],
-        # A code of -1 picks the last name.
-        "de_in": pd.Categorical(np.array([*types, "all", "none"], dtype=object)[genes.de_in]),
-        "true_time_log_fc": genes.time_log_fc,
-    }
-    return pd.concat([pd.DataFrame(effects, index=table.index), table], axis=1)
+    reaction = reaction_table(genes, types).assign(true_time_log_fc=genes.time_log_fc)
+    return pd.concat([reaction.set_index(table.index), table], axis=1)

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import genotypes_of, open_source
-from donorwise._anndata.sources import as_stored
-from donorwise._core.kinship.genotypes import (
-    Genotypes,
-    are_variants,
-    chromosome_names,
-    of_bed,
-    of_matrix,
-    of_pgen,
-    of_vcf_zarr,
-)
+from donorwise._anndata import open_genotypes
+from donorwise._core.kinship.labels import are_variants, chromosome_names
 from donorwise._core.kinship.relatedness import METHODS, Limits, relate
 from donorwise._core.kinship.remarks import remarks
-from donorwise._core.kinship.square import checked_names, square
+from donorwise._core.kinship.square import square
 from donorwise._core.wording import listing
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError, DonorwiseError, DonorwiseWarning
 
 if TYPE_CHECKING:
+    from donorwise._core.kinship.genotypes import Genotypes
     from donorwise._core.kinship.relatedness import Product, Relations
 
 logger = logging.getLogger("donorwise")
@@ -71,8 +59,8 @@ def relatedness(
     genotypes
         Donors x variants: an AnnData (in memory, backed or lazy), an array, a scipy sparse matrix, a dask array or a DataFrame
         (donors in its index); an xarray Dataset named as VCF Zarr and sgkit do (`sample_id`, and `call_dosage` or
-        `call_genotype`); or the path of a PLINK ``.bed`` or ``.pgen`` (the extra ``genetics``), an ``.h5ad`` or a ``.zarr`` of an
-        AnnData. Values are 0, 1, 2, dosages between them, or NaN where a genotype is missing.
+        `call_genotype`); or the path of a PLINK ``.bed`` or ``.pgen`` or of a VCF Zarr store (the extra ``genetics``), or of an
+        ``.h5ad`` or ``.zarr`` of an AnnData. Values are 0, 1, 2, dosages between them, or NaN where a genotype is missing.
     method
         - ``"centered"``: :math:`D = I`, c the number of variants; GEMMA's ``-gk 1``.
         - ``"standardized"``: D the variances of the :math:`x_j`, c the number of variants; GEMMA's ``-gk 2``.
@@ -136,7 +124,7 @@ def relatedness(
     limits = _limits(maf, missing, chromosomes)
     if block is not None and not (block >= 1 and block == int(block)):
         raise DonorwiseError(f"block={block!r} must be a number of variants, 1 or more.")
-    source = _named(_open(genotypes, layer, donors, chrom), donors, chrom)
+    source = open_genotypes(genotypes, layer=layer, donors=donors, chrom=chrom)
     _check_before(source)
     _check_chromosomes(source, limits.chromosomes, loco=loco)
     found = relate(source, METHODS[method], limits, by_chromosome=loco, block=block, progress=progress)
@@ -157,59 +145,6 @@ def _limits(maf: float, missing: float, chromosomes: Sequence[str] | None) -> Li
     if isinstance(chromosomes, str):
         chromosomes = [chromosomes]
     return Limits(maf, missing, None if chromosomes is None else frozenset(chromosome_names(chromosomes).tolist()))
-
-
-_FILES = {".bed": of_bed, ".pgen": of_pgen}
-
-
-def _open(source: Any, layer: str | None, donors: str | Sequence[str] | None, chrom: Any) -> Genotypes:
-    """Genotypes wherever they are, unread."""
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        if path.suffix not in (*_FILES, ".h5ad", ".zarr"):
-            raise DataError(
-                f"{path}: genotypes are read from .bed, .pgen, .h5ad and .zarr; PLINK 2 makes a .pgen of VCF and BGEN."
-            )
-        if path.suffix in _FILES and not path.exists():
-            raise DataError(f"There is no file {path}.")
-        source = _FILES[path.suffix](path) if path.suffix in _FILES else open_source(path)
-    if isinstance(source, ad.AnnData):
-        columns = [given if isinstance(given, str) else None for given in (donors, chrom)]
-        return genotypes_of(source, layer=layer, donors=columns[0], chrom=columns[1])
-    named = [n for n, v in (("layer", layer), ("donors", donors), ("chrom", chrom)) if isinstance(v, str)]
-    if named:
-        raise DataError(
-            f"{named[0]}= names a part of an AnnData, and these genotypes are none: give a sequence, or leave it out."
-        )
-    if isinstance(source, Genotypes):
-        return source
-    if type(source).__module__.partition(".")[0] == "xarray" and hasattr(source, "data_vars"):
-        return of_vcf_zarr(source)
-    return _of_array(source)
-
-
-def _of_array(source: Any) -> Genotypes:
-    frame = source if isinstance(source, pd.DataFrame) else None
-    matrix = np.asarray(source) if isinstance(source, list) else as_stored(source)
-    names = range(matrix.shape[0] if getattr(matrix, "ndim", 0) else 0) if frame is None else frame.index
-    variants = None if frame is None else list(map(str, frame.columns))
-    return of_matrix(matrix, [str(name) for name in names], chromosomes=None, variants=variants, text="The matrix")
-
-
-def _named(source: Genotypes, donors: Any, chrom: Any) -> Genotypes:
-    """With the names that were given, checked."""
-    n = len(source.donors)
-    advice = "Give every donor a name of their own with donors=; of a person who was genotyped twice keep one row."
-    given = source.donors if donors is None or isinstance(donors, str) else donors
-    source = replace(
-        source, donors=checked_names(given, "donors" if given is donors else source.text, n=n, advice=advice)
-    )
-    if chrom is None or isinstance(chrom, str):
-        return source
-    chromosomes = chromosome_names(chrom)
-    if len(chromosomes) != source.n_variants:
-        raise DataError(f"chrom has {len(chromosomes):,} entries for {source.n_variants:,} variants.")
-    return replace(source, chromosomes=chromosomes)
 
 
 def _check_before(source: Genotypes) -> None:

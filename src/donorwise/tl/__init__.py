@@ -9,8 +9,9 @@ from donorwise.tl._influence import influence
 from donorwise.tl._lmm import lmm
 from donorwise.tl._power import power
 from donorwise.tl._pseudobulk import pseudobulk
+from donorwise.tl._scan import scan
 
-__all__ = ["calibrate", "composition", "glmm", "influence", "lmm", "power", "pseudobulk"]
+__all__ = ["calibrate", "composition", "glmm", "influence", "lmm", "power", "pseudobulk", "scan"]
 
 
 def __dir__() -> list[str]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from donorwise._core.jobs import Progress
-from donorwise._core.kinship.genotypes import BLOCK_NUMBERS, is_autosome
+from donorwise._core.kinship.genotypes import BLOCK_NUMBERS
+from donorwise._core.kinship.labels import is_autosome
 from donorwise._typing import FloatArray
-from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from donorwise._core.kinship.genotypes import Genotypes
     from donorwise._typing import BoolArray, IntArray, StrArray
 
-_TOLERANCE = 1e-3
-"""How far a dosage may lie outside 0 to 2: files round them."""
 _VARIES = 1e-10
 """Least variance of a variant that differs between donors."""
 
@@ -141,8 +139,7 @@ class Relations:
 
     def add(self, low: int, high: int) -> None:
         """Add the variants low..high-1."""
-        values = self.genotypes.read(low, high)
-        _check_values(values, self.genotypes, low)
+        values = self.genotypes.checked(low, high)
         chromosomes = None if self.genotypes.chromosomes is None else self.genotypes.chromosomes[low:high]
         z, missing, variants = centre(values)
         used = self._used(variants, chromosomes)
@@ -228,16 +225,3 @@ def centre(values: FloatArray) -> tuple[FloatArray, BoolArray, Variants]:
 def some_columns(values: FloatArray, kept: BoolArray) -> FloatArray:
     """The columns to keep; no copy where these are all."""
     return values if kept.all() else values[:, kept]
-
-
-def _check_values(values: FloatArray, genotypes: Genotypes, low: int) -> None:
-    bad = (values < -_TOLERANCE) | (values > 2 + _TOLERANCE)
-    if not bad.any():
-        return
-    donor, column = (int(at[0]) for at in np.nonzero(bad))
-    value = float(values[donor, column])
-    advice = "Missing genotypes are NaN, not a negative number." if value < 0 else "Are these genotypes?"
-    raise DataError(
-        f"{genotypes.text} has the value {value:g} ({genotypes.variant(low + column)} of donor {genotypes.donors[donor]!r}); "
-        f"genotypes are numbers of an allele, 0, 1 and 2, or dosages between them. {advice}"
-    )

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
-def read_table(path: Path, *, names: Sequence[str], columns: Sequence[int]) -> pd.DataFrame:
-    """Some columns of a text file without a header, as text.
+def read_table(path: Path, *, names: Sequence[str], columns: Sequence[int], dtype: Mapping[str, Any]) -> pd.DataFrame:
+    """Some columns of a text file without a header, each of its type.
 
     Raises
     ------
     DataError
-        The file is not there, or does not have these columns.
+        The file is not there, or does not have these columns, or they are not of these types.
     """
     try:
         table = pd.read_csv(
-            path, sep=r"\s+", header=None, usecols=list(columns), names=list(names), dtype=str, keep_default_na=False,
+            path, sep=r"\s+", header=None, usecols=list(columns), names=list(names), dtype=dict(dtype), keep_default_na=False,
             index_col=False,
         )  # fmt: skip
     except FileNotFoundError as error:

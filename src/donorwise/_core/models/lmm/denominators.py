@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from scipy import linalg
@@ -32,12 +32,21 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.spectral import Spectrum
     from donorwise._typing import FloatArray, IntArray
 
+_IN_CACHE, _WHOLE = (256, 1024), (4096, 64)
 _PER_DECADE, _FEWEST = 6, 16  # points of the logarithm of a ratio between which is interpolated
 _NEGLIGIBLE = 1e-8  # ratio, relative to what the level with most rows says, below which no points lie
 
 
 class Variances(Protocol):
-    """Variances of G features, at which columns are weighed."""
+    """Variances of G features, at which columns are weighed.
+
+    Attributes
+    ----------
+    tile
+        Variants and features that are best worked out together.
+    """
+
+    tile: ClassVar[tuple[int, int]]
 
     def sums(self, axis: Axis) -> FloatArray:
         """Maps (D, G) with x @ sums = x'Py of columns made of donors' numbers."""
@@ -52,6 +61,8 @@ class Variances(Protocol):
 @dataclass(frozen=True)
 class NoVariances:
     """Models without random effects: least squares."""
+
+    tile: ClassVar[tuple[int, int]] = _IN_CACHE
 
     def sums(self, axis: Axis) -> FloatArray:
         """See :class:`Variances`."""
@@ -69,6 +80,8 @@ class NoVariances:
 @dataclass(frozen=True)
 class OneRatio:
     """One ratio `gamma` (G,) for each feature, in an eigenbasis; `u_y` (G, q) are the features in it."""
+
+    tile: ClassVar[tuple[int, int]] = _IN_CACHE
 
     spectrum: Spectrum
     gamma: FloatArray
@@ -168,6 +181,8 @@ class FeatureByFeature:
 
     `zty` and `delta` (G, q) and (G, p) are the features' cross-products and steps from least squares to their estimates.
     """
+
+    tile: ClassVar[tuple[int, int]] = _WHOLE
 
     equations: Equations
     gamma: FloatArray

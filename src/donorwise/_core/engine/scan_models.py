@@ -1,0 +1,184 @@
+"""Null models of a task: what variants of its donors are tested in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from donorwise._core.design.replicates import constant_within
+from donorwise._core.design.terms import variables
+from donorwise._core.models.lmm.crossproducts import Columns, column_means
+from donorwise._core.models.lmm.levels import LevelLMM
+from donorwise._core.models.lmm.variants import NullModels, null_models
+from donorwise._core.wording import listing
+from donorwise.errors import DesignError
+
+if TYPE_CHECKING:
+    from donorwise._core.cells.measures import Collapsed
+    from donorwise._core.design.design import Design
+    from donorwise._core.engine.fitted import LMMFit
+    from donorwise._core.engine.tasks import Statistics
+    from donorwise._core.models.lmm.model import LMM
+    from donorwise._typing import FloatArray, IntArray, StrArray
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDonors:
+    """Names of the D donors of a task and their column, and which of them each pattern of its design belongs to, (patterns,)."""
+
+    column: str
+    names: tuple[str, ...]
+    codes: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class NullFit:
+    """Null models of G features that share their rows.
+
+    Attributes
+    ----------
+    models
+        Ready for variants.
+    features
+        Shape (G,). Positions in the fit.
+    df
+        Degrees of freedom of the test of a variant.
+    n_donors
+        Donors that have rows.
+    """
+
+    models: NullModels
+    features: IntArray
+    df: float
+    n_donors: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskModels:
+    """The null models of a task of G features, by the rows that they have, and their status, (G,)."""
+
+    fits: tuple[NullFit, ...]
+    status: StrArray
+
+    @property
+    def df(self) -> FloatArray:
+        """Degrees of freedom of tests, (G,); NaN where there is no model."""
+        out = np.full(self.status.size, np.nan)
+        for fit in self.fits:
+            out[fit.features] = fit.df
+        return out
+
+    @property
+    def n_donors(self) -> IntArray:
+        """Donors that have rows, (G,); 0 where there is no model."""
+        out = np.zeros(self.status.size, dtype=np.int64)
+        for fit in self.fits:
+            out[fit.features] = fit.n_donors
+        return out
+
+
+def interacting(design: Design, name: str) -> int:
+    """Position of the column of the fixed part that variants interact with.
+
+    Raises
+    ------
+    DesignError
+        The formula does not have it by itself, or it is several columns.
+    """
+    terms = [term for term, read in design.reads.items() if term == name or read == (name,)]
+    if not terms:
+        there = listing(term for term in design.terms) or "none"
+        raise DesignError(
+            f"interaction={name!r}: variants interact with a term of the fixed part, and {design.formula!r} has {there}; add "
+            f"{name!r} to the formula."
+        )
+    own = design.terms[terms[0]]
+    if len(terms) > 1 or len(own) > 1:
+        columns = listing(design.fixed_names[j] for term in terms for j in design.terms[term])
+        raise DesignError(
+            f"interaction={name!r} is several columns ({columns}): a scan takes a number, or labels of two levels. Keep two of the "
+            "levels, or make a column of numbers of what is asked."
+        )
+    return own[0]
+
+
+def lacks_slopes(design: Design, donors: TaskDonors, column: int, name: str) -> bool:
+    """Whether what variants interact with differs within donors, and no random slope lets the donors differ in it.
+
+    Where a donor has one row for each value the residuals are those of the slopes.
+    """
+    cell_level = design.varying[column] >= 0
+    if not cell_level and constant_within(design.X[:, [column]], donors.codes)[0]:
+        return False
+    rows = np.bincount(design.codes[design.codes >= 0], minlength=design.n_patterns)
+    values = np.column_stack([donors.codes, design.X[:, column]])
+    if not cell_level and rows.max() == 1 and len(np.unique(values, axis=0)) == len(values):
+        return False
+    slopes = [t for t in design.random_terms if t.group == donors.column and name in variables(t.bar.terms)]
+    return not slopes
+
+
+def task_models(fit: LMMFit, statistics: Statistics, donors: TaskDonors, interaction: int | None) -> TaskModels:
+    """The fitted models of a task, ready for variants.
+
+    Features without a model, and those that say the same in all cells of a level, are in none; their status says so.
+    """
+    found, status = [], fit.status.copy()
+    for model in fit.models:
+        if isinstance(model, LevelLMM):
+            status[model.features] = "not_estimable"
+        elif model.usable.size:
+            found.append(_null_fit(model.take(model.usable), statistics, donors, interaction))
+    return TaskModels(tuple(found), status)
+
+
+def _null_fit(model: LMM, statistics: Statistics, donors: TaskDonors, interaction: int | None) -> NullFit:
+    collapsed, present = _statistics_of(model, statistics)
+    codes, design = donors.codes[present], model.design
+    columns = [Columns(np.ones((codes.size, 1)), np.zeros((collapsed.covariate_mean.shape[1], 1)))]
+    if interaction is not None:
+        columns.append(column_means(design.X[:, [interaction]], [design.varying[interaction]], collapsed))
+    models = null_models(model, collapsed, codes, len(donors.names), columns)
+    return NullFit(models, model.features, _df(design, codes, models, interaction), np.unique(codes).size)
+
+
+def _statistics_of(model: LMM, statistics: Statistics) -> tuple[Collapsed, IntArray]:
+    """Statistics of a model's features on its patterns, and which of the task's those are."""
+    own = next(p for p in statistics.passes if np.isin(model.features, p.features).all())
+    collapsed = own.collapsed.take_features(np.searchsorted(own.features, model.features))
+    present = np.flatnonzero(collapsed.n_obs > 0)
+    return (collapsed if present.size == collapsed.n_obs.size else collapsed.take(present)), present
+
+
+def _df(design: Design, codes: IntArray, models: NullModels, interaction: int | None) -> float:
+    """Donors less fixed effects on their level, the variant among them; at most rows less fixed effects.
+
+    Of an interaction with what differs within donors the fixed effects on the level of its slopes are those that differ
+    within donors, too.
+    """
+    n = np.unique(codes).size
+    between = constant_within(design.X, codes) & (np.array(design.varying) < 0)
+    own = between if interaction is None or between[interaction] else ~between
+    return float(min(n - int(own.sum()) - models.n_columns + int(own is not between), models.nu))
+
+
+def by_donor(design: Design, column: str, names: StrArray) -> tuple[Design, TaskDonors]:
+    """The design with patterns that each belong to one donor, and its donors; `names` (N,) are those of all rows.
+
+    Raises
+    ------
+    DesignError
+        Several rows of one donor would count as replicates.
+    """
+    used = np.flatnonzero(design.codes >= 0)
+    if np.unique(names[used]).size == used.size:
+        return design.by_row(), TaskDonors(column, tuple(map(str, names[used])), np.arange(used.size))
+    term = next((t for t in design.random_terms if t.group == column), None)
+    if term is None:
+        raise DesignError(
+            f"No random term of {design.formula!r} has the donors ({column!r}) for levels, so that several rows of one would "
+            f"count as replicates: add (1 | {column}), and for relatives (1 | gr({column}, cov=grm)) beside it."
+        )
+    return design, TaskDonors(column, term.levels, term.codes)

@@ -1,0 +1,126 @@
+"""What a scan gives: its tables and params."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.engine.groups import stored_columns
+from donorwise._core.engine.scan import run_scan
+from donorwise._core.engine.scan_store import Folder, Memory
+from donorwise._core.engine.scan_summary import LEFT_OUT
+from donorwise._core.engine.scan_tables import counts_table, pairs_table, results_table
+from donorwise._core.inference.genomic import genomic_lambda
+from donorwise.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from donorwise._core.engine.scan import Scan, TaskResult
+
+EFFECT_ALLELE = "a1"
+
+
+@dataclass(frozen=True, repr=False)
+class ScanResult:
+    """Tests of variants with features.
+
+    Attributes
+    ----------
+    results
+        A row per gene and group: the variant with the smallest p-value, and the p-value of all together.
+    tests
+        A row per pair that is kept; None where they are in files.
+    counts
+        How many of all tests have a statistic of which size.
+    params
+        What was asked, and what was left out.
+    """
+
+    results: pd.DataFrame
+    tests: pd.DataFrame | None
+    counts: pd.DataFrame
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Numbers of what is there."""
+        p = self.params
+        groups = self.results["group"].nunique()
+        kept = "in files" if self.tests is None else f"{len(self.tests):,} kept"
+        return (
+            f"ScanResult of {p['formula']!r}, {p['mode']}: {self.results['gene'].nunique():,} genes"
+            f"{f' in {groups} groups' if groups > 1 else ''}, {p['n_tests']:,} tests ({kept}), "
+            f"{int((self.results['q_value'] <= 0.05).sum()):,} genes at q <= .05; tables: results, tests, counts"
+        )
+
+
+def scanned(scan: Scan, store: Memory | Folder, *, max_memory: float | None, progress: bool) -> ScanResult:
+    """Run a scan, and make its tables.
+
+    Raises
+    ------
+    DataError
+        No group could be scanned.
+    """
+    results = run_scan(scan, store, max_memory=max_memory, progress=progress)
+    failed = {task.name: own.failed for task, own in zip(scan.analysis.tasks, results, strict=True) if own.failed}
+    if len(failed) == len(results):
+        raise DataError("No group could be scanned: " + " ".join(dict.fromkeys(failed.values())))
+    counts, leads = counts_table(scan, results), results_table(scan, results)
+    params = _params(scan, results, counts, failed)
+    if isinstance(store, Memory):
+        return ScanResult(leads, _tests(scan, store), counts, params)
+    params["out"] = str(store.folder)
+    store.finish(leads, counts, params)
+    return ScanResult(leads, None, counts, params)
+
+
+def _tests(scan: Scan, store: Memory) -> pd.DataFrame:
+    groups = tuple(task.name for task in scan.analysis.tasks)
+    tables = []
+    for number in range(len(groups)):
+        own = pairs_table(scan, store.of(number))
+        own.insert(1, "group", pd.Categorical.from_codes(np.full(len(own), number), categories=list(groups)))
+        tables.append(own)
+    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+
+def _params(scan: Scan, results: Sequence[TaskResult], counts: pd.DataFrame, failed: dict[str, str]) -> dict[str, Any]:
+    """All that a scan says of itself."""
+    analysis, options = scan.analysis, scan.options
+    names = [task.name for task in analysis.tasks]
+    left = {
+        f"left_out_{reason}": {name: int(own.summary.left_out[i]) for name, own in zip(names, results, strict=True)}
+        for i, reason in enumerate(LEFT_OUT)
+    }
+    return {
+        "method": "scan",
+        "formula": analysis.formula.source,
+        "groupby": stored_columns(analysis.groupby),
+        "donor": next(own.column for own in scan.donors if own is not None),
+        "response": analysis.response,
+        "weights": analysis.weights,
+        "mode": options.mode,
+        "window": options.window if scan.genes is not None else -1,
+        "interaction": options.interaction or "",
+        "refit": options.tests.refit,
+        "screen": options.tests.screen,
+        "gene_test": options.gene_test,
+        "loco": options.loco,
+        "maf": options.maf,
+        "missing": options.missing,
+        "p_max": options.tests.p_max,
+        "effect_allele": EFFECT_ALLELE,
+        "n_tests": int(counts["count"].sum()),
+        "n_variants": {name: int(own.summary.variants[0]) for name, own in zip(names, results, strict=True)},
+        "n_donors": {name: len(own.names) for name, own in zip(names, scan.donors, strict=True) if own is not None},
+        **left,
+        "imputed": {name: int(own.summary.imputed[0]) for name, own in zip(names, results, strict=True)},
+        "lambda": {str(name): genomic_lambda(own) for name, own in counts.groupby("group", observed=True)},
+        "reasons": failed,
+        "version": version("donorwise"),
+    }

@@ -1,0 +1,155 @@
+"""From analyses and genotypes to a scan: donors on both sides, rows that belong to one donor each, and what is wrong before any work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from donorwise._core.design.replicates import replicate
+from donorwise._core.engine.scan import Scan
+from donorwise._core.engine.scan_models import by_donor, interacting, lacks_slopes
+from donorwise.errors import DataError, DesignError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+    from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.engine.lmm import LmmAnalysis
+    from donorwise._core.engine.scan import Genes, ScanOptions
+    from donorwise._core.engine.scan_models import TaskDonors
+    from donorwise._core.engine.tasks import Task
+    from donorwise._core.kinship.genotypes import Genotypes
+    from donorwise._typing import BoolArray, StrArray
+
+_LEAST = 3  # donors that a test needs at the very least
+
+
+def donor_columns(parsed: ParsedFormula, donor: str) -> tuple[str, ...]:
+    """Columns of the donors that variants belong to: as declared, or the grouping factor that looks like them.
+
+    Raises
+    ------
+    DesignError
+        Neither tells.
+    """
+    columns = replicate([bar.group for bar in parsed.bars], donor) or ((donor,) if donor else ())
+    if not columns:
+        raise DesignError(
+            f"Which column has the donors that the genotypes are of? {parsed.source!r} has no grouping factor: give donor=."
+        )
+    return columns
+
+
+def donor_names(obs: pd.DataFrame, columns: Sequence[str]) -> StrArray:
+    """Names of the donors of all rows, (N,); empty where they are missing."""
+    if missing := [column for column in columns if column not in obs.columns]:
+        raise DesignError(f"obs has no column {missing[0]!r} with the donors that the genotypes are of.")
+    own = obs[list(columns)]
+    names = own[columns[0]].astype(object).map(str)
+    for column in columns[1:]:
+        names = names + ":" + own[column].astype(object).map(str)
+    return names.where(own.notna().all(axis=1), "").to_numpy(dtype=object)
+
+
+def one_row_each(obs: pd.DataFrame, names: StrArray, groupby: Sequence[str], used: BoolArray) -> bool:
+    """Whether no donor has two of the rows in use in one group."""
+    groups = obs[list(groupby)].assign(**{"\0": names})[used]
+    return not groups.duplicated().any()
+
+
+def without_own(parsed: ParsedFormula, columns: Sequence[str]) -> ParsedFormula:
+    """A formula for one row a donor, of which ``(1 | donor)`` is the residual."""
+    kept = [bar for bar in parsed.bars if bar.group != tuple(columns) or bar.cov or bar.columns.strip() != "1"]
+    return parsed if len(kept) == len(parsed.bars) else parsed.keep(kept)
+
+
+def build_scan(
+    analyses: Mapping[str, LmmAnalysis],
+    genotypes: Genotypes,
+    chrom: StrArray,
+    genes: Genes | None,
+    columns: Sequence[str],
+    names: StrArray,
+    options: ScanOptions,
+    warnings: Sequence[str] = (),
+) -> Scan:
+    """A scan whose designs have patterns of one donor each.
+
+    Parameters
+    ----------
+    analyses
+        By chromosome, or under an empty name; see :class:`Scan`.
+    columns, names
+        Columns with the donors, and the donors of all rows (N,).
+
+    Raises
+    ------
+    DesignError
+        Rows of one donor would count as replicates, or the interaction is none of the formula.
+    """
+    column = ":".join(columns)
+    made = {key: _by_donor(analysis, column, names) for key, analysis in analyses.items()}
+    first, donors = next(iter(made.values()))
+    positions = {name: i for i, name in enumerate(genotypes.donors)}
+    rows = tuple(None if own is None else np.array([positions[name] for name in own.names]) for own in donors)
+    designs = [task.design for task in first.tasks]
+    interaction = options.interaction
+    at = tuple(None if d is None or interaction is None else interacting(d, interaction) for d in designs)
+    said = [*warnings, *_about_slopes(first, donors, at, interaction)]
+    return Scan(
+        analyses={key: own for key, (own, _) in made.items()}, donors=donors, rows=rows, column=at, genotypes=genotypes,
+        chrom=chrom, genes=genes, options=options, warnings=tuple(said),
+    )  # fmt: skip
+
+
+def _by_donor(analysis: LmmAnalysis, column: str, names: StrArray) -> tuple[LmmAnalysis, tuple[TaskDonors | None, ...]]:
+    tasks: list[Task] = []
+    donors: list[TaskDonors | None] = []
+    for task in analysis.tasks:
+        if task.design is None:
+            tasks.append(task)
+            donors.append(None)
+            continue
+        design, own = by_donor(task.design, column, names)
+        tasks.append(replace(task, design=design))
+        donors.append(own)
+    return replace(analysis, tasks=tasks), tuple(donors)
+
+
+def _about_slopes(
+    analysis: LmmAnalysis, donors: Sequence[TaskDonors | None], at: Sequence[int | None], name: str | None
+) -> list[str]:
+    """A warning of groups in which cells of a donor would count as replicates of what it says of an interaction."""
+    if name is None:
+        return []
+    hot = [
+        task.name
+        for task, own, column in zip(analysis.tasks, donors, at, strict=True)
+        if task.design is not None
+        and own is not None
+        and column is not None
+        and lacks_slopes(task.design, own, column, name)
+    ]
+    if not hot:
+        return []
+    column = next(own.column for own in donors if own is not None)
+    return [
+        f"{name!r} differs between cells of a donor and the formula lets donors not differ in it, so that the interaction of a "
+        f"variant with it takes cells for replicates (hot p-values): add (0 + {name} | {column})"
+        + (f", and the same with the kernel, (0 + {name} | gr({column}, cov=...))." if analysis.formula.covs else ".")
+    ]
+
+
+def check_options(options: ScanOptions, genotypes: Genotypes) -> None:
+    """Raise where genotypes do not come with what is asked of them."""
+    if options.mode == "cis" and (genotypes.chromosomes is None or genotypes.positions is None):
+        raise DataError(
+            f"mode='cis' needs the chromosome and position of every variant, which do not come with {genotypes.text}: give "
+            "variants= a table with columns chrom and pos, or take mode='trans' or 'gwas'."
+        )
+    if options.loco and genotypes.chromosomes is None:
+        raise DataError(f"loco=True needs the chromosome of every variant, which does not come with {genotypes.text}.")

@@ -1,0 +1,140 @@
+"""The tables of a scan: pairs, leads of every feature, and counts of all tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from donorwise._core.engine.scan import NO_VARIANTS
+from donorwise._core.engine.scan_kernels import BINS_PER_UNIT
+from donorwise._core.engine.scan_tiles import STATUS
+from donorwise._core.engine.tables import adjust, categorical
+from donorwise._core.inference.qvalues import q_values
+from donorwise._core.inference.student import log_two_sided, two_sided
+from donorwise._typing import FITTED, STATUSES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from donorwise._core.engine.scan import Scan, TaskResult
+    from donorwise._core.engine.scan_summary import Summary
+    from donorwise._core.engine.scan_tiles import Pairs
+    from donorwise._core.kinship.genotypes import Genotypes
+    from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
+
+LOG_10 = float(np.log(10))
+LEAD_STATUS = (*STATUSES, NO_VARIANTS)
+
+
+def pairs_table(scan: Scan, pairs: Pairs) -> pd.DataFrame:
+    """A row for each pair; see :func:`donorwise.tl.scan`."""
+    named = {"gene": categorical(pairs.feature, scan.analysis.variables)} | _sites(scan, pairs.variant)
+    numbers = {
+        "af": pairs.frequency, "n": pairs.n, "beta": pairs.estimate, "se": pairs.se, "statistic": pairs.statistic,
+        "df": pairs.df, "p_value": np.exp(pairs.log_p), "neg_log10_p": -pairs.log_p / LOG_10,
+        "status": pd.Categorical.from_codes(pairs.status, categories=list(STATUS)),
+    }  # fmt: skip
+    if pairs.main.size or (scan.options.interaction and not pairs.feature.size):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            se = pairs.main / pairs.main_statistic
+        numbers |= {"beta_main": pairs.main, "se_main": se, "p_main": two_sided(pairs.main_statistic, pairs.df)}
+    return pd.DataFrame(named | numbers)
+
+
+def _sites(scan: Scan, variants: IntArray) -> dict[str, Any]:
+    """Name, chromosome, position and alleles of variants; -1 for none."""
+    genotypes, known = scan.genotypes, variants >= 0
+    at = np.where(known, variants, 0)
+
+    def text(values: StrArray | None) -> pd.Categorical:
+        found = np.full(at.size, "", dtype=object) if values is None else values[at].astype(object)
+        return _labels(found, known)
+
+    position = np.zeros(at.size, dtype=np.int64) if genotypes.positions is None else genotypes.positions[at]
+    return {
+        "variant": _labels(_names(genotypes, at), known),
+        "chrom": text(scan.chrom),
+        "pos": np.where(known, position, -1),
+        "a0": text(genotypes.a0),
+        "a1": text(genotypes.a1),
+    }
+
+
+def _labels(texts: StrArray, known: BoolArray) -> pd.Categorical:
+    return pd.Categorical(pd.Series(texts, dtype=object).where(known, None))
+
+
+def _names(genotypes: Genotypes, at: IntArray) -> StrArray:
+    if genotypes.variants is None:
+        return np.array([str(i + 1) for i in at], dtype=object)
+    return np.array([str(genotypes.variants[i]) for i in at], dtype=object)
+
+
+def results_table(scan: Scan, results: Sequence[TaskResult]) -> pd.DataFrame:
+    """A row for each feature and group: the variant with the smallest p-value, and the p-value of all of them together."""
+    return pd.concat([_leads(scan, number, own) for number, own in enumerate(results)], ignore_index=True)
+
+
+def _leads(scan: Scan, number: int, own: TaskResult) -> pd.DataFrame:
+    summary, variables = own.summary, scan.analysis.variables
+    groups = tuple(task.name for task in scan.analysis.tasks)
+    G, there = len(variables), summary.variant >= 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        se = summary.estimate / summary.statistic
+    log_p = log_two_sided(summary.statistic, own.df)
+    p_gene = _P_GENE[scan.options.gene_test](summary, log_p)
+    return pd.DataFrame(
+        {"gene": categorical(np.arange(G), variables), "group": categorical(np.full(G, number), groups)}
+        | _sites(scan, summary.variant)
+        | {
+            "af": summary.frequency, "n": np.where(there, summary.n, 0), "beta": summary.estimate, "se": se,
+            "statistic": summary.statistic, "df": np.where(there, own.df, np.nan), "p_value": np.exp(log_p),
+            "neg_log10_p": -log_p / LOG_10, "n_variants": summary.n_variants, "p_gene": p_gene,
+            "adj_p_gene": adjust(p_gene), "q_value": q_values(p_gene),
+            "status": pd.Categorical(_status(own, there), categories=list(LEAD_STATUS)), "n_donors": own.n_donors,
+        }
+    )  # fmt: skip
+
+
+def _status(own: TaskResult, there: BoolArray) -> StrArray:
+    """Statuses of features: those of their models, and of those with a model whether variants could be tested."""
+    fitted = np.isin(own.status.astype(str), FITTED)
+    return np.where(~fitted, own.status, np.where(there, "ok", NO_VARIANTS)).astype(object)
+
+
+def cauchy_p(summary: Summary, log_p: FloatArray) -> FloatArray:
+    """P-values of the mean of Cauchy variables (Liu et al. 2019, Am J Hum Genet 104:410)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = summary.cauchy / summary.n_variants
+    return np.where(summary.n_variants > 0, np.arctan2(1.0, mean) / np.pi, np.nan)
+
+
+def bonferroni_p(summary: Summary, log_p: FloatArray) -> FloatArray:
+    """The smallest p-value times the number of tests."""
+    with np.errstate(divide="ignore"):
+        return np.exp(np.minimum(log_p + np.log(summary.n_variants), 0.0))
+
+
+_P_GENE = {"acat": cauchy_p, "bonferroni": bonferroni_p}
+
+
+def counts_table(scan: Scan, results: Sequence[TaskResult]) -> pd.DataFrame:
+    """Histogram of the |t| of all tests, group by group; see :func:`donorwise.tl.scan`."""
+    tables = []
+    groups = tuple(task.name for task in scan.analysis.tasks)
+    for number, own in enumerate(results):
+        filled = np.flatnonzero(own.summary.counts)
+        edges = filled / BINS_PER_UNIT
+        tables.append(pd.DataFrame({
+            "group": categorical(np.full(filled.size, number), groups), "statistic": edges,
+            "p_value": two_sided(edges, _usual(own.df)), "count": own.summary.counts[filled],
+        }))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def _usual(df: FloatArray) -> float:
+    """Degrees of freedom of most features."""
+    values, n = np.unique(df[np.isfinite(df)], return_counts=True)
+    return float(values[n.argmax()]) if values.size else np.inf
