@@ -103,6 +103,11 @@ class Study:
         where = {"chrom": (1 + self.gene_chromosome).astype(str), "tss": self.gene_position}
         return pd.DataFrame(where, index=[f"g{i}" for i in range(len(self.expression))])
 
+    @cached_property
+    def responses(self) -> pd.DataFrame:
+        """Expression, donors x genes."""
+        return pd.DataFrame(self.expression.T, columns=self.genes.index)
+
     def write(self, folder: Path) -> None:
         """All arrays, for programs of other environments."""
         np.savez(folder / "study.npz", **{name: getattr(self, name) for name in self.__dataclass_fields__})

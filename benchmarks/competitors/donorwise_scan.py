@@ -20,7 +20,7 @@ def run(study: Study, *, n_jobs: int, kernel: bool = True, refit: str = "none", 
     """Scan all genes; `options` say which variants, and what is kept."""
     random, kernels = (" + (1 | gr(donor, cov=G))", study.kernels) if kernel else ("", None)
     found = dw.scan_variants(
-        study.expression.T, study.obs, study.panel, study.fixed + random, kernels=kernels, refit=refit, donor="donor",
+        study.responses, study.obs, study.panel, study.fixed + random, kernels=kernels, refit=refit, donor="donor",
         genes=study.genes, n_jobs=n_jobs, progress=False, **options,
     )  # fmt: skip
     return scanned(found.tests)

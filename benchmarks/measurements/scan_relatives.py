@@ -100,7 +100,7 @@ def own_scan(mice: Mice, traits: Array, **options: Any) -> Scanned:
         )  # fmt: skip
     tests = found.tests
     number = {name: v for v, name in enumerate(mice.variants)}
-    gene = tests["gene"].astype(str).map({f"feature{g}": g for g in range(traits.shape[1])}).to_numpy()
+    gene = tests["gene"].astype(str).astype(int).to_numpy()
     return Scanned(gene, tests["variant"].astype(str).map(number).to_numpy(), tests["statistic"].to_numpy())
 
 
