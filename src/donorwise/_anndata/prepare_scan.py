@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from donorwise._anndata.response import Response
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.scan import Genes, Scan, ScanOptions
@@ -67,11 +68,11 @@ def prepare_scan(
     FormulaError, DesignError, DataError
         See :func:`donorwise.tl.scan`.
     """
-    check_options(options, genotypes)
     roles = find_roles(adata)
     declared = donor or (roles["donor"].column if "donor" in roles else "")
     columns = donor_columns(parse(formula), declared)
     match = matched(genotypes, donor_names(as_frame(adata.obs), columns))
+    check_options(options, genotypes)
     if not match.rows_used.all():
         weights = weights if weights is None or isinstance(weights, str) else np.asarray(weights)[match.rows_used]
         adata = adata[match.rows_used]
@@ -100,6 +101,8 @@ def prepare_scan(
     chrom = np.full(genotypes.n_variants, "") if known is None else bare_chromosomes(known)
     genes = _genes(adata, response, chrom) if options.mode == "cis" else None
     said = [*told_unmatched(genotypes, match), *said_of_labels(adata, roles, parsed)]
+    if genes is not None:
+        said += told_unplaced(genes, response.variables)
     if not alone:
         depth = cell_depth(adata) if response.aligned_to_var else None
         said += cautions.of_cells(
@@ -107,13 +110,11 @@ def prepare_scan(
         )
     elif scale:
         said.append(scale)
-    if genes is not None:
-        said += told_unplaced(genes, response.variables)
     cell_names = donor_names(analysis.obs, columns) if collapsed else names
     return build_scan(analyses, genotypes, chrom, genes, columns, cell_names, options, said)
 
 
-def _genes(adata: ad.AnnData, response: Any, chrom: StrArray) -> Genes:
+def _genes(adata: ad.AnnData, response: Response, chrom: StrArray) -> Genes:
     """Where the features of a response are."""
     if not response.aligned_to_var:
         raise DesignError(

@@ -32,7 +32,7 @@ class Summary:
     counts
         Shape (bins,). Histogram of |t|.
     left_out
-        Shape (3,). Variants that were not tested, by the reasons of `REASONS`.
+        Shape (3,). Variants that were not tested, by the reasons of :mod:`donorwise._core.kinship.usable`.
     variants, imputed
         Shape (1,). Variants that were, and their genotypes that were missing.
     """

@@ -83,13 +83,20 @@ def plink_chromosomes(codes: Iterable[Any]) -> StrArray:
 
 
 def bare_chromosomes(names: StrArray) -> StrArray:
-    """Names by which chromosomes of two sources are compared: without "chr", in capitals, MT for M."""
-    return _each(names, _bare)
+    """Names by which chromosomes of two sources are compared: without "chr", in capitals, M for MT."""
+    return _each(names, bare)
 
 
-def _bare(name: str) -> str:
-    bare = name.strip().upper().removeprefix("CHR")
-    return "MT" if bare == "M" else bare
+def bare(name: object) -> str:
+    """As `bare_chromosomes`, of one.
+
+    Examples
+    --------
+    >>> bare("chr1"), bare("ChrX"), bare(22), bare("MT")
+    ('1', 'X', '22', 'M')
+    """
+    own = str(name).strip().upper().removeprefix("CHR")
+    return "M" if own == "MT" else own
 
 
 def _each(values: Iterable[Any], text: Callable[[Any], str]) -> StrArray:
