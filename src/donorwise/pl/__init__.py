@@ -9,6 +9,8 @@ from donorwise.pl._heatmap import heatmap
 from donorwise.pl._heritability import heritability
 from donorwise.pl._influence import influence
 from donorwise.pl._intervals import forest, ranef
+from donorwise.pl._locus import locus
+from donorwise.pl._manhattan import manhattan
 from donorwise.pl._prior import prior
 from donorwise.pl._pvalues import pvalues, qq
 from donorwise.pl._trajectories import trajectories
@@ -24,7 +26,9 @@ __all__ = [
     "heritability",
     "icc",
     "influence",
+    "locus",
     "ma",
+    "manhattan",
     "power",
     "prior",
     "pvalues",
