@@ -5,6 +5,7 @@ from __future__ import annotations
 from donorwise.pl._checks import calibration, power
 from donorwise.pl._design import design
 from donorwise.pl._donors import donors
+from donorwise.pl._genotype import genotype
 from donorwise.pl._heatmap import heatmap
 from donorwise.pl._heritability import heritability
 from donorwise.pl._influence import influence
@@ -22,6 +23,7 @@ __all__ = [
     "design",
     "donors",
     "forest",
+    "genotype",
     "heatmap",
     "heritability",
     "icc",

@@ -19,8 +19,8 @@ from donorwise.pl._manhattan_data import (
     gene_points,
     genome_of,
     is_cis,
-    variant_points,
     to_name,
+    variant_points,
 )
 from donorwise.pl._scan_data import genes_of, groups_of, symbols_for
 from donorwise.pl._style import (
