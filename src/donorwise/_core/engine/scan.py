@@ -217,7 +217,9 @@ class _Task:
         if features.size < len(analysis.variables):
             statistics, analysis = statistics.take_features(features), analysis.take_features(features)
         fit = analysis.fit(self.number, statistics, lambda n: None)
-        return task_models(fit, statistics, donors, self.scan.column[self.number])
+        return task_models(
+            fit, statistics, donors, self.scan.column[self.number], normal=self.scan.options.tests.normal
+        )
 
     def _block(self, models: TaskModels, features: IntArray, low: int, high: int) -> tuple[Pairs, Summary]:
         """Read some variants, and test those that can be."""

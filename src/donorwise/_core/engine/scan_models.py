@@ -120,8 +120,10 @@ def lacks_slopes(design: Design, donors: TaskDonors, column: int, name: str) -> 
     return not slopes
 
 
-def task_models(fit: LMMFit, statistics: Statistics, donors: TaskDonors, interaction: int | None) -> TaskModels:
-    """The fitted models of a task, ready for variants.
+def task_models(
+    fit: LMMFit, statistics: Statistics, donors: TaskDonors, interaction: int | None, *, normal: bool = False
+) -> TaskModels:
+    """The fitted models of a task, ready for variants; of `normal` statistics the degrees of freedom are infinite.
 
     Features without a model, and those that say the same in all cells of a level, are in none; their status says so.
     """
@@ -130,18 +132,21 @@ def task_models(fit: LMMFit, statistics: Statistics, donors: TaskDonors, interac
         if isinstance(model, LevelLMM):
             status[model.features] = "not_estimable"
         elif model.usable.size:
-            found.append(_null_fit(model.take(model.usable), statistics, donors, interaction))
+            found.append(_null_fit(model.take(model.usable), statistics, donors, interaction, normal=normal))
     return TaskModels(tuple(found), status)
 
 
-def _null_fit(model: LMM, statistics: Statistics, donors: TaskDonors, interaction: int | None) -> NullFit:
+def _null_fit(
+    model: LMM, statistics: Statistics, donors: TaskDonors, interaction: int | None, *, normal: bool
+) -> NullFit:
     collapsed, present = _statistics_of(model, statistics)
     codes, design = donors.codes[present], model.design
     columns = [Columns(np.ones((codes.size, 1)), np.zeros((collapsed.covariate_mean.shape[1], 1)))]
     if interaction is not None:
         columns.append(column_means(design.X[:, [interaction]], [design.varying[interaction]], collapsed))
     models = null_models(model, collapsed, codes, len(donors.names), columns)
-    return NullFit(models, model.features, _df(design, codes, models, interaction), np.unique(codes).size)
+    df = np.inf if normal else _df(design, codes, models, interaction)
+    return NullFit(models, model.features, df, np.unique(codes).size)
 
 
 def _statistics_of(model: LMM, statistics: Statistics) -> tuple[Collapsed, IntArray]:
