@@ -106,12 +106,12 @@ def test_likelihood_ratio() -> None:
     own = case()
     some = own.genotypes.columns[0]
     x = own.genotypes[some].to_numpy()
-    direct = dw.fit_lmm(
-        own.Y, own.obs.assign(x=x), FORMULA.replace("age", "age + x"), kernels={"K": own.K}, reml=False
-    )
+    direct = dw.fit_lmm(own.Y, own.obs.assign(x=x), FORMULA.replace("age", "age + x"), kernels={"K": own.K}, reml=False)
     at = list(direct.fixed_names).index("x")
     for g, (expected, found) in enumerate(by_response(own.scan(refit="all", test="lrt"))):
-        np.testing.assert_allclose(found["statistic"] ** 2, expected["lrt"], rtol=1e-6, atol=2 * own.tolerance["logLik_abs"])
+        np.testing.assert_allclose(
+            found["statistic"] ** 2, expected["lrt"], rtol=1e-6, atol=2 * own.tolerance["logLik_abs"]
+        )
         np.testing.assert_allclose(found["p_value"], expected["p_lrt"], rtol=1e-6, atol=1e-8)
         assert (np.sign(found["statistic"]) == np.sign(found["beta"])).all() and np.isinf(found["df"]).all()
         np.testing.assert_allclose(found.loc[some, "beta"], direct.beta[g, at], rtol=1e-7)
@@ -147,17 +147,27 @@ def test_models(pointwise: bool) -> None:
     block, (V, G) = null.block(x), (len(x), null.R.size)
     scale = float(null.equations.terms[0].scale[0]) ** 2
     v, g = np.repeat(np.arange(V), G), np.tile(np.arange(G), V)
-    tests, reml, ml = null.score(block, np.arange(G)), null.refitted(block, v, g), null.refitted(block, v, g, reml=False)
+    tests, reml, ml = (
+        null.score(block, np.arange(G)),
+        null.refitted(block, v, g),
+        null.refitted(block, v, g, reml=False),
+    )
     likelihood = fit_responses(null.equations, null.response, reml=False).loglik
     for at, (name, expected) in enumerate(own.expected.items()):
         tol = own.tolerance
         np.testing.assert_allclose(null.gamma[at, 0] * scale, own.null[name]["lambda"], rtol=tol["lambda_rel"])
         np.testing.assert_allclose(tests.statistic[:, at] ** 2, expected["F_emmax"], rtol=2e-6)
-        np.testing.assert_allclose(reml.gamma[g == at, 0] * scale, expected["lambda_reml"], rtol=tol["lambda_rel"], atol=1e-12)
-        np.testing.assert_allclose(ml.gamma[g == at, 0] * scale, expected["lambda_ml"], rtol=tol["lambda_rel"], atol=1e-12)
+        np.testing.assert_allclose(
+            reml.gamma[g == at, 0] * scale, expected["lambda_reml"], rtol=tol["lambda_rel"], atol=1e-12
+        )
+        np.testing.assert_allclose(
+            ml.gamma[g == at, 0] * scale, expected["lambda_ml"], rtol=tol["lambda_rel"], atol=1e-12
+        )
         np.testing.assert_allclose(reml.se[g == at, 0], expected["se"], rtol=tol["se_rel"])
         np.testing.assert_allclose(ml.loglik[g == at], expected["logLik_ML"], rtol=0, atol=tol["logLik_abs"])
-        np.testing.assert_allclose(2 * (ml.loglik[g == at] - likelihood[at]), expected["lrt"], atol=2 * tol["logLik_abs"])
+        np.testing.assert_allclose(
+            2 * (ml.loglik[g == at] - likelihood[at]), expected["lrt"], atol=2 * tol["logLik_abs"]
+        )
         if pointwise:
             np.testing.assert_allclose(reml.loglik[g == at], expected["logLik_REML"], rtol=0, atol=tol["logLik_abs"])
         p = 2 * stats.t.sf(np.abs(reml.estimate[g == at, 0] / reml.se[g == at, 0]), null.nu)

@@ -167,7 +167,9 @@ class NullModels:
         ]
         return Refits(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
-    def likelihood_ratio(self, block: VariantBlock, variants: IntArray, features: IntArray) -> tuple[Refits, FloatArray]:
+    def likelihood_ratio(
+        self, block: VariantBlock, variants: IntArray, features: IntArray
+    ) -> tuple[Refits, FloatArray]:
         """Pairs as in :meth:`refitted`, by maximum likelihood, and the signed root of 2 log(likelihood with / without the variant)."""
         found = self.refitted(block, variants, features, reml=False)
         square = 2 * (found.loglik - self._loglik[features])
