@@ -30,6 +30,12 @@ adata
     "adata_tests": """\
 adata
     AnnData that holds a calibration (:func:`donorwise.tl.calibrate`) or a result of tests.""",
+    "scan_source": """\
+source
+    An AnnData that holds a scan over variants, the folder that one wrote with ``out=`` (which needs pyarrow, the extra
+    ``parquet``), or the result of a scan of arrays. Genes that are no longer in ``var`` are left out.
+key
+    Entry of ``uns`` of an AnnData that holds the scan.""",
     "key": """\
 key
     Entry of ``uns`` that holds the result.""",

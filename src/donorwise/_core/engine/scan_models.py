@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from donorwise._core.engine.fitted import LMMFit
     from donorwise._core.engine.tasks import Statistics
     from donorwise._core.models.lmm.model import LMM
-    from donorwise._typing import FloatArray, IntArray, StrArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
+
+logger = logging.getLogger("donorwise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,14 @@ class NullFit:
         Shape (G,). Positions in the fit.
     df
         Degrees of freedom of the test of a variant.
-    n_donors
-        Donors that have rows.
+    donors
+        Shape (D,). Whether a donor has rows.
     """
 
     models: NullModels
     features: IntArray
     df: float
-    n_donors: int
+    donors: BoolArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,19 @@ class TaskModels:
     fits: tuple[NullFit, ...]
     status: StrArray
 
+    def by_donors(self) -> list[tuple[BoolArray, TaskModels]]:
+        """The fits apart by the donors (D,) that have rows; those of most features first."""
+        found: dict[bytes, list[NullFit]] = {}
+        for fit in self.fits:
+            found.setdefault(fit.donors.tobytes(), []).append(fit)
+        several = sorted(found.values(), key=lambda own: -sum(fit.features.size for fit in own))
+        return [(own[0].donors, replace(self, fits=tuple(own))) for own in several]
+
+    @property
+    def fitted(self) -> IntArray:
+        """Positions of the features that have models."""
+        return np.concatenate([fit.features for fit in self.fits])
+
     @property
     def df(self) -> FloatArray:
         """Degrees of freedom of tests, (G,); NaN where there is no model."""
@@ -70,12 +86,16 @@ class TaskModels:
             out[fit.features] = fit.df
         return out
 
+    def told(self) -> FloatArray:
+        """Numbers that tell the data of the models from others, (fits,)."""
+        return np.array([np.log(np.maximum(fit.models.R, np.finfo(float).tiny)).sum() for fit in self.fits])
+
     @property
     def n_donors(self) -> IntArray:
         """Donors that have rows, (G,); 0 where there is no model."""
         out = np.zeros(self.status.size, dtype=np.int64)
         for fit in self.fits:
-            out[fit.features] = fit.n_donors
+            out[fit.features] = np.count_nonzero(fit.donors)
         return out
 
 
@@ -131,6 +151,10 @@ def task_models(
     for model in fit.models:
         if isinstance(model, LevelLMM):
             status[model.features] = "not_estimable"
+            logger.warning(
+                "%d of %d features have one value in all cells of every %s and are not scanned: scan them with one row for each "
+                "donor.", model.features.size, len(fit.variables), model.level,
+            )  # fmt: skip
         elif model.usable.size:
             found.append(_null_fit(model.take(model.usable), statistics, donors, interaction, normal=normal))
     return TaskModels(tuple(found), status)
@@ -146,7 +170,7 @@ def _null_fit(
         columns.append(column_means(design.X[:, [interaction]], [design.varying[interaction]], collapsed))
     models = null_models(model, collapsed, codes, len(donors.names), columns)
     df = np.inf if normal else _df(design, codes, models, interaction)
-    return NullFit(models, model.features, df, np.unique(codes).size)
+    return NullFit(models, model.features, df, np.isin(np.arange(len(donors.names)), codes))
 
 
 def _statistics_of(model: LMM, statistics: Statistics) -> tuple[Collapsed, IntArray]:

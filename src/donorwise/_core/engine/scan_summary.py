@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.engine.scan_kernels import N_BINS
+from donorwise._core.kinship.usable import REASONS
 
 if TYPE_CHECKING:
+    from donorwise._core.kinship.usable import Usable
     from donorwise._typing import FloatArray, IntArray
 
 _ALIKE = 1e-9  # relative difference of statistics that is rounding
 _LEAD = ("variant", "estimate", "statistic", "se", "frequency", "n")
 _BY_FEATURE = {"n_variants", "cauchy", *_LEAD}
-LEFT_OUT = ("mostly_missing", "all_alike", "rare")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Summary:
     counts
         Shape (bins,). Histogram of |t|.
     left_out
-        Shape (3,). Variants that were not tested, by the reasons of `LEFT_OUT`.
+        Shape (3,). Variants that were not tested among the donors that most features have, by the reasons of :mod:`donorwise._core.kinship.usable`.
     variants, imputed
         Shape (1,). Variants that were, and their genotypes that were missing.
     """
@@ -58,7 +59,7 @@ class Summary:
         zero, none = (np.full(n_features, start, dtype=np.int64) for start in (0, -1))
         return cls(
             zero, none, *nothing, zero.copy(), np.zeros(n_features),
-            np.zeros(N_BINS, dtype=np.int64), np.zeros(len(LEFT_OUT), dtype=np.int64), np.zeros(1, dtype=np.int64),
+            np.zeros(N_BINS, dtype=np.int64), np.zeros(len(REASONS), dtype=np.int64), np.zeros(1, dtype=np.int64),
             np.zeros(1, dtype=np.int64),
         )  # fmt: skip
 
@@ -79,6 +80,12 @@ class Summary:
         own = at[better]
         for name, values in zip(_LEAD, (variant, estimate, statistic, se, frequency, n), strict=True):
             getattr(self, name)[own] = values[better]
+
+    def tell(self, usable: Usable) -> None:
+        """Count variants in use and those that are not."""
+        self.left_out[:] += usable.left_out
+        self.variants[:] += len(usable.at)
+        self.imputed[:] += usable.n_imputed
 
     def add(self, other: Summary) -> None:
         """Add the tests of other variants."""

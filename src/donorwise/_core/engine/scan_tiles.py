@@ -169,7 +169,8 @@ class _Tile:
             listed = np.abs(tests.statistic) >= t_of_p(self.options.p_max, fit.df)
         v, g = np.nonzero(listed)
         status = np.where(self.prepared.aliased[v + span.variants.start], ALIASED, OK)
-        status[np.isin(v * span.features.size + g, failed)] = UNREFITTED
+        if failed.size:
+            status[np.isin(v * span.features.size + g, failed)] = UNREFITTED
         return self._pairs(tests, v, g, status)
 
     def _refit(self, tests: Tests) -> tuple[Tests, IntArray]:
