@@ -204,7 +204,7 @@ def test_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     shutil.copytree(folder, tmp_path / "stopped")
     (tmp_path / "stopped" / "_lead.parquet").unlink()
     with pytest.raises(
-        DataError, match="not come to its end: it has no _lead.parquet. Run it again with the same out="
+        DataError, match="not come to its end: it has no _lead.parquet. Run it again with the same out= and resume"
     ):
         read_scan(tmp_path / "stopped")
     (folder / "_params.json").write_text(json.dumps(TABLES.params | {"format": 99}))

@@ -33,14 +33,13 @@ adata
     (:func:`donorwise.tl.scan`); or a scan wherever it is, as in :func:`donorwise.pl.manhattan`.""",
     "scan_source": """\
 source
-    An AnnData with a scan in ``uns``, the folder that ``out=`` of :func:`donorwise.tl.scan` named, or what
-    :func:`donorwise.scan_variants` returned.""",
+    An AnnData that holds a scan over variants, the folder that one wrote with ``out=`` (which needs pyarrow, the extra
+    ``parquet``), or the result of a scan of arrays. Genes that are no longer in ``var`` are left out.
+key
+    Entry of ``uns`` of an AnnData that holds the scan.""",
     "key": """\
 key
     Entry of ``uns`` that holds the result.""",
-    "key_scan": """\
-key
-    Entry of ``uns`` that holds the scan, of an AnnData.""",
     "key_calibration": """\
 key
     Entry of ``uns`` that holds the calibration.""",

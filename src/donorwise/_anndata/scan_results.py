@@ -89,8 +89,15 @@ class Scan:
         return open_tests(self.kept, self.groups)
 
     def table(self, wanted: Pairs, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The tests that are wanted, of genes that are still there; of files no more is read than these need."""
-        return read_pairs(self.tests, self._present(wanted), columns)
+        """The tests that are wanted, of genes that are still there; of files no more is read than these need.
+
+        Genes and groups are categories in their order in `results`, other text in that of the rows, wherever the tests are.
+        """
+        found = read_pairs(self.tests, self._present(wanted), columns)
+        orders = {"gene": self.genes, "group": self.groups}
+        return pd.DataFrame(
+            {name: _in_order(column, orders.get(str(name))) for name, column in found.items()}, copy=False
+        )
 
     def blocks(self, wanted: Pairs, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
         """As `table`, in blocks of rows of which one is in memory at a time."""
@@ -214,6 +221,15 @@ def _made(results: Any, counts: Any, params: Mapping[str, Any], tests: Any, name
     elif tests is not None and not isinstance(tests, Path):
         kept = with_known_text(_grouped(pd.DataFrame(tests), lead))
     return Scan(lead, with_known_text(pd.DataFrame(counts)), known, kept, name=name)
+
+
+def _in_order(column: pd.Series, known: list[str] | None) -> pd.Series:
+    """A categorical column with the categories `known`, or those that occur, first seen first."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return column
+    if known is not None:
+        return column.cat.set_categories(known)
+    return column.cat.set_categories(column.cat.categories[pd.unique(column.cat.codes)])
 
 
 def _grouped(tests: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:

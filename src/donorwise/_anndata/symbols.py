@@ -80,12 +80,12 @@ class Symbols:
             return table
         return table.assign(variable=_named(table["variable"], self.labels))
 
-    def beside(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A table with what the features are called beside them, if it has features."""
-        if not self.column or "variable" not in table:
+    def beside(self, table: pd.DataFrame, column: str = "variable") -> pd.DataFrame:
+        """A table with what the features are called beside them, if it has features in `column`, its first one."""
+        if not self.column or column not in table:
             return table
         name = self.column if self.column not in table else "symbol"
-        named = _named(table["variable"], self.labels)
+        named = _named(table[column], self.labels)
         return pd.concat([table.iloc[:, :1], named.rename(name), table.iloc[:, 1:]], axis=1)
 
 

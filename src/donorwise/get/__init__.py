@@ -7,6 +7,7 @@ from typing import Any
 
 from donorwise.get._checks import calibration, influence, power
 from donorwise.get._export import matrix, to_rank_genes_groups, to_varm
+from donorwise.get._scan import scan
 from donorwise.get._tests import tests
 from donorwise.get._variances import heritability, icc, ranef, varcomp, variance_partition
 
@@ -18,6 +19,7 @@ __all__ = [
     "matrix",
     "power",
     "ranef",
+    "scan",
     "tests",
     "to_rank_genes_groups",
     "to_varm",

@@ -101,10 +101,10 @@ def passes(table: pd.DataFrame, alpha: float | None, min_log_fc: float | None) -
     """
     found = np.ones(len(table), dtype=bool)
     if alpha is not None:
-        _check_cutoff("alpha", alpha, 1.0)
+        check_cutoff("alpha", alpha, 1.0)
         found &= (table["adj_p_value"] <= alpha).to_numpy()
     if min_log_fc is not None:
-        _check_cutoff("min_log_fc", min_log_fc, np.inf)
+        check_cutoff("min_log_fc", min_log_fc, np.inf)
         if len(table) and not table["log_fc"].notna().any():
             raise DataError(
                 "min_log_fc= needs log2 fold changes, and these tests have none: their estimates are in units of the "
@@ -114,7 +114,8 @@ def passes(table: pd.DataFrame, alpha: float | None, min_log_fc: float | None) -
     return found
 
 
-def _check_cutoff(name: str, value: object, most: float) -> None:
+def check_cutoff(name: str, value: object, most: float) -> None:
+    """Raise unless `value` is a number between 0 and `most`."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not (number and 0 <= float(value) <= most):  # type: ignore[arg-type]
         what = "a number between 0 and 1, such as 0.05" if most == 1 else "a number of at least 0, such as 1"

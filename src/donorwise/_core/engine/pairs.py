@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pandas as pd
 
+from donorwise._core.kinship.labels import bare as bare
 from donorwise._typing import BoolArray
 
 if TYPE_CHECKING:
@@ -18,25 +19,12 @@ if TYPE_CHECKING:
 
     Tests: TypeAlias = pd.DataFrame | ds.Dataset
 
-_PREFIX = "chr"
-
-
-def bare(chrom: object) -> str:
-    """The name of a chromosome as names are compared: without ``chr`` before it, in capitals.
-
-    Examples
-    --------
-    >>> bare("chr1"), bare("ChrX"), bare(22)
-    ('1', 'X', '22')
-    """
-    text = str(chrom).strip()
-    return (text[len(_PREFIX) :] if text.lower().startswith(_PREFIX) else text).upper()
-
 
 def _spellings(chrom: str) -> list[str]:
     """How files may call a chromosome, of which a filter has to be told one by one."""
-    names = dict.fromkeys((bare(chrom), bare(chrom).lower(), bare(chrom).capitalize()))
-    return [prefix + name for prefix in ("", _PREFIX, "Chr", "CHR") for name in names]
+    own = {bare(chrom), "MT"} if bare(chrom) == "M" else {bare(chrom)}
+    names = sorted({spelt for name in own for spelt in (name, name.lower(), name.capitalize())})
+    return [prefix + name for prefix in ("", "chr", "Chr", "CHR") for name in names]
 
 
 def _is_in(column: Any, names: list[str]) -> Any:

@@ -97,9 +97,27 @@ class Scan:
         cuts = np.unique(np.concatenate([np.arange(0, n, size), ends, [n]]))
         return list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
 
+    def n_pairs(self) -> int:
+        """Pairs of a variant and a feature in one group, if all variants can be tested."""
+        genes, positions = self.genes, self.genotypes.positions
+        if genes is None or positions is None:
+            return len(self.analysis.variables) * self.genotypes.n_variants
+        n = 0
+        for name in np.unique(genes.chrom[genes.tss >= 0]):
+            there = np.sort(positions[self.chrom == name])
+            tss, window = genes.tss[genes.chrom == name], self.options.window
+            ends = np.searchsorted(there, tss + window, side="right") - np.searchsorted(
+                there, tss - window, side="left"
+            )
+            n += int(ends.sum())
+        return n
+
 
 class Store(Protocol):
     """Where the pairs of a scan go, by task and block."""
+
+    def check(self, task: int, chrom: str, models: FloatArray) -> None:
+        """Note numbers of null models, or raise where blocks that are finished were tested in others."""
 
     def finished(self, task: int) -> Mapping[int, Summary]:
         """Blocks of a task that need not be tested, and what they say."""
@@ -184,6 +202,7 @@ class _Task:
         for chrom, own in self._by_models(blocks):
             features = self._features(chrom)
             models = self._models(chrom, features)
+            self.store.check(self.number, chrom, models.told())
             status[features], n_donors[features], df[features] = models.status, models.n_donors, models.df
             for number in own:
                 found = done.get(number)
@@ -222,17 +241,17 @@ class _Task:
     def _block(self, models: TaskModels, features: IntArray, low: int, high: int) -> tuple[Pairs, Summary]:
         """Read some variants, and test those that can be."""
         scan, G = self.scan, len(self.scan.analysis.variables)
-        genotypes = scan.genotypes.read(low, high)[scan.rows[self.number]]
-        usable, left_out = usable_variants(genotypes, maf=scan.options.maf, missing=scan.options.missing)
+        genotypes = scan.genotypes.checked(low, high)[scan.rows[self.number]]
+        usable = usable_variants(genotypes, maf=scan.options.maf, missing=scan.options.missing)
         block = Block(low + usable.at, usable.x, usable.frequency, usable.n)
         kept, summary = [Pairs.none()], Summary.empty(G)
         work = [(models, own, ranges, scan.options.tests) for own, ranges in self._parts(block, features)]
         for pairs, found in in_threads(lambda item: scan_block(*item), work, scan.analysis.n_jobs):
             kept.append(replace(pairs, feature=features[pairs.feature]))
             summary.add(found.of(features, G))
-        summary.left_out[:] += left_out
+        summary.left_out[:] += usable.left_out
         summary.variants[:] += len(usable.at)
-        summary.imputed[:] += int((~np.isfinite(genotypes[:, usable.at])).sum())
+        summary.imputed[:] += usable.n_imputed
         return Pairs.concatenate(kept), summary
 
     def _parts(self, block: Block, features: IntArray) -> Iterator[tuple[Block, Ranges | None]]:
@@ -251,11 +270,12 @@ class _Task:
         positions = self.scan.genotypes.positions
         assert positions is not None  # checked before
         chrom, tss, window = genes.chrom[features], genes.tss[features], self.scan.options.window
-        for name in dict.fromkeys(self.scan.chrom[block.at].tolist()):
-            at = np.flatnonzero(self.scan.chrom[block.at] == name)
+        placed = np.where(positions[block.at] >= 0, self.scan.chrom[block.at], "")
+        for name in filter(None, dict.fromkeys(placed.tolist())):  # what has no place is in no window
+            at = np.flatnonzero(placed == name)
             at = at[np.argsort(positions[block.at[at]], kind="stable")]
             own, pos = block.take(at), positions[block.at[at]]
-            there = chrom == name
+            there = (chrom == name) & (tss >= 0)
             low = np.where(there, np.searchsorted(pos, tss - window, side="left"), 0)
             high = np.where(there, np.searchsorted(pos, tss + window, side="right"), 0)
             yield own, Ranges(low, high)

@@ -22,6 +22,8 @@ COUNTS = "_counts.parquet"
 """How many tests there were by size of the statistic, those that were not kept as well."""
 PARAMS = "_params.json"
 """Formula, options and counts."""
+MANIFEST = "_manifest.json"
+"""What a scan that has not come to its end is of."""
 
 _GROUP = "group="
 
@@ -73,10 +75,10 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}.")
     missing = [name for name in (LEAD, COUNTS, PARAMS) if not (folder / name).is_file()]
-    if missing and next(folder.glob(f"{_GROUP}*"), None) is not None:
+    if missing and ((folder / MANIFEST).is_file() or next(folder.glob(f"{_GROUP}*"), None) is not None):
         raise DataError(
             f"The scan in {folder} has not come to its end: it has no {' and no '.join(missing)}. Run it again with the "
-            "same out=, and it goes on where it stopped."
+            "same out= and resume=True, and it goes on where it stopped."
         )
     if missing:
         raise DataError(f"{folder} is not the folder of a scan: it has no {' and no '.join(missing)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from donorwise._core.engine.tasks import Statistics
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import FloatArray, IntArray, StrArray
+
+logger = logging.getLogger("donorwise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,10 @@ class TaskModels:
         for fit in self.fits:
             out[fit.features] = fit.df
         return out
+
+    def told(self) -> FloatArray:
+        """Numbers that tell the data of the models from others, (fits,)."""
+        return np.array([np.log(np.maximum(fit.models.R, np.finfo(float).tiny)).sum() for fit in self.fits])
 
     @property
     def n_donors(self) -> IntArray:
@@ -129,6 +136,10 @@ def task_models(fit: LMMFit, statistics: Statistics, donors: TaskDonors, interac
     for model in fit.models:
         if isinstance(model, LevelLMM):
             status[model.features] = "not_estimable"
+            logger.warning(
+                "%d of %d features have one value in all cells of every %s and are not scanned: scan them with one row for each "
+                "donor.", model.features.size, len(fit.variables), model.level,
+            )  # fmt: skip
         elif model.usable.size:
             found.append(_null_fit(model.take(model.usable), statistics, donors, interaction))
     return TaskModels(tuple(found), status)

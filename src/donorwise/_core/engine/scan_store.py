@@ -7,10 +7,11 @@ import shutil
 from dataclasses import fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 
-from donorwise._core.engine.scan_folder import COUNTS, LEAD, PARAMS, check_pyarrow, group_folder
+from donorwise._core.engine.scan_folder import COUNTS, LEAD, MANIFEST, PARAMS, check_pyarrow, group_folder
 from donorwise._core.engine.scan_summary import Summary
 from donorwise._core.engine.scan_tables import pairs_table
 from donorwise._core.engine.scan_tiles import Pairs
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from donorwise._core.engine.scan import Scan
+    from donorwise._typing import FloatArray
 
-MANIFEST = "_manifest.json"
 PARTS = "_parts"
+_SAME = 1e-7  # difference of numbers that were worked out twice
 MOST_ROWS = 20_000_000
 """Tests that are kept in memory at most."""
 
@@ -36,6 +38,9 @@ class Memory:
 
     def __init__(self) -> None:
         self.pairs: dict[int, list[Pairs]] = {}
+
+    def check(self, task: int, chrom: str, models: FloatArray) -> None:
+        """Nothing was tested before."""
 
     def finished(self, task: int) -> Mapping[int, Summary]:
         """Nothing is finished before it begins."""
@@ -58,8 +63,8 @@ def check_size(scan: Scan) -> None:
     DataError
         Says what to do.
     """
-    n = len(scan.analysis.variables) * scan.genotypes.n_variants * len(scan.analysis.tasks)
-    if scan.genes is None and scan.options.tests.p_max is None and n > MOST_ROWS:
+    n = scan.n_pairs() * len(scan.analysis.tasks)
+    if scan.options.tests.p_max is None and n > MOST_ROWS:
         raise DataError(
             f"{n:,} tests do not fit into memory: write them to a folder (out='scan/'), or keep those that matter "
             "(p_max=1e-5); all of them are counted whatever is kept."
@@ -148,6 +153,26 @@ class Folder:
             "options": [o.mode, o.window, o.interaction, o.tests.refit, o.tests.screen, o.tests.p_max, o.gene_test,
                         o.n_permutations, o.loco, o.maf, o.missing, o.seed],
         }  # fmt: skip
+
+    def check(self, task: int, chrom: str, models: FloatArray) -> None:
+        """Note numbers of null models, or compare them with those that were noted.
+
+        Raises
+        ------
+        DataError
+            The data are others than those of the stopped run.
+        """
+        path = self.folder / PARTS / f"models-{task:05d}-{quote(chrom, safe='')}.npy"
+        if not path.is_file():
+            with replaced(path) as temporary:
+                np.save(temporary, models)
+            return
+        was = np.load(path)
+        if was.shape != models.shape or not np.allclose(was, models, rtol=_SAME, atol=_SAME):
+            raise DataError(
+                f"The data of {self._scan.analysis.tasks[task].name!r} are not those that the stopped scan in {self.folder} was of: "
+                "restore them, choose another folder, or overwrite it."
+            )
 
     def finished(self, task: int) -> dict[int, Summary]:
         """Blocks whose part is whole."""

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.engine.scan_kernels import N_BINS
+from donorwise._core.kinship.usable import REASONS
 
 if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 _ALIKE = 1e-9  # relative difference of statistics that is rounding
 _BY_FEATURE = {"n_variants", "variant", "estimate", "statistic", "frequency", "n", "cauchy"}
-LEFT_OUT = ("mostly_missing", "all_alike", "rare")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Summary:
     counts
         Shape (bins,). Histogram of |t|.
     left_out
-        Shape (3,). Variants that were not tested, by the reasons of `LEFT_OUT`.
+        Shape (3,). Variants that were not tested, by the reasons of :mod:`donorwise._core.kinship.usable`.
     variants, imputed
         Shape (1,). Variants that were, and their genotypes that were missing.
     """
@@ -56,7 +56,7 @@ class Summary:
         zero, none = (np.full(n_features, start, dtype=np.int64) for start in (0, -1))
         return cls(
             zero, none, nothing[0], nothing[1], nothing[2], zero.copy(), np.zeros(n_features),
-            np.zeros(N_BINS, dtype=np.int64), np.zeros(len(LEFT_OUT), dtype=np.int64), np.zeros(1, dtype=np.int64),
+            np.zeros(N_BINS, dtype=np.int64), np.zeros(len(REASONS), dtype=np.int64), np.zeros(1, dtype=np.int64),
             np.zeros(1, dtype=np.int64),
         )  # fmt: skip
 

@@ -55,7 +55,7 @@ def _sites(scan: Scan, variants: IntArray) -> dict[str, Any]:
     position = np.zeros(at.size, dtype=np.int64) if genotypes.positions is None else genotypes.positions[at]
     return {
         "variant": _labels(_names(genotypes, at), known),
-        "chrom": text(scan.chrom),
+        "chrom": text(genotypes.chromosomes),
         "pos": np.where(known, position, -1),
         "a0": text(genotypes.a0),
         "a1": text(genotypes.a1),

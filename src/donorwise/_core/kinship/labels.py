@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _NO_AUTOSOME = re.compile(r"(chr)?(x|y|z|w|xy|m|mt|par1|par2|x_?par.*)", re.IGNORECASE)
-_VARIANT = re.compile(r"rs\d+|(chr)?(\d+|x|y|mt?)[:_]\d+.*", re.IGNORECASE)
-"""What variants are called, and donors are not."""
+_VARIANT = re.compile(r"rs\d+|chr(\d+|x|y|mt?)[:_]\d+.*|(\d{1,2}|x|y|mt?)(:\d+.*|_\d+_[acgtn<].*)", re.IGNORECASE)
+"""What variants are called, and donors are not (who are called 691_692 where family and person are joined)."""
 _HUMAN_CODES = {"23": "X", "24": "Y", "25": "XY", "26": "MT"}
 """What PLINK writes for these chromosomes unless it is told otherwise."""
 _SHORT = 16
@@ -84,12 +84,19 @@ def plink_chromosomes(codes: Iterable[Any]) -> StrArray:
 
 def bare_chromosomes(names: StrArray) -> StrArray:
     """Names by which chromosomes of two sources are compared: without "chr", in capitals, M for MT."""
-    return _each(names, _bare)
+    return _each(names, bare)
 
 
-def _bare(name: str) -> str:
-    bare = name.strip().upper().removeprefix("CHR")
-    return "M" if bare == "MT" else bare
+def bare(name: object) -> str:
+    """As `bare_chromosomes`, of one.
+
+    Examples
+    --------
+    >>> bare("chr1"), bare("ChrX"), bare(22), bare("MT")
+    ('1', 'X', '22', 'M')
+    """
+    own = str(name).strip().upper().removeprefix("CHR")
+    return "M" if own == "MT" else own
 
 
 def _each(values: Iterable[Any], text: Callable[[Any], str]) -> StrArray:
