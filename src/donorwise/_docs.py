@@ -37,16 +37,9 @@ source
     ``parquet``), or the result of a scan of arrays. Genes that are no longer in ``var`` are left out.
 key
     Entry of ``uns`` of an AnnData that holds the scan.""",
-    "scan_drawn": """\
-source
-    An AnnData with a scan in ``uns``, the folder that ``out=`` of :func:`donorwise.tl.scan` named, or what
-    :func:`donorwise.scan_variants` returned.""",
     "key": """\
 key
     Entry of ``uns`` that holds the result.""",
-    "key_scan": """\
-key
-    Entry of ``uns`` that holds the scan, of an AnnData.""",
     "key_calibration": """\
 key
     Entry of ``uns`` that holds the calibration.""",
