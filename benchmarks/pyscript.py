@@ -13,12 +13,12 @@ def _interpreter() -> str:
     return os.environ.get("BENCHMARK_PYTHON", sys.executable)
 
 
-def run(folder: Path, code: str) -> None:
-    """Run code in a folder, in one thread."""
+def run(folder: Path, code: str, n_jobs: int = 1) -> None:
+    """Run code in a folder, in so many threads."""
     (folder / "run.py").write_text(code)
-    one = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    one.pop("PYTHONPATH", None)
-    subprocess.run([_interpreter(), "run.py"], cwd=folder, check=True, capture_output=True, env=one)
+    limited = os.environ | {f"{library}_NUM_THREADS": str(n_jobs) for library in ("OPENBLAS", "OMP", "MKL")}
+    limited.pop("PYTHONPATH", None)
+    subprocess.run([_interpreter(), "run.py"], cwd=folder, check=True, capture_output=True, env=limited)
 
 
 @cache

@@ -47,8 +47,24 @@ MEASUREMENTS = {
     "p": "influence_full",
     "q": "counts",
     "r": "kernels",
+    "s": "scan_trans",
+    "t": "scan_cis",
+    "u": "scan_relatives",
+    "v": "scan_memory",
 }
-PACKAGES = ("donorwise", "numpy", "scipy", "numba", "pandas", "anndata", "scanpy", "edgepython")
+PACKAGES = (
+    "donorwise",
+    "numpy",
+    "scipy",
+    "numba",
+    "pandas",
+    "anndata",
+    "scanpy",
+    "edgepython",
+    "pymatrixeqtl",
+    "tensorqtl",
+    "fastlmm",
+)
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -317,12 +317,18 @@ def test_what_is_no_table_of_genotypes(source: Any, message: str) -> None:
         dw.pp.relatedness(source, progress=False)
 
 
-@pytest.mark.parametrize("names", ["rs{}", "1:{}_A_G", "chr2_{}", "X:{}"])
+@pytest.mark.parametrize("names", ["rs{}", "1:{}_A_G", "chr2_{}", "X:{}", "12_{}_A_T"])
 def test_donors_as_columns(donors: ad.AnnData, names: str) -> None:
     turned = pd.DataFrame(donors.X.T, index=[names.format(i) for i in range(800)], columns=donors.obs_names)
     with pytest.raises(DataError, match="name of a variant: rows are donors, so give its transpose"):
         relate(turned)
     relate(turned.T)
+
+
+@pytest.mark.parametrize("names", ["{0}_{0}", "{0}_1{0}", "69{0}_70{0}", "s{0}", "X{0}", "1_{0}_b"])
+def test_names_of_donors_that_are_none_of_variants(donors: ad.AnnData, names: str) -> None:
+    """FID_IID of numbers, as the donors of OneK1K have them."""
+    relate(donors.X, donors=[names.format(i) for i in range(24)])
 
 
 def test_warnings(donors: ad.AnnData) -> None:

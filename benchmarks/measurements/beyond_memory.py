@@ -15,7 +15,7 @@ from data import Size, cohort
 from report import Aim, Section
 
 import donorwise as dw
-from measurements.memory import _status
+from measurements.memory import status
 
 LIMIT_GB = 4.0
 
@@ -51,7 +51,7 @@ def measure(folder: str) -> None:
         source, ["cell_type", "donor", "condition"], max_memory=2.5, out=out, progress=False, n_jobs=2
     )  # fmt: skip
     collapsed = time.perf_counter()
-    peak = _status("VmHWM") / 1e9
+    peak = status("VmHWM") / 1e9
     Path("/proc/self/clear_refs").write_text("5")
     dw.tl.lmm(
         rows, "~ condition + (1 | donor)", groupby="cell_type", ddf="kenward-roger", progress=False, n_jobs=2
@@ -66,7 +66,7 @@ def measure(folder: str) -> None:
                 "collapse s": collapsed - start,
                 "collapse peak GB": peak,
                 "lmm s": time.perf_counter() - collapsed,
-                "lmm peak GB": _status("VmHWM") / 1e9,
+                "lmm peak GB": status("VmHWM") / 1e9,
                 "fits": len(dw.get.tests(rows)),
             }
         )

@@ -38,13 +38,13 @@ def measure(file: str) -> None:
     adata = ad.read_h5ad(file)
     donorwise_lmm.run(adata[: len(adata) // 50].copy(), n_jobs=2)
     adata.X.data.sum(), adata.X.indices.sum()  # every page of the input is resident
-    before = _reset_peak()
+    before = reset_peak()
     donorwise_lmm.run(adata, n_jobs=2)
     matrix = sum(a.nbytes for a in (adata.X.data, adata.X.indices, adata.X.indptr))
-    print(json.dumps({"matrix MB": matrix / 1e6, "peak beyond input MB": (_status("VmHWM") - before) / 1e6}))
+    print(json.dumps({"matrix MB": matrix / 1e6, "peak beyond input MB": (status("VmHWM") - before) / 1e6}))
 
 
-def _reset_peak() -> float:
+def reset_peak() -> float:
     """Set the kernel's record of the peak to what is resident now (see proc(5), clear_refs); return it.
 
     Memory that was freed but not given back would hide as much of the peak, so it is given back first.
@@ -53,9 +53,9 @@ def _reset_peak() -> float:
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
-def _status(key: str) -> float:
+def status(key: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

@@ -21,7 +21,7 @@ from donorwise._anndata import open_source
 from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.stream import cut_ranges
-from measurements.memory import _reset_peak, _status
+from measurements.memory import reset_peak, status
 
 _BLOCK = 50_000
 KINDS = ("h5ad gzip", "h5ad plain", "zarr")
@@ -131,9 +131,9 @@ def measure(path: str) -> None:
     matrix = open_source(path).X
     codes = np.random.default_rng(0).integers(0, 200, matrix.shape[0], dtype=np.int32)
     collapse(matrix, np.where(np.arange(codes.size) < 1000, codes, -1), 200)
-    before = _reset_peak()
+    before = reset_peak()
     collapse(matrix, codes, 200)
-    resident = (_status("VmHWM") - before) / 1e6
+    resident = (status("VmHWM") - before) / 1e6
     tracemalloc.start()
     collapse(matrix, codes, 200)
     print(json.dumps({"peak MB": resident, "allocated MB": tracemalloc.get_traced_memory()[1] / 1e6}))

@@ -182,7 +182,7 @@ def _of_matrix(source: Any, variants: pd.DataFrame | None, chrom: str | None) ->
     if variants is not None:
         table = _table_of(variants, labels.variants, n_variants)
         labels = _labels(table, table.index, chrom, "The table in variants=")
-    return of_matrix(matrix, [str(name) for name in names], labels=labels, text="The matrix")
+    return of_matrix(matrix, [str(name) for name in names], labels=labels, text="`genotypes`")
 
 
 def _table_of(variants: pd.DataFrame, names: StrArray | None, n_variants: int) -> pd.DataFrame:

@@ -78,6 +78,21 @@ def suggestion(name: str, available: Iterable[str], otherwise: str) -> str:
     return f"{otherwise} {listing(folded.values()) or 'none'}."
 
 
+def near_names(missing: Iterable[str], names: Iterable[str]) -> dict[str, str]:
+    """Names that differ from missing ones in spaces, capitals, or how a number is written, by the missing one."""
+    plain: dict[str, str] = {}
+    for name in names:
+        plain.setdefault(_plain(name), name)
+    return {name: plain[_plain(name)] for name in missing if _plain(name) in plain}
+
+
+def _plain(name: str) -> str:
+    """A name without what people get wrong: capitals, spaces, dashes and underscores, and zeros of numbers."""
+    text = "".join(c for c in name.casefold() if not c.isspace() and c not in "-_.")
+    number = name.strip().removesuffix(".0")
+    return str(int(number)) if number.isdecimal() else text
+
+
 def linear_combination(weights: Mapping[str, float], limit: int = 8) -> str:
     """Write a weighted sum of names as one writes it by hand; the name ``"1"`` stands for a constant."""
     parts = []

@@ -57,7 +57,7 @@ def to_gwas_ssf(
     {scan_source}
     {export_path}
         With it comes ``<path>-meta.yaml``, the metadata that the format asks for.
-    {scan_key}
+    {key_scan}
     {export_trait}
     trait
         What was measured, for the metadata; the gene and group if None.

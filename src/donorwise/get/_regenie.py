@@ -41,7 +41,7 @@ def to_regenie(
     ----------
     {scan_source}
     {export_path}
-    {scan_key}
+    {key_scan}
     {export_trait}
 
     Returns

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.wording import listing
+from donorwise._core.wording import listing, near_names
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def correlations(K: FloatArray) -> FloatArray:
 
 def _lacking(kernel: Kernel, levels: Sequence[str], missing: Sequence[str]) -> str:
     """That a kernel does not have some levels, and which of its own come close to their names."""
-    close = _close(missing, kernel.levels)
+    close = near_names(missing, kernel.levels)
     pairs = ", ".join(f"`{level}` is there as `{own}`" for level, own in list(close.items())[:3])
     text = (
         f"The kernel `{kernel.name}` lacks {len(missing):,} of the {len(levels):,} levels in use: {listing(missing, 5)}. "
@@ -105,18 +105,3 @@ def _lacking(kernel: Kernel, levels: Sequence[str], missing: Sequence[str]) -> s
     if not close:
         return f"{text}; name its rows and columns as the column of obs does, or leave the rows of these levels out."
     return f"{text}; {pairs}: names must be the same, with spaces, zeros and capitals."
-
-
-def _close(missing: Iterable[str], levels: Sequence[str]) -> dict[str, str]:
-    """Levels of a kernel that differ from missing ones in spaces, capitals, or how a number is written."""
-    plain: dict[str, str] = {}
-    for level in levels:
-        plain.setdefault(_plain(level), level)
-    return {level: plain[_plain(level)] for level in missing if _plain(level) in plain}
-
-
-def _plain(level: str) -> str:
-    """A name without what people get wrong: capitals, spaces, dashes and underscores, and zeros of numbers."""
-    text = "".join(c for c in level.casefold() if not c.isspace() and c not in "-_.")
-    number = level.strip().removesuffix(".0")
-    return str(int(number)) if number.isdecimal() else text

@@ -12,9 +12,9 @@ import pandas as pd
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.scan import run_scan
 from donorwise._core.engine.scan_store import Folder, Memory
-from donorwise._core.engine.scan_summary import LEFT_OUT
 from donorwise._core.engine.scan_tables import counts_table, pairs_table, results_table
 from donorwise._core.inference.genomic import genomic_lambda
+from donorwise._core.kinship.usable import REASONS
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _params(scan: Scan, results: Sequence[TaskResult], counts: pd.DataFrame, fai
     names = [task.name for task in analysis.tasks]
     left = {
         f"left_out_{reason}": {name: int(own.summary.left_out[i]) for name, own in zip(names, results, strict=True)}
-        for i, reason in enumerate(LEFT_OUT)
+        for i, reason in enumerate(REASONS)
     }
     return {
         "method": "scan",
@@ -107,6 +107,7 @@ def _params(scan: Scan, results: Sequence[TaskResult], counts: pd.DataFrame, fai
         "mode": options.mode,
         "window": options.window if scan.genes is not None else -1,
         "interaction": options.interaction or "",
+        "test": options.tests.test,
         "refit": options.tests.refit,
         "screen": options.tests.screen,
         "gene_test": options.gene_test,

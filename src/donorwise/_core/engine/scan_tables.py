@@ -55,7 +55,7 @@ def _sites(scan: Scan, variants: IntArray) -> dict[str, Any]:
     position = np.zeros(at.size, dtype=np.int64) if genotypes.positions is None else genotypes.positions[at]
     return {
         "variant": _labels(_names(genotypes, at), known),
-        "chrom": text(scan.chrom),
+        "chrom": text(genotypes.chromosomes),
         "pos": np.where(known, position, -1),
         "a0": text(genotypes.a0),
         "a1": text(genotypes.a1),
@@ -81,15 +81,13 @@ def _leads(scan: Scan, number: int, own: TaskResult) -> pd.DataFrame:
     summary, variables = own.summary, scan.analysis.variables
     groups = tuple(task.name for task in scan.analysis.tasks)
     G, there = len(variables), summary.variant >= 0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        se = summary.estimate / summary.statistic
     log_p = log_two_sided(summary.statistic, own.df)
     p_gene = _P_GENE[scan.options.gene_test](summary, log_p)
     return pd.DataFrame(
         {"gene": categorical(np.arange(G), variables), "group": categorical(np.full(G, number), groups)}
         | _sites(scan, summary.variant)
         | {
-            "af": summary.frequency, "n": np.where(there, summary.n, 0), "beta": summary.estimate, "se": se,
+            "af": summary.frequency, "n": np.where(there, summary.n, 0), "beta": summary.estimate, "se": summary.se,
             "statistic": summary.statistic, "df": np.where(there, own.df, np.nan), "p_value": np.exp(log_p),
             "neg_log10_p": -log_p / LOG_10, "n_variants": summary.n_variants, "p_gene": p_gene,
             "adj_p_gene": adjust(p_gene), "q_value": q_values(p_gene),

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _NO_AUTOSOME = re.compile(r"(chr)?(x|y|z|w|xy|m|mt|par1|par2|x_?par.*)", re.IGNORECASE)
-_VARIANT = re.compile(r"rs\d+|(chr)?(\d+|x|y|mt?)[:_]\d+.*", re.IGNORECASE)
-"""What variants are called, and donors are not."""
+_VARIANT = re.compile(r"rs\d+|chr(\d+|x|y|mt?)[:_]\d+.*|(\d{1,2}|x|y|mt?)(:\d+.*|_\d+_[acgtn<].*)", re.IGNORECASE)
+"""What variants are called, and donors are not (who are called 691_692 where family and person are joined)."""
 _HUMAN_CODES = {"23": "X", "24": "Y", "25": "XY", "26": "MT"}
 """What PLINK writes for these chromosomes unless it is told otherwise."""
 _SHORT = 16

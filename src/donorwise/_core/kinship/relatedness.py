@@ -11,6 +11,7 @@ import numpy as np
 from donorwise._core.jobs import Progress
 from donorwise._core.kinship.genotypes import BLOCK_NUMBERS
 from donorwise._core.kinship.labels import is_autosome
+from donorwise._core.kinship.usable import REASONS, Variants
 from donorwise._typing import FloatArray
 
 if TYPE_CHECKING:
@@ -18,29 +19,6 @@ if TYPE_CHECKING:
 
     from donorwise._core.kinship.genotypes import Genotypes
     from donorwise._typing import BoolArray, IntArray, StrArray
-
-_VARIES = 1e-10
-"""Least variance of a variant that differs between donors."""
-
-
-class Variants(NamedTuple):
-    """What is known of M variants, (M,): frequency of the counted allele, variance, share of genotypes that are missing.
-
-    The variance is that of all donors, a missing genotype being the mean of the others.
-    """
-
-    frequency: FloatArray
-    variance: FloatArray
-    missing: FloatArray
-
-    @property
-    def expected_variance(self) -> FloatArray:
-        """Variance of a genotype under Hardy-Weinberg proportions, 2p(1 - p)."""
-        return 2 * self.frequency * (1 - self.frequency)
-
-    def take(self, of: BoolArray) -> Variants:
-        """Some of them."""
-        return Variants(*(part[of] for part in self))
 
 
 class Method(NamedTuple):
@@ -85,9 +63,8 @@ class Limits(NamedTuple):
             yield "not on an autosome", np.array([not is_autosome(name) for name in chromosomes.tolist()], dtype=bool)
         if chromosomes is not None and self.chromosomes is not None:
             yield "on other chromosomes", ~np.isin(chromosomes, list(self.chromosomes))
-        yield "missing in too many donors", (variants.missing > self.missing) | (variants.missing == 1)
-        yield "the same in all donors", variants.variance < _VARIES
-        yield "rare", np.minimum(variants.frequency, 1 - variants.frequency) < self.maf
+        for reason, bad in variants.unusable(maf=self.maf, missing=self.missing):
+            yield REASONS[reason], bad
 
 
 @dataclass(slots=True)
@@ -213,13 +190,13 @@ def relate(
 def centre(values: FloatArray) -> tuple[FloatArray, BoolArray, Variants]:
     """Genotypes (n, M) minus the variant's mean, zero where missing; where that is, (n, M); and what is known of the variants."""
     missing = np.isnan(values)
-    n_seen = len(values) - missing.sum(axis=0)
+    n_known = len(values) - missing.sum(axis=0)
     centred = np.where(missing, 0.0, values)
-    mean = centred.sum(axis=0) / np.maximum(n_seen, 1)
-    centred -= mean
+    total = centred.sum(axis=0)
+    centred -= total / np.maximum(n_known, 1)
     centred[missing] = 0.0
     variance = np.einsum("ij,ij->j", centred, centred) / len(values)
-    return centred, missing, Variants(mean / 2, variance, 1 - n_seen / len(values))
+    return centred, missing, Variants.of(total, n_known, variance, len(values))
 
 
 def some_columns(values: FloatArray, kept: BoolArray) -> FloatArray:

@@ -1,0 +1,112 @@
+"""Mice that are relatives, in one thread: restricted maximum likelihood for every variant against GEMMA; many traits against FaST-LMM.
+
+GEMMA takes a process for each trait, and works out eigenvectors, rotation and variances in each; here traits share all but the
+variances. So both are shown: a run with one trait, and what a trait takes of a run with many.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from competitors import fastlmm_scan, gemma_lmm, missing
+from mice import Mice
+from report import Aim, Section
+from scan import Scanned, null_t, rounds
+from threadpoolctl import threadpool_limits
+
+import donorwise as dw
+
+if TYPE_CHECKING:
+    from scan import Array
+
+FEW = 10  # traits of FaST-LMM and of exact refits
+
+
+def run(quick: bool) -> Section:
+    title = "scans of relatives, one thread: 1,410 mice x 10,768 variants"
+    if missing(gemma_lmm):
+        return Section("u", f"{title}: needs {missing(gemma_lmm)}", [])
+    with tempfile.TemporaryDirectory() as folder:
+        mice = Mice.of(Path(folder))
+        rows, aims = _one_trait(mice, 1 if quick else 3)
+        more, aimed = _many_traits(mice, 50 if quick else 1_000, rows)
+    return Section("u", title, rows + more, aims + aimed)
+
+
+def _one_trait(mice: Mice, repeats: int) -> tuple[list[dict[str, Any]], list[Aim]]:
+    """Whole runs with one trait; what GEMMA takes for reading is left out, as nothing is read here but the genotypes."""
+    tables = [gemma_lmm.run(mice) for _ in range(repeats)]
+    parts = np.median([own for own, _ in tables], axis=0)
+    whole = float(parts[2:].sum())
+    theirs = dict(zip(("eigenvectors", "rotation", "tests"), parts[2:].tolist(), strict=True))
+    rows = [{"": gemma_lmm.NAME, "traits": 1, "CPU s": float(parts[1]), "without reading": whole} | theirs]
+    found = rounds({refit: partial(own_scan, mice, mice.traits(1), refit=refit) for refit in ("all", "none")}, repeats)
+    aims = []
+    for (refit, (seconds, kept)), faster in zip(found.items(), (10.0, 50.0), strict=True):
+        cpu = seconds.medians()["median CPU s"]
+        about = {"": f"donorwise, refit={refit!r}", "traits": 1, "CPU s": cpu, "without reading": cpu}
+        rows.append(about | {"from a plain twin": twin(mice, mice.traits(1), kept, refit=refit == "all")})
+        aims.append(Aim(f"refit={refit!r}, one trait: share of GEMMA's time", cpu / whole, 1 / faster))
+    rows[1]["from GEMMA"] = _from_gemma(found["all"][1], tables[0][1])
+    return rows, aims
+
+
+def _from_gemma(kept: Scanned, table: pd.DataFrame) -> float:
+    """Largest relative difference of t from GEMMA's, whose search ends early."""
+    theirs = np.abs((table["beta"] / table["se"]).to_numpy())[kept.variant]
+    clear = theirs > 0.1
+    return float(np.abs(np.abs(kept.t) / theirs - 1)[clear].max())
+
+
+def _many_traits(mice: Mice, n: int, before: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Aim]]:
+    gemma = before[0]["without reading"]
+    traits = mice.traits(n)
+    tasks = {
+        "none": (n, partial(own_scan, mice, traits, refit="none", p_max=1e-3)),
+        "all": (FEW, partial(own_scan, mice, traits[:, :FEW], refit="all", p_max=1e-3)),
+    }
+    found = {refit: rounds({refit: task}, 1)[refit] for refit, (_, task) in tasks.items()}
+    rows, aims = [], []
+    for (refit, (own, _)), (seconds, kept), faster in zip(tasks.items(), found.values(), (50.0, 10.0), strict=True):
+        cpu = seconds.medians()["median CPU s"]
+        rows.append(
+            {"": f"donorwise, refit={refit!r}", "traits": own, "CPU s": cpu, "CPU s each": cpu / own}
+            | {"from a plain twin": twin(mice, traits, kept, refit=refit == "all")}
+        )
+        aims.append(
+            Aim(f"refit={refit!r}, {own:,} traits: share of GEMMA's time for each", cpu / own / gemma, 1 / faster)
+        )
+    if not missing(fastlmm_scan):
+        theirs = fastlmm_scan.run(mice, traits[:, :FEW])
+        each = theirs.cpu / FEW
+        rows.append({"": fastlmm_scan.NAME, "traits": FEW, "CPU s": theirs.cpu, "CPU s each": each})
+        rows[-1]["from a plain twin"] = twin(mice, traits, theirs)
+        aims.append(Aim(f"{n:,} traits: share of FaST-LMM's time for each", rows[0]["CPU s each"] / each, 1 / 20))
+    return rows, aims
+
+
+def own_scan(mice: Mice, traits: Array, **options: Any) -> Scanned:
+    """Scan traits (mice, T), from PLINK files to the table."""
+    obs = pd.DataFrame({"mouse": mice.names})
+    with threadpool_limits(1):
+        found = dw.scan_variants(
+            traits, obs, mice.folder / "mice.bed", "~ 1 + (1 | gr(mouse, cov=K))", kernels={"K": mice.kernel}, mode="gwas",
+            donor="mouse", gene_test="bonferroni", n_jobs=1, progress=False, **options,
+        )  # fmt: skip
+    tests = found.tests
+    number = {name: v for v, name in enumerate(mice.variants)}
+    gene = tests["gene"].astype(str).astype(int).to_numpy()
+    return Scanned(gene, tests["variant"].astype(str).map(number).to_numpy(), tests["statistic"].to_numpy())
+
+
+def twin(mice: Mice, traits: Array, kept: Scanned, *, refit: bool = False, n_pairs: int = 5) -> float:
+    """Largest relative difference of t from that of a plain twin."""
+    X, K = np.ones((len(mice.names), 1)), mice.kernel.to_numpy()
+    some = np.linspace(0, kept.t.size - 1, n_pairs).astype(int)
+    plain = [null_t(traits[:, kept.gene[i]], X, mice.genotypes[kept.variant[i]], K, refit=refit) for i in some]
+    return float(np.abs(np.abs(kept.t[some]) / np.abs(plain) - 1).max())
