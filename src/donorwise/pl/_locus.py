@@ -74,7 +74,8 @@ def locus(
 
     Parameters
     ----------
-    {scan_drawn}
+    {scan_source}
+    {key_scan}
     gene
         The gene (or trait).
     genotypes

@@ -77,7 +77,8 @@ def manhattan(
 
     Parameters
     ----------
-    {scan_drawn}
+    {scan_source}
+    {key_scan}
     {group_panels}
     gene
         Draw the tests of these genes (or traits) alone; None for all.
