@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from donorwise._core.engine.scan_kernels import summarise
+from donorwise._core.engine.scan_kernels import add_listed, sift
 from donorwise._core.engine.scan_summary import Summary, cauchy_terms
 from donorwise._core.inference.student import log_two_sided, t_of_p
 
@@ -106,35 +106,56 @@ def scan_block(models: TaskModels, block: Block, ranges: Ranges | None, options:
         asked = None if ranges is None else Ranges(ranges.low[fit.features], ranges.high[fit.features])
         if asked is not None and not (asked.high > asked.low).any():
             continue
-        prepared = fit.models.block(block.x)
-        for tile in _tiles(fit, len(block.at), asked):
-            kept.append(_Tile(fit, prepared, block, tile, options).test(summary))
+        prepared, limits = fit.models.block(block.x), _Limits.of(options, fit.df)
+        for span in _tiles(fit, len(block.at), asked):
+            kept.append(_Tile(fit, prepared, block, span, options, limits).test(summary))
     return Pairs.concatenate(kept), summary
 
 
+class _Limits(NamedTuple):
+    """|t| from which on variances are estimated again, and from which on pairs are kept."""
+
+    refit: float
+    keep: float
+
+    @classmethod
+    def of(cls, options: TestOptions, df: float) -> _Limits:
+        of_refit = {"none": np.inf, "all": 0.0}.get(options.refit)
+        return cls(
+            float(t_of_p(options.screen, df)) if of_refit is None else of_refit,
+            0.0 if options.p_max is None else float(t_of_p(options.p_max, df)),
+        )
+
+
 class _Span(NamedTuple):
-    """Some variants, features of a fit, and which of the pairs are asked for, (V, G); all for None."""
+    """Some variants, features of a fit (G,), and which of the variants each of these is tested with."""
 
     variants: slice
     features: IntArray
-    asked: BoolArray | None
+    asked: Ranges
+
+
+class _Sifted(NamedTuple):
+    """Pairs (n,) of a tile that are listed, and of the others, for each feature, which has the largest |t| (-1 for none)."""
+
+    v: IntArray
+    g: IntArray
+    best: IntArray
+    largest: FloatArray
 
 
 def _tiles(fit: NullFit, n_variants: int, asked: Ranges | None) -> Iterator[_Span]:
     """Tiles that fit into a processor's cache, or whole windows where variances are worked out feature by feature."""
     V, G = fit.models.variances.tile
+    n = fit.features.size
+    ranges = asked or Ranges(np.zeros(n, dtype=np.int64), np.full(n, n_variants))
     for low in range(0, n_variants, V):
         own = slice(low, min(low + V, n_variants))
-        if asked is None:
-            for first in range(0, fit.features.size, G):
-                yield _Span(own, np.arange(first, min(first + G, fit.features.size)), None)
-            continue
-        near = np.flatnonzero((asked.low < own.stop) & (asked.high > own.start) & (asked.high > asked.low))
+        within = ranges.within(own)
+        near = np.flatnonzero(within.high > within.low)
         for first in range(0, near.size, G):
             features = near[first : first + G]
-            at = np.arange(own.start, own.stop)[:, None]
-            pairs = (at >= asked.low[features]) & (at < asked.high[features])
-            yield _Span(own, features, None if pairs.all() else pairs)
+            yield _Span(own, features, Ranges(within.low[features], within.high[features]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,49 +167,47 @@ class _Tile:
     block: Block
     span: _Span
     options: TestOptions
+    limits: _Limits
 
     def test(self, summary: Summary) -> Pairs:
         """Test the pairs, add them to the summary, and give those that are kept."""
-        fit, span = self.fit, self.span
-        tests = fit.models.score(self.prepared, span.features, span.variants)
-        if span.asked is not None:
-            tests.statistic[~span.asked] = np.nan
-        failed = self._refit(tests)
-        at = fit.features[span.features]
-        self._summarise(tests, at, summary)
-        smallest = 0.0 if self.options.p_max is None else float(t_of_p(self.options.p_max, fit.df))
-        size = np.abs(tests.statistic)
-        if not (size >= smallest).any() and self.options.p_max is not None:
-            return Pairs.none()
-        v, g = np.nonzero(size >= smallest)
-        status = np.zeros(v.size, dtype=np.int64)
-        status[np.isin(v * span.features.size + g, failed)] = UNREFITTED
-        kept = self._pairs(tests, v, g, status)
-        return kept if self.options.p_max is not None else Pairs.concatenate([kept, self._aliased(tests)])
+        tests = self.fit.models.score(self.prepared, self.span.features, self.span.variants)
+        sifted = self._sift(tests, summary)
+        failed = self._refit(tests, sifted)
+        self._summarise(tests, sifted, summary)
+        kept = np.abs(tests.statistic[sifted.v, sifted.g]) >= self.limits.keep
+        status = np.where(failed, UNREFITTED, OK)[kept]
+        pairs = self._pairs(tests, sifted.v[kept], sifted.g[kept], status)
+        return pairs if self.options.p_max is not None else Pairs.concatenate([pairs, self._aliased(tests)])
 
-    def _refit(self, tests: Tests) -> IntArray:
-        """Estimate the variances of pairs again, in place; gives those (v * G + g) where that failed, which stay as they were."""
-        options, span = self.options, self.span
-        if options.refit == "none":
-            return np.zeros(0, dtype=np.int64)
-        smallest = 0.0 if options.refit == "all" else float(t_of_p(options.screen, self.fit.df))
-        v, g = np.nonzero(np.abs(tests.statistic) >= smallest)
-        if not v.size:
-            return v
+    def _sift(self, tests: Tests, summary: Summary) -> _Sifted:
+        shape = tests.statistic.shape
+        best, largest, tested = np.full(shape[1], -1), np.zeros(shape[1]), np.zeros(shape[1], dtype=np.int64)
+        v, g = np.empty((2, tests.statistic.size), dtype=np.int64)
+        n = sift(tests.statistic, *self.span.asked, min(self.limits), best, largest, tested, summary.counts, v, g)
+        summary.n_variants[self.fit.features[self.span.features]] += tested
+        return _Sifted(v[:n], g[:n], best, largest)
+
+    def _refit(self, tests: Tests, sifted: _Sifted) -> BoolArray:
+        """Estimate the variances of pairs again, in place; which of those that are listed stay as they were since that failed."""
+        failed = np.zeros(sifted.v.size, dtype=np.bool_)
+        asked = np.flatnonzero(np.abs(tests.statistic[sifted.v, sifted.g]) >= self.limits.refit)
+        if not asked.size:
+            return failed
+        v, g, span = sifted.v[asked], sifted.g[asked], self.span
         found = self.fit.models.refitted(self.prepared, v + span.variants.start, span.features[g])
         good = np.isfinite(found.se).all(axis=1) & (found.se > 0).all(axis=1)
         at, estimate, se = (v[good], g[good]), found.estimate[good], found.se[good]
         tests.estimate[at], tests.statistic[at] = estimate[:, -1], estimate[:, -1] / se[:, -1]
         if tests.main is not None:
             tests.main[0][at], tests.main[1][at] = estimate[:, 0], estimate[:, 0] / se[:, 0]
-        return (v * span.features.size + g)[~good]
+        failed[asked[~good]] = True
+        return failed
 
-    def _summarise(self, tests: Tests, at: IntArray, summary: Summary) -> None:
-        block, low = self.block, self.span.variants.start
-        best = np.full(at.size, -1)
-        tested = np.zeros(at.size, dtype=np.int64)
-        summarise(tests.statistic, best, tested, summary.counts)
-        summary.n_variants[at] += tested
+    def _summarise(self, tests: Tests, sifted: _Sifted, summary: Summary) -> None:
+        at, block, low = self.fit.features[self.span.features], self.block, self.span.variants.start
+        best = sifted.best
+        add_listed(tests.statistic, sifted.v, sifted.g, best, sifted.largest, summary.counts)
         own = np.flatnonzero(best >= 0)
         v = best[own]
         statistic = tests.statistic[v, own]
@@ -212,6 +231,7 @@ class _Tile:
 
     def _aliased(self, tests: Tests) -> Pairs:
         """Pairs of variants that the model explains: without numbers."""
-        asked = np.repeat(self.prepared.aliased[self.span.variants][:, None], self.span.features.size, axis=1)
-        v, g = np.nonzero(asked if self.span.asked is None else asked & self.span.asked)
+        v = np.arange(tests.statistic.shape[0])[:, None]
+        asked = (v >= self.span.asked.low) & (v < self.span.asked.high)
+        v, g = np.nonzero(asked & self.prepared.aliased[self.span.variants][:, None])
         return self._pairs(tests, v, g, np.full(v.size, ALIASED))
