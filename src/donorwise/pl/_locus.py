@@ -75,6 +75,7 @@ def locus(
     Parameters
     ----------
     {scan_source}
+    {key_scan}
     gene
         The gene (or trait).
     genotypes

@@ -78,6 +78,7 @@ def manhattan(
     Parameters
     ----------
     {scan_source}
+    {key_scan}
     {group_panels}
     gene
         Draw the tests of these genes (or traits) alone; None for all.
