@@ -63,10 +63,10 @@ def scan_shape(scan: Scan, group: str) -> ScanShape | None:
 
 
 def _inflation(scan: Scan, group: str) -> float:
-    """Genomic lambda of all tests of a group, with the degrees of freedom that most genes have."""
-    counts = scan.counts[scan.counts["group"] == group]
-    df = scan.results.loc[scan.results["group"] == group, "df"].mode()
-    edges, numbers = counts["statistic"].to_numpy(), counts["count"].to_numpy()
+    """Genomic lambda of all tests, with the degrees of freedom that most genes have."""
+    counts = scan.counts[scan.counts["group"] == group].sort_values("statistic")
+    df = scan.results["df"][scan.results["group"] == group].mode()
+    edges, numbers = (counts[name].to_numpy(dtype=np.float64) for name in ("statistic", "count"))
     return genomic_lambda(edges, numbers, float(df.iloc[0]) if len(df) else np.inf)
 
 
