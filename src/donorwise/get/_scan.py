@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import Symbols, keys, read_scan, suggest, symbols_of
-from donorwise._core.engine.pairs import Pairs
+from donorwise._core.engine.wanted import Wanted
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._anndata import Scan
+    from donorwise._anndata import StoredScan
     from donorwise._typing import Groups
 
 SIGNIFICANCE = "significance"
@@ -126,7 +126,7 @@ def scan(
         if value is not None:
             check_cutoff(name, value, 1.0)
     stored = read_scan(source, key)
-    symbols = _symbols(source, gene_symbols, stored)
+    symbols = symbols_for(source, gene_symbols, stored)
     lead = choose(choose(stored.results, "group", group), "gene", None if gene is None else symbols.find(gene))
     wanted = place(names_of(variant), names_of(chrom), region)
     table = _genes(lead, wanted, p_max, q_max) if level == "gene" else _variants(stored, lead, wanted, p_max, q_max)
@@ -143,7 +143,7 @@ def names_of(wanted: Any) -> tuple[str, ...] | None:
     return tuple(str(name) for name in wanted) if several else (str(wanted),)
 
 
-def place(variant: tuple[str, ...] | None, chrom: tuple[str, ...] | None, region: str | None) -> Pairs:
+def place(variant: tuple[str, ...] | None, chrom: tuple[str, ...] | None, region: str | None) -> Wanted:
     """Which variants are wanted.
 
     Raises
@@ -152,27 +152,32 @@ def place(variant: tuple[str, ...] | None, chrom: tuple[str, ...] | None, region
         The region is none, or is given beside chromosomes.
     """
     if region is None:
-        return Pairs(variant=variant, chrom=chrom)
+        return Wanted(variant=variant, chrom=chrom)
     if chrom is not None:
         raise DataError(f"region={region!r} names its chromosome: leave chrom= out.")
     found = re.fullmatch(r"\s*(.+):(\d[\d,]*)-(\d[\d,]*)\s*", str(region))
     low, high = (int(end.replace(",", "")) for end in found.groups()[1:]) if found else (1, 0)
     if found is None or low > high:
         raise DataError(f"region={region!r} must be a chromosome with the first and last position, as '1:1000-2000'.")
-    return Pairs(variant=variant, chrom=(found[1],), low=low, high=high)
+    return Wanted(variant=variant, chrom=(found[1],), low=low, high=high)
 
 
-def _symbols(source: Any, gene_symbols: str | None, stored: Scan) -> Symbols:
-    if gene_symbols is None:
-        return Symbols()
-    if not hasattr(source, "var_names"):
+def symbols_for(source: Any, gene_symbols: str | None, scan: StoredScan) -> Symbols:
+    """Other names of the genes, from the var of an AnnData.
+
+    Raises
+    ------
+    DataError
+        There is no such column, or `source` is no AnnData.
+    """
+    if gene_symbols is not None and not hasattr(source, "var"):
         raise DataError(
-            f"gene_symbols={gene_symbols!r} is a column of adata.var: give the AnnData that holds the scan."
+            f"gene_symbols={gene_symbols!r} names a column of var: give the AnnData of the scan instead, or leave it out."
         )
-    return symbols_of(source, gene_symbols, {keys.RESPONSE: keys.RESPONSE_X} | stored.params)
+    return symbols_of(source, gene_symbols, {keys.RESPONSE: keys.RESPONSE_X, **scan.params})
 
 
-def _genes(lead: pd.DataFrame, wanted: Pairs, p_max: float | None, q_max: float | None) -> pd.DataFrame:
+def _genes(lead: pd.DataFrame, wanted: Wanted, p_max: float | None, q_max: float | None) -> pd.DataFrame:
     found = wanted.mask(lead)
     for column, most in (("p_gene", p_max), ("q_value", q_max)):
         if most is not None:
@@ -181,7 +186,7 @@ def _genes(lead: pd.DataFrame, wanted: Pairs, p_max: float | None, q_max: float 
 
 
 def _variants(
-    stored: Scan, lead: pd.DataFrame, wanted: Pairs, p_max: float | None, q_max: float | None
+    stored: StoredScan, lead: pd.DataFrame, wanted: Wanted, p_max: float | None, q_max: float | None
 ) -> pd.DataFrame:
     """The tests of the genes and groups in `lead`; names that leave nothing out are no filter."""
     if q_max is not None:

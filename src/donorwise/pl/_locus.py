@@ -10,13 +10,14 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from donorwise._anndata import keys, read_scan
-from donorwise._core.engine.pairs import bare
+from donorwise._core.kinship.labels import bare
 from donorwise._docs import documented
 from donorwise.errors import DataError
+from donorwise.get._scan import symbols_for
 from donorwise.pl._effects import draw_line
 from donorwise.pl._labels import place_labels
 from donorwise.pl._locus_data import body_of, is_lead, loci
-from donorwise.pl._scan_data import genes_of, groups_of, symbols_for
+from donorwise.pl._scan_data import genes_of, groups_of
 from donorwise.pl._style import (
     BLUE,
     GREY,

@@ -11,6 +11,7 @@ from donorwise._anndata import keys, read_scan
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DonorwiseError
+from donorwise.get._scan import symbols_for
 from donorwise.pl._effects import draw_line, draw_threshold
 from donorwise.pl._labels import adjust_labels, place_labels
 from donorwise.pl._manhattan_data import (
@@ -22,7 +23,7 @@ from donorwise.pl._manhattan_data import (
     to_name,
     variant_points,
 )
-from donorwise.pl._scan_data import genes_of, groups_of, symbols_for
+from donorwise.pl._scan_data import genes_of, groups_of
 from donorwise.pl._style import (
     BLUE,
     INK,
