@@ -101,7 +101,7 @@ def test_symbols(folder: Path) -> None:
     assert list(table.columns[:3]) == ["gene", "symbol", "group"]
     assert set(table["gene"]) == set(GENES[:2]) and set(table["symbol"]) == {f"A ({g})" for g in GENES[:2]}
     assert dw.get.scan(adata, gene=GENES[3], gene_symbols="symbol")["symbol"].unique().tolist() == [GENES[3]]
-    with pytest.raises(DataError, match="gene_symbols='symbol' names a column of var: give the AnnData"):
+    with pytest.raises(DataError, match="gene_symbols='symbol' is a column of adata.var: give the AnnData"):
         dw.get.scan(folder, gene_symbols="symbol")
 
 

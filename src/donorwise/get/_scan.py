@@ -126,7 +126,7 @@ def scan(
         if value is not None:
             check_cutoff(name, value, 1.0)
     stored = read_scan(source, key)
-    symbols = symbols_for(source, gene_symbols, stored)
+    symbols = scan_symbols(source, gene_symbols, stored)
     lead = choose(choose(stored.results, "group", group), "gene", None if gene is None else symbols.find(gene))
     wanted = place(names_of(variant), names_of(chrom), region)
     table = _genes(lead, wanted, p_max, q_max) if level == "gene" else _variants(stored, lead, wanted, p_max, q_max)
@@ -162,19 +162,21 @@ def place(variant: tuple[str, ...] | None, chrom: tuple[str, ...] | None, region
     return Wanted(variant=variant, chrom=(found[1],), low=low, high=high)
 
 
-def symbols_for(source: Any, gene_symbols: str | None, scan: StoredScan) -> Symbols:
-    """Other names of the genes, from the var of an AnnData.
+def scan_symbols(source: Any, gene_symbols: str | None, stored: StoredScan) -> Symbols:
+    """Other names of the genes of a scan; None for their own.
 
     Raises
     ------
     DataError
-        There is no such column, or `source` is no AnnData.
+        There is no such column of var, or `source` is no AnnData.
     """
-    if gene_symbols is not None and not hasattr(source, "var"):
+    if gene_symbols is None:
+        return Symbols()
+    if not hasattr(source, "var_names"):
         raise DataError(
-            f"gene_symbols={gene_symbols!r} names a column of var: give the AnnData of the scan instead, or leave it out."
+            f"gene_symbols={gene_symbols!r} is a column of adata.var: give the AnnData that holds the scan."
         )
-    return symbols_of(source, gene_symbols, {keys.RESPONSE: keys.RESPONSE_X, **scan.params})
+    return symbols_of(source, gene_symbols, {keys.RESPONSE: keys.RESPONSE_X, **stored.params})
 
 
 def _genes(lead: pd.DataFrame, wanted: Wanted, p_max: float | None, q_max: float | None) -> pd.DataFrame:

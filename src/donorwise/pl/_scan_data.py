@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from donorwise._anndata import Symbols, holds_tables, keys, suggest
+from donorwise._anndata import holds_tables, keys, suggest
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, present
 
 if TYPE_CHECKING:
-    from donorwise._anndata import StoredScan
+    from donorwise._anndata import StoredScan, Symbols
     from donorwise._typing import Groups
 
 _LETTERS = {"X": 1, "Y": 2, "XY": 3, "M": 4, "MT": 4}
