@@ -57,7 +57,7 @@ def scan(
     Parameters
     ----------
     {scan_source}
-    {key_scan}
+    {scan_key}
     level
         ``"gene"``: one row per gene and group, its lead variant with the gene's own p-value. ``"variant"``: one row per test
         that was kept.

@@ -59,7 +59,7 @@ def to_tensorqtl(
     path
         File to write: ``.parquet``, or a table of text that is separated by tabs, compressed with ``.gz`` behind its name. None
         returns the table.
-    {key_scan}
+    {scan_key}
     level
         ``"variant"``: the tests, as of ``cis_nominal`` (of a scan in trans: ``trans``). ``"gene"``: the lead variants, as of
         ``cis``.

@@ -75,7 +75,6 @@ def locus(
     Parameters
     ----------
     {scan_source}
-    {key_scan}
     gene
         The gene (or trait).
     genotypes
@@ -88,6 +87,7 @@ def locus(
         Draw triangles that point up where the allele `a1` raises the response, and down where it lowers it.
     threshold
         Draw a line at this p-value.
+    {scan_key}
     {symbols_scan}
     {ax}
     {show}
