@@ -78,7 +78,6 @@ def manhattan(
     Parameters
     ----------
     {scan_source}
-    {key_scan}
     {group_panels}
     gene
         Draw the tests of these genes (or traits) alone; None for all.
@@ -88,6 +87,7 @@ def manhattan(
     threshold
         What counts as a hit: of variants a p-value, 5e-8 if None, of genes an adjusted p-value (Benjamini-Hochberg over
         the genes of a group), 0.05 if None.
+    {scan_key}
     {symbols_scan}
     n_labels
         How many of the hits to name in each panel, highest first: genes of a scan in cis, else variants, of which others
