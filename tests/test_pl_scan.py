@@ -23,7 +23,6 @@ from tests._scans import study
 
 import donorwise as dw
 from donorwise._anndata import read_scan
-from donorwise._core.inference.genomic import genomic_lambda
 from donorwise.errors import DataError, DonorwiseError
 from donorwise.pl._manhattan_data import genome_of, thin
 from donorwise.pl._scan_genotypes import dosages, r_squared
@@ -224,7 +223,7 @@ def test_quantiles_say_how_many_tests_and_lambda(adata: ad.AnnData) -> None:
         own = counts[counts["group"] == group]
         names = [text.get_text() for text in ax.get_legend().get_texts()]
         assert names == ["95% of independent tests", f"{own['count'].sum():,} tests"]
-        assert f"$\\lambda$ = {genomic_lambda(own):.2f}" in _texts(ax)
+        assert f"$\\lambda$ = {study().scan.params['lambda'][group]:.2f}" in _texts(ax)
         assert ax.get_title() == group
     assert dw.pl.pvalues(adata, key="scan", group="B").get_ylabel() == "tests"
     with pytest.raises(DataError, match="contrast='x': a scan has one test of a variant"):

@@ -9,7 +9,6 @@ import numpy as np
 
 from donorwise._core.engine.calibration import BINS, ranks
 from donorwise._core.engine.pairs import Pairs
-from donorwise._core.inference.genomic import genomic_lambda
 
 if TYPE_CHECKING:
     from donorwise._anndata import Scan
@@ -57,7 +56,7 @@ def scan_shape(scan: Scan, group: str) -> ScanShape | None:
         n=n,
         rank=np.concatenate([np.flatnonzero(some) + 1, above[body]]),
         neg_log10_p=np.concatenate([tail[some], -np.log10(np.maximum(p[body], np.finfo(float).tiny))]),
-        inflation=genomic_lambda(scan.counts[scan.counts["group"] == group]),
+        inflation=float(scan.params["lambda"][group]),
         histogram=np.diff(np.interp(BINS, np.append(0.0, p), np.append(0, above))),
     )
 
