@@ -55,10 +55,10 @@ class Summary:
     @classmethod
     def empty(cls, n_features: int) -> Summary:
         """Of no tests."""
-        nothing = [np.full(n_features, np.nan) for _ in range(4)]
+        estimate, statistic, se, frequency = (np.full(n_features, np.nan) for _ in range(4))
         zero, none = (np.full(n_features, start, dtype=np.int64) for start in (0, -1))
         return cls(
-            zero, none, nothing[0], nothing[1], nothing[2], nothing[3], zero.copy(), np.zeros(n_features),
+            zero, none, estimate, statistic, se, frequency, zero.copy(), np.zeros(n_features),
             np.zeros(N_BINS, dtype=np.int64), np.zeros(len(REASONS), dtype=np.int64), np.zeros(1, dtype=np.int64),
             np.zeros(1, dtype=np.int64),
         )  # fmt: skip
