@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from donorwise._core.cells.chunks import column_reader
 from donorwise._core.cells.matrices import check_matrix, read_columns
 from donorwise._core.cells.readers import READ_ERRORS, DenseFile, open_reader
 from donorwise._core.cells.stored import Stored
-from donorwise._core.kinship.labels import VariantLabels
+from donorwise._core.kinship.labels import UNKNOWN, VariantLabels
 from donorwise._typing import FloatArray, IntArray, StrArray
 from donorwise.errors import DataError
 
@@ -95,6 +96,15 @@ class Genotypes:
             f"{self.text} has the value {value:g} ({self.variant(number)} of donor {self.donors[donor]!r}); "
             f"genotypes are numbers of an allele, 0, 1 and 2, or dosages between them. {advice}"
         )
+
+    def described(self, at: IntArray) -> pd.DataFrame:
+        """Columns variant, chrom, pos, a0, a1 of some variants; without names their number, "" and -1 what is not known."""
+        names = (at + 1).astype(str) if self.variants is None else self.variants[at]
+        nothing = np.full(len(at), "", dtype=object)
+        texts = {"chrom": self.chromosomes, "a0": self.a0, "a1": self.a1}
+        chrom, a0, a1 = (nothing if part is None else part[at].astype(object) for part in texts.values())
+        pos = np.full(len(at), UNKNOWN) if self.positions is None else self.positions[at]
+        return pd.DataFrame({"variant": names.astype(object), "chrom": chrom, "pos": pos, "a0": a0, "a1": a1})
 
 
 def of_matrix(matrix: Any, donors: Sequence[str], *, labels: VariantLabels, text: str) -> Genotypes:

@@ -13,6 +13,7 @@ a pair again with the variant in the model: the F statistic is that of GEMMA's W
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariances, OneRatio, as_slice
 from donorwise._core.models.lmm.donor_columns import donor_columns
 from donorwise._core.models.lmm.evaluate import evaluate_block
-from donorwise._core.models.lmm.fit import newton_from
+from donorwise._core.models.lmm.fit import fit_responses, newton_from
 from donorwise._core.models.lmm.variant_kernels import one_ratio_pairs, wald_one
 
 if TYPE_CHECKING:
@@ -41,11 +42,13 @@ class Tests(NamedTuple):
     """V variants in G features, (V, G): estimate and t statistic of a variant, NaN where the model explains it.
 
     With an interaction both are its own, and `main` those of the variant itself (where what it interacts with is zero).
+    `se` is its standard error where that is not estimate / statistic.
     """
 
     estimate: FloatArray
     statistic: FloatArray
     main: tuple[FloatArray, FloatArray] | None = None
+    se: FloatArray | None = None
 
 
 class Refits(NamedTuple):
@@ -162,6 +165,19 @@ class NullModels:
             self._refit(block, int(v), at, reml=reml) for v, at in zip(used, np.split(features, start[1:]), strict=True)
         ]
         return Refits(*(np.concatenate(part) for part in zip(*found, strict=True)))
+
+    def likelihood_ratio(
+        self, block: VariantBlock, variants: IntArray, features: IntArray
+    ) -> tuple[Refits, FloatArray]:
+        """Pairs as in :meth:`refitted`, by maximum likelihood, and the signed root of 2 log(likelihood with / without the variant)."""
+        found = self.refitted(block, variants, features, reml=False)
+        square = 2 * (found.loglik - self._loglik[features])
+        return found, np.copysign(np.sqrt(np.clip(square, 0, None)), found.estimate[:, -1])
+
+    @cached_property
+    def _loglik(self) -> FloatArray:
+        """Maximum log-likelihood (G,) of the models without variants."""
+        return fit_responses(self.equations, self.response, reml=False).loglik
 
     def _least_squares(self, block: VariantBlock, variants: IntArray, features: IntArray) -> Refits:
         """Without variances the tests are exact as they are."""
