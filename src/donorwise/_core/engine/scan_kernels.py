@@ -14,41 +14,65 @@ _ALIKE = (
 
 
 @entry
-def sift(statistic, low, high, least, best, largest, tested, counts, rows, columns):
-    """Statistics (V, G): those from `least` on by position, and what the others say of each column.
+def sift_scores(n, s, R, aliased, nu, low, high, least, best, tested, counts, rows, columns):
+    """Scores n with variances s (V, G): positions of those whose |t| is `least` or more, and what the others say of each column.
 
-    Those outside the rows low..high-1 of their column become NaN. Where `least` is zero all others are listed, NaN as well.
-    Returns how many of `rows` and `columns` are filled.
+    Looked at are rows low..high-1 of each column. Where `least` is zero all of these are listed, also without a number. Of
+    others the row of the largest |t| goes into `best`, and all into the histogram `counts`. Returns how many are listed.
     """
-    V, G = statistic.shape
-    n = 0
+    V, G = n.shape
+    found, t, bins, largest = 0, np.empty(G), np.empty(G, np.int32), np.zeros(G)
     for v in range(V):
+        if aliased[v] and least > 0.0:
+            continue
+        for g in range(G):
+            square = n[v, g] * n[v, g]
+            t[g] = np.sqrt(nu * square / max(R[g] * s[v, g] - square, 0.0))
+            bins[g] = np.int32(min(t[g] * BINS_PER_UNIT, N_BINS - 1.0))
         for g in range(G):
             if not low[g] <= v < high[g]:
-                statistic[v, g] = np.nan
                 continue
-            size = abs(statistic[v, g])
-            if size >= least or least == 0.0:
-                rows[n], columns[n] = v, g
-                n += 1
-            elif size >= 0.0:
+            if t[g] < least:
                 tested[g] += 1
-                counts[min(int(size * BINS_PER_UNIT), N_BINS - 1)] += 1
-                if best[g] < 0 or size > largest[g] * (1.0 + _ALIKE):
-                    best[g], largest[g] = v, size
-    return n
+                counts[bins[g]] += 1
+                if best[g] < 0 or t[g] > largest[g]:
+                    best[g], largest[g] = v, t[g] * (1.0 + _ALIKE)
+            elif t[g] >= least or least == 0.0:
+                rows[found], columns[found] = v, g
+                found += 1
+    return found
 
 
 @entry
-def add_listed(statistic, rows, columns, best, largest, tested, counts):
-    """Add statistics (V, G) at some positions to what :func:`sift` says of others; the first is taken of those that are alike."""
-    for i in range(rows.size):
-        v, g = rows[i], columns[i]
-        size = abs(statistic[v, g])
-        if not size >= 0.0:
+def sift(statistic, low, high, least, best, tested, counts, rows, columns):
+    """The same of t statistics (V, G), NaN where there is no number."""
+    V, G = statistic.shape
+    found, largest = 0, np.zeros(G)
+    for v in range(V):
+        for g in range(G):
+            if not low[g] <= v < high[g]:
+                continue
+            t = abs(statistic[v, g])
+            if t < least:
+                tested[g] += 1
+                counts[min(int(t * BINS_PER_UNIT), N_BINS - 1)] += 1
+                if best[g] < 0 or t > largest[g]:
+                    best[g], largest[g] = v, t * (1.0 + _ALIKE)
+            elif t >= least or least == 0.0:
+                rows[found], columns[found] = v, g
+                found += 1
+    return found
+
+
+@entry
+def count_pairs(statistic, columns, best, tested, counts):
+    """Add pairs (n,) of a column to its number and the histogram; which pair has its largest |t| goes into `best` (G,)."""
+    largest = np.zeros(best.size)
+    for i in range(statistic.size):
+        g, t = columns[i], abs(statistic[i])
+        if not t >= 0.0:
             continue
         tested[g] += 1
-        counts[min(int(size * BINS_PER_UNIT), N_BINS - 1)] += 1
-        alike = v < best[g] and size >= largest[g] * (1.0 - _ALIKE)
-        if best[g] < 0 or alike or size > largest[g] * (1.0 + _ALIKE):
-            best[g], largest[g] = v, max(size, largest[g])
+        counts[min(int(t * BINS_PER_UNIT), N_BINS - 1)] += 1
+        if best[g] < 0 or t > largest[g]:
+            best[g], largest[g] = i, t * (1.0 + _ALIKE)

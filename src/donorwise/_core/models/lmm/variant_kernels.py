@@ -1,4 +1,4 @@
-"""Loops over pairs of a variant and a feature: Wald statistics from scores, and one ratio estimated again."""
+"""Loops over pairs of a variant and a feature whose one ratio is estimated again."""
 
 from __future__ import annotations
 
@@ -12,21 +12,6 @@ _ZERO = 1e-10  # ratio, relative to what levels say on average, below which it i
 _FIRST = 0.1  # ratio, relative to that, from which the search starts where the null model's is zero
 _FAR = 1e12  # ratio beyond which there is no residual variance
 _LONG = 5.0  # longest step in log gamma
-
-
-@entry
-def wald_one(n, s, R, aliased, nu):
-    """Scores n and their variances s (V, G), in place: estimates and t statistics; NaN where a variant is aliased."""
-    V, G = n.shape
-    for v in range(V):
-        if aliased[v]:
-            n[v], s[v] = np.nan, np.nan
-            continue
-        for g in range(G):
-            estimate = n[v, g] / s[v, g]
-            left = R[g] - estimate * n[v, g]
-            s[v, g] = n[v, g] / np.sqrt(max(left, 0.0) / nu * s[v, g])
-            n[v, g] = estimate
 
 
 @inner

@@ -22,7 +22,7 @@ from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariance
 from donorwise._core.models.lmm.donor_columns import donor_columns
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import fit_responses, newton_from
-from donorwise._core.models.lmm.variant_kernels import one_ratio_pairs, wald_one
+from donorwise._core.models.lmm.variant_kernels import one_ratio_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,17 +38,40 @@ if TYPE_CHECKING:
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
 
 
+class Scores(NamedTuple):
+    """What tests of V variants in G features are made of: n and s (V, G), R (G,), the variants that are `aliased` (V,), and nu."""
+
+    n: FloatArray
+    s: FloatArray
+    R: FloatArray
+    aliased: BoolArray
+    nu: float
+
+    @property
+    def main(self) -> None:
+        """There is no second column."""
+
+    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Estimates and t statistics at some positions, or of rows and columns; NaN where the model explains the variant."""
+        n, s = self.n[v, g], self.s[v, g]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimate = np.where(self.aliased[v], np.nan, n / s)
+            return estimate, n / np.sqrt(np.clip(self.R[g] - estimate * n, 0, None) / self.nu * s)
+
+
 class Tests(NamedTuple):
     """V variants in G features, (V, G): estimate and t statistic of a variant, NaN where the model explains it.
 
     With an interaction both are its own, and `main` those of the variant itself (where what it interacts with is zero).
-    `se` is its standard error where that is not estimate / statistic.
     """
 
     estimate: FloatArray
     statistic: FloatArray
     main: tuple[FloatArray, FloatArray] | None = None
-    se: FloatArray | None = None
+
+    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Estimates and t statistics at some positions."""
+        return self.estimate[v, g], self.statistic[v, g]
 
 
 class Refits(NamedTuple):
@@ -162,15 +185,24 @@ class NullModels:
 
     def score(self, block: VariantBlock, features: IntArray, variants: slice = slice(None)) -> Tests:
         """Tests of some variants of a block for some features, at the variances of the null models."""
+        if self.n_columns == 1:
+            own = self.scores(block, features, variants)
+            return Tests(*own.at(*np.ogrid[: own.n.shape[0], : own.n.shape[1]]))
+        n, s, R = self._scored(block, features, variants)
+        return _wald_two(n, s, R, block.aliased[variants], self.nu)
+
+    def scores(self, block: VariantBlock, features: IntArray, variants: slice = slice(None)) -> Scores:
+        """What :meth:`score` is worked out from where a variant makes one column."""
+        (n,), s, R = self._scored(block, features, variants)
+        return Scores(n, s[0, 0], R, block.aliased[variants], float(self.nu))
+
+    def _scored(
+        self, block: VariantBlock, features: IntArray, variants: slice
+    ) -> tuple[list[FloatArray], dict[tuple[int, int], FloatArray], FloatArray]:
         own = as_slice(features)
         n = [block.x[variants] @ sums.T[own].T for sums in self.sums]
         s = {pair: products(variants, features) for pair, products in block.products.items()}
-        aliased, R = block.aliased[variants], self.R[own]
-        if self.n_columns == 1:
-            estimate, statistic = n[0], s[0, 0]
-            wald_one(estimate, statistic, R, aliased, float(self.nu))
-            return Tests(estimate, statistic)
-        return _wald_two(n, s, R, aliased, self.nu)
+        return n, s, self.R[own]
 
     def refitted(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool = True) -> Refits:
         """Pairs (n,) of a variant of a block and a feature with variances of their own; those of a variant side by side."""
@@ -305,7 +337,7 @@ def null_models(
     if gamma.shape[1] == 0:
         variances = NoVariances()
     elif equations.spectrum is not None:
-        variances = OneRatio.of(equations.spectrum, gamma[:, 0], response, own.axes[0])
+        variances = OneRatio.of(equations, gamma[:, 0], response, own.axes[0])
     else:
         delta = model.coefficients - response.ols
         variances = FeatureByFeature(equations, gamma, response.zty, delta)
