@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from tests._genotypes import as_vcf, write_plink1
 
 import donorwise as dw
 from donorwise._anndata import open_genotypes
 from donorwise._core.kinship.genotypes import Genotypes
 from donorwise._core.kinship.labels import bare_chromosomes, chromosome_names, positions_of, texts
+from donorwise._core.kinship.usable import usable_variants
 from donorwise.errors import DataError, DonorwiseError
 
 PLINK = shutil.which("plink2")
@@ -36,13 +38,24 @@ def whole(genotypes: Genotypes) -> Any:
     return genotypes.checked(0, genotypes.n_variants)
 
 
+def described(found: Genotypes) -> pd.DataFrame:
+    """All that is known of the variants."""
+    columns = {
+        "variant": found.variants,
+        "chrom": found.chromosomes,
+        "pos": found.positions,
+        "a0": found.a0,
+        "a1": found.a1,
+    }
+    return pd.DataFrame({name: own for name, own in columns.items() if own is not None})
+
+
 def assert_same(found: Genotypes, donors: ad.AnnData) -> None:
     """Values and all that is known of the variants."""
     np.testing.assert_array_equal(whole(found), donors.X)
     assert found.donors == tuple(donors.obs_names)
-    described = found.described(np.arange(found.n_variants))
     expected = donors.var.rename_axis("variant").reset_index()[["variant", "chrom", "pos", "a0", "a1"]]
-    pd.testing.assert_frame_equal(described.astype(str), expected.astype(str), check_dtype=False)
+    pd.testing.assert_frame_equal(described(found).astype(str), expected.astype(str), check_dtype=False)
     assert found.positions is not None and found.positions.dtype == np.int64
 
 
@@ -143,10 +156,7 @@ def test_a_table_goes_with_arrays_only(donors: ad.AnnData) -> None:
 
 def test_arrays_without_a_table(donors: ad.AnnData) -> None:
     found = open_genotypes(donors.X[:, :3])
-    described = found.described(np.array([2, 0]))
-    assert described.to_dict("list") == {
-        "variant": ["3", "1"], "chrom": ["", ""], "pos": [-1, -1], "a0": ["", ""], "a1": ["", ""],
-    }  # fmt: skip
+    assert found.n_variants == 3 and described(found).empty
     assert found.donors == tuple(map(str, range(donors.n_obs)))
     assert open_genotypes(found) is not None and open_genotypes(found).donors == found.donors
 
@@ -173,23 +183,12 @@ def test_names_of_chromosomes() -> None:
 # ---------------------------------------------------------------- files
 
 
-def write_plink1(prefix: Path, values: Any, names: Any, var: pd.DataFrame) -> None:
-    """As in the format's description: two bits a genotype from the lowest, 0 for two A1, 1 missing, 2 one, 3 none."""
-    codes = np.select([values == 2, values == 1, values == 0], [0, 2, 3], 1).T.astype(np.uint8)
-    codes = np.pad(codes, ((0, 0), (0, -len(names) % 4))).reshape(len(codes), -1, 4)
-    packed = (codes << np.array([0, 2, 4, 6], dtype=np.uint8)).sum(axis=2).astype(np.uint8)
-    prefix.with_suffix(".bed").write_bytes(b"\x6c\x1b\x01" + packed.tobytes())
-    rows = zip(var["chrom"], var.index, var["pos"], var["a1"], var["a0"], strict=True)
-    prefix.with_suffix(".bim").write_text("".join(f"{c}\t{v}\t0\t{p}\t{a}\t{b}\n" for c, v, p, a, b in rows))
-    prefix.with_suffix(".fam").write_text("".join(f"F {name} 0 0 0 -9\n" for name in names))
-
-
 def test_bed_counts_the_first_allele(donors: ad.AnnData, tmp_path: Path) -> None:
     pytest.importorskip("bed_reader")
-    write_plink1(tmp_path / "g", donors.X, donors.obs_names, donors.var)
+    write_plink1(tmp_path / "g", donors)
     assert_same(open_genotypes(tmp_path / "g.bed"), donors)
     nameless = donors.var.assign(pos=[-5, 7, *donors.var["pos"][2:]]).set_axis([".", ".", *donors.var_names[2:]])
-    write_plink1(tmp_path / "g", donors.X, donors.obs_names, nameless)
+    write_plink1(tmp_path / "g", donors, nameless)
     found = open_genotypes(tmp_path / "g.bed")
     a0, a1 = donors.var[["a0", "a1"]].iloc[1]
     assert found.variants is not None and found.variants[:3].tolist() == [".", f"1:7:{a0}:{a1}", "rs3"]
@@ -252,7 +251,7 @@ def test_frequencies_of_plink(vcf: Path) -> None:
 
 
 def test_bed_counts_what_gemma_counts(tmp_path: Path) -> None:
-    """Allele, position and frequency of every mouse variant of GEMMA's own example, by its association test."""
+    """Which mouse variants of its own example are tested, their alleles, positions, frequencies and missing genotypes."""
     pytest.importorskip("bed_reader")
     if GEMMA is None or not (MICE / "mouse_hs1940.bed.gz").exists():
         pytest.skip("needs gemma and its example")
@@ -264,7 +263,7 @@ def test_bed_counts_what_gemma_counts(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     theirs = pd.read_csv(tmp_path / "output" / "m.assoc.txt", sep="\t").set_index("rs")
     found = open_genotypes(tmp_path / "m.bed")
-    ours = found.described(np.arange(found.n_variants)).assign(af=np.nanmean(whole(found), axis=0) / 2)
+    ours = described(found).assign(af=np.nanmean(whole(found), axis=0) / 2)
     ours = ours.set_index("variant").loc[theirs.index]
     assert len(theirs) > 10_000
     assert (ours["a1"] == theirs["allele1"]).all() and (ours["a0"] == theirs["allele0"]).all()
@@ -272,6 +271,9 @@ def test_bed_counts_what_gemma_counts(tmp_path: Path) -> None:
         ours["chrom"].astype(str) == theirs["chr"].astype(str)
     ).all()
     np.testing.assert_allclose(ours["af"], theirs["af"], atol=5.01e-4)  # three digits
+    used = usable_variants(whole(found), maf=0.01, missing=0.05)  # its defaults
+    assert found.variants is not None and found.variants[used.at].tolist() == theirs.index.tolist()
+    assert (len(found.donors) - used.n == theirs["n_miss"]).all()
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
@@ -286,25 +288,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- VCF Zarr
 
 
-def as_vcf(xr: Any, donors: ad.AnnData) -> Any:
-    """As bio2zarr names things; of the first variant one genotype has a third allele, the last donor has one copy."""
-    X = donors.X.T
-    alleles = np.stack([X >= 1, X >= 2], axis=2).astype(np.int8)
-    alleles[np.isnan(X)] = -1
-    alleles[0, np.flatnonzero(X[0, :-1] == 1)[0]] = [0, 2]
-    alleles[:, -1] = np.stack([np.where(np.isnan(X[:, -1]), -1, X[:, -1] > 0), np.full(len(X), -2)], axis=1)
-    named = donors.var[["a0", "a1"]].assign(third=["TT", *[""] * (len(X) - 1)])
-    return xr.Dataset(
-        {
-            "call_genotype": (("variants", "samples", "ploidy"), alleles),
-            "sample_id": ("samples", donors.obs_names.to_numpy().astype(str)),
-            "variant_contig": ("variants", donors.var["chrom"].cat.codes.to_numpy()),
-            "contig_id": ("contigs", np.array(["1", "2", "3"])),
-            "variant_position": ("variants", donors.var["pos"].to_numpy().astype(np.int32)),
-            "variant_allele": (("variants", "alleles"), named.to_numpy().astype(str)),
-            "variant_id": ("variants", donors.var_names.to_numpy().astype(str)),
-        }
-    )
+def with_three(donors: ad.AnnData) -> Any:
+    """Of the first variant one genotype has a third allele, and the last donor has one copy of everything."""
+    dataset, X = as_vcf(donors), donors.X
+    alleles = dataset["call_genotype"].values
+    alleles[0, np.flatnonzero(X[:-1, 0] == 1)[0]] = [0, 2]
+    alleles[:, -1] = np.stack([np.where(np.isnan(X[-1]), -1, X[-1] > 0), np.full(donors.n_vars, -2)], axis=1)
+    named = donors.var[["a0", "a1"]].assign(third=["TT", *[""] * (donors.n_vars - 1)]).to_numpy().astype(str)
+    return dataset.assign(variant_allele=(("variants", "three"), named))
 
 
 def expected_of_vcf(donors: ad.AnnData) -> ad.AnnData:
@@ -315,8 +306,8 @@ def expected_of_vcf(donors: ad.AnnData) -> ad.AnnData:
 
 
 def test_vcf_zarr_in_memory(donors: ad.AnnData) -> None:
-    xr = pytest.importorskip("xarray")
-    dataset = as_vcf(xr, donors)
+    pytest.importorskip("xarray")
+    dataset = with_three(donors)
     assert_same(open_genotypes(dataset), expected_of_vcf(donors))
     masked = dataset.assign(call_genotype=dataset["call_genotype"].astype(float).where(dataset["call_genotype"] != -1))
     assert_same(open_genotypes(masked), expected_of_vcf(donors))
@@ -331,8 +322,8 @@ def test_vcf_zarr_in_memory(donors: ad.AnnData) -> None:
 @pytest.mark.parametrize("name", ["g.vcz", "g.vcf.zarr", "g.zarr"])
 @pytest.mark.parametrize("version", [2, 3])
 def test_stores_of_vcf_zarr(donors: ad.AnnData, name: str, version: int, tmp_path: Path) -> None:
-    xr = pytest.importorskip("xarray")
-    as_vcf(xr, donors).to_zarr(tmp_path / name, zarr_format=version, consolidated=version == 2)
+    pytest.importorskip("xarray")
+    with_three(donors).to_zarr(tmp_path / name, zarr_format=version, consolidated=version == 2)
     assert_same(open_genotypes(tmp_path / name), expected_of_vcf(donors))
     assert_same(open_genotypes(str(tmp_path / name)), expected_of_vcf(donors))
 

@@ -29,13 +29,18 @@ adata
     AnnData that holds a result, and the cells (or collapsed rows) that it was fitted to.""",
     "adata_tests": """\
 adata
-    AnnData that holds a calibration (:func:`donorwise.tl.calibrate`) or a result of tests.""",
+    AnnData that holds a calibration (:func:`donorwise.tl.calibrate`), a result of tests or a scan
+    (:func:`donorwise.tl.scan`); or a scan wherever it is, as in :func:`donorwise.pl.manhattan`.""",
     "scan_source": """\
 source
     An AnnData that holds a scan over variants, the folder that one wrote with ``out=`` (which needs pyarrow, the extra
-    ``parquet``), or the result of a scan of arrays. Genes that are no longer in ``var`` are left out.
-key
-    Entry of ``uns`` of an AnnData that holds the scan.""",
+    ``parquet``), or the result of a scan of arrays. Genes that are no longer in ``var`` are left out.""",
+    "export_path": """\
+path
+    File to write, compressed where its name ends in ``.gz``; the file appears when it is whole. None returns the table.""",
+    "export_trait": """\
+gene, group
+    The gene (or trait) and the group whose tests are meant; may be left out where there is only one.""",
     "key": """\
 key
     Entry of ``uns`` that holds the result.""",
@@ -110,6 +115,10 @@ gene_symbols
 gene_symbols
     Column of var with other names of the features, such as their symbols, which stand in place of the features' own
     and may be given wherever a feature is named; as in :func:`donorwise.get.tests`.""",
+    "symbols_scan": """\
+gene_symbols
+    Column of var with other names of the genes, such as their symbols, which stand in place of the genes' own and may
+    be given wherever a gene is named; of an AnnData.""",
     "min_log_fc": """\
 min_log_fc
     Smallest absolute log2 fold change of such a test; None for any.""",

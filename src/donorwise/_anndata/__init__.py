@@ -37,6 +37,7 @@ from donorwise._anndata.summary import (
     donor_summary,
     donor_table,
     group_means,
+    row_values,
     summarise,
 )
 from donorwise._anndata.symbols import Symbols, symbols_of
@@ -105,6 +106,7 @@ __all__ = [
     "examined",
     "resolve_response",
     "response_of",
+    "row_values",
     "suggest",
     "summarise",
     "symbols_of",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from donorwise._anndata.genotypes import CHROMOSOME_COLUMNS, column_of, usual_column
+from donorwise._core.engine.scan import Genes
 from donorwise._core.kinship.labels import UNKNOWN, bare_chromosomes, chromosome_names, positions_of
 from donorwise._core.wording import listing
 from donorwise._typing import BoolArray, IntArray, StrArray
@@ -23,29 +23,14 @@ _STARTS = ("start", "gene_start", "start_position", "chromstart", "txstart", "ge
 _ENDS = ("end", "gene_end", "end_position", "chromend", "txend", "gene end (bp)")
 _STRANDS = ("strand", "gene_strand")
 _MINUS = ("-", "-1", "-1.0", "\N{MINUS SIGN}", "minus", "reverse")
+_PLUS = ("+", "1", "1.0", "+1", "plus", "forward")
 _ADVICE = (
     "Add chrom, start and end (and strand), or chrom and tss, from the annotation that the reads were aligned with, such as the "
     "rows of its GTF whose feature is gene: adata.var = adata.var.join(table)."
 )
 
 
-@dataclass(frozen=True, slots=True)
-class GenePositions:
-    """Where G genes are.
-
-    Attributes
-    ----------
-    chrom
-        Shape (G,). Chromosomes, as `bare_chromosomes` names them; "" where the gene has no position.
-    tss
-        Shape (G,). Start of transcription in base pairs; -1 where it is not known.
-    """
-
-    chrom: StrArray
-    tss: IntArray
-
-
-def gene_positions(var: Any, chromosomes: StrArray, *, text: str = "adata.var") -> GenePositions:
+def gene_positions(var: Any, chromosomes: StrArray, *, text: str = "adata.var") -> Genes:
     """Chromosomes and starts of transcription of genes: `tss`, or else the start, of genes on the minus strand the end.
 
     Parameters
@@ -56,6 +41,10 @@ def gene_positions(var: Any, chromosomes: StrArray, *, text: str = "adata.var") 
         Those of the variants; names are compared without "chr".
     text
         What messages call `var`.
+
+    Returns
+    -------
+    Chromosomes as `bare_chromosomes` names them, "" and -1 for genes without a position.
 
     Raises
     ------
@@ -71,18 +60,42 @@ def gene_positions(var: Any, chromosomes: StrArray, *, text: str = "adata.var") 
     chrom = bare_chromosomes(own)
     unknown = (chrom == "") | (tss == UNKNOWN)
     _check_shared(own[~unknown], chrom[~unknown], chromosomes, f"{text}[{column!r}]")
-    return GenePositions(np.where(unknown, "", chrom), np.where(unknown, UNKNOWN, tss))
+    return Genes(np.where(unknown, "", chrom), np.where(unknown, UNKNOWN, tss))
 
 
-def told_unplaced(positions: GenePositions, names: Sequence[str]) -> str | None:
-    """That genes have no position, and so no variants near them; None where all have one."""
+class Body(NamedTuple):
+    """Where one gene is: first and last base pair, start of transcription, and strand: 1, -1, or 0 where that is not known."""
+
+    start: float
+    end: float
+    tss: float
+    strand: int
+
+
+def gene_body(var: Any, gene: str, chromosome: str) -> Body | None:
+    """Where a gene is, of which the start of transcription may be all that is known; None where it is not on the chromosome."""
+    columns = {kind: usual_column(var, names) for kind, names in {**_KINDS, "chrom": _CHROMOSOMES}.items()}
+    row = var.loc[gene]
+    known = {kind: row[name] for kind, name in columns.items() if name is not None and pd.notna(row[name])}
+    start = known.get("start", known.get("tss"))
+    if start is None or "chrom" not in known:
+        return None
+    if len(set(bare_chromosomes(chromosome_names([known["chrom"], chromosome])))) > 1:
+        return None
+    end, text = known.get("end", start), str(known.get("strand", "")).strip().lower()
+    strand = -1 if text in _MINUS else int(text in _PLUS)
+    return Body(float(start), float(end), float(known.get("tss", end if strand < 0 else start)), strand)
+
+
+def told_unplaced(positions: Genes, names: Sequence[str]) -> list[str]:
+    """That genes have no position, and so no variants near them; nothing where all have one."""
     at = np.flatnonzero(positions.tss == UNKNOWN)
     if not at.size:
-        return None
-    return (
+        return []
+    return [
         f"{at.size:,} of {len(positions.tss):,} genes {'has' if at.size == 1 else 'have'} no position, and are tested with no "
         f"variant: {listing([names[i] for i in at[:6]], 5)}."
-    )
+    ]
 
 
 def _tss(var: Any, text: str) -> IntArray | None:

@@ -16,7 +16,6 @@ from donorwise._anndata.roles import known_columns, said_of_labels
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.groups import group_columns
-from donorwise._core.engine.scan import Genes
 from donorwise._core.engine.scan_setup import (
     build_scan,
     check_options,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from donorwise._anndata.response import Response
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.lmm import LmmAnalysis
-    from donorwise._core.engine.scan import Scan, ScanOptions
+    from donorwise._core.engine.scan import Genes, Scan, ScanOptions
     from donorwise._core.kinship.genotypes import Genotypes
     from donorwise._typing import BoolArray, FloatArray, GroupBy, StrArray
 
@@ -69,11 +68,11 @@ def prepare_scan(
     FormulaError, DesignError, DataError
         See :func:`donorwise.tl.scan`.
     """
-    check_options(options, genotypes)
     roles = find_roles(adata)
     declared = donor or (roles["donor"].column if "donor" in roles else "")
     columns = donor_columns(parse(formula), declared)
     match = matched(genotypes, donor_names(as_frame(adata.obs), columns))
+    check_options(options, genotypes)
     if not match.rows_used.all():
         weights = weights if weights is None or isinstance(weights, str) else np.asarray(weights)[match.rows_used]
         adata = adata[match.rows_used]
@@ -100,8 +99,10 @@ def prepare_scan(
     }
     known = genotypes.chromosomes
     chrom = np.full(genotypes.n_variants, "") if known is None else bare_chromosomes(known)
-    said = [*told_unmatched(genotypes, match), *said_of_labels(adata, roles, parsed)]
-    genes = _genes(adata, response, chrom, said) if options.mode == "cis" else None
+    genes = _genes(adata, response, chrom) if options.mode == "cis" else None
+    said = [*told_unmatched(match), *said_of_labels(adata, roles, parsed)]
+    if genes is not None:
+        said += told_unplaced(genes, response.variables)
     if not alone:
         depth = cell_depth(adata) if response.aligned_to_var else None
         said += cautions.of_cells(
@@ -113,16 +114,13 @@ def prepare_scan(
     return build_scan(analyses, genotypes, chrom, genes, columns, cell_names, options, said)
 
 
-def _genes(adata: ad.AnnData, response: Response, chrom: StrArray, said: list[str]) -> Genes:
-    """Where the features of a response are; adds to what is `said` how many have no position."""
+def _genes(adata: ad.AnnData, response: Response, chrom: StrArray) -> Genes:
+    """Where the features of a response are."""
     if not response.aligned_to_var:
         raise DesignError(
             f"mode='cis' needs positions in adata.var, to which {response.text} does not belong: take mode='gwas'."
         )
-    positions = gene_positions(adata.var.loc[list(response.variables)], chrom)
-    unplaced = told_unplaced(positions, response.variables)
-    said += [] if unplaced is None else [unplaced]
-    return Genes(positions.chrom, positions.tss)
+    return gene_positions(as_frame(adata.var).loc[list(response.variables)], chrom)
 
 
 def _by_chromosome(kernels: Mapping[str, Any] | None, loco: bool) -> dict[str, Mapping[str, Any] | None]:

@@ -95,6 +95,32 @@ def cell_values(
     return cells
 
 
+def row_values(adata: ad.AnnData, variable: str, *, response: str, weights: str = "") -> pd.DataFrame:
+    """The values of one variable, of cells or of collapsed rows, and what they count for.
+
+    Parameters
+    ----------
+    adata
+        Cells x features, or collapsed rows of them.
+    variable
+        A feature of `response`; collapsed rows have one response alone, whose means they hold.
+    response
+        As in ``params["response"]``.
+    weights
+        Column of obs with the weights of cells; empty for none.
+
+    Returns
+    -------
+    A row for each row of the AnnData: ``value``, ``n_cells`` that it stands for, and ``weight`` in a mean.
+    """
+    collapsed = is_collapsed(adata)
+    own = obs_frame(adata, [N_CELLS, WEIGHT] if collapsed else [name for name in [weights] if name])
+    values = column_values(response_of(adata, keys.RESPONSE_X if collapsed else response, [variable]))[:, 0]
+    weight = own[WEIGHT] if collapsed else own[weights] if weights else 1.0
+    made = {"value": values, "n_cells": own[N_CELLS] if collapsed else 1, "weight": weight}
+    return pd.DataFrame(made, index=own.index).astype({"weight": np.float64})
+
+
 def donor_summary(
     adata: ad.AnnData,
     variable: str,

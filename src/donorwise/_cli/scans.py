@@ -28,6 +28,7 @@ _OPTIONS = (
     "mode",
     "window",
     "interaction",
+    "test",
     "refit",
     "screen",
     "gene_test",
@@ -58,6 +59,13 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
 @options.add(options.KERNELS)
 @click.option("--interaction", metavar="TERM", help="Term of the formula that variants interact with.")
+@click.option(
+    "--test",
+    type=click.Choice(["wald", "lrt"]),
+    default="wald",
+    show_default=True,
+    help="Wald, or likelihood ratio (with --refit all).",
+)
 @click.option(
     "--refit",
     type=click.Choice(["screen", "all", "none"]),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from donorwise.pl._checks import calibration, power
 from donorwise.pl._design import design
 from donorwise.pl._donors import donors
+from donorwise.pl._genotype import genotype
 from donorwise.pl._heatmap import heatmap
 from donorwise.pl._heritability import heritability
 from donorwise.pl._influence import influence
 from donorwise.pl._intervals import forest, ranef
+from donorwise.pl._locus import locus
+from donorwise.pl._manhattan import manhattan
 from donorwise.pl._prior import prior
 from donorwise.pl._pvalues import pvalues, qq
 from donorwise.pl._trajectories import trajectories
@@ -20,11 +23,14 @@ __all__ = [
     "design",
     "donors",
     "forest",
+    "genotype",
     "heatmap",
     "heritability",
     "icc",
     "influence",
+    "locus",
     "ma",
+    "manhattan",
     "power",
     "prior",
     "pvalues",

@@ -12,7 +12,18 @@ from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise.errors import DataError
 from donorwise.get._tests import passes, present
 from donorwise.pl._labels import adjust_labels, place_labels
-from donorwise.pl._style import BLUE, GREY, INK, LIGHT_GREY, VERMILION, despine, format_p, say_empty, shorten
+from donorwise.pl._style import (
+    BLUE,
+    GREY,
+    INK,
+    LIGHT_GREY,
+    VERMILION,
+    despine,
+    draw_reference,
+    format_p,
+    say_empty,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -157,6 +168,25 @@ def draw_points(ax: Axes, points: Points) -> None:
 def draw_zero(ax: Axes, *, vertical: bool) -> None:
     """Draw the line of no effect."""
     (ax.axvline if vertical else ax.axhline)(0, color=LIGHT_GREY, lw=0.8, zorder=0)
+
+
+_LOWEST_NAME = 0.08  # of the height of the axes: a line below this has no room for its name under it
+
+
+def draw_threshold(ax: Axes, y: FloatArray, passed: BoolArray, *, text: str) -> None:
+    """Draw the line above which features pass, halfway between the last to pass and the first not to."""
+    if passed.any() and not passed.all():
+        draw_line(ax, (y[passed].min() + y[~passed].max()) / 2, text)
+
+
+def draw_line(ax: Axes, height: float, text: str) -> None:
+    """Draw a dashed line across, with what it is at its right end."""
+    draw_reference(ax, height)
+    has_room_below = height > _LOWEST_NAME * ax.get_ylim()[1]
+    ax.annotate(
+        f"{text} ", (1.0, height), (0, -2 if has_room_below else 1), xycoords=ax.get_yaxis_transform(),
+        textcoords="offset points", ha="right", va="top" if has_room_below else "bottom", fontsize="x-small",
+    )  # fmt: skip
 
 
 def name_panels(

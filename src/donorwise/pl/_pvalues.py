@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from donorwise._anndata import check_is_anndata, holds_tables, keys, read_results, read_tables
+from donorwise._anndata import check_is_anndata, holds_tables, keys, read_results, read_scan, read_tables
 from donorwise._core.engine.calibration import BINS, ranks, shape_of
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, only_one
+from donorwise.pl._scan_data import groups_of, is_scan
+from donorwise.pl._scan_quantiles import scan_shape
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._typing import FloatArray, Groups
+    from donorwise._anndata import Scan
+    from donorwise._typing import FloatArray, Groups, IntArray
 
 
 _HEADROOM = 1.35
@@ -60,6 +63,8 @@ class Distribution:
         ``left, right, observed, low, high`` (and ``median``), counts.
     n_permutations
         How many there are, 0 without; one has no band.
+    name, unit
+        What the points are, and what is counted.
     """
 
     contrast: str
@@ -68,6 +73,8 @@ class Distribution:
     curve: pd.DataFrame
     histogram: pd.DataFrame
     n_permutations: int
+    name: str = "observed labels"
+    unit: str = "features"
 
     @property
     def band(self) -> str:
@@ -93,30 +100,32 @@ def draw_distributions(
     size: tuple[float, float],
     alone: tuple[float, float],
     x: str,
-    y: str,
+    y: str | None,
     show: bool | None,
     return_fig: bool,
 ) -> Axes | np.ndarray | Figure | None:
-    """Draw the p-values of each group in a panel."""
+    """Draw the p-values of each group in a panel; `y` is what the vertical axis shows, None for numbers."""
     found = _read_distributions(adata, key=key, contrast=contrast, group=group)
     figure, axes = panels(ax, len(found), size=size, alone=alone)
     for panel, (name, own) in zip(axes, found.items(), strict=True):
         draw(panel, own)
-        write_title(panel, panel_title(name, own.contrast), pad=18)
-    outer_labels(axes, x=x, y=y)
+        write_title(panel, panel_title(name, *filter(None, [own.contrast])), pad=18)
+    outer_labels(axes, x=x, y=y or next(iter(found.values())).unit)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
 def _read_distributions(
     adata: ad.AnnData, *, key: str | None, contrast: str | None, group: Groups
 ) -> dict[str, Distribution]:
-    """The distributions of the groups of a calibration, or of a result of tests.
+    """The distributions of the groups of a calibration, of a result of tests, or of a scan.
 
     Raises
     ------
     DataError
         This is no AnnData; there is no such entry, contrast or group; or nothing in it was tested.
     """
+    if is_scan(adata, key):
+        return _of_scan(read_scan(adata, key or keys.SCAN), contrast=contrast, group=group)
     check_is_anndata(adata)
     if key is None:
         if not holds_tables(adata, keys.CALIBRATION, keys.CALIBRATION_TABLES):
@@ -149,17 +158,36 @@ def _of_result(adata: ad.AnnData, *, key: str, contrast: str | None, group: Grou
     return found
 
 
+def _of_scan(scan: Scan, *, contrast: str | None, group: Groups) -> dict[str, Distribution]:
+    if contrast is not None:
+        raise DataError(f"contrast={contrast!r}: a scan has one test of a variant; leave it out.")
+    found = {}
+    for name in groups_of(scan, group):
+        every = scan_shape(scan, name)
+        if every is not None:
+            curve, histogram = _curve(every.rank, every.neg_log10_p, every.n), _histogram(every.histogram, every.n)
+            found[name] = Distribution("", every.inflation, None, curve, histogram, 0, f"{every.n:,} tests", "tests")
+    if not found:
+        raise DataError("No variant was tested: look at the status column of dw.get.scan.")
+    return found
+
+
 def _independent(p: FloatArray, contrast: str) -> Distribution:
-    """Bands of independent tests: the rank-th smallest of n uniforms is beta, a bin's count binomial."""
     n, shape = p.size, shape_of(p)
-    rank = ranks(n)
+    curve = _curve(ranks(n), -np.log10(np.maximum(shape.curve, 1e-300)), n)
+    return Distribution(contrast, shape.inflation, None, curve, _histogram(shape.counts, n), 0)
+
+
+def _curve(rank: IntArray, observed: FloatArray, n: int) -> pd.DataFrame:
+    """With the band of independent tests: the rank-th smallest of n uniforms is beta."""
     low, high = (-np.log10(stats.beta.ppf(q, rank, n - rank + 1)) for q in (0.975, 0.025))
-    expected = -np.log10((rank - 0.5) / n)
-    observed = -np.log10(np.maximum(shape.curve, 1e-300))
-    curve = pd.DataFrame({"expected": expected, "observed": observed, "low": low, "high": high})
-    low, high = stats.binom.ppf([0.025, 0.975], n, 1 / shape.counts.size)
-    histogram = pd.DataFrame({"left": BINS[:-1], "right": BINS[1:], "observed": shape.counts, "low": low, "high": high})
-    return Distribution(contrast, shape.inflation, None, curve, histogram, 0)
+    return pd.DataFrame({"expected": -np.log10((rank - 0.5) / n), "observed": observed, "low": low, "high": high})
+
+
+def _histogram(counts: IntArray | FloatArray, n: int) -> pd.DataFrame:
+    """With the band of independent tests, a binomial count in each bin."""
+    low, high = stats.binom.ppf([0.025, 0.975], n, 1 / counts.size)
+    return pd.DataFrame({"left": BINS[:-1], "right": BINS[1:], "observed": counts, "low": low, "high": high})
 
 
 @documented
@@ -207,14 +235,14 @@ def pvalues(
     """
     return draw_distributions(
         adata, _draw_histogram, key=key, contrast=contrast, group=group, ax=ax, size=(3.8, 3.1), alone=(4.8, 3.6),
-        x="p-value", y="features", show=show, return_fig=return_fig,
+        x="p-value", y=None, show=show, return_fig=return_fig,
     )  # fmt: skip
 
 
 def _draw_histogram(ax: Axes, own: Distribution) -> None:
     table = own.histogram
     edges = np.append(table["left"], table["right"].iloc[-1])
-    ax.stairs(table["observed"], edges, fill=True, color=BLUE, alpha=0.55, lw=0, label="observed labels")
+    ax.stairs(table["observed"], edges, fill=True, color=BLUE, alpha=0.55, lw=0, label=own.name)
     low, high = (np.append(table[side], table[side].iloc[-1]) for side in ("low", "high"))
     if own.band:
         ax.fill_between(edges, low, high, step="post", color=GREY, alpha=0.45, lw=0, label=own.band)
@@ -262,7 +290,8 @@ def qq(
     Points above the band are more small p-values than chance gives in this very data set. Without
     permutations the band is that of independent tests, each rank a beta quantile; tests of genes are not
     independent, so it is too narrow. Genomic lambda is the median chi-squared value over its expectation
-    (Devlin and Roeder 1999).
+    (Devlin and Roeder 1999). Of a scan all tests count, also those that were not kept: they are known in bins of their
+    statistic, and the smallest p-values, where they were kept, one by one.
 
     Examples
     --------
@@ -285,7 +314,7 @@ def _draw_quantiles(ax: Axes, own: Distribution) -> None:
     if own.permuted is not None:
         ax.plot(x, curve["median"], color=GREY, lw=1.2, label=own.middle)
     ax.axline((0, 0), slope=1, color=INK, lw=0.7, ls=(0, (4, 3)))
-    ax.scatter(x, curve["observed"], s=9, color=BLUE, lw=0, zorder=3, label="observed labels", clip_on=False)
+    ax.scatter(x, curve["observed"], s=9, color=BLUE, lw=0, zorder=3, label=own.name, clip_on=False)
     ax.set_xlim(0, 1.03 * x.max())
     # the legend has the upper part of the axes for itself
     ax.set_ylim(0, _HEADROOM * max(curve["observed"].max(), curve["high"].max(), x.max()))

@@ -14,6 +14,7 @@ from donorwise.pl._contrasts import per_unit
 from donorwise.pl._effects import (
     Points,
     draw_points,
+    draw_threshold,
     draw_zero,
     effect_range,
     name_panels,
@@ -25,7 +26,6 @@ from donorwise.pl._style import (
     INK,
     SMALLEST_P,
     choose_contrast,
-    draw_reference,
     feature_names,
     finish,
     outer_labels,
@@ -42,10 +42,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._typing import BoolArray, FloatArray, Groups
+    from donorwise._typing import Groups
 
 _PANEL, _ALONE = (3.6, 3.3), (4.8, 4.2)  # inches of one of several panels, and of a single one
-_LOWEST_NAME = 0.08  # of the height of the axes: a line below this has no room for its name under it
 
 
 def _read(
@@ -139,7 +138,7 @@ def volcano(
         draw_zero(panel, vertical=True)
         panel.set_xlim(sides)
         panel.set_ylim(0, top)
-        _threshold(panel, points.y, passes(tested[name], alpha, None), alpha=alpha)
+        draw_threshold(panel, points.y, passes(tested[name], alpha, None), text=f"FDR {alpha:.0%}")
         for end in [] if not min_log_fc else [-min_log_fc, min_log_fc]:
             panel.axvline(end, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
         write_title(panel, panel_title(name, contrast), pad=18)
@@ -156,19 +155,6 @@ def _volcano_points(tested: pd.DataFrame, alpha: float, min_log_fc: float | None
         alpha=alpha,
         min_log_fc=min_log_fc,
     )
-
-
-def _threshold(ax: Axes, y: FloatArray, passed: BoolArray, *, alpha: float) -> None:
-    """Draw the line above which features pass, halfway between the last to pass and the first not to."""
-    if not passed.any() or passed.all():
-        return
-    height = (y[passed].min() + y[~passed].max()) / 2
-    draw_reference(ax, height)
-    has_room_below = height > _LOWEST_NAME * ax.get_ylim()[1]
-    ax.text(
-        1.0, height, f"FDR {alpha:.0%} ", transform=ax.get_yaxis_transform(), ha="right",
-        va="top" if has_room_below else "bottom", fontsize="x-small",
-    )  # fmt: skip
 
 
 @documented

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray, GroupBy
 
 MODES = ("cis", "trans", "gwas")
+TESTS = ("wald", "lrt")
 REFITS = ("screen", "all", "none")
 GENE_TESTS = ("acat", "permutations", "bonferroni")
 _USUAL_TEST = {"cis": "acat", "gwas": "acat", "trans": "bonferroni"}
@@ -62,6 +63,7 @@ def scan(
     donor: str | None = None,
     variants: pd.DataFrame | None = None,
     interaction: str | None = None,
+    test: str = "wald",
     refit: str = "screen",
     screen: float = 1e-3,
     gene_test: str | None = None,
@@ -113,6 +115,10 @@ def scan(
     interaction
         Term of the formula (a number, or two levels) that variants interact with; the test is that of the interaction. What
         differs between cells of a donor needs its slope among the random terms, ``(0 + x | donor_id)``.
+    test
+        ``"wald"``, or ``"lrt"``: likelihood ratio of the models with and without the variant by maximum likelihood, which needs
+        ``refit="all"``; `statistic` is its signed root, normal, and `beta` and `se` are by maximum likelihood, too. Of few donors its
+        p-values are too small.
     refit
         Which pairs get variances of their own, with the variant in the model: those with a p-value below `screen`, ``"all"``, or
         ``"none"``. Others have the variances of the model without variants. Variances that are estimated again are those of other
@@ -188,7 +194,7 @@ def scan(
     check_free(adata, key_added)
     check_max_memory(max_memory)
     options = scan_options(
-        mode=mode, window=window, interaction=interaction, refit=refit, screen=screen, gene_test=gene_test,
+        mode=mode, window=window, interaction=interaction, test=test, refit=refit, screen=screen, gene_test=gene_test,
         n_permutations=n_permutations, loco=loco, maf=maf, missing=missing, p_max=p_max, seed=seed,
     )  # fmt: skip
     source = open_genotypes(genotypes, variants=variants)
@@ -209,6 +215,7 @@ def scan_options(
     mode: str,
     window: float,
     interaction: str | None,
+    test: str,
     refit: str,
     screen: float,
     gene_test: str | None,
@@ -227,7 +234,10 @@ def scan_options(
         One of them makes no sense.
     """
     check_option("mode", mode, MODES)
+    check_option("test", test, TESTS)
     check_option("refit", refit, REFITS)
+    if test == "lrt":
+        _check_likelihood_ratio(refit, interaction)
     gene_test = _USUAL_TEST[mode] if gene_test is None else gene_test
     check_option("gene_test", gene_test, GENE_TESTS)
     for name, value, low, high in (
@@ -242,7 +252,7 @@ def scan_options(
         raise DonorwiseError(
             f"window={window!r} must be a number of base pairs; all variants are tested by mode='trans' and 'gwas'."
         )
-    tests = TestOptions(refit=refit, screen=screen, p_max=p_max, by_cauchy=gene_test == "acat")
+    tests = TestOptions(test=test, refit=refit, screen=screen, p_max=p_max, by_cauchy=gene_test == "acat")
     return ScanOptions(
         mode=mode, window=int(window), interaction=interaction, tests=tests, gene_test=gene_test, n_permutations=n_permutations,
         loco=loco, maf=maf, missing=missing, seed=seed,
@@ -259,6 +269,16 @@ def with_loco(
         related = relatedness(genotypes, loco=True, progress=progress)
         given |= dict.fromkeys(missing, related)
     return given
+
+
+def _check_likelihood_ratio(refit: str, interaction: str | None) -> None:
+    if refit != "all":
+        raise DonorwiseError(
+            f"test='lrt' compares models that are fitted with the variant, and refit={refit!r} does not fit all of them: give "
+            "refit='all', or take test='wald'."
+        )
+    if interaction is not None:
+        raise DonorwiseError("test='lrt' is that of the variant itself: for interaction= take test='wald'.")
 
 
 def scan_to(

@@ -38,6 +38,7 @@ def scan_variants(
     donor: str | None = None,
     variants: pd.DataFrame | None = None,
     interaction: str | None = None,
+    test: str = "wald",
     refit: str = "screen",
     screen: float = 1e-3,
     gene_test: str | None = None,
@@ -70,7 +71,7 @@ def scan_variants(
     weights
         Precision weights: an array (N,), or the name of a column of `obs`.
     {kernels}
-    window, donor, variants, interaction, refit, screen, gene_test, n_permutations, loco, maf, missing, out, p_max, seed, resume, overwrite
+    window, donor, variants, interaction, test, refit, screen, gene_test, n_permutations, loco, maf, missing, out, p_max, seed, resume, overwrite
         See :func:`donorwise.tl.scan`.
     {n_jobs}
     {progress}
@@ -102,8 +103,8 @@ def scan_variants(
     matrix, names = read_arrays(Y, obs)
     var = _genes(genes, names)
     options = scan_options(
-        mode=mode or ("gwas" if genes is None else "cis"), window=window, interaction=interaction, refit=refit, screen=screen,
-        gene_test=gene_test, n_permutations=n_permutations, loco=loco, maf=maf, missing=missing, p_max=p_max, seed=seed,
+        mode=mode or ("gwas" if genes is None else "cis"), window=window, interaction=interaction, test=test, refit=refit,
+        screen=screen, gene_test=gene_test, n_permutations=n_permutations, loco=loco, maf=maf, missing=missing, p_max=p_max, seed=seed,
     )  # fmt: skip
     plain = obs.set_axis([str(i) for i in range(len(obs))], axis=0)
     source = open_genotypes(genotypes, variants=variants)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from donorwise._core.engine.scan_models import TaskDonors, TaskModels
     from donorwise._core.engine.tasks import Statistics
     from donorwise._core.kinship.genotypes import Genotypes
-    from donorwise._typing import FloatArray, IntArray, StrArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 logger = logging.getLogger("donorwise")
 
@@ -236,23 +236,38 @@ class _Task:
         if features.size < len(analysis.variables):
             statistics, analysis = statistics.take_features(features), analysis.take_features(features)
         fit = analysis.fit(self.number, statistics, lambda n: None)
-        return task_models(fit, statistics, donors, self.scan.column[self.number])
+        return task_models(
+            fit, statistics, donors, self.scan.column[self.number], normal=self.scan.options.tests.normal
+        )
 
     def _block(self, models: TaskModels, features: IntArray, low: int, high: int) -> tuple[Pairs, Summary]:
         """Read some variants, and test those that can be."""
         scan, G = self.scan, len(self.scan.analysis.variables)
         genotypes = scan.genotypes.checked(low, high)[scan.rows[self.number]]
-        usable = usable_variants(genotypes, maf=scan.options.maf, missing=scan.options.missing)
-        block = Block(low + usable.at, usable.x, usable.frequency, usable.n)
         kept, summary = [Pairs.none()], Summary.empty(G)
-        work = [(models, own, ranges, scan.options.tests) for own, ranges in self._parts(block, features)]
-        for pairs, found in in_threads(lambda item: scan_block(*item), work, scan.analysis.n_jobs):
-            kept.append(replace(pairs, feature=features[pairs.feature]))
-            summary.add(found.of(features, G))
-        summary.left_out[:] += usable.left_out
-        summary.variants[:] += len(usable.at)
-        summary.imputed[:] += usable.n_imputed
+        for number, (donors, fits) in enumerate(models.by_donors()):
+            at = np.arange(high - low) if number == 0 else self._near(features[fits.fitted], low, high)
+            usable = usable_variants(genotypes[np.ix_(donors, at)], maf=scan.options.maf, missing=scan.options.missing)
+            if number == 0:
+                summary.tell(usable)
+            block = Block(low + at[usable.at], _spread(usable.x, donors), usable.frequency, usable.n)
+            work = [(fits, own, ranges, scan.options.tests) for own, ranges in self._parts(block, features)]
+            for pairs, found in in_threads(lambda item: scan_block(*item), work, scan.analysis.n_jobs):
+                kept.append(replace(pairs, feature=features[pairs.feature]))
+                summary.add(found.of(features, G))
         return Pairs.concatenate(kept), summary
+
+    def _near(self, features: IntArray, low: int, high: int) -> IntArray:
+        """Which of the variants low..high-1 some of the features are tested with."""
+        genes, positions = self.scan.genes, self.scan.genotypes.positions
+        if genes is None or positions is None:
+            return np.arange(high - low)
+        chrom, pos = self.scan.chrom[low:high], positions[low:high]
+        near, there = np.zeros(high - low, dtype=np.bool_), set(chrom.tolist())
+        for g in features:
+            if genes.chrom[g] in there:
+                near |= (chrom == genes.chrom[g]) & (np.abs(pos - genes.tss[g]) <= self.scan.options.window)
+        return np.flatnonzero(near)
 
     def _parts(self, block: Block, features: IntArray) -> Iterator[tuple[Block, Ranges | None]]:
         """Parts of a block that a thread takes, and the variants that each feature is tested with."""
@@ -270,11 +285,21 @@ class _Task:
         positions = self.scan.genotypes.positions
         assert positions is not None  # checked before
         chrom, tss, window = genes.chrom[features], genes.tss[features], self.scan.options.window
-        for name in dict.fromkeys(self.scan.chrom[block.at].tolist()):
-            at = np.flatnonzero(self.scan.chrom[block.at] == name)
+        placed = np.where(positions[block.at] >= 0, self.scan.chrom[block.at], "")
+        for name in filter(None, dict.fromkeys(placed.tolist())):  # what has no place is in no window
+            at = np.flatnonzero(placed == name)
             at = at[np.argsort(positions[block.at[at]], kind="stable")]
             own, pos = block.take(at), positions[block.at[at]]
             there = (chrom == name) & (tss >= 0)
             low = np.where(there, np.searchsorted(pos, tss - window, side="left"), 0)
             high = np.where(there, np.searchsorted(pos, tss + window, side="right"), 0)
             yield own, Ranges(low, high)
+
+
+def _spread(x: FloatArray, donors: BoolArray) -> FloatArray:
+    """Genotypes (V, n) of some donors among all of them (V, D); what others have is in no row."""
+    if donors.all():
+        return x
+    out = np.zeros((len(x), donors.size))
+    out[:, donors] = x
+    return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,14 +48,14 @@ class NullFit:
         Shape (G,). Positions in the fit.
     df
         Degrees of freedom of the test of a variant.
-    n_donors
-        Donors that have rows.
+    donors
+        Shape (D,). Whether a donor has rows.
     """
 
     models: NullModels
     features: IntArray
     df: float
-    n_donors: int
+    donors: BoolArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,19 @@ class TaskModels:
 
     fits: tuple[NullFit, ...]
     status: StrArray
+
+    def by_donors(self) -> list[tuple[BoolArray, TaskModels]]:
+        """The fits apart by the donors (D,) that have rows; those of most features first."""
+        found: dict[bytes, list[NullFit]] = {}
+        for fit in self.fits:
+            found.setdefault(fit.donors.tobytes(), []).append(fit)
+        several = sorted(found.values(), key=lambda own: -sum(fit.features.size for fit in own))
+        return [(own[0].donors, replace(self, fits=tuple(own))) for own in several]
+
+    @property
+    def fitted(self) -> IntArray:
+        """Positions of the features that have models."""
+        return np.concatenate([fit.features for fit in self.fits])
 
     @property
     def df(self) -> FloatArray:
@@ -82,7 +95,7 @@ class TaskModels:
         """Donors that have rows, (G,); 0 where there is no model."""
         out = np.zeros(self.status.size, dtype=np.int64)
         for fit in self.fits:
-            out[fit.features] = fit.n_donors
+            out[fit.features] = np.count_nonzero(fit.donors)
         return out
 
 
@@ -127,8 +140,10 @@ def lacks_slopes(design: Design, donors: TaskDonors, column: int, name: str) -> 
     return not slopes
 
 
-def task_models(fit: LMMFit, statistics: Statistics, donors: TaskDonors, interaction: int | None) -> TaskModels:
-    """The fitted models of a task, ready for variants.
+def task_models(
+    fit: LMMFit, statistics: Statistics, donors: TaskDonors, interaction: int | None, *, normal: bool = False
+) -> TaskModels:
+    """The fitted models of a task, ready for variants; of `normal` statistics the degrees of freedom are infinite.
 
     Features without a model, and those that say the same in all cells of a level, are in none; their status says so.
     """
@@ -141,11 +156,13 @@ def task_models(fit: LMMFit, statistics: Statistics, donors: TaskDonors, interac
                 "donor.", model.features.size, len(fit.variables), model.level,
             )  # fmt: skip
         elif model.usable.size:
-            found.append(_null_fit(model.take(model.usable), statistics, donors, interaction))
+            found.append(_null_fit(model.take(model.usable), statistics, donors, interaction, normal=normal))
     return TaskModels(tuple(found), status)
 
 
-def _null_fit(model: LMM, statistics: Statistics, donors: TaskDonors, interaction: int | None) -> NullFit:
+def _null_fit(
+    model: LMM, statistics: Statistics, donors: TaskDonors, interaction: int | None, *, normal: bool
+) -> NullFit:
     collapsed, present = _statistics_of(model, statistics)
     codes, design = donors.codes[present], model.design
     columns = [Columns(np.ones((codes.size, 1)), np.zeros((collapsed.covariate_mean.shape[1], 1)))]
@@ -154,7 +171,8 @@ def _null_fit(model: LMM, statistics: Statistics, donors: TaskDonors, interactio
     within = interaction is not None and not _between(design, codes)[interaction]
     df = _df(design, codes, interaction if within else None, len(columns), model.equations.nu(reml=True))
     models = null_models(model, collapsed, codes, len(donors.names), columns, df=df, together=not within)
-    return NullFit(models, model.features, df, np.unique(codes).size)
+    there = np.isin(np.arange(len(donors.names)), codes)
+    return NullFit(models, model.features, np.inf if normal else df, there)
 
 
 def _statistics_of(model: LMM, statistics: Statistics) -> tuple[Collapsed, IntArray]:

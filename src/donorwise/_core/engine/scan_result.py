@@ -107,6 +107,7 @@ def _params(scan: Scan, results: Sequence[TaskResult], counts: pd.DataFrame, fai
         "mode": options.mode,
         "window": options.window if scan.genes is not None else -1,
         "interaction": options.interaction or "",
+        "test": options.tests.test,
         "refit": options.tests.refit,
         "screen": options.tests.screen,
         "gene_test": options.gene_test,

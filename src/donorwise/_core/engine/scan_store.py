@@ -150,7 +150,7 @@ class Folder:
             "genes": _digest("\n".join(analysis.variables)),
             "genotypes": [scan.genotypes.n_variants, scan.blocks()[:2], scan.blocks()[-1]],
             "response": [analysis.response, analysis.weights],
-            "options": [o.mode, o.window, o.interaction, o.tests.refit, o.tests.screen, o.tests.p_max, o.gene_test,
+            "options": [o.mode, o.window, o.interaction, o.tests.test, o.tests.refit, o.tests.screen, o.tests.p_max, o.gene_test,
                         o.n_permutations, o.loco, o.maf, o.missing, o.seed],
         }  # fmt: skip
 

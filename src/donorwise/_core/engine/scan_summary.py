@@ -11,10 +11,12 @@ from donorwise._core.engine.scan_kernels import N_BINS
 from donorwise._core.kinship.usable import REASONS
 
 if TYPE_CHECKING:
+    from donorwise._core.kinship.usable import Usable
     from donorwise._typing import FloatArray, IntArray
 
 _ALIKE = 1e-9  # relative difference of statistics that is rounding
-_BY_FEATURE = {"n_variants", "variant", "estimate", "statistic", "frequency", "n", "cauchy"}
+_LEAD = ("variant", "estimate", "statistic", "se", "frequency", "n")
+_BY_FEATURE = {"n_variants", "cauchy", *_LEAD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +27,14 @@ class Summary:
     ----------
     n_variants
         Shape (G,). Variants with a test.
-    variant, estimate, statistic, frequency, n
+    variant, estimate, statistic, se, frequency, n
         Shape (G,). The one with the largest |t|: its position in the genotypes (-1 for none), and its numbers.
     cauchy
         Shape (G,). Sum of the terms of the Cauchy combination.
     counts
         Shape (bins,). Histogram of |t|.
     left_out
-        Shape (3,). Variants that were not tested, by the reasons of :mod:`donorwise._core.kinship.usable`.
+        Shape (3,). Variants that were not tested among the donors that most features have, by the reasons of :mod:`donorwise._core.kinship.usable`.
     variants, imputed
         Shape (1,). Variants that were, and their genotypes that were missing.
     """
@@ -41,6 +43,7 @@ class Summary:
     variant: IntArray
     estimate: FloatArray
     statistic: FloatArray
+    se: FloatArray
     frequency: FloatArray
     n: IntArray
     cauchy: FloatArray
@@ -52,10 +55,10 @@ class Summary:
     @classmethod
     def empty(cls, n_features: int) -> Summary:
         """Of no tests."""
-        nothing = [np.full(n_features, np.nan) for _ in range(3)]
+        estimate, statistic, se, frequency = (np.full(n_features, np.nan) for _ in range(4))
         zero, none = (np.full(n_features, start, dtype=np.int64) for start in (0, -1))
         return cls(
-            zero, none, nothing[0], nothing[1], nothing[2], zero.copy(), np.zeros(n_features),
+            zero, none, estimate, statistic, se, frequency, zero.copy(), np.zeros(n_features),
             np.zeros(N_BINS, dtype=np.int64), np.zeros(len(REASONS), dtype=np.int64), np.zeros(1, dtype=np.int64),
             np.zeros(1, dtype=np.int64),
         )  # fmt: skip
@@ -66,6 +69,7 @@ class Summary:
         variant: IntArray,
         estimate: FloatArray,
         statistic: FloatArray,
+        se: FloatArray,
         frequency: FloatArray,
         n: IntArray,
     ) -> None:
@@ -74,17 +78,19 @@ class Summary:
         now = np.abs(statistic)
         better = (now > before * (1 + _ALIKE)) | ((now >= before * (1 - _ALIKE)) & (variant < self.variant[at]))
         own = at[better]
-        for name, values in (
-            ("variant", variant), ("estimate", estimate), ("statistic", statistic), ("frequency", frequency), ("n", n)
-        ):  # fmt: skip
+        for name, values in zip(_LEAD, (variant, estimate, statistic, se, frequency, n), strict=True):
             getattr(self, name)[own] = values[better]
+
+    def tell(self, usable: Usable) -> None:
+        """Count variants in use and those that are not."""
+        self.left_out[:] += usable.left_out
+        self.variants[:] += len(usable.at)
+        self.imputed[:] += usable.n_imputed
 
     def add(self, other: Summary) -> None:
         """Add the tests of other variants."""
         at = np.flatnonzero(other.variant >= 0)
-        self.take_better(
-            at, other.variant[at], other.estimate[at], other.statistic[at], other.frequency[at], other.n[at]
-        )
+        self.take_better(at, *(getattr(other, name)[at] for name in _LEAD))
         for name in ("n_variants", "cauchy", "counts", "left_out", "variants", "imputed"):
             getattr(self, name).__iadd__(getattr(other, name))
 

@@ -13,6 +13,7 @@ from donorwise._core.engine.scan_tiles import STATUS
 from donorwise._core.engine.tables import adjust, categorical
 from donorwise._core.inference.qvalues import q_values
 from donorwise._core.inference.student import log_two_sided, two_sided
+from donorwise._core.kinship.labels import UNKNOWN
 from donorwise._typing import FITTED, STATUSES
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ LEAD_STATUS = (*STATUSES, NO_VARIANTS)
 
 def pairs_table(scan: Scan, pairs: Pairs) -> pd.DataFrame:
     """A row for each pair; see :func:`donorwise.tl.scan`."""
-    named = {"gene": categorical(pairs.feature, scan.analysis.variables)} | _sites(scan, pairs.variant)
+    named = {"gene": categorical(pairs.feature, scan.analysis.variables)} | _sites(scan.genotypes, pairs.variant)
     numbers = {
         "af": pairs.frequency, "n": pairs.n, "beta": pairs.estimate, "se": pairs.se, "statistic": pairs.statistic,
         "df": pairs.df, "p_value": np.exp(pairs.log_p), "neg_log10_p": -pairs.log_p / LOG_10,
@@ -43,33 +44,13 @@ def pairs_table(scan: Scan, pairs: Pairs) -> pd.DataFrame:
     return pd.DataFrame(named | numbers)
 
 
-def _sites(scan: Scan, variants: IntArray) -> dict[str, Any]:
+def _sites(genotypes: Genotypes, variants: IntArray) -> dict[str, Any]:
     """Name, chromosome, position and alleles of variants; -1 for none."""
-    genotypes, known = scan.genotypes, variants >= 0
-    at = np.where(known, variants, 0)
-
-    def text(values: StrArray | None) -> pd.Categorical:
-        found = np.full(at.size, "", dtype=object) if values is None else values[at].astype(object)
-        return _labels(found, known)
-
-    position = np.zeros(at.size, dtype=np.int64) if genotypes.positions is None else genotypes.positions[at]
-    return {
-        "variant": _labels(_names(genotypes, at), known),
-        "chrom": text(scan.chrom),
-        "pos": np.where(known, position, -1),
-        "a0": text(genotypes.a0),
-        "a1": text(genotypes.a1),
-    }
-
-
-def _labels(texts: StrArray, known: BoolArray) -> pd.Categorical:
-    return pd.Categorical(pd.Series(texts, dtype=object).where(known, None))
-
-
-def _names(genotypes: Genotypes, at: IntArray) -> StrArray:
-    if genotypes.variants is None:
-        return np.array([str(i + 1) for i in at], dtype=object)
-    return np.array([str(genotypes.variants[i]) for i in at], dtype=object)
+    known = variants >= 0
+    table = genotypes.described(np.where(known, variants, 0))
+    labels = {name: pd.Categorical(table[name].where(known, None)) for name in ("variant", "chrom", "a0", "a1")}
+    return {"variant": labels["variant"], "chrom": labels["chrom"], "pos": np.where(known, table["pos"], UNKNOWN),
+            "a0": labels["a0"], "a1": labels["a1"]}  # fmt: skip
 
 
 def results_table(scan: Scan, results: Sequence[TaskResult]) -> pd.DataFrame:
@@ -81,15 +62,13 @@ def _leads(scan: Scan, number: int, own: TaskResult) -> pd.DataFrame:
     summary, variables = own.summary, scan.analysis.variables
     groups = tuple(task.name for task in scan.analysis.tasks)
     G, there = len(variables), summary.variant >= 0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        se = summary.estimate / summary.statistic
     log_p = log_two_sided(summary.statistic, own.df)
     p_gene = _P_GENE[scan.options.gene_test](summary, log_p)
     return pd.DataFrame(
         {"gene": categorical(np.arange(G), variables), "group": categorical(np.full(G, number), groups)}
-        | _sites(scan, summary.variant)
+        | _sites(scan.genotypes, summary.variant)
         | {
-            "af": summary.frequency, "n": np.where(there, summary.n, 0), "beta": summary.estimate, "se": se,
+            "af": summary.frequency, "n": np.where(there, summary.n, 0), "beta": summary.estimate, "se": summary.se,
             "statistic": summary.statistic, "df": np.where(there, own.df, np.nan), "p_value": np.exp(log_p),
             "neg_log10_p": -log_p / LOG_10, "n_variants": summary.n_variants, "p_gene": p_gene,
             "adj_p_gene": adjust(p_gene), "q_value": q_values(p_gene),

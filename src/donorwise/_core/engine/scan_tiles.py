@@ -28,6 +28,8 @@ class TestOptions:
 
     Attributes
     ----------
+    test
+        ``"wald"``, or ``"lrt"`` of pairs that are all estimated again.
     refit
         Pairs whose variances are estimated again: those of a p-value up to `screen`, ``"all"``, or ``"none"``.
     screen, p_max
@@ -36,10 +38,16 @@ class TestOptions:
         Whether the p-values of each feature are combined.
     """
 
+    test: str = "wald"
     refit: str = "screen"
     screen: float = 1e-3
     p_max: float | None = None
     by_cauchy: bool = True
+
+    @property
+    def normal(self) -> bool:
+        """Whether statistics are normal, not t."""
+        return self.test == "lrt"
 
 
 class Block(NamedTuple):
@@ -153,35 +161,46 @@ class _Tile:
         tests = fit.models.score(self.prepared, span.features, span.variants)
         if span.asked is not None:
             tests.statistic[~span.asked] = np.nan
-        failed = self._refit(tests)
-        at = fit.features[span.features]
-        self._summarise(tests, at, summary)
-        smallest = 0.0 if self.options.p_max is None else float(t_of_p(self.options.p_max, fit.df))
-        size = np.abs(tests.statistic)
-        if not (size >= smallest).any() and self.options.p_max is not None:
-            return Pairs.none()
-        v, g = np.nonzero(size >= smallest)
-        status = np.zeros(v.size, dtype=np.int64)
-        status[np.isin(v * span.features.size + g, failed)] = UNREFITTED
-        kept = self._pairs(tests, v, g, status)
-        return kept if self.options.p_max is not None else Pairs.concatenate([kept, self._aliased(tests)])
+        tests, failed = self._refit(tests)
+        self._summarise(tests, fit.features[span.features], summary)
+        if self.options.p_max is None:
+            listed = np.ones(tests.statistic.shape, dtype=np.bool_) if span.asked is None else span.asked
+        else:
+            listed = np.abs(tests.statistic) >= t_of_p(self.options.p_max, fit.df)
+        v, g = np.nonzero(listed)
+        status = np.where(self.prepared.aliased[v + span.variants.start], ALIASED, OK)
+        if failed.size:
+            status[np.isin(v * span.features.size + g, failed)] = UNREFITTED
+        return self._pairs(tests, v, g, status)
 
-    def _refit(self, tests: Tests) -> IntArray:
-        """Estimate the variances of pairs again, in place; gives those (v * G + g) where that failed, which stay as they were."""
+    def _refit(self, tests: Tests) -> tuple[Tests, IntArray]:
+        """Estimate the variances of pairs again, in place; gives those (v * G + g) where that failed, too.
+
+        They keep the test at the variances of the null model, if that is the test that was asked for.
+        """
         options, span = self.options, self.span
         if options.refit == "none":
-            return np.zeros(0, dtype=np.int64)
-        smallest = 0.0 if options.refit == "all" else float(t_of_p(options.screen, self.fit.df))
+            return tests, np.zeros(0, dtype=np.int64)
+        smallest = 0.0 if options.refit == "all" else t_of_p(options.screen, self.fit.df)
         v, g = np.nonzero(np.abs(tests.statistic) >= smallest)
         if not v.size:
-            return v
-        found = self.fit.models.refitted(self.prepared, v + span.variants.start, span.features[g])
+            return tests, v
+        pairs = self.prepared, v + span.variants.start, span.features[g]
+        if options.normal:
+            tests = tests._replace(se=np.full(tests.statistic.shape, np.nan))
+            tests.statistic[v, g] = tests.estimate[v, g] = np.nan
+            found, statistic = self.fit.models.likelihood_ratio(*pairs)
+        else:
+            found = self.fit.models.refitted(*pairs)
+            statistic = found.estimate[:, -1] / found.se[:, -1]
         good = np.isfinite(found.se).all(axis=1) & (found.se > 0).all(axis=1)
         at, estimate, se = (v[good], g[good]), found.estimate[good], found.se[good]
-        tests.estimate[at], tests.statistic[at] = estimate[:, -1], estimate[:, -1] / se[:, -1]
+        tests.estimate[at], tests.statistic[at] = estimate[:, -1], statistic[good]
+        if tests.se is not None:
+            tests.se[at] = se[:, -1]
         if tests.main is not None:
             tests.main[0][at], tests.main[1][at] = estimate[:, 0], estimate[:, 0] / se[:, 0]
-        return (v * span.features.size + g)[~good]
+        return tests, (v * span.features.size + g)[~good]
 
     def _summarise(self, tests: Tests, at: IntArray, summary: Summary) -> None:
         block, low = self.block, self.span.variants.start
@@ -193,25 +212,26 @@ class _Tile:
         v = best[own]
         statistic = tests.statistic[v, own]
         summary.take_better(
-            at[own], block.at[low + v], tests.estimate[v, own], statistic, block.frequency[low + v], block.n[low + v]
-        )
+            at[own], block.at[low + v], tests.estimate[v, own], statistic, _se(tests, v, own), block.frequency[low + v],
+            block.n[low + v],
+        )  # fmt: skip
         if self.options.by_cauchy:
             summary.cauchy[at] += cauchy_terms(log_two_sided(tests.statistic, self.fit.df)).sum(axis=0)
 
     def _pairs(self, tests: Tests, v: IntArray, g: IntArray, status: IntArray) -> Pairs:
         at, block = v + self.span.variants.start, self.block
         estimate, statistic = tests.estimate[v, g], tests.statistic[v, g]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            se = estimate / statistic
         main = (np.zeros(0), np.zeros(0)) if tests.main is None else (tests.main[0][v, g], tests.main[1][v, g])
         return Pairs(
-            self.fit.features[self.span.features[g]], block.at[at], estimate, statistic, se,
+            self.fit.features[self.span.features[g]], block.at[at], estimate, statistic, _se(tests, v, g),
             log_two_sided(statistic, self.fit.df), np.full(v.size, self.fit.df), status, block.frequency[at], block.n[at],
             *main,
         )  # fmt: skip
 
-    def _aliased(self, tests: Tests) -> Pairs:
-        """Pairs of variants that the model explains: without numbers."""
-        asked = np.repeat(self.prepared.aliased[self.span.variants][:, None], self.span.features.size, axis=1)
-        v, g = np.nonzero(asked if self.span.asked is None else asked & self.span.asked)
-        return self._pairs(tests, v, g, np.full(v.size, ALIASED))
+
+def _se(tests: Tests, v: IntArray, g: IntArray) -> FloatArray:
+    """Standard errors of pairs (n,)."""
+    if tests.se is not None:
+        return tests.se[v, g]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return tests.estimate[v, g] / tests.statistic[v, g]

@@ -15,20 +15,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import fdtrc
+from scipy.special import betaln, chdtri, fdtrc
 
-from donorwise._core.inference.matched import quantile
 from donorwise._core.inference.moderation import moderated_tests, posterior
+from donorwise._core.inference.student import solve_log
 from donorwise._core.inference.wald import JointTests, joint_status
 from donorwise._core.models.law import BUDGET, chunks
 
 if TYPE_CHECKING:
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.models.lmm.model import LMM
-    from donorwise._typing import FloatArray, StrArray
+    from donorwise._typing import FloatArray, IntArray, StrArray
 
 _LIKELY = 1e-3  # weight of the points that a first bound of p comes from
 _UNSEEN = 1e-17  # share of p that a point without influence on it can have
+_LEAST, _MOST = 2 * float(np.finfo(float).tiny), 1 - 1e-16  # p of what has a quantile that is not zero
 
 
 def moderated_joint_tests(model: LMM, L: FloatArray, learned: Learned, *, chunk: int = BUDGET) -> JointTests:
@@ -51,7 +52,7 @@ def moderated_joint_tests(model: LMM, L: FloatArray, learned: Learned, *, chunk:
         p_value[at] = mean_p(q, law.F, rank, law.nu)
         den_df[at] = denominator_df(q, law.size, law.nu)
     statistic = np.full(p_value.size, np.nan)
-    statistic[usable] = quantile(p_value[usable], den_df[usable], rank) ** 2
+    statistic[usable] = f_of_p(p_value[usable], rank, den_df[usable])
     return _joint(statistic, den_df, p_value, status)
 
 
@@ -74,3 +75,21 @@ def denominator_df(q: FloatArray, size: FloatArray, nu: float) -> FloatArray:
     mean, square = (q * size).sum(axis=1), (q * size**2).sum(axis=1) * (1 + 2 / nu)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.clip(2 / (square / mean**2 - 1), 1.0, nu))
+
+
+def f_of_p(p: FloatArray, rank: int, df: FloatArray) -> FloatArray:
+    """F with P(F(rank, df) > F) = p, from arrays (G,), down to the smallest p."""
+    target = np.log(np.clip(p, _LEAST, _MOST))
+    height = -betaln(0.5 * rank, 0.5 * df)
+    square = chdtri(rank, np.exp(target)) / df
+    with np.errstate(divide="ignore"):  # nearly: log(1 + rank F / df) is straight
+        log_f = np.log(df / rank) + square + np.log(-np.expm1(-square))
+
+    def tail(log_f: FloatArray, at: IntArray) -> tuple[FloatArray, FloatArray]:
+        log_tail = np.log(np.maximum(fdtrc(rank, df[at], np.exp(log_f)), _LEAST))
+        odds = log_f + np.log(rank / df[at])
+        return log_tail, -np.exp(
+            height[at] + 0.5 * rank * odds - 0.5 * (df[at] + rank) * np.logaddexp(0, odds) - log_tail
+        )
+
+    return np.where(p == 1, 0.0, np.exp(solve_log(target, log_f, tail)))

@@ -14,7 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import betaln, chdtri, fdtrc, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
+
+from donorwise._core.inference.student import t_of_p
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +30,6 @@ _INVERSE = np.linspace(0, 1, 4001)  # 1 / df
 _STEPS = 40
 _CLOSE = 1e-10  # of log p, where the search for df ends
 _FURTHEST = 1e3  # log p, beyond the smallest number
-_TINY = float(np.finfo(float).tiny)
-_EXACT = 1e-13  # relative, of a quantile
-_LONGEST = 1.0  # step of a quantile's logarithm
 
 
 class Matched(NamedTuple):
@@ -60,7 +59,7 @@ def match_t(
         inverse[near] = weight[near] * inverse[near] + (1 - weight[near]) * other
         inverse[p == 0] = 1 / nu
         df = 1 / inverse
-        se = size / quantile(tail, df)
+        se = size / t_of_p(tail, df)
         return Matched(np.where(none, 0.0, estimate / se), se, df)
 
 
@@ -96,31 +95,3 @@ def _inverse_df(ratio: FloatArray, p: FloatArray, alpha: float, nu: float) -> Fl
         out[at], b, fb = new, new, value
         left = np.abs(value) > _CLOSE
     return out
-
-
-def quantile(p: FloatArray, df: FloatArray, rank: int = 1) -> FloatArray:
-    """x with P(F > x²) = p, F of `rank` and `df` degrees of freedom (so |T| > x for rank 1), down to the smallest p.
-
-    Newton's method on log P, which is concave in log x.
-    """
-    target = np.log(np.maximum(p, 2 * _TINY))
-    height = np.log(2) - betaln(0.5 * rank, 0.5 * df)
-    square = chdtri(rank, np.exp(target)) / df
-    log_x = 0.5 * (np.log(df / rank) + square + np.log(-np.expm1(-square)))  # nearly: log(1 + rank x²/df) is straight
-    at = np.flatnonzero(square > 0)
-    for _ in range(_STEPS):
-        y, n = log_x[at], df[at]
-        log_tail = np.log(np.maximum(_tail(rank, n, np.exp(y)), 2 * _TINY))
-        odds = 2 * y + np.log(rank / n)
-        slope = np.exp(height[at] + 0.5 * rank * odds - 0.5 * (n + rank) * np.logaddexp(0, odds) - log_tail)
-        step = np.clip((log_tail - target[at]) / slope, -_LONGEST, _LONGEST)
-        log_x[at] = y + step
-        at = at[np.abs(step) > _EXACT]
-        if not at.size:
-            break
-    return np.exp(log_x)
-
-
-def _tail(rank: int, df: FloatArray, x: FloatArray) -> FloatArray:
-    """P(F > x²); the tails of t take a fifth of the time."""
-    return np.asarray(2 * stdtr(df, -x) if rank == 1 else fdtrc(rank, df, x**2))

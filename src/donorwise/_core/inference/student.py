@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from donorwise._typing import FloatArray, IntArray
 
-_FEW, _HALF = 6.5, 0.65  # t²x / 2 and y up to which the series has the fewer terms
+_FEW, _HALF = 6.5, 0.5  # t²x / 2 and y up to which the series has the fewer terms
 _LAST = 1e-15  # relative, of a sum
 _MOST = 500  # terms, never reached
 _HUGE = 1e8  # t / sqrt(df) from which on 1 + t²/df is t²/df
@@ -50,12 +50,12 @@ def log_two_sided(t: ArrayLike, df: ArrayLike) -> FloatArray:
     Returns
     -------
     FloatArray
-        log P(|T| > |t|), to 1e-12 relative; NaN where `t` or `df` are NaN or df is not above zero.
+        ``log P(|T| > |t|)``, to 1e-11 relative; NaN where `t` or `df` are NaN or df is not above zero.
 
     Examples
     --------
     >>> log_two_sided([0.0, 2.0, 1e4], 30.0).round(4)
-    array([   0.    ,   -2.8987, -223.5837])
+    array([   0.    ,   -2.9073, -227.227 ])
     """
     t, df = np.broadcast_arrays(np.asarray(t, dtype=float), np.asarray(df, dtype=float))
     out = np.empty(t.shape)
@@ -69,13 +69,13 @@ def two_sided(t: ArrayLike, df: ArrayLike) -> FloatArray:
 
 
 def t_of_p(p: ArrayLike, df: ArrayLike) -> FloatArray:
-    """The |t| that has the two-sided p-value `p`; see :func:`t_of_log_p`."""
+    """The size of t that has the two-sided p-value `p`; see :func:`t_of_log_p`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return t_of_log_p(np.log(np.asarray(p, dtype=float)), df)
 
 
 def t_of_log_p(log_p: ArrayLike, df: ArrayLike) -> FloatArray:
-    """The |t| that has a two-sided p-value: the inverse of :func:`log_two_sided`.
+    """The size of t that has a two-sided p-value: the inverse of :func:`log_two_sided`.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def t_of_log_p(log_p: ArrayLike, df: ArrayLike) -> FloatArray:
     Examples
     --------
     >>> t_of_log_p(np.log([1.0, 0.05, 1e-300]), 30.0).round(4)
-    array([0.00000000e+00, 2.04230000e+00, 5.49651144e+10])
+    array([0.0000000e+00, 2.0423000e+00, 5.1351444e+10])
     """
     target, df = np.broadcast_arrays(np.asarray(log_p, dtype=float), np.asarray(df, dtype=float))
     shape, target, df = target.shape, target.ravel(), df.ravel()
@@ -185,7 +185,7 @@ def _log_tail(t: float, df: float, density: float) -> tuple[float, float]:
         return -np.inf, -np.inf
     if size < _FEW and y < _HALF:
         middle = density * t * np.exp(height)
-        return np.log1p(-middle * _middle_sum(size, y)), np.log(middle)
+        return np.log1p(0.0 - middle * _middle_sum(size, y)), np.log(middle)
     mass = np.log(density * t) + height
     return mass + np.log(0.5 * _fraction(size, x, y, 2.0 / df)), mass
 

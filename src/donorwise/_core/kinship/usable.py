@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from donorwise._typing import BoolArray
 
-REASONS = {"lacking": "missing in too many donors", "alike": "the same in all donors", "rare": "rare"}
+REASONS = {"mostly_missing": "missing in too many donors", "all_alike": "the same in all donors", "rare": "rare"}
 """Reasons not to use a variant, in the order in which they are looked at, and in words."""
 _VARIES = 1e-10
 """Least variance of a variant that differs between donors."""
@@ -51,8 +51,8 @@ class Variants(NamedTuple):
 
     def unusable(self, *, maf: float, missing: float) -> Iterator[tuple[str, BoolArray]]:
         """Every one of `REASONS`, and which variants it holds for, (M,)."""
-        yield "lacking", (self.missing > missing) | (self.missing == 1)
-        yield "alike", self.variance < _VARIES
+        yield "mostly_missing", (self.missing > missing) | (self.missing == 1)
+        yield "all_alike", self.variance < _VARIES
         yield "rare", self.rarer < maf
 
 

@@ -19,13 +19,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
-from scipy import linalg
+from scipy import linalg, sparse
 
 from donorwise._core.models.lmm.law import block_matrix, some_points
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from donorwise._core.models.lmm.crossproducts import Responses
     from donorwise._core.models.lmm.donor_columns import Axis
     from donorwise._core.models.lmm.equations import Equations
@@ -194,7 +192,7 @@ class FeatureByFeature:
         A = self.equations.blocks.A
         modes = np.empty_like(self.zty)
         for g in range(len(self.gamma)):
-            modes[g] = self._at(g).shrink((self.zty[g] - A @ self.delta[g])[None])[0]
+            modes[g] = self._at(g).shrunk((self.zty[g] - A @ self.delta[g])[None])[0]
         return axis.y - axis.zty @ modes.T
 
     def turned(self, zty: FloatArray) -> FloatArray:
@@ -206,42 +204,75 @@ class FeatureByFeature:
         out = np.empty((len(t), features.size))
         for column, g in enumerate(features):
             at = self._at(int(g))
-            shrunk = at.shrink(u)
-            out[:, column] = rss - np.einsum("vq,vq->v", t, shrunk)
-            left = t if t is u else None
-            of_u = shrunk @ self.equations.blocks.A
-            of_t = of_u if left is not None else at.shrink(t) @ self.equations.blocks.A
-            out[:, column] -= np.einsum("vp,pr,vr->v", of_t, at.Phi, of_u, optimize=True)
+            own = at.halves(t)
+            other = own if t is u else at.halves(u)
+            out[:, column] = rss - at.product((t, *own), (u, *other))
         return out
 
-    def _at(self, g: int) -> _Point:
-        return (
-            _coupled(self.equations, self.gamma[g])
-            if self.equations.blocks.coupled
-            else _blocked(self.equations, self.gamma[g])
-        )
+    def _at(self, g: int) -> _Blocked | _Coupled:
+        kind = _Coupled if self.equations.blocks.coupled else _Blocked
+        return kind.of(self.equations, self.gamma[g])
 
 
-class _Point(NamedTuple):
-    """W, as what takes t (V, q) to t W, and Phi (p, p)."""
+class _Blocked(NamedTuple):
+    """W, block by block, and Phi (p, p), at the variances of one feature."""
 
-    shrink: Callable[[FloatArray], FloatArray]
+    W: sparse.csr_array
+    A: FloatArray
     Phi: FloatArray
 
+    @classmethod
+    def of(cls, equations: Equations, gamma: FloatArray) -> _Blocked:
+        own = next(iter(some_points(equations, gamma[None])))
+        return cls(block_matrix(equations.blocks, own.W[0]).T, equations.blocks.A, own.Phi[0])
 
-def _blocked(equations: Equations, gamma: FloatArray) -> _Point:
-    own = next(iter(some_points(equations, gamma[None])))
-    W = block_matrix(equations.blocks, own.W[0]).T
-    return _Point(lambda t: (W @ t.T).T, own.Phi[0])
+    def shrunk(self, t: FloatArray) -> FloatArray:
+        """t W of columns (V, q)."""
+        return np.asarray((self.W @ t.T).T)
+
+    def halves(self, t: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What products of columns need of each: t W, and A't* (V, p)."""
+        own = self.shrunk(t)
+        return own, own @ self.A
+
+    def product(self, one: tuple[FloatArray, ...], other: tuple[FloatArray, ...]) -> FloatArray:
+        """x'Mz less x'Pz of pairs of columns."""
+        (t, _, of_t), (_, shrunk, of_u) = one, other
+        return np.einsum("vq,vq->v", t, shrunk) + np.einsum("vp,pr,vr->v", of_t, self.Phi, of_u, optimize=True)
 
 
-def _coupled(equations: Equations, gamma: FloatArray) -> _Point:
-    blocks = equations.blocks
-    C = np.eye(len(blocks.A)) + np.tensordot(gamma, blocks.B, axes=1)
-    factor = linalg.cho_factor(C, lower=True, check_finite=False)
+class _Coupled(NamedTuple):
+    """The Cholesky factor L of C, L⁻¹A, and Phi (p, p): a triangular system for each column is all that products need."""
 
-    def shrink(t: FloatArray) -> FloatArray:
-        return np.asarray(t - linalg.cho_solve(factor, t.T, check_finite=False).T)
+    factor: FloatArray
+    A: FloatArray
+    half_A: FloatArray
+    Phi: FloatArray
 
-    XVX = np.eye(equations.p) - blocks.A.T @ shrink(blocks.A.T).T
-    return _Point(shrink, np.asarray(np.linalg.inv(XVX), dtype=np.float64))
+    @classmethod
+    def of(cls, equations: Equations, gamma: FloatArray) -> _Coupled:
+        A = equations.blocks.A
+        C = np.eye(len(A)) + np.tensordot(gamma, equations.blocks.B, axes=1)
+        factor: FloatArray = np.asarray(np.linalg.cholesky(C), dtype=np.float64)
+        half = _half(factor, A)
+        Phi: FloatArray = np.asarray(np.linalg.inv(np.eye(equations.p) - A.T @ A + half.T @ half), dtype=np.float64)
+        return cls(factor, A, half, Phi)
+
+    def shrunk(self, t: FloatArray) -> FloatArray:
+        """t W of columns (V, q)."""
+        return np.asarray(t - linalg.cho_solve((self.factor, True), t.T, check_finite=False).T)
+
+    def halves(self, t: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What products of columns need of each: t L⁻ᵀ, and A't* (V, p)."""
+        own = _half(self.factor, t.T).T
+        return own, t @ self.A - own @ self.half_A
+
+    def product(self, one: tuple[FloatArray, ...], other: tuple[FloatArray, ...]) -> FloatArray:
+        """x'Mz less x'Pz of pairs of columns."""
+        (t, half_t, of_t), (u, half_u, of_u) = one, other
+        left = np.einsum("vq,vq->v", t, u) - np.einsum("vq,vq->v", half_t, half_u)
+        return left + np.einsum("vp,pr,vr->v", of_t, self.Phi, of_u, optimize=True)
+
+
+def _half(factor: FloatArray, columns: FloatArray) -> FloatArray:
+    return np.asarray(linalg.solve_triangular(factor, columns, lower=True, check_finite=False))

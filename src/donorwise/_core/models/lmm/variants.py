@@ -30,7 +30,7 @@ import numpy as np
 from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariances, OneRatio
 from donorwise._core.models.lmm.donor_columns import donor_columns
 from donorwise._core.models.lmm.evaluate import evaluate_block
-from donorwise._core.models.lmm.fit import newton_from
+from donorwise._core.models.lmm.fit import fit_responses, newton_from
 from donorwise._core.models.lmm.variant_kernels import one_ratio_pairs, wald_one
 
 if TYPE_CHECKING:
@@ -51,11 +51,13 @@ class Tests(NamedTuple):
     """V variants in G features, (V, G): estimate and t statistic of a variant, NaN where the model explains it.
 
     With an interaction both are its own, and `main` those of the variant itself (where what it interacts with is zero).
+    `se` is its standard error where that is not estimate / statistic.
     """
 
     estimate: FloatArray
     statistic: FloatArray
     main: tuple[FloatArray, FloatArray] | None = None
+    se: FloatArray | None = None
 
 
 class Refits(NamedTuple):
@@ -186,6 +188,19 @@ class NullModels:
         ]
         return Refits(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
+    def likelihood_ratio(
+        self, block: VariantBlock, variants: IntArray, features: IntArray
+    ) -> tuple[Refits, FloatArray]:
+        """Pairs as in :meth:`refitted`, by maximum likelihood, and the signed root of 2 log(likelihood with / without the variant)."""
+        found = self.refitted(block, variants, features, reml=False)
+        square = 2 * (found.loglik - self._loglik[features])
+        return found, np.copysign(np.sqrt(np.clip(square, 0, None)), found.estimate[:, -1])
+
+    @cached_property
+    def _loglik(self) -> FloatArray:
+        """Maximum log-likelihood (G,) of the models without variants."""
+        return fit_responses(self.equations, self.response, reml=False).loglik
+
     def _least_squares(self, block: VariantBlock, variants: IntArray, features: IntArray) -> Refits:
         """Without variances the tests are exact as they are."""
         n = np.column_stack([
@@ -291,7 +306,7 @@ def null_models(
     n_donors: int,
     columns: Sequence[Columns],
     *,
-    df: float,
+    df: float | None = None,
     together: bool = True,
 ) -> NullModels:
     """The usable features of a fitted model, ready for variants of donors.
@@ -307,7 +322,7 @@ def null_models(
     columns
         What a donor's genotype is multiplied by in the rows, a column (patterns, 1) each: a 1, and what it interacts with.
     df, together
-        See :class:`NullModels`.
+        See :class:`NullModels`; None for the degrees of freedom of rows.
     """
     equations, estimates = model.equations, model.estimates
     response, gamma = estimates.responses, estimates.gamma
@@ -322,4 +337,5 @@ def null_models(
         variances = FeatureByFeature(equations, gamma, response.zty, delta)
     sums = tuple(variances.sums(axis) for axis in own.axes)
     R = estimates.sigma2 * equations.nu(reml=estimates.reml)
+    df = float(equations.nu(reml=True) - len(columns)) if df is None else df
     return NullModels(equations, response, gamma, R, own, variances, sums, df, together)
