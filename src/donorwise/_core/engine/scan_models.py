@@ -168,9 +168,11 @@ def _null_fit(
     columns = [Columns(np.ones((codes.size, 1)), np.zeros((collapsed.covariate_mean.shape[1], 1)))]
     if interaction is not None:
         columns.append(column_means(design.X[:, [interaction]], [design.varying[interaction]], collapsed))
-    models = null_models(model, collapsed, codes, len(donors.names), columns)
-    df = np.inf if normal else _df(design, codes, models, interaction)
-    return NullFit(models, model.features, df, np.isin(np.arange(len(donors.names)), codes))
+    within = interaction is not None and not _between(design, codes)[interaction]
+    df = _df(design, codes, interaction if within else None, len(columns), model.equations.nu(reml=True))
+    models = null_models(model, collapsed, codes, len(donors.names), columns, df=df, together=not within)
+    there = np.isin(np.arange(len(donors.names)), codes)
+    return NullFit(models, model.features, np.inf if normal else df, there)
 
 
 def _statistics_of(model: LMM, statistics: Statistics) -> tuple[Collapsed, IntArray]:
@@ -181,16 +183,29 @@ def _statistics_of(model: LMM, statistics: Statistics) -> tuple[Collapsed, IntAr
     return (collapsed if present.size == collapsed.n_obs.size else collapsed.take(present)), present
 
 
-def _df(design: Design, codes: IntArray, models: NullModels, interaction: int | None) -> float:
-    """Donors less fixed effects on their level, the variant among them; at most rows less fixed effects.
+def _df(design: Design, codes: IntArray, within: int | None, n_columns: int, nu: int) -> float:
+    """Donors less fixed effects on their level, those of the variant among them; at most rows less fixed effects.
 
-    Of an interaction with what differs within donors the fixed effects on the level of its slopes are those that differ
-    within donors, too.
+    Of an interaction with a column that differs `within` donors the replicates are their slopes, on which are the fixed effects
+    that have the same variable in them.
     """
     n = np.unique(codes).size
-    between = constant_within(design.X, codes) & (np.array(design.varying) < 0)
-    own = between if interaction is None or between[interaction] else ~between
-    return float(min(n - int(own.sum()) - models.n_columns + int(own is not between), models.nu))
+    if within is None:
+        used = int(_between(design, codes).sum()) + n_columns
+    else:
+        used = len(_same_variable(design, within)) + 1
+    return float(min(n - used, nu - n_columns))
+
+
+def _between(design: Design, codes: IntArray) -> BoolArray:
+    """Which columns of the fixed part are constant in every donor, (p,)."""
+    return constant_within(design.X, codes) & (np.array(design.varying) < 0)
+
+
+def _same_variable(design: Design, column: int) -> list[int]:
+    """Columns of the fixed part whose terms have the variables of that of `column`."""
+    own = next(set(design.reads[term]) for term, at in design.terms.items() if column in at)
+    return [j for term, at in design.terms.items() if own <= set(design.reads[term]) for j in at]
 
 
 def by_donor(design: Design, column: str, names: StrArray) -> tuple[Design, TaskDonors]:

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.design.formula import Bar, ParsedFormula
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.scan import Genes, ScanOptions
     from donorwise._core.engine.scan_models import TaskDonors
     from donorwise._core.engine.tasks import Task
     from donorwise._core.kinship.genotypes import Genotypes
-    from donorwise._typing import BoolArray, StrArray
+    from donorwise._typing import BoolArray, FloatArray, StrArray
 
+_INFLATED = 1.05  # variance, relative to what it should be
 _LEAST = 3  # donors that a test needs at the very least
 
 
@@ -62,10 +63,30 @@ def one_row_each(obs: pd.DataFrame, names: StrArray, groupby: Sequence[str], use
     return not groups.duplicated().any()
 
 
+def own_terms(parsed: ParsedFormula, columns: Sequence[str]) -> list[Bar]:
+    """The terms that give each donor a level of its own, ``(1 | donor)``."""
+    return [bar for bar in parsed.bars if bar.group == tuple(columns) and not bar.cov and bar.columns.strip() == "1"]
+
+
 def without_own(parsed: ParsedFormula, columns: Sequence[str]) -> ParsedFormula:
     """A formula for one row a donor, of which ``(1 | donor)`` is the residual."""
-    kept = [bar for bar in parsed.bars if bar.group != tuple(columns) or bar.cov or bar.columns.strip() != "1"]
-    return parsed if len(kept) == len(parsed.bars) else parsed.keep(kept)
+    own = own_terms(parsed, columns)
+    return parsed.keep([bar for bar in parsed.bars if bar not in own]) if own else parsed
+
+
+def about_weights(w: FloatArray, parsed: ParsedFormula, columns: Sequence[str]) -> list[str]:
+    """A warning where weights of donors' rows differ, and no random term is of the donors.
+
+    Where donors differ by more than the weights say, estimates vary by up to E(w²) / E(w)² times what they seem to.
+    """
+    inflation, column = float((w**2).mean() / w.mean() ** 2), ":".join(columns)
+    if inflation < _INFLATED or any(bar.group == tuple(columns) for bar in parsed.bars):
+        return []
+    return [
+        "The weights say that nothing but the precision of their rows makes donors differ. Where they differ beyond it, as in the "
+        f"expression of most genes, variances of tests are too small, up to {inflation:.1f}-fold with these weights: add "
+        f"(1 | {column})."
+    ]
 
 
 def build_scan(

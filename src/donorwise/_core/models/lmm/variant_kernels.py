@@ -15,17 +15,20 @@ _LONG = 5.0  # longest step in log gamma
 
 
 @entry
-def wald_one(n, s, R, aliased, nu):
+def wald_one(n, s, R, rss, aliased, nu, df):
     """Scores n and their variances s (V, G), in place: estimates and t statistics; NaN where a variant is aliased."""
     V, G = n.shape
+    of_rows = (df + 1.0) / (nu + 1.0)
     for v in range(V):
         if aliased[v]:
             n[v], s[v] = np.nan, np.nan
             continue
         for g in range(G):
             estimate = n[v, g] / s[v, g]
-            left = R[g] - estimate * n[v, g]
-            s[v, g] = n[v, g] / np.sqrt(max(left, 0.0) / nu * s[v, g])
+            explained = estimate * n[v, g]
+            square = (R[g] * of_rows[g] - explained) / (df[g] * s[v, g])
+            least = max(R[g] - explained, 0.0) / (nu * rss[v])
+            s[v, g] = estimate / np.sqrt(max(square, least))
             n[v, g] = estimate
 
 
