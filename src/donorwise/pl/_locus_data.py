@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from donorwise._core.engine.pairs import Pairs
+from donorwise._core.engine.wanted import Wanted
 from donorwise.errors import DataError
 from donorwise.pl._scan_data import is_cis, lead_of
 from donorwise.pl._scan_genotypes import dosages, r_squared
@@ -17,7 +17,7 @@ from donorwise.pl._style import format_p
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from donorwise._anndata import Scan
+    from donorwise._anndata import StoredScan
     from donorwise._typing import FloatArray
 
 _COLUMNS = ("group", "variant", "chrom", "pos", "a0", "a1", "beta", "neg_log10_p")
@@ -42,7 +42,7 @@ class Locus:
     tested: bool
 
 
-def loci(scan: Scan, gene: str, groups: Sequence[str], genotypes: Any, window: float | None) -> dict[str, Locus]:
+def loci(scan: StoredScan, gene: str, groups: Sequence[str], genotypes: Any, window: float | None) -> dict[str, Locus]:
     """The tests of a gene in every group.
 
     Raises
@@ -65,9 +65,9 @@ def loci(scan: Scan, gene: str, groups: Sequence[str], genotypes: Any, window: f
     return found
 
 
-def _region(scan: Scan, gene: str, groups: Sequence[str], window: float | None) -> Pairs:
+def _region(scan: StoredScan, gene: str, groups: Sequence[str], window: float | None) -> Wanted:
     """The tests to draw: all of a scan in cis, else those around the best lead variant of the groups."""
-    pairs = Pairs(gene=(gene,), group=tuple(groups))
+    pairs = Wanted(gene=(gene,), group=tuple(groups))
     own = scan.results[(scan.results["gene"] == gene) & scan.results["group"].isin(groups)]
     own = own[own["neg_log10_p"].notna() & (own["pos"] > 0)]
     if own.empty or (window is None and is_cis(scan)):
@@ -76,7 +76,7 @@ def _region(scan: Scan, gene: str, groups: Sequence[str], window: float | None) 
     return replace(pairs, chrom=(str(best["chrom"]),), low=int(best["pos"]) - reach, high=int(best["pos"]) + reach)
 
 
-def none_kept(scan: Scan, gene: str, groups: Sequence[str]) -> str:
+def none_kept(scan: StoredScan, gene: str, groups: Sequence[str]) -> str:
     """Why there is no test of a gene."""
     of_gene = scan.results[(scan.results["gene"] == gene) & scan.results["group"].isin(groups)]
     tested = of_gene[of_gene["neg_log10_p"].notna()]

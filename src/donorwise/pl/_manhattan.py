@@ -85,7 +85,7 @@ def manhattan(
     threshold
         What counts as a hit: of variants a p-value, 5e-8 if None, of genes an adjusted p-value (Benjamini-Hochberg over
         the genes of a group), 0.05 if None.
-    {key_scan}
+    {scan_key}
     {symbols_scan}
     n_labels
         How many of the hits to name in each panel, highest first: genes of a scan in cis, else variants, of which others
