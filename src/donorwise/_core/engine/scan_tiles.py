@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from donorwise._core.engine.scan_kernels import add_listed, sift
-from donorwise._core.engine.scan_summary import Summary, cauchy_terms
+from donorwise._core.engine.scan_resampled import resample
+from donorwise._core.engine.scan_summary import Summary
+from donorwise._core.engine.scan_windows import Block, Ranges
 from donorwise._core.inference.student import log_two_sided, t_of_p
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class TestOptions:
         P-values; pairs up to `p_max` are kept (None for all).
     by_cauchy
         Whether the p-values of each feature are combined.
+    n_permutations, seed
+        Permuted responses of each feature, and where they begin.
     """
 
     test: str = "wald"
@@ -43,36 +47,13 @@ class TestOptions:
     screen: float = 1e-3
     p_max: float | None = None
     by_cauchy: bool = True
+    n_permutations: int = 0
+    seed: int = 0
 
     @property
     def normal(self) -> bool:
         """Whether statistics are normal, not t."""
         return self.test == "lrt"
-
-
-class Block(NamedTuple):
-    """V variants in use of a block: positions in the genotypes `at`, genotypes `x` (V, D), frequency and known donors (V,)."""
-
-    at: IntArray
-    x: FloatArray
-    frequency: FloatArray
-    n: IntArray
-
-    def take(self, which: slice | IntArray) -> Block:
-        """Some of them."""
-        return Block(self.at[which], self.x[which], self.frequency[which], self.n[which])
-
-
-class Ranges(NamedTuple):
-    """Variants low..high-1 of a block that each of the G features of a task is tested with, (G,)."""
-
-    low: IntArray
-    high: IntArray
-
-    def within(self, which: slice) -> Ranges:
-        """Those among some of the block's variants."""
-        n = which.stop - which.start
-        return Ranges(*(np.clip(end - which.start, 0, n) for end in self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +96,9 @@ def scan_block(models: TaskModels, block: Block, ranges: Ranges | None, options:
         if asked is not None and not (asked.high > asked.low).any():
             continue
         prepared, limits = fit.models.block(block.x), _Limits.of(options, fit.df)
+        if options.n_permutations:
+            every = asked or _every(fit, len(block.at))
+            resample(fit, prepared, every, options.n_permutations, options.seed, summary)
         for span in _tiles(fit, len(block.at), asked):
             kept.append(_Tile(fit, prepared, block, span, options, limits).test(summary))
     return Pairs.concatenate(kept), summary
@@ -153,11 +137,16 @@ class _Sifted(NamedTuple):
     tested: IntArray
 
 
+def _every(fit: NullFit, n_variants: int) -> Ranges:
+    """All variants for every feature."""
+    n = fit.features.size
+    return Ranges(np.zeros(n, dtype=np.int64), np.full(n, n_variants))
+
+
 def _tiles(fit: NullFit, n_variants: int, asked: Ranges | None) -> Iterator[_Span]:
     """Tiles that fit into a processor's cache, or whole windows where variances are worked out feature by feature."""
     V, G = fit.models.variances.tile
-    n = fit.features.size
-    ranges = asked or Ranges(np.zeros(n, dtype=np.int64), np.full(n, n_variants))
+    ranges = asked or _every(fit, n_variants)
     for low in range(0, n_variants, V):
         own = slice(low, min(low + V, n_variants))
         within = ranges.within(own)
@@ -238,7 +227,7 @@ class _Tile:
             block.n[low + v],
         )  # fmt: skip
         if self.options.by_cauchy:
-            summary.cauchy[at] += cauchy_terms(log_two_sided(tests.statistic, self.fit.df)).sum(axis=0)
+            summary.cauchy.add(at, np.ascontiguousarray(log_two_sided(tests.statistic, self.fit.df).T))
 
     def _pairs(self, tests: Tests, v: IntArray, g: IntArray, status: IntArray) -> Pairs:
         at, block = v + self.span.variants.start, self.block
