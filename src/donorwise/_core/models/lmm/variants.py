@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
+_ROUNDING = 1e-12  # share of a sum of squares that is none
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
 
 
@@ -235,7 +236,9 @@ class NullModels:
 
     def _one_ratio(self, block: VariantBlock, own: OneRatio, variants: IntArray, features: IntArray) -> Refits:
         out = np.empty((variants.size, 3))
-        floor = np.clip(self.response.rss - (own.u_y**2).sum(axis=1), 0, None)
+        rss = self.response.rss
+        floor = rss - (own.u_y**2).sum(axis=1)
+        floor[floor < _ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
         one_ratio_pairs(
             own.spectrum.s, block.turned[0], own.u_y, floor, variants, features, own.gamma, float(self.nu), out
         )
