@@ -103,7 +103,7 @@ class Folder:
     ) -> None:
         check_pyarrow()
         self._scan, self.folder = scan, folder
-        manifest = self._manifest | {"inputs": dict(inputs or {})}
+        manifest = json.loads(json.dumps(self._manifest | {"inputs": dict(inputs or {})}))  # as it is read again
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             self._make_way(manifest, resume=resume, overwrite=overwrite)
         try:
