@@ -64,7 +64,7 @@ def simulate_genotypes(rng: np.random.Generator, n_donors: int, n_variants: int)
         haplotypes.append(z)
     cut = stats.norm.ppf(rng.uniform(0.2, 0.8, n_variants))
     values = sum((z < cut).astype(np.float32) for z in haplotypes)
-    pos = np.concatenate([np.sort(rng.choice(LENGTH, n_variants // 3, replace=False)) for _ in range(3)])
+    pos = np.concatenate([1 + np.sort(rng.choice(LENGTH, n_variants // 3, replace=False)) for _ in range(3)])
     alleles = np.array([rng.choice(list("ACGT"), 2, replace=False) for _ in range(n_variants)])
     var = pd.DataFrame(
         {"chrom": np.repeat(["chr2", "chr10", "chrX"], n_variants // 3), "pos": pos, "a0": alleles[:, 0], "a1": alleles[:, 1]},

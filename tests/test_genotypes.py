@@ -19,6 +19,7 @@ import donorwise as dw
 from donorwise._anndata import open_genotypes
 from donorwise._core.kinship.genotypes import Genotypes
 from donorwise._core.kinship.labels import bare_chromosomes, chromosome_names, positions_of, texts
+from donorwise._core.kinship.usable import usable_variants
 from donorwise.errors import DataError, DonorwiseError
 
 PLINK = shutil.which("plink2")
@@ -250,7 +251,7 @@ def test_frequencies_of_plink(vcf: Path) -> None:
 
 
 def test_bed_counts_what_gemma_counts(tmp_path: Path) -> None:
-    """Allele, position and frequency of every mouse variant of GEMMA's own example, by its association test."""
+    """Which mouse variants of its own example are tested, their alleles, positions, frequencies and missing genotypes."""
     pytest.importorskip("bed_reader")
     if GEMMA is None or not (MICE / "mouse_hs1940.bed.gz").exists():
         pytest.skip("needs gemma and its example")
@@ -270,6 +271,9 @@ def test_bed_counts_what_gemma_counts(tmp_path: Path) -> None:
         ours["chrom"].astype(str) == theirs["chr"].astype(str)
     ).all()
     np.testing.assert_allclose(ours["af"], theirs["af"], atol=5.01e-4)  # three digits
+    used = usable_variants(whole(found), maf=0.01, missing=0.05)  # its defaults
+    assert found.variants is not None and found.variants[used.at].tolist() == theirs.index.tolist()
+    assert (len(found.donors) - used.n == theirs["n_miss"]).all()
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

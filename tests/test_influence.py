@@ -16,7 +16,7 @@ import pytest
 from matplotlib.axes import Axes
 
 import donorwise as dw
-from donorwise._core.engine.tables import adjust
+from donorwise._core.inference.multiplicity import adjust
 from donorwise.errors import DataError, DonorwiseError, DonorwiseWarning
 
 ROW = ["variable", "group", "contrast"]

@@ -134,7 +134,7 @@ def test_labels_that_are_asked_for_are_written(adata: ad.AnnData) -> None:
     assert f"{variant} (gene_00)" in _texts(ax)
     with pytest.raises(DataError, match="no gene of the scan and no variant that is drawn is called 'rs_no'"):
         dw.pl.manhattan(adata, labels="rs_no")
-    with pytest.raises(DataError, match="gene_symbols='symbol' names a column of var: give the AnnData"):
+    with pytest.raises(DataError, match="gene_symbols='symbol' is a column of adata.var: give the AnnData"):
         dw.pl.manhattan(study().scan, gene_symbols="symbol")
 
 

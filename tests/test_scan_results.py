@@ -252,7 +252,7 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(read_scan(adata).table(SOME["several"])) > 0
     assert len(read_scan(linked).results) > 0
     for source in (folder, linked):
-        with pytest.raises(DataError, match=r"needs the package pyarrow: pip install 'donorwise\[parquet\]'"):
+        with pytest.raises(DataError, match=r"need the package pyarrow: pip install 'donorwise\[parquet\]'"):
             read_scan(source).table(Pairs())
 
 

@@ -116,27 +116,27 @@ def test_rows_find_their_genotypes() -> None:
     assert found.rows.tolist() == [1, 4, -1, 1, -1, 3]
     assert found.rows_used.tolist() == [True, True, False, True, False, True]
     assert (found.n, found.without_genotypes, found.without_data) == (3, ("D9",), ("D4", "X"))
-    assert told_unmatched(genotypes, found) == [
-        "1 of 4 donors has no genotypes in study.bed, so that their rows are left out: `D9`.",
-        "2 of 5 donors of study.bed are not in the data: `D4`, `X`.",
+    assert told_unmatched(found) == [
+        "1 of 4 donors has no genotypes, so that their rows are left out: `D9`.",
+        "2 of 5 donors with genotypes are not in the data: `D4`, `X`.",
     ]
     assert matched(of_donors("1", "2", "3"), [3, 2, 1, 1]).rows.tolist() == [2, 1, 0, 0]
-    assert told_unmatched(genotypes, matched(genotypes, genotypes.donors)) == []
+    assert told_unmatched(matched(genotypes, genotypes.donors)) == []
 
 
 def test_spelling_of_those_that_are_missing() -> None:
     genotypes = of_donors("D1", "D2", "D3", "d-4")
-    (lacking, more) = told_unmatched(genotypes, matched(genotypes, ["D1", "D2", "D3", "D4"]))
+    (lacking, more) = told_unmatched(matched(genotypes, ["D1", "D2", "D3", "D4"]))
     assert lacking.endswith(
         "left out: `D4`. `D4` is there as `d-4`: names must be the same, with spaces, zeros and capitals."
     )
-    assert more == "1 of 4 donors of study.bed is not in the data: `d-4`."
+    assert more == "1 of 4 donors with genotypes is not in the data: `d-4`."
 
 
 @pytest.mark.parametrize(
     ("donors", "names", "message"),
     [
-        ("a1 a2 a3 a4", "b1 b2 b3", r"None of the 3 donors of the data \(`b1`, `b2`, `b3`\) has genotypes in study.bed \(of `a1`, `a2`, `a3`, ...\); a scan needs 3"),
+        ("a1 a2 a3 a4", "b1 b2 b3", r"None of the 3 donors of the data \(`b1`, `b2`, `b3`\) has genotypes, which are of `a1`, `a2`, `a3`, ...; a scan needs 3"),
         ("a1 a2 a3 a4", "b1 b2 b3", r"needs 3 or more. Names must be the same .* IID, .*not FID_IID"),
         ("a1 a2 a3 a4", "a1 a2 b3", r"2 of the 3 donors of the data \(`a1`, `a2`, `b3`\) have genotypes"),
         ("a1 a2 a3 a4", "a1", r"1 of the 1 donors of the data \(`a1`\) has genotypes"),

@@ -34,19 +34,16 @@ adata
     "scan_source": """\
 source
     An AnnData that holds a scan over variants, the folder that one wrote with ``out=`` (which needs pyarrow, the extra
-    ``parquet``), or the result of a scan of arrays. Genes that are no longer in ``var`` are left out.
-key
-    Entry of ``uns`` of an AnnData that holds the scan.""",
-    "scan_drawn": """\
-source
-    An AnnData with a scan in ``uns``, the folder that ``out=`` of :func:`donorwise.tl.scan` named, or what
-    :func:`donorwise.scan_variants` returned.""",
+    ``parquet``), or the result of a scan of arrays. Genes that are no longer in ``var`` are left out.""",
+    "export_path": """\
+path
+    File to write, compressed where its name ends in ``.gz``; the file appears when it is whole. None returns the table.""",
+    "export_trait": """\
+gene, group
+    The gene (or trait) and the group whose tests are meant; may be left out where there is only one.""",
     "key": """\
 key
     Entry of ``uns`` that holds the result.""",
-    "key_scan": """\
-key
-    Entry of ``uns`` that holds the scan, of an AnnData.""",
     "key_calibration": """\
 key
     Entry of ``uns`` that holds the calibration.""",

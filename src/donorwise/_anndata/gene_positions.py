@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ _STARTS = ("start", "gene_start", "start_position", "chromstart", "txstart", "ge
 _ENDS = ("end", "gene_end", "end_position", "chromend", "txend", "gene end (bp)")
 _STRANDS = ("strand", "gene_strand")
 _MINUS = ("-", "-1", "-1.0", "\N{MINUS SIGN}", "minus", "reverse")
+_PLUS = ("+", "1", "1.0", "+1", "plus", "forward")
 _ADVICE = (
     "Add chrom, start and end (and strand), or chrom and tss, from the annotation that the reads were aligned with, such as the "
     "rows of its GTF whose feature is gene: adata.var = adata.var.join(table)."
@@ -60,6 +61,30 @@ def gene_positions(var: Any, chromosomes: StrArray, *, text: str = "adata.var") 
     unknown = (chrom == "") | (tss == UNKNOWN)
     _check_shared(own[~unknown], chrom[~unknown], chromosomes, f"{text}[{column!r}]")
     return Genes(np.where(unknown, "", chrom), np.where(unknown, UNKNOWN, tss))
+
+
+class Body(NamedTuple):
+    """Where one gene is: first and last base pair, start of transcription, and strand: 1, -1, or 0 where that is not known."""
+
+    start: float
+    end: float
+    tss: float
+    strand: int
+
+
+def gene_body(var: Any, gene: str, chromosome: str) -> Body | None:
+    """Where a gene is, of which the start of transcription may be all that is known; None where it is not on the chromosome."""
+    columns = {kind: usual_column(var, names) for kind, names in {**_KINDS, "chrom": _CHROMOSOMES}.items()}
+    row = var.loc[gene]
+    known = {kind: row[name] for kind, name in columns.items() if name is not None and pd.notna(row[name])}
+    start = known.get("start", known.get("tss"))
+    if start is None or "chrom" not in known:
+        return None
+    if len(set(bare_chromosomes(chromosome_names([known["chrom"], chromosome])))) > 1:
+        return None
+    end, text = known.get("end", start), str(known.get("strand", "")).strip().lower()
+    strand = -1 if text in _MINUS else int(text in _PLUS)
+    return Body(float(start), float(end), float(known.get("tss", end if strand < 0 else start)), strand)
 
 
 def told_unplaced(positions: Genes, names: Sequence[str]) -> list[str]:

@@ -212,7 +212,7 @@ def _named(source: Genotypes, donors: Any, chrom: Any) -> Genotypes:
     from donorwise._core.kinship.labels import chromosome_names
     from donorwise._core.kinship.square import checked_names
 
-    advice = "Give every donor a name of their own with donors=; of a person who was genotyped twice keep one row."
+    advice = "Every donor needs a name of their own (in files of PLINK the IID); of a person who was genotyped twice keep one row."
     given = source.donors if donors is None or isinstance(donors, str) else donors
     names = checked_names(given, "donors" if given is donors else source.text, n=len(source.donors), advice=advice)
     source = replace(source, donors=names)

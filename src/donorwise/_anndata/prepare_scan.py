@@ -100,7 +100,7 @@ def prepare_scan(
     known = genotypes.chromosomes
     chrom = np.full(genotypes.n_variants, "") if known is None else bare_chromosomes(known)
     genes = _genes(adata, response, chrom) if options.mode == "cis" else None
-    said = [*told_unmatched(genotypes, match), *said_of_labels(adata, roles, parsed)]
+    said = [*told_unmatched(match), *said_of_labels(adata, roles, parsed)]
     if genes is not None:
         said += told_unplaced(genes, response.variables)
     if not alone:

@@ -7,7 +7,10 @@ from typing import Any
 
 from donorwise.get._checks import calibration, influence, power
 from donorwise.get._export import matrix, to_rank_genes_groups, to_varm
+from donorwise.get._gwas_ssf import to_gwas_ssf
+from donorwise.get._regenie import to_regenie
 from donorwise.get._scan import scan
+from donorwise.get._tensorqtl import to_tensorqtl
 from donorwise.get._tests import tests
 from donorwise.get._variances import heritability, icc, ranef, varcomp, variance_partition
 
@@ -21,7 +24,10 @@ __all__ = [
     "ranef",
     "scan",
     "tests",
+    "to_gwas_ssf",
     "to_rank_genes_groups",
+    "to_regenie",
+    "to_tensorqtl",
     "to_varm",
     "varcomp",
     "variance_partition",

@@ -57,6 +57,7 @@ def scan(
     Parameters
     ----------
     {scan_source}
+    {key_scan}
     level
         ``"gene"``: one row per gene and group, its lead variant with the gene's own p-value. ``"variant"``: one row per test
         that was kept.
@@ -126,7 +127,7 @@ def scan(
         if value is not None:
             check_cutoff(name, value, 1.0)
     stored = read_scan(source, key)
-    symbols = _symbols(source, gene_symbols, stored)
+    symbols = scan_symbols(source, gene_symbols, stored)
     lead = choose(choose(stored.results, "group", group), "gene", None if gene is None else symbols.find(gene))
     wanted = place(names_of(variant), names_of(chrom), region)
     table = _genes(lead, wanted, p_max, q_max) if level == "gene" else _variants(stored, lead, wanted, p_max, q_max)
@@ -162,7 +163,14 @@ def place(variant: tuple[str, ...] | None, chrom: tuple[str, ...] | None, region
     return Pairs(variant=variant, chrom=(found[1],), low=low, high=high)
 
 
-def _symbols(source: Any, gene_symbols: str | None, stored: Scan) -> Symbols:
+def scan_symbols(source: Any, gene_symbols: str | None, stored: Scan) -> Symbols:
+    """Other names of the genes of a scan; None for their own.
+
+    Raises
+    ------
+    DataError
+        There is no such column of var, or `source` is no AnnData.
+    """
     if gene_symbols is None:
         return Symbols()
     if not hasattr(source, "var_names"):

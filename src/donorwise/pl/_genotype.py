@@ -19,10 +19,11 @@ from donorwise._anndata import (
 )
 from donorwise._docs import documented
 from donorwise.errors import DataError
+from donorwise.get._scan import scan_symbols
 from donorwise.pl._donors_arms import areas_for, size_key
 from donorwise.pl._effects import response_unit
 from donorwise.pl._genotype_data import collect, interacting
-from donorwise.pl._scan_data import genes_of, groups_of, symbols_for
+from donorwise.pl._scan_data import genes_of, groups_of
 from donorwise.pl._style import (
     BLUE,
     INK,
@@ -136,7 +137,7 @@ def genotype(
     check_has_cells(adata)
     if ncols is not None and ncols < 1:
         raise DataError(f"ncols={ncols} must be 1 or more.")
-    symbols = symbols_for(adata, gene_symbols, found)
+    symbols = scan_symbols(adata, gene_symbols, found)
     own = genes_of(found, symbols, symbols.find_one(gene))[0]
     by = interacting(adata, found, by)
     content = collect(adata, genotypes, found, gene=own, variant=variant, groups=groups_of(found, group), by=by)

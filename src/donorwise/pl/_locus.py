@@ -10,13 +10,15 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from donorwise._anndata import keys, read_scan
+from donorwise._anndata.gene_positions import gene_body
 from donorwise._core.engine.pairs import bare
 from donorwise._docs import documented
 from donorwise.errors import DataError
+from donorwise.get._scan import scan_symbols
 from donorwise.pl._effects import draw_line
 from donorwise.pl._labels import place_labels
-from donorwise.pl._locus_data import body_of, is_lead, loci
-from donorwise.pl._scan_data import genes_of, groups_of, symbols_for
+from donorwise.pl._locus_data import is_lead, loci
+from donorwise.pl._scan_data import genes_of, groups_of
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -41,8 +43,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._anndata.gene_positions import Body
     from donorwise._typing import BoolArray, Groups
-    from donorwise.pl._locus_data import Body, Locus
+    from donorwise.pl._locus_data import Locus
 
 _STEPS = np.linspace(0, 1, 6)
 _LD = ListedColormap(["#C3CBD3", "#8DBBD6", "#3F93BF", "#1B62A0", "#0A2A57"])
@@ -71,7 +74,8 @@ def locus(
 
     Parameters
     ----------
-    {scan_drawn}
+    {scan_source}
+    {key_scan}
     gene
         The gene (or trait).
     genotypes
@@ -84,7 +88,6 @@ def locus(
         Draw triangles that point up where the allele `a1` raises the response, and down where it lowers it.
     threshold
         Draw a line at this p-value.
-    {key_scan}
     {symbols_scan}
     {ax}
     {show}
@@ -117,13 +120,13 @@ def locus(
     'position on chromosome 1 (Mb)'
     """
     scan = read_scan(source, key)
-    symbols = symbols_for(source, gene_symbols, scan)
+    symbols = scan_symbols(source, gene_symbols, scan)
     found = genes_of(scan, symbols, symbols.find_one(gene))[0]
     panels_of = loci(scan, found, groups_of(scan, group), genotypes)
     asked = feature_names(labels) if len(labels) else []
     _check_labels(asked, found, panels_of)
     chrom = next(str(own.tests["chrom"].iloc[0]) for own in panels_of.values() if len(own.tests))
-    body = body_of(source, found, chrom)
+    body = gene_body(source.var, found, chrom) if found in getattr(source, "var_names", ()) else None
     figure, axes = panels(ax, len(panels_of), size=(5.2, 3.0), alone=(7.5, 3.9), share=True, choice="one group")
     _set_limits(axes[0], panels_of, body)
     for panel, (name, own) in zip(axes, panels_of.items(), strict=True):

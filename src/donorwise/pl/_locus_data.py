@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata.genotypes import CHROMOSOME_COLUMNS, usual_column
-from donorwise._core.engine.pairs import Pairs, bare
+from donorwise._core.engine.pairs import Pairs
 from donorwise.errors import DataError
 from donorwise.pl._scan_data import lead_of
 from donorwise.pl._scan_genotypes import dosages, r_squared
@@ -22,13 +21,6 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray
 
 _COLUMNS = ("group", "variant", "chrom", "pos", "a0", "a1", "beta", "neg_log10_p")
-_NAMES = {
-    "chrom": CHROMOSOME_COLUMNS,
-    "start": ("start", "gene_start", "start_position", "tss"),
-    "end": ("end", "gene_end", "end_position"),
-    "strand": ("strand",),
-}
-"""Usual names of the columns of var with a gene's place, in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +39,6 @@ class Locus:
     lead: pd.Series
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """Where a gene is, base pairs; `strand` is 1, -1, or 0 where it is not known."""
-
-    start: float
-    end: float
-    strand: int
-
-    @property
-    def tss(self) -> float:
-        """Where its transcription starts."""
-        return self.end if self.strand < 0 else self.start
-
-
 def loci(scan: Scan, gene: str, groups: Sequence[str], genotypes: Any) -> dict[str, Locus]:
     """The tests of a gene in every group that has some.
 
@@ -70,7 +48,7 @@ def loci(scan: Scan, gene: str, groups: Sequence[str], genotypes: Any) -> dict[s
         No test was kept, or the genotypes do not have the lead variant.
     """
     kept = scan.table(Pairs(gene=(gene,), group=tuple(groups)), _COLUMNS)
-    kept = kept[kept["neg_log10_p"].notna() & (kept["pos"] >= 0)]
+    kept = kept[kept["neg_log10_p"].notna() & (kept["pos"] > 0)]
     if kept.empty:
         raise DataError(none_kept(scan, gene, groups))
     kept = kept.reset_index(drop=True)
@@ -101,7 +79,7 @@ def none_kept(scan: Scan, gene: str, groups: Sequence[str]) -> str:
         statuses = ", ".join(dict.fromkeys(of_gene["status"].astype(str)))
         return f"No variant was tested for {gene!r} (status: {statuses})."
     best = tested.loc[tested["neg_log10_p"].idxmax()]
-    if not best["pos"] >= 0:
+    if not best["pos"] > 0:
         return f"The variants that {gene!r} was tested against have no positions."
     return (
         f"No test of {gene!r} was kept: its smallest p-value, of {str(best['variant'])!r}, is {format_p(best['p_value'])[4:]}, and the "
@@ -115,19 +93,3 @@ def _r2(copies: FloatArray, lead: BoolArray, name: str) -> FloatArray:
     if not at.size or np.isnan(copies[:, at[0]]).all():
         raise DataError(f"The genotypes do not have the lead variant {name!r}: give those that were scanned.")
     return r_squared(copies, int(at[0]))
-
-
-def body_of(source: Any, gene: str, chrom: str) -> Body | None:
-    """Where var says that a gene is; None where it does not, or on another chromosome than the variants."""
-    if not hasattr(source, "var") or gene not in source.var_names:
-        return None
-    columns = {to: usual_column(source.var, names) for to, names in _NAMES.items()}
-    row = source.var.loc[gene]
-    known = {to: row[column] for to, column in columns.items() if column is not None and pd.notna(row[column])}
-    if "start" not in known or "chrom" not in known or bare(known["chrom"]) != bare(chrom):
-        return None
-    start = float(known["start"])
-    return Body(start, float(known.get("end", start)), _STRANDS.get(str(known.get("strand", "")), 0))
-
-
-_STRANDS = {"+": 1, "1": 1, "+1": 1, "-": -1, "-1": -1}

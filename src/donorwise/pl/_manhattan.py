@@ -11,6 +11,7 @@ from donorwise._anndata import keys, read_scan
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DonorwiseError
+from donorwise.get._scan import scan_symbols
 from donorwise.pl._effects import draw_line, draw_threshold
 from donorwise.pl._labels import adjust_labels, place_labels
 from donorwise.pl._manhattan_data import (
@@ -22,7 +23,7 @@ from donorwise.pl._manhattan_data import (
     to_name,
     variant_points,
 )
-from donorwise.pl._scan_data import genes_of, groups_of, symbols_for
+from donorwise.pl._scan_data import genes_of, groups_of
 from donorwise.pl._style import (
     BLUE,
     INK,
@@ -76,7 +77,8 @@ def manhattan(
 
     Parameters
     ----------
-    {scan_drawn}
+    {scan_source}
+    {key_scan}
     {group_panels}
     gene
         Draw the tests of these genes (or traits) alone; None for all.
@@ -86,7 +88,6 @@ def manhattan(
     threshold
         What counts as a hit: of variants a p-value, 5e-8 if None, of genes an adjusted p-value (Benjamini-Hochberg over
         the genes of a group), 0.05 if None.
-    {key_scan}
     {symbols_scan}
     n_labels
         How many of the hits to name in each panel, highest first: genes of a scan in cis, else variants, of which others
@@ -126,7 +127,7 @@ def manhattan(
     if level is not None:
         check_option("level", level, LEVELS)
     scan = read_scan(source, key)
-    symbols = symbols_for(source, gene_symbols, scan)
+    symbols = scan_symbols(source, gene_symbols, scan)
     genes = [] if gene is None else [own for name in feature_names(gene) for own in genes_of(scan, symbols, name)]
     asked = [own for name in feature_names(labels) for own in symbols.features.get(name, [name])] if len(labels) else []
     by_gene = level == "gene" if level else is_cis(scan)

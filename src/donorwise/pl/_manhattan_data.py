@@ -47,7 +47,7 @@ def variant_points(
             found = thin(pd.concat([found, own]) if len(found) else own, line=line, labels=labels)
         parts[group] = found.assign(hit=found["y"] >= line)
     if all(part.empty for part in parts.values()):
-        if not (scan.results["pos"] >= 0).any():
+        if not (scan.results["pos"] > 0).any():
             raise DataError(_NO_PLACES)
         raise DataError(
             "No test of these was kept (p_max= of the scan); level='gene' draws the lead variants, which are always there."
@@ -81,7 +81,7 @@ def gene_points(
 
 def _placed(table: pd.DataFrame) -> pd.DataFrame:
     """Tests that have a number and a place, with plain names of chromosomes."""
-    known = table[(table["pos"] >= 0) & table["y"].notna() & table["chrom"].notna()]
+    known = table[(table["pos"] > 0) & table["y"].notna() & table["chrom"].notna()]
     names = bare_chromosomes(known["chrom"].to_numpy(dtype=object)).astype(object)
     plain = known.assign(chrom=np.where(names == "M", "MT", names), y=known["y"].astype(np.float64))
     columns = [name for name in ("gene", "variant", "chrom", "pos", "y", "hit") if name in plain]

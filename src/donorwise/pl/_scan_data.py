@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from donorwise._anndata import Symbols, holds_tables, keys, suggest, symbols_of
+from donorwise._anndata import holds_tables, keys, suggest
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, present
 
 if TYPE_CHECKING:
-    from donorwise._anndata import Scan
+    from donorwise._anndata import Scan, Symbols
     from donorwise._typing import Groups
 
 _LETTERS = {"X": 1, "Y": 2, "XY": 3, "M": 4, "MT": 4}
@@ -72,18 +72,3 @@ def lead_of(scan: Scan, gene: str, group: str) -> pd.Series:
     rows = scan.results[(scan.results["gene"] == gene) & (scan.results["group"] == group)]
     empty = pd.Series({"gene": gene, "group": group}, dtype=object).reindex(scan.results.columns)
     return rows.iloc[0] if len(rows) else empty
-
-
-def symbols_for(source: Any, gene_symbols: str | None, scan: Scan) -> Symbols:
-    """Other names of the genes, from the var of an AnnData.
-
-    Raises
-    ------
-    DataError
-        There is no such column, or `source` is no AnnData.
-    """
-    if gene_symbols is not None and not hasattr(source, "var"):
-        raise DataError(
-            f"gene_symbols={gene_symbols!r} names a column of var: give the AnnData of the scan instead, or leave it out."
-        )
-    return symbols_of(source, gene_symbols, {keys.RESPONSE: keys.RESPONSE_X, **scan.params})

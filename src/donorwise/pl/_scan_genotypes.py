@@ -59,7 +59,12 @@ def _places(source: Genotypes, tests: pd.DataFrame) -> tuple[IntArray, np.ndarra
     names = np.arange(1, source.n_variants + 1).astype(str) if source.variants is None else source.variants
     wanted = tests[["variant", "pos", "a0", "a1"]].astype({"variant": str, "a0": str, "a1": str}).reset_index(drop=True)
     at = np.flatnonzero(np.isin(names.astype(str), wanted["variant"].unique()))
-    there = source.described(at).astype({"variant": str}).assign(place=at)
+    unknown = np.full(len(at), "", dtype=object)
+    alleles = {
+        name: unknown if own is None else own[at].astype(str) for name, own in (("a0", source.a0), ("a1", source.a1))
+    }
+    pos = np.full(len(at), -1) if source.positions is None else source.positions[at]
+    there = pd.DataFrame({"variant": names[at].astype(str), "pos": pos, **alleles, "place": at})
     both = wanted.reset_index().merge(there, on="variant", suffixes=("", "_there"))
     alike = (both["a0"] == both["a0_there"]) & (both["a1"] == both["a1_there"])
     turned = (both["a0"] == both["a1_there"]) & (both["a1"] == both["a0_there"]) & ~alike

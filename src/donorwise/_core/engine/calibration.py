@@ -13,9 +13,9 @@ from scipy import stats
 from donorwise._core.design.exchange import estimable, find_exchange, relabel
 from donorwise._core.design.permutations import arrange
 from donorwise._core.engine.arrays import one_blas_thread
-from donorwise._core.engine.tables import adjust
 from donorwise._core.engine.tasks import ddf_used, test_features, with_numbers
 from donorwise._core.inference.moderation import Learned, learn, p_values
+from donorwise._core.inference.multiplicity import adjust
 from donorwise._core.inference.wald import contrast_tests
 from donorwise._core.jobs import in_threads
 from donorwise._typing import STATUSES

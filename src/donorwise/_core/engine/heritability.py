@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.engine.tables import adjust, categorical
+from donorwise._core.engine.tables import categorical
 from donorwise._core.inference.intervals import Judge, is_covered
+from donorwise._core.inference.multiplicity import adjust
 from donorwise._core.inference.normal_intervals import judge_by_normal_law
 from donorwise._core.inference.proportions import any_free, components_of, confounded, estimated
 from donorwise._core.models.law import STATUS_DTYPE

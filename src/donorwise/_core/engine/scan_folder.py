@@ -45,7 +45,7 @@ def group_of(folder: str) -> str:
 
 
 def check_pyarrow() -> None:
-    """Raise unless Parquet can be read.
+    """Raise unless Parquet can be read and written.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def check_pyarrow() -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise DataError(
-            "Tests of a scan in a folder are Parquet, which needs the package pyarrow: pip install 'donorwise[parquet]'."
+            "Parquet files, such as the tests of a scan in a folder, need the package pyarrow: pip install 'donorwise[parquet]'."
         ) from None
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from donorwise._core.inference.likelihood_ratio import p_value
+from donorwise._core.inference.multiplicity import adjust
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import FITTED, STATUSES
 from donorwise.errors import DesignError
@@ -32,15 +32,6 @@ DISPERSION = "dispersion"
 _NO_DIFFERENCE = 1e-6  # accuracy of a difference of log-likelihoods
 _ORDER = np.argsort(STATUSES)
 _SORTED = np.array(STATUSES)[_ORDER]
-
-
-def adjust(p_values: FloatArray) -> FloatArray:
-    """Benjamini-Hochberg adjusted p-values (Benjamini and Hochberg 1995); NaN stays NaN and does not count."""
-    out = np.full(p_values.shape, np.nan)
-    tested = np.isfinite(p_values)
-    if tested.any():
-        out[tested] = stats.false_discovery_control(p_values[tested], method="bh")
-    return out
 
 
 def tests_table(

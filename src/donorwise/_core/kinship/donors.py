@@ -83,20 +83,20 @@ def matched(genotypes: Genotypes, names: Iterable[object]) -> Matched:
     return found
 
 
-def told_unmatched(genotypes: Genotypes, found: Matched) -> list[str]:
+def told_unmatched(found: Matched) -> list[str]:
     """What is missing on either side, a sentence each."""
     lacking, more = found.without_genotypes, found.without_data
     told = []
     if lacking:
         hint = _spelling(lacking, more)
         told.append(
-            f"{len(lacking):,} of {found.n + len(lacking):,} donors {'has' if len(lacking) == 1 else 'have'} no genotypes in "
-            f"{genotypes.text}, so that their rows are left out: {listing(lacking, 5)}.{f' {hint}' if hint else ''}"
+            f"{len(lacking):,} of {found.n + len(lacking):,} donors {'has' if len(lacking) == 1 else 'have'} no genotypes, so that "
+            f"their rows are left out: {listing(lacking, 5)}.{f' {hint}' if hint else ''}"
         )
     if more:
         told.append(
-            f"{len(more):,} of {found.n + len(more):,} donors of {genotypes.text} {'is' if len(more) == 1 else 'are'} not in the "
-            f"data: {listing(more, 5)}."
+            f"{len(more):,} of {found.n + len(more):,} donors with genotypes {'is' if len(more) == 1 else 'are'} not in the data: "
+            f"{listing(more, 5)}."
         )
     return told
 
@@ -104,7 +104,7 @@ def told_unmatched(genotypes: Genotypes, found: Matched) -> list[str]:
 def _too_few(found: Matched, genotypes: Genotypes, names: Sequence[str]) -> str:
     return (
         f"{found.n or 'None'} of the {len(names):,} donors of the data ({listing(names, 3)}) {'have' if found.n > 1 else 'has'} "
-        f"genotypes in {genotypes.text} (of {listing(genotypes.donors, 3)}); a scan needs {_FEWEST} or more."
+        f"genotypes, which are of {listing(genotypes.donors, 3)}; a scan needs {_FEWEST} or more."
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import anndata as ad
 
 from donorwise import _anndata as slots
-from donorwise._accessor_models import Models
+from donorwise._accessor.models import Models
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
