@@ -125,19 +125,28 @@ def interacting(design: Design, name: str) -> int:
 
 
 def lacks_slopes(design: Design, donors: TaskDonors, column: int, name: str) -> bool:
-    """Whether what variants interact with differs within donors, and no random slope lets the donors differ in it.
+    """Whether what variants interact with differs within donors, and nothing random lets the donors differ in it.
 
-    Where a donor has one row for each value the residuals are those of the slopes.
+    That is a slope of the donors; or, where cells of a donor share the value, an intercept with one level for each donor and value,
+    ``(1 | donor:condition)``, which the residual is where each donor has one row for each.
     """
     cell_level = design.varying[column] >= 0
     if not cell_level and constant_within(design.X[:, [column]], donors.codes)[0]:
         return False
-    rows = np.bincount(design.codes[design.codes >= 0], minlength=design.n_patterns)
-    values = np.column_stack([donors.codes, design.X[:, column]])
-    if not cell_level and rows.max() == 1 and len(np.unique(values, axis=0)) == len(values):
+    if any(t.group == donors.column and name in variables(t.bar.terms) for t in design.random_terms):
         return False
-    slopes = [t for t in design.random_terms if t.group == donors.column and name in variables(t.bar.terms)]
-    return not slopes
+    if cell_level:
+        return True
+    each = np.unique(np.column_stack([donors.codes, design.X[:, column]]), axis=0, return_inverse=True)[1].ravel()
+    one_row = np.bincount(design.codes[design.codes >= 0], minlength=design.n_patterns).max() == 1
+    intercepts = [t.codes for t in design.random_terms if t.bar.columns.strip() == "1" and not t.bar.cov]
+    return not any(_same_parts(codes, each) for codes in [*intercepts, *([np.arange(each.size)] if one_row else [])])
+
+
+def _same_parts(one: IntArray, other: IntArray) -> bool:
+    """Whether two labellings part their entries in the same way."""
+    pairs = np.unique(np.column_stack([one, other]), axis=0)
+    return len(pairs) == np.unique(one).size == np.unique(other).size
 
 
 def task_models(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.scan import Scan
@@ -161,9 +162,11 @@ def _about_slopes(
     if not hot:
         return []
     column = next(own.column for own in donors if own is not None)
+    labels = name in analysis.obs.columns and not pd.api.types.is_numeric_dtype(analysis.obs[name])
+    term = f"(1 | {column}:{name})" if labels else f"(0 + {name} | {column})"
     return [
         f"{name!r} differs between cells of a donor and the formula lets donors not differ in it, so that the interaction of a "
-        f"variant with it takes cells for replicates (hot p-values): add (0 + {name} | {column})"
+        f"variant with it takes cells for replicates (hot p-values): add {term}"
         + (f", and the same with the kernel, (0 + {name} | gr({column}, cov=...))." if analysis.formula.covs else ".")
     ]
 
