@@ -9,7 +9,7 @@ import numpy as np
 
 from donorwise._core.engine.calibration import BINS, ranks
 from donorwise._core.engine.pairs import Pairs
-from donorwise._core.inference.genomic import genomic_lambda
+from donorwise._core.inference.genomic_control import genomic_lambda
 
 if TYPE_CHECKING:
     from donorwise._anndata import Scan
@@ -57,9 +57,17 @@ def scan_shape(scan: Scan, group: str) -> ScanShape | None:
         n=n,
         rank=np.concatenate([np.flatnonzero(some) + 1, above[body]]),
         neg_log10_p=np.concatenate([tail[some], -np.log10(np.maximum(p[body], np.finfo(float).tiny))]),
-        inflation=genomic_lambda(scan.counts[scan.counts["group"] == group]),
+        inflation=_inflation(scan, group),
         histogram=np.diff(np.interp(BINS, np.append(0.0, p), np.append(0, above))),
     )
+
+
+def _inflation(scan: Scan, group: str) -> float:
+    """Genomic lambda of all tests of a group, with the degrees of freedom that most genes have."""
+    counts = scan.counts[scan.counts["group"] == group]
+    df = scan.results.loc[scan.results["group"] == group, "df"].mode()
+    edges, numbers = counts["statistic"].to_numpy(), counts["count"].to_numpy()
+    return genomic_lambda(edges, numbers, float(df.iloc[0]) if len(df) else np.inf)
 
 
 def _tail(scan: Scan, group: str, p: FloatArray, above: IntArray) -> FloatArray:

@@ -73,7 +73,10 @@ def _slope(gamma, s, u, v, nu, floor):
 
 @inner
 def _ratio(s, u, v, nu, floor, start, unit):
-    """Safeguarded Newton in log gamma from the ratio of the null model; NaN where there is no residual variance."""
+    """Safeguarded Newton in log gamma from the ratio of the null model.
+
+    Where there is no residual variance the limit of large ratios is as good as any, if levels explain all rows; else NaN.
+    """
     lower, upper = 0.0, np.inf
     if start <= 0.0:
         if _slope(0.0, s, u, v, nu, floor)[0] >= 0.0:
@@ -102,7 +105,7 @@ def _ratio(s, u, v, nu, floor, start, unit):
         if upper < _ZERO * unit:
             return 0.0
         if lower > _FAR * unit:
-            return np.nan
+            return gamma if s.size > nu else np.nan
     return gamma if upper - lower <= 1e-9 * upper else np.nan
 
 
