@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("donorwise")
 
 
+_PAIR = 2  # rows of a donor, whose difference is all that is within it
+
+
 @dataclass(frozen=True, slots=True)
 class TaskDonors:
     """Names of the D donors of a task and their column, and which of them each pattern of its design belongs to, (patterns,)."""
@@ -125,19 +128,24 @@ def interacting(design: Design, name: str) -> int:
 
 
 def lacks_slopes(design: Design, donors: TaskDonors, column: int, name: str) -> bool:
-    """Whether what variants interact with differs within donors, and no random slope lets the donors differ in it.
+    """Whether what variants interact with differs within donors, and nothing lets the donors differ in it.
 
-    Where a donor has one row for each value the residuals are those of the slopes.
+    A random slope does, and where a donor has two rows, or two levels of a random term that has one for each value, such as
+    ``(1 | donor:condition)``, what these have of their own is their slope.
     """
-    cell_level = design.varying[column] >= 0
-    if not cell_level and constant_within(design.X[:, [column]], donors.codes)[0]:
+    inside = design.varying[column] >= 0
+    if not inside and constant_within(design.X[:, [column]], donors.codes)[0]:
+        return False
+    if any(t.group == donors.column and name in variables(t.bar.terms) for t in design.random_terms):
         return False
     rows = np.bincount(design.codes[design.codes >= 0], minlength=design.n_patterns)
-    values = np.column_stack([donors.codes, design.X[:, column]])
-    if not cell_level and rows.max() == 1 and len(np.unique(values, axis=0)) == len(values):
-        return False
-    slopes = [t for t in design.random_terms if t.group == donors.column and name in variables(t.bar.terms)]
-    return not slopes
+    units = [np.bincount(donors.codes, rows)]
+    for term in design.random_terms:
+        x = np.column_stack([design.X[:, column], donors.codes])
+        if not inside and "(Intercept)" in term.columns and constant_within(x, term.codes).all():
+            pairs = np.unique(np.column_stack([donors.codes, term.codes]), axis=0)
+            units.append(np.bincount(pairs[:, 0]))
+    return all(n.max() > _PAIR for n in units)
 
 
 def task_models(
