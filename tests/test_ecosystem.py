@@ -201,3 +201,15 @@ def test_untested_is_drawn_as_no_change(gaps: ad.AnnData) -> None:
     drawn = figure.values_df
     np.testing.assert_allclose(drawn.loc[expected.index, names], expected)
     assert (drawn.loc["Rare"] == 0).all()
+
+
+def test_scans_go_elsewhere(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run("Scans of variants")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "gene_0001.regenie.gz", "gene_0001.tsv.gz", "gene_0001.tsv.gz-meta.yaml", "pairs.parquet",
+    ]  # fmt: skip
+    of_gene = pd.read_csv("gene_0001.tsv.gz", sep="\t")
+    pairs = pd.read_parquet("pairs.parquet")
+    assert len(of_gene) == (pairs["phenotype_id"] == "gene_0001").sum() > 0
+    assert len(names["genes"]) == 10

@@ -64,7 +64,7 @@ def test_gwas_ssf_by_the_specification(folder: Path, tmp_path: Path) -> None:
     for number, source in enumerate((_adata(), folder, TABLES)):
         path = tmp_path / f"trait{number}.tsv"
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("error", DonorwiseWarning)
             assert dw.get.to_gwas_ssf(source, path, **ONE) is None
         table = pd.read_csv(path, sep="\t", na_values="#NA", keep_default_na=False, float_precision="round_trip")
         assert list(table.columns) == SSF
@@ -296,7 +296,7 @@ def test_tensorqtl_refuses(tmp_path: Path) -> None:
     with pytest.warns(DonorwiseWarning, match="kept tests with p_value <= 0.001"):
         dw.get.to_tensorqtl(_adata(p_max=0.001), group="B")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", DonorwiseWarning)
         dw.get.to_tensorqtl(_adata(p_max=0.001), group="B", p_max=1e-3)
         dw.get.to_tensorqtl(_adata(p_max=0.001), group="B", level="gene")
 

@@ -18,20 +18,21 @@ from tests._scan import GENES, GROUPS, Tables, scan_tables, write_folder
 
 import donorwise as dw
 from donorwise._anndata import keys, read_scan, write_scan
-from donorwise._core.engine.pairs import Pairs, bare, pair_blocks
 from donorwise._core.engine.scan_folder import open_tests
+from donorwise._core.engine.wanted import Wanted, wanted_blocks
+from donorwise._core.kinship.labels import bare
 from donorwise.errors import DataError
 
 TABLES = scan_tables()
 SOME = {
-    "all": Pairs(),
-    "gene": Pairs(gene=(GENES[3],)),
-    "group": Pairs(group=(GROUPS[0], GROUPS[2])),
-    "variant": Pairs(variant=("rs4", "rs7", "unknown")),
-    "region": Pairs(chrom=("CHRx",), low=10_000, high=60_000),
-    "p": Pairs(p_max=0.05),
-    "several": Pairs(gene=tuple(GENES[:2]), group=(GROUPS[1],), chrom=("chr10", "1"), p_max=0.5),
-    "nothing": Pairs(gene=()),
+    "all": Wanted(),
+    "gene": Wanted(gene=(GENES[3],)),
+    "group": Wanted(group=(GROUPS[0], GROUPS[2])),
+    "variant": Wanted(variant=("rs4", "rs7", "unknown")),
+    "region": Wanted(chrom=("CHRx",), low=10_000, high=60_000),
+    "p": Wanted(p_max=0.05),
+    "several": Wanted(gene=tuple(GENES[:2]), group=(GROUPS[1],), chrom=("chr10", "1"), p_max=0.5),
+    "nothing": Wanted(gene=()),
 }
 
 
@@ -66,7 +67,7 @@ def test_round_trips(kind: str, tmp_path: Path) -> None:
     scan = read_scan(adata)
     _same(scan.results, TABLES.results)
     _same(scan.counts, TABLES.counts)
-    _same(scan.table(Pairs()), TABLES.tests)
+    _same(scan.table(Wanted()), TABLES.tests)
     assert scan.params == {k: v for k, v in TABLES.params.items() if v is not None}
     assert (scan.genes, scan.groups) == (GENES, GROUPS)
     assert adata.uns["scan"][keys.FORMAT] == keys.FORMAT_VERSION
@@ -76,18 +77,18 @@ def test_groups_of_one_and_no_tests(tmp_path: Path) -> None:
     """Tests without a column of groups get it beside the gene; a scan may keep none of its tests."""
     tables = scan_tables(["all"])
     bare_tests = tables._replace(tests=tables.tests.drop(columns="group"))
-    _same(read_scan(_adata(bare_tests)).table(Pairs()), tables.tests)
+    _same(read_scan(_adata(bare_tests)).table(Wanted()), tables.tests)
     empty = _adata(tables._replace(tests=tables.tests.iloc[:0]))
     for end, read in ((".h5ad", ad.read_h5ad), (".zarr", ad.read_zarr)):
         getattr(empty, f"write_{end[1:]}")(tmp_path / f"a{end}")
-        assert read_scan(read(tmp_path / f"a{end}")).table(Pairs(p_max=0.1)).shape == (0, len(keys.TEST_COLUMNS))
+        assert read_scan(read(tmp_path / f"a{end}")).table(Wanted(p_max=0.1)).shape == (0, len(keys.TEST_COLUMNS))
 
 
 def test_subsets_of_genes() -> None:
     adata = _adata()[:, [1, 3, 6]].copy()
     scan = read_scan(adata)
     assert scan.genes == [GENES[1], GENES[3]]
-    assert set(scan.table(Pairs())["gene"]) == {GENES[1], GENES[3]}
+    assert set(scan.table(Wanted())["gene"]) == {GENES[1], GENES[3]}
     with pytest.raises(DataError, match="None of the features of the result 'scan'"):
         read_scan(_adata()[:, ["other"]])
     traits = _adata(response="obs")[:, ["other"]]  # columns of obs are not those of var
@@ -122,7 +123,7 @@ def test_doors_agree(wanted: str, with_group: bool, tmp_path: Path) -> None:
         assert read_scan(scan) is scan
 
 
-def _wanted(row: dict[str, Any], pairs: Pairs) -> bool:
+def _wanted(row: dict[str, Any], pairs: Wanted) -> bool:
     named = all(getattr(pairs, n) is None or row[n] in getattr(pairs, n) for n in ("gene", "group", "variant"))
     there = pairs.chrom is None or row["chrom"] in [bare(c) for c in pairs.chrom]
     inside = (pairs.low or 0) <= row["pos"] <= (pairs.high or 10**9)
@@ -133,8 +134,8 @@ def test_folder_after_a_subset(tmp_path: Path) -> None:
     folder = write_folder(TABLES, tmp_path / "out")
     adata = _adata(tests=False, out=str(folder))[:, GENES[2:4]]
     scan = read_scan(adata)
-    assert set(scan.table(Pairs())["gene"]) == set(GENES[2:4])
-    assert scan.table(Pairs(gene=(GENES[0], GENES[2])))["gene"].unique().tolist() == [GENES[2]]
+    assert set(scan.table(Wanted())["gene"]) == set(GENES[2:4])
+    assert scan.table(Wanted(gene=(GENES[0], GENES[2])))["gene"].unique().tolist() == [GENES[2]]
 
 
 def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     folder = write_folder(TABLES, tmp_path / "out", rows=20)  # one row group a gene
-    whole = read_scan(folder).table(Pairs())
+    whole = read_scan(folder).table(Wanted())
     for file in folder.glob("group=*/*.parquet"):
         names = pq.ParquetFile(file)
         raw = bytearray(file.read_bytes())
@@ -155,10 +156,10 @@ def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
                 start = column.dictionary_page_offset or column.data_page_offset
                 raw[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
         file.write_bytes(bytes(raw))
-    found = read_scan(folder).table(Pairs(gene=(GENES[1],), group=("B",)))
+    found = read_scan(folder).table(Wanted(gene=(GENES[1],), group=("B",)))
     _same(found, whole[(whole["gene"] == GENES[1]) & (whole["group"] == "B")].reset_index(drop=True))
     with pytest.raises(OSError):
-        read_scan(folder).table(Pairs(gene=(GENES[1],)))
+        read_scan(folder).table(Wanted(gene=(GENES[1],)))
 
 
 def test_large_files_are_not_loaded(tmp_path: Path) -> None:
@@ -177,9 +178,9 @@ def test_large_files_are_not_loaded(tmp_path: Path) -> None:
     code = """
 import sys, pyarrow as pa
 from pathlib import Path
-from donorwise._core.engine.pairs import Pairs, read_pairs
+from donorwise._core.engine.wanted import Wanted, read_wanted
 from donorwise._core.engine.scan_folder import open_tests
-found = read_pairs(open_tests(Path(sys.argv[1]), ["all"]), Pairs(gene=("g042",), p_max=0.001))
+found = read_wanted(open_tests(Path(sys.argv[1]), ["all"]), Wanted(gene=("g042",), p_max=0.001))
 print(len(found), pa.default_memory_pool().max_memory())
 """
     told = subprocess.run(
@@ -189,8 +190,8 @@ print(len(found), pa.default_memory_pool().max_memory())
     assert 0 < n_rows < 30
     assert peak < 8e6 < (group / "part-00000.parquet").stat().st_size / 8
     fragments = list(open_tests(tmp_path, ["all"]).get_fragments())
-    assert len(fragments[0].subset(Pairs(gene=("g042",)).expression()).row_groups) == 1
-    assert max(map(len, pair_blocks(open_tests(tmp_path, ["all"]), Pairs()))) <= 2**17
+    assert len(fragments[0].subset(Wanted(gene=("g042",)).expression()).row_groups) == 1
+    assert max(map(len, wanted_blocks(open_tests(tmp_path, ["all"]), Wanted()))) <= 2**17
 
 
 def test_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,14 +224,14 @@ def test_folders_that_moved_or_changed(tmp_path: Path) -> None:
     scan = read_scan(adata)
     assert len(scan.results) == len(GENES) * len(GROUPS)
     with pytest.raises(DataError, match=r"'scan' were written to .*out, .* If it was moved, give its new place"):
-        scan.table(Pairs())
-    assert len(read_scan(tmp_path / "moved").table(Pairs())) == len(TABLES.tests)
+        scan.table(Wanted())
+    assert len(read_scan(tmp_path / "moved").table(Wanted())) == len(TABLES.tests)
     other = scan_tables()
     write_folder(other._replace(params=other.params | {"formula": "~ age"}), folder)
     with pytest.raises(DataError, match="tests of another scan than 'scan', .* formula is '~ age' there and '~ sex"):
-        scan.table(Pairs())
+        scan.table(Wanted())
     with pytest.raises(DataError, match="The tests of 'scan' were not kept"):
-        read_scan(_adata(tests=False)).table(Pairs())
+        read_scan(_adata(tests=False)).table(Wanted())
 
 
 def test_damaged_parquet(tmp_path: Path) -> None:
@@ -240,7 +241,7 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="_lead.parquet cannot be read: .* truncated or was changed"):
         read_scan(folder)
     with pytest.raises(DataError, match="part-00000.parquet cannot be read"):
-        read_scan(_adata(tests=False, out=str(folder))).table(Pairs())
+        read_scan(_adata(tests=False, out=str(folder))).table(Wanted())
 
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +254,7 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(read_scan(linked).results) > 0
     for source in (folder, linked):
         with pytest.raises(DataError, match=r"need the package pyarrow: pip install 'donorwise\[parquet\]'"):
-            read_scan(source).table(Pairs())
+            read_scan(source).table(Wanted())
 
 
 @pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
@@ -286,4 +287,4 @@ def test_tables_that_lack_columns() -> None:
     with pytest.raises(DataError, match="The lead variants of a scan lack the columns q_value."):
         _adata(TABLES._replace(results=TABLES.results.drop(columns="q_value")))
     wider = _adata(TABLES._replace(tests=TABLES.tests.assign(info=1.0)[["info", *keys.TEST_COLUMNS]]))
-    assert list(read_scan(wider).table(Pairs()).columns) == [*keys.TEST_COLUMNS, "info"]
+    assert list(read_scan(wider).table(Wanted()).columns) == [*keys.TEST_COLUMNS, "info"]

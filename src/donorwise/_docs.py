@@ -35,6 +35,9 @@ adata
 source
     An AnnData that holds a scan over variants, the folder that one wrote with ``out=`` (which needs pyarrow, the extra
     ``parquet``), or the result of a scan of arrays. Genes that are no longer in ``var`` are left out.""",
+    "scan_key": """\
+key
+    Entry of ``uns`` of an AnnData that holds the scan.""",
     "export_path": """\
 path
     File to write, compressed where its name ends in ``.gz``; the file appears when it is whole. None returns the table.""",

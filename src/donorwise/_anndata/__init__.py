@@ -28,7 +28,7 @@ from donorwise._anndata.response import (
     response_of,
 )
 from donorwise._anndata.roles import Role, check_setup, find_roles
-from donorwise._anndata.scan_results import Scan, read_scan, write_scan
+from donorwise._anndata.scan_results import StoredScan, read_scan, write_scan
 from donorwise._anndata.sources import open_source
 from donorwise._anndata.summary import (
     cell_depth,
@@ -61,7 +61,7 @@ __all__ = [
     "Response",
     "Results",
     "Role",
-    "Scan",
+    "StoredScan",
     "Symbols",
     "cell_count",
     "cell_depth",

@@ -22,21 +22,21 @@ from donorwise._anndata.read import (
     still_there,
 )
 from donorwise._anndata.write import write_tables
-from donorwise._core.engine.pairs import Pairs, pair_blocks, read_pairs, with_known_text
 from donorwise._core.engine.scan_folder import COUNTS, LEAD, check_folder, open_tests, read_params, read_table
+from donorwise._core.engine.wanted import Wanted, read_wanted, wanted_blocks, with_known_text
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     import anndata as ad
 
-    from donorwise._core.engine.pairs import Tests
+    from donorwise._core.engine.wanted import Tests
 
 _RUN = ("formula", "groupby", "mode", "n_tests")
 """Params by which a folder is known to be of the scan that names it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
+class StoredScan:
     """A scan over variants, restricted to the genes that are still in the AnnData.
 
     Attributes
@@ -88,22 +88,22 @@ class Scan:
         _check_place(self.kept, self)
         return open_tests(self.kept, self.groups)
 
-    def table(self, wanted: Pairs, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    def table(self, wanted: Wanted, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The tests that are wanted, of genes that are still there; of files no more is read than these need.
 
         Genes and groups are categories in their order in `results`, other text in that of the rows, wherever the tests are.
         """
-        found = read_pairs(self.tests, self._present(wanted), columns)
+        found = read_wanted(self.tests, self._present(wanted), columns)
         orders = {"gene": self.genes, "group": self.groups}
         return pd.DataFrame(
             {name: _in_order(column, orders.get(str(name))) for name, column in found.items()}, copy=False
         )
 
-    def blocks(self, wanted: Pairs, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+    def blocks(self, wanted: Wanted, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
         """As `table`, in blocks of rows of which one is in memory at a time."""
-        return pair_blocks(self.tests, self._present(wanted), columns)
+        return wanted_blocks(self.tests, self._present(wanted), columns)
 
-    def _present(self, wanted: Pairs) -> Pairs:
+    def _present(self, wanted: Wanted) -> Wanted:
         return wanted if self.complete else wanted.with_only(gene=self.genes)
 
 
@@ -148,7 +148,7 @@ def write_scan(
     write_tables(adata, key, tables=tables, params={k: v for k, v in params.items() if v is not None})
 
 
-def read_scan(source: Any, key: str = keys.SCAN) -> Scan:
+def read_scan(source: Any, key: str = keys.SCAN) -> StoredScan:
     """Read a scan.
 
     Parameters
@@ -164,7 +164,7 @@ def read_scan(source: Any, key: str = keys.SCAN) -> Scan:
     DataError
         There is no such scan; the message names those there are.
     """
-    if isinstance(source, Scan):
+    if isinstance(source, StoredScan):
         return source
     if isinstance(source, str | os.PathLike):
         return _of_folder(Path(source))
@@ -173,7 +173,7 @@ def read_scan(source: Any, key: str = keys.SCAN) -> Scan:
     return _of_anndata(source, key)
 
 
-def _of_anndata(adata: ad.AnnData, key: str) -> Scan:
+def _of_anndata(adata: ad.AnnData, key: str) -> StoredScan:
     check_is_anndata(adata)
     check_text(key)
     _check_scan(adata, key)
@@ -188,7 +188,7 @@ def _of_anndata(adata: ad.AnnData, key: str) -> Scan:
         return scan
     kept = scan.kept
     if isinstance(kept, pd.DataFrame):
-        kept = read_pairs(kept, Pairs(gene=tuple(left["gene"].cat.categories)))
+        kept = read_wanted(kept, Wanted(gene=tuple(left["gene"].cat.categories)))
     return replace(scan, results=left.reset_index(drop=True), kept=kept, complete=False)
 
 
@@ -204,14 +204,14 @@ def _check_scan(adata: ad.AnnData, key: str) -> None:
     raise DataError(f"adata.uns has no scan {key!r}. {there}")
 
 
-def _of_folder(folder: Path) -> Scan:
+def _of_folder(folder: Path) -> StoredScan:
     check_folder(folder)
     params = read_params(folder)
     check_format(params, folder.name, place=str(folder))
     return _made(read_table(folder, LEAD), read_table(folder, COUNTS), params, folder, str(folder))
 
 
-def _made(results: Any, counts: Any, params: Mapping[str, Any], tests: Any, name: str) -> Scan:
+def _made(results: Any, counts: Any, params: Mapping[str, Any], tests: Any, name: str) -> StoredScan:
     """The record of a scan, with what it is known by in its usual form."""
     lead = with_known_text(pd.DataFrame(results)).reset_index(drop=True)
     known = {str(k): v for k, v in params.items() if v is not None and k != keys.FORMAT}
@@ -220,7 +220,7 @@ def _made(results: Any, counts: Any, params: Mapping[str, Any], tests: Any, name
         kept = Path(str(known[keys.OUT]))
     elif tests is not None and not isinstance(tests, Path):
         kept = with_known_text(_grouped(pd.DataFrame(tests), lead))
-    return Scan(lead, with_known_text(pd.DataFrame(counts)), known, kept, name=name)
+    return StoredScan(lead, with_known_text(pd.DataFrame(counts)), known, kept, name=name)
 
 
 def _in_order(column: pd.Series, known: list[str] | None) -> pd.Series:
@@ -250,7 +250,7 @@ def _checked(table: pd.DataFrame, columns: Sequence[str], what: str) -> pd.DataF
     return with_known_text(table[[*columns, *further]])
 
 
-def _check_place(folder: Path, scan: Scan) -> None:
+def _check_place(folder: Path, scan: StoredScan) -> None:
     """Raise unless the tests of a scan are where it left them, and its own."""
     if not folder.is_dir():
         raise DataError(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.engine.groups import group_name
-from donorwise._core.engine.pairs import Pairs
+from donorwise._core.engine.wanted import Wanted
 from donorwise._core.files import locked, real, replaced
 from donorwise._core.kinship.labels import bare
 from donorwise.errors import DataError, DonorwiseWarning, OutputError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from donorwise._anndata import Scan
+    from donorwise._anndata import StoredScan
     from donorwise._typing import IntArray, Label
 
 _CODES = {"X": 23, "XY": 23, "PAR1": 23, "PAR2": 23, "X_PAR1": 23, "X_PAR2": 23, "Y": 24, "M": 25}
@@ -61,7 +61,7 @@ class Trait:
         Why tests have no row, and how many; filled while rows are read.
     """
 
-    scan: Scan
+    scan: StoredScan
     gene: str
     group: str
     left_out: Counter[str] = field(default_factory=Counter)
@@ -74,7 +74,7 @@ class Trait:
 
     def by_genome(self) -> Iterator[pd.DataFrame]:
         """Tests by chromosome and position, one chromosome in memory at a time, its number in the column code."""
-        wanted = Pairs(gene=(self.gene,), group=(self.group,))
+        wanted = Wanted(gene=(self.gene,), group=(self.group,))
         spelt: Counter[str] = Counter()
         for block in self.scan.blocks(wanted, ["chrom"]):
             spelt.update(block["chrom"].astype(str))
@@ -99,7 +99,7 @@ class Trait:
             warnings.warn(f"{what} has no rows for tests {', '.join(lost)}.", DonorwiseWarning, stacklevel=3)
 
 
-def only_group(scan: Scan, group: Label | None) -> str:
+def only_group(scan: StoredScan, group: Label | None) -> str:
     """The group that is meant, or the only one.
 
     Raises
@@ -110,7 +110,7 @@ def only_group(scan: Scan, group: Label | None) -> str:
     return only_one(scan.results, "group", None if group is None else group_name(group))
 
 
-def only_trait(scan: Scan, gene: str | None, group: Label | None) -> Trait:
+def only_trait(scan: StoredScan, gene: str | None, group: Label | None) -> Trait:
     """The gene and group that are meant, or the only ones.
 
     Raises
@@ -121,7 +121,7 @@ def only_trait(scan: Scan, gene: str | None, group: Label | None) -> Trait:
     return Trait(scan, only_one(scan.results, "gene", gene), only_group(scan, group))
 
 
-def warn_of_cut(scan: Scan, what: str) -> None:
+def warn_of_cut(scan: StoredScan, what: str) -> None:
     """Warn where a scan did not keep all its tests."""
     most = scan.params.get("p_max")
     if most is not None:

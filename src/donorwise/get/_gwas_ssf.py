@@ -57,7 +57,7 @@ def to_gwas_ssf(
     {scan_source}
     {export_path}
         With it comes ``<path>-meta.yaml``, the metadata that the format asks for.
-    {key_scan}
+    {scan_key}
     {export_trait}
     trait
         What was measured, for the metadata; the gene and group if None.

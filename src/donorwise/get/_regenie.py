@@ -41,7 +41,7 @@ def to_regenie(
     ----------
     {scan_source}
     {export_path}
-    {key_scan}
+    {scan_key}
     {export_trait}
 
     Returns

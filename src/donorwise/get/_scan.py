@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import Symbols, keys, read_scan, suggest, symbols_of
-from donorwise._core.engine.pairs import Pairs
+from donorwise._core.engine.wanted import Wanted
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._anndata import Scan
+    from donorwise._anndata import StoredScan
     from donorwise._typing import Groups
 
 SIGNIFICANCE = "significance"
@@ -57,7 +57,7 @@ def scan(
     Parameters
     ----------
     {scan_source}
-    {key_scan}
+    {scan_key}
     level
         ``"gene"``: one row per gene and group, its lead variant with the gene's own p-value. ``"variant"``: one row per test
         that was kept.
@@ -143,7 +143,7 @@ def names_of(wanted: Any) -> tuple[str, ...] | None:
     return tuple(str(name) for name in wanted) if several else (str(wanted),)
 
 
-def place(variant: tuple[str, ...] | None, chrom: tuple[str, ...] | None, region: str | None) -> Pairs:
+def place(variant: tuple[str, ...] | None, chrom: tuple[str, ...] | None, region: str | None) -> Wanted:
     """Which variants are wanted.
 
     Raises
@@ -152,17 +152,17 @@ def place(variant: tuple[str, ...] | None, chrom: tuple[str, ...] | None, region
         The region is none, or is given beside chromosomes.
     """
     if region is None:
-        return Pairs(variant=variant, chrom=chrom)
+        return Wanted(variant=variant, chrom=chrom)
     if chrom is not None:
         raise DataError(f"region={region!r} names its chromosome: leave chrom= out.")
     found = re.fullmatch(r"\s*(.+):(\d[\d,]*)-(\d[\d,]*)\s*", str(region))
     low, high = (int(end.replace(",", "")) for end in found.groups()[1:]) if found else (1, 0)
     if found is None or low > high:
         raise DataError(f"region={region!r} must be a chromosome with the first and last position, as '1:1000-2000'.")
-    return Pairs(variant=variant, chrom=(found[1],), low=low, high=high)
+    return Wanted(variant=variant, chrom=(found[1],), low=low, high=high)
 
 
-def scan_symbols(source: Any, gene_symbols: str | None, stored: Scan) -> Symbols:
+def scan_symbols(source: Any, gene_symbols: str | None, stored: StoredScan) -> Symbols:
     """Other names of the genes of a scan; None for their own.
 
     Raises
@@ -176,10 +176,10 @@ def scan_symbols(source: Any, gene_symbols: str | None, stored: Scan) -> Symbols
         raise DataError(
             f"gene_symbols={gene_symbols!r} is a column of adata.var: give the AnnData that holds the scan."
         )
-    return symbols_of(source, gene_symbols, {keys.RESPONSE: keys.RESPONSE_X} | stored.params)
+    return symbols_of(source, gene_symbols, {keys.RESPONSE: keys.RESPONSE_X, **stored.params})
 
 
-def _genes(lead: pd.DataFrame, wanted: Pairs, p_max: float | None, q_max: float | None) -> pd.DataFrame:
+def _genes(lead: pd.DataFrame, wanted: Wanted, p_max: float | None, q_max: float | None) -> pd.DataFrame:
     found = wanted.mask(lead)
     for column, most in (("p_gene", p_max), ("q_value", q_max)):
         if most is not None:
@@ -188,7 +188,7 @@ def _genes(lead: pd.DataFrame, wanted: Pairs, p_max: float | None, q_max: float 
 
 
 def _variants(
-    stored: Scan, lead: pd.DataFrame, wanted: Pairs, p_max: float | None, q_max: float | None
+    stored: StoredScan, lead: pd.DataFrame, wanted: Wanted, p_max: float | None, q_max: float | None
 ) -> pd.DataFrame:
     """The tests of the genes and groups in `lead`; names that leave nothing out are no filter."""
     if q_max is not None:

@@ -10,8 +10,8 @@ import pandas as pd
 
 from donorwise._anndata import keys, read_scan
 from donorwise._anndata.gene_positions import gene_positions
-from donorwise._core.engine.pairs import Pairs
 from donorwise._core.engine.scan_folder import check_pyarrow
+from donorwise._core.engine.wanted import Wanted
 from donorwise._core.files import locked, replaced
 from donorwise._core.kinship.labels import bare_chromosomes
 from donorwise._docs import documented
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._anndata import Scan
+    from donorwise._anndata import StoredScan
     from donorwise._typing import Label
 
 _PERMUTED = {
@@ -59,7 +59,7 @@ def to_tensorqtl(
     path
         File to write: ``.parquet``, or a table of text that is separated by tabs, compressed with ``.gz`` behind its name. None
         returns the table.
-    {key_scan}
+    {scan_key}
     level
         ``"variant"``: the tests, as of ``cis_nominal`` (of a scan in trans: ``trans``). ``"gene"``: the lead variants, as of
         ``cis``.
@@ -125,7 +125,7 @@ def to_tensorqtl(
     return None
 
 
-def _starts(source: Any, genes: pd.DataFrame | None, stored: Scan, lead: pd.DataFrame) -> pd.Series:
+def _starts(source: Any, genes: pd.DataFrame | None, stored: StoredScan, lead: pd.DataFrame) -> pd.Series:
     """Start of transcription of every gene that has variants."""
     table = getattr(source, "var", None) if genes is None else genes
     text = "adata.var" if genes is None else "genes"
@@ -135,6 +135,8 @@ def _starts(source: Any, genes: pd.DataFrame | None, stored: Scan, lead: pd.Data
     missing = [name for name in names if name not in table.index]
     if missing:
         raise DataError(f"{text} has no row for the gene {missing[0]!r} (nor for {len(missing) - 1:,} others).")
+    if not len(names):
+        return pd.Series(dtype=np.int64)
     chromosomes = bare_chromosomes(np.unique(stored.results["chrom"].astype(str)))
     positions = gene_positions(table.loc[names], chromosomes)
     return pd.Series(positions.tss, index=names)
@@ -170,21 +172,25 @@ def _trans(table: pd.DataFrame, starts: pd.Series | None) -> pd.DataFrame:
     return pd.DataFrame({"variant_id": table["variant"].astype(str), "phenotype_id": table["gene"].astype(str)} | own)
 
 
-def _form(stored: Scan) -> Callable[[pd.DataFrame, pd.Series | None], pd.DataFrame]:
+def _form(stored: StoredScan) -> Callable[[pd.DataFrame, pd.Series | None], pd.DataFrame]:
     if stored.params.get("interaction"):
         return _interaction
     return _nominal if stored.params.get("mode") == "cis" else _trans
 
 
-def _tests(stored: Scan, lead: pd.DataFrame, starts: pd.Series | None, p_max: float | None) -> Iterator[pd.DataFrame]:
+def _tests(
+    stored: StoredScan, lead: pd.DataFrame, starts: pd.Series | None, p_max: float | None
+) -> Iterator[pd.DataFrame]:
     names = tuple(lead["gene"].astype(str))
     some = names if len(names) < len(stored.genes) else None
-    wanted, form = Pairs(gene=some, group=(str(lead["group"].iloc[0]),), p_max=p_max), _form(stored)
+    wanted, form = Wanted(gene=some, group=(str(lead["group"].iloc[0]),), p_max=p_max), _form(stored)
     for table in stored.blocks(wanted):
         yield form(table[np.isfinite(table["beta"])], starts)
 
 
-def _leads(stored: Scan, lead: pd.DataFrame, starts: pd.Series | None, p_max: float | None) -> Iterator[pd.DataFrame]:
+def _leads(
+    stored: StoredScan, lead: pd.DataFrame, starts: pd.Series | None, p_max: float | None
+) -> Iterator[pd.DataFrame]:
     if stored.params.get("interaction"):
         raise DataError(
             "tensorQTL's table of genes has the effects of variants themselves, which a scan of an interaction keeps for tests "

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._anndata import Scan
+    from donorwise._anndata import StoredScan
     from donorwise._typing import Groups
     from donorwise.pl._donors_arms import Areas
     from donorwise.pl._genotype_data import Panel
@@ -154,7 +154,7 @@ def genotype(
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
-def _unit(adata: ad.AnnData, scan: Scan, gene: str) -> str:
+def _unit(adata: ad.AnnData, scan: StoredScan, gene: str) -> str:
     """What the means are measured in."""
     params = {"response": keys.RESPONSE_X, **scan.params}
     base = (
@@ -226,11 +226,11 @@ def _name_genotypes(ax: Axes, panel: Panel) -> None:
         names = [between.join(pair) for pair in ((a0, a0), (a0, a1), (a1, a1))]
     ax.set_xticks(range(3), [f"{name}\n{k:,}" for name, k in zip(names, n, strict=True)], parse_math=False)
     allele = f", copies of {shorten([a1], 12)[0] or 'a1'}"
-    lacking = f"\n({panel.lacking:,} donors without a genotype)" if panel.lacking else ""
+    lacking = f"\n({panel.lacking:,} donor{'s' * (panel.lacking > 1)} without a genotype)" if panel.lacking else ""
     ax.set_xlabel(f"{shorten([str(panel.test['variant'])])[0]}{allele}{lacking}", parse_math=False)
 
 
-def _title(ax: Axes, panel: Panel, gene: str, scan: Scan) -> str:
+def _title(ax: Axes, panel: Panel, gene: str, scan: StoredScan) -> str:
     test, interaction = panel.test, scan.params.get("interaction")
     words = [f"by {interaction}:"] if interaction else []
     words += [f"beta = {test['beta']:.3g} (se {test['se']:.2g}),", format_p(float(test["p_value"]))]

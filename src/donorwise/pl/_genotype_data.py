@@ -10,8 +10,8 @@ import pandas as pd
 
 from donorwise._anndata import keys, obs_frame, row_values, suggest
 from donorwise._core.engine.groups import group_columns, group_labels
-from donorwise._core.engine.pairs import Pairs
 from donorwise._core.engine.scan_setup import donor_names
+from donorwise._core.engine.wanted import Wanted
 from donorwise.errors import DataError
 from donorwise.pl._locus_data import none_kept
 from donorwise.pl._scan_data import lead_of
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._anndata import Scan
+    from donorwise._anndata import StoredScan
 
 _HARD = 1e-6
 """How near to 0, 1 and 2 genotypes are that were called."""
+MAIN = "beta_main"
+"""Column of the tests of interactions: what the variant does where the interacting variable is zero."""
 HALVES = ("lower half", "upper half")
 
 
@@ -38,7 +40,7 @@ class Panel:
     group
         Its name.
     test
-        Row of the tests: variant, a0, a1, beta, se, p_value, status; ``beta_main`` of scans of interactions.
+        Row of the tests: variant, a0, a1, beta, se, p_value, status; of scans of interactions `MAIN`.
     donors
         One row per donor (and level): donor, level, x (copies of a1), n_cells, mean, weight.
     levels
@@ -64,15 +66,20 @@ class Panel:
 
     @property
     def slopes(self) -> tuple[float, ...]:
-        """The model's slope in each level: of an interaction that of the variant itself and the change by the level's value."""
-        beta, main = float(self.test["beta"]), self.test.get("beta_main", np.nan)
-        return tuple(beta if pd.isna(main) else float(main) + beta * value for value in self.values)
+        """The model's slope in each level: of an interaction that of the variant itself and the change by the level's value.
+
+        NaN where one of these is not known.
+        """
+        beta = float(self.test["beta"])
+        if MAIN not in self.test.index:
+            return tuple(beta for _ in self.values)
+        return tuple(float(self.test[MAIN]) + beta * value for value in self.values)
 
 
 def collect(
     adata: ad.AnnData,
     genotypes: Any,
-    scan: Scan,
+    scan: StoredScan,
     *,
     gene: str,
     variant: str | None,
@@ -100,7 +107,7 @@ def collect(
     return panels
 
 
-def _test(scan: Scan, gene: str, variant: str | None, group: str) -> pd.Series:
+def _test(scan: StoredScan, gene: str, variant: str | None, group: str) -> pd.Series:
     """The test of a variant, or of the lead one; its variant is empty where nothing was tested in this group."""
     lead = lead_of(scan, gene, group)
     if variant is None and pd.isna(lead["neg_log10_p"]):
@@ -110,19 +117,19 @@ def _test(scan: Scan, gene: str, variant: str | None, group: str) -> pd.Series:
     # what the variant does by itself is known of tests that were kept
     if is_lead and not scan.params.get("interaction"):
         return lead
-    wanted = Pairs(gene=(gene,), group=(group,))
+    wanted = Wanted(gene=(gene,), group=(group,))
     kept = scan.table(wanted.with_only(variant=[name])) if scan.kept is not None else scan.results.iloc[:0]
     if len(kept):
         return kept.iloc[0]
     if is_lead:
-        return lead
+        return pd.concat([lead, pd.Series({MAIN: np.nan})])
     p_max = float(scan.params.get("p_max", 1.0))
     up_to = f", of those with p up to p_max={p_max:g}" if p_max < 1 else ""
     known = [] if scan.kept is None else scan.table(wanted, ["variant"])["variant"].astype(str)
     raise DataError(f"{group!r} has no test of {gene!r} with the variant {variant!r}{up_to}. {suggest(name, known)}")
 
 
-def _rows(adata: ad.AnnData, scan: Scan, gene: str, by: str | None) -> pd.DataFrame:
+def _rows(adata: ad.AnnData, scan: StoredScan, gene: str, by: str | None) -> pd.DataFrame:
     """Rows of the AnnData: group, donor, level, inside (what variants interact with, as a number), value, n_cells, weight."""
     weights = str(scan.params.get("weights", ""))
     groupby, donor = group_columns(scan.params.get("groupby", "")), _donor_columns(adata, scan)
@@ -138,7 +145,7 @@ def _rows(adata: ad.AnnData, scan: Scan, gene: str, by: str | None) -> pd.DataFr
     return rows.dropna(subset=["level", "value"])
 
 
-def _donor_columns(adata: ad.AnnData, scan: Scan) -> list[str]:
+def _donor_columns(adata: ad.AnnData, scan: StoredScan) -> list[str]:
     """Columns of obs with the names that the genotypes have; none where those are the names of the rows."""
     name = str(scan.params.get("donor", ""))
     columns = [] if not name else [name] if name in adata.obs else name.split(":")
@@ -191,7 +198,7 @@ def _panel(rows: pd.DataFrame, copies: pd.Series, test: pd.Series, *, group: str
     return Panel(group, test, known[["donor", "level", "x", "n_cells", "mean", "weight"]], levels, values, lacking)
 
 
-def interacting(adata: ad.AnnData, scan: Scan, by: str | None) -> str | None:
+def interacting(adata: ad.AnnData, scan: StoredScan, by: str | None) -> str | None:
     """The column of obs to split donors by: what was asked for, else what the variants interact with.
 
     Raises

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from donorwise._anndata import keys, read_scan
 from donorwise._anndata.gene_positions import gene_body
-from donorwise._core.engine.pairs import bare
+from donorwise._core.kinship.labels import bare
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._scan import scan_symbols
@@ -75,7 +75,6 @@ def locus(
     Parameters
     ----------
     {scan_source}
-    {key_scan}
     gene
         The gene (or trait).
     genotypes
@@ -88,6 +87,7 @@ def locus(
         Draw triangles that point up where the allele `a1` raises the response, and down where it lowers it.
     threshold
         Draw a line at this p-value.
+    {scan_key}
     {symbols_scan}
     {ax}
     {show}

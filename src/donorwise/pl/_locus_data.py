@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from donorwise._core.engine.pairs import Pairs
+from donorwise._core.engine.wanted import Wanted
 from donorwise.errors import DataError
 from donorwise.pl._scan_data import lead_of
 from donorwise.pl._scan_genotypes import dosages, r_squared
@@ -17,7 +17,7 @@ from donorwise.pl._style import format_p
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from donorwise._anndata import Scan
+    from donorwise._anndata import StoredScan
     from donorwise._typing import BoolArray, FloatArray
 
 _COLUMNS = ("group", "variant", "chrom", "pos", "a0", "a1", "beta", "neg_log10_p")
@@ -39,7 +39,7 @@ class Locus:
     lead: pd.Series
 
 
-def loci(scan: Scan, gene: str, groups: Sequence[str], genotypes: Any) -> dict[str, Locus]:
+def loci(scan: StoredScan, gene: str, groups: Sequence[str], genotypes: Any) -> dict[str, Locus]:
     """The tests of a gene in every group that has some.
 
     Raises
@@ -47,7 +47,7 @@ def loci(scan: Scan, gene: str, groups: Sequence[str], genotypes: Any) -> dict[s
     DataError
         No test was kept, or the genotypes do not have the lead variant.
     """
-    kept = scan.table(Pairs(gene=(gene,), group=tuple(groups)), _COLUMNS)
+    kept = scan.table(Wanted(gene=(gene,), group=tuple(groups)), _COLUMNS)
     kept = kept[kept["neg_log10_p"].notna() & (kept["pos"] > 0)]
     if kept.empty:
         raise DataError(none_kept(scan, gene, groups))
@@ -71,7 +71,7 @@ def is_lead(tests: pd.DataFrame, lead: pd.Series) -> BoolArray:
     return np.asarray(alike[0] & alike[1] & alike[2])
 
 
-def none_kept(scan: Scan, gene: str, groups: Sequence[str]) -> str:
+def none_kept(scan: StoredScan, gene: str, groups: Sequence[str]) -> str:
     """Why there is no test of a gene."""
     of_gene = scan.results[(scan.results["gene"] == gene) & scan.results["group"].isin(groups)]
     tested = of_gene[of_gene["neg_log10_p"].notna()]

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.engine.pairs import Pairs
+from donorwise._core.engine.wanted import Wanted
 from donorwise._core.kinship.labels import bare_chromosomes
 from donorwise.errors import DataError
 from donorwise.pl._scan_data import natural_order
 from donorwise.pl._style import SMALLEST_P
 
 if TYPE_CHECKING:
-    from donorwise._anndata import Scan, Symbols
+    from donorwise._anndata import StoredScan, Symbols
     from donorwise._typing import BoolArray, FloatArray
 
 _ACROSS, _UP = 1500, 150
@@ -30,7 +30,7 @@ _NO_PLACES = "The variants of this scan have no chromosomes and positions, which
 
 
 def variant_points(
-    scan: Scan, groups: Sequence[str], *, line: float, genes: Sequence[str], labels: Sequence[str]
+    scan: StoredScan, groups: Sequence[str], *, line: float, genes: Sequence[str], labels: Sequence[str]
 ) -> dict[str, pd.DataFrame]:
     """The tests of every group: ``gene, variant, chrom, pos, y, hit``, thinned below the line.
 
@@ -42,7 +42,7 @@ def variant_points(
     parts = {}
     for group in groups:
         found = _placed(pd.DataFrame(columns=[*_TESTED]).rename(columns={"neg_log10_p": "y"}))
-        for block in scan.blocks(Pairs(gene=tuple(genes) or None, group=(group,)), _TESTED):
+        for block in scan.blocks(Wanted(gene=tuple(genes) or None, group=(group,)), _TESTED):
             own = _placed(block.rename(columns={"neg_log10_p": "y"}))
             found = thin(pd.concat([found, own]) if len(found) else own, line=line, labels=labels)
         parts[group] = found.assign(hit=found["y"] >= line)
@@ -56,7 +56,7 @@ def variant_points(
 
 
 def gene_points(
-    scan: Scan, groups: Sequence[str], *, alpha: float, genes: Sequence[str]
+    scan: StoredScan, groups: Sequence[str], *, alpha: float, genes: Sequence[str]
 ) -> tuple[dict[str, pd.DataFrame], str]:
     """The lead variants of every group, as the tests have them, and what their heights are: of genes where those are known.
 
@@ -158,12 +158,12 @@ def genome_of(tables: Iterable[pd.DataFrame]) -> Genome:
     return Genome(names, starts, starts + length)
 
 
-def is_cis(scan: Scan) -> bool:
+def is_cis(scan: StoredScan) -> bool:
     """Whether genes were tested against the variants near them."""
     return bool(scan.params.get("mode") == "cis")
 
 
-def check_labels(labels: Sequence[str], scan: Scan, tables: Iterable[pd.DataFrame]) -> None:
+def check_labels(labels: Sequence[str], scan: StoredScan, tables: Iterable[pd.DataFrame]) -> None:
     """Raise where a label is neither a gene of the scan nor a variant that is drawn."""
     known = set(scan.genes).union(*(table["variant"].astype(str) for table in tables))
     for name in labels:
@@ -199,7 +199,7 @@ class Called:
         ]
 
 
-def called_by(scan: Scan, symbols: Symbols, genes: Sequence[str], *, by_gene: bool) -> Called:
+def called_by(scan: StoredScan, symbols: Symbols, genes: Sequence[str], *, by_gene: bool) -> Called:
     """What the points are called: where one gene alone is drawn by their variants."""
     one = len(genes or scan.genes) == 1
     return Called(by_gene=by_gene and not one, beside=not one, symbols=symbols)

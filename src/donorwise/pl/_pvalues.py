@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._anndata import Scan
+    from donorwise._anndata import StoredScan
     from donorwise._typing import FloatArray, Groups, IntArray
 
 
@@ -158,7 +158,7 @@ def _of_result(adata: ad.AnnData, *, key: str, contrast: str | None, group: Grou
     return found
 
 
-def _of_scan(scan: Scan, *, contrast: str | None, group: Groups) -> dict[str, Distribution]:
+def _of_scan(scan: StoredScan, *, contrast: str | None, group: Groups) -> dict[str, Distribution]:
     if contrast is not None:
         raise DataError(f"contrast={contrast!r}: a scan has one test of a variant; leave it out.")
     found = {}

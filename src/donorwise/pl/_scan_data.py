@@ -13,7 +13,7 @@ from donorwise.errors import DataError
 from donorwise.get._tests import choose, present
 
 if TYPE_CHECKING:
-    from donorwise._anndata import Scan, Symbols
+    from donorwise._anndata import StoredScan, Symbols
     from donorwise._typing import Groups
 
 _LETTERS = {"X": 1, "Y": 2, "XY": 3, "M": 4, "MT": 4}
@@ -41,7 +41,7 @@ def is_scan(source: Any, key: str | None) -> bool:
     )
 
 
-def groups_of(scan: Scan, wanted: Groups) -> list[str]:
+def groups_of(scan: StoredScan, wanted: Groups) -> list[str]:
     """Names of the groups that are wanted, None for all of them.
 
     Raises
@@ -52,7 +52,7 @@ def groups_of(scan: Scan, wanted: Groups) -> list[str]:
     return present(choose(scan.results, "group", wanted), "group")
 
 
-def genes_of(scan: Scan, symbols: Symbols, wanted: str) -> list[str]:
+def genes_of(scan: StoredScan, symbols: Symbols, wanted: str) -> list[str]:
     """The genes that are meant by a name or symbol.
 
     Raises
@@ -67,7 +67,7 @@ def genes_of(scan: Scan, symbols: Symbols, wanted: str) -> list[str]:
     return found
 
 
-def lead_of(scan: Scan, gene: str, group: str) -> pd.Series:
+def lead_of(scan: StoredScan, gene: str, group: str) -> pd.Series:
     """The row of a gene in a group; without numbers where there is none."""
     rows = scan.results[(scan.results["gene"] == gene) & (scan.results["group"] == group)]
     empty = pd.Series({"gene": gene, "group": group}, dtype=object).reindex(scan.results.columns)

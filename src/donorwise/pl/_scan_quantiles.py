@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.engine.calibration import BINS, ranks
-from donorwise._core.engine.pairs import Pairs
+from donorwise._core.engine.wanted import Wanted
 from donorwise._core.inference.genomic_control import genomic_lambda
 
 if TYPE_CHECKING:
-    from donorwise._anndata import Scan
+    from donorwise._anndata import StoredScan
     from donorwise._typing import FloatArray, IntArray
 
 _TAIL = 1_000
@@ -42,7 +42,7 @@ class ScanShape:
     histogram: FloatArray
 
 
-def scan_shape(scan: Scan, group: str) -> ScanShape | None:
+def scan_shape(scan: StoredScan, group: str) -> ScanShape | None:
     """Put the p-values of a group together; None where nothing was tested."""
     counts = scan.counts[scan.counts["group"] == group].sort_values("p_value")
     p, above = counts["p_value"].to_numpy(), counts["count"].to_numpy(dtype=np.int64).cumsum()
@@ -62,18 +62,18 @@ def scan_shape(scan: Scan, group: str) -> ScanShape | None:
     )
 
 
-def _inflation(scan: Scan, group: str) -> float:
-    """Genomic lambda of all tests of a group, with the degrees of freedom that most genes have."""
-    counts = scan.counts[scan.counts["group"] == group]
-    df = scan.results.loc[scan.results["group"] == group, "df"].mode()
-    edges, numbers = counts["statistic"].to_numpy(), counts["count"].to_numpy()
+def _inflation(scan: StoredScan, group: str) -> float:
+    """Genomic lambda of all tests, with the degrees of freedom that most genes have."""
+    counts = scan.counts[scan.counts["group"] == group].sort_values("statistic")
+    df = scan.results["df"][scan.results["group"] == group].mode()
+    edges, numbers = (counts[name].to_numpy(dtype=np.float64) for name in ("statistic", "count"))
     return genomic_lambda(edges, numbers, float(df.iloc[0]) if len(df) else np.inf)
 
 
-def _tail(scan: Scan, group: str, p: FloatArray, above: IntArray) -> FloatArray:
+def _tail(scan: StoredScan, group: str, p: FloatArray, above: IntArray) -> FloatArray:
     """The smallest p-values, -log10, falling: all those at or below an edge of the bins, as far as they were kept."""
     edge = float(p[np.searchsorted(above, min(_TAIL, above[-1]))])
     if scan.kept is None:
         return np.empty(0)
-    found = scan.table(Pairs(group=(group,), p_max=edge), ["neg_log10_p"])["neg_log10_p"].to_numpy(dtype=np.float64)
+    found = scan.table(Wanted(group=(group,), p_max=edge), ["neg_log10_p"])["neg_log10_p"].to_numpy(dtype=np.float64)
     return -np.sort(-found[np.isfinite(found)])

@@ -185,9 +185,8 @@ class NullModels:
         own = as_slice(features)
         n = [block.x[variants] @ sums.T[own].T for sums in self.sums]
         s = {pair: products(variants, features) for pair, products in block.products.items()}
-        rss = {pair: least[variants] for pair, least in block.rss.items()}
         aliased, R, zero = block.aliased[variants], self.R[own], self.at_zero[own]
-        df = np.where(zero, float(self.nu), self.df)
+        rss, df = {at: left[variants] for at, left in block.rss.items()}, np.where(zero, float(self.nu), self.df)
         if self.n_columns == 1:
             estimate, statistic = n[0], s[0, 0]
             wald_one(estimate, statistic, R, rss[0, 0], aliased, float(self.nu), df)

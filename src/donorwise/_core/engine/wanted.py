@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from donorwise._core.kinship.labels import bare as bare
+from donorwise._core.kinship.labels import bare
 from donorwise._typing import BoolArray
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _is_in(column: Any, names: list[str]) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class Wanted:
     """Which tests are wanted; None is all of them.
 
     Attributes
@@ -86,16 +86,16 @@ class Pairs:
             whole = one if whole is None else whole & one
         return whole
 
-    def with_only(self, **names: Sequence[str]) -> Pairs:
+    def with_only(self, **names: Sequence[str]) -> Wanted:
         """What is wanted and has one of these names as well."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         for column, allowed in names.items():
             wanted, known = own[column], set(allowed)
             own[column] = tuple(allowed) if wanted is None else tuple(name for name in wanted if name in known)
-        return Pairs(**own)
+        return Wanted(**own)
 
 
-def read_pairs(tests: Tests, wanted: Pairs, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_wanted(tests: Tests, wanted: Wanted, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The tests that are wanted, as one table in their own order; text is categorical.
 
     Parameters
@@ -114,10 +114,10 @@ def read_pairs(tests: Tests, wanted: Pairs, columns: Sequence[str] | None = None
     return with_known_text(found.to_pandas(strings_to_categorical=True))
 
 
-def pair_blocks(tests: Tests, wanted: Pairs, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-    """As `read_pairs`, in blocks of rows of which one is in memory at a time."""
+def wanted_blocks(tests: Tests, wanted: Wanted, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+    """As `read_wanted`, in blocks of rows of which one is in memory at a time."""
     if isinstance(tests, pd.DataFrame):
-        yield read_pairs(tests, wanted, columns)
+        yield read_wanted(tests, wanted, columns)
         return
     batches = tests.to_batches(filter=wanted.expression(), columns=None if columns is None else list(columns))
     for batch in batches:
@@ -136,7 +136,9 @@ def _text(column: pd.Series) -> pd.Series:
             return column
         codes, names = pd.factorize(column)  # first seen first
         column = pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(names)), index=column.index)
+    known = column.cat.categories
+    if known.dtype != known.astype(str).dtype:
+        column = column.cat.rename_categories(known.astype(str))
     if not column.hasnans:
         return column
-    known = column.cat.categories
     return (column if "" in known else column.cat.add_categories("")).fillna("")
