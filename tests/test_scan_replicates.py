@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -90,12 +91,12 @@ def test_slopes_pay_for_what_is_on_them_only() -> None:
         assert (found["df"] == N_DONORS - used).all(), fixed
 
 
-def warned(formula: str, data: tuple[np.ndarray, pd.DataFrame, pd.DataFrame], x: str = "x") -> bool:
+def warned(formula: str, data: tuple[np.ndarray, pd.DataFrame, pd.DataFrame], x: str = "x", **options: Any) -> bool:
     """Whether a scan says that slopes are lacking."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        dw.scan_variants(*data, formula, interaction=x, refit="none", donor="donor_id")
-    return any("takes cells for replicates" in str(w.message) for w in caught)
+        dw.scan_variants(*data, formula, interaction=x, refit="none", donor="donor_id", **options)
+    return any("for replicates" in str(w.message) for w in caught)
 
 
 @pytest.mark.parametrize("cells", [3, N_CELLS, 400])
@@ -131,3 +132,14 @@ def test_what_is_as_good_as_slopes() -> None:
     rows = pd.DataFrame(Y).groupby(obs["sample_id"].to_numpy()).mean()
     one = obs.drop_duplicates("sample_id").set_index("sample_id", drop=False).loc[rows.index].reset_index(drop=True)
     assert not warned("~ condition + (1 | donor_id)", (rows.to_numpy(), one, genotypes), "condition")
+
+
+def test_slopes_of_relatives() -> None:
+    """Those who are alike in their levels are alike in their slopes."""
+    Y, obs, genotypes = cohort(donor_sd=1.0, slope_sd=1.0)
+    names = list(genotypes.index)
+    K = pd.DataFrame(np.kron(np.eye(N_DONORS // 2), [[1.0, 0.5], [0.5, 1.0]]), names, names)
+    levels = "~ arm + x + (1 | gr(donor_id, cov=K))"
+    for slopes, said in (("", True), (" + (0 + x | donor_id)", True), (" + (0 + x | gr(donor_id, cov=K))", False)):
+        assert warned(levels + slopes, (Y, obs, genotypes), kernels={"K": K}) is said, slopes
+    assert not warned(levels + " + (0 + x | donor_id)", (Y, obs, genotypes), "arm", kernels={"K": K})

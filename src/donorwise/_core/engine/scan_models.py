@@ -18,7 +18,7 @@ from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from donorwise._core.cells.measures import Collapsed
-    from donorwise._core.design.design import Design
+    from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.engine.fitted import LMMFit
     from donorwise._core.engine.tasks import Statistics
     from donorwise._core.models.lmm.model import LMM
@@ -136,7 +136,7 @@ def lacks_slopes(design: Design, donors: TaskDonors, column: int, name: str) -> 
     inside = design.varying[column] >= 0
     if not inside and constant_within(design.X[:, [column]], donors.codes)[0]:
         return False
-    if any(t.group == donors.column and name in variables(t.bar.terms) for t in design.random_terms):
+    if _slopes(design, donors, name):
         return False
     rows = np.bincount(design.codes[design.codes >= 0], minlength=design.n_patterns)
     units = [np.bincount(donors.codes, rows)]
@@ -146,6 +146,17 @@ def lacks_slopes(design: Design, donors: TaskDonors, column: int, name: str) -> 
             pairs = np.unique(np.column_stack([donors.codes, term.codes]), axis=0)
             units.append(np.bincount(pairs[:, 0]))
     return all(n.max() > _PAIR for n in units)
+
+
+def lacks_kernel_slopes(design: Design, donors: TaskDonors, name: str) -> bool:
+    """Whether relatives' levels are alike by a kernel, and their slopes on what variants interact with by none."""
+    slopes = _slopes(design, donors, name)
+    levels = {t.bar.cov for t in design.random_terms if t.group == donors.column}
+    return bool(slopes) and any(levels) and not any(t.bar.cov for t in slopes)
+
+
+def _slopes(design: Design, donors: TaskDonors, name: str) -> list[RandomTerm]:
+    return [t for t in design.random_terms if t.group == donors.column and name in variables(t.bar.terms)]
 
 
 def task_models(
