@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,3 +89,57 @@ def test_slopes_pay_for_what_is_on_them_only() -> None:
         formula = f"~ {fixed} + (1 | donor_id) + (0 + x | donor_id)"
         found = statistics("none", formula, (Y, obs, genotypes), interaction="x")
         assert (found["df"] == N_DONORS - used).all(), fixed
+
+
+def warned(formula: str, data: tuple[np.ndarray, pd.DataFrame, pd.DataFrame], x: str = "x", **options: Any) -> bool:
+    """Whether a scan says that slopes are lacking."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dw.scan_variants(*data, formula, interaction=x, refit="none", donor="donor_id", **options)
+    return any("for replicates" in str(w.message) for w in caught)
+
+
+@pytest.mark.parametrize("cells", [3, N_CELLS, 400])
+def test_slopes_that_lack(cells: int) -> None:
+    """However many cells there are, and whether all of them have values of their own or one of two."""
+    rng = np.random.default_rng(0)
+    donor = np.repeat(np.arange(N_DONORS), cells)
+    names = np.array([f"d{i}" for i in range(N_DONORS)])
+    genotypes = pd.DataFrame(rng.binomial(2, 0.4, (N_DONORS, 3)), names)
+    obs = pd.DataFrame({"donor_id": names[donor], "state": rng.normal(size=donor.size)})
+    obs["x"] = np.tile(np.arange(cells) % 2, N_DONORS)
+    data = rng.normal(size=(donor.size, 2)), obs, genotypes
+    for x in ("state", "x"):
+        assert warned(f"~ {x} + (1 | donor_id)", data, x)
+        assert not warned(f"~ {x} + (1 | donor_id) + (0 + {x} | donor_id)", data, x)
+        assert not warned(f"~ {x} + ({x} | donor_id)", data, x)
+
+
+def test_what_is_as_good_as_slopes() -> None:
+    """Two samples of a donor, of which each has an effect of its own; but not several samples in a condition."""
+    Y, obs, genotypes = cohort(donor_sd=4.0, slope_sd=1.0)
+    obs["condition"] = np.where(obs["x"] > 0, "stim", "ctrl")
+    obs["sample_id"] = obs["donor_id"] + obs["condition"]
+    obs["tube"] = obs["sample_id"] + np.repeat(np.arange(len(obs) // 4) % 2, 4).astype(str)
+    data = Y, obs, genotypes
+    for term in ("donor_id:condition", "sample_id"):
+        assert not warned(f"~ condition + (1 | donor_id) + (1 | {term})", data, "condition"), term
+    assert warned("~ condition + (1 | donor_id) + (1 | tube)", data, "condition")
+    assert not warned("~ arm + condition + (1 | donor_id)", data, "arm")
+    own = statistics("all", "~ x + (1 | donor_id) + (0 + x | donor_id)", data, interaction="x")
+    samples = statistics("all", "~ x + (1 | donor_id) + (1 | sample_id)", data, interaction="x")
+    np.testing.assert_allclose(own["statistic"], samples["statistic"], rtol=1e-5)
+    rows = pd.DataFrame(Y).groupby(obs["sample_id"].to_numpy()).mean()
+    one = obs.drop_duplicates("sample_id").set_index("sample_id", drop=False).loc[rows.index].reset_index(drop=True)
+    assert not warned("~ condition + (1 | donor_id)", (rows.to_numpy(), one, genotypes), "condition")
+
+
+def test_slopes_of_relatives() -> None:
+    """Those who are alike in their levels are alike in their slopes."""
+    Y, obs, genotypes = cohort(donor_sd=1.0, slope_sd=1.0)
+    names = list(genotypes.index)
+    K = pd.DataFrame(np.kron(np.eye(N_DONORS // 2), [[1.0, 0.5], [0.5, 1.0]]), names, names)
+    levels = "~ arm + x + (1 | gr(donor_id, cov=K))"
+    for slopes, said in (("", True), (" + (0 + x | donor_id)", True), (" + (0 + x | gr(donor_id, cov=K))", False)):
+        assert warned(levels + slopes, (Y, obs, genotypes), kernels={"K": K}) is said, slopes
+    assert not warned(levels + " + (0 + x | donor_id)", (Y, obs, genotypes), "arm", kernels={"K": K})

@@ -40,7 +40,7 @@ def dense(y: np.ndarray, X: np.ndarray, w: np.ndarray) -> tuple[float, float]:
 
     ends = [
         minimize_scalar(lambda z: at(np.exp(z))[0], bounds=b, method="bounded", options={"xatol": 1e-10}).x
-        for b in ((-18, -4), (-6, 4))
+        for b in ((-18, -4), (-6, 4), (4, 18))
     ]
     best = min([0.0, *np.exp(ends)], key=lambda gamma: at(gamma)[0])
     _, beta, Phi, s2 = at(best)

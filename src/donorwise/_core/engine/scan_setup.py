@@ -10,7 +10,7 @@ import pandas as pd
 
 from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.scan import Scan
-from donorwise._core.engine.scan_models import by_donor, interacting, lacks_slopes
+from donorwise._core.engine.scan_models import by_donor, interacting, lacks_kernel_slopes, lacks_slopes
 from donorwise._core.engine.scan_resampled import check_resampled
 from donorwise.errors import DataError, DesignError
 
@@ -148,27 +148,31 @@ def _by_donor(analysis: LmmAnalysis, column: str, names: StrArray) -> tuple[LmmA
 def _about_slopes(
     analysis: LmmAnalysis, donors: Sequence[TaskDonors | None], at: Sequence[int | None], name: str | None
 ) -> list[str]:
-    """A warning of groups in which cells of a donor would count as replicates of what it says of an interaction."""
+    """A warning where cells of a donor, or relatives, would count as replicates of what a group says of an interaction."""
     if name is None:
         return []
-    hot = [
-        task.name
+    groups = [
+        (task.design, own, column)
         for task, own, column in zip(analysis.tasks, donors, at, strict=True)
-        if task.design is not None
-        and own is not None
-        and column is not None
-        and lacks_slopes(task.design, own, column, name)
+        if task.design is not None and own is not None and column is not None
     ]
-    if not hot:
-        return []
-    column = next(own.column for own in donors if own is not None)
+    covs = analysis.formula.covs
     labels = name in analysis.obs.columns and not pd.api.types.is_numeric_dtype(analysis.obs[name])
-    term = f"(1 | {column}:{name})" if labels else f"(0 + {name} | {column})"
-    return [
-        f"{name!r} differs between cells of a donor and the formula lets donors not differ in it, so that the interaction of a "
-        f"variant with it takes cells for replicates (hot p-values): add {term}"
-        + (f", and the same with the kernel, (0 + {name} | gr({column}, cov=...))." if analysis.formula.covs else ".")
-    ]
+    for design, own, column in groups:
+        kernel = f"(0 + {name} | gr({own.column}, cov={next(iter(covs), '...')}))"
+        if lacks_slopes(design, own, column, name):
+            return [
+                f"{name!r} differs between cells of a donor and the formula lets donors not differ in it, so that the interaction "
+                "of a variant with it takes cells for replicates (hot p-values): add "
+                + (f"(1 | {own.column}:{name})" if labels else f"(0 + {name} | {own.column})")
+                + (f", and the same with the kernel, {kernel}." if covs else ".")
+            ]
+        if lacks_kernel_slopes(design, own, name):
+            return [
+                f"Levels of relatives are alike by the formula, and how they respond to {name!r} is not, so that the interaction of "
+                f"a variant with it takes relatives for replicates (hot p-values): add {kernel}."
+            ]
+    return []
 
 
 def check_options(options: ScanOptions, genotypes: Genotypes) -> None:
