@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from donorwise._core.inference.genomic_control import genomic_lambda_of_p
+
 WINDOW, LENGTH = 1_000_000, 6_000_000
 
 
@@ -109,6 +111,7 @@ def cis_scan(
             )
             parts.append(tests_of(means[gene].to_numpy(), genotypes[:, near.to_numpy()], gene=gene, group=group))
     every = pd.concat(parts, ignore_index=True)
+    leads, counts = lead_table(every), counts_of(every)
     if interaction:
         every = every.assign(beta_main=0.5, se_main=0.1, p_main=1e-6)
     kept = every if p_max is None else every[every["p_value"] <= p_max].reset_index(drop=True)
@@ -116,8 +119,9 @@ def cis_scan(
         "formula": "~ 1 + (1 | donor_id)", "groupby": "cell_type", "donor": "donor_id", "response": "X", "mode": "cis",
         "window": WINDOW, "interaction": "condition" if interaction else "", "gene_test": "bonferroni", "out": "",
         "p_max": 1.0 if p_max is None else p_max, "n_tests": len(every),
+        "lambda": every.groupby("group")["p_value"].agg(genomic_lambda_of_p).to_dict(),
     }  # fmt: skip
-    return Scan(kept, lead_table(every), counts_of(every), params)
+    return Scan(kept, leads, counts, params)
 
 
 def _donor_values(cells: ad.AnnData, interaction: bool) -> pd.DataFrame:

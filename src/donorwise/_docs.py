@@ -47,6 +47,9 @@ gene, group
     "key": """\
 key
     Entry of ``uns`` that holds the result.""",
+    "key_scan": """\
+key
+    Entry of ``uns`` that holds the scan, of an AnnData.""",
     "key_calibration": """\
 key
     Entry of ``uns`` that holds the calibration.""",

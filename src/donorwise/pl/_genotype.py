@@ -226,7 +226,7 @@ def _name_genotypes(ax: Axes, panel: Panel) -> None:
         names = [between.join(pair) for pair in ((a0, a0), (a0, a1), (a1, a1))]
     ax.set_xticks(range(3), [f"{name}\n{k:,}" for name, k in zip(names, n, strict=True)], parse_math=False)
     allele = f", copies of {shorten([a1], 12)[0] or 'a1'}"
-    lacking = f"\n({panel.lacking:,} donors without a genotype)" if panel.lacking else ""
+    lacking = f"\n({panel.lacking:,} donor{'s' * (panel.lacking > 1)} without a genotype)" if panel.lacking else ""
     ax.set_xlabel(f"{shorten([str(panel.test['variant'])])[0]}{allele}{lacking}", parse_math=False)
 
 

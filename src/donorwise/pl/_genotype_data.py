@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _HARD = 1e-6
 """How near to 0, 1 and 2 genotypes are that were called."""
+MAIN = "beta_main"
+"""Column of the tests of interactions: what the variant does where the interacting variable is zero."""
 HALVES = ("lower half", "upper half")
 
 
@@ -38,7 +40,7 @@ class Panel:
     group
         Its name.
     test
-        Row of the tests: variant, a0, a1, beta, se, p_value, status; ``beta_main`` of scans of interactions.
+        Row of the tests: variant, a0, a1, beta, se, p_value, status; of scans of interactions `MAIN`.
     donors
         One row per donor (and level): donor, level, x (copies of a1), n_cells, mean, weight.
     levels
@@ -64,9 +66,14 @@ class Panel:
 
     @property
     def slopes(self) -> tuple[float, ...]:
-        """The model's slope in each level: of an interaction that of the variant itself and the change by the level's value."""
-        beta, main = float(self.test["beta"]), self.test.get("beta_main", np.nan)
-        return tuple(beta if pd.isna(main) else float(main) + beta * value for value in self.values)
+        """The model's slope in each level: of an interaction that of the variant itself and the change by the level's value.
+
+        NaN where one of these is not known.
+        """
+        beta = float(self.test["beta"])
+        if MAIN not in self.test.index:
+            return tuple(beta for _ in self.values)
+        return tuple(float(self.test[MAIN]) + beta * value for value in self.values)
 
 
 def collect(
@@ -115,7 +122,7 @@ def _test(scan: StoredScan, gene: str, variant: str | None, group: str) -> pd.Se
     if len(kept):
         return kept.iloc[0]
     if is_lead:
-        return lead
+        return pd.concat([lead, pd.Series({MAIN: np.nan})])
     p_max = float(scan.params.get("p_max", 1.0))
     up_to = f", of those with p up to p_max={p_max:g}" if p_max < 1 else ""
     known = [] if scan.kept is None else scan.table(wanted, ["variant"])["variant"].astype(str)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._typing import Groups
+    from donorwise._typing import FloatArray, Groups
     from donorwise.pl._manhattan_data import Genome
 
 LEVELS = ("variant", "gene")
@@ -214,10 +214,17 @@ def _name_chromosomes(ax: Axes, genome: Genome) -> None:
     ax.tick_params(axis="x", length=0)
 
 
+def _under_words(ax: Axes) -> FloatArray:
+    """Points along what is written in the axes already, (n, 2), which names should not cover either."""
+    boxes = [text.get_window_extent() for text in ax.texts]
+    along = [np.column_stack([np.linspace(box.x0, box.x1, 8), np.full(8, (box.y0 + box.y1) / 2)]) for box in boxes]
+    return np.asarray(ax.transData.inverted().transform(np.concatenate([np.empty((0, 2)), *along])))
+
+
 def _name(ax: Axes, part: pd.DataFrame, named: pd.DataFrame, genome: Genome, *, place: Callable[..., Any]) -> None:
     """Write names beside their points."""
     if named.empty:
         return
-    points = np.column_stack([genome.along(part), part["y"]])
+    points = np.concatenate([np.column_stack([genome.along(part), part["y"]]), _under_words(ax)])
     xy = np.column_stack([genome.along(named), named["y"]])
     place(ax, list(named["name"]), xy, points=points, colors=[INK] * len(named))

@@ -9,7 +9,7 @@ import numpy as np
 
 from donorwise._core.engine.calibration import BINS, ranks
 from donorwise._core.engine.wanted import Wanted
-from donorwise._core.inference.genomic import genomic_lambda
+from donorwise._core.inference.genomic_control import genomic_lambda
 
 if TYPE_CHECKING:
     from donorwise._anndata import StoredScan
@@ -57,9 +57,17 @@ def scan_shape(scan: StoredScan, group: str) -> ScanShape | None:
         n=n,
         rank=np.concatenate([np.flatnonzero(some) + 1, above[body]]),
         neg_log10_p=np.concatenate([tail[some], -np.log10(np.maximum(p[body], np.finfo(float).tiny))]),
-        inflation=genomic_lambda(scan.counts[scan.counts["group"] == group]),
+        inflation=_inflation(scan, group),
         histogram=np.diff(np.interp(BINS, np.append(0.0, p), np.append(0, above))),
     )
+
+
+def _inflation(scan: StoredScan, group: str) -> float:
+    """Genomic lambda of all tests, with the degrees of freedom that most genes have."""
+    counts = scan.counts[scan.counts["group"] == group].sort_values("statistic")
+    df = scan.results["df"][scan.results["group"] == group].mode()
+    edges, numbers = (counts[name].to_numpy(dtype=np.float64) for name in ("statistic", "count"))
+    return genomic_lambda(edges, numbers, float(df.iloc[0]) if len(df) else np.inf)
 
 
 def _tail(scan: StoredScan, group: str, p: FloatArray, above: IntArray) -> FloatArray:

@@ -248,10 +248,15 @@ def scan_options(
         raise DonorwiseError(
             f"window={window!r} must be a number of base pairs; all variants are tested by mode='trans' and 'gwas'."
         )
-    tests = TestOptions(test=test, refit=refit, screen=screen, p_max=p_max, by_cauchy=gene_test == "acat")
+    if not n_permutations >= 1:
+        raise DonorwiseError(f"n_permutations={n_permutations!r} must be a number of permutations, such as 1000.")
+    tests = TestOptions(
+        test=test, refit=refit, screen=screen, p_max=p_max, by_cauchy=gene_test == "acat",
+        n_permutations=n_permutations if gene_test == "permutations" else 0, seed=seed,
+    )  # fmt: skip
     return ScanOptions(
-        mode=mode, window=int(window), interaction=interaction, tests=tests, gene_test=gene_test, n_permutations=n_permutations,
-        loco=loco, maf=maf, missing=missing, seed=seed,
+        mode=mode, window=int(window), interaction=interaction, tests=tests, gene_test=gene_test, loco=loco, maf=maf,
+        missing=missing,
     )  # fmt: skip
 
 

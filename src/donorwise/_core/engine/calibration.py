@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from donorwise._core.design.exchange import estimable, find_exchange, relabel
 from donorwise._core.design.permutations import arrange
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.tasks import ddf_used, test_features, with_numbers
+from donorwise._core.inference.genomic_control import genomic_lambda_of_p
 from donorwise._core.inference.moderation import Learned, learn, p_values
 from donorwise._core.inference.multiplicity import adjust
 from donorwise._core.inference.wald import contrast_tests
@@ -233,7 +233,7 @@ def shape_of(p_values: FloatArray) -> Shape:
     return Shape(
         n_tested=p.size,
         hits=int((adjust(p) < FDR).sum()),
-        inflation=float(stats.chi2.isf(np.median(p), 1) / stats.chi2.median(1)) if p.size else np.nan,
+        inflation=genomic_lambda_of_p(p),
         share_below=np.searchsorted(p, ALPHAS) / p.size if p.size else np.full(len(ALPHAS), np.nan),
         curve=curve,
         counts=np.histogram(p, BINS)[0],

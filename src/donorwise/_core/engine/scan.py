@@ -11,7 +11,8 @@ import numpy as np
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.scan_models import task_models
 from donorwise._core.engine.scan_summary import Summary
-from donorwise._core.engine.scan_tiles import Block, Pairs, Ranges, TestOptions, scan_block
+from donorwise._core.engine.scan_tiles import Pairs, TestOptions, scan_block
+from donorwise._core.engine.scan_windows import Block, Ranges
 from donorwise._core.jobs import Progress, in_threads
 from donorwise._core.kinship.usable import usable_variants
 from donorwise._core.models.lmm.recent import REMEMBERING
@@ -42,11 +43,9 @@ class ScanOptions:
     interaction: str | None = None
     tests: TestOptions = field(default_factory=TestOptions)
     gene_test: str = "acat"
-    n_permutations: int = 1000
     loco: bool = False
     maf: float = 0.01
     missing: float = 0.05
-    seed: int = 0
 
 
 class Genes(NamedTuple):

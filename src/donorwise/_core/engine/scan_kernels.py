@@ -14,16 +14,40 @@ _ALIKE = (
 
 
 @entry
-def summarise(statistic, best, tested, counts):
-    """Position of the largest |t| (V, G) of every feature, how many there are that are no NaN, and their histogram."""
+def sift(statistic, low, high, least, best, largest, tested, counts, rows, columns):
+    """Statistics (V, G): how many of each column are there, those from `least` on by position, and what the others say.
+
+    Those outside the rows low..high-1 of their column become NaN; NaN are none. Of what is smaller than `least` the position
+    of the largest |t| of each column, its size, and the histogram. Returns how many `rows` and `columns` are filled.
+    """
     V, G = statistic.shape
-    largest = np.zeros(G)
+    n = 0
     for v in range(V):
         for g in range(G):
+            if not low[g] <= v < high[g]:
+                statistic[v, g] = np.nan
+                continue
             size = abs(statistic[v, g])
             if not size >= 0.0:
                 continue
             tested[g] += 1
+            if size >= least:
+                rows[n], columns[n] = v, g
+                n += 1
+                continue
             counts[min(int(size * BINS_PER_UNIT), N_BINS - 1)] += 1
             if best[g] < 0 or size > largest[g] * (1.0 + _ALIKE):
                 best[g], largest[g] = v, size
+    return n
+
+
+@entry
+def add_listed(statistic, rows, columns, best, largest, counts):
+    """Add statistics at some positions to what `sift` says of others; of those that are alike the first is taken."""
+    for i in range(rows.size):
+        v, g = rows[i], columns[i]
+        size = abs(statistic[v, g])
+        counts[min(int(size * BINS_PER_UNIT), N_BINS - 1)] += 1
+        alike = size >= largest[g] * (1.0 - _ALIKE) and v < best[g]
+        if best[g] < 0 or size > largest[g] * (1.0 + _ALIKE) or alike:
+            best[g], largest[g] = v, max(size, largest[g])

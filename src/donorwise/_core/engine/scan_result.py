@@ -11,9 +11,10 @@ import pandas as pd
 
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.scan import run_scan
+from donorwise._core.engine.scan_kernels import BINS_PER_UNIT
 from donorwise._core.engine.scan_store import Folder, Memory
-from donorwise._core.engine.scan_tables import counts_table, pairs_table, results_table
-from donorwise._core.inference.genomic import genomic_lambda
+from donorwise._core.engine.scan_tables import counts_table, pairs_table, results_table, usual
+from donorwise._core.inference.genomic_control import genomic_lambda
 from donorwise._core.kinship.usable import REASONS
 from donorwise.errors import DataError
 
@@ -121,7 +122,13 @@ def _params(scan: Scan, results: Sequence[TaskResult], counts: pd.DataFrame, fai
         "n_donors": {name: len(own.names) for name, own in zip(names, scan.donors, strict=True) if own is not None},
         **left,
         "imputed": {name: int(own.summary.imputed[0]) for name, own in zip(names, results, strict=True)},
-        "lambda": {str(name): genomic_lambda(own) for name, own in counts.groupby("group", observed=True)},
+        "lambda": {name: _lambda(own) for name, own in zip(names, results, strict=True)},
         "reasons": failed,
         "version": version("donorwise"),
     }
+
+
+def _lambda(own: TaskResult) -> float:
+    """Genomic lambda of all tests of a task."""
+    counts = own.summary.counts
+    return genomic_lambda(np.arange(counts.size) / BINS_PER_UNIT, counts, usual(own.df))

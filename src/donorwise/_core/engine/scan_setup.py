@@ -10,6 +10,7 @@ import numpy as np
 from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.scan import Scan
 from donorwise._core.engine.scan_models import by_donor, interacting, lacks_slopes
+from donorwise._core.engine.scan_resampled import check_resampled
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ def build_scan(
     rows = tuple(None if own is None else np.array([positions[name] for name in own.names]) for own in donors)
     designs = [task.design for task in first.tasks]
     interaction = options.interaction
+    if options.tests.n_permutations:
+        check_resampled(next(d for d in designs if d is not None), interaction=interaction is not None)
     at = tuple(None if d is None or interaction is None else interacting(d, interaction) for d in designs)
     said = [*warnings, *_about_slopes(first, donors, at, interaction)]
     return Scan(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -151,7 +150,7 @@ class Folder:
             "genotypes": [scan.genotypes.n_variants, scan.blocks()[:2], scan.blocks()[-1]],
             "response": [analysis.response, analysis.weights],
             "options": [o.mode, o.window, o.interaction, o.tests.test, o.tests.refit, o.tests.screen, o.tests.p_max, o.gene_test,
-                        o.n_permutations, o.loco, o.maf, o.missing, o.seed],
+                        o.tests.n_permutations, o.loco, o.maf, o.missing, o.tests.seed],
         }  # fmt: skip
 
     def check(self, task: int, chrom: str, models: FloatArray) -> None:
@@ -179,7 +178,7 @@ class Folder:
         found = {}
         for file in sorted((self.folder / PARTS).glob(f"{task:05d}-*.npz")):
             with np.load(file) as arrays:
-                found[int(file.stem.split("-")[1])] = Summary(**{f.name: arrays[f.name] for f in fields(Summary)})
+                found[int(file.stem.split("-")[1])] = Summary.of_arrays(arrays)
         return found
 
     def save(self, task: int, block: int, pairs: Pairs, summary: Summary) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from donorwise._core.engine.scan_kernels import N_BINS
+from donorwise._core.inference.cauchy import Cauchy
 from donorwise._core.kinship.usable import REASONS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from donorwise._core.kinship.usable import Usable
     from donorwise._typing import FloatArray, IntArray
 
 _ALIKE = 1e-9  # relative difference of statistics that is rounding
+CAUCHY = ("total", "log_tiny", "n_ones", "n_tests")
 _LEAD = ("variant", "estimate", "statistic", "se", "frequency", "n")
-_BY_FEATURE = {"n_variants", "cauchy", *_LEAD}
+_SUMS = ("n_variants", "counts", "left_out", "variants", "imputed")
+_BY_FEATURE = ("n_variants", *_LEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,10 @@ class Summary:
     variant, estimate, statistic, se, frequency, n
         Shape (G,). The one with the largest |t|: its position in the genotypes (-1 for none), and its numbers.
     cauchy
-        Shape (G,). Sum of the terms of the Cauchy combination.
+        Sums of the Cauchy combination.
+    resampled
+        The largest squared correlation of a feature (position) with a variant, then those with permuted responses, (1 + n,);
+        none unless they are asked for.
     counts
         Shape (bins,). Histogram of |t|.
     left_out
@@ -46,7 +54,8 @@ class Summary:
     se: FloatArray
     frequency: FloatArray
     n: IntArray
-    cauchy: FloatArray
+    cauchy: Cauchy
+    resampled: dict[int, FloatArray]
     counts: IntArray
     left_out: IntArray
     variants: IntArray
@@ -58,7 +67,7 @@ class Summary:
         estimate, statistic, se, frequency = (np.full(n_features, np.nan) for _ in range(4))
         zero, none = (np.full(n_features, start, dtype=np.int64) for start in (0, -1))
         return cls(
-            zero, none, estimate, statistic, se, frequency, zero.copy(), np.zeros(n_features),
+            zero, none, estimate, statistic, se, frequency, zero.copy(), Cauchy.empty(n_features), {},
             np.zeros(N_BINS, dtype=np.int64), np.zeros(len(REASONS), dtype=np.int64), np.zeros(1, dtype=np.int64),
             np.zeros(1, dtype=np.int64),
         )  # fmt: skip
@@ -91,32 +100,44 @@ class Summary:
         """Add the tests of other variants."""
         at = np.flatnonzero(other.variant >= 0)
         self.take_better(at, *(getattr(other, name)[at] for name in _LEAD))
-        for name in ("n_variants", "cauchy", "counts", "left_out", "variants", "imputed"):
+        for name in _SUMS:
             getattr(self, name).__iadd__(getattr(other, name))
+        together = self.cauchy.merge(other.cauchy)
+        for name in CAUCHY:
+            getattr(self.cauchy, name)[:] = getattr(together, name)
+        for feature, largest in other.resampled.items():
+            self.larger(feature, largest)
+
+    def larger(self, feature: int, largest: FloatArray) -> None:
+        """Take squared correlations (1 + n,) of a feature where they are larger."""
+        before = self.resampled.get(feature)
+        self.resampled[feature] = largest if before is None else np.maximum(before, largest)
 
     def of(self, features: IntArray, n_features: int) -> Summary:
         """The same, of features that are those of these positions among `n_features`."""
         if len(features) == n_features:
             return self
         out = Summary.empty(n_features)
-        for name, values in self.arrays().items():
-            getattr(out, name)[features if name in _BY_FEATURE else slice(None)] = values
+        for name in _BY_FEATURE:
+            getattr(out, name)[features] = getattr(self, name)
+        for name in CAUCHY:
+            getattr(out.cauchy, name)[features] = getattr(self.cauchy, name)
+        for name in _SUMS[1:]:
+            getattr(out, name)[:] = getattr(self, name)
+        out.resampled.update({int(features[at]): largest for at, largest in self.resampled.items()})
         return out
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+    def arrays(self) -> dict[str, Any]:
+        """All of it as arrays by name."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cauchy", "resampled")}
+        sums = {f"cauchy_{name}": getattr(self.cauchy, name) for name in CAUCHY}
+        at = np.array(list(self.resampled), dtype=np.int64)
+        return plain | sums | {"resampled_at": at, "resampled": np.array(list(self.resampled.values()))}
 
-
-def cauchy_terms(log_p: FloatArray) -> FloatArray:
-    """tan((1/2 - p) pi) of p-values; 0 for those that are NaN (Liu et al. 2019, Am J Hum Genet 104:410)."""
-    log_p = np.maximum(log_p, _SMALLEST)
-    p = np.exp(log_p)
-    small = log_p < _SMALL
-    terms = np.where(small, 1 / (np.pi * p), np.tan((0.5 - np.minimum(p, _LARGEST)) * np.pi))
-    return np.where(np.isnan(log_p), 0.0, terms)
-
-
-_SMALL = -34.0  # log p below which 1 / (p pi) is the tangent, to the last digit
-_SMALLEST = -690.0  # of log p: its inverse is still a number
-_LARGEST = 1 - 1e-6  # p-values of one say nothing, and would undo all others
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, Any]) -> Summary:
+        """What gave these :meth:`arrays`."""
+        plain = {f.name: arrays[f.name] for f in fields(cls) if f.name not in ("cauchy", "resampled")}
+        sums = Cauchy(**{name: arrays[f"cauchy_{name}"] for name in CAUCHY})
+        resampled = dict(zip(arrays["resampled_at"].tolist(), arrays["resampled"], strict=True))
+        return cls(**plain, cauchy=sums, resampled=resampled)

@@ -10,8 +10,9 @@ import pandas as pd
 from donorwise._core.engine.scan import NO_VARIANTS
 from donorwise._core.engine.scan_kernels import BINS_PER_UNIT
 from donorwise._core.engine.scan_tiles import STATUS
-from donorwise._core.engine.tables import adjust, categorical
-from donorwise._core.inference.qvalues import q_values
+from donorwise._core.engine.tables import categorical
+from donorwise._core.inference.beta import beta_approximation
+from donorwise._core.inference.multiplicity import adjust, q_values
 from donorwise._core.inference.student import log_two_sided, two_sided
 from donorwise._core.kinship.labels import UNKNOWN
 from donorwise._typing import FITTED, STATUSES
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from donorwise._core.engine.scan import Scan, TaskResult
-    from donorwise._core.engine.scan_summary import Summary
     from donorwise._core.engine.scan_tiles import Pairs
     from donorwise._core.kinship.genotypes import Genotypes
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
@@ -63,7 +63,8 @@ def _leads(scan: Scan, number: int, own: TaskResult) -> pd.DataFrame:
     groups = tuple(task.name for task in scan.analysis.tasks)
     G, there = len(variables), summary.variant >= 0
     log_p = log_two_sided(summary.statistic, own.df)
-    p_gene = _P_GENE[scan.options.gene_test](summary, log_p)
+    of_gene = _P_GENE[scan.options.gene_test](own, log_p)
+    p_gene = of_gene.pop("p_gene")
     return pd.DataFrame(
         {"gene": categorical(np.arange(G), variables), "group": categorical(np.full(G, number), groups)}
         | _sites(scan.genotypes, summary.variant)
@@ -74,6 +75,7 @@ def _leads(scan: Scan, number: int, own: TaskResult) -> pd.DataFrame:
             "adj_p_gene": adjust(p_gene), "q_value": q_values(p_gene),
             "status": pd.Categorical(_status(own, there), categories=list(LEAD_STATUS)), "n_donors": own.n_donors,
         }
+        | of_gene
     )  # fmt: skip
 
 
@@ -83,20 +85,30 @@ def _status(own: TaskResult, there: BoolArray) -> StrArray:
     return np.where(~fitted, own.status, np.where(there, "ok", NO_VARIANTS)).astype(object)
 
 
-def cauchy_p(summary: Summary, log_p: FloatArray) -> FloatArray:
-    """P-values of the mean of Cauchy variables (Liu et al. 2019, Am J Hum Genet 104:410)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = summary.cauchy / summary.n_variants
-    return np.where(summary.n_variants > 0, np.arctan2(1.0, mean) / np.pi, np.nan)
+def cauchy_p(own: TaskResult, log_p: FloatArray) -> dict[str, FloatArray]:
+    """ACAT of all variants of a gene."""
+    return {"p_gene": own.summary.cauchy.p_value()}
 
 
-def bonferroni_p(summary: Summary, log_p: FloatArray) -> FloatArray:
+def bonferroni_p(own: TaskResult, log_p: FloatArray) -> dict[str, FloatArray]:
     """The smallest p-value times the number of tests."""
     with np.errstate(divide="ignore"):
-        return np.exp(np.minimum(log_p + np.log(summary.n_variants), 0.0))
+        return {"p_gene": np.exp(np.minimum(log_p + np.log(own.summary.n_variants), 0.0))}
 
 
-_P_GENE = {"acat": cauchy_p, "bonferroni": bonferroni_p}
+def permuted_p(own: TaskResult, log_p: FloatArray) -> dict[str, FloatArray]:
+    """Beta-approximated permutations, and what they are made of."""
+    out = {name: np.full(log_p.size, np.nan) for name in _PERMUTED}
+    for at, largest in own.summary.resampled.items():
+        found = beta_approximation(float(largest[0]), largest[1:], float(own.df[at]))
+        values = (found.p_beta, found.p_perm, found.shape1, found.shape2, found.df)
+        for name, value in zip(_PERMUTED, values, strict=True):
+            out[name][at] = value
+    return out
+
+
+_PERMUTED = ("p_gene", "p_perm", "beta_shape1", "beta_shape2", "true_df")
+_P_GENE = {"acat": cauchy_p, "bonferroni": bonferroni_p, "permutations": permuted_p}
 
 
 def counts_table(scan: Scan, results: Sequence[TaskResult]) -> pd.DataFrame:
@@ -108,12 +120,12 @@ def counts_table(scan: Scan, results: Sequence[TaskResult]) -> pd.DataFrame:
         edges = filled / BINS_PER_UNIT
         tables.append(pd.DataFrame({
             "group": categorical(np.full(filled.size, number), groups), "statistic": edges,
-            "p_value": two_sided(edges, _usual(own.df)), "count": own.summary.counts[filled],
+            "p_value": two_sided(edges, usual(own.df)), "count": own.summary.counts[filled],
         }))  # fmt: skip
     return pd.concat(tables, ignore_index=True)
 
 
-def _usual(df: FloatArray) -> float:
+def usual(df: FloatArray) -> float:
     """Degrees of freedom of most features."""
     values, n = np.unique(df[np.isfinite(df)], return_counts=True)
     return float(values[n.argmax()]) if values.size else np.inf

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from donorwise._core.engine.scan_kernels import summarise
-from donorwise._core.engine.scan_summary import Summary, cauchy_terms
+from donorwise._core.engine.scan_kernels import add_listed, sift
+from donorwise._core.engine.scan_resampled import resample
+from donorwise._core.engine.scan_summary import Summary
+from donorwise._core.engine.scan_windows import Block, Ranges
 from donorwise._core.inference.student import log_two_sided, t_of_p
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class TestOptions:
         P-values; pairs up to `p_max` are kept (None for all).
     by_cauchy
         Whether the p-values of each feature are combined.
+    n_permutations, seed
+        Permuted responses of each feature, and where they begin.
     """
 
     test: str = "wald"
@@ -43,36 +47,13 @@ class TestOptions:
     screen: float = 1e-3
     p_max: float | None = None
     by_cauchy: bool = True
+    n_permutations: int = 0
+    seed: int = 0
 
     @property
     def normal(self) -> bool:
         """Whether statistics are normal, not t."""
         return self.test == "lrt"
-
-
-class Block(NamedTuple):
-    """V variants in use of a block: positions in the genotypes `at`, genotypes `x` (V, D), frequency and known donors (V,)."""
-
-    at: IntArray
-    x: FloatArray
-    frequency: FloatArray
-    n: IntArray
-
-    def take(self, which: slice | IntArray) -> Block:
-        """Some of them."""
-        return Block(self.at[which], self.x[which], self.frequency[which], self.n[which])
-
-
-class Ranges(NamedTuple):
-    """Variants low..high-1 of a block that each of the G features of a task is tested with, (G,)."""
-
-    low: IntArray
-    high: IntArray
-
-    def within(self, which: slice) -> Ranges:
-        """Those among some of the block's variants."""
-        n = which.stop - which.start
-        return Ranges(*(np.clip(end - which.start, 0, n) for end in self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,35 +95,64 @@ def scan_block(models: TaskModels, block: Block, ranges: Ranges | None, options:
         asked = None if ranges is None else Ranges(ranges.low[fit.features], ranges.high[fit.features])
         if asked is not None and not (asked.high > asked.low).any():
             continue
-        prepared = fit.models.block(block.x)
-        for tile in _tiles(fit, len(block.at), asked):
-            kept.append(_Tile(fit, prepared, block, tile, options).test(summary))
+        prepared, limits = fit.models.block(block.x), _Limits.of(options, fit.df)
+        if options.n_permutations:
+            every = asked or _every(fit, len(block.at))
+            resample(fit, prepared, every, options.n_permutations, options.seed, summary)
+        for span in _tiles(fit, len(block.at), asked):
+            kept.append(_Tile(fit, prepared, block, span, options, limits).test(summary))
     return Pairs.concatenate(kept), summary
 
 
+class _Limits(NamedTuple):
+    """|t| from which on variances are estimated again, and from which on pairs are kept."""
+
+    refit: float
+    keep: float
+
+    @classmethod
+    def of(cls, options: TestOptions, df: float) -> _Limits:
+        of_refit = {"none": np.inf, "all": 0.0}.get(options.refit)
+        return cls(
+            float(t_of_p(options.screen, df)) if of_refit is None else of_refit,
+            0.0 if options.p_max is None else float(t_of_p(options.p_max, df)),
+        )
+
+
 class _Span(NamedTuple):
-    """Some variants, features of a fit, and which of the pairs are asked for, (V, G); all for None."""
+    """Some variants, features of a fit (G,), and which of the variants each of these is tested with."""
 
     variants: slice
     features: IntArray
-    asked: BoolArray | None
+    asked: Ranges
+
+
+class _Sifted(NamedTuple):
+    """Pairs (n,) of a tile that are listed, and of the others, for each feature, which has the largest |t| (-1 for none)."""
+
+    v: IntArray
+    g: IntArray
+    best: IntArray
+    largest: FloatArray
+
+
+def _every(fit: NullFit, n_variants: int) -> Ranges:
+    """All variants for every feature."""
+    n = fit.features.size
+    return Ranges(np.zeros(n, dtype=np.int64), np.full(n, n_variants))
 
 
 def _tiles(fit: NullFit, n_variants: int, asked: Ranges | None) -> Iterator[_Span]:
     """Tiles that fit into a processor's cache, or whole windows where variances are worked out feature by feature."""
     V, G = fit.models.variances.tile
+    ranges = asked or _every(fit, n_variants)
     for low in range(0, n_variants, V):
         own = slice(low, min(low + V, n_variants))
-        if asked is None:
-            for first in range(0, fit.features.size, G):
-                yield _Span(own, np.arange(first, min(first + G, fit.features.size)), None)
-            continue
-        near = np.flatnonzero((asked.low < own.stop) & (asked.high > own.start) & (asked.high > asked.low))
+        within = ranges.within(own)
+        near = np.flatnonzero(within.high > within.low)
         for first in range(0, near.size, G):
             features = near[first : first + G]
-            at = np.arange(own.start, own.stop)[:, None]
-            pairs = (at >= asked.low[features]) & (at < asked.high[features])
-            yield _Span(own, features, None if pairs.all() else pairs)
+            yield _Span(own, features, Ranges(within.low[features], within.high[features]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,39 +164,40 @@ class _Tile:
     block: Block
     span: _Span
     options: TestOptions
+    limits: _Limits
 
     def test(self, summary: Summary) -> Pairs:
         """Test the pairs, add them to the summary, and give those that are kept."""
-        fit, span = self.fit, self.span
-        tests = fit.models.score(self.prepared, span.features, span.variants)
-        if span.asked is not None:
-            tests.statistic[~span.asked] = np.nan
-        tests, failed = self._refit(tests)
-        self._summarise(tests, fit.features[span.features], summary)
-        if self.options.p_max is None:
-            listed = np.ones(tests.statistic.shape, dtype=np.bool_) if span.asked is None else span.asked
-        else:
-            listed = np.abs(tests.statistic) >= t_of_p(self.options.p_max, fit.df)
-        v, g = np.nonzero(listed)
-        status = np.where(self.prepared.aliased[v + span.variants.start], ALIASED, OK)
-        if failed.size:
-            status[np.isin(v * span.features.size + g, failed)] = UNREFITTED
-        return self._pairs(tests, v, g, status)
+        tests = self.fit.models.score(self.prepared, self.span.features, self.span.variants)
+        sifted = self._sift(tests, summary)
+        tests, failed = self._refit(tests, sifted)
+        self._summarise(tests, sifted, summary)
+        kept = np.abs(tests.statistic[sifted.v, sifted.g]) >= self.limits.keep
+        kept |= failed & (self.options.p_max is None)
+        status = np.where(failed, UNREFITTED, OK)[kept]
+        pairs = self._pairs(tests, sifted.v[kept], sifted.g[kept], status)
+        return pairs if self.options.p_max is not None else Pairs.concatenate([pairs, self._aliased(tests)])
 
-    def _refit(self, tests: Tests) -> tuple[Tests, IntArray]:
-        """Estimate the variances of pairs again, in place; gives those (v * G + g) where that failed, too.
+    def _sift(self, tests: Tests, summary: Summary) -> _Sifted:
+        shape = tests.statistic.shape
+        best, largest, tested = np.full(shape[1], -1), np.zeros(shape[1]), np.zeros(shape[1], dtype=np.int64)
+        v, g = np.empty((2, tests.statistic.size), dtype=np.int64)
+        n = sift(tests.statistic, *self.span.asked, min(self.limits), best, largest, tested, summary.counts, v, g)
+        summary.n_variants[self.fit.features[self.span.features]] += tested
+        return _Sifted(v[:n], g[:n], best, largest)
+
+    def _refit(self, tests: Tests, sifted: _Sifted) -> tuple[Tests, BoolArray]:
+        """Estimate the variances of pairs again, in place; which of those that are listed could not be, too.
 
         They keep the test at the variances of the null model, if that is the test that was asked for.
         """
-        options, span = self.options, self.span
-        if options.refit == "none":
-            return tests, np.zeros(0, dtype=np.int64)
-        smallest = 0.0 if options.refit == "all" else t_of_p(options.screen, self.fit.df)
-        v, g = np.nonzero(np.abs(tests.statistic) >= smallest)
-        if not v.size:
-            return tests, v
+        failed = np.zeros(sifted.v.size, dtype=np.bool_)
+        asked = np.flatnonzero(np.abs(tests.statistic[sifted.v, sifted.g]) >= self.limits.refit)
+        if not asked.size:
+            return tests, failed
+        v, g, span = sifted.v[asked], sifted.g[asked], self.span
         pairs = self.prepared, v + span.variants.start, span.features[g]
-        if options.normal:
+        if self.options.normal:
             tests = tests._replace(se=np.full(tests.statistic.shape, np.nan))
             tests.statistic[v, g] = tests.estimate[v, g] = np.nan
             found, statistic = self.fit.models.likelihood_ratio(*pairs)
@@ -200,14 +211,13 @@ class _Tile:
             tests.se[at] = se[:, -1]
         if tests.main is not None:
             tests.main[0][at], tests.main[1][at] = estimate[:, 0], estimate[:, 0] / se[:, 0]
-        return tests, (v * span.features.size + g)[~good]
+        failed[asked[~good]] = True
+        return tests, failed
 
-    def _summarise(self, tests: Tests, at: IntArray, summary: Summary) -> None:
-        block, low = self.block, self.span.variants.start
-        best = np.full(at.size, -1)
-        tested = np.zeros(at.size, dtype=np.int64)
-        summarise(tests.statistic, best, tested, summary.counts)
-        summary.n_variants[at] += tested
+    def _summarise(self, tests: Tests, sifted: _Sifted, summary: Summary) -> None:
+        at, block, low = self.fit.features[self.span.features], self.block, self.span.variants.start
+        best = sifted.best
+        add_listed(tests.statistic, sifted.v, sifted.g, best, sifted.largest, summary.counts)
         own = np.flatnonzero(best >= 0)
         v = best[own]
         statistic = tests.statistic[v, own]
@@ -216,7 +226,7 @@ class _Tile:
             block.n[low + v],
         )  # fmt: skip
         if self.options.by_cauchy:
-            summary.cauchy[at] += cauchy_terms(log_two_sided(tests.statistic, self.fit.df)).sum(axis=0)
+            summary.cauchy.add(at, np.ascontiguousarray(log_two_sided(tests.statistic, self.fit.df).T))
 
     def _pairs(self, tests: Tests, v: IntArray, g: IntArray, status: IntArray) -> Pairs:
         at, block = v + self.span.variants.start, self.block
@@ -227,6 +237,13 @@ class _Tile:
             log_two_sided(statistic, self.fit.df), np.full(v.size, self.fit.df), status, block.frequency[at], block.n[at],
             *main,
         )  # fmt: skip
+
+    def _aliased(self, tests: Tests) -> Pairs:
+        """Pairs of variants that the model explains: without numbers."""
+        v = np.arange(tests.statistic.shape[0])[:, None]
+        asked = (v >= self.span.asked.low) & (v < self.span.asked.high)
+        v, g = np.nonzero(asked & self.prepared.aliased[self.span.variants][:, None])
+        return self._pairs(tests, v, g, np.full(v.size, ALIASED))
 
 
 def _se(tests: Tests, v: IntArray, g: IntArray) -> FloatArray:

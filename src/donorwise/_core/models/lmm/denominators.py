@@ -4,8 +4,8 @@ Given variances both are bilinear. Of a model with one ratio gamma, in the eigen
 
     x'Py = x'My - sum_i u_xi u_yi (1 - h_i),   h_i = 1 / (1 + gamma s_i),
 
-M the projection of least squares; so x'Px depends on gamma alone, and is interpolated between Chebyshev points of its
-logarithm that all features share. Of other models, with G the relative covariances, W = G(I + SG)⁻¹ and t = Z'Mx,
+M the projection of least squares; so x'Px depends on gamma alone, and is interpolated between Chebyshev points of
+log(1 + gamma max s) that all features share: its poles in this are pi away from where it is asked for. Of other models, with G the relative covariances, W = G(I + SG)⁻¹ and t = Z'Mx,
 
     x'Py = x'My - t_x'W t_y - (A't_x*)'Phi(A't_y*),   t* = W t,   Phi = (X̃'V⁻¹X̃)⁻¹
 
@@ -14,6 +14,7 @@ feature by feature; where levels are coupled Z'WZ = I, and W = I - C⁻¹ with C
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
@@ -31,8 +32,18 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 _IN_CACHE, _WHOLE = (256, 1024), (4096, 64)
-_PER_DECADE, _FEWEST = 6, 16  # points of the logarithm of a ratio between which is interpolated
-_NEGLIGIBLE = 1e-8  # ratio, relative to what the level with most rows says, below which no points lie
+_PER_DECADE, _FEWEST = 6, 12  # points between which is interpolated
+
+
+Products = Callable[[slice, "IntArray"], "FloatArray"]
+"""x'Pz (V, G) of some variants and, in their order, some features."""
+
+
+def as_slice(positions: IntArray) -> IntArray | slice:
+    """Positions one after the other as a slice, so that what they take is not copied; others as they are."""
+    if positions.size and (np.diff(positions) == 1).all():
+        return slice(int(positions[0]), int(positions[-1]) + 1)
+    return positions
 
 
 class Variances(Protocol):
@@ -50,10 +61,10 @@ class Variances(Protocol):
         """Maps (D, G) with x @ sums = x'Py of columns made of donors' numbers."""
 
     def turned(self, zty: FloatArray) -> FloatArray:
-        """Cross-products (n, q) in block order, in the coordinates that :meth:`product` takes."""
+        """Cross-products (n, q) in block order, in the coordinates that :meth:`products` takes."""
 
-    def product(self, t: FloatArray, u: FloatArray, rss: FloatArray, features: IntArray) -> FloatArray:
-        """x'Pz of pairs of columns (V, q) with x'Mz (V,), at the variances of some features, (V, features)."""
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
+        """x'Pz of pairs of columns (V, q) with x'Mz (V,), at the variances of features."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +81,9 @@ class NoVariances:
         """See :class:`Variances`."""
         return zty
 
-    def product(self, t: FloatArray, u: FloatArray, rss: FloatArray, features: IntArray) -> FloatArray:
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
         """See :class:`Variances`."""
-        return np.repeat(rss[:, None], features.size, axis=1)
+        return lambda variants, features: np.repeat(rss[variants, None], features.size, axis=1)
 
 
 @dataclass(frozen=True)
@@ -111,66 +122,44 @@ class OneRatio:
         return zty @ self.basis
 
     @cached_property
-    def _between(self) -> tuple[FloatArray, FloatArray]:
-        """Ratios (L,) whose x'Px is worked out, and the weights (L, G) of theirs in that of each feature."""
+    def _points(self) -> tuple[FloatArray, FloatArray]:
+        """Ratios (L,) whose x'Px is worked out, and the weights (G, L) of theirs in that of each feature."""
         points, at = np.unique(self.gamma, return_inverse=True)
-        n = _n_points(points, self.spectrum.s.max())
-        if points.size <= n + 1:
-            return points, np.eye(points.size)[:, at]
-        chosen = _chebyshev(points, n, self.spectrum.s.max())
-        weights = np.vstack([(self.gamma == 0.0)[None], _barycentric(np.log(chosen), self.gamma)])
-        chosen = np.concatenate([[0.0], chosen])
+        largest = self.spectrum.s.max()
+        z = _chebyshev(float(np.log1p(points[-1] * largest)))
+        if points.size <= z.size:
+            return points, np.eye(points.size)[at]
+        chosen = np.expm1(z) / largest
         at_points, own = (self.typical @ self.shrunk(g) for g in (chosen, self.gamma))
-        return chosen, weights * own / at_points[:, None]
+        return chosen, _barycentric(z, np.log1p(self.gamma * largest)) * own[:, None] / at_points
 
-    def product(self, t: FloatArray, u: FloatArray, rss: FloatArray, features: IntArray) -> FloatArray:
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
         """See :class:`Variances`."""
-        points, weights = self._between
+        points, weights = self._points
         energy = t * u
         at_points = energy @ self.shrunk(points)
         at_points += (rss - energy.sum(axis=1))[:, None]
-        return at_points @ weights[:, features]
+        return lambda variants, features: at_points[variants] @ weights[as_slice(features)].T
 
 
-def _n_points(gamma: FloatArray, largest: float) -> int:
-    low, high = _range(gamma, largest)
-    return _FEWEST + int(np.ceil(_PER_DECADE * np.log10(high / low)))
+def _chebyshev(highest: float) -> FloatArray:
+    """Chebyshev points (L,) between 0 and the `highest` log(1 + gamma s)."""
+    n = _FEWEST + int(np.ceil(_PER_DECADE * highest / np.log(10)))
+    return np.asarray(highest * (1 + np.cos(np.pi * np.arange(n) / (n - 1))) / 2)
 
 
-def _range(gamma: FloatArray, largest: float) -> tuple[float, float]:
-    positive = gamma[gamma > 0]
-    if not positive.size:
-        return 1.0, 1.0
-    high = float(positive.max())
-    return min(max(float(positive.min()), _NEGLIGIBLE / largest), high), high
-
-
-def _chebyshev(gamma: FloatArray, n: int, largest: float) -> FloatArray:
-    """Ratios (n,) at the Chebyshev points of the logarithm."""
-    low, high = _range(gamma, largest)
-    middle, half = np.log(high * low) / 2, np.log(high / low) / 2
-    return np.exp(middle + half * np.cos(np.pi * np.arange(n) / (n - 1)))
-
-
-def _barycentric(z: FloatArray, gamma: FloatArray) -> FloatArray:
-    """Weights (L, G) of Chebyshev points z of log gamma, within their range (Berrut and Trefethen 2004, SIAM Rev 46:501).
-
-    None where gamma is zero.
-    """
+def _barycentric(z: FloatArray, at: FloatArray) -> FloatArray:
+    """Weights (G, L) of Chebyshev points z (L,) within their range (Berrut and Trefethen 2004, SIAM Rev 46:501)."""
     sign = (-1.0) ** np.arange(z.size)
     sign[[0, -1]] /= 2
-    positive = gamma > 0
-    at = np.clip(np.log(gamma[positive]), z.min(), z.max())
-    apart = at - z[:, None]
+    apart = at[:, None] - z
     hit = apart == 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        own = sign[:, None] / apart
-        own /= own.sum(axis=0)
-    exact = hit.any(axis=0)
-    own[:, exact] = hit[:, exact]
-    weights = np.zeros((z.size, gamma.size))
-    weights[:, positive] = own
-    return weights
+        weights = sign / apart
+        weights /= weights.sum(axis=1, keepdims=True)
+    exact = hit.any(axis=1)
+    weights[exact] = hit[exact]
+    return np.asarray(weights)
 
 
 @dataclass(frozen=True)
@@ -199,15 +188,20 @@ class FeatureByFeature:
         """See :class:`Variances`."""
         return zty
 
-    def product(self, t: FloatArray, u: FloatArray, rss: FloatArray, features: IntArray) -> FloatArray:
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
         """See :class:`Variances`."""
-        out = np.empty((len(t), features.size))
-        for column, g in enumerate(features):
-            at = self._at(int(g))
-            own = at.halves(t)
-            other = own if t is u else at.halves(u)
-            out[:, column] = rss - at.product((t, *own), (u, *other))
-        return out
+
+        def of(variants: slice, features: IntArray) -> FloatArray:
+            one = t[variants]
+            out = np.empty((len(one), features.size))
+            for column, g in enumerate(features):
+                at = self._at(int(g))
+                own = at.halves(one)
+                left = (one, *own) if t is u else (u[variants], *at.halves(u[variants]))
+                out[:, column] = rss[variants] - at.product((one, *own), left)
+            return out
+
+        return of
 
     def _at(self, g: int) -> _Blocked | _Coupled:
         kind = _Coupled if self.equations.blocks.coupled else _Blocked

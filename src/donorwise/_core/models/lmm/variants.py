@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariances, OneRatio
+from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariances, OneRatio, as_slice
 from donorwise._core.models.lmm.donor_columns import donor_columns
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import fit_responses, newton_from
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.cells.measures import Collapsed
     from donorwise._core.models.lmm.crossproducts import Columns, Responses
-    from donorwise._core.models.lmm.denominators import Variances
+    from donorwise._core.models.lmm.denominators import Products, Variances
     from donorwise._core.models.lmm.donor_columns import DonorColumns
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.model import LMM
@@ -68,21 +68,21 @@ class VariantBlock:
     ----------
     x
         Shape (V, D). Genotypes.
-    zty, turned, ols
-        Shapes (V, q), (V, q), (V, p). Cross-products in block order, and as variances take them; coefficients of the fixed
-        part.
+    turned
+        Shape (V, q). Cross-products with the random part, as variances take them.
     rss
         Shape (V,) each. Cross-products of two columns that the fixed part leaves.
     aliased
         Shape (V,). The fixed part explains the (last) column.
+    products
+        Of two columns, at the variances of features.
     """
 
     x: FloatArray
-    zty: tuple[FloatArray, ...]
     turned: tuple[FloatArray, ...]
-    ols: tuple[FloatArray, ...]
     rss: dict[tuple[int, int], FloatArray]
     aliased: BoolArray
+    products: dict[tuple[int, int], Products]
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,8 @@ class NullModels:
         How they are weighed.
     sums
         Shape (D, G) for each column: x @ sums = x'Py.
+    turned
+        Shape (D, q) for each column: x @ turned are its cross-products with the random part, as `variances` take them.
     """
 
     equations: Equations
@@ -112,6 +114,7 @@ class NullModels:
     columns: DonorColumns
     variances: Variances
     sums: tuple[FloatArray, ...]
+    turned: tuple[FloatArray, ...]
 
     @property
     def n_columns(self) -> int:
@@ -126,7 +129,7 @@ class NullModels:
     def block(self, x: FloatArray) -> VariantBlock:
         """Variants (V, D), ready to be tested."""
         axes, lengths = self.columns.axes, self.columns.lengths
-        zty, ols = [x @ axis.zty for axis in axes], [x @ axis.ols for axis in axes]
+        turned, ols = tuple(x @ own for own in self.turned), [x @ axis.ols for axis in axes]
         squares = x**2
         rss = {
             (a, b): squares @ lengths[a, b] - np.einsum("vp,vp->v", ols[a], ols[b])
@@ -136,19 +139,33 @@ class NullModels:
         left = _left(rss, self.n_columns)
         whole = squares @ lengths[-1, -1]
         aliased = ~(left > _ALIASED * whole) | ~(rss[0, 0] > _ALIASED * (squares @ lengths[0, 0]))
-        turned = [self.variances.turned(own) for own in zty]
-        return VariantBlock(x, tuple(zty), tuple(turned), tuple(ols), rss, aliased)
+        products = {(a, b): self.variances.products(turned[a], turned[b], own) for (a, b), own in rss.items()}
+        return VariantBlock(x, turned, rss, aliased, products)
+
+    def whitened(
+        self, block: VariantBlock, variants: slice, feature: int
+    ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+        """Variants (V, m) and a feature (m,) as independent numbers, without what the fixed part explains.
+
+        The third is what was taken out, (m, p), where the m numbers are the donors'; else None. Of one variance at most, and of one column: the squared correlation of the two is what a test knows.
+        """
+        variances, aliased = self.variances, block.aliased[variants, None]
+        if isinstance(variances, OneRatio):
+            root = np.sqrt(variances.shrunk(variances.gamma[[feature]])[:, 0])
+            return np.where(aliased, 0.0, block.turned[0][variants] * root), variances.u_y[feature] * root, None
+        axis, size = self.columns.axes[0], np.sqrt(self.columns.lengths[0, 0])
+        there = np.flatnonzero(size > 0)
+        Q = axis.ols[there] / size[there, None]
+        x = block.x[variants]
+        left = x[:, there] * size[there] - (x @ axis.ols) @ Q.T
+        return np.where(aliased, 0.0, left), axis.y[there, feature] / size[there], Q
 
     def score(self, block: VariantBlock, features: IntArray, variants: slice = slice(None)) -> Tests:
         """Tests of some variants of a block for some features, at the variances of the null models."""
-        n = [block.x[variants] @ sums[:, features] for sums in self.sums]
-        s = {
-            (a, b): self.variances.product(
-                block.turned[a][variants], block.turned[b][variants], rss[variants], features
-            )
-            for (a, b), rss in block.rss.items()
-        }
-        aliased, R = block.aliased[variants], self.R[features]
+        own = as_slice(features)
+        n = [block.x[variants] @ sums.T[own].T for sums in self.sums]
+        s = {pair: products(variants, features) for pair, products in block.products.items()}
+        aliased, R = block.aliased[variants], self.R[own]
         if self.n_columns == 1:
             estimate, statistic = n[0], s[0, 0]
             wald_one(estimate, statistic, R, aliased, float(self.nu))
@@ -210,7 +227,7 @@ class NullModels:
         factor = np.linalg.cholesky(S)
         back = np.linalg.inv(factor).T  # columns @ back are orthonormal
         along = np.column_stack([block.x[v] @ axis.y[:, at] for axis in self.columns.axes]) @ back
-        columns = np.column_stack([zty[v] for zty in block.zty]) @ back
+        columns = np.column_stack([block.x[v] @ axis.zty for axis in self.columns.axes]) @ back
         blocks = replace(equations.blocks, A=np.column_stack([equations.blocks.A, columns]))
         response = self.response.take(at)
         left = replace(
@@ -292,6 +309,7 @@ def null_models(
     else:
         delta = model.coefficients - response.ols
         variances = FeatureByFeature(equations, gamma, response.zty, delta)
-    sums = tuple(variances.sums(axis) for axis in own.axes)
+    sums = tuple(np.asfortranarray(variances.sums(axis)) for axis in own.axes)  # some features' are side by side
+    turned = tuple(variances.turned(axis.zty) for axis in own.axes)
     R = estimates.sigma2 * equations.nu(reml=estimates.reml)
-    return NullModels(equations, response, gamma, R, own, variances, sums)
+    return NullModels(equations, response, gamma, R, own, variances, sums, turned)
