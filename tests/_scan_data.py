@@ -10,7 +10,6 @@ import pandas as pd
 
 import donorwise as dw
 from donorwise._core.cells.collapse import collapse
-from donorwise._core.engine.scan_models import by_donor
 from donorwise._core.models.lmm.crossproducts import Columns, column_means
 from donorwise._core.models.lmm.variants import NullModels, null_models
 
@@ -30,7 +29,10 @@ def null_of(
     fit = dw.fit_lmm(Y, obs, formula, **options)
     model = fit.models[0]
     design = model.design
-    _, donors = by_donor(design, donor, obs[donor].astype(str).to_numpy(dtype=object))
+    names, of = np.unique(obs[donor].astype(str).to_numpy(), return_inverse=True)
+    codes = np.zeros(design.n_patterns, dtype=np.int64)
+    codes[design.codes] = of
+    assert (codes[design.codes] == of).all(), "patterns of several donors"
     rows = collapse(np.asarray(Y, dtype=float).reshape(len(obs), -1)[:, model.features], design.codes, design.n_patterns,
                     covariates=design.covariates)  # fmt: skip
     columns = [Columns(np.ones((design.n_patterns, 1)), np.zeros((design.covariates.shape[1], 1)))]
@@ -39,5 +41,5 @@ def null_of(
         columns.append(column_means(design.X[:, [at]], [design.varying[at]], rows))
     if pointwise:
         model = replace(model, equations=replace(model.equations, spectrum=None))
-    x = genotypes.loc[list(donors.names)].to_numpy(dtype=float).T
-    return null_models(model, rows, donors.codes, len(donors.names), columns), np.ascontiguousarray(x)
+    x = np.ascontiguousarray(genotypes.loc[names].to_numpy(dtype=float).T)
+    return null_models(model, rows, codes, len(names), columns), x

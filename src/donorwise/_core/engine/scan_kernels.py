@@ -15,10 +15,10 @@ _ALIKE = (
 
 @entry
 def sift(statistic, low, high, least, best, largest, tested, counts, rows, columns):
-    """Statistics (V, G): how many of each column are there, those from `least` on by position, and what the others say.
+    """Statistics (V, G): those from `least` on by position, and what the others say of each column.
 
-    Those outside the rows low..high-1 of their column become NaN; NaN are none. Of what is smaller than `least` the position
-    of the largest |t| of each column, its size, and the histogram. Returns how many `rows` and `columns` are filled.
+    Those outside the rows low..high-1 of their column become NaN. Where `least` is zero all others are listed, NaN as well.
+    Returns how many of `rows` and `columns` are filled.
     """
     V, G = statistic.shape
     n = 0
@@ -28,26 +28,27 @@ def sift(statistic, low, high, least, best, largest, tested, counts, rows, colum
                 statistic[v, g] = np.nan
                 continue
             size = abs(statistic[v, g])
-            if not size >= 0.0:
-                continue
-            tested[g] += 1
-            if size >= least:
+            if size >= least or least == 0.0:
                 rows[n], columns[n] = v, g
                 n += 1
-                continue
-            counts[min(int(size * BINS_PER_UNIT), N_BINS - 1)] += 1
-            if best[g] < 0 or size > largest[g] * (1.0 + _ALIKE):
-                best[g], largest[g] = v, size
+            elif size >= 0.0:
+                tested[g] += 1
+                counts[min(int(size * BINS_PER_UNIT), N_BINS - 1)] += 1
+                if best[g] < 0 or size > largest[g] * (1.0 + _ALIKE):
+                    best[g], largest[g] = v, size
     return n
 
 
 @entry
-def add_listed(statistic, rows, columns, best, largest, counts):
-    """Add statistics at some positions to what `sift` says of others; of those that are alike the first is taken."""
+def add_listed(statistic, rows, columns, best, largest, tested, counts):
+    """Add statistics (V, G) at some positions to what :func:`sift` says of others; the first is taken of those that are alike."""
     for i in range(rows.size):
         v, g = rows[i], columns[i]
         size = abs(statistic[v, g])
+        if not size >= 0.0:
+            continue
+        tested[g] += 1
         counts[min(int(size * BINS_PER_UNIT), N_BINS - 1)] += 1
-        alike = size >= largest[g] * (1.0 - _ALIKE) and v < best[g]
-        if best[g] < 0 or size > largest[g] * (1.0 + _ALIKE) or alike:
+        alike = v < best[g] and size >= largest[g] * (1.0 - _ALIKE)
+        if best[g] < 0 or alike or size > largest[g] * (1.0 + _ALIKE):
             best[g], largest[g] = v, max(size, largest[g])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.engine.scan_models import NullFit, TaskModels
     from donorwise._core.models.lmm.variants import Tests, VariantBlock
-    from donorwise._typing import BoolArray, FloatArray, IntArray
+    from donorwise._typing import FloatArray, IntArray
 
 OK, ALIASED, UNREFITTED = 0, 1, 2
 STATUS = ("ok", "not_estimable", "not_converged")
@@ -128,12 +128,13 @@ class _Span(NamedTuple):
 
 
 class _Sifted(NamedTuple):
-    """Pairs (n,) of a tile that are listed, and of the others, for each feature, which has the largest |t| (-1 for none)."""
+    """Pairs (n,) of a tile that are listed; of the others of each feature the largest |t|, where (-1 for none), and how many."""
 
     v: IntArray
     g: IntArray
     best: IntArray
     largest: FloatArray
+    tested: IntArray
 
 
 def _every(fit: NullFit, n_variants: int) -> Ranges:
@@ -172,29 +173,29 @@ class _Tile:
         sifted = self._sift(tests, summary)
         tests, failed = self._refit(tests, sifted)
         self._summarise(tests, sifted, summary)
-        kept = np.abs(tests.statistic[sifted.v, sifted.g]) >= self.limits.keep
-        kept |= failed & (self.options.p_max is None)
-        status = np.where(failed, UNREFITTED, OK)[kept]
-        pairs = self._pairs(tests, sifted.v[kept], sifted.g[kept], status)
-        return pairs if self.options.p_max is not None else Pairs.concatenate([pairs, self._aliased(tests)])
+        v, g = sifted.v, sifted.g
+        status = np.where(self.prepared.aliased[v + self.span.variants.start], ALIASED, OK)
+        status[failed] = UNREFITTED
+        if self.options.p_max is not None:
+            kept = np.abs(tests.statistic[v, g]) >= self.limits.keep
+            v, g, status = v[kept], g[kept], status[kept]
+        return self._pairs(tests, v, g, status)
 
     def _sift(self, tests: Tests, summary: Summary) -> _Sifted:
-        shape = tests.statistic.shape
-        best, largest, tested = np.full(shape[1], -1), np.zeros(shape[1]), np.zeros(shape[1], dtype=np.int64)
+        G = self.span.features.size
+        best, largest, tested = np.full(G, -1), np.zeros(G), np.zeros(G, dtype=np.int64)
         v, g = np.empty((2, tests.statistic.size), dtype=np.int64)
         n = sift(tests.statistic, *self.span.asked, min(self.limits), best, largest, tested, summary.counts, v, g)
-        summary.n_variants[self.fit.features[self.span.features]] += tested
-        return _Sifted(v[:n], g[:n], best, largest)
+        return _Sifted(v[:n], g[:n], best, largest, tested)
 
-    def _refit(self, tests: Tests, sifted: _Sifted) -> tuple[Tests, BoolArray]:
-        """Estimate the variances of pairs again, in place; which of those that are listed could not be, too.
+    def _refit(self, tests: Tests, sifted: _Sifted) -> tuple[Tests, IntArray]:
+        """Estimate the variances of pairs again, in place; gives which of those that are listed failed, too.
 
         They keep the test at the variances of the null model, if that is the test that was asked for.
         """
-        failed = np.zeros(sifted.v.size, dtype=np.bool_)
         asked = np.flatnonzero(np.abs(tests.statistic[sifted.v, sifted.g]) >= self.limits.refit)
         if not asked.size:
-            return tests, failed
+            return tests, asked
         v, g, span = sifted.v[asked], sifted.g[asked], self.span
         pairs = self.prepared, v + span.variants.start, span.features[g]
         if self.options.normal:
@@ -211,13 +212,13 @@ class _Tile:
             tests.se[at] = se[:, -1]
         if tests.main is not None:
             tests.main[0][at], tests.main[1][at] = estimate[:, 0], estimate[:, 0] / se[:, 0]
-        failed[asked[~good]] = True
-        return tests, failed
+        return tests, asked[~good]
 
     def _summarise(self, tests: Tests, sifted: _Sifted, summary: Summary) -> None:
         at, block, low = self.fit.features[self.span.features], self.block, self.span.variants.start
-        best = sifted.best
-        add_listed(tests.statistic, sifted.v, sifted.g, best, sifted.largest, summary.counts)
+        v, g, best, largest, tested = sifted
+        add_listed(tests.statistic, v, g, best, largest, tested, summary.counts)
+        summary.n_variants[at] += tested
         own = np.flatnonzero(best >= 0)
         v = best[own]
         statistic = tests.statistic[v, own]
@@ -237,13 +238,6 @@ class _Tile:
             log_two_sided(statistic, self.fit.df), np.full(v.size, self.fit.df), status, block.frequency[at], block.n[at],
             *main,
         )  # fmt: skip
-
-    def _aliased(self, tests: Tests) -> Pairs:
-        """Pairs of variants that the model explains: without numbers."""
-        v = np.arange(tests.statistic.shape[0])[:, None]
-        asked = (v >= self.span.asked.low) & (v < self.span.asked.high)
-        v, g = np.nonzero(asked & self.prepared.aliased[self.span.variants][:, None])
-        return self._pairs(tests, v, g, np.full(v.size, ALIASED))
 
 
 def _se(tests: Tests, v: IntArray, g: IntArray) -> FloatArray:
