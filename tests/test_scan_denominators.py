@@ -59,7 +59,11 @@ class Recipe:
         used = {name: K for name, K in kernels.items() if f"cov={name}" in self.formula}
         null, x = null_of(Y, obs, self.formula, X, kernels=used)
         group, K = ("pool", kernels["P"]) if "pool" in self.random else ("donor_id", kernels["K"])
-        same = K.loc[obs[group], obs[group]].to_numpy() if used else obs[group].to_numpy()[:, None] == obs[group].to_numpy()
+        same = (
+            K.loc[obs[group], obs[group]].to_numpy()
+            if used
+            else obs[group].to_numpy()[:, None] == obs[group].to_numpy()
+        )
         return null, x, obs, same * float(null.equations.terms[0].scale[0]) ** 2
 
     def variants(self, rng: np.random.Generator, age: np.ndarray) -> np.ndarray:
@@ -68,14 +72,18 @@ class Recipe:
         one = np.zeros((3, n))
         one[np.arange(3), rng.integers(0, n, 3)] = [1, 2, 1]
         near = (age - age.min()) / np.ptp(age) + rng.normal(size=(4, n)) * np.array([1e-1, 1e-2, 1e-3, 1e-4])[:, None]
-        return np.vstack([rng.binomial(2, 0.4, (6, n)), rng.binomial(2, 0.05, (4, n)), one, rng.uniform(0, 2, (2, n)), near])
+        return np.vstack(
+            [rng.binomial(2, 0.4, (6, n)), rng.binomial(2, 0.05, (4, n)), one, rng.uniform(0, 2, (2, n)), near]
+        )
 
     def gamma(self, null: NullModels) -> np.ndarray:
         """Ratios around what levels say, half of a decade each way to all decades, and zero."""
         assert null.equations.spectrum is not None
         rng = np.random.default_rng(self.seed + 1)
         middle = -np.log10(null.equations.spectrum.s.mean())
-        return np.concatenate([[0.0, 0.0], 10 ** (middle + rng.uniform(-self.decades / 2, self.decades / 2, self.n_ratios))])
+        return np.concatenate(
+            [[0.0, 0.0], 10 ** (middle + rng.uniform(-self.decades / 2, self.decades / 2, self.n_ratios))]
+        )
 
 
 def _kernel(names: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
