@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from donorwise._core.inference.genomic_control import genomic_lambda_of_p
-
 WINDOW, LENGTH = 1_000_000, 6_000_000
 
 
@@ -119,7 +117,6 @@ def cis_scan(
         "formula": "~ 1 + (1 | donor_id)", "groupby": "cell_type", "donor": "donor_id", "response": "X", "mode": "cis",
         "window": WINDOW, "interaction": "condition" if interaction else "", "gene_test": "bonferroni", "out": "",
         "p_max": 1.0 if p_max is None else p_max, "n_tests": len(every),
-        "lambda": every.groupby("group")["p_value"].agg(genomic_lambda_of_p).to_dict(),
     }  # fmt: skip
     return Scan(kept, leads, counts, params)
 
