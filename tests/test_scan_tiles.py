@@ -17,14 +17,17 @@ V, G = 40, 7
 
 def scores(rng: np.random.Generator) -> tuple[Scores, np.ndarray]:
     """Scores with two alike variants, one that is aliased and a large one, and their t statistics by definition."""
+    nu, df, rss = 50.0, np.where(np.arange(G) == 4, 50.0, 12.0), rng.uniform(10, 12, V)
+    rss[3] = rss[9]
     n, s = rng.normal(size=(V, G)) * 3, rng.uniform(5, 9, (V, G))
     n[3], s[3] = n[9], s[9]
     n[20, 2] = 12.0
     R, aliased = rng.uniform(30, 60, G), np.arange(V) == 5
     estimate = n / s
-    t = estimate / np.sqrt((R - estimate * n) / 20 / s)
+    between = ((df + 1) / (nu + 1) * R - n**2 / s) / (df * s)
+    t = estimate / np.sqrt(np.maximum(between, (R - estimate * n) / (nu * rss[:, None])))
     t[5] = np.nan
-    return Scores(n, s, R, aliased, 20.0), t
+    return Scores(n, s, R, R * (df + 1) / (nu + 1) / df, 1 / df, 1 / (nu * rss), aliased), t
 
 
 def plain(t: np.ndarray, low: np.ndarray, high: np.ndarray, least: float) -> SimpleNamespace:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from donorwise._core.inference.genomic_control import LAST, WIDTH
 from donorwise._core.models.lmm.algebra import entry
 
-BINS_PER_UNIT, N_BINS = 64, 769
-"""Bins of |t| of 1/64, up to 12; the last one is open."""
+BINS_PER_UNIT = round(1 / WIDTH)
+N_BINS = round(LAST * BINS_PER_UNIT) + 1
+"""Bins of |t| of `WIDTH`, up to `LAST`; the last one is open."""
 _ALIKE = (
     1e-9  # of a statistic, relative: rounding between variants with the same genotypes, of which the first is taken
 )
 
 
 @entry
-def sift_scores(n, s, R, aliased, nu, low, high, least, best, tested, counts, rows, columns):
-    """Scores n with variances s (V, G): positions of those whose |t| is `least` or more, and what the others say of each column.
+def sift_scores(n, s, R, between, per_df, per_row, aliased, low, high, least, best, tested, counts, rows, columns):
+    """Scores (V, G), see `Scores`: positions of those whose |t| is `least` or more, and what the others say of each column.
 
     Looked at are rows low..high-1 of each column. Where `least` is zero all of these are listed, also without a number. Of
     others the row of the largest |t| goes into `best`, and all into the histogram `counts`. Returns how many are listed.
@@ -27,7 +29,8 @@ def sift_scores(n, s, R, aliased, nu, low, high, least, best, tested, counts, ro
             continue
         for g in range(G):
             square = n[v, g] * n[v, g]
-            t[g] = np.sqrt(nu * square / max(R[g] * s[v, g] - square, 0.0))
+            of_rows = max(R[g] * s[v, g] - square, 0.0) * s[v, g] * per_row[v]
+            t[g] = np.sqrt(square / max(between[g] * s[v, g] - per_df[g] * square, of_rows))
             bins[g] = np.int32(min(t[g] * BINS_PER_UNIT, N_BINS - 1.0))
         for g in range(G):
             if not low[g] <= v < high[g]:

@@ -5,7 +5,7 @@ Given variances both are bilinear. Of a model with one ratio gamma, in the eigen
     x'Py = x'My - sum_i u_xi u_yi (1 - h_i),   h_i = 1 / (1 + gamma s_i),
 
 M the projection of least squares; so x'Px depends on gamma alone, and is interpolated between Chebyshev points that all
-features share, of log((1 + gamma max s) / (1 + gamma min s)), min s = 0 where something lies outside of the eigenbasis: its
+features share, of log((1 + gamma max s) / (1 + gamma min s)), min s = 0 where some of x lies outside of the eigenbasis: its
 poles in this are pi away from where it is asked for, and the range is short for any gamma. Of other models, with G the
 relative covariances, W = G(I + SG)⁻¹ and t = Z'Mx,
 
@@ -28,13 +28,14 @@ from donorwise._core.models.lmm.law import block_matrix, some_points
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.crossproducts import Responses
-    from donorwise._core.models.lmm.donor_columns import Axis
+    from donorwise._core.models.lmm.donor_columns import Axis, DonorColumns
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.spectral import Spectrum
     from donorwise._typing import FloatArray, IntArray
 
 _IN_CACHE, _WHOLE = (256, 1024), (4096, 64)
 _PER_DECADE, _FEWEST = 6, 12  # points between which is interpolated
+_SPANNED = 1e-9  # share of a squared length that is none
 _WITHIN = 0.9  # of the smallest s: the logarithm has a range where all s are the same, too
 
 
@@ -100,17 +101,20 @@ class OneRatio:
     u_y: FloatArray
     typical: FloatArray
     """Shape (q,). Squared coordinates of a usual column, which takes out most of how x'Px varies with gamma."""
-    complete: bool
-    """Whether the eigenbasis is all that the fixed part leaves, so that what lies outside of it is rounding."""
+    spanned: tuple[bool, ...]
+    """Whether the eigenbasis explains every column, once the fixed part is taken out, as that of donors does.
+
+    What is left of variants is rounding then, and would be more than what large ratios leave of those that the fixed part
+    nearly explains.
+    """
 
     @classmethod
-    def of(cls, equations: Equations, gamma: FloatArray, response: Responses, axis: Axis) -> OneRatio:
+    def of(cls, spectrum: Spectrum, gamma: FloatArray, response: Responses, columns: DonorColumns) -> OneRatio:
         """Of fitted features."""
-        own = equations.spectrum
-        assert own is not None  # there is one ratio
-        basis = own.vectors / np.sqrt(own.s)
-        complete = own.s.size == equations.nu(reml=True)
-        return cls(own, gamma, response.zty @ basis, ((axis.zty @ basis) ** 2).mean(axis=0), complete)
+        basis = spectrum.vectors / np.sqrt(spectrum.s)
+        typical = ((columns.axes[0].zty @ basis) ** 2).mean(axis=0)
+        spanned = tuple(_spans(basis, axis, columns.lengths[a, a]) for a, axis in enumerate(columns.axes))
+        return cls(spectrum, gamma, response.zty @ basis, typical, spanned)
 
     @property
     def basis(self) -> FloatArray:
@@ -124,7 +128,7 @@ class OneRatio:
     def sums(self, axis: Axis) -> FloatArray:
         """See :class:`Variances`."""
         turned, h = self.turned(axis.zty), self.shrunk(self.gamma)
-        return turned @ (self.u_y.T * h) if self.complete else axis.y - turned @ (self.u_y.T * (1 - h))
+        return turned @ (self.u_y.T * h) if all(self.spanned) else axis.y - turned @ (self.u_y.T * (1 - h))
 
     def turned(self, zty: FloatArray) -> FloatArray:
         """See :class:`Variances`."""
@@ -146,7 +150,7 @@ class OneRatio:
     def _ends(self) -> tuple[float, float]:
         """The `low` and `high` of :meth:`_stretched`."""
         s = self.spectrum.s
-        return _WITHIN * float(s.min()) if self.complete else 0.0, float(s.max())
+        return _WITHIN * float(s.min()) if all(self.spanned) else 0.0, float(s.max())
 
     def _stretched(self, gamma: FloatArray) -> FloatArray:
         """log(1 + gamma high) - log(1 + gamma low): what is interpolated in."""
@@ -158,9 +162,14 @@ class OneRatio:
         points, weights = self._points
         energy = t * u
         at_points = energy @ self.shrunk(points)
-        if not self.complete:
-            at_points += (rss - energy.sum(axis=1))[:, None]
+        at_points += (rss - energy.sum(axis=1))[:, None]
         return lambda variants, features: at_points[variants] @ weights[as_slice(features)].T
+
+
+def _spans(basis: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
+    """Whether a basis explains the columns of an axis, whose squared lengths are (D,)."""
+    left = lengths - (axis.ols**2).sum(axis=1) - ((axis.zty @ basis) ** 2).sum(axis=1)
+    return bool((left <= _SPANNED * lengths).all())
 
 
 def _chebyshev(highest: float) -> FloatArray:

@@ -3,7 +3,16 @@
 With P of a feature's null model (whose variances hardly change for one variant more; Kang et al. 2010, Nat Genet 42:348) and
 n = x'Py, s = x'Px of a variant x,
 
-    b = n / s,   R₁ = y'Py - n²/s,   se² = R₁ / (nu s),   nu = rows - fixed effects, the variant among them.
+    b = n / s,   R₁ = R - n²/s,   se² = R₁ / (nu s),   R = y'Py,   nu = rows - fixed effects, the variant among them.
+
+What a variant explains it takes from the variance between its replicates, which are donors, with df degrees of freedom. Where
+a donor has many rows sigma² is that of the rows, and what is between donors is in the ratios, which stay as they were; so
+
+    se² = max( ((df + 1) / (nu + 1) R - n²/s) / (df s),   R₁ / (nu x'Mx) ),
+
+M the projection of least squares: what comes of ratios that are estimated again where donors have equal numbers of rows. With
+one row for each donor, or ratios of zero, df is nu, and it is the first equation; which for many rows would hardly ever give
+small p-values by chance.
 
 A variant that interacts makes two columns, and n and s are a vector and a 2 x 2 matrix. `refitted` estimates the variances of
 a pair again with the variant in the model: the F statistic is that of GEMMA's Wald test (Zhou and Stephens 2012, Nat Genet
@@ -35,17 +44,24 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
+_ROUNDING = 1e-12  # share of a sum of squares that is none
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
 
 
 class Scores(NamedTuple):
-    """What tests of V variants in G features are made of: n and s (V, G), R (G,), the variants that are `aliased` (V,), and nu."""
+    """What tests of V variants in G features with a column each are made of.
+
+    With n and s (V, G) the square of a standard error is max(between s - per_df n², (R s - n²) s per_row) / s², in which
+    `between` (G,) is R (df + 1) / (nu + 1) / df, `per_df` (G,) 1 / df and `per_row` (V,) 1 / (nu x'Mx); `aliased` is (V,).
+    """
 
     n: FloatArray
     s: FloatArray
     R: FloatArray
+    between: FloatArray
+    per_df: FloatArray
+    per_row: FloatArray
     aliased: BoolArray
-    nu: float
 
     @property
     def main(self) -> None:
@@ -55,8 +71,10 @@ class Scores(NamedTuple):
         """Estimates and t statistics at some positions, or of rows and columns; NaN where the model explains the variant."""
         n, s = self.n[v, g], self.s[v, g]
         with np.errstate(divide="ignore", invalid="ignore"):
-            estimate = np.where(self.aliased[v], np.nan, n / s)
-            return estimate, n / np.sqrt(np.clip(self.R[g] - estimate * n, 0, None) / self.nu * s)
+            least = np.clip(self.R[g] * s - n**2, 0, None) * s * self.per_row[v]
+            statistic = n / np.sqrt(np.maximum(self.between[g] * s - self.per_df[g] * n**2, least))
+            lost = np.where(self.aliased[v], np.nan, 0.0)
+            return n / s + lost, statistic + lost
 
 
 class Tests(NamedTuple):
@@ -128,6 +146,10 @@ class NullModels:
         Shape (D, G) for each column: x @ sums = x'Py.
     turned
         Shape (D, q) for each column: x @ turned are its cross-products with the random part, as `variances` take them.
+    df
+        Degrees of freedom of the variance between the replicates of a test.
+    together
+        Whether the two columns of a variant that interacts have the same replicates.
     """
 
     equations: Equations
@@ -138,16 +160,28 @@ class NullModels:
     variances: Variances
     sums: tuple[FloatArray, ...]
     turned: tuple[FloatArray, ...]
+    df: float
+    together: bool
 
     @property
     def n_columns(self) -> int:
         """Columns that a variant makes: one, or with an interaction two."""
         return len(self.columns.axes)
 
+    @cached_property
+    def at_zero(self) -> BoolArray:
+        """Features whose replicates do not vary beyond their rows, (G,)."""
+        return np.asarray((self.gamma == 0.0).all(axis=1))
+
     @property
     def nu(self) -> int:
         """Rows less fixed effects, those of the variant among them."""
         return self.equations.nu(reml=True) - self.n_columns
+
+    @property
+    def spanned(self) -> tuple[bool, ...]:
+        """Whether the random columns explain every column, once the fixed part is taken out, as those of donors do."""
+        return self.variances.spanned if isinstance(self.variances, OneRatio) else (False,) * self.n_columns
 
     def block(self, x: FloatArray) -> VariantBlock:
         """Variants (V, D), ready to be tested."""
@@ -162,7 +196,12 @@ class NullModels:
         left = _left(rss, self.n_columns)
         whole = squares @ lengths[-1, -1]
         aliased = ~(left > _ALIASED * whole) | ~(rss[0, 0] > _ALIASED * (squares @ lengths[0, 0]))
-        products = {(a, b): self.variances.products(turned[a], turned[b], own) for (a, b), own in rss.items()}
+        products = {
+            (a, b): self.variances.products(
+                turned[a], turned[b], (turned[a] * turned[b]).sum(axis=1) if self.spanned[a] or self.spanned[b] else own
+            )
+            for (a, b), own in rss.items()
+        }
         return VariantBlock(x, turned, rss, aliased, products)
 
     def whitened(
@@ -188,27 +227,36 @@ class NullModels:
         if self.n_columns == 1:
             own = self.scores(block, features, variants)
             return Tests(*own.at(*np.ogrid[: own.n.shape[0], : own.n.shape[1]]))
-        n, s, R = self._scored(block, features, variants)
-        return _wald_two(n, s, R, block.aliased[variants], self.nu)
+        n, s = self._scored(block, features, variants)
+        rss = {at: left[variants] for at, left in block.rss.items()}
+        df, zero = self._df(features), self.at_zero[features]
+        return _wald_two(n, s, rss, self.R[features], block.aliased[variants], self.nu, df, zero | self.together)
 
     def scores(self, block: VariantBlock, features: IntArray, variants: slice = slice(None)) -> Scores:
         """What :meth:`score` is worked out from where a variant makes one column."""
-        (n,), s, R = self._scored(block, features, variants)
-        return Scores(n, s[0, 0], R, block.aliased[variants], float(self.nu))
+        (n,), s = self._scored(block, features, variants)
+        R, df = self.R[features], self._df(features)
+        with np.errstate(divide="ignore"):
+            per_row = 1 / (self.nu * block.rss[0, 0][variants])
+        return Scores(n, s[0, 0], R, R * ((df + 1) / (self.nu + 1) / df), 1 / df, per_row, block.aliased[variants])
+
+    def _df(self, features: IntArray) -> FloatArray:
+        """Degrees of freedom of the variance between the replicates of a test of each feature."""
+        return np.where(self.at_zero[features], float(self.nu), self.df)
 
     def _scored(
         self, block: VariantBlock, features: IntArray, variants: slice
-    ) -> tuple[list[FloatArray], dict[tuple[int, int], FloatArray], FloatArray]:
+    ) -> tuple[list[FloatArray], dict[tuple[int, int], FloatArray]]:
+        """n of each column and s of each two."""
         own = as_slice(features)
         n = [block.x[variants] @ sums.T[own].T for sums in self.sums]
-        s = {pair: products(variants, features) for pair, products in block.products.items()}
-        return n, s, self.R[own]
+        return n, {pair: products(variants, features) for pair, products in block.products.items()}
 
     def refitted(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool = True) -> Refits:
         """Pairs (n,) of a variant of a block and a feature with variances of their own; those of a variant side by side."""
         if isinstance(self.variances, NoVariances) and reml:
             return self._least_squares(block, variants, features)
-        if isinstance(self.variances, OneRatio) and self.n_columns == 1 and reml:
+        if isinstance(self.variances, OneRatio) and self.n_columns == 1 and self.spanned[0] and reml:
             return self._one_ratio(block, self.variances, variants, features)
         used, start = np.unique(variants, return_index=True)
         found = [
@@ -246,7 +294,9 @@ class NullModels:
 
     def _one_ratio(self, block: VariantBlock, own: OneRatio, variants: IntArray, features: IntArray) -> Refits:
         out = np.empty((variants.size, 3))
-        floor = np.clip(self.response.rss - (own.u_y**2).sum(axis=1), 0, None)
+        rss = self.response.rss
+        floor = rss - (own.u_y**2).sum(axis=1)
+        floor[floor < _ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
         one_ratio_pairs(
             own.spectrum.s, block.turned[0], own.u_y, floor, variants, features, own.gamma, float(self.nu), out
         )
@@ -290,19 +340,32 @@ def _left(rss: dict[tuple[int, int], FloatArray], n_columns: int) -> FloatArray:
 
 
 def _wald_two(
-    n: list[FloatArray], s: dict[tuple[int, int], FloatArray], R: FloatArray, aliased: BoolArray, nu: int
+    n: list[FloatArray],
+    s: dict[tuple[int, int], FloatArray],
+    rss: dict[tuple[int, int], FloatArray],
+    R: FloatArray,
+    aliased: BoolArray,
+    nu: int,
+    df: FloatArray,
+    together: BoolArray,
 ) -> Tests:
-    """Tests of two columns in each other's presence from their scores (V, G)."""
+    """Tests of two columns in each other's presence from their scores (V, G); `together` (G,) they take from one variance."""
     with np.errstate(divide="ignore", invalid="ignore"):
         determinant = s[0, 0] * s[1, 1] - s[1, 0] ** 2
+        of_rows = rss[0, 0] * rss[1, 1] - rss[1, 0] ** 2
         first = (s[1, 1] * n[0] - s[1, 0] * n[1]) / determinant
         second = (s[0, 0] * n[1] - s[1, 0] * n[0]) / determinant
-        sigma2 = np.clip(R - first * n[0] - second * n[1], 0, None) / nu
-        own = second / np.sqrt(sigma2 * s[0, 0] / determinant)
-        main = first / np.sqrt(sigma2 * s[1, 1] / determinant)
-    for values in (first, second, own, main):
+        explained = first * n[0] + second * n[1]
+        left = np.clip(R - explained, 0, None) / nu
+        found = []
+        for estimate, other in ((first, 1), (second, 0)):
+            length, least = s[other, other] / determinant, rss[other, other] / of_rows
+            taken = np.where(together, explained, estimate**2 / length)
+            square = (R * ((df + np.where(together, 2, 1)) / (nu + 2)) - taken) / df * length
+            found.append(estimate / np.sqrt(np.maximum(square, left * least[:, None])))
+    for values in (first, second, *found):
         values[aliased] = np.nan
-    return Tests(second, own, (first, main))
+    return Tests(second, found[1], (first, found[0]))
 
 
 def _pairs_of_scores(n: FloatArray, S: FloatArray, R: FloatArray, nu: int, gamma: FloatArray) -> Refits:
@@ -315,7 +378,14 @@ def _pairs_of_scores(n: FloatArray, S: FloatArray, R: FloatArray, nu: int, gamma
 
 
 def null_models(
-    model: LMM, collapsed: Collapsed, codes: IntArray, n_donors: int, columns: Sequence[Columns]
+    model: LMM,
+    collapsed: Collapsed,
+    codes: IntArray,
+    n_donors: int,
+    columns: Sequence[Columns],
+    *,
+    df: float | None = None,
+    together: bool = True,
 ) -> NullModels:
     """The usable features of a fitted model, ready for variants of donors.
 
@@ -329,6 +399,8 @@ def null_models(
         Shape (patterns,). The donor of every pattern, and how many there are.
     columns
         What a donor's genotype is multiplied by in the rows, a column (patterns, 1) each: a 1, and what it interacts with.
+    df, together
+        See :class:`NullModels`; None for the degrees of freedom of rows.
     """
     equations, estimates = model.equations, model.estimates
     response, gamma = estimates.responses, estimates.gamma
@@ -337,11 +409,12 @@ def null_models(
     if gamma.shape[1] == 0:
         variances = NoVariances()
     elif equations.spectrum is not None:
-        variances = OneRatio.of(equations, gamma[:, 0], response, own.axes[0])
+        variances = OneRatio.of(equations.spectrum, gamma[:, 0], response, own)
     else:
         delta = model.coefficients - response.ols
         variances = FeatureByFeature(equations, gamma, response.zty, delta)
     sums = tuple(np.asfortranarray(variances.sums(axis)) for axis in own.axes)  # some features' are side by side
     turned = tuple(variances.turned(axis.zty) for axis in own.axes)
     R = estimates.sigma2 * equations.nu(reml=estimates.reml)
-    return NullModels(equations, response, gamma, R, own, variances, sums, turned)
+    df = float(equations.nu(reml=True) - len(columns)) if df is None else df
+    return NullModels(equations, response, gamma, R, own, variances, sums, turned, df, together)
