@@ -26,6 +26,7 @@ from donorwise._core.engine.scan_setup import (
 )
 from donorwise._core.kinship.donors import matched, told_unmatched
 from donorwise._core.kinship.labels import bare_chromosomes
+from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def prepare_scan(
     }
     known = genotypes.chromosomes
     chrom = np.full(genotypes.n_variants, "") if known is None else bare_chromosomes(known)
+    _check_kernels(by_chromosome, chrom)
     genes = _genes(adata, response, chrom) if options.mode == "cis" else None
     said = [*told_unmatched(match), *said_of_labels(adata, roles, parsed)]
     if genes is not None:
@@ -145,6 +147,20 @@ def _by_chromosome(kernels: Mapping[str, Any] | None, loco: bool) -> dict[str, M
         str(name): {k: v[chrom] if isinstance(v, dict) else v for k, v in given.items()}
         for name, chrom in zip(plain, chromosomes, strict=True)
     }
+
+
+def _check_kernels(by_chromosome: Mapping[str, Any], chrom: StrArray) -> None:
+    """Raise where a chromosome of the variants (V,) has no kernel that leaves it out."""
+    if _EVERY in by_chromosome:
+        return
+    lacking = [
+        name or "variants without a chromosome" for name in dict.fromkeys(chrom.tolist()) if name not in by_chromosome
+    ]
+    if lacking:
+        raise DesignError(
+            f"loco=True: no kernel leaves out {listing(lacking, 3)}; there are some for {listing(by_chromosome, 3)}. Make them of these "
+            "genotypes (kernels={'grm': dw.pp.relatedness(genotypes, loco=True)}), or leave these variants out."
+        )
 
 
 def _with_kernels(analysis: LmmAnalysis, parsed: ParsedFormula) -> LmmAnalysis:

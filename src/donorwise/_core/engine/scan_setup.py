@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.design.formula import Bar, ParsedFormula
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.scan import Genes, ScanOptions
     from donorwise._core.engine.scan_models import TaskDonors
@@ -63,9 +63,17 @@ def one_row_each(obs: pd.DataFrame, names: StrArray, groupby: Sequence[str], use
 
 
 def without_own(parsed: ParsedFormula, columns: Sequence[str]) -> ParsedFormula:
-    """A formula for one row a donor, of which ``(1 | donor)`` is the residual."""
-    kept = [bar for bar in parsed.bars if bar.group != tuple(columns) or bar.cov or bar.columns.strip() != "1"]
+    """A formula for one row a donor, of which ``(1 | donor)`` is the residual, and so is a kernel that is the identity."""
+    kept = [bar for bar in parsed.bars if bar.group != tuple(columns) or bar.columns.strip() != "1" or _related(bar)]
     return parsed if len(kept) == len(parsed.bars) else parsed.keep(kept)
+
+
+def _related(bar: Bar) -> bool:
+    """Whether a kernel says more of levels than that they are different."""
+    if bar.kernel is None:
+        return bool(bar.cov)
+    K = bar.kernel.values
+    return bool(np.count_nonzero(K) != len(K) or np.ptp(K.diagonal()) > 0)
 
 
 def build_scan(
@@ -149,6 +157,8 @@ def _about_slopes(
 
 def check_options(options: ScanOptions, genotypes: Genotypes) -> None:
     """Raise where genotypes do not come with what is asked of them."""
+    if genotypes.n_variants == 0:
+        raise DataError(f"{genotypes.text} has no variants.")
     if options.mode == "cis" and (genotypes.chromosomes is None or genotypes.positions is None):
         raise DataError(
             f"mode='cis' needs the chromosome and position of every variant, which do not come with {genotypes.text}: give "
