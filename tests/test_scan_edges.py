@@ -187,10 +187,10 @@ def least_squares(y: np.ndarray, obs: pd.DataFrame, x: np.ndarray, w: np.ndarray
 @pytest.mark.parametrize("refit", ["none", "all"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_without_kernel_it_is_least_squares(weighted: bool, refit: str) -> None:
-    """Whether (1 | donor_id), which is the residual of one row for each donor, is written or not."""
+    """Whether (1 | donor_id), which is the residual of rows of one weight for each donor, is written or not."""
     Y, obs, X = responses(), donors(), variants()[["free", "again", "rare"]]
     w = obs["cells"].to_numpy() if weighted else np.ones(D)
-    for formula in ("~ sex + age", "~ sex + age + (1 | donor_id)"):
+    for formula in ("~ sex + age", *([] if weighted else ["~ sex + age + (1 | donor_id)"])):
         tests, _, _ = scan(Y, obs, X, formula, weights="cells" if weighted else None, refit=refit)
         for (gene, variant), row in tests.iterrows():
             expected = least_squares(Y[gene].to_numpy(), obs, X[variant].to_numpy(), w)
@@ -241,7 +241,9 @@ def test_chromosomes_need_a_kernel_that_leaves_them_out() -> None:
     X = variants()[["free", "again", "rare"]]
     table = pd.DataFrame({"chrom": ["1", "chr2", "3"], "pos": [1, 2, 3], "a0": "A", "a1": "G"}, index=X.columns)
     kernels = {"K": {"chr1": kernel(1), "2": kernel(2)}}
-    with pytest.raises(DesignError, match=r"no kernel leaves out `3`; there are some for `1`, `2`"):
+    with pytest.raises(
+        DesignError, match=r"variants on `3`, which no kernel leaves out; those given leave out `1`, `2`"
+    ):
         scan(responses(), donors(), X, KERNEL, variants=table, loco=True, kernels=kernels)
     kernels["K"]["3"] = kernel(4)
     tests, _, _ = scan(responses(), donors(), X, KERNEL, variants=table, loco=True, kernels=kernels)

@@ -15,8 +15,10 @@ from donorwise._anndata.prepare import assemble_lmm, collapsed_response, scale_o
 from donorwise._anndata.roles import known_columns, said_of_labels
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
+from donorwise._core.engine.arrays import check_weights
 from donorwise._core.engine.groups import group_columns
 from donorwise._core.engine.scan_setup import (
+    about_weights,
     build_scan,
     check_options,
     donor_columns,
@@ -90,17 +92,20 @@ def prepare_scan(
     parsed = with_kernels(adata, formula, first, relmat, levels)
     names = donor_names(as_frame(adata.obs), columns)
     alone = not collapsed and one_row_each(as_frame(adata.obs), names, groups, names != "")
-    parsed = without_own(parsed, columns) if alone else parsed
+    w = check_weights(weights, as_frame(adata.obs)) if alone else None
+    unequal = w is not None and bool(np.ptp(w) > 0)  # (1 | donor) is told from the residual, whose variances are 1 / w
+    parsed = without_own(parsed, columns) if alone and not unequal else parsed
     analysis = assemble_lmm(
-        adata, parsed, response, groupby=groups, weights=weights, roles=roles, columns=columns, n_jobs=n_jobs
-    )
+        adata, parsed, response, groupby=groups, weights=weights, roles=roles, columns=columns, n_jobs=n_jobs,
+        residual=not unequal,
+    )  # fmt: skip
     analyses = {
         chrom: _with_kernels(analysis, with_kernels(adata, formula, own, relmat, levels))
         for chrom, own in by_chromosome.items()
     }
     known = genotypes.chromosomes
     chrom = np.full(genotypes.n_variants, "") if known is None else bare_chromosomes(known)
-    _check_kernels(by_chromosome, chrom)
+    _check_chromosomes(by_chromosome, chrom)
     genes = _genes(adata, response, chrom) if options.mode == "cis" else None
     said = [*told_unmatched(match), *said_of_labels(adata, roles, parsed)]
     if genes is not None:
@@ -110,8 +115,9 @@ def prepare_scan(
         said += cautions.of_cells(
             analysis, raw_counts=False, scale=scale, depth=depth, roles=known_columns(roles, analysis.obs)
         )
-    elif scale:
-        said.append(scale)
+    else:
+        said += [scale] if scale else []
+        said += [] if w is None else about_weights(w, parsed, columns)
     cell_names = donor_names(analysis.obs, columns) if collapsed else names
     return build_scan(analyses, genotypes, chrom, genes, columns, cell_names, options, said)
 
@@ -123,6 +129,17 @@ def _genes(adata: ad.AnnData, response: Response, chrom: StrArray) -> Genes:
             f"mode='cis' needs positions in adata.var, to which {response.text} does not belong: take mode='gwas'."
         )
     return gene_positions(as_frame(adata.var).loc[list(response.variables)], chrom)
+
+
+def _check_chromosomes(by_chromosome: Mapping[str, Any], chrom: StrArray) -> None:
+    """Raise where variants are on chromosomes that no kernel leaves out."""
+    if _EVERY in by_chromosome:
+        return
+    if missing := [name for name in dict.fromkeys(chrom.tolist()) if name not in by_chromosome]:
+        raise DesignError(
+            f"loco=True: there are variants on {listing(missing)}, which no kernel leaves out; those given leave out "
+            f"{listing(by_chromosome)}. Add them to the dict (of X, the kernel of all other chromosomes), or leave these variants out."
+        )
 
 
 def _by_chromosome(kernels: Mapping[str, Any] | None, loco: bool) -> dict[str, Mapping[str, Any] | None]:
@@ -147,20 +164,6 @@ def _by_chromosome(kernels: Mapping[str, Any] | None, loco: bool) -> dict[str, M
         str(name): {k: v[chrom] if isinstance(v, dict) else v for k, v in given.items()}
         for name, chrom in zip(plain, chromosomes, strict=True)
     }
-
-
-def _check_kernels(by_chromosome: Mapping[str, Any], chrom: StrArray) -> None:
-    """Raise where a chromosome of the variants (V,) has no kernel that leaves it out."""
-    if _EVERY in by_chromosome:
-        return
-    lacking = [
-        name or "variants without a chromosome" for name in dict.fromkeys(chrom.tolist()) if name not in by_chromosome
-    ]
-    if lacking:
-        raise DesignError(
-            f"loco=True: no kernel leaves out {listing(lacking, 3)}; there are some for {listing(by_chromosome, 3)}. Make them of these "
-            "genotypes (kernels={'grm': dw.pp.relatedness(genotypes, loco=True)}), or leave these variants out."
-        )
 
 
 def _with_kernels(analysis: LmmAnalysis, parsed: ParsedFormula) -> LmmAnalysis:

@@ -19,9 +19,10 @@ _LONG = 5.0  # longest step in log gamma
 
 
 @entry
-def wald_one(n, s, R, aliased, nu):
+def wald_one(n, s, R, rss, aliased, nu, df):
     """Scores n and their variances s (V, G), in place: estimates and t statistics; NaN where a variant is aliased."""
     V, G = n.shape
+    of_rows = (df + 1.0) / (nu + 1.0)
     for v in range(V):
         if aliased[v]:
             n[v], s[v] = np.nan, np.nan
@@ -30,8 +31,10 @@ def wald_one(n, s, R, aliased, nu):
             if n[v, g] == 0.0:
                 n[v, g] = TINY
             estimate = n[v, g] / s[v, g]
-            left = max(R[g] - estimate * n[v, g], ROUNDING * R[g])
-            s[v, g] = n[v, g] / np.sqrt(left / nu * s[v, g])
+            explained = estimate * n[v, g]
+            square = (R[g] * of_rows[g] - explained) / (df[g] * s[v, g])
+            least = max(R[g] - explained, ROUNDING * R[g]) / (nu * rss[v])
+            s[v, g] = estimate / np.sqrt(max(square, least))
             n[v, g] = estimate
 
 
