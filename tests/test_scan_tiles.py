@@ -59,7 +59,7 @@ def test_a_tile(least: float, windows: bool) -> None:
     for kernel, given in ((sift_scores, tuple(own)), (sift, (t,))):
         best, tested, counts = np.full(G, -1), np.zeros(G, dtype=np.int64), np.zeros(N_BINS, dtype=np.int64)
         rows, columns = np.empty((2, V * G), dtype=np.int64)
-        n = kernel(*given, low, high, least, best, tested, counts, rows, columns)
+        n = kernel(*given, np.arange(V), low, high, least, best, tested, counts, rows, columns)
         assert list(zip(rows[:n].tolist(), columns[:n].tolist(), strict=True)) == expected.listed
         for found, name in ((best, "best"), (tested, "tested"), (counts, "counts")):
             np.testing.assert_array_equal(found, getattr(expected, name), name)
@@ -68,7 +68,8 @@ def test_a_tile(least: float, windows: bool) -> None:
 def test_scores_at_positions() -> None:
     own, t = scores(np.random.default_rng(4))
     v, g = np.array([0, 5, 20, 39]), np.array([1, 0, 2, 6])
-    estimate, statistic = own.at(v, g)
+    estimate, statistic, se = own.at(v, g)
+    np.testing.assert_allclose(se, estimate / statistic, rtol=1e-12)
     np.testing.assert_allclose(statistic, t[v, g], rtol=1e-12)
     np.testing.assert_allclose(estimate, np.where(v == 5, np.nan, own.n[v, g] / own.s[v, g]), rtol=1e-15)
 
@@ -77,7 +78,7 @@ def test_pairs_that_are_listed_count_as_the_others() -> None:
     t = scores(np.random.default_rng(5))[1]
     listed = np.nonzero(np.abs(t) >= 0)
     best, tested, counts = np.full(G, -1), np.zeros(G, dtype=np.int64), np.zeros(N_BINS, dtype=np.int64)
-    count_pairs(np.append(t[listed], np.nan), np.append(listed[1], 0), best, tested, counts)
+    count_pairs(np.append(t[listed], np.nan), np.append(listed[0], 0), np.append(listed[1], 0), best, tested, counts)
     expected = plain(t, np.zeros(G), np.full(G, V), np.inf)
     np.testing.assert_array_equal(listed[0][best], expected.best)
     np.testing.assert_array_equal(tested, expected.tested)

@@ -5,22 +5,39 @@ from __future__ import annotations
 import numpy as np
 
 from donorwise._core.inference.genomic_control import LAST, WIDTH
-from donorwise._core.models.lmm.algebra import entry
+from donorwise._core.models.lmm.algebra import entry, inner
+from donorwise._core.models.lmm.variant_kernels import ROUNDING
 
 BINS_PER_UNIT = round(1 / WIDTH)
 N_BINS = round(LAST * BINS_PER_UNIT) + 1
 """Bins of |t| of `WIDTH`, up to `LAST`; the last one is open."""
-_ALIKE = (
-    1e-9  # of a statistic, relative: rounding between variants with the same genotypes, of which the first is taken
-)
+_ALIKE = 1e-9  # of a statistic, relative: rounding between variants with the same genotypes
+
+
+@inner
+def _bin(size):
+    return np.int32(
+        min(size * BINS_PER_UNIT, N_BINS - 1.0)
+    )  # the smaller as a number: it may be too large for a whole one
+
+
+@inner
+def _take(size, i, g, order, best, largest):
+    """Take a |t| that is not clearly smaller, where it is the largest of its column, or the first of those that are alike."""
+    if best[g] < 0 or size > largest[g] * (1.0 + _ALIKE) or order[i] < order[best[g]]:
+        best[g] = i
+    largest[g] = max(size, largest[g])
 
 
 @entry
-def sift_scores(n, s, R, between, per_df, per_row, aliased, low, high, least, best, tested, counts, rows, columns):
+def sift_scores(
+    n, s, R, between, per_df, per_row, aliased, order, low, high, least, best, tested, counts, rows, columns
+):
     """Scores (V, G), see `Scores`: positions of those whose |t| is `least` or more, and what the others say of each column.
 
     Looked at are rows low..high-1 of each column. Where `least` is zero all of these are listed, also without a number. Of
-    others the row of the largest |t| goes into `best`, and all into the histogram `counts`. Returns how many are listed.
+    others the row of the largest |t| goes into `best` (of those that are alike the first in `order`, (V,)), and all into the
+    histogram `counts`. Returns how many are listed.
     """
     V, G = n.shape
     found, t, bins, largest = 0, np.empty(G), np.empty(G, np.int32), np.zeros(G)
@@ -28,18 +45,18 @@ def sift_scores(n, s, R, between, per_df, per_row, aliased, low, high, least, be
         if aliased[v] and least > 0.0:
             continue
         for g in range(G):
-            square = n[v, g] * n[v, g]
-            of_rows = max(R[g] * s[v, g] - square, 0.0) * s[v, g] * per_row[v]
+            square, whole = n[v, g] * n[v, g], R[g] * s[v, g]
+            of_rows = max(whole - square, ROUNDING * whole) * s[v, g] * per_row[v]
             t[g] = np.sqrt(square / max(between[g] * s[v, g] - per_df[g] * square, of_rows))
-            bins[g] = np.int32(min(t[g] * BINS_PER_UNIT, N_BINS - 1.0))
+            bins[g] = _bin(t[g])
         for g in range(G):
             if not low[g] <= v < high[g]:
                 continue
             if t[g] < least:
                 tested[g] += 1
                 counts[bins[g]] += 1
-                if best[g] < 0 or t[g] > largest[g]:
-                    best[g], largest[g] = v, t[g] * (1.0 + _ALIKE)
+                if t[g] >= largest[g] * (1.0 - _ALIKE):
+                    _take(t[g], v, g, order, best, largest)
             elif t[g] >= least or least == 0.0:
                 rows[found], columns[found] = v, g
                 found += 1
@@ -47,7 +64,7 @@ def sift_scores(n, s, R, between, per_df, per_row, aliased, low, high, least, be
 
 
 @entry
-def sift(statistic, low, high, least, best, tested, counts, rows, columns):
+def sift(statistic, order, low, high, least, best, tested, counts, rows, columns):
     """The same of t statistics (V, G), NaN where there is no number."""
     V, G = statistic.shape
     found, largest = 0, np.zeros(G)
@@ -58,9 +75,9 @@ def sift(statistic, low, high, least, best, tested, counts, rows, columns):
             t = abs(statistic[v, g])
             if t < least:
                 tested[g] += 1
-                counts[min(int(t * BINS_PER_UNIT), N_BINS - 1)] += 1
-                if best[g] < 0 or t > largest[g]:
-                    best[g], largest[g] = v, t * (1.0 + _ALIKE)
+                counts[_bin(t)] += 1
+                if t >= largest[g] * (1.0 - _ALIKE):
+                    _take(t, v, g, order, best, largest)
             elif t >= least or least == 0.0:
                 rows[found], columns[found] = v, g
                 found += 1
@@ -68,14 +85,13 @@ def sift(statistic, low, high, least, best, tested, counts, rows, columns):
 
 
 @entry
-def count_pairs(statistic, columns, best, tested, counts):
+def count_pairs(statistic, order, columns, best, tested, counts):
     """Add pairs (n,) of a column to its number and the histogram; which pair has its largest |t| goes into `best` (G,)."""
     largest = np.zeros(best.size)
     for i in range(statistic.size):
         g, t = columns[i], abs(statistic[i])
-        if not t >= 0.0:
-            continue
-        tested[g] += 1
-        counts[min(int(t * BINS_PER_UNIT), N_BINS - 1)] += 1
-        if best[g] < 0 or t > largest[g]:
-            best[g], largest[g] = i, t * (1.0 + _ALIKE)
+        if t >= 0.0:
+            tested[g] += 1
+            counts[_bin(t)] += 1
+            if t >= largest[g] * (1.0 - _ALIKE):
+                _take(t, i, g, order, best, largest)

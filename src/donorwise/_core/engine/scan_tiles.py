@@ -12,6 +12,7 @@ from donorwise._core.engine.scan_resampled import resample
 from donorwise._core.engine.scan_summary import Summary
 from donorwise._core.engine.scan_windows import Block, Ranges
 from donorwise._core.inference.student import log_two_sided, t_of_p
+from donorwise._core.models.lmm.variant_kernels import TINY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,7 +201,16 @@ class _Tile:
         G, V = span.features.size, span.variants.stop - span.variants.start
         best, tested = np.full(G, -1), np.zeros(G, dtype=np.int64)
         rows, columns = np.empty((2, V * G), dtype=np.int64)
-        out = (*span.asked, self.limits.listed, best, tested, summary.counts, rows, columns)
+        out = (
+            self.block.at[span.variants],
+            *span.asked,
+            self.limits.listed,
+            best,
+            tested,
+            summary.counts,
+            rows,
+            columns,
+        )
         tests: Scores | Tests
         if models.n_columns == 1:
             tests = models.scores(self.prepared, span.features, span.variants)
@@ -214,12 +224,9 @@ class _Tile:
         return self._of(tests, rows[:n], columns[:n])
 
     def _of(self, tests: Scores | Tests, v: IntArray, g: IntArray) -> _Listed:
-        estimate, statistic = tests.at(v, g)
         status = np.where(self.prepared.aliased[v + self.span.variants.start], ALIASED, OK)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            se = estimate / statistic
         main = (np.zeros(0), np.zeros(0)) if tests.main is None else (tests.main[0][v, g], tests.main[1][v, g])
-        return _Listed(v, g, estimate, statistic, se, status, *main)
+        return _Listed(v, g, *tests.at(v, g), status, *main)
 
     def _refit(self, pairs: _Listed) -> None:
         """Estimate the variances of pairs again, in place.
@@ -235,6 +242,7 @@ class _Tile:
             found, statistic = self.fit.models.likelihood_ratio(*where)
         else:
             found = self.fit.models.refitted(*where)
+            found.estimate[found.estimate == 0.0] = TINY
             statistic = found.estimate[:, -1] / found.se[:, -1]
         good = np.isfinite(found.se).all(axis=1) & (found.se > 0).all(axis=1)
         at, estimate, se = asked[good], found.estimate[good], found.se[good]
@@ -246,7 +254,8 @@ class _Tile:
     def _summarise(self, pairs: _Listed, log_p: FloatArray, summary: Summary) -> None:
         at = self.fit.features[self.span.features]
         best, tested = np.full(at.size, -1), np.zeros(at.size, dtype=np.int64)
-        count_pairs(pairs.statistic, pairs.g, best, tested, summary.counts)
+        order = self.block.at[pairs.v + self.span.variants.start]
+        count_pairs(pairs.statistic, order, pairs.g, best, tested, summary.counts)
         summary.n_variants[at] += tested
         self._lead(summary, pairs.take(best[best >= 0]))
         if self.options.by_cauchy:

@@ -6,6 +6,10 @@ import numpy as np
 
 from donorwise._core.models.lmm.algebra import entry, inner
 
+ROUNDING = 1e-12
+"""Share of a sum of squares that is none: what is left of a response that a variant explains altogether."""
+TINY = 1e-150
+"""An estimate of nothing, whose standard error is still its ratio to the statistic."""
 _MAX_ITERATIONS = 100
 _STEP = 1e-8  # convergence is quadratic: the step after one this small (in log gamma) would be rounding
 _ZERO = 1e-10  # ratio, relative to what levels say on average, below which it is zero
@@ -103,5 +107,5 @@ def one_ratio_pairs(s, u, v, floor, variants, features, start, nu, out):
             b += h * x[j] * y[j]
             c += h * y[j] * y[j]
         out[i, 0] = b / a
-        out[i, 1] = np.sqrt(max(c - b * b / a, 0.0) / (nu * a))
+        out[i, 1] = np.sqrt(max(c - b * b / a, ROUNDING * c) / (nu * a))
         out[i, 2] = gamma

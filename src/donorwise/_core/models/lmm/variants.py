@@ -31,7 +31,7 @@ from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariance
 from donorwise._core.models.lmm.donor_columns import donor_columns
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import fit_responses, newton_from
-from donorwise._core.models.lmm.variant_kernels import one_ratio_pairs
+from donorwise._core.models.lmm.variant_kernels import ROUNDING, one_ratio_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
-_ROUNDING = 1e-12  # share of a sum of squares that is none
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
 
 
@@ -67,14 +66,15 @@ class Scores(NamedTuple):
     def main(self) -> None:
         """There is no second column."""
 
-    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Estimates and t statistics at some positions, or of rows and columns; NaN where the model explains the variant."""
+    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Estimates, t statistics and standard errors at some positions; NaN where the model explains the variant."""
         n, s = self.n[v, g], self.s[v, g]
         with np.errstate(divide="ignore", invalid="ignore"):
-            least = np.clip(self.R[g] * s - n**2, 0, None) * s * self.per_row[v]
-            statistic = n / np.sqrt(np.maximum(self.between[g] * s - self.per_df[g] * n**2, least))
+            whole = self.R[g] * s
+            least = np.maximum(whole - n**2, ROUNDING * whole) * s * self.per_row[v]
+            size = np.sqrt(np.maximum(self.between[g] * s - self.per_df[g] * n**2, least))
             lost = np.where(self.aliased[v], np.nan, 0.0)
-            return n / s + lost, statistic + lost
+            return n / s + lost, n / size + lost, size / s + lost
 
 
 class Tests(NamedTuple):
@@ -87,9 +87,11 @@ class Tests(NamedTuple):
     statistic: FloatArray
     main: tuple[FloatArray, FloatArray] | None = None
 
-    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Estimates and t statistics at some positions."""
-        return self.estimate[v, g], self.statistic[v, g]
+    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Estimates, t statistics and standard errors at some positions."""
+        estimate, statistic = self.estimate[v, g], self.statistic[v, g]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return estimate, statistic, estimate / statistic
 
 
 class Refits(NamedTuple):
@@ -226,7 +228,8 @@ class NullModels:
         """Tests of some variants of a block for some features, at the variances of the null models."""
         if self.n_columns == 1:
             own = self.scores(block, features, variants)
-            return Tests(*own.at(*np.ogrid[: own.n.shape[0], : own.n.shape[1]]))
+            estimate, statistic, _ = own.at(*np.ogrid[: own.n.shape[0], : own.n.shape[1]])
+            return Tests(estimate, statistic)
         n, s = self._scored(block, features, variants)
         rss = {at: left[variants] for at, left in block.rss.items()}
         df, zero = self._df(features), self.at_zero[features]
@@ -296,7 +299,7 @@ class NullModels:
         out = np.empty((variants.size, 3))
         rss = self.response.rss
         floor = rss - (own.u_y**2).sum(axis=1)
-        floor[floor < _ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
+        floor[floor < ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
         one_ratio_pairs(
             own.spectrum.s, block.turned[0], own.u_y, floor, variants, features, own.gamma, float(self.nu), out
         )
@@ -323,8 +326,9 @@ class NullModels:
         found = evaluate_block(blocks, gamma, left, nu, reml=reml)
         estimate = (along + found.delta[:, -m:]) @ back.T
         Phi = back @ found.Phi[:, -m:, -m:] @ back.T
-        se = np.sqrt(found.R[:, None] / nu * np.einsum("gii->gi", Phi))
-        loglik = -0.5 * (nu * (np.log(2 * np.pi * found.R / nu) + 1) + found.logdet_V - equations.log_weight)
+        R = np.maximum(found.R, ROUNDING * self.R[at])
+        se = np.sqrt(R[:, None] / nu * np.einsum("gii->gi", Phi))
+        loglik = -0.5 * (nu * (np.log(2 * np.pi * R / nu) + 1) + found.logdet_V - equations.log_weight)
         if reml:
             loglik -= 0.5 * found.logdet_X + equations.fixed.log_det + np.log(np.diag(factor)).sum()
         lost = np.where(converged, 0.0, np.nan)
@@ -356,7 +360,7 @@ def _wald_two(
         first = (s[1, 1] * n[0] - s[1, 0] * n[1]) / determinant
         second = (s[0, 0] * n[1] - s[1, 0] * n[0]) / determinant
         explained = first * n[0] + second * n[1]
-        left = np.clip(R - explained, 0, None) / nu
+        left = np.maximum(R - explained, ROUNDING * R) / nu
         found = []
         for estimate, other in ((first, 1), (second, 0)):
             length, least = s[other, other] / determinant, rss[other, other] / of_rows
@@ -372,7 +376,7 @@ def _pairs_of_scores(n: FloatArray, S: FloatArray, R: FloatArray, nu: int, gamma
     """Estimates of pairs from scores n (pairs, columns) and their information S (pairs, columns, columns)."""
     inverse = np.linalg.inv(S)
     estimate = np.einsum("nab,nb->na", inverse, n)
-    sigma2 = np.clip(R - np.einsum("na,na->n", estimate, n), 0, None) / nu
+    sigma2 = np.maximum(R - np.einsum("na,na->n", estimate, n), ROUNDING * R) / nu
     se = np.sqrt(sigma2[:, None] * np.einsum("naa->na", inverse))
     return Refits(estimate, se, gamma, np.full(len(n), np.nan))
 
