@@ -136,15 +136,19 @@ def assemble_lmm(
     options: Options | None = None,
     n_jobs: int | None = None,
     fold_changes: bool = False,
+    residual: bool = True,
 ) -> LmmAnalysis:
-    """A linear mixed model of a response, on cells or on collapsed rows, without contrasts and warnings yet."""
+    """A linear mixed model of a response, on cells or on collapsed rows, without contrasts and warnings yet.
+
+    `residual` says whether the residual could not be told from an effect of each row; see :func:`build_design`.
+    """
     logged = fold_changes and np.isfinite(response.log_base)
     parsed, roles = parse(formula), find_roles(adata) if roles is None else roles
     if not is_collapsed(adata):
         obs = with_labels(cell_frame(adata), roles, parsed)
         w = check_weights(weights, obs)
         text = weights if isinstance(weights, str) else keys.NO_WEIGHTS if weights is None else keys.ARRAY_WEIGHTS
-        tasks = tasks_by_group(parsed, obs, groupby)
+        tasks = tasks_by_group(parsed, obs, groupby, residual=residual)
         source: CellSource | RowSource = CellSource(
             matrix=response.matrix, features=response.features, weights=w,
             log_base=response.log_base if logged else math.nan,

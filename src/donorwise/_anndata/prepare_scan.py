@@ -15,8 +15,10 @@ from donorwise._anndata.prepare import assemble_lmm, collapsed_response, scale_o
 from donorwise._anndata.roles import known_columns, said_of_labels
 from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
+from donorwise._core.engine.arrays import check_weights
 from donorwise._core.engine.groups import group_columns
 from donorwise._core.engine.scan_setup import (
+    about_weights,
     build_scan,
     check_options,
     donor_columns,
@@ -89,10 +91,13 @@ def prepare_scan(
     parsed = with_kernels(adata, formula, first, relmat, levels)
     names = donor_names(as_frame(adata.obs), columns)
     alone = not collapsed and one_row_each(as_frame(adata.obs), names, groups, names != "")
-    parsed = without_own(parsed, columns) if alone else parsed
+    w = check_weights(weights, as_frame(adata.obs)) if alone else None
+    unequal = w is not None and bool(np.ptp(w) > 0)  # (1 | donor) is told from the residual, whose variances are 1 / w
+    parsed = without_own(parsed, columns) if alone and not unequal else parsed
     analysis = assemble_lmm(
-        adata, parsed, response, groupby=groups, weights=weights, roles=roles, columns=columns, n_jobs=n_jobs
-    )
+        adata, parsed, response, groupby=groups, weights=weights, roles=roles, columns=columns, n_jobs=n_jobs,
+        residual=not unequal,
+    )  # fmt: skip
     analyses = {
         chrom: _with_kernels(analysis, with_kernels(adata, formula, own, relmat, levels))
         for chrom, own in by_chromosome.items()
@@ -108,8 +113,9 @@ def prepare_scan(
         said += cautions.of_cells(
             analysis, raw_counts=False, scale=scale, depth=depth, roles=known_columns(roles, analysis.obs)
         )
-    elif scale:
-        said.append(scale)
+    else:
+        said += [scale] if scale else []
+        said += [] if w is None else about_weights(w, parsed, columns)
     cell_names = donor_names(analysis.obs, columns) if collapsed else names
     return build_scan(analyses, genotypes, chrom, genes, columns, cell_names, options, said)
 

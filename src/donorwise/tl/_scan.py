@@ -121,7 +121,9 @@ def scan(
         p-values are too small.
     refit
         Which pairs get variances of their own, with the variant in the model: those with a p-value below `screen`, ``"all"``, or
-        ``"none"``. Others have the variances of the model without variants (whose tests are slightly conservative).
+        ``"none"``. Others have the variances of the model without variants. Variances that are estimated again are those of other
+        programs (GEMMA); of less than about 200 donors who are related their small p-values are too small, up to threefold, which
+        those of ``"none"`` are not.
     screen
         See `refit`.
     gene_test
@@ -172,7 +174,9 @@ def scan(
     Notes
     -----
     With P of the model without variants, :math:`n = x'Py` and :math:`s = x'Px`, the effect is :math:`n / s`, and its squared
-    standard error :math:`(y'Py - n^2/s) / (\nu s)`. P depends on the ratio of variances alone, which is estimated for each
+    standard error :math:`(y'Py - n^2/s) / (\nu s)`; where donors have several rows that of
+    :math:`(y'Py\,(d+1)/(\nu+1) - n^2/s) / (d s)` with the degrees of freedom d of the test, as what a variant explains is taken
+    from the variance between donors, but no less than without such a variance. P depends on the ratio of variances alone, which is estimated for each
     feature (Kang et al. 2010, Nat Genet 42:348); `refit` estimates it with the variant (Zhou and Stephens 2012, Nat Genet
     44:821). Degrees of freedom are donors less fixed effects, that of the variant among them.
 

@@ -18,13 +18,16 @@ from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from donorwise._core.cells.measures import Collapsed
-    from donorwise._core.design.design import Design
+    from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.engine.fitted import LMMFit
     from donorwise._core.engine.tasks import Statistics
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 logger = logging.getLogger("donorwise")
+
+
+_PAIR = 2  # rows of a donor, whose difference is all that is within it
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,28 +128,35 @@ def interacting(design: Design, name: str) -> int:
 
 
 def lacks_slopes(design: Design, donors: TaskDonors, column: int, name: str) -> bool:
-    """Whether what variants interact with differs within donors, and nothing random lets the donors differ in it.
+    """Whether what variants interact with differs within donors, and nothing lets the donors differ in it.
 
-    That is a slope of the donors; or, where cells of a donor share the value, an intercept with one level for each donor and value,
-    ``(1 | donor:condition)``, which the residual is where each donor has one row for each.
+    A random slope does, and where a donor has two rows, or two levels of a random term that has one for each value, such as
+    ``(1 | donor:condition)``, what these have of their own is their slope.
     """
-    cell_level = design.varying[column] >= 0
-    if not cell_level and constant_within(design.X[:, [column]], donors.codes)[0]:
+    inside = design.varying[column] >= 0
+    if not inside and constant_within(design.X[:, [column]], donors.codes)[0]:
         return False
-    if any(t.group == donors.column and name in variables(t.bar.terms) for t in design.random_terms):
+    if _slopes(design, donors, name):
         return False
-    if cell_level:
-        return True
-    each = np.unique(np.column_stack([donors.codes, design.X[:, column]]), axis=0, return_inverse=True)[1].ravel()
-    one_row = np.bincount(design.codes[design.codes >= 0], minlength=design.n_patterns).max() == 1
-    intercepts = [t.codes for t in design.random_terms if t.bar.columns.strip() == "1" and not t.bar.cov]
-    return not any(_same_parts(codes, each) for codes in [*intercepts, *([np.arange(each.size)] if one_row else [])])
+    rows = np.bincount(design.codes[design.codes >= 0], minlength=design.n_patterns)
+    units = [np.bincount(donors.codes, rows)]
+    for term in design.random_terms:
+        x = np.column_stack([design.X[:, column], donors.codes])
+        if not inside and "(Intercept)" in term.columns and constant_within(x, term.codes).all():
+            pairs = np.unique(np.column_stack([donors.codes, term.codes]), axis=0)
+            units.append(np.bincount(pairs[:, 0]))
+    return all(n.max() > _PAIR for n in units)
 
 
-def _same_parts(one: IntArray, other: IntArray) -> bool:
-    """Whether two labellings part their entries in the same way."""
-    pairs = np.unique(np.column_stack([one, other]), axis=0)
-    return len(pairs) == np.unique(one).size == np.unique(other).size
+def lacks_kernel_slopes(design: Design, donors: TaskDonors, name: str) -> bool:
+    """Whether relatives' levels are alike by a kernel, and their slopes on what variants interact with by none."""
+    slopes = _slopes(design, donors, name)
+    levels = {t.bar.cov for t in design.random_terms if t.group == donors.column}
+    return bool(slopes) and any(levels) and not any(t.bar.cov for t in slopes)
+
+
+def _slopes(design: Design, donors: TaskDonors, name: str) -> list[RandomTerm]:
+    return [t for t in design.random_terms if t.group == donors.column and name in variables(t.bar.terms)]
 
 
 def task_models(
@@ -177,9 +187,11 @@ def _null_fit(
     columns = [Columns(np.ones((codes.size, 1)), np.zeros((collapsed.covariate_mean.shape[1], 1)))]
     if interaction is not None:
         columns.append(column_means(design.X[:, [interaction]], [design.varying[interaction]], collapsed))
-    models = null_models(model, collapsed, codes, len(donors.names), columns)
-    df = np.inf if normal else _df(design, codes, models, interaction)
-    return NullFit(models, model.features, df, np.isin(np.arange(len(donors.names)), codes))
+    within = interaction is not None and not _between(design, codes)[interaction]
+    df = _df(design, codes, interaction if within else None, len(columns), model.equations.nu(reml=True))
+    models = null_models(model, collapsed, codes, len(donors.names), columns, df=df, together=not within)
+    there = np.isin(np.arange(len(donors.names)), codes)
+    return NullFit(models, model.features, np.inf if normal else df, there)
 
 
 def _statistics_of(model: LMM, statistics: Statistics) -> tuple[Collapsed, IntArray]:
@@ -190,16 +202,29 @@ def _statistics_of(model: LMM, statistics: Statistics) -> tuple[Collapsed, IntAr
     return (collapsed if present.size == collapsed.n_obs.size else collapsed.take(present)), present
 
 
-def _df(design: Design, codes: IntArray, models: NullModels, interaction: int | None) -> float:
-    """Donors less fixed effects on their level, the variant among them; at most rows less fixed effects.
+def _df(design: Design, codes: IntArray, within: int | None, n_columns: int, nu: int) -> float:
+    """Donors less fixed effects on their level, those of the variant among them; at most rows less fixed effects.
 
-    Of an interaction with what differs within donors the fixed effects on the level of its slopes are those that differ
-    within donors, too.
+    Of an interaction with a column that differs `within` donors the replicates are their slopes, on which are the fixed effects
+    that have the same variable in them.
     """
     n = np.unique(codes).size
-    between = constant_within(design.X, codes) & (np.array(design.varying) < 0)
-    own = between if interaction is None or between[interaction] else ~between
-    return float(min(n - int(own.sum()) - models.n_columns + int(own is not between), models.nu))
+    if within is None:
+        used = int(_between(design, codes).sum()) + n_columns
+    else:
+        used = len(_same_variable(design, within)) + 1
+    return float(min(n - used, nu - n_columns))
+
+
+def _between(design: Design, codes: IntArray) -> BoolArray:
+    """Which columns of the fixed part are constant in every donor, (p,)."""
+    return constant_within(design.X, codes) & (np.array(design.varying) < 0)
+
+
+def _same_variable(design: Design, column: int) -> list[int]:
+    """Columns of the fixed part whose terms have the variables of that of `column`."""
+    own = next(set(design.reads[term]) for term, at in design.terms.items() if column in at)
+    return [j for term, at in design.terms.items() if own <= set(design.reads[term]) for j in at]
 
 
 def by_donor(design: Design, column: str, names: StrArray) -> tuple[Design, TaskDonors]:

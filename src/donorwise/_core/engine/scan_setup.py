@@ -11,21 +11,24 @@ import pandas as pd
 from donorwise._core.design.replicates import replicate
 from donorwise._core.design.terms import check_column
 from donorwise._core.engine.scan import Scan
-from donorwise._core.engine.scan_models import by_donor, interacting, lacks_slopes
+from donorwise._core.engine.scan_models import by_donor, interacting, lacks_kernel_slopes, lacks_slopes
 from donorwise._core.engine.scan_resampled import check_resampled
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from donorwise._core.design.formula import ParsedFormula
+    import pandas as pd
+
+    from donorwise._core.design.formula import Bar, ParsedFormula
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.scan import Genes, ScanOptions
     from donorwise._core.engine.scan_models import TaskDonors
     from donorwise._core.engine.tasks import Task
     from donorwise._core.kinship.genotypes import Genotypes
-    from donorwise._typing import BoolArray, StrArray
+    from donorwise._typing import BoolArray, FloatArray, StrArray
 
+_INFLATED = 1.05  # variance, relative to what it should be
 _LEAST = 3  # donors that a test needs at the very least
 
 
@@ -70,10 +73,30 @@ def one_row_each(obs: pd.DataFrame, names: StrArray, groupby: Sequence[str], use
     return not groups.duplicated().any()
 
 
+def own_terms(parsed: ParsedFormula, columns: Sequence[str]) -> list[Bar]:
+    """The terms that give each donor a level of its own, ``(1 | donor)``."""
+    return [bar for bar in parsed.bars if bar.group == tuple(columns) and not bar.cov and bar.columns.strip() == "1"]
+
+
 def without_own(parsed: ParsedFormula, columns: Sequence[str]) -> ParsedFormula:
     """A formula for one row a donor, of which ``(1 | donor)`` is the residual."""
-    kept = [bar for bar in parsed.bars if bar.group != tuple(columns) or bar.cov or bar.columns.strip() != "1"]
-    return parsed if len(kept) == len(parsed.bars) else parsed.keep(kept)
+    own = own_terms(parsed, columns)
+    return parsed.keep([bar for bar in parsed.bars if bar not in own]) if own else parsed
+
+
+def about_weights(w: FloatArray, parsed: ParsedFormula, columns: Sequence[str]) -> list[str]:
+    """A warning where weights of donors' rows differ, and no random term is of the donors.
+
+    Where donors differ by more than the weights say, estimates vary by up to E(w²) / E(w)² times what they seem to.
+    """
+    inflation, column = float((w**2).mean() / w.mean() ** 2), ":".join(columns)
+    if inflation < _INFLATED or any(bar.group == tuple(columns) for bar in parsed.bars):
+        return []
+    return [
+        "The weights say that nothing but the precision of their rows makes donors differ. Where they differ beyond it, as in the "
+        f"expression of most genes, variances of tests are too small, up to {inflation:.1f}-fold with these weights: add "
+        f"(1 | {column})."
+    ]
 
 
 def build_scan(
@@ -134,27 +157,31 @@ def _by_donor(analysis: LmmAnalysis, column: str, names: StrArray) -> tuple[LmmA
 def _about_slopes(
     analysis: LmmAnalysis, donors: Sequence[TaskDonors | None], at: Sequence[int | None], name: str | None
 ) -> list[str]:
-    """A warning of groups in which cells of a donor would count as replicates of what it says of an interaction."""
+    """A warning where cells of a donor, or relatives, would count as replicates of what a group says of an interaction."""
     if name is None:
         return []
-    hot = [
-        task.name
+    groups = [
+        (task.design, own, column)
         for task, own, column in zip(analysis.tasks, donors, at, strict=True)
-        if task.design is not None
-        and own is not None
-        and column is not None
-        and lacks_slopes(task.design, own, column, name)
+        if task.design is not None and own is not None and column is not None
     ]
-    if not hot:
-        return []
-    column = next(own.column for own in donors if own is not None)
+    covs = analysis.formula.covs
     labels = name in analysis.obs.columns and not pd.api.types.is_numeric_dtype(analysis.obs[name])
-    term = f"(1 | {column}:{name})" if labels else f"(0 + {name} | {column})"
-    return [
-        f"{name!r} differs between cells of a donor and the formula lets donors not differ in it, so that the interaction of a "
-        f"variant with it takes cells for replicates (hot p-values): add {term}"
-        + (f", and the same with the kernel, (0 + {name} | gr({column}, cov=...))." if analysis.formula.covs else ".")
-    ]
+    for design, own, column in groups:
+        kernel = f"(0 + {name} | gr({own.column}, cov={next(iter(covs), '...')}))"
+        if lacks_slopes(design, own, column, name):
+            return [
+                f"{name!r} differs between cells of a donor and the formula lets donors not differ in it, so that the interaction "
+                "of a variant with it takes cells for replicates (hot p-values): add "
+                + (f"(1 | {own.column}:{name})" if labels else f"(0 + {name} | {own.column})")
+                + (f", and the same with the kernel, {kernel}." if covs else ".")
+            ]
+        if lacks_kernel_slopes(design, own, name):
+            return [
+                f"Levels of relatives are alike by the formula, and how they respond to {name!r} is not, so that the interaction of "
+                f"a variant with it takes relatives for replicates (hot p-values): add {kernel}."
+            ]
+    return []
 
 
 def check_options(options: ScanOptions, genotypes: Genotypes) -> None:

@@ -10,22 +10,25 @@ _MAX_ITERATIONS = 100
 _STEP = 1e-8  # convergence is quadratic: the step after one this small (in log gamma) would be rounding
 _ZERO = 1e-10  # ratio, relative to what levels say on average, below which it is zero
 _FIRST = 0.1  # ratio, relative to that, from which the search starts where the null model's is zero
-_FAR = 1e12  # ratio beyond which there is no residual variance
+_FAR = 1e8  # ratio, relative to that, at which there is no residual variance
 _LONG = 5.0  # longest step in log gamma
 
 
 @entry
-def wald_one(n, s, R, aliased, nu):
+def wald_one(n, s, R, rss, aliased, nu, df):
     """Scores n and their variances s (V, G), in place: estimates and t statistics; NaN where a variant is aliased."""
     V, G = n.shape
+    of_rows = (df + 1.0) / (nu + 1.0)
     for v in range(V):
         if aliased[v]:
             n[v], s[v] = np.nan, np.nan
             continue
         for g in range(G):
             estimate = n[v, g] / s[v, g]
-            left = R[g] - estimate * n[v, g]
-            s[v, g] = n[v, g] / np.sqrt(max(left, 0.0) / nu * s[v, g])
+            explained = estimate * n[v, g]
+            square = (R[g] * of_rows[g] - explained) / (df[g] * s[v, g])
+            least = max(R[g] - explained, 0.0) / (nu * rss[v])
+            s[v, g] = estimate / np.sqrt(max(square, least))
             n[v, g] = estimate
 
 
@@ -70,7 +73,7 @@ def _slope(gamma, s, u, v, nu, floor):
 
 @inner
 def _ratio(s, u, v, nu, floor, start, unit):
-    """Safeguarded Newton in log gamma from the ratio of the null model; NaN where there is no residual variance."""
+    """Safeguarded Newton in log gamma from the ratio of the null model; at most `_FAR`, where nothing changes any more."""
     lower, upper = 0.0, np.inf
     if start <= 0.0:
         if _slope(0.0, s, u, v, nu, floor)[0] >= 0.0:
@@ -99,7 +102,7 @@ def _ratio(s, u, v, nu, floor, start, unit):
         if upper < _ZERO * unit:
             return 0.0
         if lower > _FAR * unit:
-            return np.nan
+            return _FAR * unit
     return gamma if upper - lower <= 1e-9 * upper else np.nan
 
 

@@ -3,7 +3,16 @@
 With P of a feature's null model (whose variances hardly change for one variant more; Kang et al. 2010, Nat Genet 42:348) and
 n = x'Py, s = x'Px of a variant x,
 
-    b = n / s,   R₁ = y'Py - n²/s,   se² = R₁ / (nu s),   nu = rows - fixed effects, the variant among them.
+    b = n / s,   R₁ = R - n²/s,   se² = R₁ / (nu s),   R = y'Py,   nu = rows - fixed effects, the variant among them.
+
+What a variant explains it takes from the variance between its replicates, which are donors, with df degrees of freedom. Where
+a donor has many rows sigma² is that of the rows, and what is between donors is in the ratios, which stay as they were; so
+
+    se² = max( ((df + 1) / (nu + 1) R - n²/s) / (df s),   R₁ / (nu x'Mx) ),
+
+M the projection of least squares: what comes of ratios that are estimated again where donors have equal numbers of rows. With
+one row for each donor, or ratios of zero, df is nu, and it is the first equation; which for many rows would hardly ever give
+small p-values by chance.
 
 A variant that interacts makes two columns, and n and s are a vector and a 2 x 2 matrix. `refitted` estimates the variances of
 a pair again with the variant in the model: the F statistic is that of GEMMA's Wald test (Zhou and Stephens 2012, Nat Genet
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
+_ROUNDING = 1e-12  # share of a sum of squares that is none
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
 
 
@@ -105,6 +115,10 @@ class NullModels:
         Shape (D, G) for each column: x @ sums = x'Py.
     turned
         Shape (D, q) for each column: x @ turned are its cross-products with the random part, as `variances` take them.
+    df
+        Degrees of freedom of the variance between the replicates of a test.
+    together
+        Whether the two columns of a variant that interacts have the same replicates.
     """
 
     equations: Equations
@@ -115,16 +129,39 @@ class NullModels:
     variances: Variances
     sums: tuple[FloatArray, ...]
     turned: tuple[FloatArray, ...]
+    df: float
+    together: bool
 
     @property
     def n_columns(self) -> int:
         """Columns that a variant makes: one, or with an interaction two."""
         return len(self.columns.axes)
 
+    @cached_property
+    def at_zero(self) -> BoolArray:
+        """Features whose replicates do not vary beyond their rows, (G,)."""
+        return np.asarray((self.gamma == 0.0).all(axis=1))
+
     @property
     def nu(self) -> int:
         """Rows less fixed effects, those of the variant among them."""
         return self.equations.nu(reml=True) - self.n_columns
+
+    @cached_property
+    def spanned(self) -> tuple[bool, ...]:
+        """Whether the random columns of one ratio explain every column, once the fixed part is taken out, as those of donors do.
+
+        What is left of variants is rounding then, and would be more than what large ratios leave of those that the fixed part
+        nearly explains.
+        """
+        if not isinstance(self.variances, OneRatio):
+            return (False,) * self.n_columns
+        lengths = [self.columns.lengths[a, a] for a in range(self.n_columns)]
+        left = [
+            own - (axis.ols**2).sum(axis=1) - (turned**2).sum(axis=1)
+            for own, axis, turned in zip(lengths, self.columns.axes, self.turned, strict=True)
+        ]
+        return tuple(bool((a <= _ALIASED * b).all()) for a, b in zip(left, lengths, strict=True))
 
     def block(self, x: FloatArray) -> VariantBlock:
         """Variants (V, D), ready to be tested."""
@@ -139,7 +176,12 @@ class NullModels:
         left = _left(rss, self.n_columns)
         whole = squares @ lengths[-1, -1]
         aliased = ~(left > _ALIASED * whole) | ~(rss[0, 0] > _ALIASED * (squares @ lengths[0, 0]))
-        products = {(a, b): self.variances.products(turned[a], turned[b], own) for (a, b), own in rss.items()}
+        products = {
+            (a, b): self.variances.products(
+                turned[a], turned[b], (turned[a] * turned[b]).sum(axis=1) if self.spanned[a] or self.spanned[b] else own
+            )
+            for (a, b), own in rss.items()
+        }
         return VariantBlock(x, turned, rss, aliased, products)
 
     def whitened(
@@ -165,18 +207,19 @@ class NullModels:
         own = as_slice(features)
         n = [block.x[variants] @ sums.T[own].T for sums in self.sums]
         s = {pair: products(variants, features) for pair, products in block.products.items()}
-        aliased, R = block.aliased[variants], self.R[own]
+        aliased, R, zero = block.aliased[variants], self.R[own], self.at_zero[own]
+        rss, df = {at: left[variants] for at, left in block.rss.items()}, np.where(zero, float(self.nu), self.df)
         if self.n_columns == 1:
             estimate, statistic = n[0], s[0, 0]
-            wald_one(estimate, statistic, R, aliased, float(self.nu))
+            wald_one(estimate, statistic, R, rss[0, 0], aliased, float(self.nu), df)
             return Tests(estimate, statistic)
-        return _wald_two(n, s, R, aliased, self.nu)
+        return _wald_two(n, s, rss, R, aliased, self.nu, df, zero | self.together)
 
     def refitted(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool = True) -> Refits:
         """Pairs (n,) of a variant of a block and a feature with variances of their own; those of a variant side by side."""
         if isinstance(self.variances, NoVariances) and reml:
             return self._least_squares(block, variants, features)
-        if isinstance(self.variances, OneRatio) and self.n_columns == 1 and reml:
+        if isinstance(self.variances, OneRatio) and self.n_columns == 1 and self.spanned[0] and reml:
             return self._one_ratio(block, self.variances, variants, features)
         used, start = np.unique(variants, return_index=True)
         found = [
@@ -214,7 +257,9 @@ class NullModels:
 
     def _one_ratio(self, block: VariantBlock, own: OneRatio, variants: IntArray, features: IntArray) -> Refits:
         out = np.empty((variants.size, 3))
-        floor = np.clip(self.response.rss - (own.u_y**2).sum(axis=1), 0, None)
+        rss = self.response.rss
+        floor = rss - (own.u_y**2).sum(axis=1)
+        floor[floor < _ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
         one_ratio_pairs(
             own.spectrum.s, block.turned[0], own.u_y, floor, variants, features, own.gamma, float(self.nu), out
         )
@@ -258,19 +303,32 @@ def _left(rss: dict[tuple[int, int], FloatArray], n_columns: int) -> FloatArray:
 
 
 def _wald_two(
-    n: list[FloatArray], s: dict[tuple[int, int], FloatArray], R: FloatArray, aliased: BoolArray, nu: int
+    n: list[FloatArray],
+    s: dict[tuple[int, int], FloatArray],
+    rss: dict[tuple[int, int], FloatArray],
+    R: FloatArray,
+    aliased: BoolArray,
+    nu: int,
+    df: FloatArray,
+    together: BoolArray,
 ) -> Tests:
-    """Tests of two columns in each other's presence from their scores (V, G)."""
+    """Tests of two columns in each other's presence from their scores (V, G); `together` (G,) they take from one variance."""
     with np.errstate(divide="ignore", invalid="ignore"):
         determinant = s[0, 0] * s[1, 1] - s[1, 0] ** 2
+        of_rows = rss[0, 0] * rss[1, 1] - rss[1, 0] ** 2
         first = (s[1, 1] * n[0] - s[1, 0] * n[1]) / determinant
         second = (s[0, 0] * n[1] - s[1, 0] * n[0]) / determinant
-        sigma2 = np.clip(R - first * n[0] - second * n[1], 0, None) / nu
-        own = second / np.sqrt(sigma2 * s[0, 0] / determinant)
-        main = first / np.sqrt(sigma2 * s[1, 1] / determinant)
-    for values in (first, second, own, main):
+        explained = first * n[0] + second * n[1]
+        left = np.clip(R - explained, 0, None) / nu
+        found = []
+        for estimate, other in ((first, 1), (second, 0)):
+            length, least = s[other, other] / determinant, rss[other, other] / of_rows
+            taken = np.where(together, explained, estimate**2 / length)
+            square = (R * ((df + np.where(together, 2, 1)) / (nu + 2)) - taken) / df * length
+            found.append(estimate / np.sqrt(np.maximum(square, left * least[:, None])))
+    for values in (first, second, *found):
         values[aliased] = np.nan
-    return Tests(second, own, (first, main))
+    return Tests(second, found[1], (first, found[0]))
 
 
 def _pairs_of_scores(n: FloatArray, S: FloatArray, R: FloatArray, nu: int, gamma: FloatArray) -> Refits:
@@ -283,7 +341,14 @@ def _pairs_of_scores(n: FloatArray, S: FloatArray, R: FloatArray, nu: int, gamma
 
 
 def null_models(
-    model: LMM, collapsed: Collapsed, codes: IntArray, n_donors: int, columns: Sequence[Columns]
+    model: LMM,
+    collapsed: Collapsed,
+    codes: IntArray,
+    n_donors: int,
+    columns: Sequence[Columns],
+    *,
+    df: float | None = None,
+    together: bool = True,
 ) -> NullModels:
     """The usable features of a fitted model, ready for variants of donors.
 
@@ -297,6 +362,8 @@ def null_models(
         Shape (patterns,). The donor of every pattern, and how many there are.
     columns
         What a donor's genotype is multiplied by in the rows, a column (patterns, 1) each: a 1, and what it interacts with.
+    df, together
+        See :class:`NullModels`; None for the degrees of freedom of rows.
     """
     equations, estimates = model.equations, model.estimates
     response, gamma = estimates.responses, estimates.gamma
@@ -312,4 +379,5 @@ def null_models(
     sums = tuple(np.asfortranarray(variances.sums(axis)) for axis in own.axes)  # some features' are side by side
     turned = tuple(variances.turned(axis.zty) for axis in own.axes)
     R = estimates.sigma2 * equations.nu(reml=estimates.reml)
-    return NullModels(equations, response, gamma, R, own, variances, sums, turned)
+    df = float(equations.nu(reml=True) - len(columns)) if df is None else df
+    return NullModels(equations, response, gamma, R, own, variances, sums, turned, df, together)
