@@ -59,7 +59,7 @@ def test_a_tile(least: float, windows: bool) -> None:
     for kernel, given in ((sift_scores, tuple(own)), (sift, (t,))):
         best, tested, counts = np.full(G, -1), np.zeros(G, dtype=np.int64), np.zeros(N_BINS, dtype=np.int64)
         rows, columns = np.empty((2, V * G), dtype=np.int64)
-        n = kernel(*given, np.arange(V), low, high, least, best, tested, counts, rows, columns)
+        n = kernel(*given, low, high, least, best, tested, counts, rows, columns)
         assert list(zip(rows[:n].tolist(), columns[:n].tolist(), strict=True)) == expected.listed
         for found, name in ((best, "best"), (tested, "tested"), (counts, "counts")):
             np.testing.assert_array_equal(found, getattr(expected, name), name)

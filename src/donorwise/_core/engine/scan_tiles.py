@@ -201,16 +201,11 @@ class _Tile:
         G, V = span.features.size, span.variants.stop - span.variants.start
         best, tested = np.full(G, -1), np.zeros(G, dtype=np.int64)
         rows, columns = np.empty((2, V * G), dtype=np.int64)
-        out = (
-            self.block.at[span.variants],
-            *span.asked,
-            self.limits.listed,
-            best,
-            tested,
-            summary.counts,
-            rows,
-            columns,
-        )
+        in_order = (
+            np.diff(self.block.at[span.variants]) > 0
+        ).all()  # the first of those that are alike is that of the rows
+        least = self.limits.listed if in_order else 0.0
+        out = *span.asked, least, best, tested, summary.counts, rows, columns
         tests: Scores | Tests
         if models.n_columns == 1:
             tests = models.scores(self.prepared, span.features, span.variants)
