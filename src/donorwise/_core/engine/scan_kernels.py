@@ -15,91 +15,77 @@ _ALIKE = 1e-9  # of a statistic, relative: rounding between variants with the sa
 
 
 @inner
-def _bin(size):
-    return np.int32(
-        min(size * BINS_PER_UNIT, N_BINS - 1.0)
-    )  # the smaller as a number: it may be too large for a whole one
+def _is_lead(t, largest, at, best, order):
+    """Whether a |t| is larger than the largest before, or is alike and its variant the first in `order`."""
+    if best < 0 or t > largest * (1.0 + _ALIKE):
+        return True
+    return t >= largest * (1.0 - _ALIKE) and order[at] < order[best]
 
 
 @inner
-def _set_aside(v, t, bins, low, high, least, rows, columns, found, tested):
-    """List those of a row whose |t| is large, and take them and those that are not asked for out of what is counted."""
-    for g in range(t.size):
-        inside = low[g] <= v < high[g]
-        if inside and t[g] < least:
-            continue
-        if inside and (t[g] >= least or least == 0.0):
-            rows[found], columns[found] = v, g
-            found += 1
-        t[g], bins[g] = -1.0, N_BINS
-        tested[g] -= 1
-    return found
-
-
-@inner
-def _sift_row(v, t, bins, largest, histogram, low, high, least, best, tested, rows, columns, found):
-    """Sift |t| (G,) of a row and their bins; loops of their own are those that a processor does several at a time."""
-    aside = 0
-    for g in range(t.size):
-        tested[g] += 1
-        aside += not ((t[g] < least) & (low[g] <= v) & (v < high[g]))
-    if aside > 0:
-        found = _set_aside(v, t, bins, low, high, least, rows, columns, found, tested)
-    if aside < t.size:
-        for g in range(t.size):
-            histogram[bins[g]] += 1
-        for g in range(t.size):
-            better = t[g] > largest[g]
-            best[g] = v if better else best[g]
-            largest[g] = t[g] * (1.0 + _ALIKE) if better else largest[g]
-    return found
+def _bin(t):
+    return int(min(t * BINS_PER_UNIT, N_BINS - 1.0))  # as a number: it may be too large for a whole one
 
 
 @entry
-def sift_scores(n, s, R, between, per_df, per_row, aliased, low, high, least, best, tested, counts, rows, columns):
+def sift_scores(
+    n, s, R, between, per_df, per_row, aliased, order, low, high, least, best, tested, counts, rows, columns
+):
     """Scores (V, G), see `Scores`: positions of those whose |t| is `least` or more, and what the others say of each column.
 
     Looked at are rows low..high-1 of each column. Where `least` is zero all of these are listed, also without a number. Of
-    others the row of the largest |t| goes into `best` (of those that are alike the first), and all into the histogram
-    `counts`. Returns how many are listed.
+    others the row of the largest |t| goes into `best`, and all into the histogram `counts`; of rows that are alike it is the
+    first in `order` (V,). Returns how many are listed.
     """
     V, G = n.shape
-    found, t, bins = 0, np.empty(G), np.empty(G, np.int32)
-    largest, histogram = np.full(G, -0.5), np.zeros(N_BINS + 1, np.int64)
+    found, t, bins, largest = 0, np.empty(G), np.empty(G, np.int32), np.zeros(G)
     for v in range(V):
         if aliased[v] and least > 0.0:
             continue
         for g in range(G):
-            square, whole = n[v, g] * n[v, g], R[g] * s[v, g]
+            square = n[v, g] * n[v, g]
+            whole = R[g] * s[v, g]
             of_rows = max(whole - square, ROUNDING * whole) * s[v, g] * per_row[v]
             t[g] = np.sqrt(square / max(between[g] * s[v, g] - per_df[g] * square, of_rows))
-            bins[g] = _bin(t[g])
-        found = _sift_row(v, t, bins, largest, histogram, low, high, least, best, tested, rows, columns, found)
-    counts += histogram[:N_BINS]
+            bins[g] = np.int32(min(t[g] * BINS_PER_UNIT, N_BINS - 1.0))
+        for g in range(G):
+            if not low[g] <= v < high[g]:
+                continue
+            if t[g] < least:
+                tested[g] += 1
+                counts[bins[g]] += 1
+                if t[g] >= largest[g] * (1.0 - _ALIKE) and _is_lead(t[g], largest[g], v, best[g], order):
+                    best[g], largest[g] = v, max(t[g], largest[g])
+            elif t[g] >= least or least == 0.0:
+                rows[found], columns[found] = v, g
+                found += 1
     return found
 
 
 @entry
-def sift(statistic, low, high, least, best, tested, counts, rows, columns):
+def sift(statistic, order, low, high, least, best, tested, counts, rows, columns):
     """The same of t statistics (V, G), NaN where there is no number."""
     V, G = statistic.shape
-    found, t, bins = 0, np.empty(G), np.empty(G, np.int32)
-    largest, histogram = np.full(G, -0.5), np.zeros(N_BINS + 1, np.int64)
+    found, largest = 0, np.zeros(G)
     for v in range(V):
         for g in range(G):
-            t[g] = abs(statistic[v, g])
-            bins[g] = _bin(t[g])
-        found = _sift_row(v, t, bins, largest, histogram, low, high, least, best, tested, rows, columns, found)
-    counts += histogram[:N_BINS]
+            if not low[g] <= v < high[g]:
+                continue
+            t = abs(statistic[v, g])
+            if t < least:
+                tested[g] += 1
+                counts[_bin(t)] += 1
+                if _is_lead(t, largest[g], v, best[g], order):
+                    best[g], largest[g] = v, max(t, largest[g])
+            elif t >= least or least == 0.0:
+                rows[found], columns[found] = v, g
+                found += 1
     return found
 
 
 @entry
 def count_pairs(statistic, order, columns, best, tested, counts):
-    """Add pairs (n,) of a column to its number and the histogram; which pair has its largest |t| goes into `best` (G,).
-
-    Of those that are alike the first in `order` (n,).
-    """
+    """Add pairs (n,) of a column to its number and the histogram; which pair has its largest |t| goes into `best` (G,)."""
     largest = np.zeros(best.size)
     for i in range(statistic.size):
         g, t = columns[i], abs(statistic[i])
@@ -107,6 +93,5 @@ def count_pairs(statistic, order, columns, best, tested, counts):
             continue
         tested[g] += 1
         counts[_bin(t)] += 1
-        alike = best[g] >= 0 and t >= largest[g] * (1.0 - _ALIKE) and order[i] < order[best[g]]
-        if best[g] < 0 or alike or t > largest[g] * (1.0 + _ALIKE):
+        if _is_lead(t, largest[g], i, best[g], order):
             best[g], largest[g] = i, max(t, largest[g])

@@ -187,13 +187,13 @@ class _Tile:
     def test(self, summary: Summary) -> Pairs:
         """Test the pairs, add them to the summary, and give those that are kept."""
         pairs = self._sift(summary)
+        if self.options.by_cauchy:
+            self._combine(pairs, summary)
         self._refit(pairs)
-        log_p = log_two_sided(pairs.statistic, self.fit.df)
-        self._summarise(pairs, log_p, summary)
-        if self.options.p_max is None:
-            return self._pairs(pairs, log_p)
-        kept = np.abs(pairs.statistic) >= self.limits.keep
-        return self._pairs(pairs.take(kept), log_p[kept])
+        self._summarise(pairs, summary)
+        return self._pairs(
+            pairs if self.options.p_max is None else pairs.take(np.abs(pairs.statistic) >= self.limits.keep)
+        )
 
     def _sift(self, summary: Summary) -> _Listed:
         """Pairs that are looked at one by one; the others are added to the summary."""
@@ -201,11 +201,8 @@ class _Tile:
         G, V = span.features.size, span.variants.stop - span.variants.start
         best, tested = np.full(G, -1), np.zeros(G, dtype=np.int64)
         rows, columns = np.empty((2, V * G), dtype=np.int64)
-        in_order = (
-            np.diff(self.block.at[span.variants]) > 0
-        ).all()  # the first of those that are alike is that of the rows
-        least = self.limits.listed if in_order else 0.0
-        out = *span.asked, least, best, tested, summary.counts, rows, columns
+        order = self.block.at[span.variants]
+        out = (order, *span.asked, self.limits.listed, best, tested, summary.counts, rows, columns)
         tests: Scores | Tests
         if models.n_columns == 1:
             tests = models.scores(self.prepared, span.features, span.variants)
@@ -219,9 +216,12 @@ class _Tile:
         return self._of(tests, rows[:n], columns[:n])
 
     def _of(self, tests: Scores | Tests, v: IntArray, g: IntArray) -> _Listed:
+        estimate, statistic = tests.at(v, g)
         status = np.where(self.prepared.aliased[v + self.span.variants.start], ALIASED, OK)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            se = estimate / statistic
         main = (np.zeros(0), np.zeros(0)) if tests.main is None else (tests.main[0][v, g], tests.main[1][v, g])
-        return _Listed(v, g, *tests.at(v, g), status, *main)
+        return _Listed(v, g, estimate, statistic, se, status, *main)
 
     def _refit(self, pairs: _Listed) -> None:
         """Estimate the variances of pairs again, in place.
@@ -246,15 +246,18 @@ class _Tile:
             pairs.main[at], pairs.main_statistic[at] = estimate[:, 0], estimate[:, 0] / se[:, 0]
         pairs.status[asked[~good]] = UNREFITTED
 
-    def _summarise(self, pairs: _Listed, log_p: FloatArray, summary: Summary) -> None:
+    def _combine(self, pairs: _Listed, summary: Summary) -> None:
+        """Combine the p-values of each feature; of few donors those of refits are too small."""
+        log_p = log_two_sided(pairs.statistic, self.fit.models.df)
+        summary.cauchy.add(self.fit.features[self.span.features[pairs.g]], log_p)
+
+    def _summarise(self, pairs: _Listed, summary: Summary) -> None:
         at = self.fit.features[self.span.features]
         best, tested = np.full(at.size, -1), np.zeros(at.size, dtype=np.int64)
         order = self.block.at[pairs.v + self.span.variants.start]
         count_pairs(pairs.statistic, order, pairs.g, best, tested, summary.counts)
         summary.n_variants[at] += tested
         self._lead(summary, pairs.take(best[best >= 0]))
-        if self.options.by_cauchy:
-            summary.cauchy.add(at[pairs.g], log_p)
 
     def _lead(self, summary: Summary, pairs: _Listed) -> None:
         """Take the tests of a pair for each of some features where they are the largest so far."""
@@ -264,9 +267,10 @@ class _Tile:
             block.frequency[v], block.n[v],
         )  # fmt: skip
 
-    def _pairs(self, pairs: _Listed, log_p: FloatArray) -> Pairs:
+    def _pairs(self, pairs: _Listed) -> Pairs:
         block, v = self.block, pairs.v + self.span.variants.start
         return Pairs(
-            self.fit.features[self.span.features[pairs.g]], block.at[v], pairs.estimate, pairs.statistic, pairs.se, log_p,
+            self.fit.features[self.span.features[pairs.g]], block.at[v], pairs.estimate, pairs.statistic, pairs.se,
+            log_two_sided(pairs.statistic, self.fit.df),
             np.full(v.size, self.fit.df), pairs.status, block.frequency[v], block.n[v], pairs.main, pairs.main_statistic,
         )  # fmt: skip

@@ -31,7 +31,7 @@ from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariance
 from donorwise._core.models.lmm.donor_columns import donor_columns
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import fit_responses, newton_from
-from donorwise._core.models.lmm.variant_kernels import ROUNDING, one_ratio_pairs
+from donorwise._core.models.lmm.variant_kernels import ROUNDING, TINY, one_ratio_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,15 +66,14 @@ class Scores(NamedTuple):
     def main(self) -> None:
         """There is no second column."""
 
-    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Estimates, t statistics and standard errors at some positions; NaN where the model explains the variant."""
-        n, s = self.n[v, g], self.s[v, g]
+    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Estimates and t statistics at some positions, or of rows and columns; NaN where the model explains the variant."""
+        n, s = np.where(self.n[v, g] == 0.0, TINY, self.n[v, g]), self.s[v, g]
         with np.errstate(divide="ignore", invalid="ignore"):
-            whole = self.R[g] * s
-            least = np.maximum(whole - n**2, ROUNDING * whole) * s * self.per_row[v]
-            size = np.sqrt(np.maximum(self.between[g] * s - self.per_df[g] * n**2, least))
+            least = np.maximum(self.R[g] * s - n**2, ROUNDING * self.R[g] * s) * s * self.per_row[v]
+            statistic = n / np.sqrt(np.maximum(self.between[g] * s - self.per_df[g] * n**2, least))
             lost = np.where(self.aliased[v], np.nan, 0.0)
-            return n / s + lost, n / size + lost, size / s + lost
+            return n / s + lost, statistic + lost
 
 
 class Tests(NamedTuple):
@@ -87,11 +86,9 @@ class Tests(NamedTuple):
     statistic: FloatArray
     main: tuple[FloatArray, FloatArray] | None = None
 
-    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Estimates, t statistics and standard errors at some positions."""
-        estimate, statistic = self.estimate[v, g], self.statistic[v, g]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return estimate, statistic, estimate / statistic
+    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Estimates and t statistics at some positions."""
+        return self.estimate[v, g], self.statistic[v, g]
 
 
 class Refits(NamedTuple):
@@ -228,8 +225,7 @@ class NullModels:
         """Tests of some variants of a block for some features, at the variances of the null models."""
         if self.n_columns == 1:
             own = self.scores(block, features, variants)
-            estimate, statistic, _ = own.at(*np.ogrid[: own.n.shape[0], : own.n.shape[1]])
-            return Tests(estimate, statistic)
+            return Tests(*own.at(*np.ogrid[: own.n.shape[0], : own.n.shape[1]]))
         n, s = self._scored(block, features, variants)
         rss = {at: left[variants] for at, left in block.rss.items()}
         df, zero = self._df(features), self.at_zero[features]
