@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from donorwise._anndata.scan_results import write_scan
 from donorwise._core.inference.genomic_control import genomic_lambda_of_p
 
 WINDOW, LENGTH = 1_000_000, 6_000_000
@@ -38,7 +39,7 @@ def _study(groups: tuple[str, ...], n_genes: int, n_donors: int, p_max: float | 
     genotypes = simulate_genotypes(rng, n_donors, 900)
     adata = simulate_cells(rng, genotypes, groups, n_genes, interaction=interaction)
     scan = cis_scan(adata, genotypes, groups, p_max=p_max, interaction=interaction)
-    adata.uns["scan"] = {name: getattr(scan, name) for name in Scan._fields}
+    write_scan(adata, "scan", **scan._asdict())
     return Study(adata, genotypes, scan)
 
 

@@ -273,7 +273,7 @@ def test_bed_counts_what_gemma_counts(tmp_path: Path) -> None:
     np.testing.assert_allclose(ours["af"], theirs["af"], atol=5.01e-4)  # three digits
     used = usable_variants(whole(found), maf=0.01, missing=0.05)  # its defaults
     assert found.variants is not None and found.variants[used.at].tolist() == theirs.index.tolist()
-    assert (len(found.donors) - used.n == theirs["n_miss"]).all()
+    assert (len(found.donors) - used.n == theirs["n_mis"]).all()
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

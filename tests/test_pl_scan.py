@@ -150,7 +150,7 @@ def _genome_wide(n: int) -> SimpleNamespace:
     tests = pd.DataFrame(
         {"gene": "height", "group": "all", "variant": [f"rs{i}" for i in range(n)], "chrom": names[chrom]}
     )
-    tests = tests.assign(pos=pos, neg_log10_p=y, p_value=10.0**-y, beta=0.1, status="ok")
+    tests = tests.assign(a0="A", a1="G", pos=pos, neg_log10_p=y, p_value=10.0**-y, beta=0.1, status="ok")
     results = tests.loc[[y.argmax()]].assign(p_gene=np.nan, adj_p_gene=np.nan)
     counts = pd.DataFrame({"group": ["all"], "statistic": [0.0], "p_value": [1.0], "count": [n]})
     return SimpleNamespace(tests=tests, results=results, counts=counts, params={"mode": "gwas"})
@@ -263,6 +263,17 @@ def test_arrow_of_the_gene_is_that_of_its_strand(adata: ad.AnnData, column: str)
     assert heads == {"gene_08": [">"], "gene_09": ["<"]}
 
 
+def test_a_locus_of_a_scan_of_the_whole_genome_is_around_its_best_variant() -> None:
+    scan = _genome_wide(20_000)
+    best = scan.tests.loc[scan.tests["neg_log10_p"].idxmax()]
+    for window, reach in ((None, 1_000_000), (300_000, 300_000)):
+        ax = dw.pl.locus(scan, "height", window=window)
+        near = (scan.tests["chrom"] == best["chrom"]) & ((scan.tests["pos"] - best["pos"]).abs() <= reach)
+        np.testing.assert_allclose(np.sort(_points(ax)[:, 1]), np.sort(scan.tests["neg_log10_p"][near]))
+        assert best["variant"] in _texts(ax)
+        assert ax.get_xlabel() == "position on chromosome 10 (Mb)"
+
+
 def test_direction_is_that_of_the_estimates(adata: ad.AnnData) -> None:
     made = study()
     ax = dw.pl.locus(adata, "gene_10", group="B", direction=True)
@@ -282,7 +293,7 @@ def test_linkage_is_the_squared_correlation() -> None:
     genotypes = study().genotypes
     genotypes.X[3, 4] = np.nan
     names = [f"rs{i}" for i in (700, 2, 4, 100)]
-    values = dosages(genotypes, _named(genotypes, *names)).to_numpy()
+    values = dosages(genotypes, _named(genotypes, *names)).to_numpy().copy()
     full = genotypes.to_df()[names]
     np.testing.assert_array_equal(values, full)
     expected = full.fillna(full.mean()).corr()["rs4"] ** 2
@@ -345,6 +356,10 @@ def test_errors(adata: ad.AnnData, tmp_path: Path) -> None:
     for wrong in (0, 5, "FDR"):
         with pytest.raises(DonorwiseError, match=r"threshold=.* must be a p-value between 0 and 1, such as 0.05"):
             dw.pl.manhattan(adata, threshold=wrong)
+    with pytest.raises(DonorwiseError, match="threshold=0 must be a p-value"):
+        dw.pl.locus(adata, "gene_08", threshold=0)
+    with pytest.raises(DonorwiseError, match="window=-1 must be a number of base pairs"):
+        dw.pl.locus(adata, "gene_08", window=-1)
     with pytest.raises(DataError, match="no test of 'gene_08' with the variant 'rs_no' was kept"):
         dw.pl.locus(adata, "gene_08", labels="rs_no")
     scan = study().scan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,6 +23,8 @@ FORMULAS = {
     "kernel": "~ sex + age + (1 | gr(donor_id, cov=K))",
     "pool": "~ sex + age + (1 | pool)",
     "kernel of pools": "~ age + (1 | gr(pool, cov=P))",
+    "interaction": "~ sex + age + dose + (1 | donor_id)",
+    "interaction and kernel": "~ sex + age + dose + (1 | gr(donor_id, cov=K))",
 }
 
 
@@ -40,6 +43,10 @@ class Recipe:
     def formula(self) -> str:
         return FORMULAS[self.random]
 
+    @property
+    def interaction(self) -> str:
+        return "dose" if "interaction" in self.random else ""
+
     @cached_property
     def null(self) -> tuple[NullModels, np.ndarray, pd.DataFrame, np.ndarray]:
         """Null models, genotypes (V, D), the rows, and their covariance with a ratio of one; every donor has
@@ -48,16 +55,17 @@ class Recipe:
         donors = np.array([f"d{i:03d}" for i in range(self.n_donors)])
         one = "pool" in self.random
         of = np.repeat(np.arange(self.n_donors), 1 if one else rng.integers(2, self.rows + 2, self.n_donors))
-        age = rng.normal(50, 10, self.n_donors).round(1)
+        age = rng.normal(50, 10, self.n_donors)
         obs = pd.DataFrame(
             {"donor_id": donors[of], "age": age[of], "sex": np.array(["f", "m"])[rng.integers(0, 2, self.n_donors)][of]}
         )
         obs["pool"] = np.array([f"p{i}" for i in range(6)])[rng.integers(0, 6, self.n_donors)][of]
         X = pd.DataFrame(self.variants(rng, age).T, index=donors)
         kernels = {"K": _kernel(donors, rng), "P": _kernel(np.array([f"p{i}" for i in range(6)]), rng)}
+        obs["dose"] = rng.normal(size=len(obs)).round(1)
         Y = rng.normal(size=(len(obs), 3)) + rng.normal(size=(self.n_donors, 3))[of]
         used = {name: K for name, K in kernels.items() if f"cov={name}" in self.formula}
-        null, x = null_of(Y, obs, self.formula, X, kernels=used)
+        null, x = null_of(Y, obs, self.formula, X, kernels=used, interaction=self.interaction)
         group, K = ("pool", kernels["P"]) if "pool" in self.random else ("donor_id", kernels["K"])
         same = (
             K.loc[obs[group], obs[group]].to_numpy()
@@ -107,30 +115,41 @@ def _weighed(null: NullModels, gamma: np.ndarray) -> OneRatio:
     return replace(null.variances, gamma=gamma)
 
 
-@settings(max_examples=60)
+def _products(recipe: Recipe, gamma: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """x'Pz (V, G) of the columns that variants make, at ratios, and the largest that they can be."""
+    null, x, _, _ = recipe.null
+    assert isinstance(null.variances, OneRatio)
+    block = replace(null, variances=replace(null.variances, gamma=gamma)).block(x)
+    found = {at: own(slice(None), np.arange(gamma.size))[~block.aliased] for at, own in block.products.items()}
+    for (a, b), own in found.items():
+        yield own, np.sqrt(np.abs(found[a, a] * found[b, b]))
+
+
+@settings(max_examples=80)
 @given(recipes)
 def test_interpolated_are_direct_ones(recipe: Recipe) -> None:
-    null, x, _, _ = recipe.null
-    gamma = recipe.gamma(null)
-    block, own = null.block(x), _weighed(null, gamma)
-    u, rss, kept = block.turned[0], block.rss[0, 0], ~block.aliased
-    left = np.clip(rss - (u**2).sum(axis=1), 0, None)
-    direct = (u**2) @ own.shrunk(gamma) + np.where(left > 1e-10 * rss, left, 0)[:, None]
-    found = own.product(u, u, rss, np.arange(gamma.size))
-    np.testing.assert_allclose(found[kept], direct[kept], rtol=1e-6)
+    """Those of few features are not interpolated."""
+    gamma = recipe.gamma(recipe.null[0])
+    for at, (found, scale) in enumerate(_products(recipe, gamma)):
+        direct = np.column_stack([list(_products(recipe, gamma[[g]]))[at][0] for g in range(gamma.size)])
+        np.testing.assert_array_less(np.abs(found - direct), 1e-6 * scale)
 
 
 @settings(max_examples=25)
 @given(recipes)
 def test_direct_ones_are_those_of_dense_matrices(recipe: Recipe) -> None:
     null, x, obs, covariance = recipe.null
-    gamma = recipe.gamma(null)[:5]
-    block, own = null.block(x), _weighed(null, gamma)
-    found = own.product(block.turned[0], block.turned[0], block.rss[0, 0], np.arange(gamma.size))
+    gamma = recipe.gamma(null)[:4]
     rows = x[:, pd.Categorical(obs["donor_id"]).codes].T
-    X = np.column_stack([np.ones(len(obs)), obs["age"] - 50, *([obs["sex"] == "m"] if "sex" in recipe.formula else [])])
+    several = [rows, rows * obs["dose"].to_numpy()[:, None]] if recipe.interaction else [rows]
+    X = np.column_stack([np.ones(len(obs)), *([obs["sex"] == "m"] if "sex" in recipe.formula else []), obs["age"] - 50,
+                         *([obs["dose"]] if recipe.interaction else [])]).astype(float)  # fmt: skip
+    kept = ~null.block(x).aliased
+    found = [own for own, _ in _products(recipe, gamma)]
     for g, ratio in enumerate(gamma):
         W = np.linalg.inv(np.eye(len(obs)) + ratio * covariance)
-        left = rows - X @ np.linalg.solve(X.T @ W @ X, X.T @ W @ rows)
-        direct = np.einsum("nv,nm,mv->v", left, W, left)
-        np.testing.assert_allclose(found[~block.aliased, g], direct[~block.aliased], rtol=1e-6)
+        left = [own - X @ np.linalg.solve(X.T @ W @ X, X.T @ W @ own) for own in several]
+        length = [np.einsum("nv,nm,mv->v", own, W, own)[kept] for own in left]
+        for at, (a, b) in enumerate([(0, 0), (1, 0), (1, 1)][: len(found)]):
+            direct = np.einsum("nv,nm,mv->v", left[a], W, left[b])[kept]
+            np.testing.assert_array_less(np.abs(found[at][:, g] - direct), 1e-6 * np.sqrt(length[a] * length[b]))

@@ -233,13 +233,14 @@ def test_tensorqtl_of_genes() -> None:
     lead = TABLES.results[(TABLES.results["group"] == GROUPS[0]) & TABLES.results["p_value"].notna()]
     assert table["phenotype_id"].tolist() == GENES[:4] and set(table["num_var"]) == {40}
     assert table["qval"].tolist() == lead["q_value"].tolist() and table["pval_beta"].isna().all()
-    results = TABLES.results.assign(p_perm=0.25, beta_shape1=1.0, beta_shape2=9.0, true_df=28.5, p_true_df=0.01)
+    results = TABLES.results.assign(p_perm=0.25, beta_shape1=1.0, beta_shape2=9.0, true_df=28.5)
     permuted = _adata(TABLES._replace(results=results), gene_test="permutations")
     table = dw.get.to_tensorqtl(permuted, level="gene", group=GROUPS[0])
     assert list(table.columns) == CIS
     assert table["pval_beta"].tolist() == lead["p_gene"].tolist()
-    given = table[["pval_perm", "beta_shape1", "beta_shape2", "true_df", "pval_true_df"]].drop_duplicates()
-    assert given.to_numpy().tolist() == [[0.25, 1.0, 9.0, 28.5, 0.01]]
+    given = table[["pval_perm", "beta_shape1", "beta_shape2", "true_df"]].drop_duplicates()
+    assert given.to_numpy().tolist() == [[0.25, 1.0, 9.0, 28.5]]
+    np.testing.assert_allclose(1 - (1 - table["pval_true_df"]) ** 9, lead["p_gene"])  # the beta law of 1 and 9
     few = dw.get.to_tensorqtl(_adata(), level="gene", group=GROUPS[0], p_max=float(lead["p_value"].median()))
     assert len(few) == 2
 

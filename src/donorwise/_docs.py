@@ -47,9 +47,6 @@ gene, group
     "key": """\
 key
     Entry of ``uns`` that holds the result.""",
-    "key_scan": """\
-key
-    Entry of ``uns`` that holds the scan, of an AnnData.""",
     "key_calibration": """\
 key
     Entry of ``uns`` that holds the calibration.""",

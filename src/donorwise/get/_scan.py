@@ -90,7 +90,8 @@ def scan(
     is `af`; `statistic` is ``beta / se``, of t with `df` degrees of freedom; `neg_log10_p` does not underflow. Of an
     interaction `beta` is its effect, and `beta_main`, `se_main` and `p_main` are those of the variant where the interacting
     variable is zero. Text that is not known is empty. ``attrs`` of the table say the formula, the effect allele,
-    how p-values are corrected, and up to which p-value tests were kept.
+    how p-values are corrected, up to which p-value tests were kept, and the genomic inflation factor of all tests by group
+    (`lambda`).
 
     Raises
     ------
@@ -226,4 +227,5 @@ def told(params: dict[str, Any], level: str) -> dict[str, Any]:
         "effect_allele": params.get("effect_allele", "a1"),
         "correction": f"{of_gene}; {_OVER_GENES}" if level == "gene" else _NONE,
         "kept": "all tests" if most is None or np.isnan(most) else f"tests with p_value <= {most:g}",
+        "lambda": dict(params.get("lambda") or {}),
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy.special import betaincinv
 
 from donorwise._anndata import keys, read_scan
 from donorwise._anndata.gene_positions import gene_positions
@@ -30,13 +31,8 @@ if TYPE_CHECKING:
     from donorwise._anndata import StoredScan
     from donorwise._typing import Label
 
-_PERMUTED = {
-    "beta_shape1": "beta_shape1",
-    "beta_shape2": "beta_shape2",
-    "true_df": "true_df",
-    "pval_true_df": "p_true_df",
-}
-"""What permutations leave beside p-values of genes: tensorQTL's names and ours."""
+_PERMUTED = ("beta_shape1", "beta_shape2", "true_df")
+"""What permutations leave beside p-values of genes."""
 
 
 @documented
@@ -200,14 +196,25 @@ def _leads(
     if p_max is not None:
         found = found[found["p_value"] <= p_max]
     of_variants = _nominal(found, starts)
-    permuted = stored.params.get("gene_test") == "permutations"
-    unknown = pd.Series(np.nan, index=found.index)
-    of_genes = {"phenotype_id": of_variants.pop("phenotype_id"), "num_var": found["n_variants"].astype(np.int64)}
-    of_genes |= {name: found.get(own, unknown) for name, own in _PERMUTED.items()}
     af = of_variants.pop("af")
     of_variants.insert(of_variants.columns.get_loc("ma_count") + 1, "af", af)
-    p_gene = {"pval_perm": found.get("p_perm", unknown), "pval_beta": found["p_gene"] if permuted else unknown}
-    yield pd.concat([pd.DataFrame(of_genes), of_variants, pd.DataFrame(p_gene | {"qval": found["q_value"]})], axis=1)
+    of_genes = {"phenotype_id": of_variants.pop("phenotype_id"), "num_var": found["n_variants"].astype(np.int64)}
+    before, behind = _permuted(found, permuted=stored.params.get("gene_test") == "permutations")
+    yield pd.concat(
+        [pd.DataFrame(of_genes | before), of_variants, pd.DataFrame(behind | {"qval": found["q_value"]})], axis=1
+    )
+
+
+def _permuted(found: pd.DataFrame, *, permuted: bool) -> tuple[dict[str, pd.Series], dict[str, pd.Series]]:
+    """What permutations said of genes, as far as it is known: columns before the variant's and behind them."""
+    unknown = pd.Series(np.nan, index=found.index)
+    law = {name: found.get(name, unknown) for name in _PERMUTED}
+    p_beta = found["p_gene"] if permuted else unknown
+    nominal = betaincinv(
+        law["beta_shape1"], law["beta_shape2"], p_beta
+    )  # of which p_beta is the beta law's distribution function
+    before = law | {"pval_true_df": pd.Series(nominal, index=found.index)}
+    return before, {"pval_perm": found.get("p_perm", unknown), "pval_beta": p_beta}
 
 
 def _write(blocks: Iterator[pd.DataFrame], path: Path) -> None:

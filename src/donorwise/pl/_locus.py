@@ -13,12 +13,12 @@ from donorwise._anndata import keys, read_scan
 from donorwise._anndata.gene_positions import gene_body
 from donorwise._core.kinship.labels import bare
 from donorwise._docs import documented
-from donorwise.errors import DataError
+from donorwise.errors import DataError, DonorwiseError
 from donorwise.get._scan import scan_symbols
 from donorwise.pl._effects import draw_line
 from donorwise.pl._labels import place_labels
-from donorwise.pl._locus_data import is_lead, loci
-from donorwise.pl._scan_data import genes_of, groups_of
+from donorwise.pl._locus_data import loci
+from donorwise.pl._scan_data import genes_of, groups_of, threshold_of
 from donorwise.pl._style import (
     BLUE,
     GREY,
@@ -61,6 +61,7 @@ def locus(
     genotypes: Any = None,
     *,
     group: Groups = None,
+    window: float | None = None,
     labels: str | Sequence[str] = (),
     direction: bool = False,
     threshold: float | None = None,
@@ -81,6 +82,9 @@ def locus(
         The genotypes that were scanned, as :func:`donorwise.tl.scan` takes them: points are shaded by the squared correlation r²
         of their variant with the lead one, over the donors of these genotypes. None leaves the points unshaded.
     {group_panels}
+    window
+        Base pairs to draw on either side of the lead variant (of the best of several groups). None for all that was
+        tested in cis, and a million after other scans.
     labels
         Variants to name besides the lead one.
     direction
@@ -101,7 +105,7 @@ def locus(
     DataError
         There is no scan, gene, group or label, no test of the gene was kept, or the genotypes lack its lead variant.
     DonorwiseError
-        `ax` was given for several panels.
+        `ax` was given for several panels, or `threshold` or `window` makes no sense.
 
     Notes
     -----
@@ -122,7 +126,10 @@ def locus(
     scan = read_scan(source, key)
     symbols = scan_symbols(source, gene_symbols, scan)
     found = genes_of(scan, symbols, symbols.find_one(gene))[0]
-    panels_of = loci(scan, found, groups_of(scan, group), genotypes)
+    if window is not None and not (np.isfinite(window) and window > 0):
+        raise DonorwiseError(f"window={window!r} must be a number of base pairs, such as 500_000.")
+    cut = None if threshold is None else threshold_of(threshold, 5e-8)
+    panels_of = loci(scan, found, groups_of(scan, group), genotypes, window)
     asked = feature_names(labels) if len(labels) else []
     _check_labels(asked, found, panels_of)
     chrom = next(str(own.tests["chrom"].iloc[0]) for own in panels_of.values() if len(own.tests))
@@ -133,7 +140,7 @@ def locus(
         _draw(panel, own, shaded=genotypes is not None, direction=direction)
         if body is not None:
             _draw_gene(panel, body, shorten([symbols.label(found)])[0])
-        _draw_lines(panel, threshold, scan.params.get("p_max"))
+        _draw_lines(panel, cut, scan.params.get("p_max"))
         write_title(panel, panel_title(name, symbols.label(found)))
     outer_labels(axes, x=f"position on chromosome {bare(chrom)} (Mb)", y="$-\\log_{10}$ p")
     if genotypes is not None:
@@ -167,10 +174,10 @@ def _draw(ax: Axes, own: Locus, *, shaded: bool, direction: bool) -> None:
     """Draw the points, those in linkage disequilibrium on top of others and the lead variant on top of all."""
     despine(ax)
     if own.tests.empty:
-        say_empty(ax, "no test kept" if own.lead.notna()["neg_log10_p"] else "nothing tested")
+        say_empty(ax, "no test kept" if own.tested else "nothing tested")
         return
     tests = own.tests.sort_values("r2", kind="stable", na_position="first")
-    best = is_lead(tests, own.lead)
+    best = tests["lead"].to_numpy()
     up = (tests["beta"] > 0).to_numpy()
     size = float(np.interp(np.log10(len(tests)), [2, 4], [26, 8]))
     for marker, chosen in (("^", up), ("v", ~up)) if direction else (("o", np.ones(len(tests), dtype=bool)),):
@@ -249,7 +256,7 @@ def _name(ax: Axes, own: Locus, labels: Sequence[str]) -> None:
     """Name the lead variant and those asked for."""
     tests = own.tests
     names = tests["variant"].astype(str)
-    best = is_lead(tests, own.lead)
+    best = tests["lead"].to_numpy()
     order = [*np.flatnonzero(best), *np.flatnonzero(names.isin(labels) & ~best)]
     if order:
         points = np.column_stack([tests["pos"] / 1e6, tests["neg_log10_p"]])

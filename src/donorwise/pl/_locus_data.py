@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from donorwise._core.engine.wanted import Wanted
 from donorwise.errors import DataError
-from donorwise.pl._scan_data import lead_of
+from donorwise.pl._scan_data import is_cis, lead_of
 from donorwise.pl._scan_genotypes import dosages, r_squared
 from donorwise.pl._style import format_p
 
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from donorwise._anndata import StoredScan
-    from donorwise._typing import BoolArray, FloatArray
+    from donorwise._typing import FloatArray
 
 _COLUMNS = ("group", "variant", "chrom", "pos", "a0", "a1", "beta", "neg_log10_p")
+USUAL_WINDOW = 1_000_000
+"""Base pairs on either side of a lead variant, of scans that are not in cis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,45 +32,48 @@ class Locus:
     Attributes
     ----------
     tests
-        Columns variant, chrom, pos, beta, neg_log10_p, and r2 with the lead variant (NaN where it is not known).
-    lead
-        Its row of the results.
+        Columns variant, chrom, pos, beta, neg_log10_p, r2 with the lead variant (NaN where it is not known), and lead,
+        which is true of the one with the smallest p-value.
+    tested
+        Whether there were tests in this group, kept or not.
     """
 
     tests: pd.DataFrame
-    lead: pd.Series
+    tested: bool
 
 
-def loci(scan: StoredScan, gene: str, groups: Sequence[str], genotypes: Any) -> dict[str, Locus]:
-    """The tests of a gene in every group that has some.
+def loci(scan: StoredScan, gene: str, groups: Sequence[str], genotypes: Any, window: float | None) -> dict[str, Locus]:
+    """The tests of a gene in every group.
 
     Raises
     ------
     DataError
         No test was kept, or the genotypes do not have the lead variant.
     """
-    kept = scan.table(Wanted(gene=(gene,), group=tuple(groups)), _COLUMNS)
-    kept = kept[kept["neg_log10_p"].notna() & (kept["pos"] > 0)]
+    kept = scan.table(_region(scan, gene, groups, window), _COLUMNS)
+    kept = kept[kept["neg_log10_p"].notna() & (kept["pos"] > 0)].reset_index(drop=True)
     if kept.empty:
         raise DataError(none_kept(scan, gene, groups))
-    kept = kept.reset_index(drop=True)
     copies = None if genotypes is None else dosages(genotypes, kept).to_numpy()
     found = {}
     for group in groups:
-        own, lead = kept[kept["group"] == group], lead_of(scan, gene, group)
-        r2 = (
-            np.nan
-            if copies is None or own.empty
-            else _r2(copies[:, own.index], is_lead(own, lead), str(lead["variant"]))
-        )
-        found[group] = Locus(own.assign(r2=r2).reset_index(drop=True), lead)
+        own = kept[kept["group"] == group]
+        own = own.assign(lead=own.index == (own["neg_log10_p"].idxmax() if len(own) else -1))
+        r2 = np.nan if copies is None or own.empty else _r2(copies[:, own.index], own)
+        tested = bool(pd.notna(lead_of(scan, gene, group)["neg_log10_p"]))
+        found[group] = Locus(own.assign(r2=r2).reset_index(drop=True), tested)
     return found
 
 
-def is_lead(tests: pd.DataFrame, lead: pd.Series) -> BoolArray:
-    """Which of the tests of a gene is that of its lead variant."""
-    alike = [tests[name].astype(str) == str(lead[name]) for name in ("variant", "a0", "a1")]
-    return np.asarray(alike[0] & alike[1] & alike[2])
+def _region(scan: StoredScan, gene: str, groups: Sequence[str], window: float | None) -> Wanted:
+    """The tests to draw: all of a scan in cis, else those around the best lead variant of the groups."""
+    pairs = Wanted(gene=(gene,), group=tuple(groups))
+    own = scan.results[(scan.results["gene"] == gene) & scan.results["group"].isin(groups)]
+    own = own[own["neg_log10_p"].notna() & (own["pos"] > 0)]
+    if own.empty or (window is None and is_cis(scan)):
+        return pairs
+    best, reach = own.loc[own["neg_log10_p"].idxmax()], int(USUAL_WINDOW if window is None else window)
+    return replace(pairs, chrom=(str(best["chrom"]),), low=int(best["pos"]) - reach, high=int(best["pos"]) + reach)
 
 
 def none_kept(scan: StoredScan, gene: str, groups: Sequence[str]) -> str:
@@ -87,9 +92,10 @@ def none_kept(scan: StoredScan, gene: str, groups: Sequence[str]) -> str:
     )
 
 
-def _r2(copies: FloatArray, lead: BoolArray, name: str) -> FloatArray:
+def _r2(copies: FloatArray, tests: pd.DataFrame) -> FloatArray:
     """Squared correlation of every tested variant with the lead one."""
-    at = np.flatnonzero(lead)
-    if not at.size or np.isnan(copies[:, at[0]]).all():
+    lead = int(np.flatnonzero(tests["lead"])[0])
+    if np.isnan(copies[:, lead]).all():
+        name = str(tests["variant"].iloc[lead])
         raise DataError(f"The genotypes do not have the lead variant {name!r}: give those that were scanned.")
-    return r_squared(copies, int(at[0]))
+    return r_squared(copies, lead)

@@ -10,7 +10,6 @@ from matplotlib.ticker import FuncFormatter
 from donorwise._anndata import keys, read_scan
 from donorwise._docs import documented
 from donorwise._typing import check_option
-from donorwise.errors import DonorwiseError
 from donorwise.get._scan import scan_symbols
 from donorwise.pl._effects import draw_line, draw_threshold
 from donorwise.pl._labels import adjust_labels, place_labels
@@ -19,11 +18,10 @@ from donorwise.pl._manhattan_data import (
     check_labels,
     gene_points,
     genome_of,
-    is_cis,
     to_name,
     variant_points,
 )
-from donorwise.pl._scan_data import genes_of, groups_of
+from donorwise.pl._scan_data import genes_of, groups_of, is_cis, threshold_of
 from donorwise.pl._style import (
     BLUE,
     INK,
@@ -131,7 +129,7 @@ def manhattan(
     genes = [] if gene is None else [own for name in feature_names(gene) for own in genes_of(scan, symbols, name)]
     asked = [own for name in feature_names(labels) for own in symbols.features.get(name, [name])] if len(labels) else []
     by_gene = level == "gene" if level else is_cis(scan)
-    cut = _cut(threshold, default=0.05 if by_gene else 5e-8)
+    cut = threshold_of(threshold, 0.05 if by_gene else 5e-8)
     groups = groups_of(scan, group)
     if by_gene:
         parts, y_label = gene_points(scan, groups, alpha=cut, genes=genes)
@@ -152,15 +150,6 @@ def manhattan(
         named = to_name(part, n_labels, asked, called)
         _name(panel, part, named, genome, place=adjust_labels if adjust_text else place_labels)
     return finish(figure, axes, show=show, return_fig=return_fig)
-
-
-def _cut(threshold: object, *, default: float) -> float:
-    """The threshold, or what it is where none was given."""
-    if threshold is None:
-        return default
-    if not (isinstance(threshold, int | float | np.number) and 0 < float(threshold) < 1):
-        raise DonorwiseError(f"threshold={threshold!r} must be a p-value between 0 and 1, such as {default:g}.")
-    return float(threshold)
 
 
 def _draw(ax: Axes, part: pd.DataFrame, genome: Genome) -> None:

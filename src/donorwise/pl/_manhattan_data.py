@@ -158,11 +158,6 @@ def genome_of(tables: Iterable[pd.DataFrame]) -> Genome:
     return Genome(names, starts, starts + length)
 
 
-def is_cis(scan: StoredScan) -> bool:
-    """Whether genes were tested against the variants near them."""
-    return bool(scan.params.get("mode") == "cis")
-
-
 def check_labels(labels: Sequence[str], scan: StoredScan, tables: Iterable[pd.DataFrame]) -> None:
     """Raise where a label is neither a gene of the scan nor a variant that is drawn."""
     known = set(scan.genes).union(*(table["variant"].astype(str) for table in tables))

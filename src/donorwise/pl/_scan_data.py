@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from donorwise._anndata import holds_tables, keys, suggest
-from donorwise.errors import DataError
+from donorwise.errors import DataError, DonorwiseError
 from donorwise.get._tests import choose, present
 
 if TYPE_CHECKING:
@@ -72,3 +73,23 @@ def lead_of(scan: StoredScan, gene: str, group: str) -> pd.Series:
     rows = scan.results[(scan.results["gene"] == gene) & (scan.results["group"] == group)]
     empty = pd.Series({"gene": gene, "group": group}, dtype=object).reindex(scan.results.columns)
     return rows.iloc[0] if len(rows) else empty
+
+
+def is_cis(scan: StoredScan) -> bool:
+    """Whether genes were tested against the variants near them."""
+    return bool(scan.params.get("mode") == "cis")
+
+
+def threshold_of(threshold: object, default: float) -> float:
+    """The threshold that was given, or what it is where none was.
+
+    Raises
+    ------
+    DonorwiseError
+        It is no p-value.
+    """
+    if threshold is None:
+        return default
+    if not (isinstance(threshold, int | float | np.number) and 0 < float(threshold) < 1):
+        raise DonorwiseError(f"threshold={threshold!r} must be a p-value between 0 and 1, such as {default:g}.")
+    return float(threshold)

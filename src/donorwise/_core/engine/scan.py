@@ -16,7 +16,7 @@ from donorwise._core.engine.scan_windows import Block, Ranges
 from donorwise._core.jobs import Progress, in_threads
 from donorwise._core.kinship.usable import usable_variants
 from donorwise._core.models.lmm.recent import REMEMBERING
-from donorwise.errors import DonorwiseError
+from donorwise.errors import DataError, DonorwiseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -112,6 +112,10 @@ class Scan:
         return n
 
 
+class NoModelError(DataError):
+    """The models of a group without variants could not be fitted."""
+
+
 class Store(Protocol):
     """Where the pairs of a scan go, by task and block."""
 
@@ -175,10 +179,9 @@ def _task(
     try:
         with REMEMBERING:
             return _Task(scan, number, statistics, store, update).run(blocks)
-    except (DonorwiseError, np.linalg.LinAlgError) as error:
-        if len(analysis.tasks) == 1:
-            raise
-        logger.warning("%s: not scanned. %s", task.name, error)
+    except NoModelError as error:
+        if len(analysis.tasks) > 1:
+            logger.warning("%s: not scanned. %s", task.name, error)
         return TaskResult(*unknown, Summary.empty(G), str(error))
 
 
@@ -200,6 +203,9 @@ class _Task:
         df = np.full(G, np.nan)
         for chrom, own in self._by_models(blocks):
             features = self._features(chrom)
+            if not features.size:
+                self.update(sum(blocks[number][1] - blocks[number][0] for number in own))
+                continue
             models = self._models(chrom, features)
             self.store.check(self.number, chrom, models.told())
             status[features], n_donors[features], df[features] = models.status, models.n_donors, models.df
@@ -234,7 +240,10 @@ class _Task:
         statistics = replace(self.statistics, design=design)
         if features.size < len(analysis.variables):
             statistics, analysis = statistics.take_features(features), analysis.take_features(features)
-        fit = analysis.fit(self.number, statistics, lambda n: None)
+        try:
+            fit = analysis.fit(self.number, statistics, lambda n: None)
+        except (DonorwiseError, np.linalg.LinAlgError) as error:
+            raise NoModelError(str(error)) from error
         return task_models(
             fit, statistics, donors, self.scan.column[self.number], normal=self.scan.options.tests.normal
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from donorwise._core.inference.genomic_control import LAST, WIDTH
 from donorwise._core.models.lmm.algebra import entry
 
-BINS_PER_UNIT, N_BINS = 64, 769
-"""Bins of |t| of 1/64, up to 12; the last one is open."""
+BINS_PER_UNIT = round(1 / WIDTH)
+N_BINS = round(LAST * BINS_PER_UNIT) + 1
+"""Bins of |t| of `WIDTH`, up to `LAST`; the last one is open."""
 _ALIKE = (
     1e-9  # of a statistic, relative: rounding between variants with the same genotypes, of which the first is taken
 )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.scan import Scan
@@ -156,12 +157,14 @@ def _about_slopes(
         if task.design is not None and own is not None and column is not None
     ]
     covs = analysis.formula.covs
+    labels = name in analysis.obs.columns and not pd.api.types.is_numeric_dtype(analysis.obs[name])
     for design, own, column in groups:
         kernel = f"(0 + {name} | gr({own.column}, cov={next(iter(covs), '...')}))"
         if lacks_slopes(design, own, column, name):
             return [
                 f"{name!r} differs between cells of a donor and the formula lets donors not differ in it, so that the interaction "
-                f"of a variant with it takes cells for replicates (hot p-values): add (0 + {name} | {own.column})"
+                "of a variant with it takes cells for replicates (hot p-values): add "
+                + (f"(1 | {own.column}:{name})" if labels else f"(0 + {name} | {own.column})")
                 + (f", and the same with the kernel, {kernel}." if covs else ".")
             ]
         if lacks_kernel_slopes(design, own, name):

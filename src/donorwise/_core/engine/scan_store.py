@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PARTS = "_parts"
 _SAME = 1e-7  # difference of numbers that were worked out twice
+_ROW_GROUP = 100_000  # rows that readers take or leave together
 MOST_ROWS = 20_000_000
 """Tests that are kept in memory at most."""
 
@@ -51,7 +52,7 @@ class Memory:
 
     def of(self, task: int) -> Pairs:
         """The pairs of a task."""
-        return Pairs.concatenate([Pairs.none(), *self.pairs.get(task, [])])
+        return Pairs.concatenate([Pairs.none(), *self.pairs.get(task, [])]).in_order()
 
 
 def check_size(scan: Scan) -> None:
@@ -103,7 +104,7 @@ class Folder:
     ) -> None:
         check_pyarrow()
         self._scan, self.folder = scan, folder
-        manifest = self._manifest | {"inputs": dict(inputs or {})}
+        manifest = json.loads(json.dumps(self._manifest | {"inputs": dict(inputs or {})}))  # as it is read again
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             self._make_way(manifest, resume=resume, overwrite=overwrite)
         try:
@@ -187,7 +188,7 @@ class Folder:
         folder.mkdir(exist_ok=True)
         part = folder / f"part-{block:05d}.parquet"
         if pairs.feature.size:
-            self._write(pairs_table(self._scan, pairs), part)
+            self._write(pairs_table(self._scan, pairs.in_order()), part)
         with replaced(self.folder / PARTS / f"{task:05d}-{block:05d}.npz") as temporary:
             np.savez_compressed(temporary, allow_pickle=False, **summary.arrays())
 
@@ -202,7 +203,7 @@ class Folder:
 
     def _write(self, table: pd.DataFrame, path: Path) -> None:
         with replaced(path) as temporary:
-            table.to_parquet(temporary, engine="pyarrow", index=False)
+            table.to_parquet(temporary, engine="pyarrow", index=False, row_group_size=_ROW_GROUP)
 
 
 def _digest(text: str) -> str:

@@ -81,6 +81,13 @@ class Pairs:
         """All of them."""
         return cls(**{f.name: np.concatenate([getattr(own, f.name) for own in several]) for f in fields(cls)})
 
+    def in_order(self) -> Pairs:
+        """By feature and variant, whatever they were tested with."""
+        order = np.lexsort([self.variant, self.feature])
+        return Pairs(
+            **{f.name: values[order] if (values := getattr(self, f.name)).size else values for f in fields(self)}
+        )
+
     @classmethod
     def none(cls) -> Pairs:
         """No pairs."""

@@ -10,7 +10,7 @@ _MAX_ITERATIONS = 100
 _STEP = 1e-8  # convergence is quadratic: the step after one this small (in log gamma) would be rounding
 _ZERO = 1e-10  # ratio, relative to what levels say on average, below which it is zero
 _FIRST = 0.1  # ratio, relative to that, from which the search starts where the null model's is zero
-_FAR = 1e12  # ratio beyond which there is no residual variance
+_FAR = 1e8  # ratio, relative to that, at which there is no residual variance
 _LONG = 5.0  # longest step in log gamma
 
 
@@ -73,10 +73,7 @@ def _slope(gamma, s, u, v, nu, floor):
 
 @inner
 def _ratio(s, u, v, nu, floor, start, unit):
-    """Safeguarded Newton in log gamma from the ratio of the null model.
-
-    Where there is no residual variance the limit of large ratios is as good as any, if levels explain all rows; else NaN.
-    """
+    """Safeguarded Newton in log gamma from the ratio of the null model; at most `_FAR`, where nothing changes any more."""
     lower, upper = 0.0, np.inf
     if start <= 0.0:
         if _slope(0.0, s, u, v, nu, floor)[0] >= 0.0:
@@ -105,7 +102,7 @@ def _ratio(s, u, v, nu, floor, start, unit):
         if upper < _ZERO * unit:
             return 0.0
         if lower > _FAR * unit:
-            return gamma if s.size > nu else np.nan
+            return _FAR * unit
     return gamma if upper - lower <= 1e-9 * upper else np.nan
 
 

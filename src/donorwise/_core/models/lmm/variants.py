@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
+_ROUNDING = 1e-12  # share of a sum of squares that is none
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
 
 
@@ -146,6 +147,22 @@ class NullModels:
         """Rows less fixed effects, those of the variant among them."""
         return self.equations.nu(reml=True) - self.n_columns
 
+    @cached_property
+    def spanned(self) -> tuple[bool, ...]:
+        """Whether the random columns of one ratio explain every column, once the fixed part is taken out, as those of donors do.
+
+        What is left of variants is rounding then, and would be more than what large ratios leave of those that the fixed part
+        nearly explains.
+        """
+        if not isinstance(self.variances, OneRatio):
+            return (False,) * self.n_columns
+        lengths = [self.columns.lengths[a, a] for a in range(self.n_columns)]
+        left = [
+            own - (axis.ols**2).sum(axis=1) - (turned**2).sum(axis=1)
+            for own, axis, turned in zip(lengths, self.columns.axes, self.turned, strict=True)
+        ]
+        return tuple(bool((a <= _ALIASED * b).all()) for a, b in zip(left, lengths, strict=True))
+
     def block(self, x: FloatArray) -> VariantBlock:
         """Variants (V, D), ready to be tested."""
         axes, lengths = self.columns.axes, self.columns.lengths
@@ -159,7 +176,12 @@ class NullModels:
         left = _left(rss, self.n_columns)
         whole = squares @ lengths[-1, -1]
         aliased = ~(left > _ALIASED * whole) | ~(rss[0, 0] > _ALIASED * (squares @ lengths[0, 0]))
-        products = {(a, b): self.variances.products(turned[a], turned[b], own) for (a, b), own in rss.items()}
+        products = {
+            (a, b): self.variances.products(
+                turned[a], turned[b], (turned[a] * turned[b]).sum(axis=1) if self.spanned[a] or self.spanned[b] else own
+            )
+            for (a, b), own in rss.items()
+        }
         return VariantBlock(x, turned, rss, aliased, products)
 
     def whitened(
@@ -197,7 +219,7 @@ class NullModels:
         """Pairs (n,) of a variant of a block and a feature with variances of their own; those of a variant side by side."""
         if isinstance(self.variances, NoVariances) and reml:
             return self._least_squares(block, variants, features)
-        if isinstance(self.variances, OneRatio) and self.n_columns == 1 and reml:
+        if isinstance(self.variances, OneRatio) and self.n_columns == 1 and self.spanned[0] and reml:
             return self._one_ratio(block, self.variances, variants, features)
         used, start = np.unique(variants, return_index=True)
         found = [
@@ -235,7 +257,9 @@ class NullModels:
 
     def _one_ratio(self, block: VariantBlock, own: OneRatio, variants: IntArray, features: IntArray) -> Refits:
         out = np.empty((variants.size, 3))
-        floor = np.clip(self.response.rss - (own.u_y**2).sum(axis=1), 0, None)
+        rss = self.response.rss
+        floor = rss - (own.u_y**2).sum(axis=1)
+        floor[floor < _ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
         one_ratio_pairs(
             own.spectrum.s, block.turned[0], own.u_y, floor, variants, features, own.gamma, float(self.nu), out
         )
