@@ -178,6 +178,8 @@ class _Tile:
         """Test the pairs, add them to the summary, and give those that are kept."""
         tests = self.fit.models.score(self.prepared, self.span.features, self.span.variants)
         sifted = self._sift(tests, summary)
+        if self.options.by_cauchy:
+            self._combine(tests, summary)
         tests, failed = self._refit(tests, sifted)
         self._summarise(tests, sifted, summary)
         v, g = sifted.v, sifted.g
@@ -233,8 +235,11 @@ class _Tile:
             at[own], block.at[low + v], tests.estimate[v, own], statistic, _se(tests, v, own), block.frequency[low + v],
             block.n[low + v],
         )  # fmt: skip
-        if self.options.by_cauchy:
-            summary.cauchy.add(at, np.ascontiguousarray(log_two_sided(tests.statistic, self.fit.df).T))
+
+    def _combine(self, tests: Tests, summary: Summary) -> None:
+        """Combine the p-values of each feature; of few donors those of refits are too small."""
+        log_p = log_two_sided(tests.statistic, self.fit.models.df)
+        summary.cauchy.add(self.fit.features[self.span.features], np.ascontiguousarray(log_p.T))
 
     def _pairs(self, tests: Tests, v: IntArray, g: IntArray, status: IntArray) -> Pairs:
         at, block = v + self.span.variants.start, self.block
