@@ -12,6 +12,7 @@ from donorwise._core.engine.scan_resampled import resample
 from donorwise._core.engine.scan_summary import Summary
 from donorwise._core.engine.scan_windows import Block, Ranges
 from donorwise._core.inference.student import log_two_sided, t_of_p
+from donorwise._core.models.lmm.variant_kernels import TINY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,6 +175,10 @@ class _Tile:
     options: TestOptions
     limits: _Limits
 
+    @property
+    def _order(self) -> IntArray:
+        return self.block.at[self.span.variants]
+
     def test(self, summary: Summary) -> Pairs:
         """Test the pairs, add them to the summary, and give those that are kept."""
         tests = self.fit.models.score(self.prepared, self.span.features, self.span.variants)
@@ -194,7 +199,18 @@ class _Tile:
         G = self.span.features.size
         best, largest, tested = np.full(G, -1), np.zeros(G), np.zeros(G, dtype=np.int64)
         v, g = np.empty((2, tests.statistic.size), dtype=np.int64)
-        n = sift(tests.statistic, *self.span.asked, min(self.limits), best, largest, tested, summary.counts, v, g)
+        n = sift(
+            tests.statistic,
+            self._order,
+            *self.span.asked,
+            min(self.limits),
+            best,
+            largest,
+            tested,
+            summary.counts,
+            v,
+            g,
+        )
         return _Sifted(v[:n], g[:n], best, largest, tested)
 
     def _refit(self, tests: Tests, sifted: _Sifted) -> tuple[Tests, IntArray]:
@@ -213,6 +229,7 @@ class _Tile:
             found, statistic = self.fit.models.likelihood_ratio(*pairs)
         else:
             found = self.fit.models.refitted(*pairs)
+            found.estimate[found.estimate == 0.0] = TINY
             statistic = found.estimate[:, -1] / found.se[:, -1]
         good = np.isfinite(found.se).all(axis=1) & (found.se > 0).all(axis=1)
         at, estimate, se = (v[good], g[good]), found.estimate[good], found.se[good]
@@ -226,7 +243,7 @@ class _Tile:
     def _summarise(self, tests: Tests, sifted: _Sifted, summary: Summary) -> None:
         at, block, low = self.fit.features[self.span.features], self.block, self.span.variants.start
         v, g, best, largest, tested = sifted
-        add_listed(tests.statistic, v, g, best, largest, tested, summary.counts)
+        add_listed(tests.statistic, self._order, v, g, best, largest, tested, summary.counts)
         summary.n_variants[at] += tested
         own = np.flatnonzero(best >= 0)
         v = best[own]

@@ -6,6 +6,10 @@ import numpy as np
 
 from donorwise._core.models.lmm.algebra import entry, inner
 
+ROUNDING = 1e-12
+"""Share of a sum of squares that is none: what is left of a response that a variant explains altogether."""
+TINY = 1e-150
+"""An estimate of nothing, whose standard error is still its ratio to the statistic."""
 _MAX_ITERATIONS = 100
 _STEP = 1e-8  # convergence is quadratic: the step after one this small (in log gamma) would be rounding
 _ZERO = 1e-10  # ratio, relative to what levels say on average, below which it is zero
@@ -24,10 +28,12 @@ def wald_one(n, s, R, rss, aliased, nu, df):
             n[v], s[v] = np.nan, np.nan
             continue
         for g in range(G):
+            if n[v, g] == 0.0:
+                n[v, g] = TINY
             estimate = n[v, g] / s[v, g]
             explained = estimate * n[v, g]
             square = (R[g] * of_rows[g] - explained) / (df[g] * s[v, g])
-            least = max(R[g] - explained, 0.0) / (nu * rss[v])
+            least = max(R[g] - explained, ROUNDING * R[g]) / (nu * rss[v])
             s[v, g] = estimate / np.sqrt(max(square, least))
             n[v, g] = estimate
 
@@ -121,5 +127,5 @@ def one_ratio_pairs(s, u, v, floor, variants, features, start, nu, out):
             b += h * x[j] * y[j]
             c += h * y[j] * y[j]
         out[i, 0] = b / a
-        out[i, 1] = np.sqrt(max(c - b * b / a, 0.0) / (nu * a))
+        out[i, 1] = np.sqrt(max(c - b * b / a, ROUNDING * c) / (nu * a))
         out[i, 2] = gamma

@@ -31,7 +31,7 @@ from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariance
 from donorwise._core.models.lmm.donor_columns import donor_columns
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import fit_responses, newton_from
-from donorwise._core.models.lmm.variant_kernels import one_ratio_pairs, wald_one
+from donorwise._core.models.lmm.variant_kernels import ROUNDING, one_ratio_pairs, wald_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
-_ROUNDING = 1e-12  # share of a sum of squares that is none
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
 
 
@@ -259,7 +258,7 @@ class NullModels:
         out = np.empty((variants.size, 3))
         rss = self.response.rss
         floor = rss - (own.u_y**2).sum(axis=1)
-        floor[floor < _ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
+        floor[floor < ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
         one_ratio_pairs(
             own.spectrum.s, block.turned[0], own.u_y, floor, variants, features, own.gamma, float(self.nu), out
         )
@@ -286,8 +285,9 @@ class NullModels:
         found = evaluate_block(blocks, gamma, left, nu, reml=reml)
         estimate = (along + found.delta[:, -m:]) @ back.T
         Phi = back @ found.Phi[:, -m:, -m:] @ back.T
-        se = np.sqrt(found.R[:, None] / nu * np.einsum("gii->gi", Phi))
-        loglik = -0.5 * (nu * (np.log(2 * np.pi * found.R / nu) + 1) + found.logdet_V - equations.log_weight)
+        R = np.maximum(found.R, ROUNDING * self.R[at])
+        se = np.sqrt(R[:, None] / nu * np.einsum("gii->gi", Phi))
+        loglik = -0.5 * (nu * (np.log(2 * np.pi * R / nu) + 1) + found.logdet_V - equations.log_weight)
         if reml:
             loglik -= 0.5 * found.logdet_X + equations.fixed.log_det + np.log(np.diag(factor)).sum()
         lost = np.where(converged, 0.0, np.nan)
@@ -319,7 +319,7 @@ def _wald_two(
         first = (s[1, 1] * n[0] - s[1, 0] * n[1]) / determinant
         second = (s[0, 0] * n[1] - s[1, 0] * n[0]) / determinant
         explained = first * n[0] + second * n[1]
-        left = np.clip(R - explained, 0, None) / nu
+        left = np.maximum(R - explained, ROUNDING * R) / nu
         found = []
         for estimate, other in ((first, 1), (second, 0)):
             length, least = s[other, other] / determinant, rss[other, other] / of_rows
@@ -335,7 +335,7 @@ def _pairs_of_scores(n: FloatArray, S: FloatArray, R: FloatArray, nu: int, gamma
     """Estimates of pairs from scores n (pairs, columns) and their information S (pairs, columns, columns)."""
     inverse = np.linalg.inv(S)
     estimate = np.einsum("nab,nb->na", inverse, n)
-    sigma2 = np.clip(R - np.einsum("na,na->n", estimate, n), 0, None) / nu
+    sigma2 = np.maximum(R - np.einsum("na,na->n", estimate, n), ROUNDING * R) / nu
     se = np.sqrt(sigma2[:, None] * np.einsum("naa->na", inverse))
     return Refits(estimate, se, gamma, np.full(len(n), np.nan))
 
