@@ -39,7 +39,10 @@ def donor_columns(parsed: ParsedFormula, donor: str) -> tuple[str, ...]:
     DesignError
         Neither tells.
     """
-    columns = replicate([bar.group for bar in parsed.bars], donor) or ((donor,) if donor else ())
+    groups = [bar.group for bar in parsed.bars]
+    if donor and not any(group[-1] == donor for group in groups):
+        return (donor,)
+    columns = replicate(groups, donor)
     if not columns:
         raise DesignError(
             f"Which column has the donors that the genotypes are of? {parsed.source!r} has no grouping factor: give donor=."
