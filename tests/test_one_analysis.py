@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from tests._batch import run
 
 import donorwise as dw
-from donorwise._anndata import keys, read_params, read_results
+from donorwise._anndata import keys, read_params, read_results, read_scan
 from donorwise._anndata.prepare_units import prepare_pseudobulk
 from donorwise._anndata.recover import recover
 from donorwise._cli import main
@@ -25,6 +26,7 @@ from donorwise._core.engine.lmm import LmmAnalysis
 from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
 from donorwise._core.engine.run import Memory
 from donorwise._core.engine.run import run as run_analysis
+from donorwise._core.engine.wanted import Wanted
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
 
 BY = ["donor_id", "sample_id", "condition", "sex", "cell_type"]
@@ -356,3 +358,79 @@ def test_statistics_of_some_donors_are_those_of_their_cells() -> None:
     np.testing.assert_allclose(
         taken.design.X[taken.design.codes[taken.units]], part.design.X[part.design.codes[part.units]]
     )
+
+
+SCANS: dict[str, tuple[str, dict[str, Any]]] = {
+    "scan in cis": ("~ sex + (1 | donor_id)", {"groupby": "cell_type"}),
+    "scan of relatives": (
+        "~ sex + (1 | gr(donor_id, cov=grm)) + (1 | donor_id)",
+        {"mode": "trans", "p_max": 0.3, "refit": "all", "gene_test": "bonferroni", "mask_var": "some"},
+    ),
+    "scan of an interaction": (
+        "~ condition + sex + (1 | donor_id)",
+        {"interaction": "condition", "groupby": "cell_type", "window": 400_000, "maf": 0.1},
+    ),
+    "scan without the chromosome": ("~ sex + (1 | gr(donor_id, cov=grm))", {"loco": True, "refit": "none"}),
+}
+
+
+@pytest.fixture(scope="module")
+def study() -> tuple[ad.AnnData, ad.AnnData]:
+    cells, genotypes = dw.datasets.simulate_eqtls(
+        n_donors=20, n_cells=1_000, n_genes=10, n_variants=120, n_chromosomes=2, condition=True, families="nuclear",
+        cell_types=["T cell", "B cell"], missing=0.02, seed=4,
+    )  # fmt: skip
+    cells.var["some"] = np.arange(cells.n_vars) < 6
+    return cells, genotypes
+
+
+def _same_scan(found: Any, expected: Any, **how: Any) -> None:
+    assert {**found.params, "out": ""} == {**expected.params, "out": ""}
+    for name in ("results", "counts"):
+        pd.testing.assert_frame_equal(getattr(found, name), getattr(expected, name), check_categorical=False, **how)
+    order = ["gene", "group", "variant"]
+    one, other = (own.table(Wanted()).sort_values(order, ignore_index=True) for own in (found, expected))
+    pd.testing.assert_frame_equal(one, other, check_categorical=False, **how)
+
+
+@pytest.mark.parametrize("source", ["cells", "rows"])
+@pytest.mark.parametrize("case", SCANS)
+def test_every_door_gives_the_same_scan(
+    study: tuple[ad.AnnData, ad.AnnData], case: str, source: str, tmp_path: Path
+) -> None:
+    """The tool in memory, the accessor, and the command to a folder; rows give the numbers of cells."""
+    cells, genotypes = study
+    formula, options = SCANS[case]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DonorwiseWarning)
+        rows = dw.pp.collapse(cells, BY, progress=False)
+    adata = rows if source == "rows" else cells.copy()
+    adata.write_h5ad(tmp_path / "source.h5ad")
+    genotypes.write_h5ad(tmp_path / "genotypes.h5ad")
+    K = dw.pp.relatedness(genotypes, progress=False)
+    kernels = {"grm": K} if "cov=grm" in formula and not options.get("loco") else None
+    told = {}
+    for door, scan in (("tool", partial(dw.tl.scan, adata)), ("accessor", adata.donorwise.scan)):
+        with listening() as told[door]:
+            scan(genotypes, formula, kernels=kernels, key_added=door, progress=False, **options)
+    arguments = _kernels(tmp_path / "source.h5ad", kernels or {}) + [
+        text
+        for name, given in options.items()
+        for text in ([f"--{name.replace('_', '-')}"] + ([] if given is True else [str(given)]))
+    ]
+    with listening() as told["command"]:
+        result = run(
+            "scan", tmp_path / "source.h5ad", "--genotypes", tmp_path / "genotypes.h5ad", "--formula", formula,
+            "--out", tmp_path / "scan", *arguments,
+        )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert told["accessor"] == told["command"] == told["tool"]
+    assert any("Depth differs" in text for text in told["tool"])
+    tool = read_scan(adata, "tool")
+    _same_scan(read_scan(adata, "accessor"), tool, check_exact=True)
+    _same_scan(read_scan(tmp_path / "scan"), tool, rtol=1e-10)
+    if source == "rows":
+        memory = cells.copy()
+        with listening():
+            dw.tl.scan(memory, genotypes, formula, kernels=kernels, progress=False, **options)
+        _same_scan(tool, read_scan(memory, "scan"), rtol=1e-6, atol=1e-9)

@@ -71,18 +71,26 @@ def fingerprint(path: Path, adata: ad.AnnData, kernels: Mapping[str, pd.DataFram
 
     Of kernels from files of their own it is the checksum of each.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    states = [file.stat() for file in files]
     return {
         "path": str(path.resolve()),
         "n_obs": int(adata.n_obs),
         "n_vars": int(adata.n_vars),
         "obs_sha256": _checksum(pd.DataFrame(adata.obs)),
         "var_names_sha256": _checksum(pd.DataFrame(index=adata.var_names)),
-        "bytes": sum(s.st_size for s in states),
-        "modified_ns": max((s.st_mtime_ns for s in states), default=0),
+        **state(files_in(path)),
         **({"kernels": {name: _checksum(table) for name, table in kernels.items()}} if kernels else {}),
     }
+
+
+def files_in(path: Path) -> list[Path]:
+    """A file itself, or all files in a folder."""
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def state(files: Sequence[Path]) -> dict[str, int]:
+    """Bytes of files, and when the last of them was changed."""
+    states = [file.stat() for file in files]
+    return {"bytes": sum(s.st_size for s in states), "modified_ns": max((s.st_mtime_ns for s in states), default=0)}
 
 
 def _checksum(table: pd.DataFrame) -> str:
@@ -113,15 +121,41 @@ def check_output(path: Path, allowed: tuple[str, ...], inputs: Sequence[Path]) -
         raise DataError(f"{name}: the name must end in {' or '.join(allowed)}.")
     if path.suffix == ".parquet":
         _check_parquet()
-    if path.exists() and any(own.exists() and path.samefile(own) for own in inputs):
-        raise DataError(f"--out {path} is an input, which would be lost; choose another name.")
+    _check_inputs(path, inputs)
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give the name of a file.")
+    _check_parent(path)
+    return path
+
+
+def check_output_folder(path: Path, inputs: Sequence[Path]) -> Path:
+    """The same of a folder; what is in it is looked at by those who write there.
+
+    Raises
+    ------
+    DataError
+        It is one of the `inputs`.
+    OutputError
+        It is a file, or the folder that is to hold it is not there or cannot be written to.
+    """
+    path = real(path)
+    _check_inputs(path, inputs)
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file; give the name of a folder.")
+    _check_parent(path)
+    return path
+
+
+def _check_inputs(path: Path, inputs: Sequence[Path]) -> None:
+    if path.exists() and any(own.exists() and path.samefile(own) for own in inputs):
+        raise DataError(f"--out {path} is an input, which would be lost; choose another name.")
+
+
+def _check_parent(path: Path) -> None:
     if not path.parent.is_dir():
         raise OutputError(f"The folder {path.parent} does not exist; make it first.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"The folder {path.parent} cannot be written to; choose another --out.")
-    return path
 
 
 def _check_parquet() -> None:

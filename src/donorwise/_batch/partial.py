@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from donorwise._anndata import open_source
 from donorwise._batch.files import write_anndata
 from donorwise._core.files import reason, replaced
+from donorwise._core.wording import differences
 from donorwise.errors import DataError, DonorwiseError, OutputError
 
 if TYPE_CHECKING:
@@ -123,19 +124,3 @@ class Partial:
 
     def _question(self) -> str:
         return f"{self.folder} holds a run that was stopped: go on with --resume, or start again with --overwrite."
-
-
-def differences(was: Any, now: Any, name: str = "") -> list[str]:
-    """What changed, a phrase each."""
-    if isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
-        numbers = [""] if len(now) == 1 else range(1, len(now) + 1)
-        was, now = dict(zip(numbers, was, strict=True)), dict(zip(numbers, now, strict=True))
-    if isinstance(was, dict) and isinstance(now, dict):
-        found = [differences(was.get(k), now.get(k), f"{name} {k}".strip()) for k in dict.fromkeys([*was, *now])]
-        return [text for texts in found for text in texts]
-    return [] if was == now else [f"{name} was {_short(was)} and is {_short(now)}"]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -46,7 +46,7 @@ def describe(analysis: Analysis[Any, Any], *, max_memory: float) -> str:
     lines = [
         f"Plan: {len(fitted)} of {len(analysis.tasks)} groups x {n_features:,} features of {analysis.response}, "
         f"contrasts: {', '.join(map(one_line, analysis.names))}; passes over the cells: {len(shared)}",
-        *_kernels(analysis),
+        *kernels_told(analysis),
         "",
         _groups(analysis).to_string(index=False),
         "",
@@ -56,7 +56,7 @@ def describe(analysis: Analysis[Any, Any], *, max_memory: float) -> str:
     return "\n".join(lines)
 
 
-def _kernels(analysis: Analysis[Any, Any]) -> list[str]:
+def kernels_told(analysis: Analysis[Any, Any]) -> list[str]:
     """The kernels of the formula, with their levels and those that the groups have, as a line; no line for none."""
     kernels = {bar.cov: bar.kernel for bar in analysis.formula.bars if bar.kernel is not None}
     terms = [term for task in analysis.tasks if task.design is not None for term in task.design.random_terms]
@@ -76,7 +76,7 @@ def _groups(analysis: Analysis[Any, Any]) -> pd.DataFrame:
 
 
 def _memory(analysis: Analysis[Any, Any], shared: Sequence[Sequence[int]]) -> str:
-    stored = _bytes(analysis.source.matrix)
+    stored = matrix_bytes(analysis.source.matrix)
     statistics = max(analysis.bytes_of(numbers) for numbers in shared)
     n_rows = len(analysis.tasks) * len(analysis.names) * len(analysis.variables)
     table = 3 * _ROW_BYTES * n_rows  # the parts, the whole, and the copy that is written
@@ -85,7 +85,7 @@ def _memory(analysis: Analysis[Any, Any], shared: Sequence[Sequence[int]]) -> st
     return f"about {(sum(parts.values()) + 0.5 * GB) / GB:.1f} GB (0.5 GB the libraries, {named})"
 
 
-def _bytes(matrix: Any) -> int:
+def matrix_bytes(matrix: Any) -> int:
     if sparse.issparse(matrix) and hasattr(matrix, "indptr"):
         return int(matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes)
     return int(getattr(matrix, "nbytes", 0))
@@ -97,7 +97,7 @@ def _time(analysis: Analysis[Any, Any], fitted: Sequence[int], n_passes: int) ->
     Each is tried on a part that does not grow with the input, after a first time that compiles (which a run needs once).
     """
     start, wall = time.process_time(), time.perf_counter()
-    reading, n_bytes = _reading_seconds(analysis, fitted)
+    reading, n_bytes = reading_seconds(analysis, fitted)
     fits, first = _fit_seconds(analysis, fitted)
     waiting = max(1.0, (time.perf_counter() - wall) / (time.process_time() - start))  # for others on this machine
     n_rows = len(analysis.tasks) * len(analysis.names) * len(analysis.variables)
@@ -115,14 +115,14 @@ def _time(analysis: Analysis[Any, Any], fitted: Sequence[int], n_passes: int) ->
     )
 
 
-def _reading_seconds(analysis: Analysis[Any, Any], fitted: Sequence[int]) -> tuple[float, int]:
+def reading_seconds(analysis: Analysis[Any, Any], fitted: Sequence[int]) -> tuple[float, int]:
     """Seconds of a pass over a matrix in a file, from a part of it, and the bytes of that."""
     stored = analysis.source.matrix
     if not analysis.source.from_cells or not isinstance(stored, Stored):
         return 0.0, 0
     reader = open_reader(stored.matrix)
     reached = np.concatenate([[0], np.cumsum(reader.cost(0, reader.shape[reader.by_columns]))])
-    n_patterns = max(1, sum(_n_patterns(analysis, number) for number in fitted))
+    n_patterns = max(1, sum(n_patterns_of(analysis, number) for number in fitted))
     seconds, read = 0.0, 0
     for share in (0.2, 0.6):  # the first time compiles; what was read then is in the system's memory
         low = int(np.searchsorted(reached, share * reached[-1]))
@@ -133,7 +133,7 @@ def _reading_seconds(analysis: Analysis[Any, Any], fitted: Sequence[int]) -> tup
     return seconds * float(reached[-1]) / max(1, read), read
 
 
-def _n_patterns(analysis: Analysis[Any, Any], number: int) -> int:
+def n_patterns_of(analysis: Analysis[Any, Any], number: int) -> int:
     design = analysis.tasks[number].design
     return 0 if design is None else design.n_patterns
 
@@ -150,7 +150,7 @@ def _read(analysis: Analysis[Any, Any], matrix: Any, part: IntArray, n_patterns:
 
 def _fit_seconds(analysis: Analysis[Any, Any], fitted: Sequence[int]) -> tuple[float, float]:
     """Seconds of all fits, from those of the smallest and of the largest group; and those of a first one, which compiles."""
-    order = sorted(fitted, key=lambda number: _n_patterns(analysis, number))
+    order = sorted(fitted, key=lambda number: n_patterns_of(analysis, number))
     n_features, tried = len(analysis.variables), list(dict.fromkeys([order[0], order[-1]]))
     start = time.perf_counter()
     _try(analysis, tried[0], _TRIED[0])
@@ -167,15 +167,15 @@ def _try(analysis: Analysis[Any, Any], number: int, n_features: int) -> float:
     small = analysis.few(n_features)
     if analysis.source.from_cells:
         names = tuple(f"feature_{j}" for j in range(n_features))
-        made_up = analysis.source.trying(_made_up(analysis.source.matrix.shape[0], n_features))
-        small = replace(analysis, variables=names, source=made_up)
+        other = analysis.source.trying(made_up(analysis.source.matrix.shape[0], n_features))
+        small = replace(analysis, variables=names, source=other)
     (statistics,) = small.statistics([number])
     start = time.perf_counter()
     fit_task(small, number, statistics)
     return time.perf_counter() - start
 
 
-def _made_up(n_cells: int, n_features: int) -> sparse.csr_array:
+def made_up(n_cells: int, n_features: int) -> sparse.csr_array:
     """Counts of every cell, no more than it takes not to be slow."""
     rng = np.random.default_rng(0)
     n = max(1, min(n_features // 4, _PROBE_VALUES // max(1, n_cells)))

@@ -9,14 +9,17 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from donorwise._batch.partial import Partial, differences
+from donorwise._batch.files import files_in
+from donorwise._batch.partial import Partial
 from donorwise._core.files import real, replaced
+from donorwise._core.wording import differences
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+_PATHS = ("source", "out", "kernel", "relmat", "genotypes")  # options of files, which may move between stop and resume
 LIBRARIES = ("donorwise", "anndata", "formulaic", "numba", "numpy", "pandas", "scipy")
 
 logger = logging.getLogger("donorwise")
@@ -25,9 +28,9 @@ logger = logging.getLogger("donorwise")
 def run_manifest(command: str, chosen: Mapping[str, Any], source: Any) -> dict[str, Any]:
     """What must be the same for a stopped run to be resumed; files may move between stop and resume.
 
-    Inputs, kernels among them, are told by what is in them.
+    Inputs, kernels and genotypes among them, are told by what is in them.
     """
-    computed = {name: value for name, value in chosen.items() if name not in ("source", "out", "kernel", "relmat")}
+    computed = {name: value for name, value in chosen.items() if name not in _PATHS}
     inputs = source if isinstance(source, list) else [source]
     told = [{name: value for name, value in one.items() if name != "path"} for one in inputs]
     return {"command": command, "version": version("donorwise"), "options": computed, "input": told}
@@ -59,12 +62,16 @@ def _record_of(out: Path) -> Path:
 
 
 def write_record(record: Mapping[str, Any], out: Path) -> None:
-    """Write the record beside its output, whose size it notes."""
+    """Write the record beside its output, a file or a folder, whose size it notes."""
     import yaml
 
-    noted = {**record, "result": {**record["result"], "bytes": real(out).stat().st_size}}
+    noted = {**record, "result": {**record["result"], "bytes": _bytes(real(out))}}
     with replaced(_record_of(out)) as temporary:
         temporary.write_text(yaml.safe_dump(noted, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in files_in(path))
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
@@ -74,7 +81,7 @@ def read_record(out: Path) -> dict[str, Any] | None:
     try:
         content = yaml.safe_load(_record_of(out).read_text(encoding="utf-8"))
         size = content["result"].get("bytes")
-        return content if size in (None, real(out).stat().st_size) else None
+        return content if size in (None, _bytes(real(out))) else None
     except (OSError, ValueError, RecursionError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return None
 

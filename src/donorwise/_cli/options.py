@@ -240,7 +240,10 @@ CONFIG = click.option(
     help="YAML file of options; those on the command line win.",
 )
 BLOCK_SIZE = click.option(
-    "--block-size", type=click.IntRange(min=1), metavar="N", help="Cells (merge: features) between two stops."
+    "--block-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Cells (merge: features; scan: variants) between two stops.",
 )
 QUIET = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 LOG_JSON = click.option("--log-json", is_flag=True, help="Log as one JSON object a line.")

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import logging
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from donorwise._batch.files import fingerprint, read_source, reading
+from donorwise._batch.files import check_output_folder, files_in, fingerprint, read_source, reading, state
 from donorwise._batch.kernels import KernelFiles
-from donorwise._batch.records import run_record
+from donorwise._batch.records import finished_run, run_manifest, run_record, write_record
 from donorwise._cli import messages, options
 from donorwise._cli.messages import FAILED_GROUPS
-from donorwise._core.files import locked, replaced
+from donorwise._core.engine.scan_folder import PARAMS
+from donorwise._core.files import locked
 from donorwise._core.wording import printable
-from donorwise.errors import OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+
     from donorwise._core.engine.scan import Scan
 
 logger = logging.getLogger("donorwise")
 
-RECORD = "_run.yaml"
+_BESIDE = {".bed": (".bim", ".fam"), ".pgen": (".pvar", ".pvar.zst", ".psam", ".bim", ".fam")}
 _CHOSEN = ("layer", "obsm", "obs_keys", "mask_var", "weights", "n_jobs")
 _OPTIONS = (
     "mode",
@@ -95,6 +101,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the permutations.")
 @click.option("--out", type=options.PATH, required=True, help="Folder for the tests (Parquet).")
 @options.add(
+    options.BLOCK_SIZE,
     options.MAX_MEMORY,
     options.N_JOBS,
     options.RESUME,
@@ -107,84 +114,96 @@ _SHARE = click.FloatRange(0, 1)
 @click.pass_context
 def scan(ctx: click.Context, /, **given: Any) -> None:
     """Test the variants of a file in the mixed models of the features of SOURCE (.h5ad or .zarr)."""
+    from donorwise.tl._scan import check_out
+
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    out: Path = given["out"]
-    if not out.resolve().parent.is_dir():
-        raise OutputError(f"The folder {out.resolve().parent} does not exist; make it first.")
+    out = given["out"] = check_output_folder(given["out"], [given["source"], given["genotypes"]])
     element = given["obsm"] or given["layer"] or "X"
+    files = KernelFiles.of(given)
+    if given["dry_run"]:
+        with reading(given["source"], element):
+            _describe(given, files, progress=progress)
+        return
+    check_out(out, resume=given["resume"], overwrite=given["overwrite"])
     with locked(out), reading(given["source"], element):
-        ctx.exit(_scan(given, progress=progress))
+        code = _scan(given, files, progress=progress)
+    ctx.exit(code)
 
 
-def _scan(given: dict[str, Any], *, progress: bool) -> int:
-    """Read, prepare, scan, and leave a record in the folder."""
-    import yaml
+def _describe(given: dict[str, Any], files: KernelFiles, *, progress: bool) -> None:
+    """Print audit, plan and estimates."""
+    from donorwise._anndata.prepare import audit_cells
+    from donorwise._batch.scan_plan import describe_scan
 
+    adata = _read(given, files)
+    prepared = _prepared(given, adata, files, progress=progress)
+    report = audit_cells(adata, prepared.analysis.formula, prepared.analysis.depth_in)
+    click.echo(f"{printable(report)}\n")
+    _warn([text for text in prepared.warnings if text not in report.warnings])
+    click.echo(printable(describe_scan(prepared, max_memory=given["max_memory"])))
+
+
+def _scan(given: dict[str, Any], files: KernelFiles, *, progress: bool) -> int:
+    """Scan unless that is done, leave a record beside the folder, and return the exit status."""
     from donorwise.tl._scan import scan_to
 
-    files = KernelFiles.of(given)
-    logger.info("Reading %s.", given["source"])
-    adata = read_source(given["source"], obsp=files.entries(given["formula"]))
-    source = fingerprint(given["source"], adata, files.tables)
-    prepared = _prepared(given, adata, files, progress=progress)
-    for text in prepared.warnings:
-        logger.warning(text)
-    if given["dry_run"]:
-        click.echo(printable(described(prepared)))
-        return 0
-    how = {
-        "resume": given["resume"],
-        "overwrite": given["overwrite"],
-        "max_memory": given["max_memory"],
-        "progress": progress,
-    }
-    inputs = {name: value for name, value in source.items() if name != "path"} | _state(given["genotypes"])
-    found = scan_to(prepared, given["out"], inputs=inputs, **how)
+    start, out = time.monotonic(), given["out"]
+    adata = _read(given, files)
     chosen = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in given.items() if k not in options.MANNERS}
-    result = {name: found.params[name] for name in ("n_tests", "n_variants", "n_donors", "lambda")} | {
-        "failed_groups": found.params["reasons"]
-    }
-    with replaced(given["out"] / RECORD) as temporary:
-        record = run_record("scan", chosen, source, result, messages.warnings_said())
-        temporary.write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    logger.info("Wrote %s tests, and %s genes x groups, to %s.", f"{found.params['n_tests']:,}", f"{len(found.results):,}", given["out"],
+    source = fingerprint(given["source"], adata, files.tables) | {"genotypes": state(_files_of(given["genotypes"]))}
+    manifest, how = run_manifest("scan", chosen, source), {"resume": given["resume"], "overwrite": given["overwrite"]}
+    done = finished_run(out, manifest, **how) if given["resume"] and (out / PARAMS).is_file() else None
+    if done:
+        messages.say_finished(out)
+        return FAILED_GROUPS if done["result"].get("failed_groups") else 0
+    prepared = _prepared(given, adata, files, progress=progress)
+    _warn(prepared.warnings)
+    found = scan_to(prepared, out, max_memory=given["max_memory"], progress=progress, inputs=manifest, **how)
+    failed, n_tests = found.params["reasons"], found.params["n_tests"]
+    if failed:
+        logger.warning("%d of %d groups could not be scanned.", len(failed), len(prepared.analysis.tasks))
+    told = {name: found.params[name] for name in ("n_tests", "n_variants", "n_donors", "lambda")}
+    result = (
+        {"seconds": round(time.monotonic() - start, 2), "rows": len(found.results)} | told | {"failed_groups": failed}
+    )
+    write_record(run_record("scan", chosen, source, result, messages.warnings_said()), out)
+    logger.info("Wrote %s tests, and leads of %s genes x groups, to %s.", f"{n_tests:,}", f"{len(found.results):,}", out,
                 extra={"data": {"event": "end"}})  # fmt: skip
-    return FAILED_GROUPS if found.params["reasons"] else 0
+    return FAILED_GROUPS if failed else 0
 
 
-def _prepared(given: dict[str, Any], adata: Any, files: KernelFiles, *, progress: bool) -> Scan:
+def _read(given: dict[str, Any], files: KernelFiles) -> ad.AnnData:
+    logger.info("Reading %s.", given["source"])
+    return read_source(given["source"], obsp=files.entries(given["formula"]))
+
+
+def _warn(texts: Sequence[str]) -> None:
+    for text in texts:
+        logger.warning(text)
+
+
+def _prepared(given: dict[str, Any], adata: ad.AnnData, files: KernelFiles, *, progress: bool) -> Scan:
+    """The scan that is asked for."""
     from donorwise._anndata.genotypes import open_genotypes
     from donorwise._anndata.prepare_scan import prepare_scan
     from donorwise._batch.run import parse_groupby
     from donorwise.tl._scan import scan_options, with_loco
 
     source = open_genotypes(given["genotypes"])
+    if given["block_size"]:
+        source = replace(source, block_numbers=given["block_size"] * len(source.donors))
+    chosen = scan_options(**{name: given[name] for name in _OPTIONS})
     kernels: Any = files.given["kernels"]
     if given["loco"]:
         kernels = with_loco(given["formula"], kernels, source, progress=progress)
     return prepare_scan(
-        adata, source, given["formula"], scan_options(**{name: given[name] for name in _OPTIONS}), donor=given["donor"],
+        adata, source, given["formula"], chosen, donor=given["donor"],
         groupby=parse_groupby(given["groupby"], [str(c) for c in adata.obs.columns]), kernels=kernels,
         relmat=files.given["relmat"], **{name: given[name] for name in _CHOSEN},
     )  # fmt: skip
 
 
-def _state(path: Path) -> dict[str, Any]:
-    """What tells genotypes from others."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    states = [file.stat() for file in files]
-    return {"genotypes": [sum(s.st_size for s in states), max(s.st_mtime_ns for s in states)]}
-
-
-def described(prepared: Scan) -> str:
-    """What would be scanned, as text."""
-    analysis, genes = prepared.analysis, prepared.genes
-    where = "all variants" if genes is None else f"variants within {prepared.options.window:,} base pairs"
-    lines = [
-        f"Scan: {len(analysis.variables):,} features of {analysis.response} x {prepared.genotypes.n_variants:,} variants of "
-        f"{prepared.genotypes.text} ({where}), in {len(prepared.blocks()):,} blocks",
-        f"Model: {analysis.formula.source}",
-    ]
-    for task, own in zip(analysis.tasks, prepared.donors, strict=True):
-        lines.append(f"{task.name}: " + (task.reason if own is None else f"{len(own.names):,} donors"))
-    return "\n".join(lines)
+def _files_of(path: Path) -> list[Path]:
+    """The files of genotypes: all of a folder, and what PLINK keeps beside."""
+    beside = [path.with_suffix(ending) for ending in _BESIDE.get(path.suffix, ())]
+    return [*files_in(path), *(file for file in beside if file.is_file())]

@@ -6,6 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def listing(names: Iterable[object], limit: int = 12) -> str:
@@ -102,3 +103,19 @@ def linear_combination(weights: Mapping[str, float], limit: int = 8) -> str:
         parts.append(f"{'-' if weight < 0 else '+'} {product}")
     text = " ".join(parts).removeprefix("+ ") + (" + ..." if len(weights) > limit else "")
     return "-" + text[2:] if text.startswith("- ") else text
+
+
+def differences(was: Any, now: Any, name: str = "") -> list[str]:
+    """What changed, a phrase each."""
+    if isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        numbers = [""] if len(now) == 1 else range(1, len(now) + 1)
+        was, now = dict(zip(numbers, was, strict=True)), dict(zip(numbers, now, strict=True))
+    if isinstance(was, dict) and isinstance(now, dict):
+        found = [differences(was.get(k), now.get(k), f"{name} {k}".strip()) for k in dict.fromkeys([*was, *now])]
+        return [text for texts in found for text in texts]
+    return [] if was == now else [f"{name} was {_short(was)} and is {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -16,7 +16,7 @@ from donorwise._core.design.formula import parse
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.scan import ScanOptions
 from donorwise._core.engine.scan_result import scanned
-from donorwise._core.engine.scan_store import Folder, Memory, check_size
+from donorwise._core.engine.scan_store import Folder, Memory, check_place, check_size
 from donorwise._core.engine.scan_tiles import TestOptions
 from donorwise._core.files import real
 from donorwise._docs import documented
@@ -197,6 +197,7 @@ def scan(
         mode=mode, window=window, interaction=interaction, test=test, refit=refit, screen=screen, gene_test=gene_test,
         n_permutations=n_permutations, loco=loco, maf=maf, missing=missing, p_max=p_max, seed=seed,
     )  # fmt: skip
+    check_out(out, resume=resume, overwrite=overwrite)
     source = open_genotypes(genotypes, variants=variants)
     kernels = with_loco(formula, kernels, source, progress=progress) if loco else kernels
     prepared = prepare_scan(
@@ -289,6 +290,22 @@ def _check_likelihood_ratio(refit: str, interaction: str | None) -> None:
         raise DonorwiseError("test='lrt' is that of the variant itself: for interaction= take test='wald'.")
 
 
+def check_out(out: str | os.PathLike[str] | None, *, resume: bool, overwrite: bool) -> None:
+    """Raise before long work where a scan could not be written to `out`, or kept in memory and gone on with.
+
+    Raises
+    ------
+    DataError
+        Something else is there, or a scan and nobody said what becomes of it.
+    DonorwiseError
+        There is no folder to go on with.
+    """
+    if out is not None:
+        check_place(real(Path(out)), resume=resume, overwrite=overwrite)
+    elif resume or overwrite:
+        raise DonorwiseError(f"{'resume' if resume else 'overwrite'}=True is of a scan in a folder: give out=.")
+
+
 def scan_to(
     prepared: Scan,
     out: str | os.PathLike[str] | None,
@@ -299,10 +316,10 @@ def scan_to(
     progress: bool,
     inputs: Mapping[str, Any] | None = None,
 ) -> ScanResult:
-    """Scan into memory, or into a folder; `inputs` tell what a stopped run was of."""
+    """Scan into memory, or into a folder; `inputs` tell the run from others, None for what the scan itself says."""
     store: Memory | Folder = Memory()
     if out is None:
         check_size(prepared)
     else:
-        store = Folder(prepared, real(Path(out)), resume=resume, overwrite=overwrite, inputs=inputs or {})
+        store = Folder(prepared, real(Path(out)), resume=resume, overwrite=overwrite, inputs=inputs)
     return scanned(prepared, store, max_memory=max_memory, progress=progress)

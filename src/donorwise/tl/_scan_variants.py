@@ -12,7 +12,7 @@ from donorwise._anndata.prepare_scan import prepare_scan
 from donorwise._core.engine.arrays import check_weights, read_arrays
 from donorwise._docs import documented
 from donorwise.errors import DataError, DonorwiseWarning
-from donorwise.tl._scan import scan_options, scan_to, with_loco
+from donorwise.tl._scan import check_out, scan_options, scan_to, with_loco
 
 if TYPE_CHECKING:
     import os
@@ -107,6 +107,7 @@ def scan_variants(
         screen=screen, gene_test=gene_test, n_permutations=n_permutations, loco=loco, maf=maf, missing=missing, p_max=p_max, seed=seed,
     )  # fmt: skip
     plain = obs.set_axis([str(i) for i in range(len(obs))], axis=0)
+    check_out(out, resume=resume, overwrite=overwrite)
     source = open_genotypes(genotypes, variants=variants)
     kernels = with_loco(formula, kernels, source, progress=progress) if loco else kernels
     prepared = prepare_scan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -159,8 +160,26 @@ def run_scan(scan: Scan, store: Store, *, max_memory: float | None = None, progr
             statistics = analysis.statistics(numbers)
             for at, number in enumerate(numbers):
                 own, statistics[at] = statistics[at], None
+                start = time.monotonic()
                 out[number] = _task(scan, number, own, blocks, store, bar.update)
+                _log(scan, number, out[number], time.monotonic() - start)
     return [out[number] for number in range(len(analysis.tasks))]
+
+
+def _log(scan: Scan, number: int, result: TaskResult, seconds: float) -> None:
+    """Say that a group is finished."""
+    name, n, n_tests = scan.analysis.tasks[number].name, len(scan.analysis.tasks), int(result.summary.counts.sum())
+    what = "not scanned" if result.failed else f"{n_tests:,} tests, {seconds:.1f} s"
+    data = {
+        "event": "group",
+        "group": name,
+        "number": number + 1,
+        "groups": n,
+        "seconds": round(seconds, 3),
+        "tests": n_tests,
+    }
+    extra = {"data": data | {"failed": bool(result.failed)}}
+    logger.info("Group %d of %d, %s: %s.", number + 1, n, name, what, extra=extra)
 
 
 def _task(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pandas as pd
 
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.scan import run_scan
+from donorwise._core.engine.scan_folder import COUNTS, LEAD, read_params, read_table
 from donorwise._core.engine.scan_kernels import BINS_PER_UNIT
 from donorwise._core.engine.scan_store import Folder, Memory
 from donorwise._core.engine.scan_tables import counts_table, pairs_table, results_table, usual
@@ -20,8 +22,11 @@ from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from donorwise._core.engine.scan import Scan, TaskResult
+
+logger = logging.getLogger("donorwise")
 
 EFFECT_ALLELE = "a1"
 
@@ -68,6 +73,9 @@ def scanned(scan: Scan, store: Memory | Folder, *, max_memory: float | None, pro
         No group could be scanned.
     """
     results = run_scan(scan, store, max_memory=max_memory, progress=progress)
+    if isinstance(store, Folder) and store.complete:
+        logger.info("%s is finished: it was made from these data with these options.", store.folder)
+        return _read(store.folder)
     failed = {task.name: own.failed for task, own in zip(scan.analysis.tasks, results, strict=True) if own.failed}
     if len(failed) == len(results):
         raise DataError("No group could be scanned: " + " ".join(dict.fromkeys(failed.values())))
@@ -78,6 +86,12 @@ def scanned(scan: Scan, store: Memory | Folder, *, max_memory: float | None, pro
     params["out"] = str(store.folder.resolve())
     store.finish(leads, counts, params)
     return ScanResult(leads, None, counts, params)
+
+
+def _read(folder: Path) -> ScanResult:
+    """What a finished scan says."""
+    params = read_params(folder) | {"out": str(folder)}
+    return ScanResult(read_table(folder, LEAD), None, read_table(folder, COUNTS), params)
 
 
 def _tests(scan: Scan, store: Memory) -> pd.DataFrame:

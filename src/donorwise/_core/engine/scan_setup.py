@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.replicates import replicate
+from donorwise._core.design.terms import check_column
 from donorwise._core.engine.scan import Scan
 from donorwise._core.engine.scan_models import by_donor, interacting, lacks_kernel_slopes, lacks_slopes
 from donorwise._core.engine.scan_resampled import check_resampled
@@ -62,7 +63,15 @@ def donor_names(obs: pd.DataFrame, columns: Sequence[str]) -> StrArray:
 
 
 def one_row_each(obs: pd.DataFrame, names: StrArray, groupby: Sequence[str], used: BoolArray) -> bool:
-    """Whether no donor has two of the rows in use in one group."""
+    """Whether no donor has two of the rows in use in one group.
+
+    Raises
+    ------
+    DesignError
+        A column of `groupby` is not there.
+    """
+    for column in groupby:
+        check_column(obs, "groupby", column)
     groups = obs[list(groupby)].assign(**{"\0": names})[used]
     return not groups.duplicated().any()
 

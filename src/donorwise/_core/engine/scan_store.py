@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from dataclasses import asdict
 from functools import cached_property
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,6 +18,7 @@ from donorwise._core.engine.scan_summary import Summary
 from donorwise._core.engine.scan_tables import pairs_table
 from donorwise._core.engine.scan_tiles import Pairs
 from donorwise._core.files import reason, replaced
+from donorwise._core.wording import differences
 from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
     from donorwise._core.engine.scan import Scan
     from donorwise._typing import FloatArray
+
+logger = logging.getLogger("donorwise")
 
 PARTS = "_parts"
 _SAME = 1e-7  # difference of numbers that were worked out twice
@@ -71,6 +77,36 @@ def check_size(scan: Scan) -> None:
         )
 
 
+def check_place(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise unless a scan can be written to `folder`: nothing is there, or a scan that may be gone on with or replaced.
+
+    Raises
+    ------
+    DataError
+        Something else is there, or a scan and nobody said what becomes of it.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not _is_scan(folder):
+        raise DataError(
+            f"{folder} is there and is not the folder of a scan, so it is not replaced; choose another name."
+        )
+    if not (resume or overwrite):
+        kind, go_on = ("finished", "takes it as it is") if _is_finished(folder) else ("stopped", "goes on with it")
+        raise DataError(
+            f"{folder} has a scan that was {kind}: resume=True (--resume) {go_on} if input and options are the same, "
+            "overwrite=True (--overwrite) starts again."
+        )
+
+
+def _is_scan(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() or _is_finished(folder)
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / PARAMS).is_file()
+
+
 class Folder:
     """The store that writes a Parquet part for each group and block; what all tests say is kept beside until the end.
 
@@ -83,7 +119,12 @@ class Folder:
     resume, overwrite
         Whether to go on with what a stopped run left, and whether to remove what is there.
     inputs
-        What else tells a run from another.
+        What tells the run from others; None for what the scan itself says.
+
+    Attributes
+    ----------
+    complete
+        Whether this scan is there already, from beginning to end.
 
     Raises
     ------
@@ -103,46 +144,52 @@ class Folder:
         inputs: Mapping[str, Any] | None = None,
     ) -> None:
         check_pyarrow()
+        check_place(folder, resume=resume, overwrite=overwrite)
         self._scan, self.folder = scan, folder
-        manifest = json.loads(json.dumps(self._manifest | {"inputs": dict(inputs or {})}))  # as it is read again
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            self._make_way(manifest, resume=resume, overwrite=overwrite)
+        manifest = json.loads(json.dumps(inputs or self._manifest))
+        self.complete = _is_scan(folder) and self._go_on(manifest, resume=resume, overwrite=overwrite)
         try:
             (folder / PARTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{folder} could not be made: {reason(error)}.") from error
-        with replaced(folder / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=1))
+        if not self.complete:
+            with replaced(folder / MANIFEST) as temporary:
+                temporary.write_text(json.dumps(manifest, indent=1))
 
-    def _make_way(self, manifest: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-        """Remove what is in the folder, or see that it can be gone on with."""
-        of_scan = (self.folder / MANIFEST).is_file() or (self.folder / PARAMS).is_file()
-        if not of_scan:
+    def _go_on(self, manifest: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
+        """Keep what the same scan left, and say whether that is all of it; else remove it, or raise."""
+        changed = self._changed(manifest) if resume else ["not asked"]
+        if not changed:
+            done = len(list((self.folder / PARTS).glob("*.npz")))
+            if not (complete := _is_finished(self.folder)) and done:
+                logger.info("Resumed: %d of %d blocks are finished.", done, self._n_blocks)
+            return complete
+        if resume and not overwrite:
             raise DataError(
-                f"{self.folder} is there and is not the folder of a scan, so it is not replaced; choose another name."
-            )
-        if resume and (self.folder / MANIFEST).is_file():
-            was = json.loads((self.folder / MANIFEST).read_text())
-            changed = [name for name in manifest if was.get(name) != manifest[name]]
-            if not changed:
-                return
-            if not overwrite:
-                raise DataError(
-                    f"The scan in {self.folder} was another one ({', '.join(changed)} changed), so it cannot be gone on with: "
-                    "restore what changed, choose another folder, or overwrite it."
-                )
-        elif not overwrite:
-            kind = "a scan that was stopped" if (self.folder / MANIFEST).is_file() else "a finished scan"
-            raise DataError(
-                f"{self.folder} has {kind}: resume=True goes on with one that was stopped, overwrite=True starts again."
+                f"The scan in {self.folder} was another one, so it cannot be gone on with: {'; '.join(changed)}. Restore what "
+                "changed, choose another folder, or overwrite it (overwrite=True, --overwrite)."
             )
         shutil.rmtree(self.folder)
+        return False
+
+    @property
+    def _n_blocks(self) -> int:
+        """Blocks of all tasks that have a design."""
+        return len(self._scan.blocks()) * sum(own is not None for own in self._scan.donors)
+
+    def _changed(self, manifest: dict[str, Any]) -> list[str]:
+        """How the scan that is there differs from the one that is wanted, a phrase each."""
+        try:
+            was = json.loads((self.folder / MANIFEST).read_text())
+        except (OSError, ValueError):
+            return [f"{MANIFEST}, which says what it was, cannot be read"]
+        return differences(was, manifest)
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
         """What must be the same for a stopped run to be gone on with."""
         scan = self._scan
-        analysis, o = scan.analysis, scan.options
+        analysis = scan.analysis
         return {
             "formula": analysis.formula.source,
             "groups": [task.name for task in analysis.tasks],
@@ -150,9 +197,9 @@ class Folder:
             "genes": _digest("\n".join(analysis.variables)),
             "genotypes": [scan.genotypes.n_variants, scan.blocks()[:2], scan.blocks()[-1]],
             "response": [analysis.response, analysis.weights],
-            "options": [o.mode, o.window, o.interaction, o.tests.test, o.tests.refit, o.tests.screen, o.tests.p_max, o.gene_test,
-                        o.tests.n_permutations, o.loco, o.maf, o.missing, o.tests.seed],
-        }  # fmt: skip
+            "options": asdict(scan.options),
+            "version": version("donorwise"),
+        }
 
     def check(self, task: int, chrom: str, models: FloatArray) -> None:
         """Note numbers of null models, or compare them with those that were noted.
@@ -160,7 +207,7 @@ class Folder:
         Raises
         ------
         DataError
-            The data are others than those of the stopped run.
+            The data are others than those of the scan that is there.
         """
         path = self.folder / PARTS / f"models-{task:05d}-{quote(chrom, safe='')}.npy"
         if not path.is_file():
@@ -169,13 +216,17 @@ class Folder:
             return
         was = np.load(path)
         if was.shape != models.shape or not np.allclose(was, models, rtol=_SAME, atol=_SAME):
+            name = self._scan.analysis.tasks[task].name
             raise DataError(
-                f"The data of {self._scan.analysis.tasks[task].name!r} are not those that the stopped scan in {self.folder} was of: "
-                "restore them, choose another folder, or overwrite it."
+                f"The data of {name!r} are not those of the scan in {self.folder}: restore them, choose another folder, or "
+                "overwrite it (overwrite=True, --overwrite)."
             )
 
     def finished(self, task: int) -> dict[int, Summary]:
-        """Blocks whose part is whole."""
+        """Blocks whose part is whole; all of a finished scan, whose tables are there."""
+        if self.complete:
+            nothing = Summary.empty(len(self._scan.analysis.variables))
+            return dict.fromkeys(range(len(self._scan.blocks())), nothing)
         found = {}
         for file in sorted((self.folder / PARTS).glob(f"{task:05d}-*.npz")):
             with np.load(file) as arrays:
@@ -193,13 +244,13 @@ class Folder:
             np.savez_compressed(temporary, allow_pickle=False, **summary.arrays())
 
     def finish(self, results: pd.DataFrame, counts: pd.DataFrame, params: Mapping[str, Any]) -> None:
-        """Write what all tests say together; the folder is that of a finished scan then."""
+        """Write what all tests say together; the folder is that of a finished scan then, which keeps what tells it from others."""
         self._write(results, self.folder / LEAD)
         self._write(counts, self.folder / COUNTS)
         with replaced(self.folder / PARAMS) as temporary:
             temporary.write_text(json.dumps(params, indent=1, default=float))
-        shutil.rmtree(self.folder / PARTS)
-        (self.folder / MANIFEST).unlink()
+        for summary in (self.folder / PARTS).glob("*.npz"):
+            summary.unlink()
 
     def _write(self, table: pd.DataFrame, path: Path) -> None:
         with replaced(path) as temporary:
