@@ -187,13 +187,13 @@ class _Tile:
     def test(self, summary: Summary) -> Pairs:
         """Test the pairs, add them to the summary, and give those that are kept."""
         pairs = self._sift(summary)
+        if self.options.by_cauchy:
+            self._combine(pairs, summary)
         self._refit(pairs)
-        log_p = log_two_sided(pairs.statistic, self.fit.df)
-        self._summarise(pairs, log_p, summary)
-        if self.options.p_max is None:
-            return self._pairs(pairs, log_p)
-        kept = np.abs(pairs.statistic) >= self.limits.keep
-        return self._pairs(pairs.take(kept), log_p[kept])
+        self._summarise(pairs, summary)
+        return self._pairs(
+            pairs if self.options.p_max is None else pairs.take(np.abs(pairs.statistic) >= self.limits.keep)
+        )
 
     def _sift(self, summary: Summary) -> _Listed:
         """Pairs that are looked at one by one; the others are added to the summary."""
@@ -246,15 +246,18 @@ class _Tile:
             pairs.main[at], pairs.main_statistic[at] = estimate[:, 0], estimate[:, 0] / se[:, 0]
         pairs.status[asked[~good]] = UNREFITTED
 
-    def _summarise(self, pairs: _Listed, log_p: FloatArray, summary: Summary) -> None:
+    def _combine(self, pairs: _Listed, summary: Summary) -> None:
+        """Combine the p-values of each feature; of few donors those of refits are too small."""
+        log_p = log_two_sided(pairs.statistic, self.fit.models.df)
+        summary.cauchy.add(self.fit.features[self.span.features[pairs.g]], log_p)
+
+    def _summarise(self, pairs: _Listed, summary: Summary) -> None:
         at = self.fit.features[self.span.features]
         best, tested = np.full(at.size, -1), np.zeros(at.size, dtype=np.int64)
         order = self.block.at[pairs.v + self.span.variants.start]
         count_pairs(pairs.statistic, order, pairs.g, best, tested, summary.counts)
         summary.n_variants[at] += tested
         self._lead(summary, pairs.take(best[best >= 0]))
-        if self.options.by_cauchy:
-            summary.cauchy.add(at[pairs.g], log_p)
 
     def _lead(self, summary: Summary, pairs: _Listed) -> None:
         """Take the tests of a pair for each of some features where they are the largest so far."""
@@ -264,9 +267,10 @@ class _Tile:
             block.frequency[v], block.n[v],
         )  # fmt: skip
 
-    def _pairs(self, pairs: _Listed, log_p: FloatArray) -> Pairs:
+    def _pairs(self, pairs: _Listed) -> Pairs:
         block, v = self.block, pairs.v + self.span.variants.start
         return Pairs(
-            self.fit.features[self.span.features[pairs.g]], block.at[v], pairs.estimate, pairs.statistic, pairs.se, log_p,
+            self.fit.features[self.span.features[pairs.g]], block.at[v], pairs.estimate, pairs.statistic, pairs.se,
+            log_two_sided(pairs.statistic, self.fit.df),
             np.full(v.size, self.fit.df), pairs.status, block.frequency[v], block.n[v], pairs.main, pairs.main_statistic,
         )  # fmt: skip
