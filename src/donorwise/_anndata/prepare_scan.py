@@ -28,6 +28,7 @@ from donorwise._core.engine.scan_setup import (
 )
 from donorwise._core.kinship.donors import matched, told_unmatched
 from donorwise._core.kinship.labels import bare_chromosomes
+from donorwise._core.wording import listing
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def prepare_scan(
     }
     known = genotypes.chromosomes
     chrom = np.full(genotypes.n_variants, "") if known is None else bare_chromosomes(known)
+    _check_chromosomes(by_chromosome, chrom)
     genes = _genes(adata, response, chrom) if options.mode == "cis" else None
     said = [*told_unmatched(match), *said_of_labels(adata, roles, parsed)]
     if genes is not None:
@@ -127,6 +129,17 @@ def _genes(adata: ad.AnnData, response: Response, chrom: StrArray) -> Genes:
             f"mode='cis' needs positions in adata.var, to which {response.text} does not belong: take mode='gwas'."
         )
     return gene_positions(as_frame(adata.var).loc[list(response.variables)], chrom)
+
+
+def _check_chromosomes(by_chromosome: Mapping[str, Any], chrom: StrArray) -> None:
+    """Raise where variants are on chromosomes that no kernel leaves out."""
+    if _EVERY in by_chromosome:
+        return
+    if missing := [name for name in dict.fromkeys(chrom.tolist()) if name not in by_chromosome]:
+        raise DesignError(
+            f"loco=True: there are variants on {listing(missing)}, which no kernel leaves out; those given leave out "
+            f"{listing(by_chromosome)}. Add them to the dict (of X, the kernel of all other chromosomes), or leave these variants out."
+        )
 
 
 def _by_chromosome(kernels: Mapping[str, Any] | None, loco: bool) -> dict[str, Mapping[str, Any] | None]:

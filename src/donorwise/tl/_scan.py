@@ -273,6 +273,9 @@ def with_loco(
     missing = [name for name in parse(formula).covs if name not in given]
     if missing:
         related = relatedness(genotypes, loco=True, progress=progress)
+        others = set(np.asarray(genotypes.chromosomes, dtype=str).tolist()) - set(related)
+        if others:  # X and alike, of which relatedness is not made
+            related |= dict.fromkeys(sorted(others), relatedness(genotypes, progress=progress))
         given |= dict.fromkeys(missing, related)
     return given
 

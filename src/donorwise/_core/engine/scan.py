@@ -113,8 +113,8 @@ class Scan:
         return n
 
 
-class OtherDataError(DataError):
-    """The data are not those of the scan that is gone on with."""
+class NoModelError(DataError):
+    """The models of a group without variants could not be fitted."""
 
 
 class Store(Protocol):
@@ -198,10 +198,9 @@ def _task(
     try:
         with REMEMBERING:
             return _Task(scan, number, statistics, store, update).run(blocks)
-    except (DonorwiseError, np.linalg.LinAlgError) as error:
-        if len(analysis.tasks) == 1 or isinstance(error, OtherDataError):
-            raise
-        logger.warning("%s: not scanned. %s", task.name, error)
+    except NoModelError as error:
+        if len(analysis.tasks) > 1:
+            logger.warning("%s: not scanned. %s", task.name, error)
         return TaskResult(*unknown, Summary.empty(G), str(error))
 
 
@@ -223,6 +222,9 @@ class _Task:
         df = np.full(G, np.nan)
         for chrom, own in self._by_models(blocks):
             features = self._features(chrom)
+            if not features.size:
+                self.update(sum(blocks[number][1] - blocks[number][0] for number in own))
+                continue
             models = self._models(chrom, features)
             self.store.check(self.number, chrom, models.told())
             status[features], n_donors[features], df[features] = models.status, models.n_donors, models.df
@@ -257,7 +259,10 @@ class _Task:
         statistics = replace(self.statistics, design=design)
         if features.size < len(analysis.variables):
             statistics, analysis = statistics.take_features(features), analysis.take_features(features)
-        fit = analysis.fit(self.number, statistics, lambda n: None)
+        try:
+            fit = analysis.fit(self.number, statistics, lambda n: None)
+        except (DonorwiseError, np.linalg.LinAlgError) as error:
+            raise NoModelError(str(error)) from error
         return task_models(
             fit, statistics, donors, self.scan.column[self.number], normal=self.scan.options.tests.normal
         )

@@ -164,7 +164,7 @@ def task_models(
 ) -> TaskModels:
     """The fitted models of a task, ready for variants; of `normal` statistics the degrees of freedom are infinite.
 
-    Features without a model, and those that say the same in all cells of a level, are in none; their status says so.
+    Features without a model, those whose donors leave nothing to judge a variant by, and those that say the same in all cells of a level, are in none; their status says so.
     """
     found, status = [], fit.status.copy()
     for model in fit.models:
@@ -175,7 +175,11 @@ def task_models(
                 "donor.", model.features.size, len(fit.variables), model.level,
             )  # fmt: skip
         elif model.usable.size:
-            found.append(_null_fit(model.take(model.usable), statistics, donors, interaction, normal=normal))
+            own = _null_fit(model.take(model.usable), statistics, donors, interaction, normal=normal)
+            if own.df >= 1 and own.models.nu >= 1:
+                found.append(own)
+            else:
+                status[own.features] = "too_few_donors"
     return TaskModels(tuple(found), status)
 
 

@@ -83,7 +83,7 @@ def scanned(scan: Scan, store: Memory | Folder, *, max_memory: float | None, pro
     params = _params(scan, results, counts, failed)
     if isinstance(store, Memory):
         return ScanResult(leads, _tests(scan, store), counts, params)
-    params["out"] = str(store.folder)
+    params["out"] = str(store.folder.resolve())
     store.finish(leads, counts, params)
     return ScanResult(leads, None, counts, params)
 

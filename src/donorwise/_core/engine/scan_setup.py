@@ -74,8 +74,10 @@ def one_row_each(obs: pd.DataFrame, names: StrArray, groupby: Sequence[str], use
 
 
 def own_terms(parsed: ParsedFormula, columns: Sequence[str]) -> list[Bar]:
-    """The terms that give each donor a level of its own, ``(1 | donor)``."""
-    return [bar for bar in parsed.bars if bar.group == tuple(columns) and not bar.cov and bar.columns.strip() == "1"]
+    """The terms that give each donor a level of its own, ``(1 | donor)``, also by a kernel that is the identity."""
+    return [
+        bar for bar in parsed.bars if bar.group == tuple(columns) and bar.columns.strip() == "1" and not _related(bar)
+    ]
 
 
 def without_own(parsed: ParsedFormula, columns: Sequence[str]) -> ParsedFormula:
@@ -97,6 +99,14 @@ def about_weights(w: FloatArray, parsed: ParsedFormula, columns: Sequence[str]) 
         f"expression of most genes, variances of tests are too small, up to {inflation:.1f}-fold with these weights: add "
         f"(1 | {column})."
     ]
+
+
+def _related(bar: Bar) -> bool:
+    """Whether a kernel says more of levels than that they are different."""
+    if bar.kernel is None:
+        return bool(bar.cov)
+    K = bar.kernel.values
+    return bool(np.count_nonzero(K) != len(K) or np.ptp(K.diagonal()) > 0)
 
 
 def build_scan(
@@ -186,6 +196,8 @@ def _about_slopes(
 
 def check_options(options: ScanOptions, genotypes: Genotypes) -> None:
     """Raise where genotypes do not come with what is asked of them."""
+    if genotypes.n_variants == 0:
+        raise DataError(f"{genotypes.text} has no variants.")
     if options.mode == "cis" and (genotypes.chromosomes is None or genotypes.positions is None):
         raise DataError(
             f"mode='cis' needs the chromosome and position of every variant, which do not come with {genotypes.text}: give "

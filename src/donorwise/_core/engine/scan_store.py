@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import numpy as np
 
-from donorwise._core.engine.scan import OtherDataError
 from donorwise._core.engine.scan_folder import COUNTS, LEAD, MANIFEST, PARAMS, check_pyarrow, group_folder
 from donorwise._core.engine.scan_summary import Summary
 from donorwise._core.engine.scan_tables import pairs_table
@@ -35,6 +34,7 @@ logger = logging.getLogger("donorwise")
 
 PARTS = "_parts"
 _SAME = 1e-7  # difference of numbers that were worked out twice
+_ROW_GROUP = 100_000  # rows that readers take or leave together
 MOST_ROWS = 20_000_000
 """Tests that are kept in memory at most."""
 
@@ -58,7 +58,7 @@ class Memory:
 
     def of(self, task: int) -> Pairs:
         """The pairs of a task."""
-        return Pairs.concatenate([Pairs.none(), *self.pairs.get(task, [])])
+        return Pairs.concatenate([Pairs.none(), *self.pairs.get(task, [])]).in_order()
 
 
 def check_size(scan: Scan) -> None:
@@ -206,7 +206,7 @@ class Folder:
 
         Raises
         ------
-        OtherDataError
+        DataError
             The data are others than those of the scan that is there.
         """
         path = self.folder / PARTS / f"models-{task:05d}-{quote(chrom, safe='')}.npy"
@@ -217,7 +217,7 @@ class Folder:
         was = np.load(path)
         if was.shape != models.shape or not np.allclose(was, models, rtol=_SAME, atol=_SAME):
             name = self._scan.analysis.tasks[task].name
-            raise OtherDataError(
+            raise DataError(
                 f"The data of {name!r} are not those of the scan in {self.folder}: restore them, choose another folder, or "
                 "overwrite it (overwrite=True, --overwrite)."
             )
@@ -239,7 +239,7 @@ class Folder:
         folder.mkdir(exist_ok=True)
         part = folder / f"part-{block:05d}.parquet"
         if pairs.feature.size:
-            self._write(pairs_table(self._scan, pairs), part)
+            self._write(pairs_table(self._scan, pairs.in_order()), part)
         with replaced(self.folder / PARTS / f"{task:05d}-{block:05d}.npz") as temporary:
             np.savez_compressed(temporary, allow_pickle=False, **summary.arrays())
 
@@ -254,7 +254,7 @@ class Folder:
 
     def _write(self, table: pd.DataFrame, path: Path) -> None:
         with replaced(path) as temporary:
-            table.to_parquet(temporary, engine="pyarrow", index=False)
+            table.to_parquet(temporary, engine="pyarrow", index=False, row_group_size=_ROW_GROUP)
 
 
 def _digest(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Loops over pairs of a variant and a feature: Wald statistics from scores, and one ratio estimated again."""
+"""Loops over pairs of a variant and a feature whose one ratio is estimated again."""
 
 from __future__ import annotations
 
@@ -6,30 +6,16 @@ import numpy as np
 
 from donorwise._core.models.lmm.algebra import entry, inner
 
+ROUNDING = 1e-12
+"""Share of a sum of squares that is none: what is left of a response that a variant explains altogether."""
+TINY = 1e-150
+"""An estimate of nothing, whose standard error is still its ratio to the statistic."""
 _MAX_ITERATIONS = 100
 _STEP = 1e-8  # convergence is quadratic: the step after one this small (in log gamma) would be rounding
 _ZERO = 1e-10  # ratio, relative to what levels say on average, below which it is zero
 _FIRST = 0.1  # ratio, relative to that, from which the search starts where the null model's is zero
 _FAR = 1e8  # ratio, relative to that, at which there is no residual variance
 _LONG = 5.0  # longest step in log gamma
-
-
-@entry
-def wald_one(n, s, R, rss, aliased, nu, df):
-    """Scores n and their variances s (V, G), in place: estimates and t statistics; NaN where a variant is aliased."""
-    V, G = n.shape
-    of_rows = (df + 1.0) / (nu + 1.0)
-    for v in range(V):
-        if aliased[v]:
-            n[v], s[v] = np.nan, np.nan
-            continue
-        for g in range(G):
-            estimate = n[v, g] / s[v, g]
-            explained = estimate * n[v, g]
-            square = (R[g] * of_rows[g] - explained) / (df[g] * s[v, g])
-            least = max(R[g] - explained, 0.0) / (nu * rss[v])
-            s[v, g] = estimate / np.sqrt(max(square, least))
-            n[v, g] = estimate
 
 
 @inner
@@ -121,5 +107,5 @@ def one_ratio_pairs(s, u, v, floor, variants, features, start, nu, out):
             b += h * x[j] * y[j]
             c += h * y[j] * y[j]
         out[i, 0] = b / a
-        out[i, 1] = np.sqrt(max(c - b * b / a, 0.0) / (nu * a))
+        out[i, 1] = np.sqrt(max(c - b * b / a, ROUNDING * c) / (nu * a))
         out[i, 2] = gamma
