@@ -41,6 +41,7 @@ MODES = ("cis", "trans", "gwas")
 TESTS = ("wald", "lrt")
 REFITS = ("screen", "all", "none")
 GENE_TESTS = ("acat", "permutations", "bonferroni")
+_LONGEST = 1e12  # base pairs of a window
 _USUAL_TEST = {"cis": "acat", "gwas": "acat", "trans": "bonferroni"}
 
 
@@ -243,16 +244,19 @@ def scan_options(
     gene_test = _USUAL_TEST[mode] if gene_test is None else gene_test
     check_option("gene_test", gene_test, GENE_TESTS)
     for name, value, high in (("screen", screen, 1), ("maf", maf, 0.5), ("missing", missing, 1), ("p_max", p_max, 1)):
-        if not (name == "p_max" and value is None or isinstance(value, Real) and 0 <= value <= high):
-            raise DonorwiseError(f"{name}={value!r} must be a number between 0 and {high}.")
-    if not (isinstance(window, Real) and np.isfinite(window) and window > 0):
-        raise DonorwiseError(
-            f"window={window!r} must be a number of base pairs; all variants are tested by mode='trans' and 'gwas'."
-        )
-    if not (isinstance(n_permutations, Integral) and n_permutations >= 1):
-        raise DonorwiseError(f"n_permutations={n_permutations!r} must be a number of permutations, such as 1000.")
-    if not (isinstance(seed, Integral) and seed >= 0):
-        raise DonorwiseError(f"seed={seed!r} must be a whole number from 0 on.")
+        if value is not None or name != "p_max":
+            _check_number(name, value, 0, high, f"must be a number between 0 and {high}")
+    _check_number(
+        "window",
+        window,
+        1,
+        _LONGEST,
+        "must be a number of base pairs; all variants are tested by mode='trans' and 'gwas'",
+    )
+    _check_number(
+        "n_permutations", n_permutations, 1, np.inf, "must be a number of permutations, such as 1000", whole=True
+    )
+    _check_number("seed", seed, 0, np.inf, "must be a whole number from 0 on", whole=True)
     tests = TestOptions(
         test=test, refit=refit, screen=screen, p_max=p_max, by_cauchy=gene_test == "acat",
         n_permutations=int(n_permutations) if gene_test == "permutations" else 0, seed=int(seed),
@@ -261,6 +265,12 @@ def scan_options(
         mode=mode, window=int(window), interaction=interaction, tests=tests, gene_test=gene_test, loco=loco, maf=maf,
         missing=missing,
     )  # fmt: skip
+
+
+def _check_number(name: str, value: Any, low: float, high: float, text: str, *, whole: bool = False) -> None:
+    """Raise unless an option is a number from `low` to `high`."""
+    if not (isinstance(value, Integral if whole else Real) and low <= float(value) <= high):
+        raise DonorwiseError(f"{name}={value!r} {text}.")
 
 
 def with_loco(
