@@ -26,7 +26,7 @@ CHROMOSOME = 50_000_000  # its length in bases
 
 
 class Scanned(NamedTuple):
-    """What a scan kept: numbers of genes and variants, and their t statistics; and its seconds, if another process took them."""
+    """What a scan kept: numbers of genes and variants, and their t statistics; and its seconds, if they were taken by themselves."""
 
     gene: Array
     variant: Array
@@ -200,7 +200,7 @@ def rounds(tasks: Mapping[str, Callable[[], Scanned]], repeats: int) -> dict[str
             wall, cpu = time.perf_counter(), time.process_time()
             kept = task()
             here = time.perf_counter() - wall, time.process_time() - cpu
-            taken = here if np.isnan(kept.wall) else (kept.wall, kept.cpu)  # a process of its own has timed itself
+            taken = here if np.isnan(kept.wall) else (kept.wall, kept.cpu)
             for into, seconds in zip((found[name][0].wall, found[name][0].cpu), taken, strict=True):
                 into.append(seconds)
     return found
