@@ -30,12 +30,16 @@ def _blocks(page: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the pages name: one atlas, its two sites, as cells and collapsed, and a kernel."""
+    """A folder with the files that the pages name: one atlas, its two sites, as cells and collapsed, genotypes, and a kernel."""
     path = tmp_path_factory.mktemp("cohorts")
     cells = dw.datasets.simulate_cohort(n_donors=12, n_cells=1_200, n_genes=40, seed=2)
     cells.obs = cells.obs.rename(columns={"condition": "disease"})
     by = ["donor_id", "sample_id", "cell_type", "disease", "site"]
     cells.obs["site"] = np.where(cells.obs["donor_id"].cat.codes < 6, "Paris", "Boston")
+    genes, genotypes = dw.datasets.simulate_eqtls(n_donors=12, n_cells=None, n_genes=40, n_variants=400, seed=2)
+    cells.var = cells.var.join(genes.var[["chrom", "start", "end", "strand"]].set_axis(cells.var_names))
+    genotypes.obs_names = cells.obs["donor_id"].cat.categories
+    genotypes.write_h5ad(path / "genotypes.h5ad")
     cells.write_h5ad(path / "atlas.h5ad")
     for site in ("Paris", "Boston"):
         own = cells[cells.obs["site"] == site].copy()
@@ -89,6 +93,7 @@ def test_commands_run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     commands = [line for line in lines if line.startswith("donorwise ")]
     assert commands
     for command in commands:
+        command = command.replace("study.pgen", "genotypes.h5ad")
         result = CliRunner().invoke(main, shlex.split(command)[1:])
         assert result.exit_code == 0, f"{command}\n{result.output}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ MODES = ("cis", "trans", "gwas")
 TESTS = ("wald", "lrt")
 REFITS = ("screen", "all", "none")
 GENE_TESTS = ("acat", "permutations", "bonferroni")
+_LONGEST = 1e12  # base pairs of a window
 _USUAL_TEST = {"cis": "acat", "gwas": "acat", "trans": "bonferroni"}
 
 
@@ -113,8 +115,9 @@ def scan(
     variants
         Of genotypes that are an array or a DataFrame: a row for each variant with ``chrom, pos, a0, a1``.
     interaction
-        Term of the formula (a number, or two levels) that variants interact with; the test is that of the interaction. What
-        differs between cells of a donor needs its slope among the random terms, ``(0 + x | donor_id)``.
+        Term of the formula (a number, or labels of two levels) that variants interact with; the test is that of the interaction.
+        What differs between cells of a donor needs a random term that lets donors respond differently: of a number its slope,
+        ``(0 + x | donor_id)``, of labels ``(1 | donor_id:x)``.
     test
         ``"wald"``, or ``"lrt"``: likelihood ratio of the models with and without the variant by maximum likelihood, which needs
         ``refit="all"``; `statistic` is its signed root, normal, and `beta` and `se` are by maximum likelihood, too. Of few donors its
@@ -132,8 +135,8 @@ def scan(
     n_permutations
         How many, for ``gene_test="permutations"``.
     loco
-        Leave the chromosome of the variant out of the kernel: what ``dw.pp.relatedness(genotypes, loco=True)`` gives takes the
-        place of a kernel that is not in `kernels`, or stands there.
+        Leave the chromosome of the variant out of the kernel. A kernel that the formula names and `kernels` lacks is made of
+        `genotypes`; else give it by chromosome, as ``dw.pp.relatedness(genotypes, loco=True)`` does.
     maf
         Least frequency of the rarer allele among the donors of a group.
     missing
@@ -150,7 +153,8 @@ def scan(
     max_memory
         GB for the statistics of groups that share a pass over the cells.
     resume, overwrite
-        Go on with what is in `out`, or replace it.
+        Go on with a stopped scan of the same data and options in `out` (a finished one is taken as it is), or replace what a scan
+        left there. Without either it is in the way.
     {progress}
     {copy}
 
@@ -241,28 +245,34 @@ def scan_options(
         _check_likelihood_ratio(refit, interaction)
     gene_test = _USUAL_TEST[mode] if gene_test is None else gene_test
     check_option("gene_test", gene_test, GENE_TESTS)
-    for name, value, low, high in (
-        ("screen", screen, 0, 1),
-        ("maf", maf, 0, 0.5),
-        ("missing", missing, 0, 1),
-        ("p_max", p_max, 0, 1),
-    ):
-        if value is not None and not low <= value <= high:
-            raise DonorwiseError(f"{name}={value!r} must lie between {low} and {high}.")
-    if not (np.isfinite(window) and window > 0):
-        raise DonorwiseError(
-            f"window={window!r} must be a number of base pairs; all variants are tested by mode='trans' and 'gwas'."
-        )
-    if not n_permutations >= 1:
-        raise DonorwiseError(f"n_permutations={n_permutations!r} must be a number of permutations, such as 1000.")
+    for name, value, high in (("screen", screen, 1), ("maf", maf, 0.5), ("missing", missing, 1), ("p_max", p_max, 1)):
+        if value is not None or name != "p_max":
+            _check_number(name, value, 0, high, f"must be a number between 0 and {high}")
+    _check_number(
+        "window",
+        window,
+        1,
+        _LONGEST,
+        "must be a number of base pairs; all variants are tested by mode='trans' and 'gwas'",
+    )
+    _check_number(
+        "n_permutations", n_permutations, 1, np.inf, "must be a number of permutations, such as 1000", whole=True
+    )
+    _check_number("seed", seed, 0, np.inf, "must be a whole number from 0 on", whole=True)
     tests = TestOptions(
         test=test, refit=refit, screen=screen, p_max=p_max, by_cauchy=gene_test == "acat",
-        n_permutations=n_permutations if gene_test == "permutations" else 0, seed=seed,
+        n_permutations=int(n_permutations) if gene_test == "permutations" else 0, seed=int(seed),
     )  # fmt: skip
     return ScanOptions(
         mode=mode, window=int(window), interaction=interaction, tests=tests, gene_test=gene_test, loco=loco, maf=maf,
         missing=missing,
     )  # fmt: skip
+
+
+def _check_number(name: str, value: Any, low: float, high: float, text: str, *, whole: bool = False) -> None:
+    """Raise unless an option is a number from `low` to `high`."""
+    if not (isinstance(value, Integral if whole else Real) and low <= float(value) <= high):
+        raise DonorwiseError(f"{name}={value!r} {text}.")
 
 
 def with_loco(
