@@ -16,7 +16,7 @@ feature by feature; where levels are coupled Z'WZ = I, and W = I - C⁻¹ with C
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
@@ -27,7 +27,6 @@ from scipy import linalg, sparse
 from donorwise._core.models.lmm.law import block_matrix, some_points
 
 if TYPE_CHECKING:
-    from donorwise._core.models.lmm.crossproducts import Responses
     from donorwise._core.models.lmm.donor_columns import Axis, DonorColumns
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.spectral import Spectrum
@@ -61,14 +60,11 @@ class Variances(Protocol):
 
     tile: ClassVar[tuple[int, int]]
 
-    def sums(self, axis: Axis) -> FloatArray:
-        """Maps (D, G) with x @ sums = x'Py of columns made of donors' numbers."""
-
-    def turned(self, zty: FloatArray) -> FloatArray:
-        """Cross-products (n, q) in block order, in the coordinates that :meth:`products` takes."""
+    def sums(self, axis: Axis, turned: FloatArray) -> FloatArray:
+        """Maps (D, G) with x @ sums = x'Py of columns made of donors' numbers, whose cross-products are `turned` (D, q)."""
 
     def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
-        """x'Pz of pairs of columns (V, q) with x'Mz (V,), at the variances of features."""
+        """x'Pz of pairs of columns with cross-products (V, q) and x'Mz (V,), at the variances of features."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +73,9 @@ class NoVariances:
 
     tile: ClassVar[tuple[int, int]] = _IN_CACHE
 
-    def sums(self, axis: Axis) -> FloatArray:
+    def sums(self, axis: Axis, turned: FloatArray) -> FloatArray:
         """See :class:`Variances`."""
         return axis.y
-
-    def turned(self, zty: FloatArray) -> FloatArray:
-        """See :class:`Variances`."""
-        return zty
 
     def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
         """See :class:`Variances`."""
@@ -92,7 +84,10 @@ class NoVariances:
 
 @dataclass(frozen=True)
 class OneRatio:
-    """One ratio `gamma` (G,) for each feature, in an eigenbasis; `u_y` (G, q) are the features in it."""
+    """One ratio `gamma` (G,) for each feature, in an eigenbasis; `u_y` (G, q) are the features in it.
+
+    Cross-products are those in the eigenbasis as well.
+    """
 
     tile: ClassVar[tuple[int, int]] = _IN_CACHE
 
@@ -109,30 +104,23 @@ class OneRatio:
     """
 
     @classmethod
-    def of(cls, spectrum: Spectrum, gamma: FloatArray, response: Responses, columns: DonorColumns) -> OneRatio:
-        """Of fitted features."""
-        basis = spectrum.vectors / np.sqrt(spectrum.s)
-        typical = ((columns.axes[0].zty @ basis) ** 2).mean(axis=0)
-        spanned = tuple(spans(basis, axis, columns.lengths[a, a]) for a, axis in enumerate(columns.axes))
-        return cls(spectrum, gamma, response.zty @ basis, typical, spanned)
-
-    @property
-    def basis(self) -> FloatArray:
-        """What takes cross-products in block order to the eigenbasis, (q, q)."""
-        return self.spectrum.vectors / np.sqrt(self.spectrum.s)
+    def of(
+        cls, spectrum: Spectrum, gamma: FloatArray, u_y: FloatArray, columns: DonorColumns, turned: Sequence[FloatArray]
+    ) -> OneRatio:
+        """Of fitted features, and of donors' columns in the eigenbasis, (D, q) each."""
+        own = [
+            spans(t, axis, columns.lengths[a, a]) for a, (t, axis) in enumerate(zip(turned, columns.axes, strict=True))
+        ]
+        return cls(spectrum, gamma, u_y, (turned[0] ** 2).mean(axis=0), tuple(own))
 
     def shrunk(self, gamma: FloatArray) -> FloatArray:
         """h (q, n) at ratios (n,)."""
         return np.asarray(1 / (1 + np.outer(self.spectrum.s, gamma)))
 
-    def sums(self, axis: Axis) -> FloatArray:
+    def sums(self, axis: Axis, turned: FloatArray) -> FloatArray:
         """See :class:`Variances`."""
-        turned, h = self.turned(axis.zty), self.shrunk(self.gamma)
+        h = self.shrunk(self.gamma)
         return turned @ (self.u_y.T * h) if all(self.spanned) else axis.y - turned @ (self.u_y.T * (1 - h))
-
-    def turned(self, zty: FloatArray) -> FloatArray:
-        """See :class:`Variances`."""
-        return zty @ self.basis
 
     @cached_property
     def _points(self) -> tuple[FloatArray, FloatArray]:
@@ -166,9 +154,9 @@ class OneRatio:
         return lambda variants, features: at_points[variants] @ weights[as_slice(features)].T
 
 
-def spans(basis: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
-    """Whether a basis explains the columns of an axis, whose squared lengths are (D,)."""
-    left = lengths - (axis.ols**2).sum(axis=1) - ((axis.zty @ basis) ** 2).sum(axis=1)
+def spans(turned: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
+    """Whether the columns of an axis, whose squared lengths are (D,), have no more than coordinates `turned` (D, m)."""
+    left = lengths - (axis.ols**2).sum(axis=1) - (turned**2).sum(axis=1)
     return bool((left <= _SPANNED * lengths).all())
 
 
@@ -206,17 +194,13 @@ class FeatureByFeature:
     zty: FloatArray
     delta: FloatArray
 
-    def sums(self, axis: Axis) -> FloatArray:
+    def sums(self, axis: Axis, turned: FloatArray) -> FloatArray:
         """See :class:`Variances`."""
         A = self.equations.blocks.A
         modes = np.empty_like(self.zty)
         for g in range(len(self.gamma)):
             modes[g] = self._at(g).shrunk((self.zty[g] - A @ self.delta[g])[None])[0]
         return axis.y - axis.zty @ modes.T
-
-    def turned(self, zty: FloatArray) -> FloatArray:
-        """See :class:`Variances`."""
-        return zty
 
     def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
         """See :class:`Variances`."""

@@ -136,9 +136,9 @@ class NullModels:
     def _between_nodes(self) -> bool:
         """Whether the optima of pairs lie between nodes of two variances, which say everything of one column."""
         nodes, axis = self.equations.nodes, self.columns.axes[0]
-        return (
-            nodes is not None and self.n_columns == 1 and spans(nodes.edges[0].turn, axis, self.columns.lengths[0, 0])
-        )
+        if nodes is None or self.n_columns > 1:
+            return False
+        return spans(axis.zty @ nodes.edges[0].turn, axis, self.columns.lengths[0, 0])
 
     def block(self, x: FloatArray) -> VariantBlock:
         """Variants (V, D), ready to be tested."""
@@ -343,16 +343,23 @@ def null_models(
     equations, estimates = model.equations, model.estimates
     response, gamma = estimates.responses, estimates.gamma
     own = donor_columns(equations, collapsed, response, codes, n_donors, columns)
-    variances: Variances
-    if gamma.shape[1] == 0:
-        variances = NoVariances()
-    elif equations.spectrum is not None:
-        variances = OneRatio.of(equations.spectrum, gamma[:, 0], response, own)
-    else:
-        delta = model.coefficients - response.ols
-        variances = FeatureByFeature(equations, gamma, response.zty, delta)
-    sums = tuple(np.asfortranarray(variances.sums(axis)) for axis in own.axes)  # some features' are side by side
-    turned = tuple(variances.turned(axis.zty) for axis in own.axes)
+    turned, variances = _weighed(model, own)
+    sums = [variances.sums(axis, t) for axis, t in zip(own.axes, turned, strict=True)]
     R = estimates.sigma2 * equations.nu(reml=estimates.reml)
     df = float(equations.nu(reml=True) - len(columns)) if df is None else df
-    return NullModels(equations, response, gamma, R, own, variances, sums, turned, df, together)
+    by_feature = tuple(map(np.asfortranarray, sums))  # what are some features' is side by side
+    return NullModels(equations, response, gamma, R, own, variances, by_feature, turned, df, together)
+
+
+def _weighed(model: LMM, columns: DonorColumns) -> tuple[tuple[FloatArray, ...], Variances]:
+    """The variances of features, and the cross-products (D, q) of donors' columns in the coordinates that these take."""
+    equations, response, gamma = model.equations, model.estimates.responses, model.estimates.gamma
+    turned = tuple(axis.zty for axis in columns.axes)
+    if gamma.shape[1] == 0:
+        return turned, NoVariances()
+    spectrum = equations.spectrum
+    if spectrum is None:
+        return turned, FeatureByFeature(equations, gamma, response.zty, model.coefficients - response.ols)
+    basis = spectrum.vectors / np.sqrt(spectrum.s)
+    turned = tuple(t @ basis for t in turned)
+    return turned, OneRatio.of(spectrum, gamma[:, 0], response.zty @ basis, columns, turned)
