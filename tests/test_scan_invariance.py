@@ -260,7 +260,7 @@ def test_stopped_and_gone_on_with(where: str, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(Stopped):
         scanned(cells, source, out=stopped)
     assert not (stopped / "_lead.parquet").exists()
-    with pytest.raises(DataError, match=r"resume=True goes on"):
+    with pytest.raises(DataError, match=r"resume=True \(--resume\) goes on"):
         scanned(cells, source, out=stopped)
     again: list[tuple[int, int]] = []
     monkeypatch.setattr(

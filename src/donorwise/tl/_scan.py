@@ -122,14 +122,14 @@ def scan(
         p-values are too small.
     refit
         Which pairs get variances of their own, with the variant in the model: those with a p-value below `screen`, ``"all"``, or
-        ``"none"``. Others have the variances of the model without variants. Variances that are estimated again are those of other
-        programs (GEMMA); of less than about 200 donors who are related their small p-values are too small, up to threefold, which
-        those of ``"none"`` are not.
+        ``"none"``. Others have the variances of the model without variants. Tests with variances of their own are those of GEMMA; of
+        less than about 200 donors who are related their small p-values are too small, up to fourfold, those of ``"none"`` are not.
     screen
         See `refit`.
     gene_test
         How the variants of a gene are combined: ``"acat"`` (Liu et al. 2019), beta-approximated ``"permutations"`` (Ongen et al.
-        2016; of models with one variance at most beside the residual's), or ``"bonferroni"``. None: the first, and the last for trans.
+        2016; of models with one variance at most beside the residual's), both of tests at the variances of the model without
+        variants, whatever `refit`; or ``"bonferroni"`` of the smallest p-value. None: the first, and the last for trans.
     n_permutations
         How many, for ``gene_test="permutations"``.
     loco

@@ -6,6 +6,7 @@ import numpy as np
 
 from donorwise._core.inference.genomic_control import LAST, WIDTH
 from donorwise._core.models.lmm.algebra import entry, inner
+from donorwise._core.models.lmm.variant_kernels import ROUNDING
 
 BINS_PER_UNIT = round(1 / WIDTH)
 N_BINS = round(LAST * BINS_PER_UNIT) + 1
@@ -14,43 +15,83 @@ _ALIKE = 1e-9  # of a statistic, relative: rounding between variants with the sa
 
 
 @inner
-def _add(size, v, g, order, best, largest, tested, counts):
-    """Count a |t|, and take it where it is the largest of its column, or the first in `order` of those that are alike."""
-    tested[g] += 1
-    counts[int(min(size * BINS_PER_UNIT, N_BINS - 1.0))] += 1  # as a number: it may be too large for a whole one
-    alike = best[g] >= 0 and order[v] < order[best[g]] and size >= largest[g] * (1.0 - _ALIKE)
-    if best[g] < 0 or alike or size > largest[g] * (1.0 + _ALIKE):
-        best[g], largest[g] = v, max(size, largest[g])
+def _is_lead(t, largest, at, best, order):
+    """Whether a |t| is larger than the largest before, or is alike and its variant the first in `order`."""
+    if best < 0 or t > largest * (1.0 + _ALIKE):
+        return True
+    return t >= largest * (1.0 - _ALIKE) and order[at] < order[best]
+
+
+@inner
+def _bin(t):
+    return int(min(t * BINS_PER_UNIT, N_BINS - 1.0))  # as a number: it may be too large for a whole one
 
 
 @entry
-def sift(statistic, order, low, high, least, best, largest, tested, counts, rows, columns):
-    """Statistics (V, G): those from `least` on by position, and what the others say of each column.
+def sift_scores(
+    n, s, R, between, per_df, per_row, aliased, order, low, high, least, best, tested, counts, rows, columns
+):
+    """Scores (V, G), see `Scores`: positions of those whose |t| is `least` or more, and what the others say of each column.
 
-    `order` (V,) is that of the variants in the genotypes. Those outside the rows low..high-1 of their column become NaN. Where `least` is zero all others are listed, NaN as well.
-    Returns how many of `rows` and `columns` are filled.
+    Looked at are rows low..high-1 of each column. Where `least` is zero all of these are listed, also without a number. Of
+    others the row of the largest |t| goes into `best`, and all into the histogram `counts`; of rows that are alike it is the
+    first in `order` (V,). Returns how many are listed.
     """
+    V, G = n.shape
+    found, t, bins, largest = 0, np.empty(G), np.empty(G, np.int32), np.zeros(G)
+    for v in range(V):
+        if aliased[v] and least > 0.0:
+            continue
+        for g in range(G):
+            square = n[v, g] * n[v, g]
+            whole = R[g] * s[v, g]
+            of_rows = max(whole - square, ROUNDING * whole) * s[v, g] * per_row[v]
+            t[g] = np.sqrt(square / max(between[g] * s[v, g] - per_df[g] * square, of_rows))
+            bins[g] = np.int32(min(t[g] * BINS_PER_UNIT, N_BINS - 1.0))
+        for g in range(G):
+            if not low[g] <= v < high[g]:
+                continue
+            if t[g] < least:
+                tested[g] += 1
+                counts[bins[g]] += 1
+                if t[g] >= largest[g] * (1.0 - _ALIKE) and _is_lead(t[g], largest[g], v, best[g], order):
+                    best[g], largest[g] = v, max(t[g], largest[g])
+            elif t[g] >= least or least == 0.0:
+                rows[found], columns[found] = v, g
+                found += 1
+    return found
+
+
+@entry
+def sift(statistic, order, low, high, least, best, tested, counts, rows, columns):
+    """The same of t statistics (V, G), NaN where there is no number."""
     V, G = statistic.shape
-    n = 0
+    found, largest = 0, np.zeros(G)
     for v in range(V):
         for g in range(G):
             if not low[g] <= v < high[g]:
-                statistic[v, g] = np.nan
                 continue
-            size = abs(statistic[v, g])
-            if size >= least or least == 0.0:
-                rows[n], columns[n] = v, g
-                n += 1
-            elif size >= 0.0:
-                _add(size, v, g, order, best, largest, tested, counts)
-    return n
+            t = abs(statistic[v, g])
+            if t < least:
+                tested[g] += 1
+                counts[_bin(t)] += 1
+                if _is_lead(t, largest[g], v, best[g], order):
+                    best[g], largest[g] = v, max(t, largest[g])
+            elif t >= least or least == 0.0:
+                rows[found], columns[found] = v, g
+                found += 1
+    return found
 
 
 @entry
-def add_listed(statistic, order, rows, columns, best, largest, tested, counts):
-    """Add statistics (V, G) at some positions to what :func:`sift` says of others."""
-    for i in range(rows.size):
-        v, g = rows[i], columns[i]
-        size = abs(statistic[v, g])
-        if size >= 0.0:
-            _add(size, v, g, order, best, largest, tested, counts)
+def count_pairs(statistic, order, columns, best, tested, counts):
+    """Add pairs (n,) of a column to its number and the histogram; which pair has its largest |t| goes into `best` (G,)."""
+    largest = np.zeros(best.size)
+    for i in range(statistic.size):
+        g, t = columns[i], abs(statistic[i])
+        if not t >= 0.0:
+            continue
+        tested[g] += 1
+        counts[_bin(t)] += 1
+        if _is_lead(t, largest[g], i, best[g], order):
+            best[g], largest[g] = i, max(t, largest[g])

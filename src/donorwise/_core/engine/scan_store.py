@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import numpy as np
 
-from donorwise._core.engine.scan import DataError
 from donorwise._core.engine.scan_folder import COUNTS, LEAD, MANIFEST, PARAMS, check_pyarrow, group_folder
 from donorwise._core.engine.scan_summary import Summary
 from donorwise._core.engine.scan_tables import pairs_table

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from donorwise._core.engine.scan_kernels import add_listed, sift
+from donorwise._core.engine.scan_kernels import count_pairs, sift, sift_scores
 from donorwise._core.engine.scan_resampled import resample
 from donorwise._core.engine.scan_summary import Summary
 from donorwise._core.engine.scan_windows import Block, Ranges
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from donorwise._core.engine.scan_models import NullFit, TaskModels
-    from donorwise._core.models.lmm.variants import Tests, VariantBlock
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._core.models.lmm.variants import Scores, Tests, VariantBlock
+    from donorwise._typing import BoolArray, FloatArray, IntArray
 
 OK, ALIASED, UNREFITTED = 0, 1, 2
 STATUS = ("ok", "not_estimable", "not_converged")
@@ -113,18 +113,18 @@ def scan_block(models: TaskModels, block: Block, ranges: Ranges | None, options:
 
 
 class _Limits(NamedTuple):
-    """|t| from which on variances are estimated again, and from which on pairs are kept."""
+    """|t| from which on variances are estimated again, pairs are kept, and pairs are looked at one by one."""
 
     refit: float
     keep: float
+    listed: float
 
     @classmethod
     def of(cls, options: TestOptions, df: float) -> _Limits:
         of_refit = {"none": np.inf, "all": 0.0}.get(options.refit)
-        return cls(
-            float(t_of_p(options.screen, df)) if of_refit is None else of_refit,
-            0.0 if options.p_max is None else float(t_of_p(options.p_max, df)),
-        )
+        refit = float(t_of_p(options.screen, df)) if of_refit is None else of_refit
+        keep = 0.0 if options.p_max is None else float(t_of_p(options.p_max, df))
+        return cls(refit, keep, 0.0 if options.by_cauchy else min(refit, keep))
 
 
 class _Span(NamedTuple):
@@ -135,14 +135,23 @@ class _Span(NamedTuple):
     asked: Ranges
 
 
-class _Sifted(NamedTuple):
-    """Pairs (n,) of a tile that are listed; of the others of each feature the largest |t|, where (-1 for none), and how many."""
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """Pairs (n,) of a tile that are looked at one by one, and their tests; `main` as in `Pairs`."""
 
     v: IntArray
     g: IntArray
-    best: IntArray
-    largest: FloatArray
-    tested: IntArray
+    estimate: FloatArray
+    statistic: FloatArray
+    se: FloatArray
+    status: IntArray
+    main: FloatArray
+    main_statistic: FloatArray
+
+    def take(self, which: BoolArray | IntArray) -> _Listed:
+        """Some of them."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _Listed(**{name: values[which] if values.size else values for name, values in own.items()})
 
 
 def _every(fit: NullFit, n_variants: int) -> Ranges:
@@ -175,98 +184,93 @@ class _Tile:
     options: TestOptions
     limits: _Limits
 
-    @property
-    def _order(self) -> IntArray:
-        return self.block.at[self.span.variants]
-
     def test(self, summary: Summary) -> Pairs:
         """Test the pairs, add them to the summary, and give those that are kept."""
-        tests = self.fit.models.score(self.prepared, self.span.features, self.span.variants)
-        sifted = self._sift(tests, summary)
-        tests, failed = self._refit(tests, sifted)
-        self._summarise(tests, sifted, summary)
-        v, g = sifted.v, sifted.g
-        status = np.where(self.prepared.aliased[v + self.span.variants.start], ALIASED, OK)
-        status[failed] = UNREFITTED
-        if self.options.p_max is not None:
-            kept = np.abs(tests.statistic[v, g]) >= self.limits.keep
-            v, g, status = v[kept], g[kept], status[kept]
-        return self._pairs(tests, v, g, status)
-
-    def _sift(self, tests: Tests, summary: Summary) -> _Sifted:
-        G = self.span.features.size
-        best, largest, tested = np.full(G, -1), np.zeros(G), np.zeros(G, dtype=np.int64)
-        v, g = np.empty((2, tests.statistic.size), dtype=np.int64)
-        n = sift(
-            tests.statistic,
-            self._order,
-            *self.span.asked,
-            min(self.limits),
-            best,
-            largest,
-            tested,
-            summary.counts,
-            v,
-            g,
+        pairs = self._sift(summary)
+        if self.options.by_cauchy:
+            self._combine(pairs, summary)
+        self._refit(pairs)
+        self._summarise(pairs, summary)
+        return self._pairs(
+            pairs if self.options.p_max is None else pairs.take(np.abs(pairs.statistic) >= self.limits.keep)
         )
-        return _Sifted(v[:n], g[:n], best, largest, tested)
 
-    def _refit(self, tests: Tests, sifted: _Sifted) -> tuple[Tests, IntArray]:
-        """Estimate the variances of pairs again, in place; gives which of those that are listed failed, too.
-
-        They keep the test at the variances of the null model, if that is the test that was asked for.
-        """
-        asked = np.flatnonzero(np.abs(tests.statistic[sifted.v, sifted.g]) >= self.limits.refit)
-        if not asked.size:
-            return tests, asked
-        v, g, span = sifted.v[asked], sifted.g[asked], self.span
-        pairs = self.prepared, v + span.variants.start, span.features[g]
-        if self.options.normal:
-            tests = tests._replace(se=np.full(tests.statistic.shape, np.nan))
-            tests.statistic[v, g] = tests.estimate[v, g] = np.nan
-            found, statistic = self.fit.models.likelihood_ratio(*pairs)
+    def _sift(self, summary: Summary) -> _Listed:
+        """Pairs that are looked at one by one; the others are added to the summary."""
+        models, span = self.fit.models, self.span
+        G, V = span.features.size, span.variants.stop - span.variants.start
+        best, tested = np.full(G, -1), np.zeros(G, dtype=np.int64)
+        rows, columns = np.empty((2, V * G), dtype=np.int64)
+        order = self.block.at[span.variants]
+        out = (order, *span.asked, self.limits.listed, best, tested, summary.counts, rows, columns)
+        tests: Scores | Tests
+        if models.n_columns == 1:
+            tests = models.scores(self.prepared, span.features, span.variants)
+            n = sift_scores(*tests, *out)
         else:
-            found = self.fit.models.refitted(*pairs)
+            tests = models.score(self.prepared, span.features, span.variants)
+            n = sift(tests.statistic, *out)
+        summary.n_variants[self.fit.features[span.features]] += tested
+        g = np.flatnonzero(best >= 0)
+        self._lead(summary, self._of(tests, best[g], g))
+        return self._of(tests, rows[:n], columns[:n])
+
+    def _of(self, tests: Scores | Tests, v: IntArray, g: IntArray) -> _Listed:
+        estimate, statistic = tests.at(v, g)
+        status = np.where(self.prepared.aliased[v + self.span.variants.start], ALIASED, OK)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            se = estimate / statistic
+        main = (np.zeros(0), np.zeros(0)) if tests.main is None else (tests.main[0][v, g], tests.main[1][v, g])
+        return _Listed(v, g, estimate, statistic, se, status, *main)
+
+    def _refit(self, pairs: _Listed) -> None:
+        """Estimate the variances of pairs again, in place.
+
+        Those where that fails keep the test at the variances of the null model, if that is the test that was asked for.
+        """
+        asked = np.flatnonzero(np.abs(pairs.statistic) >= self.limits.refit)
+        if not asked.size:
+            return
+        where = self.prepared, pairs.v[asked] + self.span.variants.start, self.span.features[pairs.g[asked]]
+        if self.options.normal:
+            pairs.statistic[asked] = pairs.estimate[asked] = pairs.se[asked] = np.nan
+            found, statistic = self.fit.models.likelihood_ratio(*where)
+        else:
+            found = self.fit.models.refitted(*where)
             found.estimate[found.estimate == 0.0] = TINY
             statistic = found.estimate[:, -1] / found.se[:, -1]
         good = np.isfinite(found.se).all(axis=1) & (found.se > 0).all(axis=1)
-        at, estimate, se = (v[good], g[good]), found.estimate[good], found.se[good]
-        tests.estimate[at], tests.statistic[at] = estimate[:, -1], statistic[good]
-        if tests.se is not None:
-            tests.se[at] = se[:, -1]
-        if tests.main is not None:
-            tests.main[0][at], tests.main[1][at] = estimate[:, 0], estimate[:, 0] / se[:, 0]
-        return tests, asked[~good]
+        at, estimate, se = asked[good], found.estimate[good], found.se[good]
+        pairs.estimate[at], pairs.statistic[at], pairs.se[at] = estimate[:, -1], statistic[good], se[:, -1]
+        if pairs.main.size:
+            pairs.main[at], pairs.main_statistic[at] = estimate[:, 0], estimate[:, 0] / se[:, 0]
+        pairs.status[asked[~good]] = UNREFITTED
 
-    def _summarise(self, tests: Tests, sifted: _Sifted, summary: Summary) -> None:
-        at, block, low = self.fit.features[self.span.features], self.block, self.span.variants.start
-        v, g, best, largest, tested = sifted
-        add_listed(tests.statistic, self._order, v, g, best, largest, tested, summary.counts)
+    def _combine(self, pairs: _Listed, summary: Summary) -> None:
+        """Combine the p-values of each feature; of few donors those of refits are too small."""
+        log_p = log_two_sided(pairs.statistic, self.fit.models.df)
+        summary.cauchy.add(self.fit.features[self.span.features[pairs.g]], log_p)
+
+    def _summarise(self, pairs: _Listed, summary: Summary) -> None:
+        at = self.fit.features[self.span.features]
+        best, tested = np.full(at.size, -1), np.zeros(at.size, dtype=np.int64)
+        order = self.block.at[pairs.v + self.span.variants.start]
+        count_pairs(pairs.statistic, order, pairs.g, best, tested, summary.counts)
         summary.n_variants[at] += tested
-        own = np.flatnonzero(best >= 0)
-        v = best[own]
-        statistic = tests.statistic[v, own]
+        self._lead(summary, pairs.take(best[best >= 0]))
+
+    def _lead(self, summary: Summary, pairs: _Listed) -> None:
+        """Take the tests of a pair for each of some features where they are the largest so far."""
+        block, v = self.block, pairs.v + self.span.variants.start
         summary.take_better(
-            at[own], block.at[low + v], tests.estimate[v, own], statistic, _se(tests, v, own), block.frequency[low + v],
-            block.n[low + v],
+            self.fit.features[self.span.features[pairs.g]], block.at[v], pairs.estimate, pairs.statistic, pairs.se,
+            block.frequency[v], block.n[v],
         )  # fmt: skip
-        if self.options.by_cauchy:
-            summary.cauchy.add(at, np.ascontiguousarray(log_two_sided(tests.statistic, self.fit.df).T))
 
-    def _pairs(self, tests: Tests, v: IntArray, g: IntArray, status: IntArray) -> Pairs:
-        at, block = v + self.span.variants.start, self.block
-        estimate, statistic = tests.estimate[v, g], tests.statistic[v, g]
-        main = (np.zeros(0), np.zeros(0)) if tests.main is None else (tests.main[0][v, g], tests.main[1][v, g])
+    def _pairs(self, pairs: _Listed) -> Pairs:
+        block, v = self.block, pairs.v + self.span.variants.start
         return Pairs(
-            self.fit.features[self.span.features[g]], block.at[at], estimate, statistic, _se(tests, v, g),
-            log_two_sided(statistic, self.fit.df), np.full(v.size, self.fit.df), status, block.frequency[at], block.n[at],
-            *main,
+            self.fit.features[self.span.features[pairs.g]], block.at[v], pairs.estimate, pairs.statistic, pairs.se,
+            log_two_sided(pairs.statistic, self.fit.df),
+            np.full(v.size, self.fit.df), pairs.status, block.frequency[v], block.n[v], pairs.main, pairs.main_statistic,
         )  # fmt: skip
-
-
-def _se(tests: Tests, v: IntArray, g: IntArray) -> FloatArray:
-    """Standard errors of pairs (n,)."""
-    if tests.se is not None:
-        return tests.se[v, g]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return tests.estimate[v, g] / tests.statistic[v, g]

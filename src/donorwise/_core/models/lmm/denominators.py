@@ -4,8 +4,10 @@ Given variances both are bilinear. Of a model with one ratio gamma, in the eigen
 
     x'Py = x'My - sum_i u_xi u_yi (1 - h_i),   h_i = 1 / (1 + gamma s_i),
 
-M the projection of least squares; so x'Px depends on gamma alone, and is interpolated between Chebyshev points of
-log(1 + gamma max s) that all features share: its poles in this are pi away from where it is asked for. Of other models, with G the relative covariances, W = G(I + SG)⁻¹ and t = Z'Mx,
+M the projection of least squares; so x'Px depends on gamma alone, and is interpolated between Chebyshev points that all
+features share, of log((1 + gamma max s) / (1 + gamma min s)), min s = 0 where some of x lies outside of the eigenbasis: its
+poles in this are pi away from where it is asked for, and the range is short for any gamma. Of other models, with G the
+relative covariances, W = G(I + SG)⁻¹ and t = Z'Mx,
 
     x'Py = x'My - t_x'W t_y - (A't_x*)'Phi(A't_y*),   t* = W t,   Phi = (X̃'V⁻¹X̃)⁻¹
 
@@ -26,13 +28,15 @@ from donorwise._core.models.lmm.law import block_matrix, some_points
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.crossproducts import Responses
-    from donorwise._core.models.lmm.donor_columns import Axis
+    from donorwise._core.models.lmm.donor_columns import Axis, DonorColumns
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.spectral import Spectrum
     from donorwise._typing import FloatArray, IntArray
 
 _IN_CACHE, _WHOLE = (256, 1024), (4096, 64)
 _PER_DECADE, _FEWEST = 6, 12  # points between which is interpolated
+_SPANNED = 1e-9  # share of a squared length that is none
+_WITHIN = 0.9  # of the smallest s: the logarithm has a range where all s are the same, too
 
 
 Products = Callable[[slice, "IntArray"], "FloatArray"]
@@ -97,12 +101,20 @@ class OneRatio:
     u_y: FloatArray
     typical: FloatArray
     """Shape (q,). Squared coordinates of a usual column, which takes out most of how x'Px varies with gamma."""
+    spanned: tuple[bool, ...]
+    """Whether the eigenbasis explains every column, once the fixed part is taken out, as that of donors does.
+
+    What is left of variants is rounding then, and would be more than what large ratios leave of those that the fixed part
+    nearly explains.
+    """
 
     @classmethod
-    def of(cls, spectrum: Spectrum, gamma: FloatArray, response: Responses, axis: Axis) -> OneRatio:
+    def of(cls, spectrum: Spectrum, gamma: FloatArray, response: Responses, columns: DonorColumns) -> OneRatio:
         """Of fitted features."""
         basis = spectrum.vectors / np.sqrt(spectrum.s)
-        return cls(spectrum, gamma, response.zty @ basis, ((axis.zty @ basis) ** 2).mean(axis=0))
+        typical = ((columns.axes[0].zty @ basis) ** 2).mean(axis=0)
+        spanned = tuple(_spans(basis, axis, columns.lengths[a, a]) for a, axis in enumerate(columns.axes))
+        return cls(spectrum, gamma, response.zty @ basis, typical, spanned)
 
     @property
     def basis(self) -> FloatArray:
@@ -115,7 +127,8 @@ class OneRatio:
 
     def sums(self, axis: Axis) -> FloatArray:
         """See :class:`Variances`."""
-        return axis.y - self.turned(axis.zty) @ (self.u_y.T * (1 - self.shrunk(self.gamma)))
+        turned, h = self.turned(axis.zty), self.shrunk(self.gamma)
+        return turned @ (self.u_y.T * h) if all(self.spanned) else axis.y - turned @ (self.u_y.T * (1 - h))
 
     def turned(self, zty: FloatArray) -> FloatArray:
         """See :class:`Variances`."""
@@ -125,13 +138,24 @@ class OneRatio:
     def _points(self) -> tuple[FloatArray, FloatArray]:
         """Ratios (L,) whose x'Px is worked out, and the weights (G, L) of theirs in that of each feature."""
         points, at = np.unique(self.gamma, return_inverse=True)
-        largest = self.spectrum.s.max()
-        z = _chebyshev(float(np.log1p(points[-1] * largest)))
+        z = _chebyshev(float(self._stretched(points[-1:])[0]))
         if points.size <= z.size:
             return points, np.eye(points.size)[at]
-        chosen = np.expm1(z) / largest
+        low, high = self._ends
+        chosen = np.expm1(z) / (high - low * np.exp(z))
         at_points, own = (self.typical @ self.shrunk(g) for g in (chosen, self.gamma))
-        return chosen, _barycentric(z, np.log1p(self.gamma * largest)) * own[:, None] / at_points
+        return chosen, _barycentric(z, self._stretched(self.gamma)) * own[:, None] / at_points
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """The `low` and `high` of :meth:`_stretched`."""
+        s = self.spectrum.s
+        return _WITHIN * float(s.min()) if all(self.spanned) else 0.0, float(s.max())
+
+    def _stretched(self, gamma: FloatArray) -> FloatArray:
+        """log(1 + gamma high) - log(1 + gamma low): what is interpolated in."""
+        low, high = self._ends
+        return np.log1p(gamma * high) - np.log1p(gamma * low)
 
     def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
         """See :class:`Variances`."""
@@ -142,8 +166,14 @@ class OneRatio:
         return lambda variants, features: at_points[variants] @ weights[as_slice(features)].T
 
 
+def _spans(basis: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
+    """Whether a basis explains the columns of an axis, whose squared lengths are (D,)."""
+    left = lengths - (axis.ols**2).sum(axis=1) - ((axis.zty @ basis) ** 2).sum(axis=1)
+    return bool((left <= _SPANNED * lengths).all())
+
+
 def _chebyshev(highest: float) -> FloatArray:
-    """Chebyshev points (L,) between 0 and the `highest` log(1 + gamma s)."""
+    """Chebyshev points (L,) between 0 and the `highest` logarithm."""
     n = _FEWEST + int(np.ceil(_PER_DECADE * highest / np.log(10)))
     return np.asarray(highest * (1 + np.cos(np.pi * np.arange(n) / (n - 1))) / 2)
 

@@ -1,4 +1,4 @@
-"""Loops over pairs of a variant and a feature: Wald statistics from scores, and one ratio estimated again."""
+"""Loops over pairs of a variant and a feature whose one ratio is estimated again."""
 
 from __future__ import annotations
 
@@ -16,26 +16,6 @@ _ZERO = 1e-10  # ratio, relative to what levels say on average, below which it i
 _FIRST = 0.1  # ratio, relative to that, from which the search starts where the null model's is zero
 _FAR = 1e8  # ratio, relative to that, at which there is no residual variance
 _LONG = 5.0  # longest step in log gamma
-
-
-@entry
-def wald_one(n, s, R, rss, aliased, nu, df):
-    """Scores n and their variances s (V, G), in place: estimates and t statistics; NaN where a variant is aliased."""
-    V, G = n.shape
-    of_rows = (df + 1.0) / (nu + 1.0)
-    for v in range(V):
-        if aliased[v]:
-            n[v], s[v] = np.nan, np.nan
-            continue
-        for g in range(G):
-            if n[v, g] == 0.0:
-                n[v, g] = TINY
-            estimate = n[v, g] / s[v, g]
-            explained = estimate * n[v, g]
-            square = (R[g] * of_rows[g] - explained) / (df[g] * s[v, g])
-            least = max(R[g] - explained, ROUNDING * R[g]) / (nu * rss[v])
-            s[v, g] = estimate / np.sqrt(max(square, least))
-            n[v, g] = estimate
 
 
 @inner

@@ -31,7 +31,7 @@ from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariance
 from donorwise._core.models.lmm.donor_columns import donor_columns
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import fit_responses, newton_from
-from donorwise._core.models.lmm.variant_kernels import ROUNDING, one_ratio_pairs, wald_one
+from donorwise._core.models.lmm.variant_kernels import ROUNDING, TINY, one_ratio_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,17 +47,48 @@ if TYPE_CHECKING:
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
 
 
+class Scores(NamedTuple):
+    """What tests of V variants in G features with a column each are made of.
+
+    With n and s (V, G) the square of a standard error is max(between s - per_df n², (R s - n²) s per_row) / s², in which
+    `between` (G,) is R (df + 1) / (nu + 1) / df, `per_df` (G,) 1 / df and `per_row` (V,) 1 / (nu x'Mx); `aliased` is (V,).
+    """
+
+    n: FloatArray
+    s: FloatArray
+    R: FloatArray
+    between: FloatArray
+    per_df: FloatArray
+    per_row: FloatArray
+    aliased: BoolArray
+
+    @property
+    def main(self) -> None:
+        """There is no second column."""
+
+    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Estimates and t statistics at some positions, or of rows and columns; NaN where the model explains the variant."""
+        n, s = np.where(self.n[v, g] == 0.0, TINY, self.n[v, g]), self.s[v, g]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            least = np.maximum(self.R[g] * s - n**2, ROUNDING * self.R[g] * s) * s * self.per_row[v]
+            statistic = n / np.sqrt(np.maximum(self.between[g] * s - self.per_df[g] * n**2, least))
+            lost = np.where(self.aliased[v], np.nan, 0.0)
+            return n / s + lost, statistic + lost
+
+
 class Tests(NamedTuple):
     """V variants in G features, (V, G): estimate and t statistic of a variant, NaN where the model explains it.
 
     With an interaction both are its own, and `main` those of the variant itself (where what it interacts with is zero).
-    `se` is its standard error where that is not estimate / statistic.
     """
 
     estimate: FloatArray
     statistic: FloatArray
     main: tuple[FloatArray, FloatArray] | None = None
-    se: FloatArray | None = None
+
+    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Estimates and t statistics at some positions."""
+        return self.estimate[v, g], self.statistic[v, g]
 
 
 class Refits(NamedTuple):
@@ -146,21 +177,10 @@ class NullModels:
         """Rows less fixed effects, those of the variant among them."""
         return self.equations.nu(reml=True) - self.n_columns
 
-    @cached_property
+    @property
     def spanned(self) -> tuple[bool, ...]:
-        """Whether the random columns of one ratio explain every column, once the fixed part is taken out, as those of donors do.
-
-        What is left of variants is rounding then, and would be more than what large ratios leave of those that the fixed part
-        nearly explains.
-        """
-        if not isinstance(self.variances, OneRatio):
-            return (False,) * self.n_columns
-        lengths = [self.columns.lengths[a, a] for a in range(self.n_columns)]
-        left = [
-            own - (axis.ols**2).sum(axis=1) - (turned**2).sum(axis=1)
-            for own, axis, turned in zip(lengths, self.columns.axes, self.turned, strict=True)
-        ]
-        return tuple(bool((a <= _ALIASED * b).all()) for a, b in zip(left, lengths, strict=True))
+        """Whether the random columns explain every column, once the fixed part is taken out, as those of donors do."""
+        return self.variances.spanned if isinstance(self.variances, OneRatio) else (False,) * self.n_columns
 
     def block(self, x: FloatArray) -> VariantBlock:
         """Variants (V, D), ready to be tested."""
@@ -203,16 +223,33 @@ class NullModels:
 
     def score(self, block: VariantBlock, features: IntArray, variants: slice = slice(None)) -> Tests:
         """Tests of some variants of a block for some features, at the variances of the null models."""
+        if self.n_columns == 1:
+            own = self.scores(block, features, variants)
+            return Tests(*own.at(*np.ogrid[: own.n.shape[0], : own.n.shape[1]]))
+        n, s = self._scored(block, features, variants)
+        rss = {at: left[variants] for at, left in block.rss.items()}
+        df, zero = self._df(features), self.at_zero[features]
+        return _wald_two(n, s, rss, self.R[features], block.aliased[variants], self.nu, df, zero | self.together)
+
+    def scores(self, block: VariantBlock, features: IntArray, variants: slice = slice(None)) -> Scores:
+        """What :meth:`score` is worked out from where a variant makes one column."""
+        (n,), s = self._scored(block, features, variants)
+        R, df = self.R[features], self._df(features)
+        with np.errstate(divide="ignore"):
+            per_row = 1 / (self.nu * block.rss[0, 0][variants])
+        return Scores(n, s[0, 0], R, R * ((df + 1) / (self.nu + 1) / df), 1 / df, per_row, block.aliased[variants])
+
+    def _df(self, features: IntArray) -> FloatArray:
+        """Degrees of freedom of the variance between the replicates of a test of each feature."""
+        return np.where(self.at_zero[features], float(self.nu), self.df)
+
+    def _scored(
+        self, block: VariantBlock, features: IntArray, variants: slice
+    ) -> tuple[list[FloatArray], dict[tuple[int, int], FloatArray]]:
+        """n of each column and s of each two."""
         own = as_slice(features)
         n = [block.x[variants] @ sums.T[own].T for sums in self.sums]
-        s = {pair: products(variants, features) for pair, products in block.products.items()}
-        aliased, R, zero = block.aliased[variants], self.R[own], self.at_zero[own]
-        rss, df = {at: left[variants] for at, left in block.rss.items()}, np.where(zero, float(self.nu), self.df)
-        if self.n_columns == 1:
-            estimate, statistic = n[0], s[0, 0]
-            wald_one(estimate, statistic, R, rss[0, 0], aliased, float(self.nu), df)
-            return Tests(estimate, statistic)
-        return _wald_two(n, s, rss, R, aliased, self.nu, df, zero | self.together)
+        return n, {pair: products(variants, features) for pair, products in block.products.items()}
 
     def refitted(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool = True) -> Refits:
         """Pairs (n,) of a variant of a block and a feature with variances of their own; those of a variant side by side."""
@@ -372,7 +409,7 @@ def null_models(
     if gamma.shape[1] == 0:
         variances = NoVariances()
     elif equations.spectrum is not None:
-        variances = OneRatio.of(equations.spectrum, gamma[:, 0], response, own.axes[0])
+        variances = OneRatio.of(equations.spectrum, gamma[:, 0], response, own)
     else:
         delta = model.coefficients - response.ols
         variances = FeatureByFeature(equations, gamma, response.zty, delta)
