@@ -93,7 +93,7 @@ def told_unplaced(positions: Genes, names: Sequence[str]) -> list[str]:
     if not at.size:
         return []
     return [
-        f"{at.size:,} of {len(positions.tss):,} genes {'has' if at.size == 1 else 'have'} no position, and are tested with no "
+        f"{at.size:,} of {len(positions.tss):,} genes {'has no position, and is' if at.size == 1 else 'have no position, and are'} tested with no "
         f"variant: {listing([names[i] for i in at[:6]], 5)}."
     ]
 

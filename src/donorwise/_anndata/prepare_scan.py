@@ -72,8 +72,7 @@ def prepare_scan(
         See :func:`donorwise.tl.scan`.
     """
     roles = find_roles(adata)
-    declared = donor or (roles["donor"].column if "donor" in roles else "")
-    columns = donor_columns(parse(formula), declared)
+    columns = donor_columns(parse(formula), donor, roles["donor"].column if "donor" in roles else "")
     match = matched(genotypes, donor_names(as_frame(adata.obs), columns))
     check_options(options, genotypes)
     if not match.rows_used.all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ MODES = ("cis", "trans", "gwas")
 TESTS = ("wald", "lrt")
 REFITS = ("screen", "all", "none")
 GENE_TESTS = ("acat", "permutations", "bonferroni")
+_LONGEST = 1e12  # base pairs of a window
 _USUAL_TEST = {"cis": "acat", "gwas": "acat", "trans": "bonferroni"}
 
 
@@ -122,14 +124,14 @@ def scan(
         p-values are too small.
     refit
         Which pairs get variances of their own, with the variant in the model: those with a p-value below `screen`, ``"all"``, or
-        ``"none"``. Others have the variances of the model without variants. Variances that are estimated again are those of other
-        programs (GEMMA); of less than about 200 donors who are related their small p-values are too small, up to threefold, which
-        those of ``"none"`` are not.
+        ``"none"``. Others have the variances of the model without variants. Tests with variances of their own are those of GEMMA; of
+        less than about 200 donors who are related their small p-values are too small, up to fourfold, those of ``"none"`` are not.
     screen
         See `refit`.
     gene_test
         How the variants of a gene are combined: ``"acat"`` (Liu et al. 2019), beta-approximated ``"permutations"`` (Ongen et al.
-        2016; of models with one variance at most beside the residual's), or ``"bonferroni"``. None: the first, and the last for trans.
+        2016; of models with one variance at most beside the residual's), both of tests at the variances of the model without
+        variants, whatever `refit`; or ``"bonferroni"`` of the smallest p-value. None: the first, and the last for trans.
     n_permutations
         How many, for ``gene_test="permutations"``.
     loco
@@ -243,28 +245,34 @@ def scan_options(
         _check_likelihood_ratio(refit, interaction)
     gene_test = _USUAL_TEST[mode] if gene_test is None else gene_test
     check_option("gene_test", gene_test, GENE_TESTS)
-    for name, value, low, high in (
-        ("screen", screen, 0, 1),
-        ("maf", maf, 0, 0.5),
-        ("missing", missing, 0, 1),
-        ("p_max", p_max, 0, 1),
-    ):
-        if value is not None and not low <= value <= high:
-            raise DonorwiseError(f"{name}={value!r} must lie between {low} and {high}.")
-    if not (np.isfinite(window) and window > 0):
-        raise DonorwiseError(
-            f"window={window!r} must be a number of base pairs; all variants are tested by mode='trans' and 'gwas'."
-        )
-    if not n_permutations >= 1:
-        raise DonorwiseError(f"n_permutations={n_permutations!r} must be a number of permutations, such as 1000.")
+    for name, value, high in (("screen", screen, 1), ("maf", maf, 0.5), ("missing", missing, 1), ("p_max", p_max, 1)):
+        if value is not None or name != "p_max":
+            _check_number(name, value, 0, high, f"must be a number between 0 and {high}")
+    _check_number(
+        "window",
+        window,
+        1,
+        _LONGEST,
+        "must be a number of base pairs; all variants are tested by mode='trans' and 'gwas'",
+    )
+    _check_number(
+        "n_permutations", n_permutations, 1, np.inf, "must be a number of permutations, such as 1000", whole=True
+    )
+    _check_number("seed", seed, 0, np.inf, "must be a whole number from 0 on", whole=True)
     tests = TestOptions(
         test=test, refit=refit, screen=screen, p_max=p_max, by_cauchy=gene_test == "acat",
-        n_permutations=n_permutations if gene_test == "permutations" else 0, seed=seed,
+        n_permutations=int(n_permutations) if gene_test == "permutations" else 0, seed=int(seed),
     )  # fmt: skip
     return ScanOptions(
         mode=mode, window=int(window), interaction=interaction, tests=tests, gene_test=gene_test, loco=loco, maf=maf,
         missing=missing,
     )  # fmt: skip
+
+
+def _check_number(name: str, value: Any, low: float, high: float, text: str, *, whole: bool = False) -> None:
+    """Raise unless an option is a number from `low` to `high`."""
+    if not (isinstance(value, Integral if whole else Real) and low <= float(value) <= high):
+        raise DonorwiseError(f"{name}={value!r} {text}.")
 
 
 def with_loco(

@@ -106,7 +106,7 @@ def scan_variants(
         mode=mode or ("gwas" if genes is None else "cis"), window=window, interaction=interaction, test=test, refit=refit,
         screen=screen, gene_test=gene_test, n_permutations=n_permutations, loco=loco, maf=maf, missing=missing, p_max=p_max, seed=seed,
     )  # fmt: skip
-    plain = obs.set_axis([str(i) for i in range(len(obs))], axis=0)
+    plain = obs.set_axis(pd.Index([str(i) for i in range(len(obs))], name=obs.index.name), axis=0)
     check_out(out, resume=resume, overwrite=overwrite)
     source = open_genotypes(genotypes, variants=variants)
     kernels = with_loco(formula, kernels, source, progress=progress) if loco else kernels

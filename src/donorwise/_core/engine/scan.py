@@ -15,7 +15,7 @@ from donorwise._core.engine.scan_summary import Summary
 from donorwise._core.engine.scan_tiles import Pairs, TestOptions, scan_block
 from donorwise._core.engine.scan_windows import Block, Ranges
 from donorwise._core.jobs import Progress, in_threads
-from donorwise._core.kinship.usable import usable_variants
+from donorwise._core.kinship.usable import REASONS, usable_variants
 from donorwise._core.models.lmm.recent import REMEMBERING
 from donorwise.errors import DataError, DonorwiseError
 
@@ -235,6 +235,12 @@ class _Task:
                     self.store.save(self.number, number, pairs, found)
                 summary.add(found)
                 self.update(blocks[number][1] - blocks[number][0])
+        if summary.left_out.sum() and not summary.variants[0]:
+            why = [f"{n:,} {REASONS[key]}" for key, n in zip(REASONS, summary.left_out, strict=True) if n]
+            logger.warning(
+                "%s: no variant can be tested: %s (see maf= and missing=).",
+                self.scan.analysis.tasks[self.number].name, "; ".join(why),
+            )  # fmt: skip
         return TaskResult(status, n_donors, df, summary)
 
     def _by_models(self, blocks: list[tuple[int, int]]) -> Iterator[tuple[str, list[int]]]:

@@ -24,7 +24,49 @@ def _is_lead(t, largest, at, best, order):
 
 @inner
 def _bin(t):
-    return int(min(t * BINS_PER_UNIT, N_BINS - 1.0))  # as a number: it may be too large for a whole one
+    return np.int32(min(t * BINS_PER_UNIT, N_BINS - 1.0))  # as a number: it may be too large for a whole one
+
+
+@inner
+def _set_aside(v, t, bins, low, high, least, rows, columns, found, tested):
+    """List those of a row whose |t| is large, and take them and those that are not asked for out of what is counted."""
+    for g in range(t.size):
+        inside = low[g] <= v < high[g]
+        if inside and t[g] < least:
+            continue
+        if inside and (t[g] >= least or least == 0.0):
+            rows[found], columns[found] = v, g
+            found += 1
+        t[g], bins[g] = -1.0, N_BINS
+        tested[g] -= 1
+    return found
+
+
+@inner
+def _sift_row(v, t, bins, order, low, high, least, best, largest, tested, histogram, rows, columns, found):
+    """Sift |t| (G,) of a row and their bins, in loops of a kind that processors do several turns of at once."""
+    aside, alike = 0, 0
+    for g in range(t.size):
+        tested[g] += 1
+        aside += not ((t[g] < least) & (low[g] <= v) & (v < high[g]))
+    if aside > 0:
+        found = _set_aside(v, t, bins, low, high, least, rows, columns, found, tested)
+    if aside == t.size:
+        return found
+    for g in range(t.size):
+        histogram[bins[g]] += 1
+    for g in range(t.size):
+        alike += (t[g] >= largest[g] * (1.0 - _ALIKE)) & (t[g] <= largest[g] * (1.0 + _ALIKE))
+    if alike > 0:
+        for g in range(t.size):
+            if t[g] >= 0.0 and _is_lead(t[g], largest[g], v, best[g], order):
+                best[g], largest[g] = v, max(t[g], largest[g])
+        return found
+    for g in range(t.size):
+        better = t[g] > largest[g]
+        best[g] = v if better else best[g]
+        largest[g] = t[g] if better else largest[g]
+    return found
 
 
 @entry
@@ -38,7 +80,8 @@ def sift_scores(
     first in `order` (V,). Returns how many are listed.
     """
     V, G = n.shape
-    found, t, bins, largest = 0, np.empty(G), np.empty(G, np.int32), np.zeros(G)
+    found, t, bins = 0, np.empty(G), np.empty(G, np.int32)
+    largest, histogram = np.full(G, -0.5), np.zeros(N_BINS + 1, np.int64)
     for v in range(V):
         if aliased[v] and least > 0.0:
             continue
@@ -47,18 +90,9 @@ def sift_scores(
             whole = R[g] * s[v, g]
             of_rows = max(whole - square, ROUNDING * whole) * s[v, g] * per_row[v]
             t[g] = np.sqrt(square / max(between[g] * s[v, g] - per_df[g] * square, of_rows))
-            bins[g] = np.int32(min(t[g] * BINS_PER_UNIT, N_BINS - 1.0))
-        for g in range(G):
-            if not low[g] <= v < high[g]:
-                continue
-            if t[g] < least:
-                tested[g] += 1
-                counts[bins[g]] += 1
-                if t[g] >= largest[g] * (1.0 - _ALIKE) and _is_lead(t[g], largest[g], v, best[g], order):
-                    best[g], largest[g] = v, max(t[g], largest[g])
-            elif t[g] >= least or least == 0.0:
-                rows[found], columns[found] = v, g
-                found += 1
+            bins[g] = _bin(t[g])
+        found = _sift_row(v, t, bins, order, low, high, least, best, largest, tested, histogram, rows, columns, found)
+    counts += histogram[:N_BINS]
     return found
 
 
@@ -66,20 +100,14 @@ def sift_scores(
 def sift(statistic, order, low, high, least, best, tested, counts, rows, columns):
     """The same of t statistics (V, G), NaN where there is no number."""
     V, G = statistic.shape
-    found, largest = 0, np.zeros(G)
+    found, t, bins = 0, np.empty(G), np.empty(G, np.int32)
+    largest, histogram = np.full(G, -0.5), np.zeros(N_BINS + 1, np.int64)
     for v in range(V):
         for g in range(G):
-            if not low[g] <= v < high[g]:
-                continue
-            t = abs(statistic[v, g])
-            if t < least:
-                tested[g] += 1
-                counts[_bin(t)] += 1
-                if _is_lead(t, largest[g], v, best[g], order):
-                    best[g], largest[g] = v, max(t, largest[g])
-            elif t >= least or least == 0.0:
-                rows[found], columns[found] = v, g
-                found += 1
+            t[g] = abs(statistic[v, g])
+            bins[g] = _bin(t[g])
+        found = _sift_row(v, t, bins, order, low, high, least, best, largest, tested, histogram, rows, columns, found)
+    counts += histogram[:N_BINS]
     return found
 
 

@@ -15,7 +15,7 @@ from donorwise._core.engine.scan import run_scan
 from donorwise._core.engine.scan_folder import COUNTS, LEAD, read_params, read_table
 from donorwise._core.engine.scan_kernels import BINS_PER_UNIT
 from donorwise._core.engine.scan_store import Folder, Memory
-from donorwise._core.engine.scan_tables import counts_table, pairs_table, results_table, usual
+from donorwise._core.engine.scan_tables import counts_table, pairs_table, results_table, stacked, usual
 from donorwise._core.inference.genomic_control import genomic_lambda
 from donorwise._core.kinship.usable import REASONS
 from donorwise.errors import DataError
@@ -101,7 +101,7 @@ def _tests(scan: Scan, store: Memory) -> pd.DataFrame:
         own = pairs_table(scan, store.of(number))
         own.insert(1, "group", pd.Categorical.from_codes(np.full(len(own), number), categories=list(groups)))
         tables.append(own)
-    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+    return stacked(tables)
 
 
 def _params(scan: Scan, results: Sequence[TaskResult], counts: pd.DataFrame, failed: dict[str, str]) -> dict[str, Any]:

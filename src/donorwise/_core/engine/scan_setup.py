@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.replicates import replicate
+from donorwise._core.design.replicates import looks_like_replicate, replicate
 from donorwise._core.design.terms import check_column
 from donorwise._core.engine.scan import Scan
 from donorwise._core.engine.scan_models import by_donor, interacting, lacks_kernel_slopes, lacks_slopes
 from donorwise._core.engine.scan_resampled import check_resampled
+from donorwise._core.wording import suggestion
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
@@ -32,15 +33,22 @@ _INFLATED = 1.05  # variance, relative to what it should be
 _LEAST = 3  # donors that a test needs at the very least
 
 
-def donor_columns(parsed: ParsedFormula, donor: str) -> tuple[str, ...]:
-    """Columns of the donors that variants belong to: as declared, or the grouping factor that looks like them.
+def donor_columns(parsed: ParsedFormula, donor: str | None, declared: str) -> tuple[str, ...]:
+    """Columns of the donors that variants belong to.
+
+    They are `donor`, alone or the last part of a grouping factor; else the grouping factor that is the declared one or looks like
+    donors; else the declared one, whatever random terms there are (of batches, with one row for each donor).
 
     Raises
     ------
     DesignError
-        Neither tells.
+        Nothing tells.
     """
-    columns = replicate([bar.group for bar in parsed.bars], donor) or ((donor,) if donor else ())
+    groups = sorted((bar.group for bar in parsed.bars), key=len)
+    named = [g for g in groups if g[-1] == (donor or declared)]
+    looking = [] if donor else [g for g in groups if looks_like_replicate(g)]
+    own = [(name,) for name in (donor, declared) if name]
+    columns = next(iter([*named, *looking, *own]), ()) or replicate(groups)
     if not columns:
         raise DesignError(
             f"Which column has the donors that the genotypes are of? {parsed.source!r} has no grouping factor: give donor=."
@@ -51,7 +59,10 @@ def donor_columns(parsed: ParsedFormula, donor: str) -> tuple[str, ...]:
 def donor_names(obs: pd.DataFrame, columns: Sequence[str]) -> StrArray:
     """Names of the donors of all rows, (N,); empty where they are missing."""
     if missing := [column for column in columns if column not in obs.columns]:
-        raise DesignError(f"obs has no column {missing[0]!r} with the donors that the genotypes are of.")
+        hint = suggestion(missing[0], map(str, obs.columns), "it has")
+        if obs.index.name == missing[0]:
+            hint = f"make a column of its index, obs[{missing[0]!r}] = obs.index."
+        raise DesignError(f"obs has no column {missing[0]!r} with the donors that the genotypes are of; {hint}")
     own = obs[list(columns)]
     names = own[columns[0]].astype(object).map(str)
     for column in columns[1:]:

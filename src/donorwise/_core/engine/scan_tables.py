@@ -55,7 +55,21 @@ def _sites(genotypes: Genotypes, variants: IntArray) -> dict[str, Any]:
 
 def results_table(scan: Scan, results: Sequence[TaskResult]) -> pd.DataFrame:
     """A row for each feature and group: the variant with the smallest p-value, and the p-value of all of them together."""
-    return pd.concat([_leads(scan, number, own) for number, own in enumerate(results)], ignore_index=True)
+    return stacked([_leads(scan, number, own) for number, own in enumerate(results)])
+
+
+def stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables with the same columns one under the other; texts have the categories of all of them."""
+    if len(tables) == 1:
+        return tables[0]
+    known = {}
+    for name, column in tables[0].items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            own = [table[name].cat.categories for table in tables]
+            same = all(names.equals(own[0]) for names in own)
+            known[name] = list(own[0]) if same else sorted(set().union(*own))
+    texts = [{name: table[name].cat.set_categories(names) for name, names in known.items()} for table in tables]
+    return pd.concat([table.assign(**own) for table, own in zip(tables, texts, strict=True)], ignore_index=True)
 
 
 def _leads(scan: Scan, number: int, own: TaskResult) -> pd.DataFrame:
@@ -122,7 +136,7 @@ def counts_table(scan: Scan, results: Sequence[TaskResult]) -> pd.DataFrame:
             "group": categorical(np.full(filled.size, number), groups), "statistic": edges,
             "p_value": two_sided(edges, usual(own.df)), "count": own.summary.counts[filled],
         }))  # fmt: skip
-    return pd.concat(tables, ignore_index=True)
+    return stacked(tables)
 
 
 def usual(df: FloatArray) -> float:

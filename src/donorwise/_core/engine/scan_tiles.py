@@ -187,9 +187,12 @@ class _Tile:
     def test(self, summary: Summary) -> Pairs:
         """Test the pairs, add them to the summary, and give those that are kept."""
         pairs = self._sift(summary)
-        self._refit(pairs)
-        log_p = log_two_sided(pairs.statistic, self.fit.df)
-        self._summarise(pairs, log_p, summary)
+        log_p = log_two_sided(pairs.statistic, self.fit.models.df)
+        if self.options.by_cauchy:  # before variances are estimated again, whose p-values are too small in few donors
+            summary.cauchy.add(self.fit.features[self.span.features[pairs.g]], log_p)
+        again = self._refit(pairs)
+        log_p[again] = log_two_sided(pairs.statistic[again], self.fit.df)
+        self._summarise(pairs, summary)
         if self.options.p_max is None:
             return self._pairs(pairs, log_p)
         kept = np.abs(pairs.statistic) >= self.limits.keep
@@ -223,14 +226,14 @@ class _Tile:
         main = (np.zeros(0), np.zeros(0)) if tests.main is None else (tests.main[0][v, g], tests.main[1][v, g])
         return _Listed(v, g, estimate, statistic, se, status, *main)
 
-    def _refit(self, pairs: _Listed) -> None:
-        """Estimate the variances of pairs again, in place.
+    def _refit(self, pairs: _Listed) -> IntArray:
+        """Estimate the variances of pairs again, in place; gives which.
 
         Those where that fails keep the test at the variances of the null model, if that is the test that was asked for.
         """
         asked = np.flatnonzero(np.abs(pairs.statistic) >= self.limits.refit)
         if not asked.size:
-            return
+            return asked
         where = self.prepared, pairs.v[asked] + self.span.variants.start, self.span.features[pairs.g[asked]]
         if self.options.normal:
             pairs.statistic[asked] = pairs.estimate[asked] = pairs.se[asked] = np.nan
@@ -245,16 +248,15 @@ class _Tile:
         if pairs.main.size:
             pairs.main[at], pairs.main_statistic[at] = estimate[:, 0], estimate[:, 0] / se[:, 0]
         pairs.status[asked[~good]] = UNREFITTED
+        return asked
 
-    def _summarise(self, pairs: _Listed, log_p: FloatArray, summary: Summary) -> None:
+    def _summarise(self, pairs: _Listed, summary: Summary) -> None:
         at = self.fit.features[self.span.features]
         best, tested = np.full(at.size, -1), np.zeros(at.size, dtype=np.int64)
         order = self.block.at[pairs.v + self.span.variants.start]
         count_pairs(pairs.statistic, order, pairs.g, best, tested, summary.counts)
         summary.n_variants[at] += tested
         self._lead(summary, pairs.take(best[best >= 0]))
-        if self.options.by_cauchy:
-            summary.cauchy.add(at[pairs.g], log_p)
 
     def _lead(self, summary: Summary, pairs: _Listed) -> None:
         """Take the tests of a pair for each of some features where they are the largest so far."""

@@ -28,6 +28,7 @@ _PARTS: dict[str, Callable[[str], str]] = {
     "before its first `-`": lambda name: name.partition("-")[0],
     "behind its last `-`": lambda name: name.rpartition("-")[2],
     "before its first `.`": lambda name: name.partition(".")[0],
+    "behind its last `:`": lambda name: name.rpartition(":")[2],
 }
 """What may be the name of a donor in a longer one, such as FID_IID, or one with the number of a sample."""
 
@@ -104,12 +105,14 @@ def told_unmatched(found: Matched) -> list[str]:
 def _too_few(found: Matched, genotypes: Genotypes, names: Sequence[str]) -> str:
     return (
         f"{found.n or 'None'} of the {len(names):,} donors of the data ({listing(names, 3)}) {'have' if found.n > 1 else 'has'} "
-        f"genotypes, which are of {listing(genotypes.donors, 3)}; a scan needs {_FEWEST} or more."
+        f"genotypes, which are of {listing(genotypes.donors, 3) or 'nobody'}; a scan needs {_FEWEST} or more."
     )
 
 
 def _advice(found: Matched, genotypes: Genotypes) -> str:
     donors = genotypes.donors
+    if not donors:
+        return "There are no donors at all: rows are donors."
     if are_variants(donors):
         return "These are names of variants: rows are donors, so give its transpose."
     if donors == tuple(map(str, range(len(donors)))):

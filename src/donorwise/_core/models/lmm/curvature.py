@@ -121,7 +121,18 @@ def _inside(nodes: Nodes, estimates: Estimates, nu: float) -> tuple[FloatArray, 
     x = np.log(units[:, 1] / units[:, 0])
     y, s, floor = at_nodes(nodes, estimates.responses.zty, estimates.responses.rss)
     hessian = np.empty((lam.size, 3))
-    curvature_features(y**2, s, floor, estimates.responses.rss, nu, nodes.coefficients, WIDEST, np.log(lam), x, hessian)
+    curvature_features(
+        (y**2)[:, :, None],
+        s,
+        floor[:, None],
+        estimates.responses.rss,
+        nu,
+        nodes.coefficients,
+        WIDEST,
+        np.log(lam),
+        x,
+        hessian,
+    )
     a, b, c = 0.5 * hessian.T
     det = a * c - b * b
     known = (np.abs(x) < WIDEST) & (a > 0) & (det > _DEFINITE * a * np.abs(c))

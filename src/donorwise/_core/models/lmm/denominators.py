@@ -113,7 +113,7 @@ class OneRatio:
         """Of fitted features."""
         basis = spectrum.vectors / np.sqrt(spectrum.s)
         typical = ((columns.axes[0].zty @ basis) ** 2).mean(axis=0)
-        spanned = tuple(_spans(basis, axis, columns.lengths[a, a]) for a, axis in enumerate(columns.axes))
+        spanned = tuple(spans(basis, axis, columns.lengths[a, a]) for a, axis in enumerate(columns.axes))
         return cls(spectrum, gamma, response.zty @ basis, typical, spanned)
 
     @property
@@ -166,7 +166,7 @@ class OneRatio:
         return lambda variants, features: at_points[variants] @ weights[as_slice(features)].T
 
 
-def _spans(basis: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
+def spans(basis: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
     """Whether a basis explains the columns of an axis, whose squared lengths are (D,)."""
     left = lengths - (axis.ols**2).sum(axis=1) - ((axis.zty @ basis) ** 2).sum(axis=1)
     return bool((left <= _SPANNED * lengths).all())

@@ -140,7 +140,8 @@ def _fit_some(nodes: Nodes, zty: FloatArray, rss: FloatArray, nu: float, out: Op
     start, first = _starts(y, s, floor, rss, nu)
     mu, x, best = np.empty(rss.size), np.empty(rss.size), np.empty(rss.size)
     newton_features(
-        y**2, s, floor, rss, nu, nodes.coefficients, WIDEST, start, nodes.x[first], mu, x, best, out.iterations, out.found
+        (y**2)[:, :, None], s, floor[:, None], rss, nu, nodes.coefficients, WIDEST, start, nodes.x[first], mu, x, best,
+        out.iterations, out.found,
     )  # fmt: skip
     best[~out.found] = np.inf
     _inside(nodes, y, s, floor, rss, nu, mu, x, np.flatnonzero(out.found), out)

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariances, OneRatio, as_slice
+from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariances, OneRatio, as_slice, spans
 from donorwise._core.models.lmm.donor_columns import donor_columns
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import fit_responses, newton_from
+from donorwise._core.models.lmm.ratio_pairs import Pairs, fit_pairs
 from donorwise._core.models.lmm.variant_kernels import ROUNDING, TINY, one_ratio_pairs
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.donor_columns import DonorColumns
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.model import LMM
+    from donorwise._core.models.lmm.ratios import Nodes
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
@@ -182,6 +184,14 @@ class NullModels:
         """Whether the random columns explain every column, once the fixed part is taken out, as those of donors do."""
         return self.variances.spanned if isinstance(self.variances, OneRatio) else (False,) * self.n_columns
 
+    @cached_property
+    def _between_nodes(self) -> bool:
+        """Whether the optima of pairs lie between nodes of two variances, which say everything of one column."""
+        nodes, axis = self.equations.nodes, self.columns.axes[0]
+        return (
+            nodes is not None and self.n_columns == 1 and spans(nodes.edges[0].turn, axis, self.columns.lengths[0, 0])
+        )
+
     def block(self, x: FloatArray) -> VariantBlock:
         """Variants (V, D), ready to be tested."""
         axes, lengths = self.columns.axes, self.columns.lengths
@@ -257,6 +267,12 @@ class NullModels:
             return self._least_squares(block, variants, features)
         if isinstance(self.variances, OneRatio) and self.n_columns == 1 and self.spanned[0] and reml:
             return self._one_ratio(block, self.variances, variants, features)
+        if self.equations.nodes is not None and self._between_nodes and reml:
+            return self._two_ratios(block, self.equations.nodes, variants, features)
+        return self._any_ratios(block, variants, features, reml=reml)
+
+    def _any_ratios(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool) -> Refits:
+        """Pairs by Newton's method over all variances, a variant at a time."""
         used, start = np.unique(variants, return_index=True)
         found = [
             self._refit(block, int(v), at, reml=reml) for v, at in zip(used, np.split(features, start[1:]), strict=True)
@@ -300,6 +316,18 @@ class NullModels:
             own.spectrum.s, block.turned[0], own.u_y, floor, variants, features, own.gamma, float(self.nu), out
         )
         return Refits(out[:, :1], out[:, 1:2], out[:, 2:], np.full(len(out), np.nan))
+
+    def _two_ratios(self, block: VariantBlock, nodes: Nodes, variants: IntArray, features: IntArray) -> Refits:
+        """Pairs between the nodes of two variances; the few whose optimum these do not surround by Newton's method."""
+        pairs = Pairs(block.turned[0], self.response.zty, self.response.rss, self.gamma, variants, features)
+        own = fit_pairs(nodes, pairs, self.nu)
+        out = Refits(own.estimate[:, None], own.se[:, None], own.gamma, np.full(variants.size, np.nan))
+        rest = np.flatnonzero(~own.found)
+        if rest.size:
+            again = self._any_ratios(block, variants[rest], features[rest], reml=True)
+            for values, others in zip(out, again, strict=True):
+                values[rest] = others
+        return out
 
     def _refit(self, block: VariantBlock, v: int, at: IntArray, *, reml: bool) -> Refits:
         """One variant, orthonormalised, as further columns of the fixed effects."""
