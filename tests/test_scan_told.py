@@ -154,3 +154,32 @@ def test_a_kernel_that_lacks_donors() -> None:
         scan(people(), genotypes(), "~ age + (1 | gr(donor_id, cov=grm))", kernels={"grm": K.iloc[:35, :35]})
     found = scan(people(), genotypes(), "~ age + (1 | gr(donor_id, cov=grm))", kernels={"grm": K})
     pd.testing.assert_frame_equal(found["tests"], scan(people(), genotypes())["tests"])
+
+
+def test_levels_without_an_intercept() -> None:
+    adata = people()
+    adata.obs["sex"] = np.tile(["f", "m"], D // 2)
+    with pytest.raises(DesignError, match=r"`sex\[f\]`, `sex\[m\]`.*without an intercept .* write it with one"):
+        scan(adata, genotypes(), "~ 0 + sex + age", interaction="sex")
+    with pytest.raises(DesignError, match=r"Keep two of the levels"):
+        scan(adata, genotypes(), "~ batch", interaction="batch")
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_variants_without_a_name_of_their_own(placed: bool) -> None:
+    """Those of a dot are called by their place, as in files; a plot finds those of one name by it."""
+    from donorwise.pl._scan_genotypes import dosages
+
+    X = genotypes()
+    var = pd.DataFrame(
+        {"chrom": np.repeat(["1", "chr2"], V // 2), "pos": np.tile(np.arange(V // 2) * 10, 2), "a0": "A", "a1": "G"}
+    )
+    var.index = ["." if placed else "same"] * V
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # names that repeat
+        G = ad.AnnData(X.to_numpy(), obs=pd.DataFrame(index=DONORS), var=var)
+    tests = scan(people(), G, maf=0)["tests"]
+    own = tests[tests["gene"] == tests["gene"].iloc[0]]
+    places = [f"{c}:{p}:A:G" for c, p in zip(var["chrom"], var["pos"], strict=True)]
+    assert own["variant"].tolist() == (places if placed else ["same"] * V)
+    np.testing.assert_array_equal(dosages(G, own).to_numpy(), X.to_numpy())

@@ -150,7 +150,7 @@ def _labels(table: Any, names: Any, chrom: str | None, text: str) -> VariantLabe
         None if column is None else chromosome_names(column_of(table, column)),
         None if position is None else positions_of(column_of(table, position), f"{text}[{position!r}]"),
         *alleles,
-    )
+    ).all_named()
 
 
 def usual_column(table: Any, names: Sequence[str]) -> str | None:

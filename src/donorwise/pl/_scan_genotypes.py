@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import open_genotypes
+from donorwise._core.kinship.labels import bare
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def dosages(genotypes: Any, tests: pd.DataFrame) -> pd.DataFrame:
     genotypes
         As :func:`donorwise.tl.scan` takes them. Where they count the other allele, it is turned round.
     tests
-        M variants with the columns variant, pos, a0 and a1.
+        M variants with the columns variant, chrom, pos, a0 and a1.
 
     Returns
     -------
@@ -54,14 +55,16 @@ def dosages(genotypes: Any, tests: pd.DataFrame) -> pd.DataFrame:
 def _places(source: Genotypes, tests: pd.DataFrame) -> tuple[IntArray, np.ndarray]:
     """Numbers of the variants among the genotypes, -1 where they are not there, and which count the other allele there.
 
-    Of several with one name (more than two alleles) it is the one with the alleles of the test.
+    Of several with one name (more than two alleles, or no real name) it is the one with the alleles and the place of the test.
     """
     names = np.arange(1, source.n_variants + 1).astype(str) if source.variants is None else source.variants
-    wanted = tests[["variant", "pos", "a0", "a1"]].astype({"variant": str, "a0": str, "a1": str}).reset_index(drop=True)
+    wanted = tests[["variant", "chrom", "pos", "a0", "a1"]].reset_index(drop=True)
+    wanted = wanted.astype({"variant": str, "chrom": str, "a0": str, "a1": str})
     at = np.flatnonzero(np.isin(names.astype(str), wanted["variant"].unique()))
     unknown = np.full(len(at), "", dtype=object)
     alleles = {
-        name: unknown if own is None else own[at].astype(str) for name, own in (("a0", source.a0), ("a1", source.a1))
+        name: unknown if own is None else own[at].astype(str)
+        for name, own in (("a0", source.a0), ("a1", source.a1), ("chrom", source.chromosomes))
     }
     pos = np.full(len(at), -1) if source.positions is None else source.positions[at]
     there = pd.DataFrame({"variant": names[at].astype(str), "pos": pos, **alleles, "place": at})
@@ -69,7 +72,8 @@ def _places(source: Genotypes, tests: pd.DataFrame) -> tuple[IntArray, np.ndarra
     alike = (both["a0"] == both["a0_there"]) & (both["a1"] == both["a1_there"])
     turned = (both["a0"] == both["a1_there"]) & (both["a1"] == both["a0_there"]) & ~alike
     fits = alike | turned | (both["a1_there"] == "") | (both["a1"] == "")
-    both = both.assign(turned=turned, score=2 * alike + (both["pos"] == both["pos_there"]))[fits]
+    here = (both["pos"] == both["pos_there"]).astype(int) + (both["chrom"].map(bare) == both["chrom_there"].map(bare))
+    both = both.assign(turned=turned, score=3 * alike + here)[fits]
     best = both.sort_values("score", ascending=False, kind="stable").drop_duplicates("index").set_index("index")
     rows = best.reindex(wanted.index)
     return rows["place"].fillna(-1).to_numpy(dtype=np.int64), (rows["turned"] == True).to_numpy(dtype=bool)  # noqa: E712

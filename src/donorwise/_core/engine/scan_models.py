@@ -120,9 +120,11 @@ def interacting(design: Design, name: str) -> int:
     own = design.terms[terms[0]]
     if len(terms) > 1 or len(own) > 1:
         columns = listing(design.fixed_names[j] for term in terms for j in design.terms[term])
+        advice = "Keep two of the levels, or make a column of numbers of what is asked."
+        if "Intercept" not in design.fixed_names:
+            advice = "A formula without an intercept gives every level a column: write it with one."
         raise DesignError(
-            f"interaction={name!r} is several columns ({columns}): a scan takes a number, or labels of two levels. Keep two of the "
-            "levels, or make a column of numbers of what is asked."
+            f"interaction={name!r} is several columns ({columns}): a scan takes a number, or labels of two levels. {advice}"
         )
     return own[0]
 
