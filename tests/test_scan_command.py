@@ -266,6 +266,7 @@ def test_dry_run(study: Path, tmp_path: Path) -> None:
     result = scan(study, out, *more, formula=KERNEL, cells="cells.h5ad")
     assert result.exit_code == 0, result.output
     assert "cells of 24 donors" in result.output  # the audit
+    assert "Group 1 of" not in result.stderr  # trials are no groups
     text = result.output[result.output.index("Plan: ") :]
     assert "Plan: 2 of 3 groups x 12 features of X x 240 variants (within 1,000,000 base pairs), in 3 blocks" in text
     assert "Kernels: grm (24 of 24 levels)" in text

@@ -145,3 +145,12 @@ def test_paths_from_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found["params"]["out"] == str(tmp_path / "home" / "scan")
     assert len(dw.get.scan("~/scan", level="variant")) == 3 * V
     assert not list((tmp_path / "here").iterdir())
+
+
+def test_a_kernel_that_lacks_donors() -> None:
+    """Also one that says nothing else than that its donors are different."""
+    K = pd.DataFrame(np.eye(D), DONORS, DONORS)
+    with pytest.raises(DesignError, match=r"The kernel `grm` lacks 5 of the 40 levels in use"):
+        scan(people(), genotypes(), "~ age + (1 | gr(donor_id, cov=grm))", kernels={"grm": K.iloc[:35, :35]})
+    found = scan(people(), genotypes(), "~ age + (1 | gr(donor_id, cov=grm))", kernels={"grm": K})
+    pd.testing.assert_frame_equal(found["tests"], scan(people(), genotypes())["tests"])

@@ -93,7 +93,7 @@ def prepare_scan(
     alone = not collapsed and one_row_each(as_frame(adata.obs), names, groups, names != "")
     w = check_weights(weights, as_frame(adata.obs)) if alone else None
     unequal = w is not None and bool(np.ptp(w) > 0)  # (1 | donor) is told from the residual, whose variances are 1 / w
-    parsed = without_own(parsed, columns) if alone and not unequal else parsed
+    parsed = without_own(parsed, columns, names) if alone and not unequal else parsed
     analysis = assemble_lmm(
         adata, parsed, response, groupby=groups, weights=weights, roles=roles, columns=columns, n_jobs=n_jobs,
         residual=not unequal,

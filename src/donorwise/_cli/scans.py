@@ -54,7 +54,11 @@ _SHARE = click.FloatRange(0, 1)
     "--genotypes", type=options.PATH, required=True, help="Donors x variants: .bed, .pgen, .vcz, .h5ad or .zarr."
 )
 @click.option(
-    "--mode", type=click.Choice(["cis", "trans", "gwas"]), default="cis", show_default=True, help="Which variants."
+    "--mode",
+    type=click.Choice(["cis", "trans", "gwas"]),
+    default="cis",
+    show_default=True,
+    help="Variants near a gene; all of them; the same, for few features.",
 )
 @click.option(
     "--window", type=float, default=1e6, show_default=True, help="Base pairs on either side of a gene, for cis."
@@ -64,7 +68,11 @@ _SHARE = click.FloatRange(0, 1)
 @options.add(options.OF_OBS, options.MASK_VAR)
 @click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
 @options.add(options.KERNELS)
-@click.option("--interaction", metavar="TERM", help="Term of the formula that variants interact with.")
+@click.option(
+    "--interaction",
+    metavar="TERM",
+    help="Term of the formula that variants interact with; if it differs between cells, add (0 + TERM | donor).",
+)
 @click.option(
     "--test",
     type=click.Choice(["wald", "lrt"]),
@@ -83,7 +91,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option(
     "--gene-test",
     type=click.Choice(["acat", "permutations", "bonferroni"]),
-    help="How variants of a gene are combined.",
+    help="How variants of a gene are combined; by default acat, of trans bonferroni.",
 )
 @click.option(
     "--n-permutations",
@@ -93,12 +101,14 @@ _SHARE = click.FloatRange(0, 1)
     help="For --gene-test permutations.",
 )
 @click.option("--loco", is_flag=True, help="Leave the variant's chromosome out of the kernel.")
-@click.option("--maf", type=_SHARE, default=0.01, show_default=True, help="Least frequency of the rarer allele.")
+@click.option(
+    "--maf", type=click.FloatRange(0, 0.5), default=0.01, show_default=True, help="Least frequency of the rarer allele."
+)
 @click.option(
     "--missing", type=_SHARE, default=0.05, show_default=True, help="Largest share of donors without a genotype."
 )
 @click.option("--p-max", type=_SHARE, help="Keep tests with at most this p-value; all are counted.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the permutations.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the permutations.")
 @click.option("--out", type=options.PATH, required=True, help="Folder for the tests (Parquet).")
 @options.add(
     options.BLOCK_SIZE,

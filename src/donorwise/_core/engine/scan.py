@@ -142,8 +142,10 @@ class TaskResult:
     failed: str = ""
 
 
-def run_scan(scan: Scan, store: Store, *, max_memory: float | None = None, progress: bool = False) -> list[TaskResult]:
-    """Test every task; one bad group does not end the run.
+def run_scan(
+    scan: Scan, store: Store, *, max_memory: float | None = None, progress: bool = False, told: bool = True
+) -> list[TaskResult]:
+    """Test every task; one bad group does not end the run. What is finished is logged, unless it is not to be `told`.
 
     Raises
     ------
@@ -164,7 +166,8 @@ def run_scan(scan: Scan, store: Store, *, max_memory: float | None = None, progr
                 own, statistics[at] = statistics[at], None
                 start = time.monotonic()
                 out[number] = _task(scan, number, own, blocks, store, bar.update)
-                _log(scan, number, out[number], time.monotonic() - start)
+                if told:
+                    _log(scan, number, out[number], time.monotonic() - start)
     return [out[number] for number in range(len(analysis.tasks))]
 
 

@@ -17,7 +17,7 @@ from donorwise._core.wording import suggestion
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import pandas as pd
 
@@ -84,16 +84,14 @@ def one_row_each(obs: pd.DataFrame, names: StrArray, groupby: Sequence[str], use
     return not groups.duplicated().any()
 
 
-def own_terms(parsed: ParsedFormula, columns: Sequence[str]) -> list[Bar]:
-    """The terms that give each donor a level of its own, ``(1 | donor)``, also by a kernel that is the identity."""
-    return [
-        bar for bar in parsed.bars if bar.group == tuple(columns) and bar.columns.strip() == "1" and not _related(bar)
+def without_own(parsed: ParsedFormula, columns: Sequence[str], names: StrArray) -> ParsedFormula:
+    """A formula for one row a donor (N,), of which ``(1 | donor)`` is the residual, also by a kernel that is the identity."""
+    known = set(names) - {""}
+    own = [
+        bar
+        for bar in parsed.bars
+        if bar.group == tuple(columns) and bar.columns.strip() == "1" and not _related(bar, known)
     ]
-
-
-def without_own(parsed: ParsedFormula, columns: Sequence[str]) -> ParsedFormula:
-    """A formula for one row a donor, of which ``(1 | donor)`` is the residual."""
-    own = own_terms(parsed, columns)
     return parsed.keep([bar for bar in parsed.bars if bar not in own]) if own else parsed
 
 
@@ -112,10 +110,12 @@ def about_weights(w: FloatArray, parsed: ParsedFormula, columns: Sequence[str]) 
     ]
 
 
-def _related(bar: Bar) -> bool:
-    """Whether a kernel says more of levels than that they are different."""
+def _related(bar: Bar, names: Collection[str]) -> bool:
+    """Whether a kernel says more of these levels than that they are different, or does not know all of them."""
     if bar.kernel is None:
         return bool(bar.cov)
+    if not bar.kernel.has(names):
+        return True
     K = bar.kernel.values
     return bool(np.count_nonzero(K) != len(K) or np.ptp(K.diagonal()) > 0)
 
