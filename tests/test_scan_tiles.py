@@ -10,7 +10,7 @@ import pytest
 
 import donorwise as dw
 from donorwise._core.engine.scan_kernels import BINS_PER_UNIT, N_BINS, count_pairs, sift, sift_scores
-from donorwise._core.models.lmm.variants import Scores
+from donorwise._core.models.lmm.variant_tests import Scores
 
 V, G = 40, 7
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from donorwise._core.engine.scan_models import NullFit, TaskModels
-    from donorwise._core.models.lmm.variants import Scores, Tests, VariantBlock
+    from donorwise._core.models.lmm.variant_tests import Scores, Tests
+    from donorwise._core.models.lmm.variants import VariantBlock
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 OK, ALIASED, UNREFITTED = 0, 1, 2

@@ -19,17 +19,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 from scipy import linalg, sparse
 
 from donorwise._core.models.lmm.law import block_matrix, some_points
+from donorwise._core.models.lmm.ratio_pairs import PairOptima, PairProducts, fit_pairs
+from donorwise._core.models.lmm.variant_kernels import ROUNDING, one_ratio_pairs
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.crossproducts import Responses
     from donorwise._core.models.lmm.donor_columns import Axis, DonorColumns
     from donorwise._core.models.lmm.equations import Equations
+    from donorwise._core.models.lmm.ratios import Nodes
     from donorwise._core.models.lmm.spectral import Spectrum
     from donorwise._typing import FloatArray, IntArray
 
@@ -67,8 +70,11 @@ class Variances(Protocol):
     def turned(self, zty: FloatArray) -> FloatArray:
         """Cross-products (n, q) in block order, in the coordinates that :meth:`products` takes."""
 
-    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
-        """x'Pz of pairs of columns (V, q) with x'Mz (V,), at the variances of features."""
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
+        """x'Pz of pairs of columns (V, q) of two axes with x'Mz (V,), at the variances of features."""
+
+    def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
+        """Pairs of a single column and a feature with variances of their own; None where nothing shared makes them easier."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,13 @@ class NoVariances:
         """See :class:`Variances`."""
         return zty
 
-    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
         """See :class:`Variances`."""
         return lambda variants, features: np.repeat(rss[variants, None], features.size, axis=1)
+
+    def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
+        """See :class:`Variances`."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -109,17 +119,12 @@ class OneRatio:
     """
 
     @classmethod
-    def of(cls, spectrum: Spectrum, gamma: FloatArray, response: Responses, columns: DonorColumns) -> OneRatio:
+    def of(cls, spectrum: Spectrum, gamma: FloatArray, response: Responses, columns: DonorColumns) -> Self:
         """Of fitted features."""
-        basis = spectrum.vectors / np.sqrt(spectrum.s)
+        basis = _eigenbasis(spectrum)
         typical = ((columns.axes[0].zty @ basis) ** 2).mean(axis=0)
-        spanned = tuple(spans(basis, axis, columns.lengths[a, a]) for a, axis in enumerate(columns.axes))
+        spanned = tuple(_spans(basis, axis, columns.lengths[a, a]) for a, axis in enumerate(columns.axes))
         return cls(spectrum, gamma, response.zty @ basis, typical, spanned)
-
-    @property
-    def basis(self) -> FloatArray:
-        """What takes cross-products in block order to the eigenbasis, (q, q)."""
-        return self.spectrum.vectors / np.sqrt(self.spectrum.s)
 
     def shrunk(self, gamma: FloatArray) -> FloatArray:
         """h (q, n) at ratios (n,)."""
@@ -132,7 +137,7 @@ class OneRatio:
 
     def turned(self, zty: FloatArray) -> FloatArray:
         """See :class:`Variances`."""
-        return zty @ self.basis
+        return zty @ _eigenbasis(self.spectrum)
 
     @cached_property
     def _points(self) -> tuple[FloatArray, FloatArray]:
@@ -157,16 +162,36 @@ class OneRatio:
         low, high = self._ends
         return np.log1p(gamma * high) - np.log1p(gamma * low)
 
-    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
         """See :class:`Variances`."""
         points, weights = self._points
         energy = t * u
         at_points = energy @ self.shrunk(points)
-        at_points += (rss - energy.sum(axis=1))[:, None]
+        if not any(self.spanned[axis] for axis in axes):
+            at_points += (rss - energy.sum(axis=1))[:, None]
         return lambda variants, features: at_points[variants] @ weights[as_slice(features)].T
 
+    def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
+        """See :class:`Variances`."""
+        if not self.spanned[0]:
+            return None
+        out = np.empty((pairs.variants.size, 3))
+        floor = pairs.rss_y - (self.u_y**2).sum(axis=1)
+        floor[floor < ROUNDING * pairs.rss_y] = (
+            0.0  # which would say that there is no residual variance at a ratio of its own
+        )
+        one_ratio_pairs(
+            self.spectrum.s, pairs.zty_x, self.u_y, floor, pairs.variants, pairs.features, self.gamma, float(nu), out
+        )
+        return PairOptima(out[:, 0], out[:, 1], out[:, 2:], np.ones(len(out), dtype=np.bool_))
 
-def spans(basis: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
+
+def _eigenbasis(spectrum: Spectrum) -> FloatArray:
+    """What takes cross-products in block order to the eigenbasis, (q, r)."""
+    return np.asarray(spectrum.vectors / np.sqrt(spectrum.s))
+
+
+def _spans(basis: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
     """Whether a basis explains the columns of an axis, whose squared lengths are (D,)."""
     left = lengths - (axis.ols**2).sum(axis=1) - ((axis.zty @ basis) ** 2).sum(axis=1)
     return bool((left <= _SPANNED * lengths).all())
@@ -196,7 +221,8 @@ def _barycentric(z: FloatArray, at: FloatArray) -> FloatArray:
 class FeatureByFeature:
     """Any variances `gamma` (G, K), worked out for one feature after the other.
 
-    `zty` and `delta` (G, q) and (G, p) are the features' cross-products and steps from least squares to their estimates.
+    `zty` and `delta` (G, q) and (G, p) are the features' cross-products and steps from least squares to their estimates;
+    `nodes` of two variances are there where their eigenbases explain a variant, so that its optima lie between them.
     """
 
     tile: ClassVar[tuple[int, int]] = _WHOLE
@@ -205,6 +231,16 @@ class FeatureByFeature:
     gamma: FloatArray
     zty: FloatArray
     delta: FloatArray
+    nodes: Nodes | None
+
+    @classmethod
+    def of(
+        cls, equations: Equations, gamma: FloatArray, zty: FloatArray, delta: FloatArray, columns: DonorColumns
+    ) -> Self:
+        """Of fitted features."""
+        nodes = equations.nodes
+        known = nodes is not None and _spans(nodes.edges[0].turn, columns.axes[0], columns.lengths[0, 0])
+        return cls(equations, gamma, zty, delta, nodes if known else None)
 
     def sums(self, axis: Axis) -> FloatArray:
         """See :class:`Variances`."""
@@ -218,7 +254,7 @@ class FeatureByFeature:
         """See :class:`Variances`."""
         return zty
 
-    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
         """See :class:`Variances`."""
 
         def of(variants: slice, features: IntArray) -> FloatArray:
@@ -232,6 +268,10 @@ class FeatureByFeature:
             return out
 
         return of
+
+    def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
+        """See :class:`Variances`."""
+        return None if self.nodes is None else fit_pairs(self.nodes, pairs, nu)
 
     def _at(self, g: int) -> _Blocked | _Coupled:
         kind = _Coupled if self.equations.blocks.coupled else _Blocked

@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariances, OneRatio, as_slice, spans
+from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariances, OneRatio, as_slice
 from donorwise._core.models.lmm.donor_columns import donor_columns
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import fit_responses, newton_from
-from donorwise._core.models.lmm.ratio_pairs import Pairs, fit_pairs
-from donorwise._core.models.lmm.variant_kernels import ROUNDING, TINY, one_ratio_pairs
+from donorwise._core.models.lmm.ratio_pairs import PairProducts
+from donorwise._core.models.lmm.variant_kernels import ROUNDING
+from donorwise._core.models.lmm.variant_tests import Scores, Tests, wald_two
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,54 +44,9 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.donor_columns import DonorColumns
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.model import LMM
-    from donorwise._core.models.lmm.ratios import Nodes
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
-
-
-class Scores(NamedTuple):
-    """What tests of V variants in G features with a column each are made of.
-
-    With n and s (V, G) the square of a standard error is max(between s - per_df n², (R s - n²) s per_row) / s², in which
-    `between` (G,) is R (df + 1) / (nu + 1) / df, `per_df` (G,) 1 / df and `per_row` (V,) 1 / (nu x'Mx); `aliased` is (V,).
-    """
-
-    n: FloatArray
-    s: FloatArray
-    R: FloatArray
-    between: FloatArray
-    per_df: FloatArray
-    per_row: FloatArray
-    aliased: BoolArray
-
-    @property
-    def main(self) -> None:
-        """There is no second column."""
-
-    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Estimates and t statistics at some positions, or of rows and columns; NaN where the model explains the variant."""
-        n, s = np.where(self.n[v, g] == 0.0, TINY, self.n[v, g]), self.s[v, g]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            least = np.maximum(self.R[g] * s - n**2, ROUNDING * self.R[g] * s) * s * self.per_row[v]
-            statistic = n / np.sqrt(np.maximum(self.between[g] * s - self.per_df[g] * n**2, least))
-            lost = np.where(self.aliased[v], np.nan, 0.0)
-            return n / s + lost, statistic + lost
-
-
-class Tests(NamedTuple):
-    """V variants in G features, (V, G): estimate and t statistic of a variant, NaN where the model explains it.
-
-    With an interaction both are its own, and `main` those of the variant itself (where what it interacts with is zero).
-    """
-
-    estimate: FloatArray
-    statistic: FloatArray
-    main: tuple[FloatArray, FloatArray] | None = None
-
-    def at(self, v: IntArray, g: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Estimates and t statistics at some positions."""
-        return self.estimate[v, g], self.statistic[v, g]
 
 
 class Refits(NamedTuple):
@@ -179,19 +135,6 @@ class NullModels:
         """Rows less fixed effects, those of the variant among them."""
         return self.equations.nu(reml=True) - self.n_columns
 
-    @property
-    def spanned(self) -> tuple[bool, ...]:
-        """Whether the random columns explain every column, once the fixed part is taken out, as those of donors do."""
-        return self.variances.spanned if isinstance(self.variances, OneRatio) else (False,) * self.n_columns
-
-    @cached_property
-    def _between_nodes(self) -> bool:
-        """Whether the optima of pairs lie between nodes of two variances, which say everything of one column."""
-        nodes, axis = self.equations.nodes, self.columns.axes[0]
-        return (
-            nodes is not None and self.n_columns == 1 and spans(nodes.edges[0].turn, axis, self.columns.lengths[0, 0])
-        )
-
     def block(self, x: FloatArray) -> VariantBlock:
         """Variants (V, D), ready to be tested."""
         axes, lengths = self.columns.axes, self.columns.lengths
@@ -205,12 +148,7 @@ class NullModels:
         left = _left(rss, self.n_columns)
         whole = squares @ lengths[-1, -1]
         aliased = ~(left > _ALIASED * whole) | ~(rss[0, 0] > _ALIASED * (squares @ lengths[0, 0]))
-        products = {
-            (a, b): self.variances.products(
-                turned[a], turned[b], (turned[a] * turned[b]).sum(axis=1) if self.spanned[a] or self.spanned[b] else own
-            )
-            for (a, b), own in rss.items()
-        }
+        products = {(a, b): self.variances.products(turned[a], turned[b], own, (a, b)) for (a, b), own in rss.items()}
         return VariantBlock(x, turned, rss, aliased, products)
 
     def whitened(
@@ -239,7 +177,7 @@ class NullModels:
         n, s = self._scored(block, features, variants)
         rss = {at: left[variants] for at, left in block.rss.items()}
         df, zero = self._df(features), self.at_zero[features]
-        return _wald_two(n, s, rss, self.R[features], block.aliased[variants], self.nu, df, zero | self.together)
+        return wald_two(n, s, rss, self.R[features], block.aliased[variants], self.nu, df, zero | self.together)
 
     def scores(self, block: VariantBlock, features: IntArray, variants: slice = slice(None)) -> Scores:
         """What :meth:`score` is worked out from where a variant makes one column."""
@@ -263,15 +201,24 @@ class NullModels:
 
     def refitted(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool = True) -> Refits:
         """Pairs (n,) of a variant of a block and a feature with variances of their own; those of a variant side by side."""
-        if isinstance(self.variances, NoVariances) and reml:
+        if reml and not self.gamma.shape[1]:
             return self._least_squares(block, variants, features)
-        if isinstance(self.variances, OneRatio) and self.n_columns == 1 and self.spanned[0] and reml:
-            return self._one_ratio(block, self.variances, variants, features)
-        if self.equations.nodes is not None and self._between_nodes and reml:
-            return self._two_ratios(block, self.equations.nodes, variants, features)
-        return self._any_ratios(block, variants, features, reml=reml)
+        if not reml or self.n_columns > 1:
+            return self._by_newton(block, variants, features, reml=reml)
+        response = self.response
+        pairs = PairProducts(block.turned[0], response.zty, response.rss, self.gamma, variants, features)
+        own = self.variances.refitted(pairs, self.nu)
+        if own is None:
+            return self._by_newton(block, variants, features, reml=True)
+        out = Refits(own.estimate[:, None], own.se[:, None], own.gamma, np.full(variants.size, np.nan))
+        rest = np.flatnonzero(~own.found)
+        if rest.size:
+            again = self._by_newton(block, variants[rest], features[rest], reml=True)
+            for values, others in zip(out, again, strict=True):
+                values[rest] = others
+        return out
 
-    def _any_ratios(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool) -> Refits:
+    def _by_newton(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool) -> Refits:
         """Pairs by Newton's method over all variances, a variant at a time."""
         used, start = np.unique(variants, return_index=True)
         found = [
@@ -306,28 +253,6 @@ class NullModels:
         for (a, b), rss in block.rss.items():
             S[:, a, b] = S[:, b, a] = rss[variants]
         return S
-
-    def _one_ratio(self, block: VariantBlock, own: OneRatio, variants: IntArray, features: IntArray) -> Refits:
-        out = np.empty((variants.size, 3))
-        rss = self.response.rss
-        floor = rss - (own.u_y**2).sum(axis=1)
-        floor[floor < ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
-        one_ratio_pairs(
-            own.spectrum.s, block.turned[0], own.u_y, floor, variants, features, own.gamma, float(self.nu), out
-        )
-        return Refits(out[:, :1], out[:, 1:2], out[:, 2:], np.full(len(out), np.nan))
-
-    def _two_ratios(self, block: VariantBlock, nodes: Nodes, variants: IntArray, features: IntArray) -> Refits:
-        """Pairs between the nodes of two variances; the few whose optimum these do not surround by Newton's method."""
-        pairs = Pairs(block.turned[0], self.response.zty, self.response.rss, self.gamma, variants, features)
-        own = fit_pairs(nodes, pairs, self.nu)
-        out = Refits(own.estimate[:, None], own.se[:, None], own.gamma, np.full(variants.size, np.nan))
-        rest = np.flatnonzero(~own.found)
-        if rest.size:
-            again = self._any_ratios(block, variants[rest], features[rest], reml=True)
-            for values, others in zip(out, again, strict=True):
-                values[rest] = others
-        return out
 
     def _refit(self, block: VariantBlock, v: int, at: IntArray, *, reml: bool) -> Refits:
         """One variant, orthonormalised, as further columns of the fixed effects."""
@@ -365,35 +290,6 @@ def _left(rss: dict[tuple[int, int], FloatArray], n_columns: int) -> FloatArray:
         return rss[0, 0]
     with np.errstate(divide="ignore", invalid="ignore"):
         return rss[1, 1] - np.where(rss[0, 0] > 0, rss[1, 0] ** 2 / rss[0, 0], 0.0)
-
-
-def _wald_two(
-    n: list[FloatArray],
-    s: dict[tuple[int, int], FloatArray],
-    rss: dict[tuple[int, int], FloatArray],
-    R: FloatArray,
-    aliased: BoolArray,
-    nu: int,
-    df: FloatArray,
-    together: BoolArray,
-) -> Tests:
-    """Tests of two columns in each other's presence from their scores (V, G); `together` (G,) they take from one variance."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        determinant = s[0, 0] * s[1, 1] - s[1, 0] ** 2
-        of_rows = rss[0, 0] * rss[1, 1] - rss[1, 0] ** 2
-        first = (s[1, 1] * n[0] - s[1, 0] * n[1]) / determinant
-        second = (s[0, 0] * n[1] - s[1, 0] * n[0]) / determinant
-        explained = first * n[0] + second * n[1]
-        left = np.maximum(R - explained, ROUNDING * R) / nu
-        found = []
-        for estimate, other in ((first, 1), (second, 0)):
-            length, least = s[other, other] / determinant, rss[other, other] / of_rows
-            taken = np.where(together, explained, estimate**2 / length)
-            square = (R * ((df + np.where(together, 2, 1)) / (nu + 2)) - taken) / df * length
-            found.append(estimate / np.sqrt(np.maximum(square, left * least[:, None])))
-    for values in (first, second, *found):
-        values[aliased] = np.nan
-    return Tests(second, found[1], (first, found[0]))
 
 
 def _pairs_of_scores(n: FloatArray, S: FloatArray, R: FloatArray, nu: int, gamma: FloatArray) -> Refits:
@@ -440,7 +336,7 @@ def null_models(
         variances = OneRatio.of(equations.spectrum, gamma[:, 0], response, own)
     else:
         delta = model.coefficients - response.ols
-        variances = FeatureByFeature(equations, gamma, response.zty, delta)
+        variances = FeatureByFeature.of(equations, gamma, response.zty, delta, own)
     sums = tuple(np.asfortranarray(variances.sums(axis)) for axis in own.axes)  # some features' are side by side
     turned = tuple(variances.turned(axis.zty) for axis in own.axes)
     R = estimates.sigma2 * equations.nu(reml=estimates.reml)
