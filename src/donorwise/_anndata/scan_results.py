@@ -29,7 +29,7 @@ from donorwise.errors import DataError
 if TYPE_CHECKING:
     import anndata as ad
 
-    from donorwise._core.engine.wanted import Tests
+    from donorwise._core.engine.wanted import StoredTests
 
 _RUN = ("formula", "groupby", "mode", "n_tests")
 """Params by which a folder is known to be of the scan that names it."""
@@ -73,7 +73,7 @@ class StoredScan:
         return list(self.results["group"].cat.categories)
 
     @property
-    def tests(self) -> Tests:
+    def tests(self) -> StoredTests:
         """The tests: a table with the columns ``keys.TEST_COLUMNS``, or a pyarrow dataset of which nothing has been read.
 
         Raises

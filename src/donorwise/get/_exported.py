@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from donorwise._typing import IntArray, Label
 
 _CODES = {"X": 23, "XY": 23, "PAR1": 23, "PAR2": 23, "X_PAR1": 23, "X_PAR2": 23, "Y": 24, "M": 25}
-_AUTOSOMES = 22
 _ELSEWHERE = "on other chromosomes than 1 to 22, X, Y and MT"
 NOT_PLACED = "without a position"
 

@@ -134,7 +134,7 @@ def _starts(source: Any, genes: pd.DataFrame | None, stored: StoredScan, lead: p
     if not len(names):
         return pd.Series(dtype=np.int64)
     chromosomes = bare_chromosomes(np.unique(stored.results["chrom"].astype(str)))
-    positions = gene_positions(table.loc[names], chromosomes)
+    positions = gene_positions(table.loc[names], chromosomes, text=text)
     return pd.Series(positions.tss, index=names)
 
 

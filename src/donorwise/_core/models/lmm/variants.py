@@ -156,7 +156,8 @@ class NullModels:
     ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
         """Variants (V, m) and a feature (m,) as independent numbers, without what the fixed part explains.
 
-        The third is what was taken out, (m, p), where the m numbers are the donors'; else None. Of one variance at most, and of one column: the squared correlation of the two is what a test knows.
+        The third is what was taken out, (m, p), where the m numbers are the donors'; else None. Of one variance at most, and of
+        one column: the squared correlation of the two is what a test knows.
         """
         variances, aliased = self.variances, block.aliased[variants, None]
         if isinstance(variances, OneRatio):
