@@ -26,7 +26,7 @@ CHROMOSOME = 50_000_000  # its length in bases
 
 
 class Scanned(NamedTuple):
-    """What a scan kept: numbers of genes and variants, and their t statistics; and its seconds, if another process took them."""
+    """What a scan kept: numbers of genes and variants, and their t statistics; and its seconds, if they were taken by themselves."""
 
     gene: Array
     variant: Array
@@ -174,22 +174,25 @@ def null_t(y: Array, X: Array, x: Array, K: Array | None, *, refit: bool = False
 
 
 def _covariance(y: Array, X: Array, K: Array) -> Array:
-    """I + ratio K at the maximum of the restricted likelihood, which is looked for on a grid first."""
+    """I + ratio K where the derivative of the restricted likelihood in log ratio is zero, at its maximum on a grid."""
     values, vectors = np.linalg.eigh(K)
-    A, b = vectors.T @ X, vectors.T @ y
+    d, A, b = np.clip(values, 0, None), vectors.T @ X, vectors.T @ y
 
-    def deviance(log_ratio: float) -> float:
-        w = 1 / (1 + np.exp(log_ratio) * np.clip(values, 0, None))
+    def at(log_ratio: float) -> tuple[float, float]:
+        w = 1 / (1 + np.exp(log_ratio) * d)
         XX = A.T @ (A * w[:, None])
-        left = (b**2) @ w - (A.T @ (w * b)) @ np.linalg.solve(XX, A.T @ (w * b))
-        return float((len(y) - X.shape[1]) * np.log(left) - np.log(w).sum() + np.linalg.slogdet(XX)[1])
+        Py = w * (b - A @ np.linalg.solve(XX, A.T @ (w * b)))
+        explained = w**2 * np.einsum("ni,ij,nj->n", A, np.linalg.inv(XX), A)
+        left, nu = b @ Py, len(y) - X.shape[1]
+        slope = np.exp(log_ratio) * (d @ (w - explained) - nu * (d @ Py**2) / left)
+        return float(nu * np.log(left) - np.log(w).sum() + np.linalg.slogdet(XX)[1]), float(slope)
 
     grid = np.linspace(-16, 8, 49)
-    best = grid[np.argmin([deviance(at) for at in grid])]
-    found = optimize.minimize_scalar(
-        deviance, bounds=(best - 0.5, best + 0.5), method="bounded", options={"xatol": 1e-9}
-    )
-    return np.eye(len(y)) + np.exp(found.x) * K
+    best = int(np.argmin([at(x)[0] for x in grid]))
+    if best in (0, len(grid) - 1):
+        return np.eye(len(y)) + np.exp(grid[best]) * K
+    found = optimize.brentq(lambda x: at(x)[1], grid[best - 1], grid[best + 1], xtol=1e-13)
+    return np.eye(len(y)) + np.exp(found) * K
 
 
 def rounds(tasks: Mapping[str, Callable[[], Scanned]], repeats: int) -> dict[str, tuple[Seconds, Scanned]]:
@@ -200,7 +203,7 @@ def rounds(tasks: Mapping[str, Callable[[], Scanned]], repeats: int) -> dict[str
             wall, cpu = time.perf_counter(), time.process_time()
             kept = task()
             here = time.perf_counter() - wall, time.process_time() - cpu
-            taken = here if np.isnan(kept.wall) else (kept.wall, kept.cpu)  # a process of its own has timed itself
+            taken = here if np.isnan(kept.wall) else (kept.wall, kept.cpu)
             for into, seconds in zip((found[name][0].wall, found[name][0].cpu), taken, strict=True):
                 into.append(seconds)
     return found

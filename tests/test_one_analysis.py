@@ -389,7 +389,8 @@ def _same_scan(found: Any, expected: Any, **how: Any) -> None:
     for name in ("results", "counts"):
         pd.testing.assert_frame_equal(getattr(found, name), getattr(expected, name), check_categorical=False, **how)
     order = ["gene", "group", "variant"]
-    one, other = (own.table(Wanted()).sort_values(order, ignore_index=True) for own in (found, expected))
+    tables = [own.table(Wanted()) for own in (found, expected)]
+    one, other = (t.sort_values(order, key=lambda names: names.astype(str), ignore_index=True) for t in tables)
     pd.testing.assert_frame_equal(one, other, check_categorical=False, **how)
 
 

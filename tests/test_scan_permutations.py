@@ -17,7 +17,7 @@ from donorwise._anndata.genotypes import open_genotypes
 from donorwise._core.inference.beta import BetaApproximation, beta_approximation
 from donorwise.errors import DesignError
 
-D, V, N = 40, 12, 400
+D, N_VARIANTS, N = 40, 12, 400
 DONORS = [f"d{i:02d}" for i in range(D)]
 COLUMNS = ["p_gene", "p_perm", "beta_shape1", "beta_shape2", "true_df"]
 
@@ -28,13 +28,13 @@ def study() -> tuple[ad.AnnData, ad.AnnData, pd.DataFrame]:
     rng = np.random.default_rng(3)
     L = rng.normal(size=(D, 2 * D))
     kernel = pd.DataFrame(L @ L.T / (2 * D), DONORS, DONORS)
-    x = rng.binomial(2, 0.4, (D, V)).astype(float)
+    x = rng.binomial(2, 0.4, (D, N_VARIANTS)).astype(float)
     Y = np.linalg.cholesky(kernel.to_numpy()) @ rng.normal(size=(D, 2)) + 0.5 * rng.normal(size=(D, 2))
     Y[:, 0] += 1.2 * x[:, 4]
     obs = pd.DataFrame({"donor_id": DONORS, "age": rng.normal(size=D)}, index=DONORS)
     var = pd.DataFrame({"chrom": "1", "tss": [500, 800]}, index=["moved", "still"])
-    table = pd.DataFrame({"chrom": "1", "pos": 100 * np.arange(1, V + 1), "a0": "A", "a1": "C"})
-    table.index = [f"rs{i}" for i in range(V)]
+    table = pd.DataFrame({"chrom": "1", "pos": 100 * np.arange(1, N_VARIANTS + 1), "a0": "A", "a1": "C"})
+    table.index = [f"rs{i}" for i in range(N_VARIANTS)]
     return ad.AnnData(Y, obs, var), ad.AnnData(x, pd.DataFrame(index=DONORS), table), kernel
 
 
@@ -82,12 +82,11 @@ def test_relatives_are_rotated() -> None:
     formula = "~ age + (1 | gr(donor_id, cov=K))"
     results = scanned(formula, window=350, n_permutations=4000)["results"].set_index("gene")
     fit = dw.fit_lmm(cells.to_df(), cells.obs, formula, kernels={"K": kernel})
-    ratio = fit.varcomp.pivot(index="variable", columns="component", values="variance")
+    variance = fit.varcomp().pivot(index="variable", columns="term", values="variance")
     rng = np.random.default_rng(1)
     for g, gene in enumerate(cells.var_names):
-        share = ratio.loc[gene]
-        gamma = float(share.drop("residual").iloc[0] / share["residual"])
-        root = np.linalg.inv(np.linalg.cholesky(gamma * kernel.to_numpy() + np.eye(D)))
+        V = variance.loc[gene, "gr(donor_id, cov=K)"] * kernel + variance.loc[gene, "Residual"] * np.eye(D)
+        root = np.linalg.inv(np.linalg.cholesky(V.to_numpy()))
         fixed = root @ np.column_stack([np.ones(D), cells.obs["age"]])
         Q = np.linalg.qr(fixed)[0]
         x = (root @ np.asarray(genotypes.X)[:, near(gene)]).T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -132,3 +133,15 @@ def test_groups_without_tests_make_no_noise() -> None:
     assert set(leads.loc["T", "status"]) == {"not_estimable"}
     assert set(leads.loc["B", "status"]) == {"ok"}
     assert set(found["tests"]["group"]) == {"B"}
+
+
+def test_paths_from_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    ad.AnnData(genotypes()).write_h5ad(tmp_path / "home" / "g.h5ad")
+    found = scan(people(), "~/g.h5ad", out="~/scan")
+    assert found["params"]["out"] == str(tmp_path / "home" / "scan")
+    assert len(dw.get.scan("~/scan", level="variant")) == 3 * V
+    assert not list((tmp_path / "here").iterdir())

@@ -6,7 +6,6 @@ import tempfile
 from functools import partial
 from typing import Any
 
-import pandas as pd
 from competitors import donorwise_scan, missing, tensorqtl_cis
 from report import Aim, Section
 from scan import Scanned, Study, rounds
@@ -38,8 +37,7 @@ def run(quick: bool) -> Section:
 
 def _own(study: Study, **options: Any) -> Scanned:
     with tempfile.TemporaryDirectory() as folder:
-        donorwise_scan.run(study, n_jobs=N_JOBS, mode="cis", window=WINDOW, out=f"{folder}/scan", **options)
-        return donorwise_scan.scanned(pd.read_parquet(f"{folder}/scan"))
+        return donorwise_scan.run(study, n_jobs=N_JOBS, mode="cis", window=WINDOW, out=f"{folder}/scan", **options)
 
 
 def _row(study: Study, name: str, seconds: Seconds, kept: Scanned) -> dict[str, Any]:

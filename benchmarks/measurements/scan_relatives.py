@@ -7,6 +7,8 @@ variances. So both are shown: a run with one trait, and what a trait takes of a 
 from __future__ import annotations
 
 import tempfile
+import time
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,16 +94,19 @@ def _many_traits(mice: Mice, n: int, before: list[dict[str, Any]]) -> tuple[list
 
 def own_scan(mice: Mice, traits: Array, **options: Any) -> Scanned:
     """Scan traits (mice, T), from PLINK files to the table."""
-    obs = pd.DataFrame({"mouse": mice.names})
-    with threadpool_limits(1):
+    obs, named = pd.DataFrame({"mouse": mice.names}), pd.DataFrame(traits).rename(columns=str)
+    wall, cpu = time.perf_counter(), time.process_time()
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some mice have no trait
         found = dw.scan_variants(
-            traits, obs, mice.folder / "mice.bed", "~ 1 + (1 | gr(mouse, cov=K))", kernels={"K": mice.kernel}, mode="gwas",
+            named, obs, mice.folder / "mice.bed", "~ 1 + (1 | gr(mouse, cov=K))", kernels={"K": mice.kernel}, mode="gwas",
             donor="mouse", gene_test="bonferroni", n_jobs=1, progress=False, **options,
         )  # fmt: skip
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     tests = found.tests
     number = {name: v for v, name in enumerate(mice.variants)}
-    gene = tests["gene"].astype(str).astype(int).to_numpy()
-    return Scanned(gene, tests["variant"].astype(str).map(number).to_numpy(), tests["statistic"].to_numpy())
+    gene, variant = tests["gene"].astype(str).astype(int), tests["variant"].astype(str).map(number)
+    return Scanned(gene.to_numpy(), variant.to_numpy(), tests["statistic"].to_numpy(), wall, cpu)
 
 
 def twin(mice: Mice, traits: Array, kept: Scanned, *, refit: bool = False, n_pairs: int = 5) -> float:

@@ -14,6 +14,7 @@ import pandas as pd
 from donorwise._anndata.obs import as_frame, check_obs_columns, suggest
 from donorwise._anndata.response import matrix_and_text
 from donorwise._anndata.sources import as_stored, open_source
+from donorwise._core.files import at_home
 from donorwise._core.wording import listing
 from donorwise.errors import DataError
 
@@ -69,7 +70,7 @@ def open_genotypes(
 
     from donorwise._core.kinship.genotypes import Genotypes
 
-    source = _of_path(Path(given)) if isinstance(given, str | os.PathLike) else given
+    source = _of_path(at_home(Path(given))) if isinstance(given, str | os.PathLike) else given
     column = chrom if isinstance(chrom, str) else None
     if isinstance(source, ad.AnnData):
         names = donors if isinstance(donors, str) else None

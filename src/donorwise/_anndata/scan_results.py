@@ -24,6 +24,7 @@ from donorwise._anndata.read import (
 from donorwise._anndata.write import write_tables
 from donorwise._core.engine.scan_folder import COUNTS, LEAD, check_folder, open_tests, read_params, read_table
 from donorwise._core.engine.wanted import Wanted, read_wanted, wanted_blocks, with_known_text
+from donorwise._core.files import at_home
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def read_scan(source: Any, key: str = keys.SCAN) -> StoredScan:
     if isinstance(source, StoredScan):
         return source
     if isinstance(source, str | os.PathLike):
-        return _of_folder(Path(source))
+        return _of_folder(at_home(Path(source)))
     if all(hasattr(source, name) for name in (keys.RESULTS, keys.COUNTS, keys.PARAMS)):
         return _made(source.results, source.counts, source.params, getattr(source, keys.TESTS, None), "the scan")
     return _of_anndata(source, key)

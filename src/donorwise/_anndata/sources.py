@@ -20,7 +20,7 @@ from donorwise._anndata.elements import (
     tell_left_out,
 )
 from donorwise._anndata.obs import suggest
-from donorwise._core.files import aside, locked, real, replaced
+from donorwise._core.files import aside, at_home, locked, real, replaced
 from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def open_source(path: str | os.PathLike[str], *, obsp: Iterable[str] = ()) -> ad
     """
     import anndata as ad
 
-    path = Path(path)
+    path = at_home(Path(path))
     root = _open(path)
     if "mod" in root:
         raise DataError(

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("donorwise")
 
 
+def at_home(path: Path) -> Path:
+    """The path, from the home folder where it begins with ``~/``, as in a shell."""
+    return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
 def real(path: Path) -> Path:
     """What is written where `path` is asked for: of a symbolic link what it leads to, which the link keeps leading to.
 
@@ -28,6 +33,7 @@ def real(path: Path) -> Path:
     OutputError
         The link leads in a circle.
     """
+    path = at_home(path)
     if not path.is_symlink():
         return path
     try:

@@ -115,8 +115,9 @@ def scan(
     variants
         Of genotypes that are an array or a DataFrame: a row for each variant with ``chrom, pos, a0, a1``.
     interaction
-        Term of the formula (a number, or two levels) that variants interact with; the test is that of the interaction. What
-        differs between cells of a donor needs its slope among the random terms, ``(0 + x | donor_id)``.
+        Term of the formula (a number, or labels of two levels) that variants interact with; the test is that of the interaction.
+        What differs between cells of a donor needs a random term that lets donors respond differently: of a number its slope,
+        ``(0 + x | donor_id)``, of labels ``(1 | donor_id:x)``.
     test
         ``"wald"``, or ``"lrt"``: likelihood ratio of the models with and without the variant by maximum likelihood, which needs
         ``refit="all"``; `statistic` is its signed root, normal, and `beta` and `se` are by maximum likelihood, too. Of few donors its
@@ -134,8 +135,8 @@ def scan(
     n_permutations
         How many, for ``gene_test="permutations"``.
     loco
-        Leave the chromosome of the variant out of the kernel: what ``dw.pp.relatedness(genotypes, loco=True)`` gives takes the
-        place of a kernel that is not in `kernels`, or stands there.
+        Leave the chromosome of the variant out of the kernel. A kernel that the formula names and `kernels` lacks is made of
+        `genotypes`; else give it by chromosome, as ``dw.pp.relatedness(genotypes, loco=True)`` does.
     maf
         Least frequency of the rarer allele among the donors of a group.
     missing
@@ -152,7 +153,8 @@ def scan(
     max_memory
         GB for the statistics of groups that share a pass over the cells.
     resume, overwrite
-        Go on with what is in `out`, or replace it.
+        Go on with a stopped scan of the same data and options in `out` (a finished one is taken as it is), or replace what a scan
+        left there. Without either it is in the way.
     {progress}
     {copy}
 

@@ -2,9 +2,6 @@
 
 import json
 
-import mpmath as mp
-
-mp.mp.dps = 40
 T = [0, 1e-12, 1e-6, 0.01, 0.3, 0.67, 1, 1.5, 2, 2.7, 3.3, 3.7, 4.5, 5.5, 7, 10, 17, 37, 40, 100, 300, 1000, 1e4]
 DF = [1, 1.5, 2, 3, 4.7, 8, 15, 19.9, 20, 33, 100, 314.159, 1e3, 1e4, 1e5, 1e6, "inf"]
 
@@ -30,6 +27,10 @@ def log_p(t, df):
     return front - mp.log(a) - mp.log(1 + tail)
 
 
-rows = ",\n  ".join(json.dumps([float(mp.nstr(log_p(t, df), 20)) for t in T]) for df in DF)
-with open("../gene_level/student_t.json", "w", encoding="utf-8") as file:
-    file.write(f'{{\n "t": {json.dumps(T)},\n "df": {json.dumps(DF)},\n "log_p": [\n  {rows}\n ]\n}}\n')
+if __name__ == "__main__":
+    import mpmath as mp
+
+    mp.mp.dps = 40
+    rows = ",\n  ".join(json.dumps([float(mp.nstr(log_p(t, df), 20)) for t in T]) for df in DF)
+    with open("../gene_level/student_t.json", "w", encoding="utf-8") as file:
+        file.write(f'{{\n "t": {json.dumps(T)},\n "df": {json.dumps(DF)},\n "log_p": [\n  {rows}\n ]\n}}\n')

@@ -188,13 +188,16 @@ class _Tile:
     def test(self, summary: Summary) -> Pairs:
         """Test the pairs, add them to the summary, and give those that are kept."""
         pairs = self._sift(summary)
-        if self.options.by_cauchy:
-            self._combine(pairs, summary)
-        self._refit(pairs)
+        log_p = log_two_sided(pairs.statistic, self.fit.models.df)
+        if self.options.by_cauchy:  # before variances are estimated again, whose p-values are too small in few donors
+            summary.cauchy.add(self.fit.features[self.span.features[pairs.g]], log_p)
+        again = self._refit(pairs)
+        log_p[again] = log_two_sided(pairs.statistic[again], self.fit.df)
         self._summarise(pairs, summary)
-        return self._pairs(
-            pairs if self.options.p_max is None else pairs.take(np.abs(pairs.statistic) >= self.limits.keep)
-        )
+        if self.options.p_max is None:
+            return self._pairs(pairs, log_p)
+        kept = np.abs(pairs.statistic) >= self.limits.keep
+        return self._pairs(pairs.take(kept), log_p[kept])
 
     def _sift(self, summary: Summary) -> _Listed:
         """Pairs that are looked at one by one; the others are added to the summary."""
@@ -224,14 +227,14 @@ class _Tile:
         main = (np.zeros(0), np.zeros(0)) if tests.main is None else (tests.main[0][v, g], tests.main[1][v, g])
         return _Listed(v, g, estimate, statistic, se, status, *main)
 
-    def _refit(self, pairs: _Listed) -> None:
-        """Estimate the variances of pairs again, in place.
+    def _refit(self, pairs: _Listed) -> IntArray:
+        """Estimate the variances of pairs again, in place; gives which.
 
         Those where that fails keep the test at the variances of the null model, if that is the test that was asked for.
         """
         asked = np.flatnonzero(np.abs(pairs.statistic) >= self.limits.refit)
         if not asked.size:
-            return
+            return asked
         where = self.prepared, pairs.v[asked] + self.span.variants.start, self.span.features[pairs.g[asked]]
         if self.options.normal:
             pairs.statistic[asked] = pairs.estimate[asked] = pairs.se[asked] = np.nan
@@ -246,11 +249,7 @@ class _Tile:
         if pairs.main.size:
             pairs.main[at], pairs.main_statistic[at] = estimate[:, 0], estimate[:, 0] / se[:, 0]
         pairs.status[asked[~good]] = UNREFITTED
-
-    def _combine(self, pairs: _Listed, summary: Summary) -> None:
-        """Combine the p-values of each feature; of few donors those of refits are too small."""
-        log_p = log_two_sided(pairs.statistic, self.fit.models.df)
-        summary.cauchy.add(self.fit.features[self.span.features[pairs.g]], log_p)
+        return asked
 
     def _summarise(self, pairs: _Listed, summary: Summary) -> None:
         at = self.fit.features[self.span.features]
@@ -268,10 +267,9 @@ class _Tile:
             block.frequency[v], block.n[v],
         )  # fmt: skip
 
-    def _pairs(self, pairs: _Listed) -> Pairs:
+    def _pairs(self, pairs: _Listed, log_p: FloatArray) -> Pairs:
         block, v = self.block, pairs.v + self.span.variants.start
         return Pairs(
-            self.fit.features[self.span.features[pairs.g]], block.at[v], pairs.estimate, pairs.statistic, pairs.se,
-            log_two_sided(pairs.statistic, self.fit.df),
+            self.fit.features[self.span.features[pairs.g]], block.at[v], pairs.estimate, pairs.statistic, pairs.se, log_p,
             np.full(v.size, self.fit.df), pairs.status, block.frequency[v], block.n[v], pairs.main, pairs.main_statistic,
         )  # fmt: skip

@@ -16,10 +16,10 @@ feature by feature; where levels are coupled Z'WZ = I, and W = I - C⁻¹ with C
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from scipy import linalg, sparse
@@ -29,7 +29,6 @@ from donorwise._core.models.lmm.ratio_pairs import PairOptima, PairProducts, fit
 from donorwise._core.models.lmm.variant_kernels import ROUNDING, one_ratio_pairs
 
 if TYPE_CHECKING:
-    from donorwise._core.models.lmm.crossproducts import Responses
     from donorwise._core.models.lmm.donor_columns import Axis, DonorColumns
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.ratios import Nodes
@@ -64,17 +63,14 @@ class Variances(Protocol):
 
     tile: ClassVar[tuple[int, int]]
 
-    def sums(self, axis: Axis) -> FloatArray:
-        """Maps (D, G) with x @ sums = x'Py of columns made of donors' numbers."""
-
-    def turned(self, zty: FloatArray) -> FloatArray:
-        """Cross-products (n, q) in block order, in the coordinates that :meth:`products` takes."""
+    def sums(self, axis: Axis, turned: FloatArray) -> FloatArray:
+        """Maps (D, G) with x @ sums = x'Py of columns made of donors' numbers, whose cross-products are `turned` (D, q)."""
 
     def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
-        """x'Pz of pairs of columns (V, q) of two axes with x'Mz (V,), at the variances of features."""
+        """x'Pz of columns of two axes with cross-products (V, q) and x'Mz (V,), at the variances of features."""
 
     def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
-        """Pairs of a single column and a feature with variances of their own; None where nothing shared makes them easier."""
+        """Pairs of a single column and a feature with variances of their own; None where nothing shared makes that easier."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +79,9 @@ class NoVariances:
 
     tile: ClassVar[tuple[int, int]] = _IN_CACHE
 
-    def sums(self, axis: Axis) -> FloatArray:
+    def sums(self, axis: Axis, turned: FloatArray) -> FloatArray:
         """See :class:`Variances`."""
         return axis.y
-
-    def turned(self, zty: FloatArray) -> FloatArray:
-        """See :class:`Variances`."""
-        return zty
 
     def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
         """See :class:`Variances`."""
@@ -102,7 +94,10 @@ class NoVariances:
 
 @dataclass(frozen=True)
 class OneRatio:
-    """One ratio `gamma` (G,) for each feature, in an eigenbasis; `u_y` (G, q) are the features in it."""
+    """One ratio `gamma` (G,) for each feature, in an eigenbasis; `u_y` (G, q) are the features in it.
+
+    Cross-products are those in the eigenbasis as well.
+    """
 
     tile: ClassVar[tuple[int, int]] = _IN_CACHE
 
@@ -119,25 +114,23 @@ class OneRatio:
     """
 
     @classmethod
-    def of(cls, spectrum: Spectrum, gamma: FloatArray, response: Responses, columns: DonorColumns) -> Self:
-        """Of fitted features."""
-        basis = _eigenbasis(spectrum)
-        typical = ((columns.axes[0].zty @ basis) ** 2).mean(axis=0)
-        spanned = tuple(_spans(basis, axis, columns.lengths[a, a]) for a, axis in enumerate(columns.axes))
-        return cls(spectrum, gamma, response.zty @ basis, typical, spanned)
+    def of(
+        cls, spectrum: Spectrum, gamma: FloatArray, u_y: FloatArray, columns: DonorColumns, turned: Sequence[FloatArray]
+    ) -> OneRatio:
+        """Of fitted features, and of donors' columns in the eigenbasis, (D, q) each."""
+        own = [
+            _spans(t, axis, columns.lengths[a, a]) for a, (t, axis) in enumerate(zip(turned, columns.axes, strict=True))
+        ]
+        return cls(spectrum, gamma, u_y, (turned[0] ** 2).mean(axis=0), tuple(own))
 
     def shrunk(self, gamma: FloatArray) -> FloatArray:
         """h (q, n) at ratios (n,)."""
         return np.asarray(1 / (1 + np.outer(self.spectrum.s, gamma)))
 
-    def sums(self, axis: Axis) -> FloatArray:
+    def sums(self, axis: Axis, turned: FloatArray) -> FloatArray:
         """See :class:`Variances`."""
-        turned, h = self.turned(axis.zty), self.shrunk(self.gamma)
+        h = self.shrunk(self.gamma)
         return turned @ (self.u_y.T * h) if all(self.spanned) else axis.y - turned @ (self.u_y.T * (1 - h))
-
-    def turned(self, zty: FloatArray) -> FloatArray:
-        """See :class:`Variances`."""
-        return zty @ _eigenbasis(self.spectrum)
 
     @cached_property
     def _points(self) -> tuple[FloatArray, FloatArray]:
@@ -175,25 +168,18 @@ class OneRatio:
         """See :class:`Variances`."""
         if not self.spanned[0]:
             return None
-        out = np.empty((pairs.variants.size, 3))
-        floor = pairs.rss_y - (self.u_y**2).sum(axis=1)
-        floor[floor < ROUNDING * pairs.rss_y] = (
-            0.0  # which would say that there is no residual variance at a ratio of its own
-        )
+        out, rss = np.empty((pairs.variants.size, 3)), pairs.rss_y
+        floor = rss - (self.u_y**2).sum(axis=1)
+        floor[floor < ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
         one_ratio_pairs(
             self.spectrum.s, pairs.zty_x, self.u_y, floor, pairs.variants, pairs.features, self.gamma, float(nu), out
         )
         return PairOptima(out[:, 0], out[:, 1], out[:, 2:], np.ones(len(out), dtype=np.bool_))
 
 
-def _eigenbasis(spectrum: Spectrum) -> FloatArray:
-    """What takes cross-products in block order to the eigenbasis, (q, r)."""
-    return np.asarray(spectrum.vectors / np.sqrt(spectrum.s))
-
-
-def _spans(basis: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
-    """Whether a basis explains the columns of an axis, whose squared lengths are (D,)."""
-    left = lengths - (axis.ols**2).sum(axis=1) - ((axis.zty @ basis) ** 2).sum(axis=1)
+def _spans(turned: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
+    """Whether the columns of an axis, whose squared lengths are (D,), have no more than coordinates `turned` (D, m)."""
+    left = lengths - (axis.ols**2).sum(axis=1) - (turned**2).sum(axis=1)
     return bool((left <= _SPANNED * lengths).all())
 
 
@@ -221,8 +207,8 @@ def _barycentric(z: FloatArray, at: FloatArray) -> FloatArray:
 class FeatureByFeature:
     """Any variances `gamma` (G, K), worked out for one feature after the other.
 
-    `zty` and `delta` (G, q) and (G, p) are the features' cross-products and steps from least squares to their estimates;
-    `nodes` of two variances are there where their eigenbases explain a variant, so that its optima lie between them.
+    `zty` and `delta` (G, q) and (G, p) are the features' cross-products and steps from least squares to their estimates; `nodes`
+    are those of two variances, where they say everything of a donor's column, so that optima of pairs lie between them.
     """
 
     tile: ClassVar[tuple[int, int]] = _WHOLE
@@ -236,23 +222,19 @@ class FeatureByFeature:
     @classmethod
     def of(
         cls, equations: Equations, gamma: FloatArray, zty: FloatArray, delta: FloatArray, columns: DonorColumns
-    ) -> Self:
-        """Of fitted features."""
-        nodes = equations.nodes
-        known = nodes is not None and _spans(nodes.edges[0].turn, columns.axes[0], columns.lengths[0, 0])
+    ) -> FeatureByFeature:
+        """Of fitted features, and of donors' columns."""
+        nodes, axis = equations.nodes, columns.axes[0]
+        known = nodes is not None and _spans(axis.zty @ nodes.edges[0].turn, axis, columns.lengths[0, 0])
         return cls(equations, gamma, zty, delta, nodes if known else None)
 
-    def sums(self, axis: Axis) -> FloatArray:
+    def sums(self, axis: Axis, turned: FloatArray) -> FloatArray:
         """See :class:`Variances`."""
         A = self.equations.blocks.A
         modes = np.empty_like(self.zty)
         for g in range(len(self.gamma)):
             modes[g] = self._at(g).shrunk((self.zty[g] - A @ self.delta[g])[None])[0]
         return axis.y - axis.zty @ modes.T
-
-    def turned(self, zty: FloatArray) -> FloatArray:
-        """See :class:`Variances`."""
-        return zty
 
     def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
         """See :class:`Variances`."""

@@ -1,4 +1,4 @@
-"""Wald tests of variants from their scores, as the equations of :mod:`variants` have them."""
+"""Estimates and t statistics of variants from their scores; see :mod:`donorwise._core.models.lmm.variants`."""
 
 from __future__ import annotations
 
@@ -56,6 +56,15 @@ class Tests(NamedTuple):
         return self.estimate[v, g], self.statistic[v, g]
 
 
+class Refits(NamedTuple):
+    """Pairs of a variant and a feature: `estimate` and `se` (n, columns) of each column; `gamma` (n, K), `loglik` (n,)."""
+
+    estimate: FloatArray
+    se: FloatArray
+    gamma: FloatArray
+    loglik: FloatArray
+
+
 def wald_two(
     n: list[FloatArray],
     s: dict[tuple[int, int], FloatArray],
@@ -83,3 +92,12 @@ def wald_two(
     for values in (first, second, *found):
         values[aliased] = np.nan
     return Tests(second, found[1], (first, found[0]))
+
+
+def pairs_of_scores(n: FloatArray, S: FloatArray, R: FloatArray, nu: int, gamma: FloatArray) -> Refits:
+    """Estimates of pairs from scores n (pairs, columns) and their information S (pairs, columns, columns)."""
+    inverse = np.linalg.inv(S)
+    estimate = np.einsum("nab,nb->na", inverse, n)
+    sigma2 = np.maximum(R - np.einsum("na,na->n", estimate, n), ROUNDING * R) / nu
+    se = np.sqrt(sigma2[:, None] * np.einsum("naa->na", inverse))
+    return Refits(estimate, se, gamma, np.full(len(n), np.nan))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import fit_responses, newton_from
 from donorwise._core.models.lmm.ratio_pairs import PairProducts
 from donorwise._core.models.lmm.variant_kernels import ROUNDING
-from donorwise._core.models.lmm.variant_tests import Scores, Tests, wald_two
+from donorwise._core.models.lmm.variant_tests import Refits, Scores, Tests, pairs_of_scores, wald_two
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,15 +47,6 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
-
-
-class Refits(NamedTuple):
-    """Pairs of a variant and a feature: `estimate` and `se` (n, columns) of each column; `gamma` (n, K), `loglik` (n,)."""
-
-    estimate: FloatArray
-    se: FloatArray
-    gamma: FloatArray
-    loglik: FloatArray
 
 
 @dataclass(frozen=True)
@@ -246,7 +237,7 @@ class NullModels:
             np.einsum("nd,nd->n", block.x[variants], sums.T[features]) for sums in self.sums
         ])  # fmt: skip
         S = self._information(block, variants)
-        return _pairs_of_scores(n, S, self.R[features], self.nu, np.zeros((variants.size, 0)))
+        return pairs_of_scores(n, S, self.R[features], self.nu, np.zeros((variants.size, 0)))
 
     def _information(self, block: VariantBlock, variants: IntArray) -> FloatArray:
         """Cross-products of the columns that the fixed part leaves, (n, columns, columns)."""
@@ -293,15 +284,6 @@ def _left(rss: dict[tuple[int, int], FloatArray], n_columns: int) -> FloatArray:
         return rss[1, 1] - np.where(rss[0, 0] > 0, rss[1, 0] ** 2 / rss[0, 0], 0.0)
 
 
-def _pairs_of_scores(n: FloatArray, S: FloatArray, R: FloatArray, nu: int, gamma: FloatArray) -> Refits:
-    """Estimates of pairs from scores n (pairs, columns) and their information S (pairs, columns, columns)."""
-    inverse = np.linalg.inv(S)
-    estimate = np.einsum("nab,nb->na", inverse, n)
-    sigma2 = np.maximum(R - np.einsum("na,na->n", estimate, n), ROUNDING * R) / nu
-    se = np.sqrt(sigma2[:, None] * np.einsum("naa->na", inverse))
-    return Refits(estimate, se, gamma, np.full(len(n), np.nan))
-
-
 def null_models(
     model: LMM,
     collapsed: Collapsed,
@@ -330,16 +312,23 @@ def null_models(
     equations, estimates = model.equations, model.estimates
     response, gamma = estimates.responses, estimates.gamma
     own = donor_columns(equations, collapsed, response, codes, n_donors, columns)
-    variances: Variances
-    if gamma.shape[1] == 0:
-        variances = NoVariances()
-    elif equations.spectrum is not None:
-        variances = OneRatio.of(equations.spectrum, gamma[:, 0], response, own)
-    else:
-        delta = model.coefficients - response.ols
-        variances = FeatureByFeature.of(equations, gamma, response.zty, delta, own)
-    sums = tuple(np.asfortranarray(variances.sums(axis)) for axis in own.axes)  # some features' are side by side
-    turned = tuple(variances.turned(axis.zty) for axis in own.axes)
+    turned, variances = _weighed(model, own)
+    sums = [variances.sums(axis, t) for axis, t in zip(own.axes, turned, strict=True)]
     R = estimates.sigma2 * equations.nu(reml=estimates.reml)
     df = float(equations.nu(reml=True) - len(columns)) if df is None else df
-    return NullModels(equations, response, gamma, R, own, variances, sums, turned, df, together)
+    by_feature = tuple(map(np.asfortranarray, sums))  # what are some features' is side by side
+    return NullModels(equations, response, gamma, R, own, variances, by_feature, turned, df, together)
+
+
+def _weighed(model: LMM, columns: DonorColumns) -> tuple[tuple[FloatArray, ...], Variances]:
+    """The variances of features, and the cross-products (D, q) of donors' columns in the coordinates that these take."""
+    equations, response, gamma = model.equations, model.estimates.responses, model.estimates.gamma
+    turned = tuple(axis.zty for axis in columns.axes)
+    if gamma.shape[1] == 0:
+        return turned, NoVariances()
+    spectrum = equations.spectrum
+    if spectrum is None:
+        return turned, FeatureByFeature.of(equations, gamma, response.zty, model.coefficients - response.ols, columns)
+    basis = spectrum.vectors / np.sqrt(spectrum.s)
+    turned = tuple(t @ basis for t in turned)
+    return turned, OneRatio.of(spectrum, gamma[:, 0], response.zty @ basis, columns, turned)
