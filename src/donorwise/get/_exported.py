@@ -68,8 +68,7 @@ class Trait:
     @property
     def lead(self) -> pd.Series:
         """The row of the lead variant."""
-        results = self.scan.results
-        return results[(results["gene"] == self.gene) & (results["group"] == self.group)].iloc[0]
+        return self.scan.lead(self.gene, self.group)
 
     def by_genome(self) -> Iterator[pd.DataFrame]:
         """Tests by chromosome and position, one chromosome in memory at a time, its number in the column code."""
