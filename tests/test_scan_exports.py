@@ -259,6 +259,8 @@ def test_tensorqtl_trans_and_interaction(folder: Path) -> None:
         dw.get.to_tensorqtl(folder, group="B")
     with pytest.raises(DataError, match="genes has no row for the gene 'ENSG1' .nor for 3 others"):
         dw.get.to_tensorqtl(folder, group="B", genes=_adata().var.iloc[:1])
+    with pytest.raises(DataError, match="^genes has no position of genes; it has `chrom`"):
+        dw.get.to_tensorqtl(folder, group="B", genes=_adata().var[["chrom"]])
 
 
 EXPORTERS = (dw.get.to_gwas_ssf, dw.get.to_regenie)

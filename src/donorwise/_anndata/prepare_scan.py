@@ -17,11 +17,12 @@ from donorwise._core.design.formula import parse
 from donorwise._core.engine import cautions
 from donorwise._core.engine.arrays import check_weights
 from donorwise._core.engine.groups import group_columns
+from donorwise._core.engine.scan import EVERY
 from donorwise._core.engine.scan_setup import (
     about_weights,
     build_scan,
     check_options,
-    donor_columns,
+    donor_factor,
     donor_names,
     one_row_each,
     without_own,
@@ -37,13 +38,12 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._anndata.response import Response
+    from donorwise._anndata.roles import Role
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.scan import Genes, Scan, ScanOptions
     from donorwise._core.kinship.genotypes import Genotypes
     from donorwise._typing import BoolArray, FloatArray, GroupBy, StrArray
-
-_EVERY = ""
 
 
 def prepare_scan(
@@ -72,7 +72,7 @@ def prepare_scan(
         See :func:`donorwise.tl.scan`.
     """
     roles = find_roles(adata)
-    columns = donor_columns(parse(formula), donor, roles["donor"].column if "donor" in roles else "")
+    columns = donor_factor(parse(formula), donor, roles["donor"].column if "donor" in roles else "")
     match = matched(genotypes, donor_names(as_frame(adata.obs), columns))
     check_options(options, genotypes)
     if not match.rows_used.all():
@@ -107,18 +107,23 @@ def prepare_scan(
     _check_chromosomes(by_chromosome, chrom)
     genes = _genes(adata, response, chrom) if options.mode == "cis" else None
     said = [*told_unmatched(match), *said_of_labels(adata, roles, parsed)]
-    if genes is not None:
-        said += told_unplaced(genes, response.variables)
-    if not alone:
-        depth = cell_depth(adata) if response.aligned_to_var else None
-        said += cautions.of_cells(
-            analysis, raw_counts=False, scale=scale, depth=depth, roles=known_columns(roles, analysis.obs)
-        )
-    else:
+    said += [] if genes is None else told_unplaced(genes, response.variables)
+    if alone:
         said += [scale] if scale else []
         said += [] if w is None else about_weights(w, parsed, columns)
+    else:
+        said += _of_cells(adata, analysis, response, scale, roles)
     cell_names = donor_names(analysis.obs, columns) if collapsed else names
     return build_scan(analyses, genotypes, chrom, genes, columns, cell_names, options, said)
+
+
+def _of_cells(
+    adata: ad.AnnData, analysis: LmmAnalysis, response: Response, scale: str, roles: Mapping[str, Role]
+) -> tuple[str, ...]:
+    """What models of several rows of a donor are warned of."""
+    depth = cell_depth(adata) if response.aligned_to_var else None
+    known = known_columns(roles, analysis.obs)
+    return cautions.of_cells(analysis, raw_counts=False, scale=scale, depth=depth, roles=known)
 
 
 def _genes(adata: ad.AnnData, response: Response, chrom: StrArray) -> Genes:
@@ -132,7 +137,7 @@ def _genes(adata: ad.AnnData, response: Response, chrom: StrArray) -> Genes:
 
 def _check_chromosomes(by_chromosome: Mapping[str, Any], chrom: StrArray) -> None:
     """Raise where variants are on chromosomes that no kernel leaves out."""
-    if _EVERY in by_chromosome:
+    if EVERY in by_chromosome:
         return
     if missing := [name for name in dict.fromkeys(chrom.tolist()) if name not in by_chromosome]:
         raise DesignError(
@@ -151,7 +156,7 @@ def _by_chromosome(kernels: Mapping[str, Any] | None, loco: bool) -> dict[str, M
                 f"The kernel {next(iter(several))!r} is one for each chromosome: loco=True takes the one that leaves out that of "
                 "the variant."
             )
-        return {_EVERY: kernels}
+        return {EVERY: kernels}
     if not several:
         raise DesignError(
             "loco=True needs a kernel for each chromosome: kernels={'grm': dw.pp.relatedness(genotypes, loco=True)}, with "

@@ -30,7 +30,7 @@ from donorwise.errors import DataError
 if TYPE_CHECKING:
     import anndata as ad
 
-    from donorwise._core.engine.wanted import Tests
+    from donorwise._core.engine.wanted import StoredTests
 
 _RUN = ("formula", "groupby", "mode", "n_tests")
 """Params by which a folder is known to be of the scan that names it."""
@@ -74,7 +74,18 @@ class StoredScan:
         return list(self.results["group"].cat.categories)
 
     @property
-    def tests(self) -> Tests:
+    def in_cis(self) -> bool:
+        """Whether genes were tested against the variants near them."""
+        return bool(self.params.get("mode") == "cis")
+
+    def lead(self, gene: str, group: str) -> pd.Series:
+        """The row of a gene in a group; without numbers where there is none."""
+        rows = self.results[(self.results["gene"] == gene) & (self.results["group"] == group)]
+        empty = pd.Series({"gene": gene, "group": group}, dtype=object).reindex(self.results.columns)
+        return rows.iloc[0] if len(rows) else empty
+
+    @property
+    def tests(self) -> StoredTests:
         """The tests: a table with the columns ``keys.TEST_COLUMNS``, or a pyarrow dataset of which nothing has been read.
 
         Raises

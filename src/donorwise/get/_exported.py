@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from donorwise._typing import IntArray, Label
 
 _CODES = {"X": 23, "XY": 23, "PAR1": 23, "PAR2": 23, "X_PAR1": 23, "X_PAR2": 23, "Y": 24, "M": 25}
-_AUTOSOMES = 22
 _ELSEWHERE = "on other chromosomes than 1 to 22, X, Y and MT"
 NOT_PLACED = "without a position"
 
@@ -69,8 +68,7 @@ class Trait:
     @property
     def lead(self) -> pd.Series:
         """The row of the lead variant."""
-        results = self.scan.results
-        return results[(results["gene"] == self.gene) & (results["group"] == self.group)].iloc[0]
+        return self.scan.lead(self.gene, self.group)
 
     def by_genome(self) -> Iterator[pd.DataFrame]:
         """Tests by chromosome and position, one chromosome in memory at a time, its number in the column code."""

@@ -113,7 +113,7 @@ def to_tensorqtl(
     lead = choose(lead, "gene", gene)
     if level == "variant" and (p_max is None or p_max > stored.params.get("p_max", 1.0)):
         warn_of_cut(stored, "the table of tensorQTL")
-    starts = _starts(source, genes, stored, lead) if stored.params.get("mode") == "cis" else None
+    starts = _starts(source, genes, stored, lead) if stored.in_cis else None
     blocks = _leads(stored, lead, starts, p_max) if level == "gene" else _tests(stored, lead, starts, p_max)
     if path is None:
         return joined(blocks, "a table of tensorQTL")
@@ -134,7 +134,7 @@ def _starts(source: Any, genes: pd.DataFrame | None, stored: StoredScan, lead: p
     if not len(names):
         return pd.Series(dtype=np.int64)
     chromosomes = bare_chromosomes(np.unique(stored.results["chrom"].astype(str)))
-    positions = gene_positions(table.loc[names], chromosomes)
+    positions = gene_positions(table.loc[names], chromosomes, text=text)
     return pd.Series(positions.tss, index=names)
 
 
@@ -171,7 +171,7 @@ def _trans(table: pd.DataFrame, starts: pd.Series | None) -> pd.DataFrame:
 def _form(stored: StoredScan) -> Callable[[pd.DataFrame, pd.Series | None], pd.DataFrame]:
     if stored.params.get("interaction"):
         return _interaction
-    return _nominal if stored.params.get("mode") == "cis" else _trans
+    return _nominal if stored.in_cis else _trans
 
 
 def _tests(

@@ -14,7 +14,6 @@ from donorwise._core.engine.scan_setup import donor_names
 from donorwise._core.engine.wanted import Wanted
 from donorwise.errors import DataError
 from donorwise.pl._locus_data import none_kept
-from donorwise.pl._scan_data import lead_of
 from donorwise.pl._scan_genotypes import dosages
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def collect(
 
 def _test(scan: StoredScan, gene: str, variant: str | None, group: str) -> pd.Series:
     """The test of a variant, or of the lead one; its variant is empty where nothing was tested in this group."""
-    lead = lead_of(scan, gene, group)
+    lead = scan.lead(gene, group)
     if variant is None and pd.isna(lead["neg_log10_p"]):
         return lead.astype(object).where(lead.index != "variant", "")
     name = str(lead["variant"]) if variant is None else variant

@@ -10,7 +10,6 @@ import pandas as pd
 
 from donorwise._core.engine.wanted import Wanted
 from donorwise.errors import DataError
-from donorwise.pl._scan_data import is_cis, lead_of
 from donorwise.pl._scan_genotypes import dosages, r_squared
 from donorwise.pl._style import format_p
 
@@ -60,7 +59,7 @@ def loci(scan: StoredScan, gene: str, groups: Sequence[str], genotypes: Any, win
         own = kept[kept["group"] == group]
         own = own.assign(lead=own.index == (own["neg_log10_p"].idxmax() if len(own) else -1))
         r2 = np.nan if copies is None or own.empty else _r2(copies[:, own.index], own)
-        tested = bool(pd.notna(lead_of(scan, gene, group)["neg_log10_p"]))
+        tested = bool(pd.notna(scan.lead(gene, group)["neg_log10_p"]))
         found[group] = Locus(own.assign(r2=r2).reset_index(drop=True), tested)
     return found
 
@@ -70,7 +69,7 @@ def _region(scan: StoredScan, gene: str, groups: Sequence[str], window: float | 
     pairs = Wanted(gene=(gene,), group=tuple(groups))
     own = scan.results[(scan.results["gene"] == gene) & scan.results["group"].isin(groups)]
     own = own[own["neg_log10_p"].notna() & (own["pos"] > 0)]
-    if own.empty or (window is None and is_cis(scan)):
+    if own.empty or (window is None and scan.in_cis):
         return pairs
     best, reach = own.loc[own["neg_log10_p"].idxmax()], int(USUAL_WINDOW if window is None else window)
     return replace(pairs, chrom=(str(best["chrom"]),), low=int(best["pos"]) - reach, high=int(best["pos"]) + reach)

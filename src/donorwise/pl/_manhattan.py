@@ -21,7 +21,7 @@ from donorwise.pl._manhattan_data import (
     to_name,
     variant_points,
 )
-from donorwise.pl._scan_data import genes_of, groups_of, is_cis, threshold_of
+from donorwise.pl._scan_data import genes_of, groups_of, threshold_of
 from donorwise.pl._style import (
     BLUE,
     INK,
@@ -128,7 +128,7 @@ def manhattan(
     symbols = scan_symbols(source, gene_symbols, scan)
     genes = [] if gene is None else [own for name in feature_names(gene) for own in genes_of(scan, symbols, name)]
     asked = [own for name in feature_names(labels) for own in symbols.features.get(name, [name])] if len(labels) else []
-    by_gene = level == "gene" if level else is_cis(scan)
+    by_gene = level == "gene" if level else scan.in_cis
     cut = threshold_of(threshold, 0.05 if by_gene else 5e-8)
     groups = groups_of(scan, group)
     if by_gene:
@@ -145,7 +145,7 @@ def manhattan(
     _finish_axes(axes, list(parts.values()), genome, cut=cut, by_gene=by_gene)
     outer_labels(axes, x="chromosome" if len(genome.names) > 1 else f"chromosome {genome.names[0]} (Mb)", y=y_label)
     figure.draw_without_rendering()
-    called = called_by(scan, symbols, genes, by_gene=by_gene or is_cis(scan))
+    called = called_by(scan, symbols, genes, by_gene=by_gene or scan.in_cis)
     for panel, part in zip(axes, parts.values(), strict=True):
         named = to_name(part, n_labels, asked, called)
         _name(panel, part, named, genome, place=adjust_labels if adjust_text else place_labels)

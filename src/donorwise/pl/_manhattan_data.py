@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 _ACROSS, _UP = 1500, 150
 """Cells of the grid below the line, of each of which one point is kept: about the pixels that there are."""
 PEAK = 1_000_000
-"""Base pixels around a hit within which others are taken for the same."""
+"""Base pairs around a hit within which others are taken for the same."""
 _TESTED = ("gene", "variant", "chrom", "pos", "neg_log10_p")
-
-
 _NO_PLACES = "The variants of this scan have no chromosomes and positions, which a Manhattan plot needs: scan genotypes that have them."
 
 

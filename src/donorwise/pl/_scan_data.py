@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from donorwise._anndata import holds_tables, keys, suggest
 from donorwise.errors import DataError, DonorwiseError
@@ -66,18 +65,6 @@ def genes_of(scan: StoredScan, symbols: Symbols, wanted: str) -> list[str]:
         if gene not in scan.genes:
             raise DataError(f"There is no gene {gene!r} in this scan. {suggest(gene, scan.genes)}")
     return found
-
-
-def lead_of(scan: StoredScan, gene: str, group: str) -> pd.Series:
-    """The row of a gene in a group; without numbers where there is none."""
-    rows = scan.results[(scan.results["gene"] == gene) & (scan.results["group"] == group)]
-    empty = pd.Series({"gene": gene, "group": group}, dtype=object).reindex(scan.results.columns)
-    return rows.iloc[0] if len(rows) else empty
-
-
-def is_cis(scan: StoredScan) -> bool:
-    """Whether genes were tested against the variants near them."""
-    return bool(scan.params.get("mode") == "cis")
 
 
 def threshold_of(threshold: object, default: float) -> float:

@@ -180,9 +180,9 @@ def scan(
     With P of the model without variants, :math:`n = x'Py` and :math:`s = x'Px`, the effect is :math:`n / s`, and its squared
     standard error :math:`(y'Py - n^2/s) / (\nu s)`; where donors have several rows that of
     :math:`(y'Py\,(d+1)/(\nu+1) - n^2/s) / (d s)` with the degrees of freedom d of the test, as what a variant explains is taken
-    from the variance between donors, but no less than without such a variance. P depends on the ratio of variances alone, which is estimated for each
-    feature (Kang et al. 2010, Nat Genet 42:348); `refit` estimates it with the variant (Zhou and Stephens 2012, Nat Genet
-    44:821). Degrees of freedom are donors less fixed effects, that of the variant among them.
+    from the variance between donors, but no less than without such a variance. P depends on the ratio of variances alone, which
+    is estimated for each feature (Kang et al. 2010, Nat Genet 42:348); `refit` estimates it with the variant (Zhou and Stephens
+    2012, Nat Genet 44:821). Degrees of freedom are donors less fixed effects, that of the variant among them.
 
     Examples
     --------

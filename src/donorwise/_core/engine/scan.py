@@ -33,7 +33,8 @@ logger = logging.getLogger("donorwise")
 _TOGETHER = 2048  # variants of a block that one thread takes
 NO_VARIANTS = "no_variants"
 _FEW_RELATIVES = 200  # donors: shares below 1e-4 were 2 to 4 times that with 40 of them, 1.8 with 100 and 1 with 980
-_EVERY = ""  # the chromosome of models that do not depend on it
+EVERY = ""
+"""The chromosome of models that do not depend on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,8 @@ class Scan:
         The genotypes, and the chromosome of each variant (V,) as genes call it.
     genes
         Where features are; None where all variants are tested with all of them.
+    options, warnings
+        What is asked, and what to say before it is done.
     """
 
     analyses: Mapping[str, LmmAnalysis]
@@ -261,7 +264,7 @@ class _Task:
     def _by_models(self, blocks: list[tuple[int, int]]) -> Iterator[tuple[str, list[int]]]:
         """Numbers of the blocks that are tested in the same models, and the chromosome that these leave out."""
         if not self.scan.options.loco:
-            yield _EVERY, list(range(len(blocks)))
+            yield EVERY, list(range(len(blocks)))
             return
         first = np.array([str(self.scan.chrom[low]) for low, _ in blocks])
         for chrom in dict.fromkeys(first.tolist()):
@@ -271,7 +274,7 @@ class _Task:
         """Features that have variants to be tested with; in models of one chromosome those that are near it."""
         genes = self.scan.genes
         n = len(self.scan.analysis.variables)
-        return np.arange(n) if genes is None or chrom == _EVERY else np.flatnonzero(genes.chrom == chrom)
+        return np.arange(n) if genes is None or chrom == EVERY else np.flatnonzero(genes.chrom == chrom)
 
     def _models(self, chrom: str, features: IntArray) -> TaskModels:
         analysis = self.scan.analyses[chrom]

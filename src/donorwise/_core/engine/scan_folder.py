@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -33,15 +33,10 @@ def group_folder(group: str) -> str:
 
     Examples
     --------
-    >>> group_folder("CD4 T/naive & co"), group_of(group_folder("CD4 T/naive & co"))
-    ('group=CD4%20T%2Fnaive%20%26%20co', 'CD4 T/naive & co')
+    >>> group_folder("CD4 T/naive & co")
+    'group=CD4%20T%2Fnaive%20%26%20co'
     """
     return _GROUP + quote(group, safe="")
-
-
-def group_of(folder: str) -> str:
-    """The group whose tests are in the folder of this name."""
-    return unquote(folder.removeprefix(_GROUP))
 
 
 def check_pyarrow() -> None:

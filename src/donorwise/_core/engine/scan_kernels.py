@@ -11,15 +11,15 @@ from donorwise._core.models.lmm.variant_kernels import ROUNDING
 BINS_PER_UNIT = round(1 / WIDTH)
 N_BINS = round(LAST * BINS_PER_UNIT) + 1
 """Bins of |t| of `WIDTH`, up to `LAST`; the last one is open."""
-_ALIKE = 1e-9  # of a statistic, relative: rounding between variants with the same genotypes
+ALIKE = 1e-9  # of a statistic, relative: rounding between variants with the same genotypes
 
 
 @inner
 def _is_lead(t, largest, at, best, order):
     """Whether a |t| is larger than the largest before, or is alike and its variant the first in `order`."""
-    if best < 0 or t > largest * (1.0 + _ALIKE):
+    if best < 0 or t > largest * (1.0 + ALIKE):
         return True
-    return t >= largest * (1.0 - _ALIKE) and order[at] < order[best]
+    return t >= largest * (1.0 - ALIKE) and order[at] < order[best]
 
 
 @inner
@@ -56,7 +56,7 @@ def _sift_row(v, t, bins, order, low, high, least, best, largest, tested, histog
     for g in range(t.size):
         histogram[bins[g]] += 1
     for g in range(t.size):
-        alike += (t[g] >= largest[g] * (1.0 - _ALIKE)) & (t[g] <= largest[g] * (1.0 + _ALIKE))
+        alike += (t[g] >= largest[g] * (1.0 - ALIKE)) & (t[g] <= largest[g] * (1.0 + ALIKE))
     if alike > 0:
         for g in range(t.size):
             if t[g] >= 0.0 and _is_lead(t[g], largest[g], v, best[g], order):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("donorwise")
 
-
 _PAIR = 2  # rows of a donor, whose difference is all that is within it
 
 
@@ -166,7 +165,8 @@ def task_models(
 ) -> TaskModels:
     """The fitted models of a task, ready for variants; of `normal` statistics the degrees of freedom are infinite.
 
-    Features without a model, those whose donors leave nothing to judge a variant by, and those that say the same in all cells of a level, are in none; their status says so.
+    Features without a model, those whose donors leave nothing to judge a variant by, and those that say the same in all cells of
+    a level, are in none; their status says so.
     """
     found, status = [], fit.status.copy()
     for model in fit.models:

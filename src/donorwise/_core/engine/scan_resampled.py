@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from donorwise._core.engine.scan_summary import Summary
     from donorwise._core.engine.scan_windows import Ranges
     from donorwise._core.models.lmm.variants import VariantBlock
-    from donorwise._typing import FloatArray
 
 
 def check_resampled(design: Design, *, interaction: bool) -> None:
@@ -50,8 +49,4 @@ def resample(fit: NullFit, block: VariantBlock, ranges: Ranges, n: int, seed: in
         x, y, Q = fit.models.whitened(block, slice(int(ranges.low[g]), int(ranges.high[g])), g)
         made = rotations(y.size, n, seed, Q) if kernel else permuted_responses(y, n, seed, Q)
         own = (y / np.linalg.norm(y))[:, None]
-        summary.larger(int(feature), _largest(x, own, made))
-
-
-def _largest(x: FloatArray, own: FloatArray, made: FloatArray) -> FloatArray:
-    return np.concatenate([maxima(x, own), maxima(x, made)])
+        summary.larger(int(feature), np.concatenate([maxima(x, own), maxima(x, made)]))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from donorwise._core.engine.scan import Scan, TaskResult
+    from donorwise._core.engine.scan_tiles import TestOptions
 
 logger = logging.getLogger("donorwise")
 
@@ -126,6 +127,7 @@ def _params(scan: Scan, results: Sequence[TaskResult], counts: pd.DataFrame, fai
         "refit": options.tests.refit,
         "screen": options.tests.screen,
         "gene_test": options.gene_test,
+        **_permutations(options.tests),
         "loco": options.loco,
         "maf": options.maf,
         "missing": options.missing,
@@ -140,6 +142,11 @@ def _params(scan: Scan, results: Sequence[TaskResult], counts: pd.DataFrame, fai
         "reasons": failed,
         "version": version("donorwise"),
     }
+
+
+def _permutations(tests: TestOptions) -> dict[str, int]:
+    """What permuted responses can be made again by; nothing where there are none."""
+    return {"n_permutations": tests.n_permutations, "seed": tests.seed} if tests.n_permutations else {}
 
 
 def _lambda(own: TaskResult) -> float:

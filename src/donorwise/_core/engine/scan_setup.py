@@ -19,8 +19,6 @@ from donorwise.errors import DataError, DesignError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    import pandas as pd
-
     from donorwise._core.design.formula import Bar, ParsedFormula
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.scan import Genes, ScanOptions
@@ -33,8 +31,8 @@ _INFLATED = 1.05  # variance, relative to what it should be
 _LEAST = 3  # donors that a test needs at the very least
 
 
-def donor_columns(parsed: ParsedFormula, donor: str | None, declared: str) -> tuple[str, ...]:
-    """Columns of the donors that variants belong to.
+def donor_factor(parsed: ParsedFormula, donor: str | None, declared: str) -> tuple[str, ...]:
+    """Columns of the factor whose levels are the donors that variants belong to.
 
     They are `donor`, alone or the last part of a grouping factor; else the grouping factor that is the declared one or looks like
     donors; else the declared one, whatever random terms there are (of batches, with one row for each donor).

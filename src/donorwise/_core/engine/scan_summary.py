@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from donorwise._core.engine.scan_kernels import N_BINS
+from donorwise._core.engine.scan_kernels import ALIKE, N_BINS
 from donorwise._core.inference.cauchy import Cauchy
 from donorwise._core.kinship.usable import REASONS
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from donorwise._core.kinship.usable import Usable
     from donorwise._typing import FloatArray, IntArray
 
-_ALIKE = 1e-9  # relative difference of statistics that is rounding
 CAUCHY = ("total", "log_tiny", "n_ones", "n_tests")
 _LEAD = ("variant", "estimate", "statistic", "se", "frequency", "n")
 _SUMS = ("n_variants", "counts", "left_out", "variants", "imputed")
@@ -42,7 +41,8 @@ class Summary:
     counts
         Shape (bins,). Histogram of |t|.
     left_out
-        Shape (3,). Variants that were not tested among the donors that most features have, by the reasons of :mod:`donorwise._core.kinship.usable`.
+        Shape (3,). Variants that were not tested among the donors that most features have, by the reasons of
+        :mod:`donorwise._core.kinship.usable`.
     variants, imputed
         Shape (1,). Variants that were, and their genotypes that were missing.
     """
@@ -85,7 +85,7 @@ class Summary:
         """Take leads for the features `at` where they are larger; the first of variants that say the same."""
         before = np.where(self.variant[at] >= 0, np.abs(self.statistic[at]), -1.0)
         now = np.abs(statistic)
-        better = (now > before * (1 + _ALIKE)) | ((now >= before * (1 - _ALIKE)) & (variant < self.variant[at]))
+        better = (now > before * (1 + ALIKE)) | ((now >= before * (1 - ALIKE)) & (variant < self.variant[at]))
         own = at[better]
         for name, values in zip(_LEAD, (variant, estimate, statistic, se, frequency, n), strict=True):
             getattr(self, name)[own] = values[better]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pyarrow.dataset as ds
 
-    Tests: TypeAlias = pd.DataFrame | ds.Dataset
+    StoredTests: TypeAlias = pd.DataFrame | ds.Dataset
 
 
 def _spellings(chrom: str) -> list[str]:
@@ -95,7 +95,7 @@ class Wanted:
         return Wanted(**own)
 
 
-def read_wanted(tests: Tests, wanted: Wanted, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_wanted(tests: StoredTests, wanted: Wanted, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The tests that are wanted, as one table in their own order; text is categorical.
 
     Parameters
@@ -114,7 +114,7 @@ def read_wanted(tests: Tests, wanted: Wanted, columns: Sequence[str] | None = No
     return with_known_text(found.to_pandas(strings_to_categorical=True))
 
 
-def wanted_blocks(tests: Tests, wanted: Wanted, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+def wanted_blocks(tests: StoredTests, wanted: Wanted, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
     """As `read_wanted`, in blocks of rows of which one is in memory at a time."""
     if isinstance(tests, pd.DataFrame):
         yield read_wanted(tests, wanted, columns)

@@ -61,7 +61,7 @@ def build_coupling(
         return None
     carriers, of_term = _carriers(terms)
     S, A = _crossproducts(fixed, carriers, collapsed)
-    values, vectors = np.linalg.eigh(S)
+    values, vectors = _eigen(S)
     kept = values > _RANK * values.max()
     root = np.sqrt(values[kept])
     R, turn = (
@@ -77,6 +77,16 @@ def build_coupling(
     if len(parameter) == 1:
         return _single(B[0], A, turn, effects, carriers, parameter)
     return _dense(B, turn.T @ A, parameter), Coupling(carriers, turn, effects)
+
+
+def _eigen(S: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues and vectors of cross-products, which for one column of independent levels are diagonal."""
+    diagonal = np.diag(S)
+    if np.count_nonzero(S) > np.count_nonzero(diagonal):
+        values, vectors = np.linalg.eigh(S)
+        return values, vectors
+    order = np.argsort(diagonal, kind="stable")
+    return diagonal[order], np.eye(diagonal.size)[:, order]
 
 
 def _carriers(terms: Sequence[TermBasis]) -> tuple[tuple[TermBasis, ...], list[int]]:

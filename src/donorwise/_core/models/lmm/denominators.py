@@ -25,10 +25,13 @@ import numpy as np
 from scipy import linalg, sparse
 
 from donorwise._core.models.lmm.law import block_matrix, some_points
+from donorwise._core.models.lmm.ratio_pairs import PairOptima, PairProducts, fit_pairs
+from donorwise._core.models.lmm.variant_kernels import ROUNDING, one_ratio_pairs
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.donor_columns import Axis, DonorColumns
     from donorwise._core.models.lmm.equations import Equations
+    from donorwise._core.models.lmm.ratios import Nodes
     from donorwise._core.models.lmm.spectral import Spectrum
     from donorwise._typing import FloatArray, IntArray
 
@@ -63,8 +66,11 @@ class Variances(Protocol):
     def sums(self, axis: Axis, turned: FloatArray) -> FloatArray:
         """Maps (D, G) with x @ sums = x'Py of columns made of donors' numbers, whose cross-products are `turned` (D, q)."""
 
-    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
-        """x'Pz of pairs of columns with cross-products (V, q) and x'Mz (V,), at the variances of features."""
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
+        """x'Pz of columns of two axes with cross-products (V, q) and x'Mz (V,), at the variances of features."""
+
+    def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
+        """Pairs of a single column and a feature with variances of their own; None where nothing shared makes that easier."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,13 @@ class NoVariances:
         """See :class:`Variances`."""
         return axis.y
 
-    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
         """See :class:`Variances`."""
         return lambda variants, features: np.repeat(rss[variants, None], features.size, axis=1)
+
+    def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
+        """See :class:`Variances`."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,7 @@ class OneRatio:
     ) -> OneRatio:
         """Of fitted features, and of donors' columns in the eigenbasis, (D, q) each."""
         own = [
-            spans(t, axis, columns.lengths[a, a]) for a, (t, axis) in enumerate(zip(turned, columns.axes, strict=True))
+            _spans(t, axis, columns.lengths[a, a]) for a, (t, axis) in enumerate(zip(turned, columns.axes, strict=True))
         ]
         return cls(spectrum, gamma, u_y, (turned[0] ** 2).mean(axis=0), tuple(own))
 
@@ -145,16 +155,29 @@ class OneRatio:
         low, high = self._ends
         return np.log1p(gamma * high) - np.log1p(gamma * low)
 
-    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
         """See :class:`Variances`."""
         points, weights = self._points
         energy = t * u
         at_points = energy @ self.shrunk(points)
-        at_points += (rss - energy.sum(axis=1))[:, None]
+        if not any(self.spanned[axis] for axis in axes):
+            at_points += (rss - energy.sum(axis=1))[:, None]
         return lambda variants, features: at_points[variants] @ weights[as_slice(features)].T
 
+    def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
+        """See :class:`Variances`."""
+        if not self.spanned[0]:
+            return None
+        out, rss = np.empty((pairs.variants.size, 3)), pairs.rss_y
+        floor = rss - (self.u_y**2).sum(axis=1)
+        floor[floor < ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
+        one_ratio_pairs(
+            self.spectrum.s, pairs.zty_x, self.u_y, floor, pairs.variants, pairs.features, self.gamma, float(nu), out
+        )
+        return PairOptima(out[:, 0], out[:, 1], out[:, 2:], np.ones(len(out), dtype=np.bool_))
 
-def spans(turned: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
+
+def _spans(turned: FloatArray, axis: Axis, lengths: FloatArray) -> bool:
     """Whether the columns of an axis, whose squared lengths are (D,), have no more than coordinates `turned` (D, m)."""
     left = lengths - (axis.ols**2).sum(axis=1) - (turned**2).sum(axis=1)
     return bool((left <= _SPANNED * lengths).all())
@@ -184,7 +207,8 @@ def _barycentric(z: FloatArray, at: FloatArray) -> FloatArray:
 class FeatureByFeature:
     """Any variances `gamma` (G, K), worked out for one feature after the other.
 
-    `zty` and `delta` (G, q) and (G, p) are the features' cross-products and steps from least squares to their estimates.
+    `zty` and `delta` (G, q) and (G, p) are the features' cross-products and steps from least squares to their estimates; `nodes`
+    are those of two variances, where they say everything of a donor's column, so that optima of pairs lie between them.
     """
 
     tile: ClassVar[tuple[int, int]] = _WHOLE
@@ -193,6 +217,16 @@ class FeatureByFeature:
     gamma: FloatArray
     zty: FloatArray
     delta: FloatArray
+    nodes: Nodes | None
+
+    @classmethod
+    def of(
+        cls, equations: Equations, gamma: FloatArray, zty: FloatArray, delta: FloatArray, columns: DonorColumns
+    ) -> FeatureByFeature:
+        """Of fitted features, and of donors' columns."""
+        nodes, axis = equations.nodes, columns.axes[0]
+        known = nodes is not None and _spans(axis.zty @ nodes.edges[0].turn, axis, columns.lengths[0, 0])
+        return cls(equations, gamma, zty, delta, nodes if known else None)
 
     def sums(self, axis: Axis, turned: FloatArray) -> FloatArray:
         """See :class:`Variances`."""
@@ -202,7 +236,7 @@ class FeatureByFeature:
             modes[g] = self._at(g).shrunk((self.zty[g] - A @ self.delta[g])[None])[0]
         return axis.y - axis.zty @ modes.T
 
-    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray) -> Products:
+    def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
         """See :class:`Variances`."""
 
         def of(variants: slice, features: IntArray) -> FloatArray:
@@ -216,6 +250,10 @@ class FeatureByFeature:
             return out
 
         return of
+
+    def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
+        """See :class:`Variances`."""
+        return None if self.nodes is None else fit_pairs(self.nodes, pairs, nu)
 
     def _at(self, g: int) -> _Blocked | _Coupled:
         kind = _Coupled if self.equations.blocks.coupled else _Blocked

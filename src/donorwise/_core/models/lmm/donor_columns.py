@@ -41,10 +41,6 @@ class Axis:
     ols: FloatArray
     y: FloatArray
 
-    def take(self, features: IntArray) -> Axis:
-        """For some of the features."""
-        return replace(self, y=self.y[:, features])
-
 
 @dataclass(frozen=True, slots=True)
 class DonorColumns:
@@ -60,15 +56,6 @@ class DonorColumns:
 
     axes: tuple[Axis, ...]
     lengths: FloatArray
-
-    @property
-    def n_donors(self) -> int:
-        """D."""
-        return len(self.axes[0].ols)
-
-    def take(self, features: IntArray) -> DonorColumns:
-        """For some of the features."""
-        return replace(self, axes=tuple(axis.take(features) for axis in self.axes))
 
 
 def donor_columns(

@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.rays import Ray
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
-_START, _OUTMOST = (
-    0.01,
-    5.0,
-)  # lam, relative to what a level says, and log ratio, that a search starts from at the least and most
+_START = 0.01  # lam, relative to what a level says, that a search starts from at the least
+_OUTMOST = 5.0  # log ratio of the variances that it starts from at the most, either way
 _DOUBLES = 20_000_000  # of coordinates at a time
 
 
@@ -40,13 +38,13 @@ class PairOptima(NamedTuple):
     found: BoolArray
 
 
-class Pairs(NamedTuple):
-    """n pairs of columns and features.
+class PairProducts(NamedTuple):
+    """Cross-products that n pairs of columns and features are made of.
 
     Attributes
     ----------
     zty_x, zty_y
-        Shapes (V, m), (G, m). Cross-products with the random columns.
+        Shapes (V, q), (G, q). Those with the random columns, of columns as :class:`denominators.Variances` turns them.
     rss_y, start
         Shapes (G,), (G, 2). Residual sums of squares of the features, and their variances without the columns.
     variants, features
@@ -61,7 +59,7 @@ class Pairs(NamedTuple):
     features: IntArray
 
 
-def fit_pairs(nodes: Nodes, pairs: Pairs, nu: int) -> PairOptima:
+def fit_pairs(nodes: Nodes, pairs: PairProducts, nu: int) -> PairOptima:
     """The REML optima of pairs, from the variances of the features without the columns.
 
     Columns are made of the levels' numbers, of which the random columns say everything.
@@ -74,7 +72,7 @@ def fit_pairs(nodes: Nodes, pairs: Pairs, nu: int) -> PairOptima:
     return out
 
 
-def _fit_some(nodes: Nodes, pairs: Pairs, which: slice, nu: float, out: PairOptima) -> None:
+def _fit_some(nodes: Nodes, pairs: PairProducts, which: slice, nu: float, out: PairOptima) -> None:
     """Some of the pairs, into the arrays of `out`."""
     used_x, v = np.unique(pairs.variants[which], return_inverse=True)
     used_y, g = np.unique(pairs.features[which], return_inverse=True)

@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariances, OneRatio, as_slice, spans
+from donorwise._core.models.lmm.denominators import FeatureByFeature, NoVariances, OneRatio, as_slice
 from donorwise._core.models.lmm.donor_columns import donor_columns
 from donorwise._core.models.lmm.evaluate import evaluate_block
 from donorwise._core.models.lmm.fit import fit_responses, newton_from
-from donorwise._core.models.lmm.ratio_pairs import Pairs, fit_pairs
-from donorwise._core.models.lmm.variant_kernels import ROUNDING, one_ratio_pairs
+from donorwise._core.models.lmm.ratio_pairs import PairProducts
+from donorwise._core.models.lmm.variant_kernels import ROUNDING
 from donorwise._core.models.lmm.variant_tests import Refits, Scores, Tests, pairs_of_scores, wald_two
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from donorwise._core.models.lmm.donor_columns import DonorColumns
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.model import LMM
-    from donorwise._core.models.lmm.ratios import Nodes
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 _ALIASED = 1e-9  # share of the squared length of a variant that the fixed effects leave where they explain it
@@ -127,19 +126,6 @@ class NullModels:
         """Rows less fixed effects, those of the variant among them."""
         return self.equations.nu(reml=True) - self.n_columns
 
-    @property
-    def spanned(self) -> tuple[bool, ...]:
-        """Whether the random columns explain every column, once the fixed part is taken out, as those of donors do."""
-        return self.variances.spanned if isinstance(self.variances, OneRatio) else (False,) * self.n_columns
-
-    @cached_property
-    def _between_nodes(self) -> bool:
-        """Whether the optima of pairs lie between nodes of two variances, which say everything of one column."""
-        nodes, axis = self.equations.nodes, self.columns.axes[0]
-        if nodes is None or self.n_columns > 1:
-            return False
-        return spans(axis.zty @ nodes.edges[0].turn, axis, self.columns.lengths[0, 0])
-
     def block(self, x: FloatArray) -> VariantBlock:
         """Variants (V, D), ready to be tested."""
         axes, lengths = self.columns.axes, self.columns.lengths
@@ -153,12 +139,7 @@ class NullModels:
         left = _left(rss, self.n_columns)
         whole = squares @ lengths[-1, -1]
         aliased = ~(left > _ALIASED * whole) | ~(rss[0, 0] > _ALIASED * (squares @ lengths[0, 0]))
-        products = {
-            (a, b): self.variances.products(
-                turned[a], turned[b], (turned[a] * turned[b]).sum(axis=1) if self.spanned[a] or self.spanned[b] else own
-            )
-            for (a, b), own in rss.items()
-        }
+        products = {(a, b): self.variances.products(turned[a], turned[b], own, (a, b)) for (a, b), own in rss.items()}
         return VariantBlock(x, turned, rss, aliased, products)
 
     def whitened(
@@ -166,7 +147,8 @@ class NullModels:
     ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
         """Variants (V, m) and a feature (m,) as independent numbers, without what the fixed part explains.
 
-        The third is what was taken out, (m, p), where the m numbers are the donors'; else None. Of one variance at most, and of one column: the squared correlation of the two is what a test knows.
+        The third is what was taken out, (m, p), where the m numbers are the donors'; else None. Of one variance at most, and of
+        one column: the squared correlation of the two is what a test knows.
         """
         variances, aliased = self.variances, block.aliased[variants, None]
         if isinstance(variances, OneRatio):
@@ -211,15 +193,24 @@ class NullModels:
 
     def refitted(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool = True) -> Refits:
         """Pairs (n,) of a variant of a block and a feature with variances of their own; those of a variant side by side."""
-        if isinstance(self.variances, NoVariances) and reml:
+        if reml and not self.gamma.shape[1]:
             return self._least_squares(block, variants, features)
-        if isinstance(self.variances, OneRatio) and self.n_columns == 1 and self.spanned[0] and reml:
-            return self._one_ratio(block, self.variances, variants, features)
-        if self.equations.nodes is not None and self._between_nodes and reml:
-            return self._two_ratios(block, self.equations.nodes, variants, features)
-        return self._any_ratios(block, variants, features, reml=reml)
+        if not reml or self.n_columns > 1:
+            return self._by_newton(block, variants, features, reml=reml)
+        response = self.response
+        pairs = PairProducts(block.turned[0], response.zty, response.rss, self.gamma, variants, features)
+        own = self.variances.refitted(pairs, self.nu)
+        if own is None:
+            return self._by_newton(block, variants, features, reml=True)
+        out = Refits(own.estimate[:, None], own.se[:, None], own.gamma, np.full(variants.size, np.nan))
+        rest = np.flatnonzero(~own.found)
+        if rest.size:
+            again = self._by_newton(block, variants[rest], features[rest], reml=True)
+            for values, others in zip(out, again, strict=True):
+                values[rest] = others
+        return out
 
-    def _any_ratios(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool) -> Refits:
+    def _by_newton(self, block: VariantBlock, variants: IntArray, features: IntArray, *, reml: bool) -> Refits:
         """Pairs by Newton's method over all variances, a variant at a time."""
         used, start = np.unique(variants, return_index=True)
         found = [
@@ -254,28 +245,6 @@ class NullModels:
         for (a, b), rss in block.rss.items():
             S[:, a, b] = S[:, b, a] = rss[variants]
         return S
-
-    def _one_ratio(self, block: VariantBlock, own: OneRatio, variants: IntArray, features: IntArray) -> Refits:
-        out = np.empty((variants.size, 3))
-        rss = self.response.rss
-        floor = rss - (own.u_y**2).sum(axis=1)
-        floor[floor < ROUNDING * rss] = 0.0  # which would say that there is no residual variance at a ratio of its own
-        one_ratio_pairs(
-            own.spectrum.s, block.turned[0], own.u_y, floor, variants, features, own.gamma, float(self.nu), out
-        )
-        return Refits(out[:, :1], out[:, 1:2], out[:, 2:], np.full(len(out), np.nan))
-
-    def _two_ratios(self, block: VariantBlock, nodes: Nodes, variants: IntArray, features: IntArray) -> Refits:
-        """Pairs between the nodes of two variances; the few whose optimum these do not surround by Newton's method."""
-        pairs = Pairs(block.turned[0], self.response.zty, self.response.rss, self.gamma, variants, features)
-        own = fit_pairs(nodes, pairs, self.nu)
-        out = Refits(own.estimate[:, None], own.se[:, None], own.gamma, np.full(variants.size, np.nan))
-        rest = np.flatnonzero(~own.found)
-        if rest.size:
-            again = self._any_ratios(block, variants[rest], features[rest], reml=True)
-            for values, others in zip(out, again, strict=True):
-                values[rest] = others
-        return out
 
     def _refit(self, block: VariantBlock, v: int, at: IntArray, *, reml: bool) -> Refits:
         """One variant, orthonormalised, as further columns of the fixed effects."""
@@ -359,7 +328,7 @@ def _weighed(model: LMM, columns: DonorColumns) -> tuple[tuple[FloatArray, ...],
         return turned, NoVariances()
     spectrum = equations.spectrum
     if spectrum is None:
-        return turned, FeatureByFeature(equations, gamma, response.zty, model.coefficients - response.ols)
+        return turned, FeatureByFeature.of(equations, gamma, response.zty, model.coefficients - response.ols, columns)
     basis = spectrum.vectors / np.sqrt(spectrum.s)
     turned = tuple(t @ basis for t in turned)
     return turned, OneRatio.of(spectrum, gamma[:, 0], response.zty @ basis, columns, turned)
