@@ -45,7 +45,6 @@ def scan(adata: ad.AnnData, X: Any, formula: str = "~ age", **options: Any) -> d
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"window": None}, r"window=None must be a number of base pairs; all variants are tested by mode='trans'"),
         ({"window": "1e6"}, r"window='1e6' must be a number of base pairs"),
         ({"window": -5}, r"window=-5 must be"),
         ({"maf": "5%"}, r"maf='5%' must be a number between 0 and 0.5"),
@@ -183,3 +182,10 @@ def test_variants_without_a_name_of_their_own(placed: bool) -> None:
     places = [f"{c}:{p}:A:G" for c, p in zip(var["chrom"], var["pos"], strict=True)]
     assert own["variant"].tolist() == (places if placed else ["same"] * V)
     np.testing.assert_array_equal(dosages(G, own).to_numpy(), X.to_numpy())
+
+
+def test_no_window_is_all_variants() -> None:
+    for mode in ("cis", "gwas"):
+        found = scan(people(), genotypes(), mode=mode, window=None)
+        assert found["params"]["mode"] == {"cis": "trans", "gwas": "gwas"}[mode]
+        assert (found["results"]["n_variants"] == V).all()

@@ -187,7 +187,7 @@ class Models:
         formula: str,
         *,
         mode: str = "cis",
-        window: float = 1_000_000,
+        window: float | None = 1_000_000,
         groupby: GroupBy = None,
         layer: str | None = None,
         obsm: str | None = None,

@@ -52,7 +52,7 @@ def scan(
     formula: str,
     *,
     mode: str = "cis",
-    window: float = 1_000_000,
+    window: float | None = 1_000_000,
     groupby: GroupBy = None,
     layer: str | None = None,
     obsm: str | None = None,
@@ -104,7 +104,7 @@ def scan(
         for few features such as traits or scores.
     window
         Base pairs on either side of the transcription start, which is in var: ``tss``, or ``start``, ``end`` and ``strand``; with
-        ``chrom``.
+        ``chrom``. None for all variants, as ``mode="trans"``.
     {groupby}
     {response}
     {mask_var}
@@ -218,7 +218,7 @@ def scan(
 def scan_options(
     *,
     mode: str,
-    window: float,
+    window: float | None,
     interaction: str | None,
     test: str,
     refit: str,
@@ -243,17 +243,15 @@ def scan_options(
     check_option("refit", refit, REFITS)
     if test == "lrt":
         _check_likelihood_ratio(refit, interaction)
+    if window is None:
+        mode, window = "trans" if mode == "cis" else mode, _LONGEST
     gene_test = _USUAL_TEST[mode] if gene_test is None else gene_test
     check_option("gene_test", gene_test, GENE_TESTS)
     for name, value, high in (("screen", screen, 1), ("maf", maf, 0.5), ("missing", missing, 1), ("p_max", p_max, 1)):
         if value is not None or name != "p_max":
             _check_number(name, value, 0, high, f"must be a number between 0 and {high}")
     _check_number(
-        "window",
-        window,
-        1,
-        _LONGEST,
-        "must be a number of base pairs; all variants are tested by mode='trans' and 'gwas'",
+        "window", window, 1, _LONGEST, "must be a number of base pairs, or None for all variants (mode='trans')"
     )
     _check_number(
         "n_permutations", n_permutations, 1, np.inf, "must be a number of permutations, such as 1000", whole=True

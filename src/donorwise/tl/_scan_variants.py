@@ -30,7 +30,7 @@ def scan_variants(
     *,
     genes: pd.DataFrame | None = None,
     mode: str | None = None,
-    window: float = 1_000_000,
+    window: float | None = 1_000_000,
     weights: Any = None,
     kernels: Mapping[str, Any] | None = None,
     relmat: Mapping[str, Any] | None = None,
