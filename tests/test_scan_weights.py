@@ -91,6 +91,6 @@ def test_donors_without_anything_of_their_own(donors: tuple[np.ndarray, pd.DataF
     with pytest.warns(dw.errors.DonorwiseWarning, match=said):
         dw.tl.scan(adata, genotypes, "~ sex", weights="cells", donor="donor_id", mode="gwas", progress=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", dw.errors.DonorwiseWarning)
         dw.scan_variants(Y, obs, genotypes, OWN, weights="cells")
         dw.scan_variants(Y, obs, genotypes, "~ sex", weights=np.full(N, 7.0), donor="donor_id")
