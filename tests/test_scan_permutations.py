@@ -113,3 +113,15 @@ def test_neither_blocks_nor_files_nor_refits_change_them(formula: str, tmp_path:
 def test_what_cannot_be_permuted() -> None:
     with pytest.raises(DesignError, match="not for their interactions: take gene_test='acat'"):
         scanned(interaction="age")
+
+
+def test_levels_without_an_eigenbasis_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands of levels none is made, and least squares would take its place."""
+    monkeypatch.setattr("donorwise._core.models.lmm.equations._EIGEN_LIMIT", D - 1)
+    cells, genotypes, _ = study()
+    obs = pd.concat([cells.obs, cells.obs]).set_axis([str(i) for i in range(2 * D)])
+    Y = np.vstack([cells.X, cells.X]) + np.random.default_rng(0).normal(size=(2 * D, 2))
+    options: dict[str, Any] = {"n_permutations": N, "donor": "donor_id"}
+    with pytest.raises(DesignError, match="eigenbasis of the levels.*take gene_test='acat'"):
+        dw.scan_variants(Y, obs, genotypes, "~ age + (1 | donor_id)", gene_test="permutations", **options)
+    assert (dw.scan_variants(Y, obs, genotypes, "~ age + (1 | donor_id)", **options).results["status"] == "ok").all()

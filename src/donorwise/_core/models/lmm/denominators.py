@@ -27,6 +27,7 @@ from scipy import linalg, sparse
 from donorwise._core.models.lmm.law import block_matrix, some_points
 from donorwise._core.models.lmm.ratio_pairs import PairOptima, PairProducts, fit_pairs
 from donorwise._core.models.lmm.variant_kernels import ROUNDING, one_ratio_pairs
+from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.donor_columns import Axis, DonorColumns
@@ -41,6 +42,7 @@ _SPANNED = 1e-9  # share of a squared length that is none
 _WITHIN = 0.9  # of the smallest s: the logarithm has a range where all s are the same, too
 
 
+Whitened = tuple["FloatArray", "FloatArray", "FloatArray | None"]
 Products = Callable[[slice, "IntArray"], "FloatArray"]
 """x'Pz (V, G) of some variants and, in their order, some features."""
 
@@ -69,6 +71,9 @@ class Variances(Protocol):
     def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
         """x'Pz of columns of two axes with cross-products (V, q) and x'Mz (V,), at the variances of features."""
 
+    def whitened(self, columns: DonorColumns, x: FloatArray, turned: FloatArray, feature: int) -> Whitened:
+        """Genotypes x (V, D), `turned` (V, q), and a feature as independent numbers; see :meth:`NullModels.whitened`."""
+
     def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
         """Pairs of a single column and a feature with variances of their own; None where nothing shared makes that easier."""
 
@@ -86,6 +91,13 @@ class NoVariances:
     def products(self, t: FloatArray, u: FloatArray, rss: FloatArray, axes: tuple[int, int]) -> Products:
         """See :class:`Variances`."""
         return lambda variants, features: np.repeat(rss[variants, None], features.size, axis=1)
+
+    def whitened(self, columns: DonorColumns, x: FloatArray, turned: FloatArray, feature: int) -> Whitened:
+        """See :class:`Variances`: rows of the donors, less the fixed part."""
+        axis, size = columns.axes[0], np.sqrt(columns.lengths[0, 0])
+        there = np.flatnonzero(size > 0)
+        Q = axis.ols[there] / size[there, None]
+        return x[:, there] * size[there] - (x @ axis.ols) @ Q.T, axis.y[there, feature] / size[there], Q
 
     def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
         """See :class:`Variances`."""
@@ -163,6 +175,11 @@ class OneRatio:
         if not any(self.spanned[axis] for axis in axes):
             at_points += (rss - energy.sum(axis=1))[:, None]
         return lambda variants, features: at_points[variants] @ weights[as_slice(features)].T
+
+    def whitened(self, columns: DonorColumns, x: FloatArray, turned: FloatArray, feature: int) -> Whitened:
+        """See :class:`Variances`: coordinates of the eigenbasis, of variance one each."""
+        root = np.sqrt(self.shrunk(self.gamma[[feature]])[:, 0])
+        return turned * root, self.u_y[feature] * root, None
 
     def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
         """See :class:`Variances`."""
@@ -250,6 +267,19 @@ class FeatureByFeature:
             return out
 
         return of
+
+    def whitened(self, columns: DonorColumns, x: FloatArray, turned: FloatArray, feature: int) -> Whitened:
+        """There is no basis that makes numbers of levels independent.
+
+        Raises
+        ------
+        DesignError
+            Always: there are several variances, or too many levels for an eigenbasis.
+        """
+        raise DesignError(
+            f"gene_test='permutations' needs an eigenbasis of the levels, which {self.equations.design.formula!r} has too many of "
+            "(or several variances): take gene_test='acat'."
+        )
 
     def refitted(self, pairs: PairProducts, nu: int) -> PairOptima | None:
         """See :class:`Variances`."""

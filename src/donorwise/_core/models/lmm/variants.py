@@ -150,16 +150,8 @@ class NullModels:
         The third is what was taken out, (m, p), where the m numbers are the donors'; else None. Of one variance at most, and of
         one column: the squared correlation of the two is what a test knows.
         """
-        variances, aliased = self.variances, block.aliased[variants, None]
-        if isinstance(variances, OneRatio):
-            root = np.sqrt(variances.shrunk(variances.gamma[[feature]])[:, 0])
-            return np.where(aliased, 0.0, block.turned[0][variants] * root), variances.u_y[feature] * root, None
-        axis, size = self.columns.axes[0], np.sqrt(self.columns.lengths[0, 0])
-        there = np.flatnonzero(size > 0)
-        Q = axis.ols[there] / size[there, None]
-        x = block.x[variants]
-        left = x[:, there] * size[there] - (x @ axis.ols) @ Q.T
-        return np.where(aliased, 0.0, left), axis.y[there, feature] / size[there], Q
+        x, y, Q = self.variances.whitened(self.columns, block.x[variants], block.turned[0][variants], feature)
+        return np.where(block.aliased[variants, None], 0.0, x), y, Q
 
     def score(self, block: VariantBlock, features: IntArray, variants: slice = slice(None)) -> Tests:
         """Tests of some variants of a block for some features, at the variances of the null models."""
