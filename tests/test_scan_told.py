@@ -189,3 +189,13 @@ def test_no_window_is_all_variants() -> None:
         found = scan(people(), genotypes(), mode=mode, window=None)
         assert found["params"]["mode"] == {"cis": "trans", "gwas": "gwas"}[mode]
         assert (found["results"]["n_variants"] == V).all()
+
+
+def test_arrays_have_genes_of_their_own() -> None:
+    genes = pd.DataFrame({"start": [5, 6]}, index=["y1", "y2"])
+    variants = pd.DataFrame({"chrom": "1", "pos": range(V), "a0": "A", "a1": "C"}, index=[f"rs{i}" for i in range(V)])
+    obs = pd.DataFrame({"donor_id": DONORS})
+    with pytest.raises(DataError, match=r"^genes "):
+        dw.scan_variants(
+            np.ones((D, 2)), obs, genotypes(), "~ 1", genes=genes, variants=variants, donor="donor_id", mode="cis"
+        )

@@ -63,8 +63,9 @@ def prepare_scan(
     relmat: Mapping[str, Any] | None = None,
     levels: Any = None,
     n_jobs: int | None = None,
+    genes_text: str = "adata.var",
 ) -> Scan:
-    """Check all that :func:`donorwise.tl.scan` is given.
+    """Check all that :func:`donorwise.tl.scan` is given; `genes_text` is what messages call the table of genes.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def prepare_scan(
     known = genotypes.chromosomes
     chrom = np.full(genotypes.n_variants, "") if known is None else bare_chromosomes(known)
     _check_chromosomes(by_chromosome, chrom)
-    genes = _genes(adata, response, chrom) if options.mode == "cis" else None
+    genes = _genes(adata, response, chrom, genes_text) if options.mode == "cis" else None
     said = [*told_unmatched(match), *said_of_labels(adata, roles, parsed)]
     said += [] if genes is None else told_unplaced(genes, response.variables)
     if alone:
@@ -126,13 +127,13 @@ def _of_cells(
     return cautions.of_cells(analysis, raw_counts=False, scale=scale, depth=depth, roles=known)
 
 
-def _genes(adata: ad.AnnData, response: Response, chrom: StrArray) -> Genes:
+def _genes(adata: ad.AnnData, response: Response, chrom: StrArray, text: str) -> Genes:
     """Where the features of a response are."""
     if not response.aligned_to_var:
         raise DesignError(
             f"mode='cis' needs positions in adata.var, to which {response.text} does not belong: take mode='gwas'."
         )
-    return gene_positions(as_frame(adata.var).loc[list(response.variables)], chrom)
+    return gene_positions(as_frame(adata.var).loc[list(response.variables)], chrom, text=text)
 
 
 def _check_chromosomes(by_chromosome: Mapping[str, Any], chrom: StrArray) -> None:

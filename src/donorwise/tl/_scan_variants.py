@@ -113,6 +113,7 @@ def scan_variants(
     prepared = prepare_scan(
         ad.AnnData(X=matrix, obs=plain, var=var), source, formula, options, donor=donor, weights=check_weights(weights, obs),
         kernels=kernels, relmat=relmat, levels=levels, n_jobs=n_jobs,
+        genes_text="genes",
     )  # fmt: skip
     for text in prepared.warnings:
         warnings.warn(text, DonorwiseWarning, stacklevel=2)
