@@ -2,50 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from donorwise._core.design.replicates import find_donors, replicate
-from donorwise._core.engine.analysis import Family, Replicates, Tables
-from donorwise._core.engine.fitted import LMMFit
+from donorwise._core.design.replicates import replicate
+from donorwise._core.engine.analysis import Family, Tables
+from donorwise._core.engine.fitted_peptides import PeptideFit, with_peptides
 from donorwise._core.engine.lmm import LmmAnalysis
-from donorwise._core.engine.power import replication
 from donorwise._core.models.lmm.ragged import RaggedEquations, fit_ragged_rows
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
-from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.peptide_rows import PeptideSource, PeptideStatistics
-    from donorwise._typing import BoolArray, FloatArray, IntArray
-
-N_PEPTIDES, N_MISSING, FORMULA = PEPTIDE_COLUMNS = ("n_peptides", "n_missing", "formula")
-
-
-@dataclass(frozen=True, repr=False)
-class PeptideFit(LMMFit):
-    """Linear mixed models of G proteins that each have rows of their own.
-
-    Attributes
-    ----------
-    n_peptides, n_missing
-        Shape (G,). Peptides that were measured, and measurements that are missing.
-    formulas
-        The formula that was used for each protein.
-    """
-
-    n_peptides: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    n_missing: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    formulas: tuple[str, ...] = ()
+    from donorwise._core.engine.fitted import LMMFit
+    from donorwise._core.engine.peptide_rows import Grouping, PeptideSource, PeptideStatistics
+    from donorwise._typing import BoolArray, FloatArray
 
 
 def fit_peptides(
-    statistics: PeptideStatistics, variables: tuple[str, ...], *, donor: str, of_peptides: tuple[bool, ...], fold: float, reml: bool
+    statistics: PeptideStatistics,
+    variables: tuple[str, ...],
+    groupings: Mapping[tuple[str, ...], Grouping],
+    *,
+    donor: str,
+    fold: float,
+    reml: bool,
+    update: Callable[[int], object],
 ) -> PeptideFit:
     """Fit all proteins of a task.
 
@@ -55,29 +41,38 @@ def fit_peptides(
         Their measurements.
     variables
         Names of the G proteins.
+    groupings
+        Of every grouping factor.
     donor
         Column that is the replicate; empty where it is the formula that says it.
-    of_peptides
-        Which random terms are those of peptides.
     fold
         What takes an estimate to a log2 fold change.
     reml
         Restricted or full maximum likelihood.
+    update
+        Is told how many are done.
     """
     design, rows = statistics.design, statistics.rows
-    z = np.stack([term.Z[:, 0] for term in design.random_terms], axis=1) if design.random_terms else np.empty((design.n_patterns, 0))
+    of_peptides = tuple(groupings[t.bar.group].peptides_alone for t in design.random_terms)
+    z = (
+        np.stack([term.Z[:, 0] for term in design.random_terms], axis=1)
+        if design.random_terms
+        else np.empty((design.n_patterns, 0))
+    )
     replicates = replicates_of(design, donor, of_peptides)
     first = [t for t, term in enumerate(design.random_terms) if term.group == replicates]
     order = [*first, *(t for t in range(z.shape[1]) if t not in first)]
     weight = float(np.exp(np.log(rows.w).mean())) if rows.w.size else 1.0  # or nothing would be free of units
     equations = RaggedEquations.of(replace(rows, w=rows.w / weight), design.X, np.ascontiguousarray(z), order)
     estimates = fit_ragged_rows(equations, reml=reml)
-    model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold)
+    model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold, weight)
     n_donors = equations.n_levels[:, first[0]] if first else np.zeros(len(variables), dtype=np.int64)
+    update(len(variables))
     fit = PeptideFit.of(design, (model,), variables, donor=replicates, reml=reml, n_obs=rows.n, n_donors=n_donors)
     return replace(
-        fit, n_peptides=statistics.n_peptides, n_missing=statistics.n_missing, formulas=formulas_used(design, equations.kept)
-    )
+        fit, n_peptides=statistics.n_peptides, n_missing=statistics.n_missing, groupings=groupings,
+        formulas=formulas_used(design, equations.kept),
+    )  # fmt: skip
 
 
 def replicates_of(design: Design, donor: str, of_peptides: tuple[bool, ...]) -> str:
@@ -116,28 +111,18 @@ class PeptideAnalysis(LmmAnalysis):
 
     def fit(self, number: int, statistics: PeptideStatistics, update: Callable[[int], object]) -> PeptideFit:
         """See :class:`Analysis`."""
-        groupings = self.source.groupings
-        of_peptides = tuple(groupings[t.bar.group].peptides_alone for t in statistics.design.random_terms)
-        fit = fit_peptides(
-            statistics, self.variables, donor=self.donor, of_peptides=of_peptides, fold=float(np.log2(self.log_base)),
-            reml=self.options.reml,
-        )
-        update(len(self.variables))
-        return fit
+        return fit_peptides(
+            statistics, self.variables, self.source.groupings, donor=self.donor, fold=float(np.log2(self.log_base)),
+            reml=self.options.reml, update=update,
+        )  # fmt: skip
 
     def tables(self, number: int, fit: PeptideFit | None) -> Tables:
         """See :class:`Analysis`."""
         made = LmmAnalysis.tables(self, number, fit)  # slots: super() has lost its class
-        at = made.results["variable"].cat.codes.to_numpy()
-        G = len(self.variables)
-        peptides = np.zeros(G, dtype=np.int64) if fit is None else fit.n_peptides
-        missing = np.zeros(G, dtype=np.int64) if fit is None else fit.n_missing
-        formulas = (self.formula.source,) * G if fit is None else fit.formulas
-        names, codes = np.unique(formulas, return_inverse=True)
-        results = made.results.assign(
-            **{N_PEPTIDES: peptides[at], N_MISSING: missing[at], FORMULA: pd.Categorical.from_codes(codes.ravel()[at], names)}
-        )
-        return replace(made, results=results)
+        if fit is None:
+            none, formulas = np.zeros(len(self.variables), dtype=np.int64), (self.formula.source,) * len(self.variables)
+            return replace(made, results=with_peptides(made.results, none, none, formulas))
+        return replace(made, results=with_peptides(made.results, fit.n_peptides, fit.n_missing, fit.formulas))
 
     def fold_changes(self, fit: LMMFit, L: FloatArray, log_fc: FloatArray) -> FloatArray:
         """Log2 fold changes (n, G): every difference of logarithms is one."""
