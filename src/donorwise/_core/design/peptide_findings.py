@@ -95,12 +95,14 @@ def _check_names(peptides: Sequence[str]) -> None:
 def _scale(seen: Seen, text: str, runs: Sequence[str]) -> Iterator[str]:
     """Values that are no logarithms: all, those of some runs, or a few."""
     n_large, known = int(seen.large_of_run.sum()), seen.sample[np.isfinite(seen.sample)]
-    raw = np.flatnonzero(2 * seen.large_of_run > seen.n_of_run)
+    n_other = seen.n_of_run - seen.zeros_of_run  # zeros are as raw as they are logarithms
+    known = known[known != 0]
+    raw = np.flatnonzero(2 * seen.large_of_run > n_other)
     advice = "take their logarithm first, such as `X = np.log2(X)`, with NaN for zeros"
-    if 2 * len(raw) > np.sum(seen.n_of_run > 0):
+    if 2 * len(raw) > np.sum(n_other > 0):
         median = float(np.median(known))
         message = (
-            f"{text} has a median of {median:.3g}, so these are no logarithms of intensities. A mixed model takes differences for "
+            f"{text} has a median of {median:.3g} (zeros apart), so these are no logarithms of intensities. A mixed model takes differences for "
             f"effects, with the same spread at every level, and log_fc takes them for logarithms: {advice}."
         )
         if median > _RAW_MEDIAN or _spread(known) > _RAW_SPREAD:
@@ -121,7 +123,7 @@ def _scale(seen: Seen, text: str, runs: Sequence[str]) -> Iterator[str]:
         large = known[known > LARGEST]
         example = f", such as {large[0]:.4g}" if large.size else ""
         yield (
-            f"{n_large:,} of {seen.n_values:,} values of {text} are above {LARGEST:g}{example}, which no logarithm of an intensity is: "
+            f"{n_large:,} of {seen.n_values:,} values of {text} {'is' if n_large == 1 else 'are'} above {LARGEST:g}{example}, which no logarithm of an intensity is: "
             "set them to NaN, or take their logarithm if they were forgotten."
         )
 
@@ -152,7 +154,7 @@ def _zeros(seen: Seen, text: str) -> Iterator[str]:
     apart = seen.n_negative <= _RATIOS * seen.n_values and np.quantile(other, 0.01) > _APART
     if apart or (n > _SOME_ZEROS * seen.n_values and not _is_coarse(other)):
         yield (
-            f"{n:,} of {seen.n_values:,} values of {text} are exactly 0, which is what missing values are often written as: they would "
+            f"{n:,} of {seen.n_values:,} values of {text} {'is' if n == 1 else 'are'} exactly 0, which is what missing values are often written as: they would "
             "count as very low intensities. Set them to NaN: `X[X == 0] = np.nan`."
         )
 
@@ -232,7 +234,7 @@ def _unmeasured(seen: Seen, names: np.ndarray, labels: np.ndarray) -> Iterator[s
         else ""
     )
     yield (
-        f"{int(empty.sum()):,} of {len(empty):,} peptides were measured in no run (the first is {names[empty][0]!r}) and are left "
+        f"{int(empty.sum()):,} of {len(empty):,} peptides were measured in no run (the first is {names[empty][0]!r}) and left "
         f"out.{proteins}"
     )
 
