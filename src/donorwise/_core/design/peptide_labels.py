@@ -56,7 +56,9 @@ def of_several(proteins: Any, features: str) -> Iterator[str]:
     example = (shared or list(groups))[0]
     mark = next(m for m in ";,|" if m in example)
     own = (
-        f"; {len(shared):,} of the {len(groups):,} groups name a protein that has peptides of its own" if shared else ""
+        f"; of {len(groups):,} such labels {len(shared):,} name a protein that has peptides of its own"
+        if shared
+        else ""
     )
     yield (
         f"{int(sum(n[name] for name in groups)):,} of {len(labels):,} peptides belong to several proteins (such as "
