@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from donorwise._core.design.formula import parse
-from donorwise._core.design.peptide_findings import peptide_warnings
 from donorwise._core.design.peptide_labels import of_several, proteins_of, unlabelled, without_protein
-from donorwise._core.design.peptide_loss import others_level
 from donorwise._core.design.peptide_names import peptide_column, split_names
-from donorwise._core.design.peptide_pass import look_at
 from donorwise._core.design.peptide_terms import formula_warnings
+from donorwise._core.engine.peptide_findings import peptide_warnings
+from donorwise._core.engine.peptide_loss import others_level
+from donorwise._core.engine.peptide_pass import Measurements, look_at
 from donorwise.errors import DataError, DesignError
 
 N_RUNS, N_PROTEINS, N_PEPTIDES = 8, 60, 5
@@ -42,7 +42,8 @@ def _found(y: np.ndarray, weights: np.ndarray | None = None, proteins: object = 
         proteins=names if proteins is None else proteins,
         peptides=[f"pep{k}" for k in range(y.shape[1])],
         runs=[f"run{i}" for i in range(y.shape[0])],
-        weights=weights,
+        weights=weights if np.ndim(weights) == 2 else None,
+        run_weights=weights if np.ndim(weights) == 1 else None,
     )
 
 
@@ -247,16 +248,17 @@ def test_pass_in_blocks_is_that_of_all(rng: np.random.Generator, monkeypatch: py
     y = _at_random(rng, _values(rng))
     y[2, 9], y[3, 3] = 0, 99
     w = np.where(rng.random(y.shape) < 0.1, 0, rng.gamma(3, 1, y.shape))
-    monkeypatch.setattr("donorwise._core.design.peptide_pass._BLOCK", 8 * 7)
+    monkeypatch.setattr("donorwise._core.engine.peptide_pass._BLOCK", 8 * 7)
     columns = np.arange(10, 250)
-    seen = look_at(y, w, columns, runs=range(8), peptides=range(300), text="X")
-    own, weights = np.where(w > 0, y, np.nan)[:, columns], w[:, columns]
+    runs = np.array([0, 2, 3, 4, 7])
+    seen = look_at(Measurements(y, w, None, runs, columns), runs, columns, "X")
+    own, weights = np.where(w > 0, y, np.nan)[runs][:, columns], w[runs][:, columns]
     used = ~np.isnan(own)
     np.testing.assert_array_equal(seen.n, used.sum(axis=0))
     np.testing.assert_allclose(seen.mean, np.nanmean(own, axis=0), rtol=1e-12)
     np.testing.assert_array_equal(seen.zeros_of_run, (own == 0).sum(axis=1))
     np.testing.assert_array_equal(seen.large_of_run, (own > 64).sum(axis=1))
-    assert seen.n_unweighted == np.sum(~np.isnan(y[:, columns]) & (weights == 0))
+    assert seen.n_unweighted == np.sum(~np.isnan(y[runs][:, columns]) & (weights == 0))
     kept = weights[used]
     np.testing.assert_allclose(seen.weights, [kept.min(), kept.max(), kept.sum(), np.sum(kept**2)])
 

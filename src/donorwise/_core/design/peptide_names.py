@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,14 @@ PEPTIDE = "peptide"
 """What a formula calls the rows of var, unless a column of var has that name."""
 
 
-def split_names(
-    parsed: ParsedFormula, obs: pd.DataFrame, var: pd.DataFrame, features: str = ""
-) -> tuple[list[str], list[str]]:
+class Names(NamedTuple):
+    """Columns of a formula by where they are, in its order; ``peptide`` is one of peptides."""
+
+    of_runs: list[str]
+    of_peptides: list[str]
+
+
+def split_names(parsed: ParsedFormula, obs: pd.DataFrame, var: pd.DataFrame, features: str = "") -> Names:
     """The columns that a formula reads, those of obs and those of var.
 
     Parameters
@@ -33,10 +38,6 @@ def split_names(
     features
         Column of var with the protein of each peptide, which has one value in any model; empty where it is no column.
 
-    Returns
-    -------
-    Names in the order of the formula. ``peptide`` is among those of var: it stands for its index unless it is a column.
-
     Raises
     ------
     DesignError
@@ -44,12 +45,11 @@ def split_names(
     """
     known = ([str(c) for c in obs.columns], [PEPTIDE, *(str(c) for c in var.columns if c != PEPTIDE)])
     check_plain_names(list(dict.fromkeys([*known[0], *known[1]])), parsed.source)
-    of_obs: list[str] = []
-    of_var: list[str] = []
+    names = Names([], [])
     for name in parsed.columns:
         _check_name(name, obs, var, known, parsed.source, features)
-        (of_obs if name in known[0] else of_var).append(name)
-    return of_obs, of_var
+        (names.of_runs if name in known[0] else names.of_peptides).append(name)
+    return names
 
 
 def peptide_column(var: pd.DataFrame, name: str) -> pd.Series:

@@ -1,24 +1,25 @@
 """Whether what was not measured depends on how much there was: loss that biases estimates towards no change.
 
-Two questions, each with one product per protein, whose sum over its root of squares is standard normal where loss is random,
-whatever the peptides of one protein have in common: whether peptides of low mean miss more values, and whether a peptide is
+Two questions, each with one product per protein that has mean zero where loss is random, whatever the peptides of one protein have
+in common: whether peptides of low mean miss more values, and whether a peptide is
 missed in the runs in which the other peptides of its protein are low (beyond what is common to a run).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy import stats
 
-from donorwise._core.design.peptide_pass import Seen, read_in_use
+from donorwise._core.engine.peptide_pass import Measurements, Seen
 
 if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
-_CERTAIN = 3.2  # standard errors; simulated, .2% of data sets of random loss are said not to be
+_BY_CHANCE = 0.0015  # for each of the two questions; of simulated data sets of random loss .2% are said not to be
+_FEWEST_PROTEINS = 8
 _MATTERS, _MATTERS_WITHIN = 0.05, 0.02  # difference of the shares missing in the lowest and the highest quarter
 _MOST_VALUES = 4_000_000  # that the second question looks at
 _CONSEQUENCE = (
@@ -28,15 +29,15 @@ _CONSEQUENCE = (
 )
 
 
-def depends_on_intensity(values: Any, weights: Any, columns: IntArray, seen: Seen, protein: IntArray) -> Iterator[str]:
+def depends_on_intensity(measured: Measurements, seen: Seen, protein: IntArray) -> Iterator[str]:
     """Say that loss depends on intensity, with the shares that are missing.
 
     Parameters
     ----------
-    values, weights, columns, seen
-        See :func:`donorwise._core.design.peptide_pass.look_at`.
+    measured, seen
+        See :mod:`donorwise._core.engine.peptide_pass`.
     protein
-        Shape (K,). Code of the protein of each of the columns.
+        Shape (K,). Code of the protein of each peptide in use.
     """
     n_runs = int(np.sum(seen.n_of_run > 0))
     known = np.flatnonzero(seen.n > 0)
@@ -44,15 +45,15 @@ def depends_on_intensity(values: Any, weights: Any, columns: IntArray, seen: See
     if missing.max() == 0:
         return
     total = f"{missing.mean():.0%} of the values are missing"
-    z, low, high = _between(seen.mean[known], missing, protein[known])
-    if abs(z) > _CERTAIN and abs(low - high) > _MATTERS:
+    p, low, high = _between(seen.mean[known], missing, protein[known])
+    if p < _BY_CHANCE and abs(low - high) > _MATTERS:
         yield (
             f"{total}, and not at random: {low:.0%} of the quarter of the peptides with the lowest mean, {high:.0%} of that with the "
             f"highest. {_CONSEQUENCE}"
         )
         return
-    z, low, high = _within(values, weights, columns, known, protein)
-    if abs(z) > _CERTAIN and abs(low - high) > _MATTERS_WITHIN:
+    p, low, high = _within(measured, known, protein)
+    if p < _BY_CHANCE and abs(low - high) > _MATTERS_WITHIN:
         yield (
             f"{total}, and not at random: where the other peptides of its protein are low in a run (lowest quarter) a peptide is missing "
             f"in {low:.0%}, where they are high in {high:.0%}. {_CONSEQUENCE}"
@@ -60,20 +61,18 @@ def depends_on_intensity(values: Any, weights: Any, columns: IntArray, seen: See
 
 
 def _between(mean: FloatArray, missing: FloatArray, protein: IntArray) -> tuple[float, float, float]:
-    """Statistic of peptides' means (K,) with their missing shares (K,), and these in the lowest and highest quarter."""
-    rank = rankdata(mean) / len(mean)
+    """P-value of peptides' means (K,) with their missing shares (K,), and these in the lowest and highest quarter."""
+    rank = stats.rankdata(mean) / len(mean)
     products = (rank - rank.mean()) * (missing - missing.mean())
-    return _ratio(products, protein), float(missing[rank <= 0.25].mean()), float(missing[rank > 0.75].mean())
+    return _p_value(products, protein), float(missing[rank <= 0.25].mean()), float(missing[rank > 0.75].mean())
 
 
-def _within(
-    values: Any, weights: Any, columns: IntArray, known: IntArray, protein: IntArray
-) -> tuple[float, float, float]:
-    """Statistic of missing values with the level of the protein's other peptides, and shares missing by quarter of these."""
-    some = _with_others(known, protein, max(2, _MOST_VALUES // values.shape[0]))
+def _within(measured: Measurements, known: IntArray, protein: IntArray) -> tuple[float, float, float]:
+    """P-value of missing values with the level of the protein's other peptides, and shares missing by quarter of these."""
+    some = _with_others(known, protein, max(2, _MOST_VALUES // max(1, len(measured.rows))))
     if not some.size:
-        return 0.0, 0.0, 0.0
-    y, _ = read_in_use(values, weights, columns[some])
+        return 1.0, 0.0, 0.0
+    _, y, _ = measured.read(some)
     _, codes = np.unique(protein[some], return_inverse=True)
     level = others_level(y, codes.ravel())
     defined, gone = np.isfinite(level), np.isnan(y)
@@ -82,10 +81,10 @@ def _within(
     products = np.where(defined, (gone - share) * np.where(defined, level, 0.0), 0.0).sum(axis=0)
     kept, lost = level[defined], gone[defined]
     if not kept.size:
-        return 0.0, 0.0, 0.0
+        return 1.0, 0.0, 0.0
     low, high = np.quantile(kept, [0.25, 0.75])
     return (
-        _ratio(products, codes.ravel()),
+        _p_value(products, codes.ravel()),
         float(lost[kept <= low].mean()),
         float(lost[kept >= high].mean()),
     )
@@ -127,8 +126,11 @@ def others_level(y: FloatArray, codes: IntArray) -> FloatArray:
         return np.where(n > used, (total - e) / (n - used), np.nan)
 
 
-def _ratio(products: FloatArray, protein: IntArray) -> float:
-    """Sum of products (K,) over its standard error under the hypothesis that those of each protein have mean zero."""
-    own = np.asarray(np.bincount(protein, weights=products), dtype=np.float64)
-    scale = float(np.sqrt(own @ own))
-    return float(own.sum()) / scale if scale > 0 else 0.0
+def _p_value(products: FloatArray, protein: IntArray) -> float:
+    """Two-sided p-value of products (K,) being zero on average, those of each protein taken together: the t test of their sums."""
+    sums = np.asarray(np.bincount(protein, weights=products), dtype=np.float64)
+    sums = sums[sums != 0]
+    if len(sums) < _FEWEST_PROTEINS:
+        return 1.0
+    statistic = float(sums.mean() / (sums.std(ddof=1) / np.sqrt(len(sums)))) if np.ptp(sums) > 0 else np.inf
+    return float(2 * stats.t.sf(abs(statistic), len(sums) - 1))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from donorwise._core.cells.matrices import read_columns
+from donorwise._core.cells.stored import Stored
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -15,8 +17,51 @@ if TYPE_CHECKING:
 
 LARGEST = 64.0
 """No logarithm to base 2 or more of an intensity comes near: 2^64 ions fit into no detector."""
-_BLOCK = 1 << 20  # values looked at together
+_BLOCK, _STORED_BLOCK = (
+    1 << 20,
+    1 << 24,
+)  # values looked at together; of a file, which may be read for each of the blocks
 _ROWS, _COLUMNS = 64, 1_024  # of the sample
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """Values of peptides, not read yet.
+
+    Attributes
+    ----------
+    matrix
+        Runs x peptides, NaN (or no number) where nothing was measured.
+    weights
+        Precision weights, like `matrix`; None for none.
+    run_weights
+        Weight of each row of the matrix, which multiplies these; None for none.
+    rows
+        Shape (N,). Runs in use, in the order of the matrix.
+    columns
+        Shape (K,). Peptides in use.
+    """
+
+    matrix: Any
+    weights: Any
+    run_weights: FloatArray | None
+    rows: IntArray
+    columns: IntArray
+
+    def read(self, some: IntArray | slice) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+        """Of some of the columns: what is measured, the values in use (NaN for others), and weights, (N, k) each."""
+        raw = self._read(self.matrix, some)
+        if self.weights is None and self.run_weights is None:
+            return raw, raw, None
+        w = np.broadcast_to(1.0, raw.shape) if self.weights is None else self._read(self.weights, some)
+        if self.run_weights is not None:
+            own = self.run_weights[self.rows, None]
+            w = np.broadcast_to(own, raw.shape) if self.weights is None else w * own
+        return raw, np.where((w == 0) | np.isnan(w), np.nan, raw), w
+
+    def _read(self, matrix: Any, some: IntArray | slice) -> FloatArray:
+        values = read_columns(matrix, self.columns[some])
+        return values if len(self.rows) == len(values) else values[self.rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +108,15 @@ class Seen:
         return np.where(self.n > 0, self.total / np.maximum(self.n, 1), np.nan)
 
 
-def read_in_use(values: Any, weights: Any, columns: IntArray) -> tuple[FloatArray, FloatArray | None]:
-    """Values of some peptides, NaN where they are not in use, and their weights, (N, k) each."""
-    y = np.array(values[:, columns], dtype=np.float64)
-    if weights is None:
-        return y, None
-    w = np.asarray(weights[:, None] if weights.ndim == 1 else weights[:, columns], dtype=np.float64)
-    w = np.broadcast_to(w, y.shape)
-    y[(w == 0) | np.isnan(w)] = np.nan
-    return y, w
-
-
-def look_at(
-    values: Any, weights: Any, columns: IntArray, *, runs: Sequence[str], peptides: Sequence[str], text: str
-) -> Seen:
+def look_at(measured: Measurements, runs: Sequence[object], peptides: Sequence[object], text: str) -> Seen:
     """Look at all values once, in blocks of peptides.
 
     Parameters
     ----------
-    values
-        Shape (N, P).
-    weights
-        Shape (N, P) or (N,), or None.
-    columns
-        Shape (K,). The peptides that have a protein.
+    measured
+        The values.
     runs, peptides
-        Names of the N runs and P peptides.
+        Names of the N runs and K peptides in use.
     text
         What messages call the values.
 
@@ -97,21 +125,22 @@ def look_at(
     DataError
         Values are infinite, or weights negative or infinite.
     """
-    found = _Found(values.shape[0], runs, peptides)
-    size = max(1, _BLOCK // max(1, values.shape[0]))
-    for start in range(0, len(columns), size):
-        found.add(values, weights, columns[start : start + size])
+    n_runs, n_peptides = len(measured.rows), len(measured.columns)
+    found = _Found(n_runs, runs, peptides)
+    block = _STORED_BLOCK if isinstance(measured.matrix, Stored) else _BLOCK
+    size = max(1, block // max(1, n_runs))
+    for start in range(0, n_peptides, size):
+        found.add(start, *measured.read(slice(start, start + size)))
     found.check(text)
-    some = columns[:: max(1, len(columns) // _COLUMNS)]
-    rows = np.arange(values.shape[0])[:: max(1, values.shape[0] // _ROWS)]
-    y, w = read_in_use(values[rows], None if weights is None else weights[rows], some)
-    return found.seen(y, np.zeros(0) if w is None else w[~np.isnan(y)])
+    _, y, w = measured.read(np.arange(n_peptides)[:: max(1, n_peptides // _COLUMNS)])
+    rows = slice(None, None, max(1, n_runs // _ROWS))
+    return found.seen(y[rows], np.zeros(0) if w is None else w[~np.isnan(y)])
 
 
 class _Found:
     """Counts of what blocks hold."""
 
-    def __init__(self, n_runs: int, runs: Sequence[str], peptides: Sequence[str]) -> None:
+    def __init__(self, n_runs: int, runs: Sequence[object], peptides: Sequence[object]) -> None:
         self.runs, self.peptides = runs, peptides
         self.n: list[IntArray] = []
         self.total: list[FloatArray] = []
@@ -120,15 +149,14 @@ class _Found:
         self.weights = (np.inf, 0.0, 0.0, 0.0)
         self.bad: dict[str, tuple[int, str]] = {}
 
-    def add(self, values: Any, weights: Any, columns: IntArray) -> None:
-        """Take in the peptides of some columns."""
-        y, w = read_in_use(values, weights, columns)
+    def add(self, start: int, raw: FloatArray, y: FloatArray, w: FloatArray | None) -> None:
+        """Take in the peptides from one on; see :meth:`Measurements.read`."""
         used = ~np.isnan(y)
         if w is not None:
-            self.n_unweighted += int(np.sum(~used & ~np.isnan(values[:, columns])))
-            self._note("weights", used & ((w < 0) | np.isinf(w)), w, columns)
+            self.n_unweighted += int(np.sum(~used & ~np.isnan(raw)))
+            self._note("weights", used & ((w < 0) | np.isinf(w)), w, start)
             self._weigh(w[used])
-        self._note("values", np.isinf(y), y, columns)
+        self._note("values", np.isinf(y), y, start)
         self.n.append(used.sum(axis=0))
         self.total.append(np.where(used & np.isfinite(y), y, 0.0).sum(axis=0))
         self.by_run += [used.sum(axis=1), (y == 0).sum(axis=1), (y > LARGEST).sum(axis=1)]
@@ -141,12 +169,12 @@ class _Found:
                 min(low, float(w.min())), max(high, float(w.max())), total + float(w.sum()), squares + float(w @ w)
             )  # fmt: skip
 
-    def _note(self, what: str, bad: BoolArray, values: FloatArray, columns: IntArray) -> None:
+    def _note(self, what: str, bad: BoolArray, values: FloatArray, start: int) -> None:
         """Keep how many values are bad, and where the first is."""
         if not bad.any():
             return
         run, column = (int(k[0]) for k in np.nonzero(bad))
-        place = f"{values[run, column]:g} for peptide {self.peptides[columns[column]]!r} in run {self.runs[run]!r}"
+        place = f"{values[run, column]:g} for peptide {self.peptides[start + column]!r} in run {self.runs[run]!r}"
         n, first = self.bad.get(what, (0, place))
         self.bad[what] = (n + int(bad.sum()), first)
 

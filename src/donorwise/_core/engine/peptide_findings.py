@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.peptide_labels import of_several, unlabelled, without_protein
-from donorwise._core.design.peptide_loss import depends_on_intensity
-from donorwise._core.design.peptide_pass import LARGEST, Seen, look_at, read_in_use
+from donorwise._core.engine.peptide_loss import depends_on_intensity
+from donorwise._core.engine.peptide_pass import LARGEST, Measurements, Seen, look_at
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ _ERRORS_BELOW, _VARIANCES_BELOW = 0.05, 1e-4  # median of q-values; largest of i
 
 
 def peptide_warnings(
-    values: Any,
+    matrix: Any,
     *,
     proteins: Any,
     peptides: Sequence[str],
     runs: Sequence[str],
-    weights: FloatArray | None = None,
+    weights: Any = None,
+    run_weights: FloatArray | None = None,
+    rows: IntArray | None = None,
     text: str = "X",
     features: str = "features",
 ) -> tuple[str, ...]:
@@ -41,14 +43,18 @@ def peptide_warnings(
 
     Parameters
     ----------
-    values
-        Shape (N, P). Logarithms of intensities in N runs, NaN where a peptide was not measured.
+    matrix
+        Logarithms of intensities, N runs x P peptides; NaN where a peptide was not measured.
     proteins
         Shape (P,). Protein of each peptide; missing or empty for none.
     peptides, runs
         Names of the P peptides and N runs.
     weights
-        Shape (N, P) or (N,). Precision weights; NaN or 0 leaves a measurement out.
+        Precision weights, like `matrix`; NaN or 0 leaves a measurement out.
+    run_weights
+        Shape (N,). Weights of runs, which multiply these.
+    rows
+        Runs in use, all for None.
     text
         What messages call the values.
     features
@@ -64,20 +70,23 @@ def peptide_warnings(
     columns = np.flatnonzero(~unlabelled(proteins))
     if not columns.size:
         raise DataError(f"{features} names a protein for none of the {len(peptides):,} peptides.")
-    seen = look_at(values, weights, columns, runs=runs, peptides=peptides, text=text)
+    rows = np.arange(len(runs)) if rows is None else rows
+    labels = np.asarray(proteins, dtype=object)[columns]
+    names, own = [str(peptides[int(k)]) for k in columns], [str(runs[int(i)]) for i in rows]
+    measured = Measurements(matrix, weights, run_weights, rows, columns)
+    seen = look_at(measured, own, names, text)
     if not seen.n_values:
-        why = " with a weight above zero" if weights is not None else ""
-        raise DataError(f"{text} has no value{why} in any of the {len(runs):,} runs: nothing can be analysed.")
-    names, labels = np.asarray(peptides, dtype=object)[columns], np.asarray(proteins, dtype=object)[columns]
+        why = " with a weight above zero" if weights is not None or run_weights is not None else ""
+        raise DataError(f"{text} has no value{why} in any of the {len(rows):,} runs: nothing can be analysed.")
     return (
         *without_protein(proteins, peptides, features),
         *of_several(proteins, features),
-        *_scale(seen, text, runs),
+        *_scale(seen, text, own),
         *_zeros(seen, text),
         *_filled(seen, text),
-        *_twice(values, weights, columns, seen, names, labels),
+        *_twice(measured, seen, names, labels),
         *_unmeasured(seen, names, labels),
-        *depends_on_intensity(values, weights, columns, seen, pd.factorize(labels)[0]),
+        *depends_on_intensity(measured, seen, pd.factorize(labels)[0]),
         *_weights(seen),
     )
 
@@ -182,13 +191,11 @@ def _mode(values: FloatArray) -> tuple[int, float, int]:
     return int(n.max()), float(levels[n.argmax()]), values.size
 
 
-def _twice(
-    values: Any, weights: Any, columns: IntArray, seen: Seen, names: np.ndarray, labels: np.ndarray
-) -> Iterator[str]:
+def _twice(measured: Measurements, seen: Seen, names: Sequence[str], labels: np.ndarray) -> Iterator[str]:
     """Peptides that have all values of another: one peptide twice."""
     if _is_coarse(seen.sample[np.isfinite(seen.sample)]):
         return
-    same = list(_equal(values, weights, columns, seen))
+    same = list(_equal(measured, seen))
     within = [pair for pair in same if labels[pair[0]] == labels[pair[1]]]
     across = [pair for pair in same if labels[pair[0]] != labels[pair[1]]]
     if within:
@@ -208,19 +215,19 @@ def _twice(
         )
 
 
-def _equal(values: Any, weights: Any, columns: IntArray, seen: Seen) -> Iterator[tuple[int, int]]:
+def _equal(measured: Measurements, seen: Seen) -> Iterator[tuple[int, int]]:
     """Pairs of peptides with the same values: the first of each set, and another."""
     sums = pd.DataFrame({"n": seen.n, "total": seen.total})[seen.n >= _FEWEST_EQUAL]
     alike = sums[sums.duplicated(keep=False)]
     for _, own in alike.groupby(["n", "total"], sort=False):
         first, *others = own.index
-        y, _ = read_in_use(values, weights, columns[own.index])
+        _, y, _ = measured.read(own.index.to_numpy())
         for k, other in enumerate(others, 1):
             if np.array_equal(y[:, 0], y[:, k], equal_nan=True):
                 yield first, other
 
 
-def _unmeasured(seen: Seen, names: np.ndarray, labels: np.ndarray) -> Iterator[str]:
+def _unmeasured(seen: Seen, names: Sequence[str], labels: np.ndarray) -> Iterator[str]:
     """Peptides without a value, and proteins of which all are so."""
     empty = seen.n == 0
     if not empty.any():
@@ -234,7 +241,7 @@ def _unmeasured(seen: Seen, names: np.ndarray, labels: np.ndarray) -> Iterator[s
         else ""
     )
     yield (
-        f"{int(empty.sum()):,} of {len(empty):,} peptides were measured in no run (the first is {names[empty][0]!r}) and left "
+        f"{int(empty.sum()):,} of {len(empty):,} peptides were measured in no run (the first is {names[int(np.flatnonzero(empty)[0])]!r}) and left "
         f"out.{proteins}"
     )
 
