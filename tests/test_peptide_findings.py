@@ -8,7 +8,7 @@ import pytest
 
 from donorwise._core.design.formula import parse
 from donorwise._core.design.peptide_labels import of_several, proteins_of, unlabelled, without_protein
-from donorwise._core.design.peptide_names import peptide_column, split_names
+from donorwise._core.design.peptide_names import split_names
 from donorwise._core.design.peptide_terms import formula_warnings
 from donorwise._core.engine.peptide_findings import peptide_warnings
 from donorwise._core.engine.peptide_loss import others_level
@@ -320,11 +320,8 @@ VAR = pd.DataFrame(
 def test_names_of_a_formula() -> None:
     parsed = parse("~ arm * charge + (1 | peptide) + (1 | donor_id) + (1 | sequence)")
     assert split_names(parsed, OBS, VAR) == (["arm", "donor_id"], ["charge", "peptide", "sequence"])
-    assert peptide_column(VAR, "peptide").tolist() == ["a", "b", "c"]
-    assert peptide_column(VAR, "charge").tolist() == [2, 3, 2]
     own = VAR.assign(peptide=["x", "x", "y"])
     assert split_names(parsed, OBS, own) == (["arm", "donor_id"], ["charge", "peptide", "sequence"])
-    assert peptide_column(own, "peptide").tolist() == ["x", "x", "y"]
 
 
 @pytest.mark.parametrize(

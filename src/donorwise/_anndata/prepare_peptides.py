@@ -12,11 +12,13 @@ from donorwise._anndata import keys
 from donorwise._anndata.collapsed import cell_frame
 from donorwise._anndata.obs import as_frame, suggest
 from donorwise._anndata.origin import is_collapsed
-from donorwise._anndata.prepare import check_random
 from donorwise._anndata.read import check_is_anndata
 from donorwise._anndata.response import matrix_and_text, resolve_response
-from donorwise._anndata.roles import find_roles, known_donor, with_labels
+from donorwise._anndata.roles import find_roles, known_columns, known_donor, said_of_labels, with_labels
 from donorwise._core.design.formula import parse
+from donorwise._core.design.peptide_labels import unlabelled
+from donorwise._core.design.peptide_names import split_names
+from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs
 from donorwise._core.engine.groups import group_columns
@@ -27,10 +29,10 @@ from donorwise._core.engine.results import tasks_by_group
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
 
     import anndata as ad
 
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import BoolArray, FloatArray, GroupBy, IntArray
 
 _BASE = 2.0  # of the logarithm that intensities are, where nothing else is said
@@ -67,7 +69,9 @@ def prepare_peptides(
     obs = with_labels(cell_frame(adata), roles, parsed)
     var = as_frame(adata.var)
     names, protein = _proteins(var, features, columns)
-    layout = lay_out(parsed, obs, var)
+    split = split_names(parsed, obs, var, features)
+    _check_random(parsed)
+    layout = lay_out(parsed, obs, var, split)
     source = PeptideSource(
         matrix=response.matrix, protein=protein, kind=layout.kind, groupings=layout.groupings,
         run_weights=check_weights(weights, obs), weights=None if weights_layer is None else matrix_and_text(adata, weights_layer)[0],
@@ -84,8 +88,18 @@ def prepare_peptides(
         donor=known_donor(adata, roles, of_runs(parsed, obs)), options=options or Options(), n_jobs=effective_jobs(n_jobs),
         features=features, weights_layer=weights_layer or "",
     )  # fmt: skip
-    check_random(made.tasks)
-    return made.asking(contrasts)
+    made, known = made.asking(contrasts), known_columns(roles, obs)
+    said = cautions.of_peptides(made, obs, var.iloc[columns], columns=columns, names=split, roles=known)
+    return replace(made, warnings=(*said, *said_of_labels(adata, roles, parsed)))
+
+
+def _check_random(parsed: ParsedFormula) -> None:
+    """Raise where there is no random term."""
+    if not parsed.bars:
+        raise DesignError(
+            f"The formula {parsed.source!r} has no random term, so it would take every measurement of every peptide for a "
+            "replicate; add those of the peptides and of the donors, for instance (1 | peptide) + (1 | donor_id)."
+        )
 
 
 def _proteins(var: pd.DataFrame, features: str, columns: IntArray) -> tuple[tuple[str, ...], IntArray]:
@@ -93,10 +107,10 @@ def _proteins(var: pd.DataFrame, features: str, columns: IntArray) -> tuple[tupl
     if features not in var.columns:
         raise DesignError(f"features={features!r}: adata.var has no such column. {suggest(features, var.columns)}")
     used = var[features].iloc[columns]
-    labels = used.astype(object).where(used.notna(), None)
-    codes, names = pd.factorize(labels.map(lambda v: v if v is None else str(v)))
+    labels = used.astype(object).map(str).where(~unlabelled(used), None)
+    codes, names = pd.factorize(labels)
     protein = np.full(len(var), -1, dtype=np.int64)
     protein[columns] = codes
     if not len(names):
-        raise DataError(f"features={features!r}: no peptide has a protein.")
+        raise DataError(f"features={features!r}: none of the {len(used):,} peptides has a protein.")
     return tuple(map(str, names)), protein

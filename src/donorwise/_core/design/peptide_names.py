@@ -52,13 +52,6 @@ def split_names(parsed: ParsedFormula, obs: pd.DataFrame, var: pd.DataFrame, fea
     return names
 
 
-def peptide_column(var: pd.DataFrame, name: str) -> pd.Series:
-    """What a name that :func:`split_names` found in var stands for: a column, or the peptides' own names, (P,)."""
-    if name != PEPTIDE or PEPTIDE in var.columns:
-        return var[name]
-    return pd.Series(pd.Categorical(var.index.astype(str)), index=var.index, name=PEPTIDE)
-
-
 def _check_name(
     name: str, obs: pd.DataFrame, var: pd.DataFrame, known: tuple[list[str], list[str]], source: str, features: str
 ) -> None:

@@ -36,6 +36,7 @@ def peptide_warnings(
     weights: Any = None,
     run_weights: FloatArray | None = None,
     rows: IntArray | None = None,
+    columns: IntArray | None = None,
     text: str = "X",
     features: str = "features",
 ) -> tuple[str, ...]:
@@ -44,7 +45,7 @@ def peptide_warnings(
     Parameters
     ----------
     matrix
-        Logarithms of intensities, N runs x P peptides; NaN where a peptide was not measured.
+        Logarithms of intensities, runs x peptides; NaN where a peptide was not measured.
     proteins
         Shape (P,). Protein of each peptide; missing or empty for none.
     peptides, runs
@@ -53,8 +54,8 @@ def peptide_warnings(
         Precision weights, like `matrix`; NaN or 0 leaves a measurement out.
     run_weights
         Shape (N,). Weights of runs, which multiply these.
-    rows
-        Runs in use, all for None.
+    rows, columns
+        The runs that are looked at, and the P columns of the matrix; all for None.
     text
         What messages call the values.
     features
@@ -67,13 +68,13 @@ def peptide_warnings(
         are negative or infinite.
     """
     _check_names(peptides)
-    columns = np.flatnonzero(~unlabelled(proteins))
-    if not columns.size:
+    known = np.flatnonzero(~unlabelled(proteins))
+    if not known.size:
         raise DataError(f"{features} names a protein for none of the {len(peptides):,} peptides.")
     rows = np.arange(len(runs)) if rows is None else rows
-    labels = np.asarray(proteins, dtype=object)[columns]
-    names, own = [str(peptides[int(k)]) for k in columns], [str(runs[int(i)]) for i in rows]
-    measured = Measurements(matrix, weights, run_weights, rows, columns)
+    labels = np.asarray(proteins, dtype=object)[known]
+    names, own = [str(peptides[int(k)]) for k in known], [str(runs[int(i)]) for i in rows]
+    measured = Measurements(matrix, weights, run_weights, rows, known if columns is None else columns[known])
     seen = look_at(measured, own, names, text)
     if not seen.n_values:
         why = " with a weight above zero" if weights is not None or run_weights is not None else ""
