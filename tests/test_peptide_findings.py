@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
+import donorwise as dw
+from donorwise._anndata.prepare_peptides import prepare_peptides
 from donorwise._core.design.formula import parse
 from donorwise._core.design.peptide_labels import of_several, proteins_of, unlabelled, without_protein
 from donorwise._core.design.peptide_names import split_names
@@ -385,3 +389,81 @@ def test_advice_names_what_there_is() -> None:
     assert '`adata.obs["run"] = adata.obs_names`' in formula_warnings(parsed, bare, ["peptide"], several=True)[0]
     named = OBS[["arm"]].assign(unit=OBS.index)
     assert "Add `(1 | unit)`." in formula_warnings(parsed, named, ["peptide"], several=True, donor="unit")[0]
+
+
+@pytest.fixture
+def peptides(rng: np.random.Generator) -> ad.AnnData:
+    """Eight donors, one run each; 60 proteins of five peptides."""
+    obs = pd.DataFrame({"arm": list("aaaabbbb"), "donor_id": list("stuvwxyz")}, index=[f"run{i}" for i in range(8)])
+    names = [f"P{k // N_PEPTIDES:03d}" for k in range(N_PROTEINS * N_PEPTIDES)]
+    var = pd.DataFrame({"protein": names, "charge": rng.integers(2, 4, len(names)).astype(str)})
+    var.index = [f"pep{k}" for k in range(len(names))]
+    return ad.AnnData(_at_random(rng, _values(rng)), obs=obs, var=var)
+
+
+FORMULA = "~ arm + (1 | peptide) + (1 | donor_id)"
+
+
+def test_prepared_peptides_say_nothing_where_all_is_well(peptides: ad.AnnData) -> None:
+    assert prepare_peptides(peptides, FORMULA, features="protein").warnings == ()
+    assert prepare_peptides(peptides, f"{FORMULA} + charge", features="protein").warnings == ()
+    sparse = peptides.copy()
+    sparse.X = sp.csr_matrix(sparse.X)
+    assert prepare_peptides(sparse, FORMULA, features="protein").warnings == ()
+    some = np.arange(peptides.n_vars) < 50
+    peptides.X[:, 60] = 0
+    assert prepare_peptides(peptides, FORMULA, features="protein", mask_var=some).warnings == ()
+
+
+def test_prepared_peptides_look_at_the_runs_in_use(peptides: ad.AnnData) -> None:
+    peptides.obs["arm"] = peptides.obs["arm"].where(peptides.obs_names != "run3")
+    peptides.X[3] = np.inf
+    found = prepare_peptides(peptides, FORMULA, features="protein").warnings
+    assert found == ("1 of 8 runs are left out: a variable of the formula or the group is missing.",)
+
+
+def test_prepared_peptides_say_what_is_found(peptides: ad.AnnData) -> None:
+    peptides.layers["w"] = np.ones(peptides.shape)
+    peptides.layers["w"][0, ~np.isnan(peptides.X[0])] = 0
+    peptides.var.loc["pep7", "protein"] = "P001;P002"
+    peptides.obs["group"] = list("mnmnmnmn")
+    found = prepare_peptides(
+        peptides, "~ arm + (1 | peptide)", features="protein", weights_layer="w", groupby="group"
+    ).warnings
+    parts = (
+        "Add `(1 | donor_id)`",
+        "m, n: arm[T.b] compares 2 donors with 2",
+        "'P001;P002'",
+        "measurements have no weight",
+    )
+    assert len(found) == len(parts)
+    assert all(part in text for part, text in zip(parts, found, strict=True))
+
+
+def test_prepared_peptides_count_donors_and_not_peptides(peptides: ad.AnnData) -> None:
+    peptides.obs["group"] = list("mnmnmnmn")
+    found = prepare_peptides(peptides, FORMULA, features="protein", groupby="group").warnings
+    assert found == ("m, n: arm[T.b] compares 2 donors with 2: the result can hang on a single donor.",)
+
+
+@pytest.mark.parametrize(
+    ("formula", "text"),
+    [
+        ("~ arm", "every measurement of every peptide for a replicate"),
+        ("~ arm + (1 | protein)", "one value in each model"),
+        ("~ arm + (1 | peptid)", "did you mean `peptide`"),
+    ],
+)
+def test_formulas_that_are_no_question(peptides: ad.AnnData, formula: str, text: str) -> None:
+    with pytest.raises(DesignError, match=text):
+        prepare_peptides(peptides, formula, features="protein")
+
+
+def test_errors_come_before_the_fit(peptides: ad.AnnData) -> None:
+    peptides.X = 2**peptides.X
+    with pytest.raises(DataError, match=r"np\.log2"):
+        dw.tl.lmm(peptides, FORMULA, features="protein")
+    assert "lmm" not in peptides.uns
+    peptides.var["protein"] = np.where(peptides.var_names == "pep0", " ", None)
+    with pytest.raises(DataError, match="none of the 300 peptides has a protein"):
+        dw.tl.lmm(peptides, FORMULA, features="protein")

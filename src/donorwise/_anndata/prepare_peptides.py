@@ -29,7 +29,6 @@ from donorwise._core.engine.results import tasks_by_group
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-
     import anndata as ad
 
     from donorwise._core.design.formula import ParsedFormula
