@@ -426,13 +426,9 @@ def test_prepared_peptides_say_what_is_found(peptides: ad.AnnData) -> None:
     peptides.layers["w"] = np.ones(peptides.shape)
     peptides.layers["w"][0, ~np.isnan(peptides.X[0])] = 0
     peptides.var.loc["pep7", "protein"] = "P001;P002"
-    peptides.obs["group"] = list("mnmnmnmn")
-    found = prepare_peptides(
-        peptides, "~ arm + (1 | peptide)", features="protein", weights_layer="w", groupby="group"
-    ).warnings
+    found = prepare_peptides(peptides, "~ arm + (1 | peptide)", features="protein", weights_layer="w").warnings
     parts = (
         "Add `(1 | donor_id)`",
-        "m, n: arm[T.b] compares 2 donors with 2",
         "'P001;P002'",
         "measurements have no weight",
     )
