@@ -190,7 +190,7 @@ def test_peptides_without_a_protein(rng: np.random.Generator) -> None:
     ("label", "n"),
     [
         ("P12345;Q67890", 2), ("ACTB;ACTG1", 2), ("P12345; Q67890;", 2), ("sp|P1|A_B;sp|P2|C_D", 2), ("P04264-1;P04264-2", 2),
-        ("P12345,Q67890", 2), ("ACTB, ACTG1", 2), ("P12345|Q67890", 2), ("P1|P2", 2), ("known, names", 2),
+        ("P12345,Q67890", 2), ("ACTB, ACTG1", 2), ("P12345|Q67890", 2), ("2/P12345/Q67890", 2), ("1/P12345", 0), ("2/sp|P1|A_B/sp|P2|C_D", 2), ("P1|P2", 2), ("known, names", 2),
         ("sp|P60709|ACTB_HUMAN", 0), ("P60709|ACTB_HUMAN", 0), ("ALB|P02768", 0), ("Actin, cytoplasmic 1", 0), ("P12345", 0),
         ("ENSP00000354687.2|ENST00000361390.2|ENSG00000198888.2", 0), ("Actin, alpha", 0), ("P1;", 0), ("P1;P1", 0), ("HLA-A", 0),
     ],
@@ -362,6 +362,8 @@ def test_names_that_are_there_several_times() -> None:
         ("~ arm + (1 | donor_id)", ["no term of the peptides"]),
         ("~ arm + (1 | peptide) + (1 | donor_id)", []),
         ("~ charge + (1 | peptide)", []),
+        ("~ arm + charge + (1 | donor_id)", ["no term of the peptides"]),
+        ("~ arm + peptide + (1 | donor_id)", []),
         ("~ condition + (1 | peptide) + (1 | donor_id)", ["`condition` differs between the runs of one level of `donor_id`"]),
         ("~ condition + donor_id + (1 | peptide)", ["`condition` differs between the runs"]),
         ("~ condition + (1 | peptide) + (1 | donor_id / condition)", []),
