@@ -447,7 +447,7 @@ def test_prepared_peptides_count_donors_and_not_peptides(peptides: ad.AnnData) -
 @pytest.mark.parametrize(
     ("formula", "text"),
     [
-        ("~ arm", "every measurement of every peptide for a replicate"),
+        ("~ arm", "has no random term"),
         ("~ arm + (1 | protein)", "one value in each model"),
         ("~ arm + (1 | peptid)", "did you mean `peptide`"),
     ],

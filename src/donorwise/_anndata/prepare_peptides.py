@@ -12,13 +12,14 @@ from donorwise._anndata import keys
 from donorwise._anndata.collapsed import cell_frame
 from donorwise._anndata.obs import as_frame, suggest
 from donorwise._anndata.origin import is_collapsed
+from donorwise._anndata.prepare import check_random
 from donorwise._anndata.read import check_is_anndata
 from donorwise._anndata.response import matrix_and_text, resolve_response
-from donorwise._anndata.roles import find_roles, known_columns, known_donor, said_of_labels, with_labels
+from donorwise._anndata.roles import find_roles, known_donor, with_labels
+from donorwise._anndata.told_of_peptides import told_of_peptides
 from donorwise._core.design.formula import parse
 from donorwise._core.design.peptide_labels import unlabelled
 from donorwise._core.design.peptide_names import split_names
-from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs
 from donorwise._core.engine.groups import group_columns
@@ -31,7 +32,6 @@ from donorwise.errors import DataError, DesignError
 if TYPE_CHECKING:
     import anndata as ad
 
-    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import BoolArray, FloatArray, GroupBy, IntArray
 
 _BASE = 2.0  # of the logarithm that intensities are, where nothing else is said
@@ -68,9 +68,7 @@ def prepare_peptides(
     obs = with_labels(cell_frame(adata), roles, parsed)
     var = as_frame(adata.var)
     names, protein = _proteins(var, features, columns)
-    split = split_names(parsed, obs, var, features)
-    _check_random(parsed)
-    layout = lay_out(parsed, obs, var, split)
+    layout = lay_out(parsed, obs, var, split_names(parsed, obs, var, features))
     source = PeptideSource(
         matrix=response.matrix, protein=protein, kind=layout.kind, groupings=layout.groupings,
         run_weights=check_weights(weights, obs), weights=None if weights_layer is None else matrix_and_text(adata, weights_layer)[0],
@@ -87,18 +85,8 @@ def prepare_peptides(
         donor=known_donor(adata, roles, of_runs(parsed, obs)), options=options or Options(), n_jobs=effective_jobs(n_jobs),
         features=features, weights_layer=weights_layer or "",
     )  # fmt: skip
-    made, known = made.asking(contrasts), known_columns(roles, obs)
-    said = cautions.of_peptides(made, obs, var.iloc[columns], columns=columns, names=split, roles=known)
-    return replace(made, warnings=(*said, *said_of_labels(adata, roles, parsed)))
-
-
-def _check_random(parsed: ParsedFormula) -> None:
-    """Raise where there is no random term."""
-    if not parsed.bars:
-        raise DesignError(
-            f"The formula {parsed.source!r} has no random term, so it would take every measurement of every peptide for a "
-            "replicate; add those of the peptides and of the donors, for instance (1 | peptide) + (1 | donor_id)."
-        )
+    check_random(made.tasks)
+    return told_of_peptides(adata, made.asking(contrasts), layer=layer, mask_var=mask_var)
 
 
 def _proteins(var: pd.DataFrame, features: str, columns: IntArray) -> tuple[tuple[str, ...], IntArray]:
