@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -465,3 +467,16 @@ def test_errors_come_before_the_fit(peptides: ad.AnnData) -> None:
     peptides.var["protein"] = np.where(peptides.var_names == "pep0", " ", None)
     with pytest.raises(DataError, match="none of the 300 peptides has a protein"):
         dw.tl.lmm(peptides, FORMULA, features="protein")
+
+
+def test_peptides_in_a_file_are_told_the_same(peptides: ad.AnnData, tmp_path: Path) -> None:
+    peptides.X[:, 40] = 0
+    peptides.layers["w"] = np.where(np.isnan(peptides.X), np.nan, 1.0)
+    peptides.layers["w"][1, :20] = 0
+    asked = {"features": "protein", "weights_layer": "w"}
+    found = prepare_peptides(peptides, FORMULA, **asked).warnings
+    peptides.write_h5ad(tmp_path / "peptides.h5ad")
+    stored = ad.read_h5ad(tmp_path / "peptides.h5ad", backed="r")
+    assert len(found) == 2
+    assert prepare_peptides(stored, FORMULA, **asked).warnings == found
+    stored.file.close()
