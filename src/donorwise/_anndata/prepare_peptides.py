@@ -16,7 +16,10 @@ from donorwise._anndata.prepare import check_random
 from donorwise._anndata.read import check_is_anndata
 from donorwise._anndata.response import matrix_and_text, resolve_response
 from donorwise._anndata.roles import find_roles, known_donor, with_labels
+from donorwise._anndata.told_of_peptides import told_of_peptides
 from donorwise._core.design.formula import parse
+from donorwise._core.design.peptide_labels import unlabelled
+from donorwise._core.design.peptide_names import split_names
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs
 from donorwise._core.engine.groups import group_columns
@@ -65,7 +68,7 @@ def prepare_peptides(
     obs = with_labels(cell_frame(adata), roles, parsed)
     var = as_frame(adata.var)
     names, protein = _proteins(var, features, columns)
-    layout = lay_out(parsed, obs, var)
+    layout = lay_out(parsed, obs, var, split_names(parsed, obs, var, features))
     source = PeptideSource(
         matrix=response.matrix, protein=protein, kind=layout.kind, groupings=layout.groupings,
         run_weights=check_weights(weights, obs), weights=None if weights_layer is None else matrix_and_text(adata, weights_layer)[0],
@@ -83,7 +86,7 @@ def prepare_peptides(
         features=features, weights_layer=weights_layer or "",
     )  # fmt: skip
     check_random(made.tasks)
-    return made.asking(contrasts)
+    return told_of_peptides(adata, made.asking(contrasts), layer=layer, mask_var=mask_var)
 
 
 def _proteins(var: pd.DataFrame, features: str, columns: IntArray) -> tuple[tuple[str, ...], IntArray]:
@@ -91,10 +94,10 @@ def _proteins(var: pd.DataFrame, features: str, columns: IntArray) -> tuple[tupl
     if features not in var.columns:
         raise DesignError(f"features={features!r}: adata.var has no such column. {suggest(features, var.columns)}")
     used = var[features].iloc[columns]
-    labels = used.astype(object).where(used.notna(), None)
-    codes, names = pd.factorize(labels.map(lambda v: v if v is None else str(v)))
+    labels = used.astype(object).map(str).where(~unlabelled(used), None)
+    codes, names = pd.factorize(labels)
     protein = np.full(len(var), -1, dtype=np.int64)
     protein[columns] = codes
     if not len(names):
-        raise DataError(f"features={features!r}: no peptide has a protein.")
+        raise DataError(f"features={features!r}: none of the {len(used):,} peptides has a protein.")
     return tuple(map(str, names)), protein
