@@ -16,6 +16,8 @@ from donorwise._anndata.read import check_is_anndata
 from donorwise._anndata.response import matrix_and_text, resolve_response
 from donorwise._anndata.roles import find_roles, known_columns, known_donor, said_of_labels, with_labels
 from donorwise._anndata.scale import check_log_base, noted_base
+from donorwise._core.design.audit import Audit, audit_design
+from donorwise._core.design.build import assemble_design
 from donorwise._core.design.formula import parse
 from donorwise._core.design.names import quote
 from donorwise._core.design.peptide_labels import unlabelled
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from donorwise._anndata.roles import Role
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.design.peptide_names import Names
+    from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._typing import BoolArray, FloatArray, GroupBy, IntArray
 
@@ -119,6 +122,18 @@ def _said(adata: ad.AnnData, made: PeptideAnalysis, read: _Read) -> tuple[str, .
     var, known = read.var.iloc[read.columns], known_columns(read.roles, read.obs)
     said = cautions.of_peptides(made, read.obs, var, columns=read.columns, names=read.names, roles=known)
     return (*said, *said_of_labels(adata, read.roles, made.formula))
+
+
+def audit_peptides(adata: ad.AnnData, made: LmmAnalysis) -> Audit:
+    """What the design of the runs of an analysis can answer, and what is said of peptides, their values and the formula."""
+    roles = find_roles(adata)
+    obs = with_labels(cell_frame(adata), roles, made.formula)
+    try:
+        design = assemble_design(of_runs(made.formula, obs), obs)
+    except DesignError as error:
+        return Audit(made.formula.source, "", 0, len(obs), 0, (), (str(error), *made.warnings), (), "runs")
+    found = audit_design(design, obs, donor=made.donor or None, is_fit=False, what="runs", **known_columns(roles, obs))
+    return replace(found, formula=made.formula.source, warnings=made.warnings)
 
 
 def _check_bars(parsed: ParsedFormula) -> None:

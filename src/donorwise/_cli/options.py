@@ -145,6 +145,7 @@ LOG_BASE = click.option(
     "--log-base", metavar="e|2|10", help="Base of the logarithm that a layer holds; X has that of uns['log1p']."
 )
 MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
+ROBUST_FIT = click.option("--robust", type=click.Choice(ROBUST), help="Weigh outlying measurements of peptides down.")
 PEPTIDES = add(
     click.option(
         "--features",
@@ -154,7 +155,6 @@ PEPTIDES = add(
     click.option(
         "--weights-layer", metavar="LAYER", help="Layer with a precision weight for each measurement of a peptide."
     ),
-    click.option("--robust", type=click.Choice(ROBUST), help="Weigh outlying measurements of peptides down."),
 )
 KERNELS = add(
     click.option(
