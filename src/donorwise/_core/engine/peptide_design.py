@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design.formula import parse
 from donorwise._core.design.peptide_names import PEPTIDE
-from donorwise._core.design.terms import read_column
+from donorwise._core.design.terms import column_terms, read_column, term_variables, variables
 from donorwise._core.engine.peptide_rows import Grouping
 
 if TYPE_CHECKING:
@@ -42,8 +43,14 @@ class Layout:
 
 
 def of_runs(parsed: ParsedFormula, obs: pd.DataFrame) -> ParsedFormula:
-    """The formula with its terms of runs alone."""
-    return parsed.keep([bar for bar in parsed.bars if all(name in obs.columns for name in bar.group)])
+    """The formula with its terms of runs alone, fixed and random."""
+    there = set(obs.columns)
+    bars = [bar for bar in parsed.bars if there.issuperset((*bar.group, *variables(bar.terms)))]
+    if there.issuperset(variables(parsed.terms)):
+        return parsed.keep(bars)
+    terms = zip(column_terms(parsed.terms), parsed.terms, strict=True)
+    kept = [text for text, term in terms if there.issuperset(term_variables(term))]
+    return replace(parse(f"~ {' + '.join(kept if '1' in kept else ['0', *kept])}"), bars=tuple(bars)).keep(bars)
 
 
 def lay_out(parsed: ParsedFormula, obs: pd.DataFrame, var: pd.DataFrame, names: Names) -> Layout:
