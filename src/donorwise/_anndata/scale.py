@@ -46,8 +46,8 @@ _WHICH = (
 )
 
 
-def check_log_base(log_base: str | float | None) -> float | None:
-    """The base as a number, or None for none given.
+def check_log_base(log_base: str | float | None, option: str = "log_base") -> float | None:
+    """The base as a number, or None for none given; `option` is what messages call it.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def check_log_base(log_base: str | float | None) -> float | None:
     except (TypeError, ValueError):
         base = math.nan
     if not (np.isfinite(base) and base > 1) or isinstance(log_base, bool):
-        raise DataError(f"log_base={log_base!r} is no base of a logarithm: give 'e' (sc.pp.log1p), 2 or 10.")
+        raise DataError(f"{option}={log_base!r} is no base of a logarithm: give 'e' (sc.pp.log1p), 2 or 10.")
     return base
 
 

@@ -141,7 +141,7 @@ def pivot(
            [0.7, nan]])
     """
     check_option("aggregate", aggregate, AGGREGATES)
-    base = check_log_base(log)
+    base = check_log_base(log, "log")
     for name in layers or ():
         if not name or "/" in name:
             raise DataError(f"layers: {name!r} cannot name a layer; files treat '/' as a folder.")

@@ -107,10 +107,10 @@ def quality_weights(
     _check_names(adata, layer, values, key_added)
     measured = _measured(adata, values)
     quality = np.where(measured, column_values(resolve_response(adata, layer=layer)), np.nan)
-    if not np.isfinite(quality).any():
-        raise DataError(f"layers/{layer} has no number where {values or 'X'} has a value: there are no qualities.")
     if infinite := int(np.isinf(quality).sum()):
         raise DataError(f"layers/{layer} is infinite at {infinite:,} measurements; make these missing (NaN).")
+    if not np.isfinite(quality).any():
+        raise DataError(f"layers/{layer} has no number where {values or 'X'} has a value: there are no qualities.")
     variance = _trend(adata, quality, features, values) if kind == "score" else _variance(quality, kind, floor, layer)
     weights = _of_mean_one(-np.log(variance), measured, layer)
     if copy:

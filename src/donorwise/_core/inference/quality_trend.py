@@ -13,6 +13,8 @@ _MOST_BINS, _DF_PER_BIN = 50, 50.0
 _SPARE = 1e-6
 """Measurements whose residual has a smaller share of freedom are fitted exactly, and tell nothing."""
 _PASSES, _STEPS, _CLOSE = 20, 500, 1e-3
+_CAP = 6.0
+"""Squared residuals count up to so many times their variance; of normal ones 14 in 1,000 are larger."""
 _MOST_DF = 40_000.0
 """Of residuals; enough to know the variance in every interval within a few percent, from some of the proteins."""
 _MOST_PAIRS = 600
@@ -69,7 +71,8 @@ def variance_trend(values: FloatArray, ranks: FloatArray, columns: Sequence[IntA
 
     Every protein is the sum of runs and peptides, by weighted least squares, with a variance of its own times f(score). At the
     optimum of the restricted likelihood the mean of r²/(sigma²_g f), over the residual's share of freedom 1 - h, is one
-    in every interval of the score and in every protein; residuals are those under weights 1/f. The logarithms of f are then
+    in every interval of the score and in every protein; residuals are those under weights 1/f, and outliers count as
+    far as in every other interval (squares are capped at 6 sigma² f), which leaves ratios of variances what they are. The logarithms of f are then
     smoothed as a random walk, whose steps have the variance that makes them most likely: none if the score says nothing, and
     then f is constant.
 
@@ -102,13 +105,15 @@ def variance_trend(values: FloatArray, ranks: FloatArray, columns: Sequence[IntA
         variance = np.exp(trend.log_variance)[bins]  # lines between them would be fitted to the noise
         weights = np.split(1 / variance, np.cumsum([own.values.size for own in proteins])[:-1])
         fits = [two_way(own, w) for own, w in zip(proteins, weights, strict=True)]
-        squares = np.concatenate([fit.residual for fit in fits]) ** 2 / variance
         spare = np.concatenate([fit.spare for fit in fits])
+        squares = np.concatenate([fit.residual for fit in fits]) ** 2 / variance
+        standard, sigma2 = _standardised(squares, spare, number)
+        squares = np.minimum(standard, _CAP) * spare * sigma2
         step = _step(_table(squares, number, bins), _table(spare, number, bins))
         trend = trend._replace(log_variance=trend.log_variance + step - step.mean())
         if np.abs(step - step.mean()).max() < _CLOSE:
             break
-    information = _information(fits, bins, trend.ranks.size) / _kurtosis(squares, spare, number)
+    information = _information(fits, bins, trend.ranks.size) / _noise(standard, spare)
     return trend._replace(log_variance=smoothed(trend.log_variance, information))
 
 
@@ -188,12 +193,22 @@ def _step(squares: FloatArray, spare: FloatArray) -> FloatArray:
     return np.asarray(np.log(factor))
 
 
-def _kurtosis(squares: FloatArray, spare: FloatArray, proteins: IntArray) -> float:
-    """Variance of a squared residual of variance one: 2 for normal errors, and never taken for less."""
-    told = spare > _SPARE
-    sigma2 = np.bincount(proteins, weights=squares) / np.maximum(np.bincount(proteins, weights=spare), _SPARE)
-    standard = squares[told] / np.maximum(spare * sigma2[proteins], np.finfo(float).tiny)[told]
-    return max(2.0, float(np.average((standard - 1) ** 2, weights=spare[told])))
+def _standardised(squares: FloatArray, spare: FloatArray, proteins: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Squared residuals over what they are expected to be, and the variance of each one's protein, (n,)."""
+    own = np.bincount(proteins, weights=squares) / np.maximum(np.bincount(proteins, weights=spare), _SPARE)
+    sigma2 = own[proteins]
+    expected = spare * sigma2
+    return np.where(expected > 0, squares / np.where(expected > 0, expected, 1), 0.0), sigma2
+
+
+def _noise(standard: FloatArray, spare: FloatArray) -> float:
+    """Variance of a capped square over the square of what it changes by with the logarithm of its variance.
+
+    Without a cap and with normal errors it is 2, and it is never taken for less.
+    """
+    capped = np.minimum(standard, _CAP)
+    mean, slope = (float(np.average(own, weights=spare)) for own in (capped, np.where(standard < _CAP, standard, 0)))
+    return max(2.0, float(np.average((capped - mean) ** 2, weights=spare)) / slope**2) if slope > 0 else 2.0
 
 
 def _information(fits: Sequence[TwoWay], bins: IntArray, n_bins: int) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import lzma
 import os
@@ -110,11 +111,17 @@ def _of_parquet(path: Path) -> Report:
 def _of_text(path: Path, decimal: str) -> Report:
     try:
         with _PACKED.get(path.suffix, open)(path, "rt", encoding="utf-8-sig") as lines:
-            header = lines.readline()
+            header, first = lines.readline(), lines.readline()
     except (OSError, UnicodeDecodeError, EOFError, lzma.LZMAError) as error:
         raise DataError(f"{path} cannot be read as text ({reason(error)}).") from error
     separator = max(_SEPARATORS, key=header.count)
-    how: dict[str, Any] = {"sep": separator, "encoding": "utf-8-sig", "keep_default_na": False}
+    n_names, n_fields = (len(next(csv.reader([line], delimiter=separator), ())) for line in (header, first))
+    if n_fields > n_names:  # pandas would take the first columns for names of rows, and shift all others
+        raise DataError(
+            f"{path} has {n_names} columns in its first line and {n_fields} in the next one, with {separator!r} between them. "
+            "Are commas both between columns and in numbers?"
+        )
+    how: dict[str, Any] = {"sep": separator, "encoding": "utf-8-sig", "keep_default_na": False, "index_col": False}
     names = [str(name) for name in pd.read_csv(path, nrows=0, **how).columns] if header.strip() else []
 
     def take(plan: Plan) -> pd.DataFrame:
