@@ -91,6 +91,8 @@ RESULT_COLUMNS = (
     "n_donors",
     "n_obs",
 )
+PEPTIDE_COLUMNS = ("n_peptides", "n_missing", "formula")
+"""Further columns of results whose features are proteins, measured by their peptides."""
 SCAN_COLUMNS = (
     "gene",
     "group",

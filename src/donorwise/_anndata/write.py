@@ -59,7 +59,7 @@ def write_results(
     if missing:
         raise DataError(f"The results table lacks the columns {', '.join(missing)}.")
     tables = {
-        keys.RESULTS: results[list(keys.RESULT_COLUMNS)],
+        keys.RESULTS: results[[c for c in (*keys.RESULT_COLUMNS, *keys.PEPTIDE_COLUMNS) if c in results.columns]],
         keys.VARCOMP: varcomp,
         keys.ICC: icc,
         keys.VARIANCE_PARTITION: variance_partition,

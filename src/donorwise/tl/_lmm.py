@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys
 from donorwise._anndata.prepare import prepare_lmm
+from donorwise._anndata.prepare_peptides import prepare_peptides
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._docs import documented
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy
 
 
@@ -26,11 +28,13 @@ def lmm(
     formula: str,
     *,
     groupby: GroupBy = None,
+    features: str | None = None,
     layer: str | None = None,
     obsm: str | None = None,
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
+    weights_layer: str | None = None,
     log_base: str | float | None = None,
     kernels: Mapping[str, Any] | None = None,
     relmat: Mapping[str, Any] | None = None,
@@ -119,6 +123,13 @@ def lmm(
     check_option("ddf", ddf, DDF)
     check_free(adata, key_added)
     check_max_memory(max_memory)
+    if features is not None:
+        analysis: LmmAnalysis = prepare_peptides(
+            adata, formula, features=features, weights_layer=weights_layer, groupby=groupby, layer=layer, mask_var=mask_var,
+            weights=weights, log_base=log_base, contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,
+        )  # fmt: skip
+        fit_and_write(adata, analysis, key_added, max_memory=max_memory, progress=progress)
+        return adata if copy else None
     analysis = prepare_lmm(
         adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights,
         log_base=log_base, kernels=kernels, relmat=relmat, levels=levels, contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,

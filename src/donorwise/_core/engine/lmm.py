@@ -311,7 +311,7 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
         table = None
         if own is not None:
             tested = test_features(fit, own.L, ddf, 0.95)
-            numbers = tested.numbers | {"log_fc": np.where(_are_ratios(fit, own.L)[:, None], tested.log_fc, np.nan)}
+            numbers = tested.numbers | {"log_fc": self.fold_changes(fit, own.L, tested.log_fc)}
             table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
         partition = partition_table(fit.variables, fit.design, fit.models)
         return Tables(
@@ -326,8 +326,16 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
             ddf=ddf,
             note=note,
             donor=fit.donor,
-            cautions={} if own is None else unequal_spreads(fit, own.L),
+            cautions={} if own is None else self.cautions_of(fit, own.L),
         )
+
+    def fold_changes(self, fit: LMMFit, L: FloatArray, log_fc: FloatArray) -> FloatArray:
+        """Log2 fold changes (n, G) of the contrasts (n, p) that can be ratios; NaN for the others."""
+        return np.where(_are_ratios(fit, L)[:, None], log_fc, np.nan)
+
+    def cautions_of(self, fit: LMMFit, L: FloatArray) -> dict[str, str]:
+        """What deserves a second look after the fit."""
+        return unequal_spreads(fit, L)
 
     def random_effects(self, fit: LMMFit, varcomp: pd.DataFrame) -> pd.DataFrame:
         """See :class:`Analysis`: at the estimates."""

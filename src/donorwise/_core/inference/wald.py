@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from donorwise._core.design.replicates import between_within_df
 from donorwise._core.inference import kenward_roger, satterthwaite
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import FITTED
@@ -118,9 +117,10 @@ def _se_and_df(model: Estimated, L: FloatArray, ddf: str) -> tuple[FloatArray, F
 
 
 def _design_df(model: Estimated, L: FloatArray, ddf: str) -> FloatArray:
+    """Degrees of freedom of contrasts (n, p), (n,), or (G, n) where features have rows of their own."""
     if ddf == "residual":
-        return np.full(len(L), float(model.residual_df))
-    return np.clip(between_within_df(model.design, model.n_obs, L), 1, None)
+        return np.repeat(np.asarray(model.residual_df, dtype=np.float64)[..., None], len(L), axis=-1)
+    return np.clip(model.between_within(L), 1, None)
 
 
 def _se(vcov: FloatArray, L: FloatArray) -> FloatArray:
@@ -138,7 +138,7 @@ def _joint(model: Estimated, L: FloatArray, ddf: str) -> tuple[FloatArray, ...]:
     squared_t = np.einsum("gnp,gp->gn", orthogonal, model.coefficients) ** 2 / values
     scaling = np.ones(model.features.size)
     if ddf != "satterthwaite":
-        return squared_t.mean(axis=1), np.full(scaling.size, _design_df(model, L, ddf).min()), scaling
+        return squared_t.mean(axis=1), np.broadcast_to(_design_df(model, L, ddf).min(axis=-1), scaling.shape), scaling
     df = satterthwaite.contrast_df(model.pieces(), orthogonal)
     return squared_t.mean(axis=1), satterthwaite.pooled_df(df), scaling
 

@@ -94,7 +94,7 @@ class LMM:
 
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n): one whose replicates are used up says so."""
-        few = between_within_df(self.design, self.n_obs, L) < 1
+        few = self.between_within(L) < 1
         status = np.repeat(self.estimates.status[:, None], len(L), axis=1)
         return np.where(few & np.isin(status, FITTED), "too_few_donors", status).astype(STATUS_DTYPE)
 
@@ -145,6 +145,10 @@ class LMM:
     def residual_df(self) -> int:
         """Observations less fixed effects."""
         return self.equations.nu(reml=True)
+
+    def between_within(self, L: FloatArray) -> FloatArray:
+        """Degrees of freedom of contrasts (n, p) by the inner-outer rule, (n,)."""
+        return between_within_df(self.design, self.n_obs, L)
 
     @property
     def fitted_status(self) -> StrArray:
