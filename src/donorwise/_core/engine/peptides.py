@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from donorwise._core.design.replicates import find_donors, replicate
-from donorwise._core.engine.analysis import Family, Replicates, Tables
+from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.fitted import LMMFit
-from donorwise._core.engine.lmm import LmmAnalysis
+from donorwise._core.engine.lmm import donor_term, fitted_tables
+from donorwise._core.engine.peptide_rows import PeptideSource, PeptideStatistics
 from donorwise._core.engine.power import replication
 from donorwise._core.models.lmm.ragged import RaggedEquations, fit_ragged_rows
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.peptide_rows import PeptideSource, PeptideStatistics
+    from donorwise._core.engine.power import Planner
+    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 N_PEPTIDES, N_MISSING, FORMULA = PEPTIDE_COLUMNS = ("n_peptides", "n_missing", "formula")
@@ -45,7 +47,13 @@ class PeptideFit(LMMFit):
 
 
 def fit_peptides(
-    statistics: PeptideStatistics, variables: tuple[str, ...], *, donor: str, of_peptides: tuple[bool, ...], fold: float, reml: bool
+    statistics: PeptideStatistics,
+    variables: tuple[str, ...],
+    *,
+    donor: str,
+    of_peptides: tuple[bool, ...],
+    fold: float,
+    reml: bool,
 ) -> PeptideFit:
     """Fit all proteins of a task.
 
@@ -65,7 +73,11 @@ def fit_peptides(
         Restricted or full maximum likelihood.
     """
     design, rows = statistics.design, statistics.rows
-    z = np.stack([term.Z[:, 0] for term in design.random_terms], axis=1) if design.random_terms else np.empty((design.n_patterns, 0))
+    z = (
+        np.stack([term.Z[:, 0] for term in design.random_terms], axis=1)
+        if design.random_terms
+        else np.empty((design.n_patterns, 0))
+    )
     replicates = replicates_of(design, donor, of_peptides)
     first = [t for t, term in enumerate(design.random_terms) if term.group == replicates]
     order = [*first, *(t for t in range(z.shape[1]) if t not in first)]
@@ -74,9 +86,13 @@ def fit_peptides(
     estimates = fit_ragged_rows(equations, reml=reml)
     model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold)
     n_donors = equations.n_levels[:, first[0]] if first else np.zeros(len(variables), dtype=np.int64)
-    fit = PeptideFit.of(design, (model,), variables, donor=replicates, reml=reml, n_obs=rows.n, n_donors=n_donors)
+    models = cast("tuple[LMM, ...]", (model,))  # which offers all that is asked of one here
+    fit = PeptideFit.of(design, models, variables, donor=replicates, reml=reml, n_obs=rows.n, n_donors=n_donors)
     return replace(
-        fit, n_peptides=statistics.n_peptides, n_missing=statistics.n_missing, formulas=formulas_used(design, equations.kept)
+        fit,
+        n_peptides=statistics.n_peptides,
+        n_missing=statistics.n_missing,
+        formulas=formulas_used(design, equations.kept),
     )
 
 
@@ -99,7 +115,7 @@ def formulas_used(design: Design, kept: BoolArray) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PeptideAnalysis(LmmAnalysis):
+class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
     """A linear mixed model of every protein, on the measurements of its peptides.
 
     Attributes
@@ -121,31 +137,47 @@ class PeptideAnalysis(LmmAnalysis):
         fit = fit_peptides(
             statistics, self.variables, donor=self.donor, of_peptides=of_peptides, fold=float(np.log2(self.log_base)),
             reml=self.options.reml,
-        )
+        )  # fmt: skip
         update(len(self.variables))
         return fit
 
     def tables(self, number: int, fit: PeptideFit | None) -> Tables:
         """See :class:`Analysis`."""
-        made = LmmAnalysis.tables(self, number, fit)  # slots: super() has lost its class
+        G, own = len(self.variables), self.contrasts[number]
+        if fit is None:
+            made = Tables(self.results(number, None))
+            peptides, missing, formulas = (
+                np.zeros(G, dtype=np.int64),
+                np.zeros(G, dtype=np.int64),
+                (self.formula.source,) * G,
+            )
+        else:
+            made = fitted_tables(self, number, fit, None if own is None else np.ones(len(own.L), dtype=bool))
+            peptides, missing, formulas = fit.n_peptides, fit.n_missing, fit.formulas
         at = made.results["variable"].cat.codes.to_numpy()
-        G = len(self.variables)
-        peptides = np.zeros(G, dtype=np.int64) if fit is None else fit.n_peptides
-        missing = np.zeros(G, dtype=np.int64) if fit is None else fit.n_missing
-        formulas = (self.formula.source,) * G if fit is None else fit.formulas
         names, codes = np.unique(formulas, return_inverse=True)
-        results = made.results.assign(
-            **{N_PEPTIDES: peptides[at], N_MISSING: missing[at], FORMULA: pd.Categorical.from_codes(codes.ravel()[at], names)}
-        )
+        formula = pd.Categorical.from_codes(codes.ravel()[at], names.tolist())
+        results = made.results.assign(**{N_PEPTIDES: peptides[at], N_MISSING: missing[at], FORMULA: formula})
         return replace(made, results=results)
 
-    def fold_changes(self, fit: LMMFit, L: FloatArray, log_fc: FloatArray) -> FloatArray:
-        """Log2 fold changes (n, G): every difference of logarithms is one."""
-        return log_fc
+    def random_effects(self, fit: PeptideFit, varcomp: pd.DataFrame) -> pd.DataFrame:
+        """See :class:`Analysis`: at the estimates."""
+        groups = dict.fromkeys(term.name for term in fit.design.random_terms)
+        return pd.concat([fit.ranef(group).assign(term=group) for group in groups], ignore_index=True)
 
-    def cautions_of(self, fit: LMMFit, L: FloatArray) -> dict[str, str]:
-        """See :class:`LmmAnalysis`."""
-        return {}
+    def donors(self, number: int) -> Replicates:
+        """See :class:`Analysis`."""
+        term = donor_term(self._design(number), self.donor)
+        return Replicates(term.levels, term.codes)
+
+    def planner(self, number: int, statistics: PeptideStatistics, fit: PeptideFit) -> Planner[Any]:
+        """See :class:`Analysis`."""
+        raise DesignError("Power is not worked out for proteins that are measured by their peptides.")
+
+    def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
+        """See :class:`Analysis`."""
+        design = self._design(number)
+        return replication(design, find_donors(design, design.frame, self.donor), L)
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""
