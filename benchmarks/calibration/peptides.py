@@ -158,11 +158,8 @@ LIMMA = {
     )
     for centred, summary in product((False, True), (medians, weighted_means))
 }
-OWN = {
-    "moderated": partial(mixed, ddf="moderated"),
-    "Kenward-Roger": partial(mixed, ddf="kenward-roger"),
-    "moderated, no weights": partial(mixed, ddf="moderated", weights=False),
-}
+TESTS = {"moderated": partial(mixed, ddf="moderated"), "Kenward-Roger": partial(mixed, ddf="kenward-roger")}
+OWN = TESTS | {"moderated, no weights": partial(mixed, ddf="moderated", weights=False)}
 ROBUST = {
     f"{ddf}{', Huber' * bool(robust)}": partial(mixed, ddf=ddf, robust=robust)
     for ddf, robust in product(("moderated", "kenward-roger"), (None, "huber"))
@@ -198,7 +195,7 @@ def null_rows(options: argparse.Namespace) -> Iterator[list[str]]:
     """Type I error where no protein differs."""
     yield ["setting", "method", "tests", f"p ≤ {ALPHA}", f"p ≤ {SMALL}", "reduced", f"reduced, p ≤ {ALPHA}", f"reduced, p ≤ {SMALL}",
            "no test"]  # fmt: skip
-    for case, _, found in run(settings(), OWN | LIMMA, options, de_fraction=0.0):
+    for case, _, found in run(settings(), TESTS | LIMMA, options, de_fraction=0.0):
         for name, tested in found.items():
             p, reduced = [one.p for one in tested], [one.p[one.reduced] for one in tested]
             n = sum(np.isfinite(one).sum() for one in p)

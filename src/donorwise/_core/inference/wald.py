@@ -63,7 +63,7 @@ def contrast_tests(
         p_value = 2 * stats.t.sf(np.abs(statistic), df)
         half = stats.t.ppf(0.5 + level / 2, df) * se
     low, high = estimate - half, estimate + half
-    return without_too_few(ContrastTests(estimate, se, df, statistic, p_value, low, high, model.status(L)))
+    return without_unknown(ContrastTests(estimate, se, df, statistic, p_value, low, high, model.status(L)))
 
 
 def joint_tests(model: Estimated, L: FloatArray, ddf: str, *, chunk: int = _CHUNK) -> JointTests:
@@ -75,17 +75,19 @@ def joint_tests(model: Estimated, L: FloatArray, ddf: str, *, chunk: int = _CHUN
         statistic[at], den_df[at], scaling[at] = _joint(model.take(at), L, ddf)
     p_value = stats.f.sf(statistic, len(L), den_df)
     status = joint_status(model, L)
-    few = status == "too_few_donors"
-    statistic, den_df, scaling, p_value = (np.where(few, np.nan, a) for a in (statistic, den_df, scaling, p_value))
+    unknown = np.isin(status, ("too_few_donors", "not_estimable"))
+    statistic, den_df, scaling, p_value = (np.where(unknown, np.nan, a) for a in (statistic, den_df, scaling, p_value))
     return JointTests(statistic, den_df, scaling, p_value, status)
 
 
 def joint_status(model: Estimated, L: FloatArray) -> StrArray:
     """Status of every feature's test that all contrasts (n, p) are zero, (G,)."""
-    few, status = (model.status(L) == "too_few_donors").any(axis=1), model.fitted_status
+    single, status = model.status(L), model.fitted_status
     if not _independent(model.turned(L)):
         status = np.where(np.isin(status, FITTED), "constant", status)
-    return np.where(few, "too_few_donors", status).astype(STATUS_DTYPE)
+    for unknown in ("too_few_donors", "not_estimable"):
+        status = np.where((single == unknown).any(axis=1), unknown, status)
+    return status.astype(STATUS_DTYPE)
 
 
 def _independent(L: FloatArray) -> bool:
@@ -143,8 +145,10 @@ def _joint(model: Estimated, L: FloatArray, ddf: str) -> tuple[FloatArray, ...]:
     return squared_t.mean(axis=1), satterthwaite.pooled_df(df), scaling
 
 
-def without_too_few(tests: ContrastTests) -> ContrastTests:
-    """Blank the inference (not the estimate) where there are too few donors to judge it."""
-    few = tests.status == "too_few_donors"
+def without_unknown(tests: ContrastTests) -> ContrastTests:
+    """Blank the inference where there are too few donors to judge it, and the estimate, too, where the rows do not tell it."""
+    absent = tests.status == "not_estimable"
+    unknown = absent | (tests.status == "too_few_donors")
     names = ("se", "df", "statistic", "p_value", "ci_low", "ci_high")
-    return replace(tests, **{name: np.where(few, np.nan, getattr(tests, name)) for name in names})
+    blank = {name: np.where(unknown, np.nan, getattr(tests, name)) for name in names}
+    return replace(tests, estimate=np.where(absent, np.nan, tests.estimate), **blank)
