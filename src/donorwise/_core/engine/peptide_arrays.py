@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from donorwise._core.design.build import build_design
+from donorwise._core.design.peptide_names import split_names
 from donorwise._core.engine.arrays import check_aligned, check_weights, read_arrays
 from donorwise._core.engine.peptide_design import lay_out
 from donorwise._core.engine.peptide_rows import PeptideSource
@@ -48,7 +49,7 @@ def fit_peptide_arrays(
     variables, protein = _proteins(features, table, named=named)
     _check_measured(matrix, names)
     of_runs, of_measurements = _weights(weights, obs, matrix.shape, names, named=named)
-    layout = lay_out(parsed, obs, table)
+    layout = lay_out(parsed, obs, table, split_names(parsed, obs, table))
     design, left_out = _design(parsed, layout, len(obs))
     for text in left_out:
         warnings.warn(text, DonorwiseWarning, stacklevel=3)
@@ -161,8 +162,8 @@ def _weights(
         raise DataError(
             f"weights has shape {W.shape}; it needs one value for each of {shape[0]:,} rows, or for each measurement, {shape}."
         )
-    values = W.data if sparse.issparse(W) else W
-    bad = np.isinf(values) | (values < 0)
+    values: FloatArray = np.asarray(W.data if sparse.issparse(W) else W, dtype=np.float64)
+    bad = np.asarray(np.isinf(values) | (values < 0))
     if bad.any():
         raise DataError(
             f"weights must be positive and finite, or NaN or 0 where a measurement is to be left out; {int(bad.sum()):,} are not (the "
