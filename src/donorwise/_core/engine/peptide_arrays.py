@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.fitted_peptides import PeptideFit
     from donorwise._core.engine.peptide_design import Layout
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray
 
 
 def fit_peptide_arrays(
@@ -163,7 +163,7 @@ def _weights(
             f"weights has shape {W.shape}; it needs one value for each of {shape[0]:,} rows, or for each measurement, {shape}."
         )
     values: FloatArray = np.asarray(W.data if sparse.issparse(W) else W, dtype=np.float64)
-    bad = np.asarray(np.isinf(values) | (values < 0))
+    bad: BoolArray = np.isinf(values) | (values < 0)
     if bad.any():
         raise DataError(
             f"weights must be positive and finite, or NaN or 0 where a measurement is to be left out; {int(bad.sum()):,} are not (the "
