@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.fitted_peptides import PeptideFit
     from donorwise._core.engine.peptide_design import Layout
-    from donorwise._typing import BoolArray, FloatArray, IntArray
+    from donorwise._typing import FloatArray, IntArray
 
 
 def fit_peptide_arrays(
@@ -163,11 +163,11 @@ def _weights(
             f"weights has shape {W.shape}; it needs one value for each of {shape[0]:,} rows, or for each measurement, {shape}."
         )
     values: FloatArray = np.asarray(W.data if sparse.issparse(W) else W, dtype=np.float64)
-    bad: BoolArray = np.isinf(values) | (values < 0)
-    if bad.any():
+    bad = values[np.isinf(values) | (values < 0)]
+    if bad.size:
         raise DataError(
-            f"weights must be positive and finite, or NaN or 0 where a measurement is to be left out; {int(bad.sum()):,} are not (the "
-            f"first is {values[bad][0]:g})."
+            f"weights must be positive and finite, or NaN or 0 where a measurement is to be left out; {bad.size:,} are not (the "
+            f"first is {bad[0]:g})."
         )
     return None, W
 
