@@ -176,7 +176,8 @@ def _design(parsed: ParsedFormula, layout: Layout, n_runs: int) -> tuple[Design,
     """The design, and what it leaves out."""
     design = build_design(parsed, layout.table).by_row()
     used = design.codes.reshape(-1, n_runs) >= 0
-    runs, peptides = int((~used.any(axis=0)).sum()), int((~used.any(axis=1))[layout.kind].sum())
+    nobody = np.asarray(~used.any(axis=1))
+    runs, peptides = int((~used.any(axis=0)).sum()), int(nobody[layout.kind].sum())
     texts = [
         f"{n:,} of {of:,} {what} are left out: a variable of the formula is missing."
         for n, of, what in ((runs, n_runs, "rows"), (peptides, layout.kind.size, "peptides"))
