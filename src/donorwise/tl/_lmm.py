@@ -142,7 +142,9 @@ def lmm(
     >>> import anndata as ad, numpy as np, pandas as pd
     >>> rng = np.random.default_rng(0)
     >>> runs = pd.DataFrame({"donor_id": list("abcdef"), "condition": ["control", "case"] * 3}, index=list("123456"))
-    >>> var = pd.DataFrame({"protein": np.repeat(["P1", "P2", "P3", "P4"], 3)}, index=[f"peptide {i}" for i in range(12)])
+    >>> var = pd.DataFrame(
+    ...     {"protein": np.repeat(["P1", "P2", "P3", "P4"], 3)}, index=[f"peptide {i}" for i in range(12)]
+    ... )
     >>> X = rng.normal(20, 2, 12) + rng.normal(0, 0.3, (6, 12))
     >>> X[0, 0] = np.nan
     >>> peptides = ad.AnnData(X, obs=runs, var=var)
