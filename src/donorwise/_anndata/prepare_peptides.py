@@ -14,7 +14,7 @@ from donorwise._anndata.obs import as_frame, suggest
 from donorwise._anndata.origin import is_collapsed
 from donorwise._anndata.read import check_is_anndata
 from donorwise._anndata.response import matrix_and_text, resolve_response
-from donorwise._anndata.roles import find_roles, known_columns, known_donor, with_labels
+from donorwise._anndata.roles import find_roles, known_columns, known_donor, said_of_labels, with_labels
 from donorwise._anndata.scale import check_log_base, noted_base
 from donorwise._core.design.audit import Audit, audit_design
 from donorwise._core.design.build import assemble_design
@@ -22,6 +22,7 @@ from donorwise._core.design.formula import parse
 from donorwise._core.design.names import quote
 from donorwise._core.design.peptide_labels import unlabelled
 from donorwise._core.design.peptide_names import split_names
+from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs
 from donorwise._core.engine.groups import group_columns
