@@ -159,7 +159,11 @@ LIMMA = {
     for centred, summary in product((False, True), (medians, weighted_means))
 }
 TESTS = {"moderated": partial(mixed, ddf="moderated"), "Kenward-Roger": partial(mixed, ddf="kenward-roger")}
-OWN = TESTS | {"moderated, no weights": partial(mixed, ddf="moderated", weights=False)}
+OWN = TESTS | {
+    "moderated, Huber": partial(mixed, ddf="moderated", robust="huber"),
+    "moderated, no weights": partial(mixed, ddf="moderated", weights=False),
+    "moderated, no weights, Huber": partial(mixed, ddf="moderated", weights=False, robust="huber"),
+}
 ROBUST = {
     f"{ddf}{', Huber' * bool(robust)}": partial(mixed, ddf=ddf, robust=robust)
     for ddf, robust in product(("moderated", "kenward-roger"), (None, "huber"))

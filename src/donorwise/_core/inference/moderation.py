@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 from donorwise._core.design.replicates import known_df
 from donorwise._core.inference.mixture import Summary, summarise_mixture, two_sided
 from donorwise._core.inference.prior import Prior, fit_prior
-from donorwise._core.inference.wald import ContrastTests, without_unknown
+from donorwise._core.inference.wald import ContrastTests, without_too_few
 from donorwise._core.jobs import in_threads
 from donorwise._core.models.law import BUDGET, Model, chunks, tensor
 
@@ -240,7 +240,7 @@ def _tested(model: Model, L: FloatArray, made: Sequence[_Made]) -> Tested:
         for name, values in numbers.items():
             for i in range(len(L)):
                 values[model.usable, i] = np.concatenate([getattr(own.summaries[i], name) for own in made])
-    return Tested(without_unknown(ContrastTests(**numbers, status=model.status(L))), variances, log_fc)
+    return Tested(without_too_few(ContrastTests(**numbers, status=model.status(L))), variances, log_fc)
 
 
 def p_values(model: Model, L: FloatArray, learned: Learned) -> tuple[FloatArray, FloatArray]:
