@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from donorwise._core.design.build import build_design
+from donorwise._core.design.peptide_names import split_names
 from donorwise._core.engine.arrays import check_aligned, check_weights, read_arrays
 from donorwise._core.engine.peptide_design import lay_out
 from donorwise._core.engine.peptide_rows import PeptideSource
@@ -48,7 +49,7 @@ def fit_peptide_arrays(
     variables, protein = _proteins(features, table, named=named)
     _check_measured(matrix, names)
     of_runs, of_measurements = _weights(weights, obs, matrix.shape, names, named=named)
-    layout = lay_out(parsed, obs, table)
+    layout = lay_out(parsed, obs, table, split_names(parsed, obs, table))
     design, left_out = _design(parsed, layout, len(obs))
     for text in left_out:
         warnings.warn(text, DonorwiseWarning, stacklevel=3)
@@ -161,12 +162,12 @@ def _weights(
         raise DataError(
             f"weights has shape {W.shape}; it needs one value for each of {shape[0]:,} rows, or for each measurement, {shape}."
         )
-    values = W.data if sparse.issparse(W) else W
-    bad = np.isinf(values) | (values < 0)
-    if bad.any():
+    values: FloatArray = np.asarray(W.data if sparse.issparse(W) else W, dtype=np.float64)
+    bad = values[np.isinf(values) | (values < 0)]
+    if bad.size:
         raise DataError(
-            f"weights must be positive and finite, or NaN or 0 where a measurement is to be left out; {int(bad.sum()):,} are not (the "
-            f"first is {values[bad][0]:g})."
+            f"weights must be positive and finite, or NaN or 0 where a measurement is to be left out; {bad.size:,} are not (the "
+            f"first is {bad[0]:g})."
         )
     return None, W
 
@@ -175,7 +176,8 @@ def _design(parsed: ParsedFormula, layout: Layout, n_runs: int) -> tuple[Design,
     """The design, and what it leaves out."""
     design = build_design(parsed, layout.table).by_row()
     used = design.codes.reshape(-1, n_runs) >= 0
-    runs, peptides = int((~used.any(axis=0)).sum()), int((~used.any(axis=1))[layout.kind].sum())
+    nobody = np.asarray(~used.any(axis=1))
+    runs, peptides = int((~used.any(axis=0)).sum()), int(nobody[layout.kind].sum())
     texts = [
         f"{n:,} of {of:,} {what} are left out: a variable of the formula is missing."
         for n, of, what in ((runs, n_runs, "rows"), (peptides, layout.kind.size, "peptides"))
