@@ -28,7 +28,10 @@ def peptides(
     n_donors = per_arm * len(arms)
     donor = np.repeat(np.arange(n_donors), runs)
     obs = pd.DataFrame(
-        {"donor": [f"d{i}" for i in donor], "arm": pd.Categorical(np.repeat(arms, per_arm * runs), categories=list(arms))}
+        {
+            "donor": [f"d{i}" for i in donor],
+            "arm": pd.Categorical(np.repeat(arms, per_arm * runs), categories=list(arms)),
+        }
     )
     obs["x"] = rng.normal(size=donor.size)
     obs.index = [f"run{i}" for i in range(donor.size)]
@@ -66,7 +69,10 @@ def dense(data: Peptides, protein: str, columns: list[str], weight: float = 1.0)
     run, peptide = long.index.get_level_values(0), long.index.get_level_values(1)
     w = np.array([data.W.loc[r, p] for r, p in long.index]) / weight
     obs = data.obs.loc[run]
-    X = [np.ones(len(long)) if c == "1" else obs["x"].to_numpy() if c == "x" else (obs["arm"] == c).to_numpy(float) for c in columns]
+    X = [
+        np.ones(len(long)) if c == "1" else obs["x"].to_numpy() if c == "x" else (obs["arm"] == c).to_numpy(float)
+        for c in columns
+    ]
     Z, levels = {}, {}
     for name, labels in (("donor", obs["donor"].to_numpy()), ("peptide", peptide.to_numpy())):
         levels[name] = sorted(set(labels))

@@ -27,8 +27,6 @@ from donorwise._core.engine.results import tasks_by_group
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import anndata as ad
 
     from donorwise._typing import BoolArray, FloatArray, GroupBy, IntArray

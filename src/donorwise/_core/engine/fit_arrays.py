@@ -102,6 +102,7 @@ def fit_lmm(
     >>> fit.test("arm[T.ctrl]", ddf="kenward-roger")[["variable", "n_obs", "n_peptides"]].values.tolist()
     [['P1', 90, 3], ['P2', 60, 2]]
     """
+    jobs = effective_jobs(n_jobs)
     if features is not None:
         parsed = bind(parse(formula), kernels, relmat=relmat, levels=levels)
         return fit_peptide_arrays(Y, obs, parsed, features, var, weights, reml=reml, progress=progress)
@@ -110,7 +111,6 @@ def fit_lmm(
     matrix, variables = read_arrays(Y, obs)
     w = check_weights(weights, obs)
     design = design_of_arrays(bind(parse(formula), kernels, relmat=relmat, levels=levels), obs)
-    jobs = effective_jobs(n_jobs)
     (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:
         raise DesignError("The fixed part is rank deficient on the rows that have responses.")

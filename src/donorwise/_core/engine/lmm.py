@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -208,6 +208,31 @@ def donor_term(design: Design, donor: str) -> RandomTerm:
     return term
 
 
+def fitted_tables(analysis: Analysis[Any, Any], number: int, fit: LMMFit, ratios: BoolArray | None) -> Tables:
+    """The tables of a fitted task; `ratios` (n,) says which of its contrasts can be fold changes."""
+    name, own = analysis.tasks[number].name, analysis.contrasts[number]
+    ddf, note = ddf_used(fit, analysis.options.ddf)
+    table = None
+    if own is not None and ratios is not None:
+        tested = test_features(fit, own.L, ddf, 0.95)
+        numbers = tested.numbers | {"log_fc": np.where(ratios[:, None], tested.log_fc, np.nan)}
+        table = tests_table(analysis.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
+    partition = partition_table(fit.variables, fit.design, fit.models)
+    return Tables(
+        results=analysis.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
+        varcomp=with_group(varcomp_table(fit.variables, fit.design, fit.models), name),
+        icc=with_group(icc_table(partition), name),
+        variance_partition=with_group(long_partition(partition, "fraction"), name),
+        prior=with_group(prior_table(fit.prior), name) if ddf == "moderated" else None,
+        heritability=with_group(heritability_table(fit.variables, fit.design, fit.models), name)
+        if analysis.formula.covs
+        else None,
+        ddf=ddf,
+        note=note,
+        donor=fit.donor,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LmmAnalysis(Analysis[Statistics, LMMFit]):
     """A linear mixed model of cells."""
@@ -224,37 +249,11 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
         """See :class:`Analysis`."""
         if fit is None:
             return Tables(self.results(number, None))
-        name, own = self.tasks[number].name, self.contrasts[number]
-        ddf, note = ddf_used(fit, self.options.ddf)
-        note = note or _on_levels(fit)
-        table = None
-        if own is not None:
-            tested = test_features(fit, own.L, ddf, 0.95)
-            numbers = tested.numbers | {"log_fc": self.fold_changes(fit, own.L, tested.log_fc)}
-            table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
-        partition = partition_table(fit.variables, fit.design, fit.models)
-        return Tables(
-            results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
-            varcomp=with_group(varcomp_table(fit.variables, fit.design, fit.models), name),
-            icc=with_group(icc_table(partition), name),
-            variance_partition=with_group(long_partition(partition, "fraction"), name),
-            prior=with_group(prior_table(fit.prior), name) if ddf == "moderated" else None,
-            heritability=with_group(heritability_table(fit.variables, fit.design, fit.models), name)
-            if self.formula.covs
-            else None,
-            ddf=ddf,
-            note=note,
-            donor=fit.donor,
-            cautions={} if own is None else self.cautions_of(fit, own.L),
+        own = self.contrasts[number]
+        made = fitted_tables(self, number, fit, None if own is None else _are_ratios(fit, own.L))
+        return replace(
+            made, note=made.note or _on_levels(fit), cautions={} if own is None else unequal_spreads(fit, own.L)
         )
-
-    def fold_changes(self, fit: LMMFit, L: FloatArray, log_fc: FloatArray) -> FloatArray:
-        """Log2 fold changes (n, G) of the contrasts (n, p) that can be ratios; NaN for the others."""
-        return np.where(_are_ratios(fit, L)[:, None], log_fc, np.nan)
-
-    def cautions_of(self, fit: LMMFit, L: FloatArray) -> dict[str, str]:
-        """What deserves a second look after the fit."""
-        return unequal_spreads(fit, L)
 
     def random_effects(self, fit: LMMFit, varcomp: pd.DataFrame) -> pd.DataFrame:
         """See :class:`Analysis`: at the estimates."""

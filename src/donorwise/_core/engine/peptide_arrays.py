@@ -126,7 +126,7 @@ def _by_name(labels: Mapping[str, Any], names: list[str]) -> list[Any]:
 def _check_measured(matrix: Any, names: tuple[str, ...]) -> None:
     """Raise where a measurement is infinite."""
     if sparse.issparse(matrix):
-        bad = np.isinf(matrix.data)
+        bad = np.asarray(np.isinf(matrix.data))
         column = np.repeat(np.arange(matrix.shape[1]), np.diff(matrix.indptr))[bad]
         row = matrix.indices[bad]
     else:
@@ -149,20 +149,12 @@ def _weights(
         own = list(map(str, weights.columns))
         if own != list(names) and sorted(own) == sorted(names):
             raise DataError("The columns of weights are those of Y in another order; use weights[Y.columns].")
-    try:
-        W = (
-            sparse.csc_array(weights, dtype=np.float64)
-            if sparse.issparse(weights)
-            else np.asarray(weights, dtype=np.float64)
-        )
-    except (TypeError, ValueError):
-        raise DataError("weights must be numbers.") from None
+    W, values = _as_floats(weights)
     if W.shape != shape:
         raise DataError(
             f"weights has shape {W.shape}; it needs one value for each of {shape[0]:,} rows, or for each measurement, {shape}."
         )
-    values = W.data if sparse.issparse(W) else W
-    bad = np.isinf(values) | (values < 0)
+    bad = np.asarray(np.isinf(values) | (values < 0))
     if bad.any():
         raise DataError(
             f"weights must be positive and finite, or NaN or 0 where a measurement is to be left out; {int(bad.sum()):,} are not (the "
@@ -171,11 +163,23 @@ def _weights(
     return None, W
 
 
+def _as_floats(weights: Any) -> tuple[Any, FloatArray]:
+    """A matrix of weights, and what it holds."""
+    try:
+        if sparse.issparse(weights):
+            own = sparse.csc_array(weights, dtype=np.float64)
+            return own, np.asarray(own.data)
+        array = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError("weights must be numbers.") from None
+    return array, array
+
+
 def _design(parsed: ParsedFormula, layout: Layout, n_runs: int) -> tuple[Design, list[str]]:
     """The design, and what it leaves out."""
     design = build_design(parsed, layout.table).by_row()
     used = design.codes.reshape(-1, n_runs) >= 0
-    runs, peptides = int((~used.any(axis=0)).sum()), int((~used.any(axis=1))[layout.kind].sum())
+    runs, peptides = np.count_nonzero(~used.any(axis=0)), np.count_nonzero(~used[layout.kind].any(axis=1))
     texts = [
         f"{n:,} of {of:,} {what} are left out: a variable of the formula is missing."
         for n, of, what in ((runs, n_runs, "rows"), (peptides, layout.kind.size, "peptides"))

@@ -58,20 +58,22 @@ def split_names(parsed: ParsedFormula, obs: pd.DataFrame, var: pd.DataFrame) -> 
     DesignError
         One is in both, or in neither.
     """
-    of_runs, of_peptides = [], []
+    found = Names([], [])
     for name in parsed.columns:
         in_var, in_obs = name in var.columns or name == PEPTIDE, name in obs.columns
         if in_var and in_obs:
             what = "the peptides themselves" if name not in var.columns else "a column of var"
-            raise DesignError(f"`{name}` is a column of obs and {what}: rename one, so that the formula says which is meant.")
+            raise DesignError(
+                f"`{name}` is a column of obs and {what}: rename one, so that the formula says which is meant."
+            )
         if not (in_var or in_obs):
             there = [*map(str, obs.columns), *map(str, var.columns), PEPTIDE]
             raise DesignError(
                 f"`{name}`, in {parsed.source!r}, is a column of neither obs (runs) nor var (peptides); "
                 f"{suggestion(name, there, 'they have')}"
             )
-        (of_peptides if in_var else of_runs).append(name)
-    return Names(of_runs, of_peptides)
+        (found.of_peptides if in_var else found.of_runs).append(name)
+    return found
 
 
 def of_runs(parsed: ParsedFormula, obs: pd.DataFrame) -> ParsedFormula:

@@ -196,7 +196,7 @@ def _joined(parts: Sequence[_Part], design: Design, n_features: int) -> PeptideS
     n_terms = len(design.random_terms)
 
     def joined(name: str, dtype: type = np.int64) -> np.ndarray:
-        empty = np.empty((0, n_terms) if name == "codes" else 0, dtype=dtype)
+        empty: np.ndarray = np.empty((0, n_terms) if name == "codes" else 0, dtype=dtype)
         return np.concatenate([getattr(part, name) for part in parts] or [empty])
 
     protein = joined("protein")

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from donorwise._core.design.replicates import replicate
-from donorwise._core.engine.analysis import Family, Tables
+from donorwise._core.design.replicates import find_donors, replicate
+from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.fitted_peptides import PeptideFit, with_peptides
-from donorwise._core.engine.lmm import LmmAnalysis
+from donorwise._core.engine.lmm import donor_term, fitted_tables
+from donorwise._core.engine.peptide_rows import PeptideSource, PeptideStatistics
+from donorwise._core.engine.power import replication
 from donorwise._core.models.lmm.ragged import RaggedEquations, fit_ragged_rows
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
+from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import pandas as pd
+
     from donorwise._core.design.design import Design
-    from donorwise._core.engine.fitted import LMMFit
-    from donorwise._core.engine.peptide_rows import Grouping, PeptideSource, PeptideStatistics
+    from donorwise._core.engine.peptide_rows import Grouping
+    from donorwise._core.engine.power import Planner
+    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray
 
 
@@ -68,11 +74,15 @@ def fit_peptides(
     model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold, weight)
     n_donors = equations.n_levels[:, first[0]] if first else np.zeros(len(variables), dtype=np.int64)
     update(len(variables))
-    fit = PeptideFit.of(design, (model,), variables, donor=replicates, reml=reml, n_obs=rows.n, n_donors=n_donors)
+    models = cast("tuple[LMM, ...]", (model,))  # which offers all that is asked of one here
+    fit = PeptideFit.of(design, models, variables, donor=replicates, reml=reml, n_obs=rows.n, n_donors=n_donors)
     return replace(
-        fit, n_peptides=statistics.n_peptides, n_missing=statistics.n_missing, groupings=groupings,
+        fit,
+        n_peptides=statistics.n_peptides,
+        n_missing=statistics.n_missing,
         formulas=formulas_used(design, equations.kept),
-    )  # fmt: skip
+        groupings=groupings,
+    )
 
 
 def replicates_of(design: Design, donor: str, of_peptides: tuple[bool, ...]) -> str:
@@ -94,7 +104,7 @@ def formulas_used(design: Design, kept: BoolArray) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PeptideAnalysis(LmmAnalysis):
+class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
     """A linear mixed model of every protein, on the measurements of its peptides.
 
     Attributes
@@ -118,19 +128,32 @@ class PeptideAnalysis(LmmAnalysis):
 
     def tables(self, number: int, fit: PeptideFit | None) -> Tables:
         """See :class:`Analysis`."""
-        made = LmmAnalysis.tables(self, number, fit)  # slots: super() has lost its class
+        own = self.contrasts[number]
         if fit is None:
-            none, formulas = np.zeros(len(self.variables), dtype=np.int64), (self.formula.source,) * len(self.variables)
-            return replace(made, results=with_peptides(made.results, none, none, formulas))
+            none = np.zeros(len(self.variables), dtype=np.int64)
+            made = Tables(self.results(number, None))
+            return replace(made, results=with_peptides(made.results, none, none, (self.formula.source,) * none.size))
+        made = fitted_tables(self, number, fit, None if own is None else np.ones(len(own.L), dtype=bool))
         return replace(made, results=with_peptides(made.results, fit.n_peptides, fit.n_missing, fit.formulas))
 
-    def fold_changes(self, fit: LMMFit, L: FloatArray, log_fc: FloatArray) -> FloatArray:
-        """Log2 fold changes (n, G): every difference of logarithms is one."""
-        return log_fc
+    def random_effects(self, fit: PeptideFit, varcomp: pd.DataFrame) -> pd.DataFrame:
+        """See :class:`Analysis`: at the estimates."""
+        groups = dict.fromkeys(term.name for term in fit.design.random_terms)
+        return pd.concat([fit.ranef(group).assign(term=group) for group in groups], ignore_index=True)
 
-    def cautions_of(self, fit: LMMFit, L: FloatArray) -> dict[str, str]:
-        """See :class:`LmmAnalysis`."""
-        return {}
+    def donors(self, number: int) -> Replicates:
+        """See :class:`Analysis`."""
+        term = donor_term(self._design(number), self.donor)
+        return Replicates(term.levels, term.codes)
+
+    def planner(self, number: int, statistics: PeptideStatistics, fit: PeptideFit) -> Planner[Any]:
+        """See :class:`Analysis`."""
+        raise DesignError("Power is not worked out for proteins that are measured by their peptides.")
+
+    def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
+        """See :class:`Analysis`."""
+        design = self._design(number)
+        return replication(design, find_donors(design, design.frame, self.donor), L)
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""

@@ -133,7 +133,7 @@ class RaggedEquations:
         basis, rank, ols = np.zeros((G, p, p)), np.zeros(G, dtype=np.int64), np.zeros((G, p))
         residual, sums = np.zeros(M), np.zeros((G, 3))
         least_squares(rows.start, rows.pattern, rows.y, rows.w, Q, basis, rank, ols, residual, sums)
-        log_weight = np.bincount(rows.feature, weights=np.log(rows.w), minlength=G)
+        log_weight = np.asarray(np.bincount(rows.feature, weights=np.log(rows.w), minlength=G), dtype=np.float64)
         return cls(
             rows, np.ascontiguousarray(Q), factor, z, local, n_levels, kept, basis, rank, ols, residual, sums[:, 0],
             sums[:, 1], sums[:, 2], log_weight,
@@ -142,7 +142,7 @@ class RaggedEquations:
     @cached_property
     def inverse(self) -> FloatArray:
         """What takes coefficients of the basis to those of the formula, (p, p)."""
-        return np.linalg.inv(self.factor)
+        return np.asarray(np.linalg.inv(self.factor), dtype=np.float64)
 
     @property
     def p(self) -> int:
@@ -162,7 +162,7 @@ class RaggedEquations:
     @property
     def reduced(self) -> BoolArray:
         """Features that lose a random term, (G,)."""
-        return ~self.kept.all(axis=1)
+        return np.asarray(~self.kept.all(axis=1))
 
     @property
     def log_det_basis(self) -> FloatArray:
@@ -226,7 +226,7 @@ def fit_ragged_rows(equations: RaggedEquations, *, reml: bool) -> RaggedEstimate
     G, T = equations.n_levels.shape
     usable = ~(equations.constant | equations.explained)
     gamma, n_iter, converged = np.zeros((G, T)), np.zeros(G, dtype=np.int64), np.zeros(G, dtype=np.bool_)
-    shared = (*equations.data, equations.basis, equations.rank, equations.kept)
+    shared = (equations.data, equations.basis, equations.rank, equations.kept)
     fit_ragged(*shared, usable, reml, gamma, n_iter, converged)
     info, likelihood = np.ones((G, T)), np.full((G, 4), np.nan)
     Phi, delta = np.zeros((G, equations.p, equations.p)), np.zeros((G, equations.p))

@@ -16,14 +16,16 @@ from donorwise._core.models.lmm.ragged_kernels import (
     traces,
 )
 
-_SIZES = np.array([0.0, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4])  # variances that a search looks at first, in units of what a level says
+_SIZES = np.array(
+    [0.0, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4]
+)  # variances that a search looks at first, in units of what a level says
 _FEWER = np.array([0.0, 0.3, 10.0, 1e3])  # of three terms,
 _FEWEST = np.array([0.0, 3.0])  # and of more
 _SMALL, _RELEASED = 0.3, 0.01  # in the same units: below which zero is tried, and where a search leaves zero
 _LARGEST = 1e13  # beyond which a variance is taken for infinite
 _STEPS, _HALVINGS = 100, 40
 _LONGEST = 3.0  # step of a logarithm
-_DONE, _NEAR = 1e-11, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
+_DONE, _NEAR = 1e-15, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
 
 
 @inner
@@ -174,29 +176,27 @@ def _optimum(s, B, C, begin, e, kept, n_levels, nu, reml, gamma):
 
 
 @entry
-def fit_ragged(start, pattern, y, w, local, n_levels, z, X, basis, rank, kept, usable, reml, gamma, iterations, converged):
+def fit_ragged(data, basis, rank, kept, usable, reml, gamma, iterations, converged):
     """Variances (G, T) relative to that of the residuals, of features that are `usable`."""
+    start, pattern, y, w, local, n_levels, z, X = data
     for g in range(start.size - 1):
         if not usable[g]:
             continue
         N = np.ascontiguousarray(basis[g, :, : rank[g]])
         n = start[g + 1] - start[g]
-        s, B, C, begin, e = assemble(
-            start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, N, -1
-        )
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, N, -1)
         nu = float(n - rank[g] if reml else n)
         iterations[g], converged[g] = _optimum(s, B, C, begin, e, kept[g], n_levels[g], nu, reml, gamma[g])
 
 
 @entry
-def evaluate_ragged(start, pattern, y, w, local, n_levels, z, X, basis, rank, kept, gamma, reml, info, likelihood, Phi, delta):
+def evaluate_ragged(data, basis, rank, kept, gamma, reml, info, likelihood, Phi, delta):
     """Of every feature at its variances: deviance, y'Py, log|V|, log|X'V⁻¹X| (in its basis); Phi (G, p, p), delta (G, p)."""
+    start, pattern, y, w, local, n_levels, z, X = data
     T = n_levels.shape[1]
     for g in range(start.size - 1):
         N = np.ascontiguousarray(basis[g, :, : rank[g]])
-        s, B, C, begin, e = assemble(
-            start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, N, -1
-        )
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, N, -1)
         info[g] = information(s, C, begin, e, kept[g], n_levels[g])
         M = np.empty_like(C)
         nu = float(start[g + 1] - start[g] - rank[g] if reml else start[g + 1] - start[g])
@@ -211,14 +211,13 @@ def evaluate_ragged(start, pattern, y, w, local, n_levels, z, X, basis, rank, ke
 
 
 @entry
-def pieces_ragged(start, pattern, y, w, local, n_levels, z, X, kept, gamma, Phi, delta, P, Q, XVX, tr1, tr2, quad1, quad2):
+def pieces_ragged(data, kept, gamma, Phi, delta, P, Q, XVX, tr1, tr2, quad1, quad2):
     """Derivative pieces of every feature in the common basis (see ``Evaluation``), and X'V⁻¹X; zeros for terms left out."""
+    start, pattern, y, w, local, n_levels, z, X = data
     T, p = n_levels.shape[1], X.shape[1]
     eye = np.eye(p)
     for g in range(start.size - 1):
-        s, B, C, begin, e = assemble(
-            start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, eye, -1
-        )
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, eye, -1)
         m = begin[T]
         a, Bn, BK, D_er, D_rr, F_e, F_r = blocks_at(s, B, C, begin, e, kept[g], n_levels[g], gamma[g], m, m, p + 1)
         traces(a, Bn, BK, D_er, D_rr, begin, e, kept[g], n_levels[g], tr1[g], tr2[g])
@@ -271,13 +270,26 @@ def _cross(F_e, F_r, a, Bn, BK, D_er, D_rr, begin, e, kept, n_levels, P, Q):
         for o in range(T):
             if kept[o] and o != e:
                 first, last = begin[o], begin[o] + n_levels[o]
-                Q[t, o] = own.T @ (np.ascontiguousarray(D_rr[low:high, first:last]) @ np.ascontiguousarray(F_r[first:last]))
+                Q[t, o] = own.T @ (
+                    np.ascontiguousarray(D_rr[low:high, first:last]) @ np.ascontiguousarray(F_r[first:last])
+                )
 
 
 @entry
 def law_ragged(
-    start, pattern, y, w, local, n_levels, z, X, basis, rank, ols, features, points, order, begin_node, L, nu,
-    loglik, centre, scale,
+    data,
+    basis,
+    rank,
+    ols,
+    features,
+    points,
+    order,
+    begin_node,
+    L,
+    nu,
+    loglik,
+    centre,
+    scale,
 ):
     """The law of some features at points (K, T): `loglik` (F, K), `centre` and `scale` (n, F, K).
 
@@ -285,21 +297,20 @@ def law_ragged(
     term make it diagonal. `order` (T, K) has the points node by node for each term, `begin_node` (T, K + 1) where a
     node begins. L (n, p) are contrasts in the common basis.
     """
+    start, pattern, y, w, local, n_levels, z, X = data
     T, n = n_levels.shape[1], L.shape[0]
     every = np.ones(T, dtype=np.bool_)
     for f in range(features.size):
         g = features[f]
         N = np.ascontiguousarray(basis[g, :, : rank[g]])
-        largest = np.argmax(n_levels[g])
+        largest = int(np.argmax(n_levels[g]))
         first = largest
         if T > 1:
             first = -1
             for t in range(T):
                 if t != largest and (first < 0 or n_levels[g, t] > n_levels[g, first]):
                     first = t
-        s, B, C, begin, e = assemble(
-            start[g], start[g + 1], pattern, y, w, local, n_levels[g], every, z, X, N, first
-        )
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], every, z, X, N, first)
         m, x_end, c = begin[T], begin[first], begin[T + 1]
         LN = L @ N
         M = np.empty_like(C)

@@ -19,7 +19,6 @@ from donorwise._core.models.lmm.ragged_fit_kernels import law_ragged, pieces_rag
 from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
-
     from donorwise._core.design.design import Design
     from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._core.models.lmm.ragged import RaggedEquations, RaggedEstimates
@@ -124,7 +123,9 @@ class RaggedLMM:
         """Degrees of freedom of contrasts (n, p) by the inner-outer rule, (G, n)."""
         return np.stack(
             [
-                self._column_df[:, np.flatnonzero(row)].min(axis=1) if row.any() else np.full(len(self.features), np.nan)
+                self._column_df[:, np.flatnonzero(row)].min(axis=1)
+                if row.any()
+                else np.full(len(self.features), np.nan)
                 for row in L
             ],
             axis=1,
@@ -263,7 +264,9 @@ class RaggedLMM:
         fitted = np.einsum("mp,mp->m", own.X[rows.pattern], coefficients[rows.feature])
         mean = np.bincount(rows.feature, fitted, rows.n_features) / n
         fixed = np.bincount(rows.feature, (fitted - mean[rows.feature]) ** 2, rows.n_features) / n
-        square = np.stack([np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / n for z in own.z.T], axis=1) if own.z.shape[1] else np.empty((n.size, 0))
+        square = np.empty((n.size, own.z.shape[1]))
+        for t, z in enumerate(own.z.T):
+            square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / n
         return np.column_stack([fixed, self._known_gamma * square * sigma2[:, None], sigma2])
 
     def pieces(self) -> Pieces:
@@ -276,7 +279,7 @@ class RaggedLMM:
         )  # fmt: skip
         XVX = np.zeros((G, p, p))
         pieces_ragged(
-            *own.data, own.kept, estimates.gamma, estimates.Phi, estimates.delta, at.P, at.Q, XVX, at.tr1, at.tr2,
+            own.data, own.kept, estimates.gamma, estimates.Phi, estimates.delta, at.P, at.Q, XVX, at.tr1, at.tr2,
             at.quad1, at.quad2,
         )  # fmt: skip
         total = estimates.sigma2 * own.nu(reml=estimates.reml)
@@ -290,7 +293,10 @@ class RaggedLMM:
         """The model of some of its features."""
         index = np.arange(self.features.size)[at]
         return replace(
-            self, features=self.features[index], equations=self.equations.take(index), estimates=self.estimates.take(index)
+            self,
+            features=self.features[index],
+            equations=self.equations.take(index),
+            estimates=self.estimates.take(index),
         )
 
     def fitted_by(self, *, reml: bool) -> RaggedLMM:
@@ -358,7 +364,7 @@ class RaggedGrid:
         own, K, n = self.equations, len(self.points), len(L)
         loglik, centre, scale = np.empty((at.size, K)), np.empty((n, at.size, K)), np.empty((n, at.size, K))
         law_ragged(
-            *own.data, own.basis, own.rank, own.ols, at, self.points, self.order, self.begin, np.ascontiguousarray(L),
+            own.data, own.basis, own.rank, own.ols, at, self.points, self.order, self.begin, np.ascontiguousarray(L),
             own.nu(reml=True).astype(np.float64), loglik, centre, scale,
         )  # fmt: skip
         return loglik, centre, scale
