@@ -207,7 +207,7 @@ def test_joint_laws_are_those_of_a_dense_model() -> None:
     at = model.usable[:8]
     law = model.on(points, L).joint(at)
     for i, g in enumerate(at):
-        plain = dense(own, fit.variables[g], ["1", "b", "c"], weight=model.weight)
+        plain = dense(own, fit.variables[g], ["1", "b", "c"])
         for k, (peptide, donor) in enumerate(points):
             inverse = np.linalg.inv(plain.V({"peptide": peptide, "donor": donor}))
             Phi = np.linalg.inv(plain.X.T @ inverse @ plain.X)

@@ -50,8 +50,6 @@ class RaggedLMM:
         Shape (T,). Terms whose variance matters little for contrasts, as that of peptides.
     fold
         What takes an estimate to a log2 fold change; NaN where it is none.
-    weight
-        What the user's weights were divided by: their geometric mean.
     """
 
     design: Design
@@ -60,7 +58,6 @@ class RaggedLMM:
     estimates: RaggedEstimates
     nuisance: tuple[bool, ...]
     fold: float
-    weight: float = 1.0
 
     named: ClassVar[tuple[str, str]] = ("protein", "proteins")
     fallback: ClassVar[str] = "kenward-roger"
@@ -215,13 +212,8 @@ class RaggedLMM:
 
     @property
     def theta(self) -> FloatArray:
-        """Standard deviations of the terms relative to that of a row of weight one, (G, T); NaN for those that are left out."""
-        return np.sqrt(self._known_gamma / self.weight)
-
-    @property
-    def sigma2(self) -> FloatArray:
-        """Residual variance of a row of which the user's weight is one, (G,)."""
-        return self.estimates.sigma2 * self.weight
+        """Relative standard deviations of the terms, (G, T); NaN for those that are left out."""
+        return np.sqrt(self._known_gamma)
 
     @property
     def n_parameters(self) -> IntArray:
@@ -256,7 +248,8 @@ class RaggedLMM:
     def variances(self) -> FloatArray:
         """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1).
 
-        NaN for terms that are left out; what is left is that of a row of mean weight, so that shares are free of units.
+        NaN for terms that are left out; what is left is that of a row of the feature's (geometric) mean weight, so that
+        shares do not hang on the units of weights.
         """
         own, sigma2 = self.equations, self.estimates.sigma2
         rows, n = own.rows, np.maximum(own.rows.n, 1)
@@ -267,7 +260,8 @@ class RaggedLMM:
         square = np.empty((n.size, own.z.shape[1]))
         for t, z in enumerate(own.z.T):
             square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / n
-        return np.column_stack([fixed, self._known_gamma * square * sigma2[:, None], sigma2])
+        left = sigma2 / np.exp(own.log_weight / n)
+        return np.column_stack([fixed, self._known_gamma * square * sigma2[:, None], left])
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""
