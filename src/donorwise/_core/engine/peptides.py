@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
@@ -76,12 +77,9 @@ def fit_peptides(
     models = cast("tuple[LMM, ...]", (model,))  # which offers all that is asked of one here
     fit = PeptideFit.of(design, models, variables, donor=replicates, reml=reml, n_obs=rows.n, n_donors=n_donors)
     return replace(
-        fit,
-        n_peptides=statistics.n_peptides,
-        n_missing=statistics.n_missing,
+        fit, n_peptides=statistics.n_peptides, n_missing=statistics.n_missing, groupings=groupings,
         formulas=formulas_used(design, equations.kept),
-        groupings=groupings,
-    )
+    )  # fmt: skip
 
 
 def replicates_of(design: Design, donor: str, of_peptides: tuple[bool, ...]) -> str:
@@ -110,12 +108,15 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
     ----------
     features, weights_layer
         Column of var that says the protein, and layer of weights (empty for none).
+    mask_var
+        Column of var that says which peptides are used; empty for all.
     """
 
     family = Family(method="lmm", observations="peptides", link="identity", prior_on="ratio")
 
     features: str
     weights_layer: str
+    mask_var: str = ""
     source: PeptideSource
 
     def fit(self, number: int, statistics: PeptideStatistics, update: Callable[[int], object]) -> PeptideFit:
@@ -129,9 +130,8 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
         """See :class:`Analysis`."""
         own = self.contrasts[number]
         if fit is None:
-            none = np.zeros(len(self.variables), dtype=np.int64)
-            made = Tables(self.results(number, None))
-            return replace(made, results=with_peptides(made.results, none, none, (self.formula.source,) * none.size))
+            none, formulas = np.zeros(len(self.variables), dtype=np.int64), (self.formula.source,) * len(self.variables)
+            return Tables(with_peptides(self.results(number, None), none, none, formulas))
         made = fitted_tables(self, number, fit, None if own is None else np.ones(len(own.L), dtype=bool))
         return replace(made, results=with_peptides(made.results, fit.n_peptides, fit.n_missing, fit.formulas))
 
@@ -156,4 +156,5 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""
-        return {"features": self.features, "weights_layer": self.weights_layer}
+        names = ("features", "weights_layer", "mask_var")
+        return {name: getattr(self, name) for name in names} | {"robust": self.options.robust}

@@ -248,8 +248,7 @@ class RaggedLMM:
     def variances(self) -> FloatArray:
         """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1).
 
-        NaN for terms that are left out; what is left is that of a row of the feature's (geometric) mean weight, so that
-        shares do not hang on the units of weights.
+        NaN for terms that are left out; what is left is that of a row of typical weight, so that shares are free of units.
         """
         own, sigma2 = self.equations, self.estimates.sigma2
         rows, n = own.rows, np.maximum(own.rows.n, 1)
@@ -260,8 +259,7 @@ class RaggedLMM:
         square = np.empty((n.size, own.z.shape[1]))
         for t, z in enumerate(own.z.T):
             square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / n
-        left = sigma2 / np.exp(own.log_weight / n)
-        return np.column_stack([fixed, self._known_gamma * square * sigma2[:, None], left])
+        return np.column_stack([fixed, self._known_gamma * square * sigma2[:, None], sigma2 / own.typical_weight])
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""
