@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from donorwise._anndata.roles import Role
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.design.peptide_names import Names
-    from donorwise._core.engine.lmm import LmmAnalysis
+    from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.tasks import Task
     from donorwise._typing import BoolArray, FloatArray, GroupBy, IntArray
 
@@ -117,7 +117,7 @@ def _read(adata: ad.AnnData, parsed: ParsedFormula, features: str, response: Res
     return _Read(roles, obs, var, columns, split_names(parsed, obs, var, features))
 
 
-def audit_peptides(adata: ad.AnnData, made: LmmAnalysis) -> Audit:
+def audit_peptides(adata: ad.AnnData, made: Analysis[Any, Any]) -> Audit:
     """What the design of the runs of an analysis can answer, and what is said of peptides, their values and the formula."""
     roles = find_roles(adata)
     obs = with_labels(cell_frame(adata), roles, made.formula)
@@ -125,7 +125,8 @@ def audit_peptides(adata: ad.AnnData, made: LmmAnalysis) -> Audit:
         design = assemble_design(of_runs(made.formula, obs), obs)
     except DesignError as error:
         return Audit(made.formula.source, "", 0, len(obs), 0, (), (str(error), *made.warnings), (), "runs")
-    found = audit_design(design, obs, donor=made.donor or None, is_fit=False, what="runs", **known_columns(roles, obs))
+    known: dict[str, Any] = dict(known_columns(roles, obs))
+    found = audit_design(design, obs, donor=made.donor or None, is_fit=False, what="runs", **known)
     return replace(found, formula=made.formula.source, warnings=made.warnings)
 
 

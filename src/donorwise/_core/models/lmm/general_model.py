@@ -61,7 +61,8 @@ class GeneralLMM(RaggedLMM):
         for g, terms in enumerate(used):
             for own in terms:
                 has[g, own.term] = len(own.columns)
-        equations, reduced = replace(equations, kept=has > 0), (has < n_columns).any(axis=1)
+        equations = replace(equations, kept=has > 0)
+        reduced: BoolArray = np.any(has < n_columns, axis=1)
         estimates = estimates_of(equations, owns, reduced, reml=reml)
         features = np.arange(len(owns))
         return cls(design, features, equations, estimates, nuisance, fold, owns=tuple(owns), reduced=reduced)
@@ -116,7 +117,7 @@ class GeneralLMM(RaggedLMM):
         for g, own in self._fitted():
             for u, covariance in zip(own.used, own.model.covariances(), strict=True):
                 if min(u.columns) >= 0:
-                    out[u.term][np.ix_([g], u.columns, u.columns)] = covariance
+                    out[u.term][np.ix_([g], list(u.columns), list(u.columns))] = covariance
         return out
 
     @property
@@ -146,7 +147,7 @@ class GeneralLMM(RaggedLMM):
             for place, u in enumerate(own.used):
                 if u.term == t and min(u.columns) >= 0:
                     modes, covariance = own.model.random_effects(place)
-                    at = np.ix_(np.arange(start[g], start[g + 1]), u.columns)
+                    at = np.ix_(np.arange(start[g], start[g + 1]), np.array(u.columns))
                     mode[at], sd[at] = modes[0], np.sqrt(np.clip(np.einsum("lii->li", covariance[0]), 0, None))
         return RaggedEffects(feature, code, mode, sd)
 

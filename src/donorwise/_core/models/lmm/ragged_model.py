@@ -338,7 +338,7 @@ class RaggedGrid:
         """The law of the contrasts."""
         found, centre, scale = self._law(at, self.L)
         if self.impossible is not None:
-            scale[self.impossible[at].T] = np.nan
+            centre[self.impossible[at].T] = scale[self.impossible[at].T] = np.nan
         nu = self.equations.nu(reml=True)[at].astype(np.float64)
         return law_of(found, centre, scale, nu)
 
