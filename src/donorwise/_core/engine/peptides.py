@@ -16,6 +16,7 @@ from donorwise._core.engine.peptide_rows import PeptideSource, PeptideStatistics
 from donorwise._core.engine.power import replication
 from donorwise._core.models.lmm.ragged import RaggedEquations, fit_ragged_rows
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
+from donorwise._core.models.lmm.robust import winsorised
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def fit_peptides(
     of_peptides: tuple[bool, ...],
     fold: float,
     reml: bool,
+    robust: str = "",
 ) -> PeptideFit:
     """Fit all proteins of a task.
 
@@ -71,6 +73,8 @@ def fit_peptides(
         What takes an estimate to a log2 fold change.
     reml
         Restricted or full maximum likelihood.
+    robust
+        ``"huber"`` bounds what a single measurement can do; empty for least squares.
     """
     design, rows = statistics.design, statistics.rows
     z = (
@@ -83,6 +87,8 @@ def fit_peptides(
     order = [*first, *(t for t in range(z.shape[1]) if t not in first)]
     weight = float(np.exp(np.log(rows.w).mean())) if rows.w.size else 1.0  # or nothing would be free of units
     equations = RaggedEquations.of(replace(rows, w=rows.w / weight), design.X, np.ascontiguousarray(z), order)
+    if robust:
+        equations = winsorised(equations, reml=reml)
     estimates = fit_ragged_rows(equations, reml=reml)
     model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold)
     n_donors = equations.n_levels[:, first[0]] if first else np.zeros(len(variables), dtype=np.int64)
@@ -136,7 +142,7 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
         of_peptides = tuple(groupings[t.bar.group].peptides_alone for t in statistics.design.random_terms)
         fit = fit_peptides(
             statistics, self.variables, donor=self.donor, of_peptides=of_peptides, fold=float(np.log2(self.log_base)),
-            reml=self.options.reml,
+            reml=self.options.reml, robust=self.options.robust,
         )  # fmt: skip
         update(len(self.variables))
         return fit
