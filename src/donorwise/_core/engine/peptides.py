@@ -18,6 +18,7 @@ from donorwise._core.engine.power import replication
 from donorwise._core.models.lmm.general_model import GeneralLMM
 from donorwise._core.models.lmm.ragged import RaggedEquations, fit_ragged_rows
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
+from donorwise._core.models.lmm.robust import winsorised
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def fit_peptides(
     fold: float,
     reml: bool,
     update: Callable[[int], object],
+    robust: str = "",
 ) -> PeptideFit:
     """Fit all proteins of a task.
 
@@ -63,6 +65,8 @@ def fit_peptides(
         Restricted or full maximum likelihood.
     update
         Is told how many are done.
+    robust
+        ``"huber"`` bounds what a single measurement can do; empty for least squares.
     """
     design, rows = statistics.design, statistics.rows
     of_peptides = tuple(groupings[t.bar.group].peptides_alone for t in design.random_terms)
@@ -70,11 +74,15 @@ def fit_peptides(
     first = [t for t, term in enumerate(design.random_terms) if term.group == replicates]
     equations = _equations(design, rows, first)
     if all(is_scalar(term) for term in design.random_terms):
+        if robust:
+            equations = winsorised(equations, reml=reml)
         estimates = fit_ragged_rows(equations, reml=reml)
         model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold)
         intercepts = np.zeros_like(equations.kept)
         update(len(variables))
     else:
+        if robust:
+            raise DesignError(f"robust={robust!r} takes random terms of one column, such as (1 | donor_id).")
         logger.info("Random terms of several columns: proteins are fitted one at a time, which is slower.")
         names = [groupings[t.bar.group].level for t in design.random_terms]
         model = GeneralLMM.fitted(design, equations, names, of_peptides, fold, reml=reml, update=update)
@@ -148,7 +156,7 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
         """See :class:`Analysis`."""
         return fit_peptides(
             statistics, self.variables, self.source.groupings, donor=self.donor, fold=float(np.log2(self.log_base)),
-            reml=self.options.reml, update=update,
+            reml=self.options.reml, update=update, robust=self.options.robust,
         )  # fmt: skip
 
     def tables(self, number: int, fit: PeptideFit | None) -> Tables:
