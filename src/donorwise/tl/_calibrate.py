@@ -12,6 +12,7 @@ from donorwise._anndata import check_free, check_is_anndata, copied, keys, write
 from donorwise._anndata.prepare import prepare_lmm
 from donorwise._anndata.prepare_composition import prepare_composition
 from donorwise._anndata.prepare_counts import prepare_glmm
+from donorwise._anndata.prepare_peptides import prepare_peptides
 from donorwise._anndata.prepare_units import prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
@@ -43,8 +44,13 @@ class _Model(NamedTuple):
     ddf: tuple[str, ...]
 
 
-def _lmm(adata: ad.AnnData, formula: str, *, ddf: str = "moderated", **given: Any) -> Analysis[Any, Any]:
-    return prepare_lmm(adata, formula, options=Options(ddf), fold_changes=False, **given)
+def _lmm(
+    adata: ad.AnnData, formula: str, *, ddf: str = "moderated", features: str | None = None, **given: Any
+) -> Analysis[Any, Any]:
+    if features is None:
+        return prepare_lmm(adata, formula, options=Options(ddf), fold_changes=False, **given)
+    named = {name: value for name, value in given.items() if name != "columns"}  # there are all columns of obs
+    return prepare_peptides(adata, formula, features=features, options=Options(ddf), **named)
 
 
 def _glmm(adata: ad.AnnData, formula: str, *, ddf: str = "moderated", **given: Any) -> Analysis[Any, Any]:
@@ -66,7 +72,7 @@ def _composition(
 
 _RESPONSE, _OF_COUNTS = ("obsm", "obs_keys"), ("family", "link", "response", "exposure", "offset", "trials")
 _MODELS = {
-    "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights", "kernels", "relmat", "levels"), DDF),
+    "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights", "kernels", "relmat", "levels", "features", "weights_layer"), DDF),
     "glmm": _Model(_glmm, ("ddf", *_RESPONSE, *_OF_COUNTS), GLMM_DDF),
     "pseudobulk": _Model(_pseudobulk, ("donor", "sample", "depth", "normalize"), DDF),
     "composition": _Model(_composition, ("ddf", "sample", "cell_type"), GLMM_DDF),
@@ -91,6 +97,8 @@ def calibrate(
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
+    features: str | None = None,
+    weights_layer: str | None = None,
     kernels: Mapping[str, Any] | None = None,
     relmat: Mapping[str, Any] | None = None,
     levels: Any = None,
@@ -141,6 +149,8 @@ def calibrate(
     {response}
     {mask_var}
     {weights}
+    features, weights_layer
+        As in :func:`donorwise.tl.lmm`, for peptides: donors exchange labels with all that was measured of them.
     {kernels}
         For ``model="lmm"`` only.
     family, link, response, exposure, offset, trials
@@ -224,7 +234,8 @@ def calibrate(
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
     own = {
-        "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "kernels": kernels, "relmat": relmat, "levels": levels,
+        "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "features": features, "weights_layer": weights_layer,
+        "kernels": kernels, "relmat": relmat, "levels": levels,
         "ddf": None if ddf == "moderated" else ddf,
         "family": family, "link": link, "response": response, "exposure": exposure, "offset": offset, "trials": trials,
         "donor": donor, "sample": sample, "cell_type": cell_type, "depth": depth, "normalize": normalize,
