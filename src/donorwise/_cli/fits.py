@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from donorwise._anndata import symbols_of
+from donorwise._anndata import keys, symbols_of
 from donorwise._batch.files import (
     TABLES,
     check_output,
@@ -66,7 +66,7 @@ def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
 @click.option("--layer", help="Layer of log-normalised values; X if absent.")
 @click.option("--obsm", help="Table of scores in obsm, to be modelled instead of X.")
 @click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
-@options.add(options.LOG_BASE, options.KERNELS)
+@options.add(options.LOG_BASE, options.PEPTIDES, options.KERNELS)
 @click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
 @options.add(options.COUNTS_LAYER, options.LOG_DEPTH, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
 @click.pass_context
@@ -80,13 +80,16 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
         from donorwise._anndata.prepare import prepare_lmm
         from donorwise._core.engine.analysis import Options
 
-        chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "log_base", "n_jobs")}
-        options = Options(given["ddf"], reml=not given["ml"])
+        names = ("features", "layer", "obsm", "mask_var", "weights", "weights_layer", "log_base", "n_jobs")
+        chosen, options = (
+            {name: given[name] for name in names},
+            Options(given["ddf"], not given["ml"], given["robust"] or ""),
+        )
         if given["log_depth"]:
             _add_log_depth(adata, given)
         return prepare_lmm(
             adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options,
-            kernels=files.given["kernels"], relmat=files.given["relmat"], **chosen,
+            kernels=files.given["kernels"] or None, relmat=files.given["relmat"] or None, **chosen,
         )  # fmt: skip
 
     _run(ctx, given, prepare, files)
@@ -225,7 +228,8 @@ def _prepare(
     columns = [str(c) for c in adata.obs.columns]
     contrasts = [parse_contrast(text, adata.obs) for text in given["contrast"]] or None
     analysis = prepare(adata, contrasts, parse_groupby(given["groupby"], columns))
-    return adata, analysis, symbols_of(adata, given.get("gene_symbols"), {"response": analysis.response})
+    said = {**analysis.own_params(), keys.RESPONSE: analysis.response}
+    return adata, analysis, symbols_of(adata, given.get("gene_symbols"), said)
 
 
 def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, Any]) -> None:

@@ -12,7 +12,6 @@ from donorwise._anndata import check_free, check_is_anndata, copied, keys, write
 from donorwise._anndata.prepare import prepare_lmm
 from donorwise._anndata.prepare_composition import prepare_composition
 from donorwise._anndata.prepare_counts import prepare_glmm
-from donorwise._anndata.prepare_peptides import prepare_peptides
 from donorwise._anndata.prepare_units import prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.calibration import Calibration, Relabelling
-    from donorwise._typing import BoolArray, Ddf, FloatArray, GlmmDdf, GroupBy
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GlmmDdf, GroupBy, Robust
 
 logger = logging.getLogger("donorwise")
 
@@ -45,12 +44,9 @@ class _Model(NamedTuple):
 
 
 def _lmm(
-    adata: ad.AnnData, formula: str, *, ddf: str = "moderated", features: str | None = None, **given: Any
+    adata: ad.AnnData, formula: str, *, ddf: str = "moderated", robust: str = "", **given: Any
 ) -> Analysis[Any, Any]:
-    if features is None:
-        return prepare_lmm(adata, formula, options=Options(ddf), fold_changes=False, **given)
-    named = {name: value for name, value in given.items() if name != "columns"}  # there are all columns of obs
-    return prepare_peptides(adata, formula, features=features, options=Options(ddf), **named)
+    return prepare_lmm(adata, formula, options=Options(ddf, robust=robust), fold_changes=False, **given)
 
 
 def _glmm(adata: ad.AnnData, formula: str, *, ddf: str = "moderated", **given: Any) -> Analysis[Any, Any]:
@@ -71,8 +67,9 @@ def _composition(
 
 
 _RESPONSE, _OF_COUNTS = ("obsm", "obs_keys"), ("family", "link", "response", "exposure", "offset", "trials")
+_OF_PEPTIDES = ("features", "weights_layer", "robust")
 _MODELS = {
-    "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights", "kernels", "relmat", "levels", "features", "weights_layer"), DDF),
+    "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights", "kernels", "relmat", "levels", *_OF_PEPTIDES), DDF),
     "glmm": _Model(_glmm, ("ddf", *_RESPONSE, *_OF_COUNTS), GLMM_DDF),
     "pseudobulk": _Model(_pseudobulk, ("donor", "sample", "depth", "normalize"), DDF),
     "composition": _Model(_composition, ("ddf", "sample", "cell_type"), GLMM_DDF),
@@ -99,6 +96,7 @@ def calibrate(
     weights: str | FloatArray | None = None,
     features: str | None = None,
     weights_layer: str | None = None,
+    robust: Robust | None = None,
     kernels: Mapping[str, Any] | None = None,
     relmat: Mapping[str, Any] | None = None,
     levels: Any = None,
@@ -149,7 +147,7 @@ def calibrate(
     {response}
     {mask_var}
     {weights}
-    features, weights_layer
+    features, weights_layer, robust
         As in :func:`donorwise.tl.lmm`, for peptides: donors exchange labels with all that was measured of them.
     {kernels}
         For ``model="lmm"`` only.
@@ -234,7 +232,7 @@ def calibrate(
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
     own = {
-        "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "features": features, "weights_layer": weights_layer,
+        "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "features": features, "weights_layer": weights_layer, "robust": robust,
         "kernels": kernels, "relmat": relmat, "levels": levels,
         "ddf": None if ddf == "moderated" else ddf,
         "family": family, "link": link, "response": response, "exposure": exposure, "offset": offset, "trials": trials,

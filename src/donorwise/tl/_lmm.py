@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys
 from donorwise._anndata.prepare import prepare_lmm
-from donorwise._anndata.prepare_peptides import prepare_peptides
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._docs import documented
-from donorwise._typing import DDF, check_option
+from donorwise._typing import DDF, ROBUST, check_option
 from donorwise.tl._run import fit_and_write
 
 if TYPE_CHECKING:
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._core.engine.lmm import LmmAnalysis
-    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy, Robust
 
 
 @documented
@@ -42,6 +40,7 @@ def lmm(
     contrasts: Any = None,
     ddf: Ddf = "moderated",
     reml: bool = True,
+    robust: Robust | None = None,
     key_added: str = keys.LMM,
     n_jobs: int | None = None,
     max_memory: float | None = None,
@@ -123,16 +122,12 @@ def lmm(
     check_option("ddf", ddf, DDF)
     check_free(adata, key_added)
     check_max_memory(max_memory)
-    if features is not None:
-        analysis: LmmAnalysis = prepare_peptides(
-            adata, formula, features=features, weights_layer=weights_layer, groupby=groupby, layer=layer, mask_var=mask_var,
-            weights=weights, log_base=log_base, contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,
-        )  # fmt: skip
-        fit_and_write(adata, analysis, key_added, max_memory=max_memory, progress=progress)
-        return adata if copy else None
+    if robust is not None:
+        check_option("robust", robust, ROBUST)
     analysis = prepare_lmm(
-        adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights,
-        log_base=log_base, kernels=kernels, relmat=relmat, levels=levels, contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,
+        adata, formula, groupby=groupby, features=features, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var,
+        weights=weights, weights_layer=weights_layer, log_base=log_base, kernels=kernels, relmat=relmat, levels=levels,
+        contrasts=contrasts, options=Options(ddf, reml, robust or ""), n_jobs=n_jobs,
     )  # fmt: skip
     fit_and_write(adata, analysis, key_added, max_memory=max_memory, progress=progress)
     return adata if copy else None

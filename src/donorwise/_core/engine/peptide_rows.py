@@ -14,6 +14,8 @@ from donorwise._core.models.lmm.ragged import RaggedRows
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scipy import sparse
+
     from donorwise._core.design.design import Design
     from donorwise._core.engine.tasks import Task
     from donorwise._typing import FloatArray, IntArray
@@ -122,6 +124,19 @@ class PeptideSource(Source[PeptideStatistics]):
         place = np.full(int(self.protein.max(initial=-1)) + 2, -1)
         place[features] = np.arange(len(features))
         return replace(self, protein=place[self.protein])
+
+    def trying(self, matrix: sparse.csr_array) -> PeptideSource:
+        """See :class:`Source`: a protein for every column of `matrix`, each with the peptides of one that there is."""
+        n_runs, n_features = matrix.shape
+        columns = [np.flatnonzero(self.protein == p) for p in range(int(self.protein.max(initial=0)) + 1)]
+        own = [columns[i % len(columns)] for i in range(n_features)]
+        taken = np.concatenate(own)
+        values = np.random.default_rng(0).standard_normal((n_runs, taken.size))
+        groupings = {name: g._replace(of_peptide=g.of_peptide[taken]) for name, g in self.groupings.items()}
+        protein = np.repeat(np.arange(n_features), [c.size for c in own])
+        return replace(
+            self, matrix=values, weights=None, protein=protein, kind=self.kind[taken], groupings=groupings, run_weights=None
+        )
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`: if nothing were missing."""

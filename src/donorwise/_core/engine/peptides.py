@@ -123,12 +123,15 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
     ----------
     features, weights_layer
         Column of var that says the protein, and layer of weights (empty for none).
+    mask_var
+        Column of var that says which peptides are used; empty for all.
     """
 
     family = Family(method="lmm", observations="peptides", link="identity", prior_on="ratio")
 
     features: str
     weights_layer: str
+    mask_var: str = ""
     source: PeptideSource
 
     def fit(self, number: int, statistics: PeptideStatistics, update: Callable[[int], object]) -> PeptideFit:
@@ -218,4 +221,5 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""
-        return {"features": self.features, "weights_layer": self.weights_layer}
+        names = ("features", "weights_layer", "mask_var")
+        return {name: getattr(self, name) for name in names} | {"robust": self.options.robust}
