@@ -82,8 +82,7 @@ def fit_peptides(
     replicates = replicates_of(design, donor, of_peptides)
     first = [t for t, term in enumerate(design.random_terms) if term.group == replicates]
     order = [*first, *(t for t in range(z.shape[1]) if t not in first)]
-    weight = float(np.exp(np.log(rows.w).mean())) if rows.w.size else 1.0  # or nothing would be free of units
-    equations = RaggedEquations.of(replace(rows, w=rows.w / weight), design.X, np.ascontiguousarray(z), order)
+    equations = RaggedEquations.of(rows, design.X, np.ascontiguousarray(z), order)
     estimates = fit_ragged_rows(equations, reml=reml)
     model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold)
     n_donors = equations.n_levels[:, first[0]] if first else np.zeros(len(variables), dtype=np.int64)

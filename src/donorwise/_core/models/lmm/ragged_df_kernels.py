@@ -47,8 +47,8 @@ def _nested(low, high, inside, outside, n_inside, n_outside):
 @inner
 def _used(low, high, pattern, X, chosen, codes, n_levels):
     """Rank of some columns of X together with the indicators of a factor (none where n_levels is 0)."""
-    k = chosen.sum()
     at = np.flatnonzero(chosen)
+    k = at.size
     rank = n_levels
     if k == 0:
         return rank

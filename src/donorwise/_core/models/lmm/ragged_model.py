@@ -136,12 +136,12 @@ class RaggedLMM:
     def axes(self, largest: FloatArray) -> list[FloatArray]:
         """Grid of every variance ratio: zero, then geometric from 0.02 / (rows of a large level) to 30 or beyond.
 
-        Weights have a geometric mean of one.
+        These are ratios to the residual variance of a typical row, whatever the units of weights and columns.
         """
         own = self.equations
         usual, most = _POINTS[len(self.nuisance)]
         axes = []
-        for t, estimate in enumerate(largest):
+        for t, estimate in enumerate(largest * own.information):
             level = float(np.max(own.rows.n[self.usable] / own.n_levels[self.usable, t], initial=1.0))
             low, top = _LOWEST / level, max(_HIGHEST, _BEYOND * estimate)
             if self.nuisance[t]:
@@ -150,7 +150,7 @@ class RaggedLMM:
             step = np.log(_HIGHEST / low) / (usual - 1)
             n = min(most, usual + int(np.ceil(np.log(top / _HIGHEST) / step - 1e-6)))
             axes.append(np.concatenate([[0.0], np.geomspace(low, top, n)]))
-        return axes
+        return [axis / unit for axis, unit in zip(axes, own.information, strict=True)]
 
     def on(self, points: FloatArray, L: FloatArray | None = None) -> RaggedGrid:
         """The model at ratios (K, T), for contrasts (n, p)."""
