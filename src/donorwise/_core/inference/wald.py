@@ -144,7 +144,8 @@ def _joint(model: Estimated, L: FloatArray, ddf: str) -> tuple[FloatArray, ...]:
 
 
 def without_too_few(tests: ContrastTests) -> ContrastTests:
-    """Blank the inference (not the estimate) where there are too few donors to judge it."""
-    few = tests.status == "too_few_donors"
+    """Blank the inference where there are too few donors to judge an estimate, and all of what a feature has no rows for."""
+    few, impossible = tests.status == "too_few_donors", tests.status == "not_estimable"
     names = ("se", "df", "statistic", "p_value", "ci_low", "ci_high")
-    return replace(tests, **{name: np.where(few, np.nan, getattr(tests, name)) for name in names})
+    blank = {name: np.where(few | impossible, np.nan, getattr(tests, name)) for name in names}
+    return replace(tests, estimate=np.where(impossible, np.nan, tests.estimate), **blank)
