@@ -42,6 +42,7 @@ NAMED_DONORS = 32
 _LONGEST_DONOR, _LONGEST_ARM = 16, 20  # letters
 _LETTER, _BOLD = 0.05, 0.085  # inches, of the smallest type and of a heading
 _WORDS_ABOVE = 1.25  # inches
+_GAP, _FLAT, _TALL = 1.04, 0.45, 0.75  # of the height of the lower axes: where the upper begin, and theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,9 @@ def draw_arms(
         Whether to explain the areas.
     """
     layout = _layout(panel)
-    cells_ax = _axes_above(ax)
-    (_draw_peptides if "peptide" in panel.cells else _draw_cells)(cells_ax, panel, layout, colors=colors)
+    of_peptides = "peptide" in panel.cells
+    cells_ax = _axes_above(ax, _TALL if of_peptides else _FLAT)
+    (_draw_peptides if of_peptides else _draw_cells)(cells_ax, panel, layout, colors=colors)
     _draw_donors(ax, panel, layout, colors=colors, areas=areas)
     _draw_effects(ax, panel, layout, colors=colors)
     ax.set_xlim(-1, layout.right)
@@ -127,14 +129,14 @@ def draw_arms(
     _write_above(cells_ax, title, x=0, coords=cells_ax.transAxes, offset=44, ha="left", fontsize="medium")
 
 
-def _axes_above(ax: Axes) -> Axes:
-    """Add axes on top of `ax`; where no layout engine makes room for them and what surrounds them, `ax` gives it up."""
+def _axes_above(ax: Axes, tall: float) -> Axes:
+    """Add axes `tall` times as high on top of `ax`; where no layout engine makes room for them and what surrounds them, `ax` gives it up."""
     if root(ax).get_layout_engine() is None:
         place, (_, height) = ax.get_position(), inches(ax)
-        # the axes of the cells end at 1.49 of the height
-        share = max(1 - _WORDS_ABOVE / height, 0.5) / 1.49
+        # what is above the axes ends at this share of their height
+        share = max(1 - _WORDS_ABOVE / height, 0.5) / (_GAP + tall)
         ax.set_position((place.x0, place.y0, 0.85 * place.width, share * place.height))
-    return ax.inset_axes((0, 1.04, 1, 0.45), sharex=ax)
+    return ax.inset_axes((0, _GAP, 1, tall), sharex=ax)
 
 
 def _layout(panel: Panel) -> _Layout:
