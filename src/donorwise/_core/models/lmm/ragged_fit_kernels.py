@@ -24,7 +24,7 @@ _SMALL, _RELEASED = 0.3, 0.01  # in the same units: below which zero is tried, a
 _LARGEST = 1e13  # beyond which a variance is taken for infinite
 _STEPS, _HALVINGS = 100, 40
 _LONGEST = 3.0  # step of a logarithm
-_DONE, _NEAR = 1e-11, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
+_DONE, _NEAR = 1e-15, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
 
 
 @inner
