@@ -130,14 +130,12 @@ def test_peptides_never_exchange_labels() -> None:
 
 
 def _variance(adata: ad.AnnData, protein: str, terms: tuple[str, ...], gamma: np.ndarray, copies: int) -> float:
-    """c'(X'V⁻¹X)⁻¹c with `copies` of every run, V in units of sigma2, of weights with a geometric mean of one in all."""
+    """c'(X'V⁻¹X)⁻¹c with `copies` of every run, V in units of sigma2."""
     columns = np.flatnonzero(adata.var["protein"] == protein)
-    measured = np.isfinite(adata.X)
-    run, peptide = np.nonzero(measured[:, columns])
+    run, peptide = np.nonzero(np.isfinite(adata.X[:, columns]))
     run, peptide, copy = np.tile(run, copies), np.tile(peptide, copies), np.repeat(np.arange(copies), run.size)
-    w = adata.layers["quality"] / np.exp(np.log(adata.layers["quality"][measured]).mean())
     levels = {"peptide": peptide, "donor_id": adata.obs["donor_id"].to_numpy()[run], "run": run * copies + copy}
-    V = np.diag(1 / w[:, columns][run, peptide])
+    V = np.diag(1 / adata.layers["quality"][:, columns][run, peptide])
     for g, name in zip(gamma, terms, strict=True):
         V += g * (levels[name][:, None] == levels[name][None])
     X = np.column_stack([np.ones(run.size), (adata.obs["condition"] == "b").to_numpy()[run]])

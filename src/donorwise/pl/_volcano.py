@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from donorwise._anndata import Results, Symbols, check_is_anndata, group_means, keys, read_results, symbols_of
-from donorwise._anndata.read import feature_names
+from donorwise._anndata.read import feature_names as names_of_rows
 from donorwise._docs import documented
 from donorwise.get._tests import choose, passes
 from donorwise.pl._contrasts import per_unit
@@ -248,7 +248,7 @@ def _means(adata: ad.AnnData, stored: Results, groups: list[str]) -> pd.DataFram
     where = {"response": stored.params["response"], "groupby": stored.groupby, "groups": groups}
     if not stored.features:
         return group_means(adata, list(stored.results["variable"].cat.categories), **where)
-    return group_means(adata, list(map(str, adata.var_names)), **where).groupby(feature_names(adata, stored.features)).mean()
+    return group_means(adata, list(map(str, adata.var_names)), **where).groupby(names_of_rows(adata, stored.features)).mean()
 
 
 def _ma_points(

@@ -71,7 +71,7 @@ def fit_peptides(
     order = [*first, *(t for t in range(z.shape[1]) if t not in first)]
     equations = RaggedEquations.of(rows, design.X, np.ascontiguousarray(z), order)
     estimates = fit_ragged_rows(equations, reml=reml)
-    model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold, weight)
+    model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold)
     n_donors = equations.n_levels[:, first[0]] if first else np.zeros(len(variables), dtype=np.int64)
     update(len(variables))
     models = cast("tuple[LMM, ...]", (model,))  # which offers all that is asked of one here
