@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 
 from donorwise._core.design.exchange import donor_codes
 from donorwise._core.design.replicates import find_donors, replicate
@@ -21,8 +22,6 @@ from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    import pandas as pd
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.peptide_rows import Grouping
