@@ -166,6 +166,20 @@ class PeptideSource(Source[PeptideStatistics]):
             for own, design in zip(parts, designs, strict=True)
         ]
 
+    def measured(self, design: Design) -> tuple[IntArray, IntArray]:
+        """Peptide and pattern of the measurements of a task, (M,) each, in the order of its statistics."""
+        parts = [
+            self._part(
+                read_columns(self.matrix, own),
+                None if self.weights is None else read_columns(self.weights, own),
+                own,
+                design,
+            )
+            for own in self._blocks()
+        ]
+        none = [np.empty(0, dtype=np.int64)]
+        return np.concatenate([p.peptide for p in parts] or none), np.concatenate([p.pattern for p in parts] or none)
+
     def _blocks(self) -> list[IntArray]:
         """Columns protein by protein, some at a time."""
         used = np.flatnonzero(self.protein >= 0)
