@@ -187,7 +187,8 @@ def partition_table(variables: tuple[str, ...], design: Design, models: Sequence
     out = np.full((len(variables), len(terms) + 2), np.nan)
     for model in models:
         values = model.variances()
-        out[model.features] = values / np.nansum(values, axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # a fit that did not converge has none
+            out[model.features] = values / np.nansum(values, axis=1, keepdims=True)
     index = pd.Index(variables, name="variable")
     return pd.DataFrame(out, index=index, columns=[FIXED, *terms, RESIDUAL])
 
@@ -195,7 +196,8 @@ def partition_table(variables: tuple[str, ...], design: Design, models: Sequence
 def icc_table(partition: pd.DataFrame) -> pd.DataFrame:
     """Intraclass correlations from a variance partition: variable, term, icc."""
     random = partition.to_numpy()[:, 1:]
-    shares = random[:, :-1] / np.nansum(random, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        shares = random[:, :-1] / np.nansum(random, axis=1, keepdims=True)
     return long_partition(pd.DataFrame(shares, partition.index, partition.columns[1:-1]), "icc")
 
 
