@@ -21,8 +21,10 @@ import donorwise as dw
 
 ROOT = Path(__file__).parent / "reference"
 SPECS = {p.parent.name: json.loads(p.read_text()) for p in ROOT.glob("*/spec.json")}
-# tests/test_kernels_reference.py has those with kernels.
-CASES = sorted(k for k, spec in SPECS.items() if spec["family"] == "gaussian" and "kernels" not in spec)
+# tests/test_kernels_reference.py has those with kernels, tests/test_peptides_reference.py those with features.
+CASES = sorted(
+    k for k, spec in SPECS.items() if spec["family"] == "gaussian" and not {"kernels", "features"} & set(spec)
+)
 
 # Where the spec has no tolerance of its own for a number, it follows from those that it has:
 # - a variance is relative to itself plus a thousandth of the residual one, as the reference was measured;

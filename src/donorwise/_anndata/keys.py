@@ -65,6 +65,9 @@ TESTS = "tests"
 OUT = "out"
 """In params, the folder that holds the tests of a scan."""
 
+FEATURES = "features"
+"""In params of peptides, the column of var with the protein of each."""
+
 RESPONSE = "response"
 """In params, what the features are, see `RESPONSE_X`."""
 
@@ -91,6 +94,8 @@ RESULT_COLUMNS = (
     "n_donors",
     "n_obs",
 )
+PEPTIDE_COLUMNS = ("n_peptides", "n_missing", "formula")
+"""Further columns of results whose features are proteins, measured by their peptides."""
 SCAN_COLUMNS = (
     "gene",
     "group",

@@ -9,6 +9,7 @@ import click
 
 from donorwise._core.cells.size_factors import METHODS
 from donorwise._core.models.glmm.families import LINKS
+from donorwise._typing import ROBUST
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -155,6 +156,17 @@ LOG_BASE = click.option(
     "--log-base", metavar="e|2|10", help="Base of the logarithm that a layer holds; X has that of uns['log1p']."
 )
 MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
+ROBUST_FIT = click.option("--robust", type=click.Choice(ROBUST), help="Weigh outlying measurements of peptides down.")
+PEPTIDES = add(
+    click.option(
+        "--features",
+        metavar="COLUMN",
+        help="Column of var with the protein of each peptide: a model for every protein.",
+    ),
+    click.option(
+        "--weights-layer", metavar="LAYER", help="Layer with a precision weight for each measurement of a peptide."
+    ),
+)
 KERNELS = add(
     click.option(
         "--kernel",

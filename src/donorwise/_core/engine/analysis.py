@@ -34,10 +34,14 @@ F = TypeVar("F", bound="Fit[Any]")  # its fitted models
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How models are fitted and tested: degrees of freedom, and REML or maximum likelihood."""
+    """How models are fitted and tested: degrees of freedom, REML or maximum likelihood, and what bounds outliers.
+
+    `robust` is empty for nothing, or ``"huber"``.
+    """
 
     ddf: str = "moderated"
     reml: bool = True
+    robust: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from donorwise._core.inference.kernels import distributions, t_density, tails_at
 from donorwise._core.inference.matched import FAR, MIDDLE, match_t
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from donorwise._typing import FloatArray, IntArray
 
 _DEGREE = 12
@@ -57,7 +59,7 @@ class TailTable(NamedTuple):
     near: FloatArray
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def tail_table(nu: float) -> TailTable:
     """The table of `nu` degrees of freedom."""
     root = float(np.sqrt(nu))
@@ -118,19 +120,25 @@ class Summary:
 
 
 def summarise_mixture(
-    q: FloatArray, m: FloatArray, s: FloatArray, nu: float, level: float, root: FloatArray | None = None
+    q: FloatArray,
+    m: FloatArray,
+    s: FloatArray,
+    nu: float | FloatArray,
+    level: float,
+    root: FloatArray | None = None,
 ) -> Summary:
     """Mean, two-sided p-value of zero, and the t with that p-value and the width of the mixture's 95% interval.
 
     See :mod:`donorwise._core.inference.matched`; the interval of `level` is that of the t. The p-value is that of
-    the statistics `root` (G, points), m / s if None.
+    the statistics `root` (G, points), m / s if None. `nu` may be an array (G,).
     """
     q, m, s = (np.ascontiguousarray(a) for a in (q, m, s))
     mean = (q * m).sum(axis=1)
     sd = np.sqrt((q * (s**2 + (m - mean[:, None]) ** 2)).sum(axis=1))
 
     def half_width(alpha: float, at: IntArray | slice) -> FloatArray:
-        low, high = (quantiles(q[at], m[at], s[at], nu, p, mean[at], sd[at]) for p in (alpha / 2, 1 - alpha / 2))
+        own = nu[at] if isinstance(nu, np.ndarray) else nu
+        low, high = (quantiles(q[at], m[at], s[at], own, p, mean[at], sd[at]) for p in (alpha / 2, 1 - alpha / 2))
         return 0.5 * (high - low)
 
     p_value = two_sided(q, *((m, s) if root is None else (root, np.ones_like(root))), nu)
@@ -139,8 +147,21 @@ def summarise_mixture(
     return Summary(mean, t.se, t.df, t.statistic, p_value, mean - half, mean + half)
 
 
-def two_sided(q: FloatArray, m: FloatArray, s: FloatArray, nu: float) -> FloatArray:
-    """p = 2 min(F, 1 - F), F the mixture's distribution function at zero."""
+def _by_df(nu: FloatArray) -> Iterator[tuple[IntArray, float]]:
+    """Mixtures that have the same degrees of freedom, and these."""
+    values, group = np.unique(nu, return_inverse=True)
+    order = np.argsort(group.ravel(), kind="stable")
+    starts = np.flatnonzero(np.diff(group.ravel()[order], prepend=-1))
+    yield from zip(np.split(order, starts[1:]), values.tolist(), strict=True)
+
+
+def two_sided(q: FloatArray, m: FloatArray, s: FloatArray, nu: float | FloatArray) -> FloatArray:
+    """p = 2 min(F, 1 - F), F the mixture's distribution function at zero; `nu` may be an array (G,)."""
+    if isinstance(nu, np.ndarray):
+        whole = np.empty(len(q))
+        for at, own in _by_df(nu):
+            whole[at] = two_sided(q[at], m[at], s[at], own)
+        return whole
     # the side of zero where the mixture has little mass, so that small tails keep their digits
     tail = np.empty(len(q))
     tails_at_zero(np.ascontiguousarray(q), np.ascontiguousarray(m), np.ascontiguousarray(s), tail_table(nu), tail)
@@ -156,9 +177,14 @@ def _as_tail(level: float) -> float:
 
 
 def quantiles(
-    q: FloatArray, m: FloatArray, s: FloatArray, nu: float, p: float, mean: FloatArray, sd: FloatArray
+    q: FloatArray, m: FloatArray, s: FloatArray, nu: float | FloatArray, p: float, mean: FloatArray, sd: FloatArray
 ) -> FloatArray:
     """Quantile of each mixture: Newton's method on normal scores, where a mixture of t is nearly straight."""
+    if isinstance(nu, np.ndarray):
+        whole = np.empty(len(q))
+        for at, own in _by_df(nu):
+            whole[at] = quantiles(q[at], m[at], s[at], own, p, mean[at], sd[at])
+        return whole
     target, table = ndtri(p), tail_table(nu)
     x = mean + target * sd
     active = np.arange(x.size)

@@ -177,7 +177,7 @@ def moderated_tests(
 
     def test(at: IntArray) -> _Made:
         law, weight = _weighted(model, grid, at, learned)
-        summaries = _summaries(law, weight, np.full(len(L), law.nu), level)
+        summaries = _summaries(law, weight, [law.nu] * len(L), level)
         return _Made(summaries, weight @ points, grid.log_fc(at, law, weight))
 
     return _tested(
@@ -192,12 +192,12 @@ def tests_by_law(model: Model, L: FloatArray, ddf: str, level: float, n_jobs: in
     scale there for a normal deviate, as other programs do; else the root has the degrees of freedom of the design.
     """
     points = tensor(model.fine_axes())
-    grid, df = model.on(points, L), known_df(model.design, model.n_obs, L)
+    grid, df = model.on(points, L), known_df(model.design, int(model.n_obs), L)
 
     def test(at: IntArray) -> _Made:
         law = grid.law(at)
         best = best_point(law.loglik)
-        summaries = _deviates(law, best, level) if ddf == "wald" else _summaries(law, best, df, level)
+        summaries = _deviates(law, best, level) if ddf == "wald" else _summaries(law, best, df.tolist(), level)
         return _Made(summaries, best @ points, grid.log_fc(at, law, best))
 
     own = chunks(model.usable, len(points), BUDGET // max(len(L), 1), model.most_together)
@@ -212,8 +212,8 @@ class _Made(NamedTuple):
     log_fc: FloatArray
 
 
-def _summaries(law: Law, weight: FloatArray, df: FloatArray, level: float) -> list[Summary]:
-    """Of each contrast."""
+def _summaries(law: Law, weight: FloatArray, df: Sequence[float | FloatArray], level: float) -> list[Summary]:
+    """Of each contrast, with its degrees of freedom, or those of the features (G,)."""
     return [
         summarise_mixture(weight, law.centre[..., i], law.scale[..., i], nu, level, law.root[..., i])
         for i, nu in enumerate(df)

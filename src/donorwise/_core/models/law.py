@@ -39,14 +39,14 @@ class Law(NamedTuple):
     root
         Shape (G, K, n). A statistic whose tail is that of t(nu) where the contrast is zero.
     nu
-        Degrees of freedom; infinite for families with a known scale.
+        Degrees of freedom; infinite for families with a known scale, and (G,) where features have rows of their own.
     """
 
     loglik: FloatArray
     centre: FloatArray
     scale: FloatArray
     root: FloatArray
-    nu: float
+    nu: float | FloatArray
 
 
 class OnGrid(Protocol):
@@ -80,8 +80,8 @@ class Model(Protocol):
         """Positions (G,) of the features in the fit."""
 
     @property
-    def n_obs(self) -> int:
-        """Observations with a response."""
+    def n_obs(self) -> int | IntArray:
+        """Observations with a response; (G,) where features have rows of their own."""
 
     @property
     def mean(self) -> FloatArray:
@@ -151,8 +151,11 @@ class Estimated(Model, Protocol):
         """Parameters of the variance, that of the residuals among them."""
 
     @property
-    def residual_df(self) -> int:
-        """Observations less fixed effects."""
+    def residual_df(self) -> int | IntArray:
+        """Observations less fixed effects; (G,) where features have rows of their own."""
+
+    def between_within(self, L: FloatArray) -> FloatArray:
+        """Degrees of freedom of contrasts (n, p) by the inner-outer rule, (n,) or (G, n)."""
 
     @property
     def fitted_status(self) -> StrArray:
@@ -198,7 +201,7 @@ def chunks(at: IntArray, points: int, budget: int = BUDGET, most: int = MOST_TOG
         yield at[start : start + size]
 
 
-def law_of(loglik: FloatArray, centre: FloatArray, scale: FloatArray, nu: float) -> Law:
+def law_of(loglik: FloatArray, centre: FloatArray, scale: FloatArray, nu: float | FloatArray) -> Law:
     """The law of families whose root is centre / scale, from arrays (n, G, K), which stay as they lie in memory."""
 
     def last(values: FloatArray) -> FloatArray:

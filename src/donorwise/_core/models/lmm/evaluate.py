@@ -8,7 +8,7 @@ I = V - sum_k gamma_k E_k, so that no n x n matrix is ever formed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -196,21 +196,50 @@ class Pieces:
 def pieces(equations: Equations, estimates: Estimates) -> Pieces:
     """Evaluate the derivative pieces at the estimates of a block of fitted features."""
     at = evaluate_block(equations.blocks, estimates.gamma, estimates.responses, equations.nu(reml=True), pieces=True)
-    g, Phi = estimates.gamma, estimates.Phi
-    P = _append(at.P, np.linalg.inv(Phi) - _contract(g, at.P))
+    total = estimates.sigma2 * equations.nu(reml=estimates.reml)
+    return with_residual(
+        at, estimates.gamma, estimates.Phi, np.asarray(np.linalg.inv(estimates.Phi)), equations.n_obs, estimates.sigma2, total,
+        equations.blocks.parameter, reml=estimates.reml,
+    )  # fmt: skip
+
+
+class Derived(NamedTuple):
+    """Derivative pieces of the random terms, as in :class:`Evaluation`."""
+
+    P: FloatArray
+    Q: FloatArray
+    tr1: FloatArray
+    tr2: FloatArray
+    quad1: FloatArray
+    quad2: FloatArray
+
+
+def with_residual(
+    at: Derived | Evaluation,
+    g: FloatArray,
+    Phi: FloatArray,
+    XVX: FloatArray,
+    n_obs: IntArray | int,
+    sigma2: FloatArray,
+    total: FloatArray,
+    parameter: IntArray,
+    *,
+    reml: bool,
+) -> Pieces:
+    """Pieces of the terms at variances g (G, K), with those of the residual; `total` is y'PVPy = y'Py."""
+    P = _append(at.P, XVX - _contract(g, at.P))
     right = at.P - np.einsum("gj,gkj...->gk...", g, at.Q)  # E_k on the left, the residual on the right
     corner = P[:, -1] - _contract(g, right)
     Q = _border(at.Q, right, np.swapaxes(right, -1, -2), corner)
-    tr1 = _append(at.tr1, equations.n_obs - _contract(g, at.tr1))
+    tr1 = _append(at.tr1, n_obs - _contract(g, at.tr1))
     tr2 = _bordered_matrix(g, tr1, at.tr2)
-    total = estimates.sigma2 * equations.nu(reml=estimates.reml)  # y'PVPy = y'Py
     quad1 = _append(at.quad1, total - _contract(g, at.quad1))
     quad2 = _bordered_matrix(g, quad1, at.quad2)
-    if estimates.reml:
+    if reml:
         PhiP = np.einsum("gab,gkbc->gkac", Phi, P)
         tr2 = tr2 - 2 * np.einsum("gab,gjkba->gjk", Phi, Q) + np.einsum("gjab,gkba->gjk", PhiP, PhiP, optimize=True)
         tr1 = tr1 - np.einsum("gkaa->gk", PhiP)
-    return Pieces(Phi, P, Q, tr1, tr2, quad1, quad2, g, estimates.sigma2, equations.blocks.parameter)
+    return Pieces(Phi, P, Q, tr1, tr2, quad1, quad2, g, sigma2, parameter)
 
 
 def _contract(gamma: FloatArray, values: FloatArray) -> FloatArray:

@@ -94,7 +94,7 @@ class LMM:
 
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n): one whose replicates are used up says so."""
-        few = between_within_df(self.design, self.n_obs, L) < 1
+        few = self.between_within(L) < 1
         status = np.repeat(self.estimates.status[:, None], len(L), axis=1)
         return np.where(few & np.isin(status, FITTED), "too_few_donors", status).astype(STATUS_DTYPE)
 
@@ -146,6 +146,10 @@ class LMM:
         """Observations less fixed effects."""
         return self.equations.nu(reml=True)
 
+    def between_within(self, L: FloatArray) -> FloatArray:
+        """Degrees of freedom of contrasts (n, p) by the inner-outer rule, (n,)."""
+        return between_within_df(self.design, self.n_obs, L)
+
     @property
     def fitted_status(self) -> StrArray:
         """Status of every feature, (G,), whatever is asked of it."""
@@ -165,6 +169,11 @@ class LMM:
     def vcov(self) -> FloatArray:
         """Their covariance, (G, p, p)."""
         return self.estimates.sigma2[:, None, None] * self.estimates.Phi
+
+    @property
+    def sigma2(self) -> FloatArray:
+        """Residual variance of a row with weight one, (G,)."""
+        return self.estimates.sigma2
 
     def informed(self, L: FloatArray) -> BoolArray:
         """Which contrasts (n, p) have a variance, (n,)."""

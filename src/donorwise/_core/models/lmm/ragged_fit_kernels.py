@@ -1,0 +1,408 @@
+"""Newton's method, evaluation and laws of features that each have rows of their own; see ``ragged_kernels``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from donorwise._core.models.lmm.algebra import entry, inner
+from donorwise._core.models.lmm.ragged_kernels import (
+    assemble,
+    blocks_at,
+    deviance_at,
+    factorise,
+    products,
+    reduced,
+    scales,
+    traces,
+)
+
+# Variances that a search looks at first, in units of what a level says: of one or two terms, three, and more.
+_SIZES = np.array([0.0, 0.3, 3.0, 30.0, 300.0, 1e4])
+_FEWER = np.array([0.0, 0.3, 3.0, 30.0, 1e3])
+_FEWEST = np.array([0.0, 3.0])
+_SMALL, _RELEASED = 0.3, 0.01  # in the same units: below which zero is tried, and where a search leaves zero
+_LARGEST = 1e13  # beyond which a variance is taken for infinite
+_STEPS, _HALVINGS = 100, 40
+_LONGEST = 3.0  # step of a logarithm
+_DONE, _NEAR = 1e-11, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
+
+
+@inner
+def information(s, C, begin, e, kept, n_levels):
+    """Mean information on a level of every kept term, (T,)."""
+    out = np.ones(kept.size)
+    for t in range(kept.size):
+        if kept[t]:
+            total = 0.0
+            if t == e:
+                total = s.sum()
+            else:
+                for k in range(begin[t], begin[t] + n_levels[t]):
+                    total += C[k, k]
+            if total > 0.0:
+                out[t] = total / n_levels[t]
+    return out
+
+
+@inner
+def _start(s, B, C, begin, e, kept, n_levels, info, nu, reml, M):
+    """The best variances of a coarse grid, (T,), and their deviance."""
+    T = kept.size
+    n = kept.sum()
+    sizes = _SIZES if n <= 2 else (_FEWER if n == 3 else _FEWEST)
+    at, gamma, best = np.zeros(T, dtype=np.int64), np.zeros(T), np.zeros(T)
+    lowest = np.inf
+    while True:
+        for t in range(T):
+            gamma[t] = sizes[at[t]] / info[t] if kept[t] else 0.0
+        deviance = deviance_at(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, M)[0]
+        if deviance < lowest:
+            lowest = deviance
+            best[:] = gamma
+        t = T - 1
+        while t >= 0 and (not kept[t] or at[t] == sizes.size - 1):
+            at[t] = 0
+            t -= 1
+        if t < 0:
+            return best, lowest
+        at[t] += 1
+
+
+@inner
+def _derivatives(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, R, gradient, hessian):
+    """Of the deviance in the variances."""
+    T = kept.size
+    m, c = begin[T], begin[T + 1]
+    tr1, tr2, quad1, quad2 = np.empty(T), np.empty((T, T)), np.empty(T), np.empty((T, T))
+    a, Bn, BK, D_er, D_rr, F_e, F_r = blocks_at(s, B, C, begin, e, kept, n_levels, gamma, c, c, 1)
+    traces(a, Bn, BK, D_er, D_rr, begin, e, kept, n_levels, tr1, tr2)
+    products(F_e[:, 0].copy(), F_r[:, 0].copy(), a, Bn, BK, D_er, D_rr, begin, e, kept, n_levels, quad1, quad2)
+    if not reml:
+        a, Bn, BK, D_er, D_rr, F_e, F_r = blocks_at(s, B, C, begin, e, kept, n_levels, gamma, m, c, 1)
+        traces(a, Bn, BK, D_er, D_rr, begin, e, kept, n_levels, tr1, tr2)
+    for i in range(T):
+        gradient[i] = tr1[i] - nu * quad1[i] / R
+        for j in range(T):
+            hessian[i, j] = -tr2[i, j] + nu * (2.0 * quad2[i, j] / R - quad1[i] * quad1[j] / R**2)
+
+
+@inner
+def _direction(gamma, gradient, hessian, free, step):
+    """Newton's step of the logarithms of the free variances; returns what it promises."""
+    n = free.sum()
+    step[:] = 0.0
+    if n == 0:
+        return 0.0
+    at = np.flatnonzero(free)
+    H, slope = np.empty((n, n)), np.empty(n)
+    for i in range(n):
+        slope[i] = gamma[at[i]] * gradient[at[i]]
+        for j in range(n):
+            H[i, j] = gamma[at[i]] * gamma[at[j]] * hessian[at[i], at[j]]
+        H[i, i] += slope[i]
+    values, vectors = np.linalg.eigh(H)
+    promised = 0.0
+    for k in range(n):
+        along = 0.0
+        for i in range(n):
+            along += vectors[i, k] * slope[i]
+        curvature = max(abs(values[k]), 1e-8)
+        promised += along**2 / curvature
+        for i in range(n):
+            step[at[i]] -= vectors[i, k] * along / curvature
+    longest = np.abs(step).max()
+    if longest > _LONGEST:
+        step *= _LONGEST / longest
+    return promised
+
+
+@inner
+def _optimum(s, B, C, begin, e, kept, n_levels, nu, reml, gamma):
+    """Minimise the deviance over the variances of the kept terms, into gamma (T,): (iterations, converged)."""
+    T = kept.size
+    info = information(s, C, begin, e, kept, n_levels)
+    M = np.empty_like(C)
+    start, deviance = _start(s, B, C, begin, e, kept, n_levels, info, nu, reml, M)
+    gamma[:] = start
+    gradient, hessian, step, trial = np.zeros(T), np.zeros((T, T)), np.zeros(T), np.zeros(T)
+    free = np.zeros(T, dtype=np.bool_)
+    if not deviance < np.inf:
+        return 0, False
+    for iteration in range(_STEPS):
+        R = deviance_at(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, M)[1]
+        _derivatives(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, R, gradient, hessian)
+        moved = False
+        for t in range(T):
+            if not kept[t]:
+                continue
+            if gamma[t] == 0.0 and gradient[t] < -1e-9 * info[t]:
+                trial[:] = gamma
+                trial[t] = _RELEASED / info[t]
+                reached = deviance_at(s, B, C, begin, e, kept, n_levels, trial, nu, reml, M)[0]
+                while reached > deviance and trial[t] * info[t] > 1e-9:
+                    trial[t] *= 0.1
+                    reached = deviance_at(s, B, C, begin, e, kept, n_levels, trial, nu, reml, M)[0]
+                if reached < deviance:
+                    gamma[t], deviance, moved = trial[t], reached, True
+            elif gamma[t] > 0.0 and gamma[t] * info[t] < _SMALL and gradient[t] > 0.0:
+                trial[:] = gamma
+                trial[t] = 0.0
+                reached = deviance_at(s, B, C, begin, e, kept, n_levels, trial, nu, reml, M)[0]
+                if reached <= deviance:
+                    gamma[t], deviance, moved = 0.0, reached, True
+        if moved:
+            continue
+        for t in range(T):
+            free[t] = kept[t] and gamma[t] > 0.0
+            if free[t] and gamma[t] * info[t] > _LARGEST:
+                return iteration, False
+        promised = _direction(gamma, gradient, hessian, free, step)
+        size, accepted = 1.0, False
+        for _ in range(_HALVINGS):
+            for t in range(T):
+                trial[t] = gamma[t] * np.exp(size * step[t])
+            reached = deviance_at(s, B, C, begin, e, kept, n_levels, trial, nu, reml, M)[0]
+            if reached <= deviance or (promised < _NEAR and reached < np.inf):
+                accepted = True
+                break
+            size *= 0.5
+        if accepted:
+            gamma[:] = trial
+            deviance = reached
+        if promised < _DONE or not accepted:
+            return iteration + 1, promised < _NEAR
+    return _STEPS, False
+
+
+@entry
+def fit_ragged(data, basis, rank, kept, usable, reml, gamma, iterations, converged):
+    """Variances (G, T) relative to that of the residuals, of features that are `usable`."""
+    start, pattern, y, w, local, n_levels, z, X = data
+    for g in range(start.size - 1):
+        if not usable[g]:
+            continue
+        N = np.ascontiguousarray(basis[g, :, : rank[g]])
+        n = start[g + 1] - start[g]
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, N, -1)
+        nu = float(n - rank[g] if reml else n)
+        iterations[g], converged[g] = _optimum(s, B, C, begin, e, kept[g], n_levels[g], nu, reml, gamma[g])
+
+
+@entry
+def evaluate_ragged(data, basis, rank, kept, gamma, reml, info, likelihood, Phi, delta):
+    """Of every feature at its variances: deviance, y'Py, log|V|, log|X'V⁻¹X| (in its basis); Phi (G, p, p), delta (G, p)."""
+    start, pattern, y, w, local, n_levels, z, X = data
+    T = n_levels.shape[1]
+    for g in range(start.size - 1):
+        N = np.ascontiguousarray(basis[g, :, : rank[g]])
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, N, -1)
+        info[g] = information(s, C, begin, e, kept[g], n_levels[g])
+        M = np.empty_like(C)
+        nu = float(start[g + 1] - start[g] - rank[g] if reml else start[g + 1] - start[g])
+        d, R, of_random, of_fixed = deviance_at(s, B, C, begin, e, kept[g], n_levels[g], gamma[g], nu, reml, M)
+        likelihood[g, 0], likelihood[g, 1], likelihood[g, 2], likelihood[g, 3] = d, R, of_random, of_fixed
+        m, c = begin[T], begin[T + 1]
+        U = np.triu(M[m:c, m:c])
+        if c > m and R == R:
+            inverse = np.linalg.solve(U, np.eye(c - m))
+            Phi[g] = N @ (inverse @ inverse.T) @ N.T
+            delta[g] = N @ (inverse @ np.ascontiguousarray(M[m:c, c]))
+
+
+@entry
+def pieces_ragged(data, kept, gamma, Phi, delta, P, Q, XVX, tr1, tr2, quad1, quad2):
+    """Derivative pieces of every feature in the common basis (see ``Evaluation``), and X'V⁻¹X; zeros for terms left out."""
+    start, pattern, y, w, local, n_levels, z, X = data
+    T, p = n_levels.shape[1], X.shape[1]
+    eye = np.eye(p)
+    for g in range(start.size - 1):
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, eye, -1)
+        m = begin[T]
+        a, Bn, BK, D_er, D_rr, F_e, F_r = blocks_at(s, B, C, begin, e, kept[g], n_levels[g], gamma[g], m, m, p + 1)
+        traces(a, Bn, BK, D_er, D_rr, begin, e, kept[g], n_levels[g], tr1[g], tr2[g])
+        Fx_e, Fx_r = np.ascontiguousarray(F_e[:, :p]), np.ascontiguousarray(F_r[:, :p])
+        u_e, u_r = F_e[:, p] - Fx_e @ delta[g], F_r[:, p] - Fx_r @ delta[g]
+        products(u_e, u_r, a, Bn, BK, D_er, D_rr, begin, e, kept[g], n_levels[g], quad1[g], quad2[g])
+        _cross(Fx_e, Fx_r, a, Bn, BK, D_er, D_rr, begin, e, kept[g], n_levels[g], P[g], Q[g])
+        Fu = np.zeros((T, p))
+        for t in range(T):
+            if kept[g, t]:
+                if t == e:
+                    Fu[t] = Fx_e.T @ u_e
+                else:
+                    low, high = begin[t], begin[t] + n_levels[g, t]
+                    Fu[t] = Fx_r[low:high].T @ u_r[low:high]
+        quad2[g] -= Fu @ Phi[g] @ Fu.T
+        M = np.empty_like(C)
+        reduced(s, B, C, gamma[g, e] if e >= 0 else 0.0, M)
+        scale = scales(kept[g], n_levels[g], begin, gamma[g], e, m)
+        for i in range(m):
+            for j in range(i, C.shape[0]):
+                M[i, j] *= scale[i] * (scale[j] if j < m else 1.0)
+            M[i, i] += 1.0
+        factorise(M, m, m)
+        for i in range(p):
+            for j in range(i, p):
+                XVX[g, i, j] = XVX[g, j, i] = M[m + i, m + j]
+
+
+@inner
+def _cross(F_e, F_r, a, Bn, BK, D_er, D_rr, begin, e, kept, n_levels, P, Q):
+    """P_i = F_i'F_i and Q_ij = F_i'D_ij F_j."""
+    T = kept.size
+    if e >= 0:
+        P[e] = F_e.T @ F_e
+        taken_left, taken_right = Bn.T @ F_e, BK.T @ F_e
+        weighted = np.empty_like(F_e)
+        for i in range(a.size):
+            weighted[i] = a[i] * F_e[i]
+        Q[e, e] = F_e.T @ weighted - taken_left.T @ taken_right
+    for t in range(T):
+        if not kept[t] or t == e:
+            continue
+        low, high = begin[t], begin[t] + n_levels[t]
+        own = np.ascontiguousarray(F_r[low:high])
+        P[t] = own.T @ own
+        if e >= 0:
+            Q[e, t] = F_e.T @ (np.ascontiguousarray(D_er[:, low:high]) @ own)
+            Q[t, e] = Q[e, t].T
+        for o in range(T):
+            if kept[o] and o != e:
+                first, last = begin[o], begin[o] + n_levels[o]
+                Q[t, o] = own.T @ (
+                    np.ascontiguousarray(D_rr[low:high, first:last]) @ np.ascontiguousarray(F_r[first:last])
+                )
+
+
+@entry
+def law_ragged(
+    data,
+    basis,
+    rank,
+    ols,
+    features,
+    points,
+    order,
+    begin_node,
+    L,
+    nu,
+    loglik,
+    centre,
+    scale,
+):
+    """The law of some features at points (K, T): `loglik` (F, K), `centre` and `scale` (n, F, K).
+
+    Points that differ in one variance alone share a node: given the other variances, eigenvalues of Z'PZ of that
+    term make it diagonal. `order` (T, K) has the points node by node for each term, `begin_node` (T, K + 1) where a
+    node begins. L (n, p) are contrasts in the common basis.
+    """
+    start, pattern, y, w, local, n_levels, z, X = data
+    T, n = n_levels.shape[1], L.shape[0]
+    every = np.ones(T, dtype=np.bool_)
+    for f in range(features.size):
+        g = features[f]
+        N = np.ascontiguousarray(basis[g, :, : rank[g]])
+        largest = int(np.argmax(n_levels[g]))
+        first = largest
+        if T > 1:
+            first = -1
+            for t in range(T):
+                if t != largest and (first < 0 or n_levels[g, t] > n_levels[g, first]):
+                    first = t
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], every, z, X, N, first)
+        m, x_end, c = begin[T], begin[first], begin[T + 1]
+        LN = L @ N
+        M = np.empty_like(C)
+        node = 0
+        while begin_node[first, node] < points.shape[0]:
+            low, high = begin_node[first, node], begin_node[first, node + 1]
+            node += 1
+            gamma = points[order[first, low]]
+            logdet = reduced(s, B, C, gamma[e] if e >= 0 else 0.0, M)
+            root = scales(every, n_levels[g], begin, gamma, e, m)
+            for i in range(m):
+                for j in range(i, c + 1):
+                    M[i, j] *= root[i] * (root[j] if j < m else 1.0)
+                M[i, i] += 1.0
+            of_random, of_fixed = factorise(M, m, x_end)
+            half = logdet + of_random + of_fixed
+            width = c - x_end
+            S = np.empty((width, width))
+            for i in range(width):
+                for j in range(i, width):
+                    S[i, j] = S[j, i] = M[x_end + i, x_end + j]
+            d, vectors = np.linalg.eigh(S)
+            t_y = np.zeros(width)
+            for i in range(width):
+                d[i] = max(d[i], 0.0)
+                for k in range(width):
+                    t_y[i] += vectors[k, i] * M[x_end + k, c]
+            wc, h = np.zeros((n, x_end - m)), np.zeros((n, width))
+            base, spread = np.zeros(n), np.zeros(n)
+            for i in range(n):
+                for a in range(x_end - m):  # wc = U'^-1 L
+                    total = LN[i, a]
+                    for b in range(a):
+                        total -= M[m + b, m + a] * wc[i, b]
+                    wc[i, a] = total / M[m + a, m + a]
+                    base[i] += wc[i, a] * M[m + a, c]
+                    spread[i] += wc[i, a] ** 2
+                for k in range(width):
+                    total = 0.0
+                    for a in range(x_end - m):
+                        total += M[m + a, x_end + k] * wc[i, a]
+                    for j in range(width):
+                        h[i, j] += total * vectors[k, j]
+                for a in range(L.shape[1]):
+                    base[i] += L[i, a] * ols[g, a]
+            for position in range(low, high):
+                k = order[first, position]
+                lam = points[k, first]
+                R, det = M[c, c], 1.0
+                logs = half
+                for i in range(width):
+                    grown = 1.0 + lam * d[i]
+                    det *= grown
+                    if det > 1e200:
+                        logs += np.log(det)
+                        det = 1.0
+                    R -= lam * t_y[i] ** 2 / grown
+                logs += np.log(det)
+                R = max(R, 1e-300)
+                loglik[f, k] = -0.5 * (logs + nu[g] * np.log(R))
+                for i in range(n):
+                    value, variance = base[i], spread[i]
+                    for j in range(width):
+                        shrunk = lam * h[i, j] / (1.0 + lam * d[j])
+                        value -= shrunk * t_y[j]
+                        variance += shrunk * h[i, j]
+                    centre[i, f, k] = value
+                    scale[i, f, k] = np.sqrt(R / nu[g] * variance)
+
+
+@entry
+def effects_ragged(data, kept, gamma, delta, t, known, first, u, d):
+    """Z'V⁻¹(y - Xb) and the diagonal of Z'V⁻¹Z of term `t`, of features that are `known`, from `first` (G + 1,) on."""
+    start, pattern, y, w, local, n_levels, z, X = data
+    p = X.shape[1]
+    eye = np.eye(p)
+    for g in range(start.size - 1):
+        if not known[g]:
+            continue
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, eye, -1)
+        m = begin[n_levels.shape[1]]
+        a, Bn, BK, _, D_rr, F_e, F_r = blocks_at(s, B, C, begin, e, kept[g], n_levels[g], gamma[g], m, m, p + 1)
+        for i in range(n_levels[g, t]):
+            row = i if t == e else begin[t] + i
+            F = F_e[row] if t == e else F_r[row]
+            total = F[p]
+            for j in range(p):
+                total -= F[j] * delta[g, j]
+            u[first[g] + i] = total
+            if t == e:
+                taken = 0.0
+                for k in range(m):
+                    taken += Bn[row, k] * BK[row, k]
+                d[first[g] + i] = a[row] - taken
+            else:
+                d[first[g] + i] = D_rr[row, row]

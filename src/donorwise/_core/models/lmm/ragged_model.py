@@ -1,0 +1,384 @@
+"""The fitted Gaussian mixed models of features that each have rows of their own, as a frozen record."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
+from donorwise._core.models.lmm.evaluate import Derived, with_residual
+from donorwise._core.models.lmm.law import JointLaw
+from donorwise._core.models.lmm.ragged import fit_ragged_rows
+from donorwise._core.models.lmm.ragged_df_kernels import column_df_ragged
+from donorwise._core.models.lmm.ragged_effects import ragged_effects
+from donorwise._core.models.lmm.ragged_fit_kernels import law_ragged, pieces_ragged
+from donorwise._typing import FITTED
+
+if TYPE_CHECKING:
+    from donorwise._core.design.design import Design
+    from donorwise._core.models.lmm.evaluate import Pieces
+    from donorwise._core.models.lmm.ragged import RaggedEquations, RaggedEstimates
+    from donorwise._core.models.lmm.ragged_effects import RaggedEffects
+    from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
+
+_MOST_TERMS = 3  # that a grid carries
+_ENOUGH = 4_000  # features to learn a prior of three variances from
+_POINTS = {1: (63, 250), 2: (23, 40), 3: (13, 18)}  # of an axis, usually and at most, for so many terms
+_NUISANCE = 11  # points of the axis of a term that no contrast hangs on
+_LOWEST, _HIGHEST, _BEYOND = 0.02, 30.0, 10.0
+_MOST = 1e4  # of a nuisance, beyond which its effects are as good as fixed
+_TINY = 1e-9  # of a contrast, outside of what a feature has rows for
+
+
+@dataclass(frozen=True)
+class RaggedLMM:
+    """G features with rows of their own (see :class:`donorwise._core.models.law.Model`).
+
+    Attributes
+    ----------
+    design
+        The design of a feature that has all rows.
+    features
+        Shape (G,). Their positions in the fit.
+    equations, estimates
+        Of the G features.
+    nuisance
+        Shape (T,). Terms whose variance matters little for contrasts, as that of peptides.
+    fold
+        What takes an estimate to a log2 fold change; NaN where it is none.
+    """
+
+    design: Design
+    features: IntArray
+    equations: RaggedEquations
+    estimates: RaggedEstimates
+    nuisance: tuple[bool, ...]
+    fold: float
+
+    named: ClassVar[tuple[str, str]] = ("protein", "proteins")
+    fallback: ClassVar[str] = "kenward-roger"
+    most_together: ClassVar[int] = MOST_TOGETHER
+    abundance: ClassVar[None] = None
+
+    @property
+    def n_obs(self) -> IntArray:
+        """Rows of every feature, (G,)."""
+        return self.equations.rows.n
+
+    @property
+    def mean(self) -> FloatArray:
+        """Mean responses, (G,)."""
+        return self.equations.mean
+
+    @cached_property
+    def usable(self) -> IntArray:
+        """Positions, within the model, of the features that have estimates."""
+        return np.flatnonzero(np.isin(self.estimates.status, FITTED))
+
+    @property
+    def unmoderated(self) -> str:
+        """Why the variances cannot lie on a grid; empty where they can."""
+        n = len(self.nuisance)
+        if 1 <= n <= _MOST_TERMS:
+            return ""
+        return f"moderation covers one to three variances of random effects and the model has {n}"
+
+    @property
+    def most_learned_from(self) -> int:
+        """Features that are enough to learn a prior from."""
+        return sys.maxsize if len(self.nuisance) < _MOST_TERMS else _ENOUGH
+
+    def status(self, L: FloatArray) -> StrArray:
+        """Status of every feature and contrast (n, p), (G, n)."""
+        status = np.repeat(self.estimates.status[:, None], len(L), axis=1)
+        fitted = np.isin(status, FITTED)
+        status = np.where(fitted & (self.between_within(L) < 1), "too_few_donors", status)
+        return np.where(fitted & ~self.estimable(L), "not_estimable", status).astype(STATUS_DTYPE)
+
+    def estimable(self, L: FloatArray) -> BoolArray:
+        """Which contrasts (n, p) lie in the directions that a feature has rows for, (G, n)."""
+        turned = self.turned(L)
+        basis = self.equations.basis
+        norms = np.sqrt((basis**2).sum(axis=1, keepdims=True))
+        unit = basis / np.where(norms > 0, norms, 1.0)
+        inside = np.einsum("gpr,gqr,nq->gnp", unit, unit, turned, optimize=True)
+        return np.asarray(np.abs(inside - turned).max(axis=2) <= _TINY * np.abs(turned).max(axis=1))
+
+    @cached_property
+    def _column_df(self) -> FloatArray:
+        own = self.equations
+        df = np.empty((own.rows.n_features, own.p))
+        columns = np.ascontiguousarray(self.design.X)
+        column_df_ragged(own.rows.start, own.rows.pattern, own.local, own.n_levels, own.kept, columns, df)
+        return df
+
+    def between_within(self, L: FloatArray) -> FloatArray:
+        """Degrees of freedom of contrasts (n, p) by the inner-outer rule, (G, n)."""
+        return np.stack(
+            [
+                self._column_df[:, np.flatnonzero(row)].min(axis=1)
+                if row.any()
+                else np.full(len(self.features), np.nan)
+                for row in L
+            ],
+            axis=1,
+        )
+
+    def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """Names of the terms, and one for each."""
+        return tuple(term.label for term in self.design.random_terms), (1.0,) * len(self.nuisance)
+
+    def largest(self) -> FloatArray:
+        """Largest estimate of every variance ratio, (T,)."""
+        return np.asarray(self.estimates.gamma[self.usable].max(axis=0, initial=0.0))
+
+    def axes(self, largest: FloatArray) -> list[FloatArray]:
+        """Grid of every variance ratio: zero, then geometric from 0.02 / (rows of a large level) to 30 or beyond.
+
+        These are ratios to the residual variance of a typical row, whatever the units of weights and columns.
+        """
+        own = self.equations
+        usual, most = _POINTS[len(self.nuisance)]
+        axes = []
+        for t, estimate in enumerate(largest * own.information):
+            level = float(np.max(own.rows.n[self.usable] / own.n_levels[self.usable, t], initial=1.0))
+            low, top = _LOWEST / level, max(_HIGHEST, _BEYOND * estimate)
+            if self.nuisance[t]:
+                axes.append(np.concatenate([[0.0], np.geomspace(low, min(top, _MOST), _NUISANCE)]))
+                continue
+            step = np.log(_HIGHEST / low) / (usual - 1)
+            n = min(most, usual + int(np.ceil(np.log(top / _HIGHEST) / step - 1e-6)))
+            axes.append(np.concatenate([[0.0], np.geomspace(low, top, n)]))
+        return [axis / unit for axis, unit in zip(axes, own.information, strict=True)]
+
+    def on(self, points: FloatArray, L: FloatArray | None = None) -> RaggedGrid:
+        """The model at ratios (K, T), for contrasts (n, p)."""
+        turned = np.empty((0, self.equations.p)) if L is None else self.turned(L)
+        impossible = None if L is None else ~self.estimable(L)
+        return RaggedGrid(self.equations, points, *_nodes(points), turned, impossible, self.fold)
+
+    def law(self, points: FloatArray, L: FloatArray) -> Law:
+        """The law of the usable features at ratios (K, T)."""
+        return self.on(points, L).law(self.usable)
+
+    @property
+    def estimated(self) -> RaggedLMM:
+        """Itself."""
+        return self
+
+    def fine_axes(self) -> list[FloatArray]:
+        """Those of :meth:`axes`: the estimates do not come from a grid."""
+        return self.axes(self.largest())
+
+    @property
+    def n_variances(self) -> int:
+        """Parameters of the variance, that of the residuals among them."""
+        return len(self.nuisance) + 1
+
+    @property
+    def residual_df(self) -> IntArray:
+        """Observations less fixed effects, (G,)."""
+        return self.equations.nu(reml=True)
+
+    @property
+    def fitted_status(self) -> StrArray:
+        """Status of every feature, (G,), whatever is asked of it."""
+        return self.estimates.status
+
+    @property
+    def beta(self) -> FloatArray:
+        """Fixed effects in the basis of the formula, (G, p)."""
+        return self.estimates.beta
+
+    @property
+    def coefficients(self) -> FloatArray:
+        """Fixed effects in the orthonormal basis, (G, p)."""
+        return self.estimates.beta @ self.equations.factor.T
+
+    @property
+    def vcov(self) -> FloatArray:
+        """Their covariance, (G, p, p)."""
+        return self.estimates.sigma2[:, None, None] * self.estimates.Phi
+
+    @property
+    def vcov_beta(self) -> FloatArray:
+        """Covariance of the fixed effects, (G, p, p), in the basis of the formula."""
+        inverse = self.equations.inverse
+        return inverse @ self.vcov @ inverse.T
+
+    @property
+    def theta(self) -> FloatArray:
+        """Standard deviations of the terms relative to that of a row of weight one, (G, T); NaN for those that are left out."""
+        return np.sqrt(self._known_gamma)
+
+    @property
+    def sigma2(self) -> FloatArray:
+        """Residual variance of a row of weight one, (G,)."""
+        return self.estimates.sigma2
+
+    @property
+    def n_parameters(self) -> IntArray:
+        """Fixed effects, variances and covariances that a feature can tell, (G, 3)."""
+        own = self.equations
+        return np.stack([own.rank, own.kept.sum(axis=1), np.zeros_like(own.rank)], axis=1)
+
+    def effects(self, t: int) -> RaggedEffects:
+        """Random effects of term `t`."""
+        return ragged_effects(self.equations, self.estimates, t)
+
+    @property
+    def _known_gamma(self) -> FloatArray:
+        return np.where(self.equations.kept, self.estimates.gamma, np.nan)
+
+    def informed(self, L: FloatArray) -> BoolArray:
+        """Which contrasts (n, p) have a variance, (n,)."""
+        return np.ones(len(L), dtype=bool)
+
+    def turned(self, L: FloatArray) -> FloatArray:
+        """Contrasts (n, p) of beta as contrasts of the coefficients."""
+        return L @ self.equations.inverse
+
+    def log_fc(self, L: FloatArray) -> FloatArray:
+        """Log2 fold changes of contrasts (n, p), (G, n)."""
+        return np.where(self.estimable(L), self.estimates.beta @ L.T, np.nan) * self.fold
+
+    def covariances(self) -> list[FloatArray]:
+        """Variance of every term, (G, 1, 1) each; NaN where it is left out."""
+        return [own[:, None, None] for own in (self._known_gamma * self.estimates.sigma2[:, None]).T]
+
+    def variances(self) -> FloatArray:
+        """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1).
+
+        NaN for terms that are left out; what is left is that of a row of typical weight, so that shares are free of units.
+        """
+        own, sigma2 = self.equations, self.estimates.sigma2
+        rows, n = own.rows, np.maximum(own.rows.n, 1)
+        coefficients = np.nan_to_num(self.coefficients)
+        fitted = np.einsum("mp,mp->m", own.X[rows.pattern], coefficients[rows.feature])
+        mean = np.bincount(rows.feature, fitted, rows.n_features) / n
+        fixed = np.bincount(rows.feature, (fitted - mean[rows.feature]) ** 2, rows.n_features) / n
+        square = np.empty((n.size, own.z.shape[1]))
+        for t, z in enumerate(own.z.T):
+            square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / n
+        return np.column_stack([fixed, self._known_gamma * square * sigma2[:, None], sigma2 / own.typical_weight])
+
+    def pieces(self) -> Pieces:
+        """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""
+        own, estimates = self.equations, self.estimates
+        (G, T), p = own.n_levels.shape, own.p
+        at = Derived(
+            np.zeros((G, T, p, p)), np.zeros((G, T, T, p, p)), np.zeros((G, T)), np.zeros((G, T, T)), np.zeros((G, T)),
+            np.zeros((G, T, T)),
+        )  # fmt: skip
+        XVX = np.zeros((G, p, p))
+        pieces_ragged(
+            own.data, own.kept, estimates.gamma, estimates.Phi, estimates.delta, at.P, at.Q, XVX, at.tr1, at.tr2,
+            at.quad1, at.quad2,
+        )  # fmt: skip
+        total = estimates.sigma2 * own.nu(reml=estimates.reml)
+        parameter = np.stack([np.arange(T), np.zeros(T, dtype=np.int64), np.zeros(T, dtype=np.int64)], axis=1)
+        return with_residual(
+            at, estimates.gamma, estimates.Phi, XVX, own.rows.n, estimates.sigma2, total, parameter,
+            reml=estimates.reml,
+        )  # fmt: skip
+
+    def take(self, at: IntArray | BoolArray) -> RaggedLMM:
+        """The model of some of its features."""
+        index = np.arange(self.features.size)[at]
+        return replace(
+            self,
+            features=self.features[index],
+            equations=self.equations.take(index),
+            estimates=self.estimates.take(index),
+        )
+
+    def fitted_by(self, *, reml: bool) -> RaggedLMM:
+        """The same features by REML, or by maximum likelihood."""
+        if reml == self.estimates.reml:
+            return self
+        return replace(self, estimates=fit_ragged_rows(self.equations, reml=reml))
+
+
+@dataclass(frozen=True, slots=True)
+class RaggedGrid:
+    """Features with rows of their own at K points, for n contrasts.
+
+    Attributes
+    ----------
+    equations
+        Of all features.
+    points
+        Shape (K, T).
+    order, begin
+        Shapes (T, K), (T, K + 1). Points that differ in the variance of one term alone, next to one another; see the kernel.
+    L
+        Shape (n, p). The contrasts, orthonormal basis.
+    impossible
+        Shape (G, n). Which contrasts a feature has no rows for.
+    fold
+        What takes an estimate to a log2 fold change.
+    """
+
+    equations: RaggedEquations
+    points: FloatArray
+    order: IntArray
+    begin: IntArray
+    L: FloatArray
+    impossible: BoolArray | None
+    fold: float
+
+    def loglik(self, at: IntArray) -> FloatArray:
+        """REML log-likelihood profiled over sigma2, (G, K)."""
+        return self._law(at, self.L[:0])[0]
+
+    def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
+        """The law of the contrasts."""
+        found, centre, scale = self._law(at, self.L)
+        if self.impossible is not None:
+            centre[self.impossible[at].T] = scale[self.impossible[at].T] = np.nan
+        nu = self.equations.nu(reml=True)[at].astype(np.float64)
+        return law_of(found, centre, scale, nu)
+
+    def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
+        """The law of all contrasts together, whose covariances are those of sums of two less those of each."""
+        L = np.linalg.qr(self.L.T)[0].T  # the same question, of contrasts that are not near one another
+        first, second = np.triu_indices(len(L), 1)
+        found, centre, scale = self._law(at, np.vstack([L, L[first] + L[second]]))
+        own, sums = np.split(np.moveaxis(scale**2, 0, -1), [len(L)], axis=-1)  # (G, K, r), (G, K, pairs)
+        covariance = own[..., None] * np.eye(len(L))
+        covariance[..., first, second] = 0.5 * (sums - own[..., first] - own[..., second])
+        covariance[..., second, first] = covariance[..., first, second]
+        factor = np.linalg.cholesky(covariance)
+        whitened = np.linalg.solve(factor, np.moveaxis(centre[: len(L)], 0, -1)[..., None])[..., 0]
+        size = np.exp(2 * np.log(np.einsum("gkii->gki", factor)).mean(axis=-1))
+        return JointLaw(found, (whitened**2).mean(axis=-1), size, self.equations.nu(reml=True)[at].astype(np.float64))
+
+    def _law(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        own, K, n = self.equations, len(self.points), len(L)
+        loglik, centre, scale = np.empty((at.size, K)), np.empty((n, at.size, K)), np.empty((n, at.size, K))
+        law_ragged(
+            own.data, own.basis, own.rank, own.ols, at, self.points, self.order, self.begin, np.ascontiguousarray(L),
+            own.nu(reml=True).astype(np.float64), loglik, centre, scale,
+        )  # fmt: skip
+        return loglik, centre, scale
+
+    def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
+        """Log2 fold changes: the posterior means of the estimates."""
+        return np.einsum("gk,gkn->gn", weight, law.centre) * self.fold
+
+
+def _nodes(points: FloatArray) -> tuple[IntArray, IntArray]:
+    """Order and beginnings of the nodes of every term: see :class:`RaggedGrid`."""
+    K, T = points.shape
+    order, begin = np.empty((T, K), dtype=np.int64), np.full((T, K + 1), K, dtype=np.int64)
+    for t in range(T):
+        others = np.delete(points, t, axis=1)
+        node = np.unique(others, axis=0, return_inverse=True)[1].ravel() if T > 1 else np.zeros(K, dtype=np.int64)
+        order[t] = np.argsort(node, kind="stable")
+        first = np.flatnonzero(np.diff(node[order[t]], prepend=-1))
+        begin[t, : first.size] = first
+    return order, begin
