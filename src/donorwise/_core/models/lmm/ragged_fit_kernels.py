@@ -17,7 +17,7 @@ from donorwise._core.models.lmm.ragged_kernels import (
 )
 
 _SIZES = np.array([0.0, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4])  # variances that a search looks at first, in units of what a level says
-_FEWER = np.array([0.0, 0.3, 10.0, 1e3])  # of three terms,
+_FEWER = np.array([0.0, 0.3, 3.0, 30.0, 1e3])  # of three terms,
 _FEWEST = np.array([0.0, 3.0])  # and of more
 _SMALL, _RELEASED = 0.3, 0.01  # in the same units: below which zero is tried, and where a search leaves zero
 _LARGEST = 1e13  # beyond which a variance is taken for infinite
