@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -190,7 +192,7 @@ def test_peptides_without_a_protein(rng: np.random.Generator) -> None:
     ("label", "n"),
     [
         ("P12345;Q67890", 2), ("ACTB;ACTG1", 2), ("P12345; Q67890;", 2), ("sp|P1|A_B;sp|P2|C_D", 2), ("P04264-1;P04264-2", 2),
-        ("P12345,Q67890", 2), ("ACTB, ACTG1", 2), ("P12345|Q67890", 2), ("P1|P2", 2), ("known, names", 2),
+        ("P12345,Q67890", 2), ("ACTB, ACTG1", 2), ("P12345|Q67890", 2), ("2/P12345/Q67890", 2), ("1/P12345", 0), ("2/sp|P1|A_B/sp|P2|C_D", 2), ("P1|P2", 2), ("known, names", 2),
         ("sp|P60709|ACTB_HUMAN", 0), ("P60709|ACTB_HUMAN", 0), ("ALB|P02768", 0), ("Actin, cytoplasmic 1", 0), ("P12345", 0),
         ("ENSP00000354687.2|ENST00000361390.2|ENSG00000198888.2", 0), ("Actin, alpha", 0), ("P1;", 0), ("P1;P1", 0), ("HLA-A", 0),
     ],
@@ -362,6 +364,8 @@ def test_names_that_are_there_several_times() -> None:
         ("~ arm + (1 | donor_id)", ["no term of the peptides"]),
         ("~ arm + (1 | peptide) + (1 | donor_id)", []),
         ("~ charge + (1 | peptide)", []),
+        ("~ arm + charge + (1 | donor_id)", ["no term of the peptides"]),
+        ("~ arm + peptide + (1 | donor_id)", []),
         ("~ condition + (1 | peptide) + (1 | donor_id)", ["`condition` differs between the runs of one level of `donor_id`"]),
         ("~ condition + donor_id + (1 | peptide)", ["`condition` differs between the runs"]),
         ("~ condition + (1 | peptide) + (1 | donor_id / condition)", []),
@@ -445,7 +449,7 @@ def test_prepared_peptides_count_donors_and_not_peptides(peptides: ad.AnnData) -
 @pytest.mark.parametrize(
     ("formula", "text"),
     [
-        ("~ arm", "every measurement of every peptide for a replicate"),
+        ("~ arm", "has no random term"),
         ("~ arm + (1 | protein)", "one value in each model"),
         ("~ arm + (1 | peptid)", "did you mean `peptide`"),
     ],
@@ -463,3 +467,16 @@ def test_errors_come_before_the_fit(peptides: ad.AnnData) -> None:
     peptides.var["protein"] = np.where(peptides.var_names == "pep0", " ", None)
     with pytest.raises(DataError, match="none of the 300 peptides has a protein"):
         dw.tl.lmm(peptides, FORMULA, features="protein")
+
+
+def test_peptides_in_a_file_are_told_the_same(peptides: ad.AnnData, tmp_path: Path) -> None:
+    peptides.X[:, 40] = 0
+    peptides.layers["w"] = np.where(np.isnan(peptides.X), np.nan, 1.0)
+    peptides.layers["w"][1, :20] = 0
+    asked = {"features": "protein", "weights_layer": "w"}
+    found = prepare_peptides(peptides, FORMULA, **asked).warnings
+    peptides.write_h5ad(tmp_path / "peptides.h5ad")
+    stored = ad.read_h5ad(tmp_path / "peptides.h5ad", backed="r")
+    assert len(found) == 2
+    assert prepare_peptides(stored, FORMULA, **asked).warnings == found
+    stored.file.close()

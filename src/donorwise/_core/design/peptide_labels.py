@@ -17,6 +17,7 @@ _ACCESSION = re.compile(
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][\w.:-]*")
 _DATABASE = re.compile(r"(sp|tr|gi|ref|gb|emb|dbj|pdb|pir|prf|lcl|gnl|generic|rev_sp|rev_tr)\|", re.IGNORECASE)
 _ENSEMBL = re.compile(r"(?:ENS[A-Z]*|OTT[A-Z]*)([EGPT])\d")
+_COUNTED = re.compile(r"\d+((/[^/]+){2,})")  # as OpenSWATH writes several: 2/P12345/Q67890
 _NO_TEXT = ("nan", "NaN", "None", "<NA>", "null", "-", "unknown", "Unknown", "unassigned")
 
 
@@ -54,7 +55,7 @@ def of_several(proteins: Any, features: str) -> Iterator[str]:
         return
     shared = [name for name, parts in groups.items() if not known.isdisjoint(parts)]
     example = (shared or list(groups))[0]
-    mark = next(m for m in ";,|" if m in example)
+    mark = next(m for m in ";,/|" if m in example)
     own = (
         f"; of {len(groups):,} such labels {len(shared):,} name a protein that has peptides of its own"
         if shared
@@ -77,6 +78,8 @@ def proteins_of(label: str, known: Collection[str] = ()) -> list[str]:
     if ";" in label:
         parts = [part.strip() for part in label.split(";") if part.strip()]
         return parts if len(set(parts)) > 1 else []
+    if found := _COUNTED.fullmatch(label):
+        return found[1][1:].split("/")
     mark = "," if "," in label else "|"
     parts = [part.strip() for part in label.split(mark)]
     if len(set(parts)) < 2 or (mark == "|" and _DATABASE.match(label)):

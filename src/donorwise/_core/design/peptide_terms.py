@@ -9,6 +9,7 @@ import pandas as pd
 
 from donorwise._core.design.findings import looks_technical
 from donorwise._core.design.names import quote
+from donorwise._core.design.peptide_names import PEPTIDE
 from donorwise._core.design.replicates import looks_like_replicate, replicate
 from donorwise._core.design.terms import column_terms, variables
 from donorwise._core.wording import listing
@@ -102,7 +103,7 @@ def _runs_as_replicates(
 
 def _without_peptides(parsed: ParsedFormula, of_var: Collection[str]) -> Iterator[str]:
     """No term of the peptides, which differ more than anything else does."""
-    if any(name in of_var for name in parsed.columns):
+    if PEPTIDE in parsed.variables or any(set(bar.group) & set(of_var) for bar in parsed.bars):
         return
     yield (
         f"`{parsed.source}` has no term of the peptides, whose differences are then part of the residual: tests see little, and "

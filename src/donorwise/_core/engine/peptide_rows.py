@@ -135,8 +135,15 @@ class PeptideSource(Source[PeptideStatistics]):
         values = np.random.default_rng(0).standard_normal((n_runs, taken.size))
         groupings = {name: g._replace(of_peptide=g.of_peptide[taken]) for name, g in self.groupings.items()}
         protein = np.repeat(np.arange(n_features), [c.size for c in own])
-        made: dict[str, Any] = {"matrix": values, "protein": protein, "kind": self.kind[taken], "groupings": groupings}
-        return replace(self, **made, weights=None, run_weights=None)
+        return replace(
+            self,
+            matrix=values,
+            protein=protein,
+            kind=self.kind[taken],
+            groupings=groupings,
+            weights=None,
+            run_weights=None,
+        )
 
     def read(
         self, matrix: Any, codes: IntArray, n_patterns: int, features: IntArray | None, n_jobs: int | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
-from donorwise._core.engine.fitted import LMMFit
+from donorwise._core.engine.fitted_peptides import PeptideFit, with_peptides
 from donorwise._core.engine.lmm import donor_term, fitted_tables
 from donorwise._core.engine.peptide_rows import PeptideSource, PeptideStatistics
 from donorwise._core.engine.power import replication
@@ -19,41 +19,24 @@ from donorwise._core.models.lmm.ragged_model import RaggedLMM
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from donorwise._core.design.design import Design
+    from donorwise._core.engine.peptide_rows import Grouping
     from donorwise._core.engine.power import Planner
     from donorwise._core.models.lmm.model import LMM
-    from donorwise._typing import BoolArray, FloatArray, IntArray
-
-N_PEPTIDES, N_MISSING, FORMULA = PEPTIDE_COLUMNS = ("n_peptides", "n_missing", "formula")
-
-
-@dataclass(frozen=True, repr=False)
-class PeptideFit(LMMFit):
-    """Linear mixed models of G proteins that each have rows of their own.
-
-    Attributes
-    ----------
-    n_peptides, n_missing
-        Shape (G,). Peptides that were measured, and measurements that are missing.
-    formulas
-        The formula that was used for each protein.
-    """
-
-    n_peptides: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    n_missing: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    formulas: tuple[str, ...] = ()
+    from donorwise._typing import BoolArray, FloatArray
 
 
 def fit_peptides(
     statistics: PeptideStatistics,
     variables: tuple[str, ...],
+    groupings: Mapping[tuple[str, ...], Grouping],
     *,
     donor: str,
-    of_peptides: tuple[bool, ...],
     fold: float,
     reml: bool,
+    update: Callable[[int], object],
 ) -> PeptideFit:
     """Fit all proteins of a task.
 
@@ -63,16 +46,19 @@ def fit_peptides(
         Their measurements.
     variables
         Names of the G proteins.
+    groupings
+        Of every grouping factor.
     donor
         Column that is the replicate; empty where it is the formula that says it.
-    of_peptides
-        Which random terms are those of peptides.
     fold
         What takes an estimate to a log2 fold change.
     reml
         Restricted or full maximum likelihood.
+    update
+        Is told how many are done.
     """
     design, rows = statistics.design, statistics.rows
+    of_peptides = tuple(groupings[t.bar.group].peptides_alone for t in design.random_terms)
     z = (
         np.stack([term.Z[:, 0] for term in design.random_terms], axis=1)
         if design.random_terms
@@ -85,14 +71,13 @@ def fit_peptides(
     estimates = fit_ragged_rows(equations, reml=reml)
     model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold)
     n_donors = equations.n_levels[:, first[0]] if first else np.zeros(len(variables), dtype=np.int64)
+    update(len(variables))
     models = cast("tuple[LMM, ...]", (model,))  # which offers all that is asked of one here
     fit = PeptideFit.of(design, models, variables, donor=replicates, reml=reml, n_obs=rows.n, n_donors=n_donors)
     return replace(
-        fit,
-        n_peptides=statistics.n_peptides,
-        n_missing=statistics.n_missing,
+        fit, n_peptides=statistics.n_peptides, n_missing=statistics.n_missing, groupings=groupings,
         formulas=formulas_used(design, equations.kept),
-    )
+    )  # fmt: skip
 
 
 def replicates_of(design: Design, donor: str, of_peptides: tuple[bool, ...]) -> str:
@@ -134,33 +119,19 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
 
     def fit(self, number: int, statistics: PeptideStatistics, update: Callable[[int], object]) -> PeptideFit:
         """See :class:`Analysis`."""
-        groupings = self.source.groupings
-        of_peptides = tuple(groupings[t.bar.group].peptides_alone for t in statistics.design.random_terms)
-        fit = fit_peptides(
-            statistics, self.variables, donor=self.donor, of_peptides=of_peptides, fold=float(np.log2(self.log_base)),
-            reml=self.options.reml,
+        return fit_peptides(
+            statistics, self.variables, self.source.groupings, donor=self.donor, fold=float(np.log2(self.log_base)),
+            reml=self.options.reml, update=update,
         )  # fmt: skip
-        update(len(self.variables))
-        return fit
 
     def tables(self, number: int, fit: PeptideFit | None) -> Tables:
         """See :class:`Analysis`."""
-        G, own = len(self.variables), self.contrasts[number]
+        own = self.contrasts[number]
         if fit is None:
-            made = Tables(self.results(number, None))
-            peptides, missing, formulas = (
-                np.zeros(G, dtype=np.int64),
-                np.zeros(G, dtype=np.int64),
-                (self.formula.source,) * G,
-            )
-        else:
-            made = fitted_tables(self, number, fit, None if own is None else np.ones(len(own.L), dtype=bool))
-            peptides, missing, formulas = fit.n_peptides, fit.n_missing, fit.formulas
-        at = made.results["variable"].cat.codes.to_numpy()
-        names, codes = np.unique(formulas, return_inverse=True)
-        formula = pd.Categorical.from_codes(codes.ravel()[at], names.tolist())
-        results = made.results.assign(**{N_PEPTIDES: peptides[at], N_MISSING: missing[at], FORMULA: formula})
-        return replace(made, results=results)
+            none, formulas = np.zeros(len(self.variables), dtype=np.int64), (self.formula.source,) * len(self.variables)
+            return Tables(with_peptides(self.results(number, None), none, none, formulas))
+        made = fitted_tables(self, number, fit, None if own is None else np.ones(len(own.L), dtype=bool))
+        return replace(made, results=with_peptides(made.results, fit.n_peptides, fit.n_missing, fit.formulas))
 
     def random_effects(self, fit: PeptideFit, varcomp: pd.DataFrame) -> pd.DataFrame:
         """See :class:`Analysis`: at the estimates."""

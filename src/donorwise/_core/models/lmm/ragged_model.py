@@ -11,8 +11,10 @@ import numpy as np
 
 from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
 from donorwise._core.models.lmm.evaluate import Derived, with_residual
+from donorwise._core.models.lmm.law import JointLaw
 from donorwise._core.models.lmm.ragged import fit_ragged_rows
 from donorwise._core.models.lmm.ragged_df_kernels import column_df_ragged
+from donorwise._core.models.lmm.ragged_effects import ragged_effects
 from donorwise._core.models.lmm.ragged_fit_kernels import law_ragged, pieces_ragged
 from donorwise._typing import FITTED
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._core.models.lmm.ragged import RaggedEquations, RaggedEstimates
+    from donorwise._core.models.lmm.ragged_effects import RaggedEffects
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 _MOST_TERMS = 3  # that a grid carries
@@ -209,8 +212,23 @@ class RaggedLMM:
 
     @property
     def theta(self) -> FloatArray:
-        """Relative standard deviations of the terms, (G, T); NaN for those that are left out."""
+        """Standard deviations of the terms relative to that of a row of weight one, (G, T); NaN for those that are left out."""
         return np.sqrt(self._known_gamma)
+
+    @property
+    def sigma2(self) -> FloatArray:
+        """Residual variance of a row of weight one, (G,)."""
+        return self.estimates.sigma2
+
+    @property
+    def n_parameters(self) -> IntArray:
+        """Fixed effects, variances and covariances that a feature can tell, (G, 3)."""
+        own = self.equations
+        return np.stack([own.rank, own.kept.sum(axis=1), np.zeros_like(own.rank)], axis=1)
+
+    def effects(self, t: int) -> RaggedEffects:
+        """Random effects of term `t`."""
+        return ragged_effects(self.equations, self.estimates, t)
 
     @property
     def _known_gamma(self) -> FloatArray:
@@ -233,7 +251,10 @@ class RaggedLMM:
         return [own[:, None, None] for own in (self._known_gamma * self.estimates.sigma2[:, None]).T]
 
     def variances(self) -> FloatArray:
-        """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1)."""
+        """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1).
+
+        NaN for terms that are left out; what is left is that of a row of typical weight, so that shares are free of units.
+        """
         own, sigma2 = self.equations, self.estimates.sigma2
         rows, n = own.rows, np.maximum(own.rows.n, 1)
         coefficients = np.nan_to_num(self.coefficients)
@@ -243,7 +264,7 @@ class RaggedLMM:
         square = np.empty((n.size, own.z.shape[1]))
         for t, z in enumerate(own.z.T):
             square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / n
-        return np.column_stack([fixed, self.estimates.gamma * square * sigma2[:, None], sigma2])
+        return np.column_stack([fixed, self._known_gamma * square * sigma2[:, None], sigma2 / own.typical_weight])
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""
@@ -318,9 +339,23 @@ class RaggedGrid:
         """The law of the contrasts."""
         found, centre, scale = self._law(at, self.L)
         if self.impossible is not None:
-            scale[self.impossible[at].T] = np.nan
+            centre[self.impossible[at].T] = scale[self.impossible[at].T] = np.nan
         nu = self.equations.nu(reml=True)[at].astype(np.float64)
         return law_of(found, centre, scale, nu)
+
+    def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
+        """The law of all contrasts together, whose covariances are those of sums of two less those of each."""
+        L = np.linalg.qr(self.L.T)[0].T  # the same question, of contrasts that are not near one another
+        first, second = np.triu_indices(len(L), 1)
+        found, centre, scale = self._law(at, np.vstack([L, L[first] + L[second]]))
+        own, sums = np.split(np.moveaxis(scale**2, 0, -1), [len(L)], axis=-1)  # (G, K, r), (G, K, pairs)
+        covariance = own[..., None] * np.eye(len(L))
+        covariance[..., first, second] = 0.5 * (sums - own[..., first] - own[..., second])
+        covariance[..., second, first] = covariance[..., first, second]
+        factor = np.linalg.cholesky(covariance)
+        whitened = np.linalg.solve(factor, np.moveaxis(centre[: len(L)], 0, -1)[..., None])[..., 0]
+        size = np.exp(2 * np.log(np.einsum("gkii->gki", factor)).mean(axis=-1))
+        return JointLaw(found, (whitened**2).mean(axis=-1), size, self.equations.nu(reml=True)[at].astype(np.float64))
 
     def _law(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         own, K, n = self.equations, len(self.points), len(L)
