@@ -14,15 +14,15 @@ from donorwise._anndata.obs import as_frame, suggest
 from donorwise._anndata.origin import is_collapsed
 from donorwise._anndata.read import check_is_anndata
 from donorwise._anndata.response import matrix_and_text, resolve_response
-from donorwise._anndata.roles import find_roles, known_columns, known_donor, with_labels
+from donorwise._anndata.roles import find_roles, known_columns, known_donor, said_of_labels, with_labels
 from donorwise._anndata.scale import check_log_base, noted_base
-from donorwise._anndata.told_of_peptides import told_of_peptides
 from donorwise._core.design.audit import Audit, audit_design
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.formula import parse
 from donorwise._core.design.names import quote
 from donorwise._core.design.peptide_labels import unlabelled
 from donorwise._core.design.peptide_names import split_names
+from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs
 from donorwise._core.engine.groups import group_columns
@@ -105,7 +105,7 @@ def prepare_peptides(
         options=options or Options(), n_jobs=effective_jobs(n_jobs), features=features, weights_layer=weights_layer or "",
         mask_var=_text_of(mask_var),
     ).asking(contrasts)  # fmt: skip
-    return told_of_peptides(adata, made, layer=layer, mask_var=mask_var) if told else made
+    return replace(made, warnings=_said(adata, made, read)) if told else made
 
 
 def _read(adata: ad.AnnData, parsed: ParsedFormula, features: str, response: Response) -> _Read:
@@ -113,6 +113,13 @@ def _read(adata: ad.AnnData, parsed: ParsedFormula, features: str, response: Res
     obs = with_labels(cell_frame(adata), roles, parsed)
     columns = np.arange(adata.n_vars) if response.features is None else response.features
     return _Read(roles, obs, var, columns, split_names(parsed, obs, var, features))
+
+
+def _said(adata: ad.AnnData, made: PeptideAnalysis, read: _Read) -> tuple[str, ...]:
+    """What deserves a second look."""
+    var, known = read.var.iloc[read.columns], known_columns(read.roles, read.obs)
+    said = cautions.of_peptides(made, read.obs, var, columns=read.columns, names=read.names, roles=known)
+    return (*said, *said_of_labels(adata, read.roles, made.formula))
 
 
 def audit_peptides(adata: ad.AnnData, made: Analysis[Any, Any]) -> Audit:
@@ -123,8 +130,16 @@ def audit_peptides(adata: ad.AnnData, made: Analysis[Any, Any]) -> Audit:
         design = assemble_design(of_runs(made.formula, obs), obs)
     except DesignError as error:
         return Audit(made.formula.source, "", 0, len(obs), 0, (), (str(error), *made.warnings), (), "runs")
-    known: dict[str, Any] = dict(known_columns(roles, obs))
-    found = audit_design(design, obs, donor=made.donor or None, is_fit=False, what="runs", **known)
+    known = known_columns(roles, obs)
+    found = audit_design(
+        design,
+        obs,
+        donor=made.donor or None,
+        sample=known.get("sample"),
+        batch=known.get("batch"),
+        is_fit=False,
+        what="runs",
+    )
     return replace(found, formula=made.formula.source, warnings=made.warnings)
 
 

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
+from donorwise._core.design.exchange import donor_codes
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.fitted_peptides import PeptideFit, with_peptides
 from donorwise._core.engine.lmm import donor_term, fitted_tables
+from donorwise._core.engine.peptide_planner import PeptidePlanner, count_runs
 from donorwise._core.engine.peptide_rows import PeptideSource, PeptideStatistics
 from donorwise._core.engine.power import replication
 from donorwise._core.models.lmm.general_model import GeneralLMM
 from donorwise._core.models.lmm.ragged import RaggedEquations, fit_ragged_rows
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
+from donorwise._core.models.lmm.robust import winsorised
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -27,10 +30,9 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.engine.peptide_rows import Grouping
-    from donorwise._core.engine.power import Planner
     from donorwise._core.models.lmm.model import LMM
     from donorwise._core.models.lmm.ragged import RaggedRows
-    from donorwise._typing import BoolArray, FloatArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray
 
 logger = logging.getLogger("donorwise")
 
@@ -44,6 +46,7 @@ def fit_peptides(
     fold: float,
     reml: bool,
     update: Callable[[int], object],
+    robust: str = "",
 ) -> PeptideFit:
     """Fit all proteins of a task.
 
@@ -63,6 +66,8 @@ def fit_peptides(
         Restricted or full maximum likelihood.
     update
         Is told how many are done.
+    robust
+        ``"huber"`` bounds what a single measurement can do; empty for least squares.
     """
     design, rows = statistics.design, statistics.rows
     of_peptides = tuple(groupings[t.bar.group].peptides_alone for t in design.random_terms)
@@ -70,11 +75,15 @@ def fit_peptides(
     first = [t for t, term in enumerate(design.random_terms) if term.group == replicates]
     equations = _equations(design, rows, first)
     if all(is_scalar(term) for term in design.random_terms):
+        if robust:
+            equations = winsorised(equations, reml=reml)
         estimates = fit_ragged_rows(equations, reml=reml)
         model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold)
         intercepts = np.zeros_like(equations.kept)
         update(len(variables))
     else:
+        if robust:
+            raise DesignError(f"robust={robust!r} takes random terms of one column, such as (1 | donor_id).")
         logger.info("Random terms of several columns: proteins are fitted one at a time, which is slower.")
         names = [groupings[t.bar.group].level for t in design.random_terms]
         model = GeneralLMM.fitted(design, equations, names, of_peptides, fold, reml=reml, update=update)
@@ -148,7 +157,7 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
         """See :class:`Analysis`."""
         return fit_peptides(
             statistics, self.variables, self.source.groupings, donor=self.donor, fold=float(np.log2(self.log_base)),
-            reml=self.options.reml, update=update,
+            reml=self.options.reml, update=update, robust=self.options.robust,
         )  # fmt: skip
 
     def tables(self, number: int, fit: PeptideFit | None) -> Tables:
@@ -166,18 +175,56 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
         return pd.concat([fit.ranef(group).assign(term=group) for group in groups], ignore_index=True)
 
     def donors(self, number: int) -> Replicates:
-        """See :class:`Analysis`."""
-        term = donor_term(self._design(number), self.donor)
+        """See :class:`Analysis`: levels of what the formula has as the replicate."""
+        design = self._design(number)
+        term = donor_term(design, self._replicates(design))
         return Replicates(term.levels, term.codes)
 
-    def planner(self, number: int, statistics: PeptideStatistics, fit: PeptideFit) -> Planner[Any]:
+    def permuted_donors(self, number: int) -> IntArray:
+        """See :class:`Analysis`: never peptides."""
+        design = self._design(number)
+        self._replicates(design)
+        of_runs = [bar for bar in design.parsed.bars if self.source.groupings[bar.group].peptide_levels == ("",)]
+        return donor_codes(replace(design, parsed=design.parsed.keep(of_runs)), self.donor)
+
+    def usual_cells(self, number: int) -> tuple[int, ...]:
+        """See :class:`Analysis`: runs of a donor, as they are."""
+        runs = count_runs(self.donors(number).codes, self._runs(number))
+        return (max(1, round(float(runs.mean()))),)
+
+    def planner(self, number: int, statistics: PeptideStatistics, fit: PeptideFit) -> PeptidePlanner:
         """See :class:`Analysis`."""
-        raise DesignError("Power is not worked out for proteins that are measured by their peptides.")
+        donors = self.donors(number).codes
+        return PeptidePlanner.of(fit.design, self._replicates(fit.design), donors, self._runs(number), fit.n_obs)
 
     def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
         """See :class:`Analysis`."""
         design = self._design(number)
-        return replication(design, find_donors(design, design.frame, self.donor), L)
+        return replication(design, find_donors(design, design.frame, self._replicates(design)), L)
+
+    def _runs(self, number: int) -> IntArray:
+        """Run of each pattern, (K,): rows of the design are runs, kind under kind of peptides, and each in use has its own."""
+        return np.flatnonzero(self._design(number).codes >= 0) % self.n_cells
+
+    def _of_peptides(self, design: Design) -> tuple[bool, ...]:
+        """Which random terms are those of peptides alone."""
+        return tuple(self.source.groupings[t.bar.group].peptides_alone for t in design.random_terms)
+
+    def _replicates(self, design: Design) -> str:
+        """The grouping factor that is the replicate.
+
+        Raises
+        ------
+        DesignError
+            All random terms are those of peptides.
+        """
+        found = replicates_of(design, self.donor, self._of_peptides(design))
+        if not found:
+            raise DesignError(
+                f"{design.formula!r} has no random term for donors, samples or runs: peptides are no replicates, so there are "
+                "no donors to leave out, to exchange or to plan more of. Add (1 | donor)."
+            )
+        return found
 
     def own_params(self) -> dict[str, Any]:
         """See :class:`Analysis`."""
