@@ -33,7 +33,7 @@ from donorwise._core.engine.results import tasks_by_group
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import anndata as ad
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.design.peptide_names import Names
     from donorwise._core.engine.analysis import Analysis
-    from donorwise._core.engine.tasks import Task
     from donorwise._typing import BoolArray, FloatArray, GroupBy, IntArray
 
 _BASE = 2.0  # of the logarithm that intensities are, where nothing else is said
@@ -99,7 +98,6 @@ def prepare_peptides(
     groups, n_runs = group_columns(groupby), len(read.obs)
     tasks = tasks_by_group(parsed, layout.table, groups)
     tasks = [t if t.design is None else replace(t, design=t.design.by_row()) for t in tasks]
-    _check_scalar(tasks)
     made = PeptideAnalysis(
         formula=parsed, groupby=tuple(groups), response=response.text, log_base=_log_base(adata, response.text, log_base),
         weights=_text_of(weights), variables=variables, source=source, obs=layout.table, n_cells=n_runs, tasks=tasks,
@@ -157,18 +155,6 @@ def _check_bars(parsed: ParsedFormula) -> None:
         raise DesignError(
             f"{bar.text!r}: models of peptides (features=) take no known covariance between levels. Write `({bar.columns.strip()} | "
             f"{':'.join(map(quote, bar.group))})`, or leave features= out to model every peptide for itself."
-        )
-
-
-def _check_scalar(tasks: Sequence[Task]) -> None:
-    """Raise where a random term has several effects of a level, which would be correlated."""
-    terms = (term for task in tasks if task.design is not None for term in task.design.random_terms)
-    several = next((term for term in terms if term.Z.shape[1] > 1), None)
-    if several is not None:
-        raise DesignError(
-            f"{several.bar.text!r} has {several.Z.shape[1]} effects of each level, {', '.join(several.columns)}, and models of "
-            "peptides (features=) take terms with one: an intercept for each level, (1 | donor_id) + (1 | donor_id:condition), or "
-            "one slope on a number, (1 | donor_id) + (0 + age | donor_id)."
         )
 
 

@@ -227,7 +227,8 @@ class RaggedLMM:
 
     @property
     def _known_gamma(self) -> FloatArray:
-        return np.where(self.equations.kept, self.estimates.gamma, np.nan)
+        fitted = np.isfinite(self.estimates.sigma2)[:, None]
+        return np.where(self.equations.kept & fitted, self.estimates.gamma, np.nan)
 
     def informed(self, L: FloatArray) -> BoolArray:
         """Which contrasts (n, p) have a variance, (n,)."""
