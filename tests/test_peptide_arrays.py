@@ -207,7 +207,7 @@ def test_joint_laws_are_those_of_a_dense_model() -> None:
     at = model.usable[:8]
     law = model.on(points, L).joint(at)
     for i, g in enumerate(at):
-        plain = dense(own, fit.variables[g], ["1", "b", "c"], weight=model.weight)
+        plain = dense(own, fit.variables[g], ["1", "b", "c"])
         for k, (peptide, donor) in enumerate(points):
             inverse = np.linalg.inv(plain.V({"peptide": peptide, "donor": donor}))
             Phi = np.linalg.inv(plain.X.T @ inverse @ plain.X)
@@ -320,9 +320,9 @@ def test_refusals(given: dict[str, Any], error: type[DonorwiseError], text: str)
 
 def test_more_refusals() -> None:
     own = data()
-    with pytest.raises(DataError, match="2 are not .the first is -1"):
+    with pytest.raises(DataError, match="2 are not .the first is -1 for peptide"):
         fitted(own, weights=own.W.mask(own.W < np.sort(own.W.to_numpy().ravel())[2], -1.0))
-    with pytest.raises(DataError, match="infinite .the first is that of `pep1` in row 3"):
+    with pytest.raises(DataError, match="infinite value .the first is inf for peptide 'pep1' in run 'run3'"):
         fitted(replace(own, Y=own.Y.mask(np.add.outer(np.arange(12) * 100, np.arange(own.Y.shape[1])) == 301, np.inf)))
     with pytest.raises(DataError, match="several columns of one name, `pep0`"):
         fitted(replace(own, Y=own.Y.rename(columns={"pep1": "pep0"})))

@@ -24,7 +24,9 @@ ROW = ["variable", "contrast"]
 NUMBERS = ["estimate", "se", "ci_low", "ci_high", "p_value"]
 
 
-def peptides(n_proteins: int = 12, n_donors: int = 6, n_runs: int = 2, *, paired: bool = False, seed: int = 0) -> ad.AnnData:
+def peptides(
+    n_proteins: int = 12, n_donors: int = 6, n_runs: int = 2, *, paired: bool = False, seed: int = 0
+) -> ad.AnnData:
     """Runs x peptides, a quarter missing, one to seven peptides a protein, with weights."""
     rng = np.random.default_rng(seed)
     n_peptides = 1 + np.arange(n_proteins) % 7
@@ -88,7 +90,10 @@ def test_a_protein_that_only_one_donor_of_an_arm_has_hangs_on_it() -> None:
     table = dw.get.influence(adata, by="donor").astype({"variable": str, "donor": str})
     assert len(table) == 12
     status = table.set_index(["variable", "donor"])["status"].astype(str)
-    assert status["P004", "d1"] == "not_estimable" and np.isnan(table["p_value"][status.to_numpy() == "not_estimable"]).all()
+    assert (
+        status["P004", "d1"] == "not_estimable"
+        and np.isnan(table["p_value"][status.to_numpy() == "not_estimable"]).all()
+    )
     assert (status["P006"] != "not_estimable").all()
 
 
@@ -155,7 +160,10 @@ def test_planned_runs_are_copies_of_the_fitted_ones(terms: tuple[str, ...]) -> N
     L = np.array([[0.0, 1.0]])
     points = np.array([[5.0, 0.4, 0.2], [0.5, 0.0, 1.0]])[:, : len(terms)]
     one = np.ones((3, 2))
-    for known in (Known(model, points, one, one, one), Known(model, points[[0, 1, 0]], one[:, :1], one[:, :1], one[:, :1])):
+    for known in (
+        Known(model, points, one, one, one),
+        Known(model, points[[0, 1, 0]], one[:, :1], one[:, :1], one[:, :1]),
+    ):
         for n_runs in (2, 6):
             planned = planner.at(n_runs, known, L)
             for g, name in enumerate(names):
@@ -194,6 +202,9 @@ def test_power_leaves_out_proteins_that_cannot_answer() -> None:
 def test_tools_refuse_a_model_of_peptides_alone() -> None:
     adata = peptides()
     fit(adata, "~ condition + (1 | peptide)", ddf="kenward-roger")
-    for tool in (lambda: dw.tl.influence(adata, variables="P003", progress=False), lambda: dw.tl.power(adata, progress=False)):
+    for tool in (
+        lambda: dw.tl.influence(adata, variables="P003", progress=False),
+        lambda: dw.tl.power(adata, progress=False),
+    ):
         with pytest.raises(DesignError, match="peptides are no replicates"):
             tool()

@@ -33,6 +33,7 @@ from donorwise._core.design.audit import audit
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
 from donorwise._core.design.kernel_checks import log_ignored
+from donorwise._core.design.peptide_names import PEPTIDE
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs, pass_jobs
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.audit import Audit
     from donorwise._core.design.depth import Depth
     from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.engine.peptides import PeptideAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._typing import BoolArray, FloatArray, GroupBy
 
@@ -86,7 +88,7 @@ def prepare_lmm(
     n_jobs: int | None = None,
     columns: Sequence[str] = (),
     fold_changes: bool = True,
-) -> LmmAnalysis:
+) -> LmmAnalysis | PeptideAnalysis:
     """Check all that :func:`donorwise.tl.lmm` is given, and choose the analysis: of values, or of peptides by protein.
 
     `columns` are further columns of obs that will be read; without `fold_changes` nothing is read for them.
@@ -115,6 +117,7 @@ def prepare_lmm(
         else examined(adata, resolve_response(adata, **named))
     )
     parsed, roles = with_kernels(adata, formula, kernels, relmat, levels), find_roles(adata)
+    _check_of_obs(adata, parsed)
     made = assemble_lmm(
         adata, parsed, response, groupby=group_columns(groupby), weights=weights, roles=roles, columns=columns, options=options,
         n_jobs=n_jobs, fold_changes=fold_changes,
@@ -146,6 +149,19 @@ def _check_of_values(weights_layer: str | None, options: Options) -> None:
         raise DataError(
             f"robust={options.robust!r} goes with features=, the column of var with the protein of each peptide: values of cells "
             "are summed by donor before any fit, so that none of them can be weighted down. Leave robust= out."
+        )
+
+
+def _check_of_obs(adata: ad.AnnData, parsed: ParsedFormula) -> None:
+    """Raise where a formula reads peptides and nothing says so."""
+    of_var = [
+        name for name in parsed.columns if name not in adata.obs.columns and name in (PEPTIDE, *adata.var.columns)
+    ]
+    if of_var and not is_collapsed(adata):
+        what = "what the names of var are called" if of_var[0] not in adata.var.columns else "a column of var"
+        raise DesignError(
+            f"`{of_var[0]}` is no column of obs; it is {what} in a model of peptides: give features= (--features), the column "
+            "of var with the protein of each peptide."
         )
 
 
@@ -313,6 +329,7 @@ def audit_cells(
     """
     check_has_cells(adata)
     parsed, roles = with_kernels(adata, formula, kernels, relmat, levels), find_roles(adata)
+    _check_of_obs(adata, parsed)
     donor = known_donor(adata, roles, parsed) or None
     by = read_origin(adata).by if is_collapsed(adata) else ()
     read = columns_read(adata, parsed, [*([donor] if donor else []), *by], moments=moments)

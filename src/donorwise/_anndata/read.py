@@ -133,11 +133,11 @@ def read_tables(adata: ad.AnnData, key: str, names: Sequence[str], *, made_by: s
         there = suggest(key, present) if present else f"There are none in this AnnData: run {made_by} first."
         raise DataError(f"adata.uns has no result {key!r} of {made_by}. {there}")
     check_format(adata.uns[key], key)
-    there = features_there(adata, _params(adata.uns[key][keys.PARAMS]))
+    known = features_there(adata, _params(adata.uns[key][keys.PARAMS]))
     tables = {name: pd.DataFrame(adata.uns[key][name]) for name in names}
     for name, table in tables.items():
-        if "variable" in table and there is not None:
-            tables[name] = still_there(table, there, key)
+        if "variable" in table and known is not None:
+            tables[name] = still_there(table, known, key)
     return {name: table.reset_index(drop=True) for name, table in tables.items()}
 
 

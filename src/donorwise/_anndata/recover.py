@@ -16,7 +16,7 @@ from donorwise._anndata.obs import check_obs_columns, suggest
 from donorwise._anndata.prepare import assemble_lmm
 from donorwise._anndata.prepare_composition import assemble_composition
 from donorwise._anndata.prepare_counts import assemble_glmm
-from donorwise._anndata.prepare_peptides import assemble_peptides
+from donorwise._anndata.prepare_peptides import prepare_peptides
 from donorwise._anndata.prepare_units import assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.response import layer_of
@@ -137,10 +137,10 @@ def _of_peptides(
             f"{key!r} was fitted with mask_var= from an array, which is not stored, so that the peptides of its proteins are not "
             "known: put it into a column of var, and run dw.tl.lmm with mask_var= that column."
         )
-    made = assemble_peptides(
+    made = prepare_peptides(
         adata, params["formula"], features=params["features"], weights_layer=params["weights_layer"] or None,
         groupby=group_columns(params["groupby"]), layer=layer_of(params["response"]), mask_var=params["mask_var"] or None,
-        weights=_weights(params, weights, key), log_base=params["log_base"], n_jobs=n_jobs,
+        weights=_weights(params, weights, key), log_base=params["log_base"], n_jobs=n_jobs, told=False,
         options=Options(params["ddf"], bool(params["reml"]), params["robust"]),
     )  # fmt: skip
     number = {name: i for i, name in enumerate(made.variables)}

@@ -295,7 +295,9 @@ def power(
         raise DataError("by='log_fc': this power is that of estimates that are no log fold changes; use by='effect'.")
     contrast = choose_contrast(None if isinstance(adata, pd.DataFrame) else adata, table, contrast)
     table = choose(table[table["contrast"] == contrast], "group", group)
-    table, held = _held(table, by, lines, {"n_cells": n_cells, "effect": effect, "alpha": alpha, "expression": expression})
+    table, held = _held(
+        table, by, lines, {"n_cells": n_cells, "effect": effect, "alpha": alpha, "expression": expression}
+    )
     parts = {str(name): part for name, part in table.groupby("group", observed=True)}
     if not table["power"].notna().any():
         raise DataError("No planned study has enough donors for a test; plan more in dw.tl.power.")

@@ -162,7 +162,9 @@ def collect(
     DataError, DesignError
         The variable, the donor column or the condition is no longer there, or the group has no cells.
     """
-    collected = _of_protein if stored.features else _units if stored.of_counts else _predicted if stored.ratio else _means
+    collected = (
+        _of_protein if stored.features else _units if stored.of_counts else _predicted if stored.ratio else _means
+    )
     shown = collected(adata, stored, key, variable=variable, group=group, condition=condition)
     cells = shown.cells
     results = stored.results
@@ -189,18 +191,14 @@ def collect(
     )
 
 
-def _means(
-    adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
-) -> _Shown:
+def _means(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
     """Cells with their values, the donors' means of them, and what the means count for."""
     cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition)
     donors = summarise(cells)
     return _Shown(cells, donors, _weights(donors, stored, variable=variable, group=group), MEANS)
 
 
-def _units(
-    adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
-) -> _Shown:
+def _units(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
     """Cells with their counts, the log rates of the units, and what those count for.
 
     `sd` is such that a unit's cells give its sampling error, sd / sqrt(n_cells). Where a donor has several units
@@ -231,9 +229,7 @@ def _units(
     return _Shown(cells, donors, 1 / (v + np.nansum(variances[0])), UNITS)
 
 
-def _predicted(
-    adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
-) -> _Shown:
+def _predicted(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
     """Cells with their counts, or yes and no, the donors' rates or shares, and what those count for."""
     numbers = with_numbers_of_cells(adata, stored, key, variable)
     cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition, numbers=numbers)
@@ -243,9 +239,7 @@ def _predicted(
     return _Shown(cells, donors, weights, scale_of(stored.params, cells["exposure"].to_numpy()))
 
 
-def _of_protein(
-    adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
-) -> _Shown:
+def _of_protein(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
     """What was measured of a protein's peptides, and its level in every donor, of which an arm's mean is that of the model."""
     made = of_protein(adata, stored, key, variable=variable, group=group, condition=condition)
     return _Shown(made.values, made.donors, np.ones(len(made.donors)), LEVELS, "measurements", made.told)

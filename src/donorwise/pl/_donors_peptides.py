@@ -58,7 +58,9 @@ def of_protein(adata: ad.AnnData, stored: Results, key: str, *, variable: str, g
     values["condition"] = obs_frame(adata, [condition])[condition].iloc[values["run"].to_numpy()].array
     values = values.assign(group=group, level=_levels(made, fit, values["pattern"].to_numpy()))
     peptide, pattern = made.source.measured(fit.design)
-    at = pd.MultiIndex.from_frame(values[["column", "pattern"]]).get_indexer(pd.MultiIndex.from_arrays([peptide, pattern]))
+    at = pd.MultiIndex.from_frame(values[["column", "pattern"]]).get_indexer(
+        pd.MultiIndex.from_arrays([peptide, pattern])
+    )
     values[["value", "weight"]] = np.nan
     values.loc[at, ["value", "weight"]] = np.column_stack([rows.y, rows.w])
     donors = _donors(values, float(fit.models[0].estimates.sigma2[0]))

@@ -248,7 +248,11 @@ def _means(adata: ad.AnnData, stored: Results, groups: list[str]) -> pd.DataFram
     where = {"response": stored.params["response"], "groupby": stored.groupby, "groups": groups}
     if not stored.features:
         return group_means(adata, list(stored.results["variable"].cat.categories), **where)
-    return group_means(adata, list(map(str, adata.var_names)), **where).groupby(names_of_rows(adata, stored.features)).mean()
+    return (
+        group_means(adata, list(map(str, adata.var_names)), **where)
+        .groupby(names_of_rows(adata, stored.features))
+        .mean()
+    )
 
 
 def _ma_points(

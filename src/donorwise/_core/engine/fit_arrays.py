@@ -104,7 +104,12 @@ def fit_lmm(
     """
     jobs = effective_jobs(n_jobs)
     if features is not None:
-        parsed = bind(parse(formula), kernels, relmat=relmat, levels=levels)
+        parsed = parse(formula)
+        if parsed.covs or kernels or relmat:
+            raise DesignError(
+                "Models of peptides (features=) take no known covariance between levels: no gr(..., cov=...) in the formula, and "
+                "no kernels= or relmat=. Summarise each protein to one value per run to fit them with a kernel."
+            )
         return fit_peptide_arrays(Y, obs, parsed, features, var, weights, reml=reml, progress=progress)
     if var is not None:
         raise DesignError("var= has the columns of peptides; it goes with features=, which says their proteins.")

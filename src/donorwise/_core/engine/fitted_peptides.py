@@ -146,8 +146,8 @@ class PeptideFit(LMMFit):
     def _parameters(self) -> IntArray:
         """See :class:`LMMFit`: those that a protein can tell."""
         out = np.zeros((len(self.variables), 3), dtype=np.int64)
-        for model in cast("tuple[RaggedLMM, ...]", self.models):
-            out[model.features] = model.n_parameters
+        for model in self.models:
+            out[model.features] = cast("RaggedLMM", model).n_parameters
         return out
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from donorwise._core.cells.matrices import read_columns
+from donorwise._core.cells.matrices import read_cells, read_columns
+from donorwise._core.cells.stored import Stored
 from donorwise._core.engine.sources import Source
 from donorwise._core.models.lmm.ragged import RaggedRows
 
@@ -134,9 +135,14 @@ class PeptideSource(Source[PeptideStatistics]):
         values = np.random.default_rng(0).standard_normal((n_runs, taken.size))
         groupings = {name: g._replace(of_peptide=g.of_peptide[taken]) for name, g in self.groupings.items()}
         protein = np.repeat(np.arange(n_features), [c.size for c in own])
-        return replace(
-            self, matrix=values, weights=None, protein=protein, kind=self.kind[taken], groupings=groupings, run_weights=None
-        )
+        made: dict[str, Any] = {"matrix": values, "protein": protein, "kind": self.kind[taken], "groupings": groupings}
+        return replace(self, **made, weights=None, run_weights=None)
+
+    def read(
+        self, matrix: Any, codes: IntArray, n_patterns: int, features: IntArray | None, n_jobs: int | None
+    ) -> None:
+        """See :class:`Source`."""
+        read_cells(Stored(matrix, None, None), np.flatnonzero(codes >= 0), features)
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`: if nothing were missing."""
@@ -164,7 +170,10 @@ class PeptideSource(Source[PeptideStatistics]):
         """Peptide and pattern of the measurements of a task, (M,) each, in the order of its statistics."""
         parts = [
             self._part(
-                read_columns(self.matrix, own), None if self.weights is None else read_columns(self.weights, own), own, design
+                read_columns(self.matrix, own),
+                None if self.weights is None else read_columns(self.weights, own),
+                own,
+                design,
             )
             for own in self._blocks()
         ]

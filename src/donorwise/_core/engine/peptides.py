@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,17 +17,24 @@ from donorwise._core.engine.lmm import donor_term, fitted_tables
 from donorwise._core.engine.peptide_planner import PeptidePlanner, count_runs
 from donorwise._core.engine.peptide_rows import PeptideSource, PeptideStatistics
 from donorwise._core.engine.power import replication
+from donorwise._core.models.lmm.general_model import GeneralLMM
 from donorwise._core.models.lmm.ragged import RaggedEquations, fit_ragged_rows
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
+from donorwise._core.models.lmm.robust import winsorised
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from donorwise._core.design.design import Design
+    import pandas as pd
+
+    from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.engine.peptide_rows import Grouping
     from donorwise._core.models.lmm.model import LMM
+    from donorwise._core.models.lmm.ragged import RaggedRows
     from donorwise._typing import BoolArray, FloatArray, IntArray
+
+logger = logging.getLogger("donorwise")
 
 
 def fit_peptides(
@@ -38,6 +46,7 @@ def fit_peptides(
     fold: float,
     reml: bool,
     update: Callable[[int], object],
+    robust: str = "",
 ) -> PeptideFit:
     """Fit all proteins of a task.
 
@@ -57,31 +66,48 @@ def fit_peptides(
         Restricted or full maximum likelihood.
     update
         Is told how many are done.
+    robust
+        ``"huber"`` bounds what a single measurement can do; empty for least squares.
     """
     design, rows = statistics.design, statistics.rows
     of_peptides = tuple(groupings[t.bar.group].peptides_alone for t in design.random_terms)
-    z = (
-        np.stack([term.Z[:, 0] for term in design.random_terms], axis=1)
-        if design.random_terms
-        else np.empty((design.n_patterns, 0))
-    )
     replicates = replicates_of(design, donor, of_peptides)
     first = [t for t, term in enumerate(design.random_terms) if term.group == replicates]
-    order = [*first, *(t for t in range(z.shape[1]) if t not in first)]
-    equations = RaggedEquations.of(rows, design.X, np.ascontiguousarray(z), order)
-    estimates = fit_ragged_rows(equations, reml=reml)
-    model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold)
+    equations = _equations(design, rows, first)
+    if all(is_scalar(term) for term in design.random_terms):
+        if robust:
+            equations = winsorised(equations, reml=reml)
+        estimates = fit_ragged_rows(equations, reml=reml)
+        model = RaggedLMM(design, np.arange(len(variables)), equations, estimates, of_peptides, fold)
+        intercepts = np.zeros_like(equations.kept)
+        update(len(variables))
+    else:
+        if robust:
+            raise DesignError(f"robust={robust!r} takes random terms of one column, such as (1 | donor_id).")
+        logger.info("Random terms of several columns: proteins are fitted one at a time, which is slower.")
+        names = [groupings[t.bar.group].level for t in design.random_terms]
+        model = GeneralLMM.fitted(design, equations, names, of_peptides, fold, reml=reml, update=update)
+        intercepts = model.intercepts
     n_donors = equations.n_levels[:, first[0]] if first else np.zeros(len(variables), dtype=np.int64)
-    update(len(variables))
     models = cast("tuple[LMM, ...]", (model,))  # which offers all that is asked of one here
     fit = PeptideFit.of(design, models, variables, donor=replicates, reml=reml, n_obs=rows.n, n_donors=n_donors)
     return replace(
-        fit,
-        n_peptides=statistics.n_peptides,
-        n_missing=statistics.n_missing,
-        formulas=formulas_used(design, equations.kept),
-        groupings=groupings,
-    )
+        fit, n_peptides=statistics.n_peptides, n_missing=statistics.n_missing, groupings=groupings,
+        formulas=formulas_used(design, model.equations.kept, intercepts),
+    )  # fmt: skip
+
+
+def is_scalar(term: RandomTerm) -> bool:
+    """Whether a term has one effect of each level, as the loops over all proteins take it."""
+    return len(term.columns) == 1
+
+
+def _equations(design: Design, rows: RaggedRows, first: Sequence[int]) -> RaggedEquations:
+    """Equations of all proteins; of terms that cannot be told from one another those that are `first` are kept."""
+    terms = design.random_terms
+    z = np.stack([term.Z[:, 0] for term in terms], axis=1) if terms else np.empty((design.n_patterns, 0))
+    order = [*first, *(t for t in range(len(terms)) if t not in first)]
+    return RaggedEquations.of(rows, design.X, np.ascontiguousarray(z), order)
 
 
 def replicates_of(design: Design, donor: str, of_peptides: tuple[bool, ...]) -> str:
@@ -90,16 +116,22 @@ def replicates_of(design: Design, donor: str, of_peptides: tuple[bool, ...]) -> 
     return ":".join(replicate(groups, donor))
 
 
-def formulas_used(design: Design, kept: BoolArray) -> tuple[str, ...]:
-    """The formula of every protein, with the terms (G, T) that it has."""
-    found, which = np.unique(kept, axis=0, return_inverse=True)
-    texts = [
-        design.formula
-        if own.all()
-        else design.parsed.keep([t.bar for t, has in zip(design.random_terms, own, strict=True) if has]).source
-        for own in found
-    ]
+def formulas_used(design: Design, kept: BoolArray, intercepts: BoolArray) -> tuple[str, ...]:
+    """The formula of every protein, with the terms (G, T) that it has, of some of which an intercept is left."""
+    found, which = np.unique(np.hstack([kept, intercepts]), axis=0, return_inverse=True)
+    texts = [_formula(design, *np.split(own, 2)) for own in found]
     return tuple(texts[i] for i in which.ravel())
+
+
+def _formula(design: Design, kept: BoolArray, intercepts: BoolArray) -> str:
+    if kept.all() and not intercepts.any():
+        return design.formula
+    own = [
+        replace(term.bar, columns="1", uncorrelated=False) if alone else term.bar
+        for term, has, alone in zip(design.random_terms, kept, intercepts, strict=True)
+        if has
+    ]
+    return design.parsed.keep(list(dict.fromkeys(own))).source  # `||` makes several terms of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,16 +157,15 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
         """See :class:`Analysis`."""
         return fit_peptides(
             statistics, self.variables, self.source.groupings, donor=self.donor, fold=float(np.log2(self.log_base)),
-            reml=self.options.reml, update=update,
+            reml=self.options.reml, update=update, robust=self.options.robust,
         )  # fmt: skip
 
     def tables(self, number: int, fit: PeptideFit | None) -> Tables:
         """See :class:`Analysis`."""
         own = self.contrasts[number]
         if fit is None:
-            none = np.zeros(len(self.variables), dtype=np.int64)
-            made = Tables(self.results(number, None))
-            return replace(made, results=with_peptides(made.results, none, none, (self.formula.source,) * none.size))
+            none, formulas = np.zeros(len(self.variables), dtype=np.int64), (self.formula.source,) * len(self.variables)
+            return Tables(with_peptides(self.results(number, None), none, none, formulas))
         made = fitted_tables(self, number, fit, None if own is None else np.ones(len(own.L), dtype=bool))
         return replace(made, results=with_peptides(made.results, fit.n_peptides, fit.n_missing, fit.formulas))
 

@@ -322,9 +322,7 @@ def _from_prior(learned: Learned, model: M, L: FloatArray) -> Known[M]:
     return Known(model, learned.points, law.scale[..., 0] ** 2, posterior(law.loglik, prior), prior)
 
 
-def _together(
-    known: Sequence[Known[M]], variance: Sequence[FloatArray]
-) -> tuple[IntArray, FloatArray, FloatArray]:
+def _together(known: Sequence[Known[M]], variance: Sequence[FloatArray]) -> tuple[IntArray, FloatArray, FloatArray]:
     """All features in their order, (G,), their variances and the points' weights, (G, points)."""
     features = np.concatenate([k.model.features for k in known])
     order = np.argsort(features, kind="stable")

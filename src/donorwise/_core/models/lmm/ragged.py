@@ -129,7 +129,7 @@ class RaggedEquations:
         local, n_levels = np.zeros((M, T), dtype=np.int64), np.zeros((G, T), dtype=np.int64)
         local_levels(rows.start, rows.codes, int(rows.codes.max(initial=-1)) + 1, local, n_levels)
         kept = np.zeros((G, T), dtype=np.bool_)
-        kept_terms(rows.start, rows.pattern, local, n_levels, z, np.array(order, dtype=np.int64), kept)
+        kept_terms(rows.start, rows.pattern, local, z, np.array(order, dtype=np.int64), kept)
         basis, rank, ols = np.zeros((G, p, p)), np.zeros(G, dtype=np.int64), np.zeros((G, p))
         residual, sums = np.zeros(M), np.zeros((G, 3))
         least_squares(rows.start, rows.pattern, rows.y, rows.w, Q, basis, rank, ols, residual, sums)
@@ -160,11 +160,15 @@ class RaggedEquations:
         return (own.start, own.pattern, self.residual, own.w, self.local, self.n_levels, self.z, self.X)
 
     @cached_property
+    def typical_weight(self) -> float:
+        """The geometric mean of the weights."""
+        return float(np.exp(np.log(self.rows.w).mean())) if self.rows.w.size else 1.0
+
+    @cached_property
     def information(self) -> FloatArray:
         """What a typical row says of a level of every term, in units of the residual variance, (T,): weight times column squared."""
-        weight = float(np.exp(np.log(self.rows.w).mean())) if self.rows.w.size else 1.0
         square = (self.z[self.rows.pattern] ** 2).mean(axis=0) if self.rows.w.size else np.ones(self.z.shape[1])
-        return weight * np.where(square > 0, square, 1.0)
+        return self.typical_weight * np.where(square > 0, square, 1.0)
 
     @property
     def reduced(self) -> BoolArray:

@@ -50,8 +50,6 @@ class RaggedLMM:
         Shape (T,). Terms whose variance matters little for contrasts, as that of peptides.
     fold
         What takes an estimate to a log2 fold change; NaN where it is none.
-    weight
-        What the user's weights were divided by: their geometric mean.
     """
 
     design: Design
@@ -60,7 +58,6 @@ class RaggedLMM:
     estimates: RaggedEstimates
     nuisance: tuple[bool, ...]
     fold: float
-    weight: float = 1.0
 
     named: ClassVar[tuple[str, str]] = ("protein", "proteins")
     fallback: ClassVar[str] = "kenward-roger"
@@ -215,13 +212,8 @@ class RaggedLMM:
 
     @property
     def theta(self) -> FloatArray:
-        """Standard deviations of the terms relative to that of a row of weight one, (G, T); NaN for those that are left out."""
-        return np.sqrt(self._known_gamma / self.weight)
-
-    @property
-    def sigma2(self) -> FloatArray:
-        """Residual variance of a row of which the user's weight is one, (G,)."""
-        return self.estimates.sigma2 * self.weight
+        """Relative standard deviations of the terms, (G, T); NaN for those that are left out."""
+        return np.sqrt(self._known_gamma)
 
     @property
     def n_parameters(self) -> IntArray:
@@ -256,18 +248,22 @@ class RaggedLMM:
     def variances(self) -> FloatArray:
         """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1).
 
-        NaN for terms that are left out; what is left is that of a row of mean weight, so that shares are free of units.
+        NaN for terms that are left out; what is left is that of a row of typical weight, so that shares are free of units.
         """
-        own, sigma2 = self.equations, self.estimates.sigma2
+        own = self.equations
         rows, n = own.rows, np.maximum(own.rows.n, 1)
         coefficients = np.nan_to_num(self.coefficients)
         fitted = np.einsum("mp,mp->m", own.X[rows.pattern], coefficients[rows.feature])
         mean = np.bincount(rows.feature, fitted, rows.n_features) / n
         fixed = np.bincount(rows.feature, (fitted - mean[rows.feature]) ** 2, rows.n_features) / n
-        square = np.empty((n.size, own.z.shape[1]))
-        for t, z in enumerate(own.z.T):
-            square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / n
-        return np.column_stack([fixed, self._known_gamma * square * sigma2[:, None], sigma2])
+        return np.column_stack([fixed, self.term_variances(), self.estimates.sigma2 / own.typical_weight])
+
+    def term_variances(self) -> FloatArray:
+        """Mean over the rows of every term's variance, (G, T)."""
+        rows, square = self.equations.rows, np.empty_like(self.estimates.gamma)
+        for t, z in enumerate(self.equations.z.T):
+            square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / np.maximum(rows.n, 1)
+        return self._known_gamma * square * self.estimates.sigma2[:, None]
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""
@@ -342,7 +338,7 @@ class RaggedGrid:
         """The law of the contrasts."""
         found, centre, scale = self._law(at, self.L)
         if self.impossible is not None:
-            scale[self.impossible[at].T] = np.nan
+            centre[self.impossible[at].T] = scale[self.impossible[at].T] = np.nan
         nu = self.equations.nu(reml=True)[at].astype(np.float64)
         return law_of(found, centre, scale, nu)
 
