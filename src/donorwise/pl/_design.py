@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from donorwise._anndata import check_has_cells, check_is_anndata
 from donorwise._anndata.prepare import audit_cells
 from donorwise._core.design.formula import parse
-from donorwise._core.engine.peptide_design import PEPTIDE
+from donorwise._core.design.peptide_names import PEPTIDE
 from donorwise._docs import documented
 from donorwise.pl._design_data import find_columns, flags, tabulate
 from donorwise.pl._style import (
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import FloatArray, IntArray
     from donorwise.pl._design_data import Cohort, Covariate
 
