@@ -126,7 +126,16 @@ def lmm_peptides(folder: Path) -> Any:
     lmm(adata, PEPTIDES, **WEIGHTED, key_added="moderated")
     lmm(adata, PEPTIDES, **WEIGHTED, key_added="groups", groupby="instrument", weights="quality", ddf="kenward-roger")
     terms = "~ condition * charge + (1 | peptide) + (1 | peptide:instrument) + (1 | donor_id)"
-    lmm(adata, terms, features="protein", mask_var="some", ddf="satterthwaite", reml=False, log_base="e", key_added="terms")
+    lmm(
+        adata,
+        terms,
+        features="protein",
+        mask_var="some",
+        ddf="satterthwaite",
+        reml=False,
+        log_base="e",
+        key_added="terms",
+    )
     return adata
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,6 +269,16 @@ def test_log_fc_of_pivoted_values() -> None:
     pd.testing.assert_frame_equal(*tables)
 
 
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+def test_log_fc_of_proteins() -> None:
+    found = dw.pp.pivot(_reports.diann(n_runs=20, seed=2), log=10)
+    found.obs["arm"], found.obs["donor_id"] = ["a", "b"] * 10, [f"d{i % 10}" for i in range(20)]
+    dw.tl.lmm(found, "~ arm + (1 | peptide) + (1 | donor_id)", features="Protein.Group", progress=False)
+    table = dw.get.tests(found)
+    assert table["log_fc"].notna().all()
+    np.testing.assert_allclose(table["log_fc"], table["estimate"] * np.log2(10), rtol=1e-12)
+
+
 def test_values_as_they_are() -> None:
     report = _reports.diann()
     report.loc[0, VALUE] = 0.0
@@ -362,6 +374,42 @@ def test_damaged_files(name: str, content: bytes, says: str, tmp_path: Path) -> 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=says):
         dw.pp.pivot(tmp_path / name)
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The page on reports, in a folder that has the files it names."""
+    pytest.importorskip("pyarrow")
+    report = _reports.diann(n_runs=6, n_precursors=30)
+    rng = np.random.default_rng(0)
+    report["RT"], report["PG.Q.Value"] = rng.random(len(report)), 0.01
+    report = report.assign(**{"Lib.Q.Value": 0.001, "Precursor.Quantity": report[VALUE]})
+    report.to_parquet(tmp_path / "report.parquet")
+    design = pd.DataFrame({"Run": report["Run"].unique(), "donor_id": list("abcdef"), "condition": list("xyxyxy")})
+    design.to_csv(tmp_path / "design.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    return (Path(__file__).parents[1] / "docs" / "reports.md").read_text(encoding="utf-8")
+
+
+def _blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+def test_code_of_the_page_runs(page: str) -> None:
+    names: dict[str, Any] = {}
+    for block in _blocks(page, "python"):
+        exec(block, names)
+    peptides = names["peptides"]
+    assert set(peptides.layers) - {None} == {"quality", "rt", "weights", "by_rt"}
+    assert peptides.obs["condition"].notna().all()
+
+
+def test_commands_of_the_page_run(page: str) -> None:
+    commands = "".join(_blocks(page, "bash")).splitlines()
+    assert len(commands) == 2
+    for command in commands:
+        result = CliRunner().invoke(main, shlex.split(command)[1:], catch_exceptions=False)
+        assert result.exit_code == 0, f"{command}\n{result.output}"
 
 
 def test_command(tmp_path: Path) -> None:

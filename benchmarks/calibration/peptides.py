@@ -86,9 +86,12 @@ def proteins(adata: ad.AnnData) -> pd.DataFrame:
     return adata.var.drop_duplicates("protein").set_index("protein").sort_index()
 
 
-def mixed(studies: Sequence[ad.AnnData], *, ddf: str, weights: bool = True, **options: Any) -> list[Tested]:
-    """Mixed models of donorwise."""
-    return [_mixed(adata, ddf, "weights" if weights else None, options) for adata in studies]
+def mixed(studies: Sequence[ad.AnnData], *, ddf: str, weights: str | None = "weights", **options: Any) -> list[Tested]:
+    """Mixed models of donorwise; with weights `learned` the layer that is there is a score."""
+    if weights == "learned":
+        for adata in studies:
+            dw.pp.quality_weights(adata, "weights", "score", features="protein", key_added=weights)
+    return [_mixed(adata, ddf, weights, options) for adata in studies]
 
 
 def _mixed(adata: ad.AnnData, ddf: str, layer: str | None, options: dict[str, Any]) -> Tested:
@@ -161,8 +164,8 @@ LIMMA = {
 TESTS = {"moderated": partial(mixed, ddf="moderated"), "Kenward-Roger": partial(mixed, ddf="kenward-roger")}
 OWN = TESTS | {
     "moderated, Huber": partial(mixed, ddf="moderated", robust="huber"),
-    "moderated, no weights": partial(mixed, ddf="moderated", weights=False),
-    "moderated, no weights, Huber": partial(mixed, ddf="moderated", weights=False, robust="huber"),
+    "moderated, learned weights": partial(mixed, ddf="moderated", weights="learned"),
+    "moderated, no weights": partial(mixed, ddf="moderated", weights=None),
 }
 ROBUST = {
     f"{ddf}{', Huber' * bool(robust)}": partial(mixed, ddf=ddf, robust=robust)
