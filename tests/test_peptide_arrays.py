@@ -336,7 +336,7 @@ def test_more_refusals() -> None:
         fitted(own).heritability()
     with pytest.raises(DesignError, match="not a column of obs or of var"):
         fitted(own, "~ arm + (1 | peptides) + (1 | donor)")
-    with pytest.raises(DesignError, match="is a column of obs and the peptides themselves"):
+    with pytest.raises(DesignError, match="is a column of obs, and in a model of peptides"):
         fitted(replace(own, obs=own.obs.assign(peptide="a")))
     with pytest.raises(DesignError, match="12 proteins are too few"):
         fitted(own).prior  # noqa: B018
