@@ -75,17 +75,19 @@ def joint_tests(model: Estimated, L: FloatArray, ddf: str, *, chunk: int = _CHUN
         statistic[at], den_df[at], scaling[at] = _joint(model.take(at), L, ddf)
     p_value = stats.f.sf(statistic, len(L), den_df)
     status = joint_status(model, L)
-    few = status == "too_few_donors"
-    statistic, den_df, scaling, p_value = (np.where(few, np.nan, a) for a in (statistic, den_df, scaling, p_value))
+    blank = np.isin(status, ("too_few_donors", "not_estimable"))
+    statistic, den_df, scaling, p_value = (np.where(blank, np.nan, a) for a in (statistic, den_df, scaling, p_value))
     return JointTests(statistic, den_df, scaling, p_value, status)
 
 
 def joint_status(model: Estimated, L: FloatArray) -> StrArray:
     """Status of every feature's test that all contrasts (n, p) are zero, (G,)."""
-    few, status = (model.status(L) == "too_few_donors").any(axis=1), model.fitted_status
+    own, status = model.status(L), model.fitted_status
+    few, lost = ((own == name).any(axis=1) for name in ("too_few_donors", "not_estimable"))
+    status = np.where(lost & np.isin(status, FITTED), "not_estimable", status)
     if not _independent(model.turned(L)):
         status = np.where(np.isin(status, FITTED), "constant", status)
-    return np.where(few, "too_few_donors", status).astype(STATUS_DTYPE)
+    return np.where(few & ~lost, "too_few_donors", status).astype(STATUS_DTYPE)
 
 
 def _independent(L: FloatArray) -> bool:
@@ -144,7 +146,9 @@ def _joint(model: Estimated, L: FloatArray, ddf: str) -> tuple[FloatArray, ...]:
 
 
 def without_too_few(tests: ContrastTests) -> ContrastTests:
-    """Blank the inference (not the estimate) where there are too few donors to judge it."""
-    few = tests.status == "too_few_donors"
+    """Blank the inference where there are too few donors to judge it, and the estimate too where it cannot be estimated."""
+    lost = tests.status == "not_estimable"
+    blank = lost | (tests.status == "too_few_donors")
     names = ("se", "df", "statistic", "p_value", "ci_low", "ci_high")
-    return replace(tests, **{name: np.where(few, np.nan, getattr(tests, name)) for name in names})
+    kept = {name: np.where(blank, np.nan, getattr(tests, name)) for name in names}
+    return replace(tests, estimate=np.where(lost, np.nan, tests.estimate), **kept)

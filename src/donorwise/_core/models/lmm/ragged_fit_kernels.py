@@ -16,13 +16,19 @@ from donorwise._core.models.lmm.ragged_kernels import (
     traces,
 )
 
-_SIZES = np.array([0.0, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4])  # variances that a search looks at first, in units of what a level says
+_SIZES = np.array(
+    [0.0, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4]
+)  # variances that a search looks at first, in units of what a level says
 _FEWER = np.array([0.0, 0.3, 3.0, 30.0, 1e3])  # of three terms,
 _FEWEST = np.array([0.0, 3.0])  # and of more
 _SMALL, _RELEASED = 0.3, 0.01  # in the same units: below which zero is tried, and where a search leaves zero
 _LARGEST = 1e13  # beyond which a variance is taken for infinite
 _STEPS, _HALVINGS = 100, 40
-_STARTS, _RIVAL = 3, 4.0  # peaks of a coarse grid that a search begins at; deviance above the best, up to which another peak is looked for
+_STARTS, _RIVAL = (
+    3,
+    4.0,
+)  # peaks of a coarse grid that a search begins at; deviance above the best, up to which another peak is looked for
+_LOST = 1e-13  # of y'Py where a variance is zero, below which nothing but rounding is left of it
 _LONGEST = 3.0  # step of a logarithm
 _DONE, _NEAR = 1e-11, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
 
@@ -87,12 +93,12 @@ def _derivatives(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, R, gradient
     for i in range(T):
         gradient[i] = tr1[i] - nu * quad1[i] / R
         for j in range(T):
-            hessian[i, j] = -tr2[i, j] + nu * (2.0 * quad2[i, j] / R - quad1[i] * quad1[j] / R**2)
+            hessian[i, j] = -tr2[i, j] + nu * (2.0 * (quad2[i, j] / R) - (quad1[i] / R) * (quad1[j] / R))
 
 
 @inner
 def _direction(gamma, gradient, hessian, free, step):
-    """Newton's step of the logarithms of the free variances; returns what it promises."""
+    """Newton's step of the logarithms of the free variances; returns what it promises, infinity where nothing is known."""
     n = free.sum()
     step[:] = 0.0
     if n == 0:
@@ -104,6 +110,8 @@ def _direction(gamma, gradient, hessian, free, step):
         for j in range(n):
             H[i, j] = gamma[at[i]] * gamma[at[j]] * hessian[at[i], at[j]]
         H[i, i] += slope[i]
+    if not np.isfinite(H).all():
+        return np.inf
     values, vectors = np.linalg.eigh(H)
     promised = 0.0
     for k in range(n):
@@ -197,6 +205,8 @@ def _descend(s, B, C, begin, e, kept, n_levels, nu, reml, info, deviance, gamma,
             if free[t] and gamma[t] * info[t] > _LARGEST:
                 return iteration, False, deviance
         promised = _direction(gamma, gradient, hessian, free, step)
+        if promised == np.inf:
+            return iteration, False, deviance
         size, accepted = 1.0, False
         for _ in range(_HALVINGS):
             for t in range(T):
@@ -215,29 +225,29 @@ def _descend(s, B, C, begin, e, kept, n_levels, nu, reml, info, deviance, gamma,
 
 
 @entry
-def fit_ragged(start, pattern, y, w, local, n_levels, z, X, basis, rank, kept, usable, reml, gamma, iterations, converged):
+def fit_ragged(
+    start, pattern, y, w, local, n_levels, z, X, basis, rank, kept, usable, reml, gamma, iterations, converged
+):
     """Variances (G, T) relative to that of the residuals, of features that are `usable`."""
     for g in range(start.size - 1):
         if not usable[g]:
             continue
         N = np.ascontiguousarray(basis[g, :, : rank[g]])
         n = start[g + 1] - start[g]
-        s, B, C, begin, e = assemble(
-            start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, N, -1
-        )
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, N, -1)
         nu = float(n - rank[g] if reml else n)
         iterations[g], converged[g] = _optimum(s, B, C, begin, e, kept[g], n_levels[g], nu, reml, gamma[g])
 
 
 @entry
-def evaluate_ragged(start, pattern, y, w, local, n_levels, z, X, basis, rank, kept, gamma, reml, info, likelihood, Phi, delta):
+def evaluate_ragged(
+    start, pattern, y, w, local, n_levels, z, X, basis, rank, kept, gamma, reml, info, likelihood, Phi, delta
+):
     """Of every feature at its variances: deviance, y'Py, log|V|, log|X'V⁻¹X| (in its basis); Phi (G, p, p), delta (G, p)."""
     T = n_levels.shape[1]
     for g in range(start.size - 1):
         N = np.ascontiguousarray(basis[g, :, : rank[g]])
-        s, B, C, begin, e = assemble(
-            start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, N, -1
-        )
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, N, -1)
         info[g] = information(s, C, begin, e, kept[g], n_levels[g])
         M = np.empty_like(C)
         nu = float(start[g + 1] - start[g] - rank[g] if reml else start[g + 1] - start[g])
@@ -252,14 +262,14 @@ def evaluate_ragged(start, pattern, y, w, local, n_levels, z, X, basis, rank, ke
 
 
 @entry
-def pieces_ragged(start, pattern, y, w, local, n_levels, z, X, kept, gamma, Phi, delta, P, Q, XVX, tr1, tr2, quad1, quad2):
+def pieces_ragged(
+    start, pattern, y, w, local, n_levels, z, X, kept, gamma, Phi, delta, P, Q, XVX, tr1, tr2, quad1, quad2
+):
     """Derivative pieces of every feature in the common basis (see ``Evaluation``), and X'V⁻¹X; zeros for terms left out."""
     T, p = n_levels.shape[1], X.shape[1]
     eye = np.eye(p)
     for g in range(start.size - 1):
-        s, B, C, begin, e = assemble(
-            start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, eye, -1
-        )
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, eye, -1)
         m = begin[T]
         a, Bn, BK, D_er, D_rr, F_e, F_r = blocks_at(s, B, C, begin, e, kept[g], n_levels[g], gamma[g], m, m, p + 1)
         traces(a, Bn, BK, D_er, D_rr, begin, e, kept[g], n_levels[g], tr1[g], tr2[g])
@@ -312,15 +322,36 @@ def _cross(F_e, F_r, a, Bn, BK, D_er, D_rr, begin, e, kept, n_levels, P, Q):
         for o in range(T):
             if kept[o] and o != e:
                 first, last = begin[o], begin[o] + n_levels[o]
-                Q[t, o] = own.T @ (np.ascontiguousarray(D_rr[low:high, first:last]) @ np.ascontiguousarray(F_r[first:last]))
+                Q[t, o] = own.T @ (
+                    np.ascontiguousarray(D_rr[low:high, first:last]) @ np.ascontiguousarray(F_r[first:last])
+                )
 
 
 @entry
 def law_ragged(
-    start, pattern, y, w, local, n_levels, z, X, basis, rank, ols, features, points, order, begin_node, L, nu,
-    loglik, centre, scale,
+    start,
+    pattern,
+    y,
+    w,
+    local,
+    n_levels,
+    z,
+    X,
+    basis,
+    rank,
+    ols,
+    features,
+    units,
+    points,
+    order,
+    begin_node,
+    L,
+    nu,
+    loglik,
+    centre,
+    scale,
 ):
-    """The law of some features at points (K, T): `loglik` (F, K), `centre` and `scale` (n, F, K).
+    """The law of some features at points (K, T) in their `units` (G,): `loglik` (F, K), `centre` and `scale` (n, F, K).
 
     Points that differ in one variance alone share a node: given the other variances, eigenvalues of Z'PZ of that
     term make it diagonal. `order` (T, K) has the points node by node for each term, `begin_node` (T, K + 1) where a
@@ -338,9 +369,7 @@ def law_ragged(
             for t in range(T):
                 if t != largest and (first < 0 or n_levels[g, t] > n_levels[g, first]):
                     first = t
-        s, B, C, begin, e = assemble(
-            start[g], start[g + 1], pattern, y, w, local, n_levels[g], every, z, X, N, first
-        )
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], every, z, X, N, first)
         m, x_end, c = begin[T], begin[first], begin[T + 1]
         LN = L @ N
         M = np.empty_like(C)
@@ -348,7 +377,7 @@ def law_ragged(
         while begin_node[first, node] < points.shape[0]:
             low, high = begin_node[first, node], begin_node[first, node + 1]
             node += 1
-            gamma = points[order[first, low]]
+            gamma = points[order[first, low]] / units[g]
             logdet = reduced(s, B, C, gamma[e] if e >= 0 else 0.0, M)
             root = scales(every, n_levels[g], begin, gamma, e, m)
             for i in range(m):
@@ -388,7 +417,7 @@ def law_ragged(
                     base[i] += L[i, a] * ols[g, a]
             for position in range(low, high):
                 k = order[first, position]
-                lam = points[k, first]
+                lam = points[k, first] / units[g]
                 R, det = M[c, c], 1.0
                 logs = half
                 for i in range(width):
@@ -399,7 +428,8 @@ def law_ragged(
                         det = 1.0
                     R -= lam * t_y[i] ** 2 / grown
                 logs += np.log(det)
-                R = max(R, 1e-300)
+                if not R > _LOST * M[c, c]:
+                    R = np.nan
                 loglik[f, k] = -0.5 * (logs + nu[g] * np.log(R))
                 for i in range(n):
                     value, variance = base[i], spread[i]
