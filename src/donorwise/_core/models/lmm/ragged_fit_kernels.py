@@ -20,10 +20,8 @@ _FEWEST = np.array([0.0, 3.0])
 _SMALL, _RELEASED = 0.3, 0.01  # in the same units: below which zero is tried, and where a search leaves zero
 _LARGEST = 1e13  # beyond which a variance is taken for infinite
 _STEPS, _HALVINGS = 100, 40
-_STARTS, _RIVAL = (
-    3,
-    4.0,
-)  # peaks of a coarse grid that a search begins at; deviance above the best, up to which another peak is looked for
+_STARTS = 3  # peaks of the coarse grid that a search begins at,
+_RIVAL = 4.0  # with deviances up to this above the best
 _LONGEST = 3.0  # step of a logarithm
 _DONE, _NEAR = 1e-15, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
 
@@ -88,12 +86,12 @@ def _derivatives(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, R, gradient
     for i in range(T):
         gradient[i] = tr1[i] - nu * quad1[i] / R
         for j in range(T):
-            hessian[i, j] = -tr2[i, j] + nu * (2.0 * quad2[i, j] / R - quad1[i] * quad1[j] / R**2)
+            hessian[i, j] = -tr2[i, j] + nu * (2.0 * (quad2[i, j] / R) - (quad1[i] / R) * (quad1[j] / R))
 
 
 @inner
 def _direction(gamma, gradient, hessian, free, step):
-    """Newton's step of the logarithms of the free variances; returns what it promises."""
+    """Newton's step of the logarithms of the free variances; returns what it promises, infinity where nothing is known."""
     n = free.sum()
     step[:] = 0.0
     if n == 0:
@@ -105,6 +103,8 @@ def _direction(gamma, gradient, hessian, free, step):
         for j in range(n):
             H[i, j] = gamma[at[i]] * gamma[at[j]] * hessian[at[i], at[j]]
         H[i, i] += slope[i]
+    if not np.isfinite(H).all():
+        return np.inf
     values, vectors = np.linalg.eigh(H)
     promised = 0.0
     for k in range(n):
@@ -198,6 +198,8 @@ def _descend(s, B, C, begin, e, kept, n_levels, nu, reml, info, deviance, gamma,
             if free[t] and gamma[t] * info[t] > _LARGEST:
                 return iteration, False, deviance
         promised = _direction(gamma, gradient, hessian, free, step)
+        if promised == np.inf:
+            return iteration, False, deviance
         size, accepted = 1.0, False
         for _ in range(_HALVINGS):
             for t in range(T):

@@ -16,7 +16,6 @@ from donorwise._core.models.lmm.algebra import entry, inner
 
 _RANK = 1e-10  # of the largest eigenvalue of X'X, below which a direction has no rows
 _ALIKE = 1e-12  # of the largest value of a column, for rounding
-_LOST = 1e-13  # pivot, relative to the diagonal, below which nothing is left
 
 
 @entry
