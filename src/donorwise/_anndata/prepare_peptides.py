@@ -15,7 +15,7 @@ from donorwise._anndata.origin import is_collapsed
 from donorwise._anndata.read import check_is_anndata
 from donorwise._anndata.response import matrix_and_text, resolve_response
 from donorwise._anndata.roles import find_roles, known_columns, known_donor, said_of_labels, with_labels
-from donorwise._anndata.scale import check_log_base, noted_base
+from donorwise._anndata.scale import check_log_base, noted_base, pivoted_base
 from donorwise._core.design.audit import Audit, audit_design
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.formula import parse
@@ -170,9 +170,11 @@ def _weights(adata: ad.AnnData, layer: str | None) -> Any:
 
 
 def _log_base(adata: ad.AnnData, text: str, log_base: str | float | None) -> float:
-    """Base of the logarithms: as given, or as scanpy noted it of X, else that of intensities as programs write them."""
-    noted = noted_base(adata) if text == keys.RESPONSE_X and keys.LOG1P in adata.uns else _BASE
-    return check_log_base(log_base) or noted
+    """Base of the logarithms: as given, or as scanpy or ``dw.pp.pivot`` noted it of X, else that of intensities as usual."""
+    if (asked := check_log_base(log_base)) is not None or text != keys.RESPONSE_X:
+        return asked or _BASE
+    noted = noted_base(adata) if keys.LOG1P in adata.uns else pivoted_base(adata)
+    return _BASE if np.isnan(noted) else noted
 
 
 def _text_of(given: Any) -> str:

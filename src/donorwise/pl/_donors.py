@@ -170,6 +170,8 @@ def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, unit: str, areas: Areas,
 def _title(ax: Axes, panel: Panel) -> str:
     name = panel.variable if panel.group == keys.ALL else f"{panel.variable}, {panel.group}"
     lines = [fold(ax, name), f"{panel.told} = {panel.n_donors:,} donors{_split(panel)}"]
+    if panel.formula:
+        lines.append(fold(ax, f"model: {panel.formula}"))
     if len(panel.effects) == 1:
         effect = panel.effects[0]
         adjusted = "" if np.isnan(effect.adj_p) else f", {format_p(effect.adj_p, 'FDR')}"

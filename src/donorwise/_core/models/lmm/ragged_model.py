@@ -146,7 +146,8 @@ class RaggedLMM:
         axes = []
         for t, estimate in enumerate(largest * own.information):
             level = float(np.max(own.rows.n[self.usable] / own.n_levels[self.usable, t], initial=1.0))
-            low, top = _LOWEST / level, max(_HIGHEST, _BEYOND * estimate)
+            doublings = np.log2(max(_BEYOND * estimate / _HIGHEST, 1.0))
+            low, top = _LOWEST / level, _HIGHEST * 2.0 ** np.ceil(doublings - 1e-6)  # the same whatever rounds the estimate
             if self.nuisance[t]:
                 axes.append(np.concatenate([[0.0], np.geomspace(low, min(top, _MOST), _NUISANCE)]))
                 continue
