@@ -143,6 +143,6 @@ def test_blocks_and_workers() -> None:
 def test_residual_variance_is_that_of_a_weight_of_one() -> None:
     own, other = (results(change(_peptides().copy()), JUDGED).uns["lmm"]["varcomp"] for change in (heavier, runs))
     keys = ["variable", "term", "column1"]
-    own, other = (t.astype({k: str for k in keys}).set_index(keys)["variance"].sort_index() for t in (own, other))
+    own, other = (t.astype(dict.fromkeys(keys, str)).set_index(keys)["variance"].sort_index() for t in (own, other))
     factor = np.where(other.index.get_level_values("term") == "Residual", 1e6, 1.0)
     np.testing.assert_allclose(own, other * factor, rtol=1e-8, atol=1e-12)

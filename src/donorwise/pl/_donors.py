@@ -144,7 +144,7 @@ def donors(
     if not single:
         size_key(figure, areas, pd.concat(drawn)["n_cells"], title=content[0].observed)
     if ax is None:
-        settle(figure)
+        settle(figure, n_rounds=12 if stored.features else 3)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
@@ -154,7 +154,8 @@ def _size(content: list[Panel]) -> tuple[float, float]:
     n_places = max(len(panel.donors) for panel in content)
     n_effects = max(len(panel.effects) for panel in content)
     widest = next(width for most, width in _WIDEST.items() if len(content) <= most)
-    return min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), widest), 5.2
+    width = min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), widest)
+    return width, 6.2 if "peptide" in content[0].cells else 5.2
 
 
 def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, unit: str, areas: Areas, with_key: bool) -> None:

@@ -15,7 +15,8 @@ from donorwise._core.models.lmm.law import JointLaw
 from donorwise._core.models.lmm.ragged import fit_ragged_rows
 from donorwise._core.models.lmm.ragged_df_kernels import column_df_ragged
 from donorwise._core.models.lmm.ragged_effects import ragged_effects
-from donorwise._core.models.lmm.ragged_fit_kernels import law_ragged, pieces_ragged
+from donorwise._core.models.lmm.ragged_law_kernels import law_ragged
+from donorwise._core.models.lmm.ragged_piece_kernels import pieces_ragged
 from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
@@ -147,7 +148,10 @@ class RaggedLMM:
         for t, estimate in enumerate(largest * own.information):
             level = float(np.max(own.rows.n[self.usable] / own.n_levels[self.usable, t], initial=1.0))
             doublings = np.log2(max(_BEYOND * estimate / _HIGHEST, 1.0))
-            low, top = _LOWEST / level, _HIGHEST * 2.0 ** np.ceil(doublings - 1e-6)  # the same whatever rounds the estimate
+            low, top = (
+                _LOWEST / level,
+                _HIGHEST * 2.0 ** np.ceil(doublings - 1e-6),
+            )  # the same whatever rounds the estimate
             if self.nuisance[t]:
                 axes.append(np.concatenate([[0.0], np.geomspace(low, min(top, _MOST), _NUISANCE)]))
                 continue
