@@ -256,8 +256,7 @@ class RaggedLMM:
         """
         own = self.equations
         rows, n = own.rows, np.maximum(own.rows.n, 1)
-        coefficients = np.nan_to_num(self.coefficients)
-        fitted = np.einsum("mp,mp->m", own.X[rows.pattern], coefficients[rows.feature])
+        fitted = np.einsum("mp,mp->m", own.X[rows.pattern], self.coefficients[rows.feature])
         mean = np.bincount(rows.feature, fitted, rows.n_features) / n
         fixed = np.bincount(rows.feature, (fitted - mean[rows.feature]) ** 2, rows.n_features) / n
         return np.column_stack([fixed, self.term_variances(), self.estimates.sigma2 / own.typical_weight])
