@@ -62,12 +62,12 @@ class Dense:
         return self.R + sum(ratio * self.Z[name] @ self.Z[name].T for name, ratio in ratios.items())
 
 
-def dense(data: Peptides, protein: str, columns: list[str], weight: float = 1.0) -> Dense:
-    """One protein, with columns of X by name: "1", a category of `arm`, or `x`; weights are divided by `weight`."""
+def dense(data: Peptides, protein: str, columns: list[str]) -> Dense:
+    """One protein, with columns of X by name: "1", a category of `arm`, or `x`."""
     own = [name for name, label in zip(data.Y.columns, data.proteins, strict=True) if label == protein]
     long = data.Y[own].stack().dropna() if own else pd.Series(dtype=float)
     run, peptide = long.index.get_level_values(0), long.index.get_level_values(1)
-    w = np.array([data.W.loc[r, p] for r, p in long.index]) / weight
+    w = np.array([data.W.loc[r, p] for r, p in long.index])
     obs = data.obs.loc[run]
     X = [
         np.ones(len(long)) if c == "1" else obs["x"].to_numpy() if c == "x" else (obs["arm"] == c).to_numpy(float)

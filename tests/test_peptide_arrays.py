@@ -54,8 +54,8 @@ def test_it_is_what_the_tool_gives() -> None:
     adata = ad.AnnData(own.Y.to_numpy(), obs=own.obs, var=pd.DataFrame({"protein": own.proteins}, index=own.Y.columns))
     adata.layers["w"] = own.W.to_numpy()
     dw.tl.lmm(adata, FORMULA, features="protein", weights_layer="w", progress=False)
-    tool, fit = dw.get.tests(adata), fitted(own)
-    same(fit.test().drop(columns=[]), tool[fit.test().columns])
+    fit = fitted(own)
+    same(fit.test(), adata.uns["lmm"]["results"][fit.test().columns])
     same(fit.varcomp(), adata.uns["lmm"]["varcomp"][fit.varcomp().columns])
     same(fit.icc(), adata.uns["lmm"]["icc"][["variable", "term", "icc"]])
 
@@ -71,9 +71,9 @@ def test_order_changes_nothing(n_proteins: int) -> None:
     for ddf in ("moderated", "kenward-roger", "satterthwaite", "between-within", "residual"):
         same(a.test(ddf=ddf), b.test(ddf=ddf))  # type: ignore[arg-type]
     for method in ("varcomp", "icc"):
-        same(getattr(a, method)(), getattr(b, method)())
+        same(getattr(a, method)(), getattr(b, method)(), rtol=1e-9)  # that of 13 is known to 3e-10
     for group in ("peptide", "donor"):
-        same(a.ranef(group), b.ranef(group))
+        same(a.ranef(group), b.ranef(group), rtol=1e-9)
     same(a.at_ml().test(ddf="satterthwaite"), b.at_ml().test(ddf="satterthwaite"))
 
 
@@ -121,10 +121,10 @@ def test_a_constant_times_the_weights_changes_sigma2_alone() -> None:
     np.testing.assert_allclose(b.loglik, a.loglik, rtol=1e-10)
     for ddf in ("moderated", "kenward-roger"):
         same(a.test(ddf=ddf), b.test(ddf=ddf))  # type: ignore[arg-type]
-    same(a.icc(), b.icc())
+    same(a.icc(), b.icc(), rtol=1e-9)
     parts = a.varcomp(), b.varcomp()
     random = (parts[0]["term"] != "Residual").to_numpy()
-    same(parts[0][random], parts[1][random])
+    same(parts[0][random], parts[1][random], rtol=1e-9)
     np.testing.assert_allclose(parts[1]["variance"][~random], 37 * parts[0]["variance"][~random], rtol=1e-10)
 
 
@@ -133,14 +133,14 @@ def test_every_protein_has_its_row() -> None:
     empty = own.Y.copy()
     empty.loc[:, np.array(own.proteins) == "P3"] = np.nan
     one = np.array(own.proteins) == "P5"
-    empty.loc[:, one] = empty.loc[:, one].mask(~np.isin(own.obs["arm"], "case"))  # one arm only
+    empty.loc[own.obs["arm"] == "ctrl", one] = np.nan  # one arm only
     empty.loc[:, np.array(own.proteins) == "P7"] = 3.0
     fit = fitted(replace(own, Y=empty))
     table = fit.test("arm[T.case]", "kenward-roger").set_index("variable")
     assert table.index.tolist() == list(dict.fromkeys(own.proteins))
     assert table["status"][["P3", "P5", "P7"]].tolist() == ["not_estimable", "not_estimable", "constant"]
     assert table.loc["P3", ["n_obs", "n_peptides", "n_donors"]].tolist() == [0, 0, 0]
-    assert table.loc["P3", "n_missing"] == 0 and table.loc["P3", "formula"] in fit.formulas
+    assert table.loc["P3", "n_missing"] == 12 * own.proteins.count("P3") and table.loc["P3", "formula"] in fit.formulas
     assert table.loc[["P3", "P5", "P7"], "p_value"].isna().all()
     assert fit.joint_test("arm", "kenward-roger").set_index("variable")["status"]["P5"] == "not_estimable"
     assert fit.ranef("peptide").query("variable == 'P3'").empty
@@ -157,7 +157,7 @@ def test_one_protein_and_proteins_of_one_peptide() -> None:
     same(alone.test(ddf="kenward-roger"), row.assign(adj_p_value=row["p_value"]), rtol=1e-9)
     singles = fitted(own, features=list(own.Y.columns))
     assert set(singles.status) <= {"reduced", "not_estimable"}
-    assert set(singles.formulas) == {"~ arm + (1 | donor)"}
+    assert set(singles.formulas) <= {"~ arm + (1 | donor)", "~ arm"}  # one run of each donor: donors are the rows
     plain = dw.fit_lmm(own.Y["pep0"], own.obs, "~ arm + (1 | donor)")
     ours = fitted(own, features=list(own.Y.columns), weights=None)
     np.testing.assert_allclose(ours.loglik[0], plain.loglik[0], rtol=1e-9)
@@ -207,7 +207,7 @@ def test_joint_laws_are_those_of_a_dense_model() -> None:
     at = model.usable[:8]
     law = model.on(points, L).joint(at)
     for i, g in enumerate(at):
-        plain = dense(own, fit.variables[g], ["1", "b", "c"], weight=model.weight)
+        plain = dense(own, fit.variables[g], ["1", "b", "c"])
         for k, (peptide, donor) in enumerate(points):
             inverse = np.linalg.inv(plain.V({"peptide": peptide, "donor": donor}))
             Phi = np.linalg.inv(plain.X.T @ inverse @ plain.X)
@@ -320,9 +320,9 @@ def test_refusals(given: dict[str, Any], error: type[DonorwiseError], text: str)
 
 def test_more_refusals() -> None:
     own = data()
-    with pytest.raises(DataError, match="2 are not .the first is -1"):
+    with pytest.raises(DataError, match="1 is not .the first is -1 for peptide"):
         fitted(own, weights=own.W.mask(own.W < np.sort(own.W.to_numpy().ravel())[2], -1.0))
-    with pytest.raises(DataError, match="infinite .the first is that of `pep1` in row 3"):
+    with pytest.raises(DataError, match="infinite value .the first is inf for peptide 'pep1' in run 'run3'"):
         fitted(replace(own, Y=own.Y.mask(np.add.outer(np.arange(12) * 100, np.arange(own.Y.shape[1])) == 301, np.inf)))
     with pytest.raises(DataError, match="several columns of one name, `pep0`"):
         fitted(replace(own, Y=own.Y.rename(columns={"pep1": "pep0"})))
@@ -334,17 +334,11 @@ def test_more_refusals() -> None:
         dw.fit_lmm(own.Y.iloc[:, :1], own.obs, "~ arm + (1 | donor)", var=pd.DataFrame({"a": [1.0]}))
     with pytest.raises(DesignError, match="no heritability of proteins"):
         fitted(own).heritability()
-    with pytest.raises(DesignError, match="neither obs"):
+    with pytest.raises(DesignError, match="not a column of obs or of var"):
         fitted(own, "~ arm + (1 | peptides) + (1 | donor)")
-    with pytest.raises(DesignError, match="is a column of obs and the peptides themselves"):
+    with pytest.raises(DesignError, match="is a column of obs, and in a model of peptides"):
         fitted(replace(own, obs=own.obs.assign(peptide="a")))
     with pytest.raises(DesignError, match="12 proteins are too few"):
         fitted(own).prior  # noqa: B018
     with pytest.raises(DesignError, match="not a grouping factor"):
         fitted(own).ranef("run")
-
-
-def test_a_word_of_kernels_until_they_are_there() -> None:
-    own = data()
-    assert many().prior.terms == ("(1 | peptide)", "(1 | donor)")
-    assert own.proteins[0] == "P0"

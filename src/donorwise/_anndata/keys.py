@@ -142,6 +142,12 @@ COLORS_SUFFIX = "_colors"
 LOG1P = "log1p"
 """Where scanpy notes that X was log-transformed, and to which base."""
 
+PIVOT = "pivot"
+"""Where ``dw.pp.pivot`` notes what it made X from."""
+
+LOG_BASE = "log_base"
+"""In the params of `PIVOT`, the base of the logarithms that X holds; 0 for none."""
+
 RANK_GENES_GROUPS = "rank_genes_groups"
 
 INFLUENCE_SUFFIX = "_influence"

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.audit import Audit
     from donorwise._core.design.depth import Depth
     from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.engine.peptides import PeptideAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._typing import BoolArray, FloatArray, GroupBy
 
@@ -87,7 +88,7 @@ def prepare_lmm(
     n_jobs: int | None = None,
     columns: Sequence[str] = (),
     fold_changes: bool = True,
-) -> LmmAnalysis:
+) -> LmmAnalysis | PeptideAnalysis:
     """Check all that :func:`donorwise.tl.lmm` is given, and choose the analysis: of values, or of peptides by protein.
 
     `columns` are further columns of obs that will be read; without `fold_changes` nothing is read for them.

@@ -133,11 +133,11 @@ def read_tables(adata: ad.AnnData, key: str, names: Sequence[str], *, made_by: s
         there = suggest(key, present) if present else f"There are none in this AnnData: run {made_by} first."
         raise DataError(f"adata.uns has no result {key!r} of {made_by}. {there}")
     check_format(adata.uns[key], key)
-    there = features_there(adata, _params(adata.uns[key][keys.PARAMS]))
+    known = features_there(adata, _params(adata.uns[key][keys.PARAMS]))
     tables = {name: pd.DataFrame(adata.uns[key][name]) for name in names}
     for name, table in tables.items():
-        if "variable" in table and there is not None:
-            tables[name] = still_there(table, there, key)
+        if "variable" in table and known is not None:
+            tables[name] = still_there(table, known, key)
     return {name: table.reset_index(drop=True) for name, table in tables.items()}
 
 
@@ -245,11 +245,11 @@ def feature_names(adata: ad.AnnData, column: str) -> pd.Index:
 
 
 def features_there(adata: ad.AnnData, params: Mapping[str, Any]) -> pd.Index | None:
-    """The features that a result could be of now; None where var does not say, or has lost the column that said it."""
+    """The features that a result could be of now (missing for none); None where var does not say, or has lost the column for it."""
     column = str(params.get(keys.FEATURES, ""))
     if not aligned_to_var(params) or (column and column not in adata.var.columns):
         return None
-    return feature_names(adata, column).dropna().unique()
+    return feature_names(adata, column).unique()
 
 
 def _params(stored: Any) -> dict[str, Any]:

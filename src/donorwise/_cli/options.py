@@ -36,20 +36,31 @@ def one_or_several(ctx: click.Context, param: click.Parameter, value: tuple[str,
     return value[0] if len(value) == 1 else value or None
 
 
-def named_paths(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str] | None:
-    """Paths by name, from ``NAME=PATH`` of a repeatable option; None if nothing was given."""
+def named_texts(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str] | None:
+    """Texts by name, from ``NAME=TEXT`` of a repeatable option; None if nothing was given."""
     found: dict[str, str] = {}
     for text in value:
-        name, _, path = (part.strip() for part in text.partition("="))
-        if not name or not path:
-            raise DataError(f"--{param.name} {text}: give {param.metavar}, such as {_EXAMPLE[str(param.name)]}.")
+        name, _, own = (part.strip() for part in text.partition("="))
+        if not name or not own:
+            raise DataError(f"{param.opts[0]} {text}: give {param.metavar}, such as {_EXAMPLE[str(param.name)]}.")
         if name in found:
-            raise DataError(f"--{param.name} names {name!r} twice.")
-        found[name] = str(Path(path).resolve())
+            raise DataError(f"{param.opts[0]} names {name!r} twice.")
+        found[name] = own
     return found or None
 
 
-_EXAMPLE = {"kernel": "grm=relatedness.csv", "relmat": "donor_id=relatedness.csv"}
+def named_paths(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str] | None:
+    """The same of paths."""
+    found = named_texts(ctx, param, value)
+    return found and {name: str(Path(path).resolve()) for name, path in found.items()}
+
+
+_EXAMPLE = {
+    "kernel": "grm=relatedness.csv",
+    "relmat": "donor_id=relatedness.csv",
+    "layers": "quality=Quantity.Quality",
+    "filters": "Q.Value=0.01",
+}
 
 
 def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
@@ -225,7 +236,7 @@ CONTRAST = click.option(
 )
 N_JOBS = click.option("--n-jobs", type=int, default=1, show_default=True, help="Threads; -1 for all cores.")
 OUT_TABLE = click.option("--out", type=PATH, required=True, help="Results: .parquet, .csv or .h5ad (all tables).")
-OUT_H5AD = click.option("--out", type=PATH, required=True, help="The .h5ad to write.")
+OUT_H5AD = click.option("-o", "--out", type=PATH, required=True, help="The .h5ad to write.")
 MAX_MEMORY = click.option(
     "--max-memory",
     type=click.FloatRange(min=0, min_open=True),

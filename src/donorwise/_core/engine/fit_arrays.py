@@ -102,15 +102,20 @@ def fit_lmm(
     >>> fit.test("arm[T.ctrl]", ddf="kenward-roger")[["variable", "n_obs", "n_peptides"]].values.tolist()
     [['P1', 90, 3], ['P2', 60, 2]]
     """
+    jobs = effective_jobs(n_jobs)
     if features is not None:
-        parsed = bind(parse(formula), kernels, relmat=relmat, levels=levels)
+        parsed = parse(formula)
+        if parsed.covs or kernels or relmat:
+            raise DesignError(
+                "Models of peptides (features=) take no known covariance between levels: no gr(..., cov=...) in the formula, and "
+                "no kernels= or relmat=. Summarise each protein to one value per run to fit them with a kernel."
+            )
         return fit_peptide_arrays(Y, obs, parsed, features, var, weights, reml=reml, progress=progress)
     if var is not None:
         raise DesignError("var= has the columns of peptides; it goes with features=, which says their proteins.")
     matrix, variables = read_arrays(Y, obs)
     w = check_weights(weights, obs)
     design = design_of_arrays(bind(parse(formula), kernels, relmat=relmat, levels=levels), obs)
-    jobs = effective_jobs(n_jobs)
     (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
     if statistics is None:
         raise DesignError("The fixed part is rank deficient on the rows that have responses.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from donorwise._core.engine.peptide_rows import Grouping
+    from donorwise._core.models.lmm.ragged_model import RaggedLMM
     from donorwise._typing import Ddf, IntArray, Scale
 
 N_PEPTIDES, N_MISSING, FORMULA = PEPTIDE_COLUMNS = ("n_peptides", "n_missing", "formula")
@@ -146,7 +147,7 @@ class PeptideFit(LMMFit):
         """See :class:`LMMFit`: those that a protein can tell."""
         out = np.zeros((len(self.variables), 3), dtype=np.int64)
         for model in self.models:
-            out[model.features] = model.n_parameters
+            out[model.features] = cast("RaggedLMM", model).n_parameters
         return out
 
 

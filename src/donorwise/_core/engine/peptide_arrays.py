@@ -11,8 +11,10 @@ import pandas as pd
 from scipy import sparse
 
 from donorwise._core.design.build import build_design
+from donorwise._core.design.peptide_names import split_names
 from donorwise._core.engine.arrays import check_aligned, check_weights, read_arrays
 from donorwise._core.engine.peptide_design import lay_out
+from donorwise._core.engine.peptide_pass import Measurements, look_at
 from donorwise._core.engine.peptide_rows import PeptideSource
 from donorwise._core.engine.peptides import fit_peptides
 from donorwise._core.engine.tasks import Task
@@ -46,9 +48,11 @@ def fit_peptide_arrays(
     named = isinstance(Y, pd.DataFrame)
     table = _peptides(var, names, named=named)
     variables, protein = _proteins(features, table, named=named)
-    _check_measured(matrix, names)
     of_runs, of_measurements = _weights(weights, obs, matrix.shape, names, named=named)
-    layout = lay_out(parsed, obs, table)
+    columns = np.flatnonzero(protein >= 0)
+    measured = Measurements(matrix, of_measurements, of_runs, np.arange(len(obs)), columns)
+    look_at(measured, list(obs.index), [names[i] for i in columns], "Y")  # or infinite values would be missing
+    layout = lay_out(parsed, obs, table, split_names(parsed, obs, table))
     design, left_out = _design(parsed, layout, len(obs))
     for text in left_out:
         warnings.warn(text, DonorwiseWarning, stacklevel=3)
@@ -123,21 +127,6 @@ def _by_name(labels: Mapping[str, Any], names: list[str]) -> list[Any]:
     return [labels[name] for name in names]
 
 
-def _check_measured(matrix: Any, names: tuple[str, ...]) -> None:
-    """Raise where a measurement is infinite."""
-    if sparse.issparse(matrix):
-        bad = np.isinf(matrix.data)
-        column = np.repeat(np.arange(matrix.shape[1]), np.diff(matrix.indptr))[bad]
-        row = matrix.indices[bad]
-    else:
-        row, column = np.nonzero(np.isinf(matrix))
-    if row.size:
-        raise DataError(
-            f"{row.size:,} measurements are infinite (the first is that of `{names[column[0]]}` in row {row[0]}), as logarithms of "
-            "zero are; a peptide that was not measured is NaN."
-        )
-
-
 def _weights(
     weights: Any, obs: pd.DataFrame, shape: tuple[int, int], names: tuple[str, ...], *, named: bool
 ) -> tuple[FloatArray | None, Any]:
@@ -153,20 +142,13 @@ def _weights(
         W = (
             sparse.csc_array(weights, dtype=np.float64)
             if sparse.issparse(weights)
-            else np.asarray(weights, dtype=np.float64)
+            else np.asarray(weights, dtype=float)
         )
     except (TypeError, ValueError):
         raise DataError("weights must be numbers.") from None
     if W.shape != shape:
         raise DataError(
             f"weights has shape {W.shape}; it needs one value for each of {shape[0]:,} rows, or for each measurement, {shape}."
-        )
-    values = W.data if sparse.issparse(W) else W
-    bad = np.isinf(values) | (values < 0)
-    if bad.any():
-        raise DataError(
-            f"weights must be positive and finite, or NaN or 0 where a measurement is to be left out; {int(bad.sum()):,} are not (the "
-            f"first is {values[bad][0]:g})."
         )
     return None, W
 
@@ -175,7 +157,8 @@ def _design(parsed: ParsedFormula, layout: Layout, n_runs: int) -> tuple[Design,
     """The design, and what it leaves out."""
     design = build_design(parsed, layout.table).by_row()
     used = design.codes.reshape(-1, n_runs) >= 0
-    runs, peptides = int((~used.any(axis=0)).sum()), int((~used.any(axis=1))[layout.kind].sum())
+    nobody = np.asarray(~used.any(axis=1))
+    runs, peptides = int((~used.any(axis=0)).sum()), int(nobody[layout.kind].sum())
     texts = [
         f"{n:,} of {of:,} {what} are left out: a variable of the formula is missing."
         for n, of, what in ((runs, n_runs, "rows"), (peptides, layout.kind.size, "peptides"))

@@ -135,7 +135,7 @@ class PeptideSource(Source[PeptideStatistics]):
         values = np.random.default_rng(0).standard_normal((n_runs, taken.size))
         groupings = {name: g._replace(of_peptide=g.of_peptide[taken]) for name, g in self.groupings.items()}
         protein = np.repeat(np.arange(n_features), [c.size for c in own])
-        made = {"matrix": values, "protein": protein, "kind": self.kind[taken], "groupings": groupings}
+        made: dict[str, Any] = {"matrix": values, "protein": protein, "kind": self.kind[taken], "groupings": groupings}
         return replace(self, **made, weights=None, run_weights=None)
 
     def read(
@@ -165,6 +165,20 @@ class PeptideSource(Source[PeptideStatistics]):
             None if design is None else _joined(own, design, len(variables))
             for own, design in zip(parts, designs, strict=True)
         ]
+
+    def measured(self, design: Design) -> tuple[IntArray, IntArray]:
+        """Peptide and pattern of the measurements of a task, (M,) each, in the order of its statistics."""
+        parts = [
+            self._part(
+                read_columns(self.matrix, own),
+                None if self.weights is None else read_columns(self.weights, own),
+                own,
+                design,
+            )
+            for own in self._blocks()
+        ]
+        none = [np.empty(0, dtype=np.int64)]
+        return np.concatenate([p.peptide for p in parts] or none), np.concatenate([p.pattern for p in parts] or none)
 
     def _blocks(self) -> list[IntArray]:
         """Columns protein by protein, some at a time."""

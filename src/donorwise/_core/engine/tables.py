@@ -143,7 +143,7 @@ def varcomp_table(variables: tuple[str, ...], design: Design, models: Sequence[L
     rows = [*component_rows(design), (RESIDUAL, "", "")]
     values, sds = (np.full((len(variables), len(rows)), np.nan) for _ in range(2))
     for model in models:
-        sigma2 = model.sigma2[:, None]
+        sigma2 = model.estimates.sigma2[:, None]
         own, own_sds = components(model.covariances(), model.features.size)
         values[model.features], sds[model.features] = np.hstack([own, sigma2]), np.hstack([own_sds, np.sqrt(sigma2)])
     return components_table(variables, rows, values, sds)
@@ -187,7 +187,8 @@ def partition_table(variables: tuple[str, ...], design: Design, models: Sequence
     out = np.full((len(variables), len(terms) + 2), np.nan)
     for model in models:
         values = model.variances()
-        out[model.features] = values / np.nansum(values, axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # of features without a fit
+            out[model.features] = values / np.nansum(values, axis=1, keepdims=True)
     index = pd.Index(variables, name="variable")
     return pd.DataFrame(out, index=index, columns=[FIXED, *terms, RESIDUAL])
 

@@ -149,6 +149,8 @@ def summarise_mixture(
 
 def _by_df(nu: FloatArray) -> Iterator[tuple[IntArray, float]]:
     """Mixtures that have the same degrees of freedom, and these."""
+    if not nu.size:
+        return
     values, group = np.unique(nu, return_inverse=True)
     order = np.argsort(group.ravel(), kind="stable")
     starts = np.flatnonzero(np.diff(group.ravel()[order], prepend=-1))

@@ -142,7 +142,9 @@ def _joint(model: Estimated, L: FloatArray, ddf: str) -> tuple[FloatArray, ...]:
 
 
 def without_too_few(tests: ContrastTests) -> ContrastTests:
-    """Blank the inference (not the estimate) where there are too few donors to judge it."""
-    few = tests.status == "too_few_donors"
+    """Blank the inference (not the estimate) where there are too few donors to judge it, and all of what has no rows."""
+    none = tests.status == "not_estimable"
+    few = none | (tests.status == "too_few_donors")
     names = ("se", "df", "statistic", "p_value", "ci_low", "ci_high")
-    return replace(tests, **{name: np.where(few, np.nan, getattr(tests, name)) for name in names})
+    blank = {name: np.where(few, np.nan, getattr(tests, name)) for name in names}
+    return replace(tests, estimate=np.where(none, np.nan, tests.estimate), **blank)

@@ -89,8 +89,8 @@ def _gathered(design: Design, models: tuple[LMM, ...], G: int) -> dict[str, Any]
     status, n_iter = np.full(G, "not_estimable", dtype=STATUS_DTYPE), np.zeros(G, dtype=np.int64)
     for model in models:
         at, own = model.features, model.estimates
-        beta[at], vcov[at], loglik[at] = own.beta, model.vcov_beta, own.loglik
-        sigma2[at], theta[at] = model.sigma2, model.theta
+        beta[at], sigma2[at], loglik[at] = own.beta, own.sigma2, own.loglik
+        vcov[at], theta[at] = model.vcov_beta, model.theta
         status[at], n_iter[at] = own.status, own.n_iter
     return {
         "beta": beta, "vcov_beta": vcov, "sigma2": sigma2, "theta": theta, "loglik": loglik, "status": status, "n_iter": n_iter,

@@ -170,11 +170,6 @@ class LMM:
         """Their covariance, (G, p, p)."""
         return self.estimates.sigma2[:, None, None] * self.estimates.Phi
 
-    @property
-    def sigma2(self) -> FloatArray:
-        """Residual variance of a row with weight one, (G,)."""
-        return self.estimates.sigma2
-
     def informed(self, L: FloatArray) -> BoolArray:
         """Which contrasts (n, p) have a variance, (n,)."""
         return np.ones(len(L), dtype=bool)

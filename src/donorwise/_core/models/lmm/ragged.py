@@ -129,7 +129,7 @@ class RaggedEquations:
         local, n_levels = np.zeros((M, T), dtype=np.int64), np.zeros((G, T), dtype=np.int64)
         local_levels(rows.start, rows.codes, int(rows.codes.max(initial=-1)) + 1, local, n_levels)
         kept = np.zeros((G, T), dtype=np.bool_)
-        kept_terms(rows.start, rows.pattern, local, n_levels, z, np.array(order, dtype=np.int64), kept)
+        kept_terms(rows.start, rows.pattern, local, z, np.array(order, dtype=np.int64), kept)
         basis, rank, ols = np.zeros((G, p, p)), np.zeros(G, dtype=np.int64), np.zeros((G, p))
         residual, sums = np.zeros(M), np.zeros((G, 3))
         least_squares(rows.start, rows.pattern, rows.y, rows.w, Q, basis, rank, ols, residual, sums)

@@ -23,8 +23,12 @@ _FEWEST = np.array([0.0, 3.0])
 _SMALL, _RELEASED = 0.3, 0.01  # in the same units: below which zero is tried, and where a search leaves zero
 _LARGEST = 1e13  # beyond which a variance is taken for infinite
 _STEPS, _HALVINGS = 100, 40
+_STARTS, _RIVAL = (
+    3,
+    4.0,
+)  # peaks of a coarse grid that a search begins at; deviance above the best, up to which another peak is looked for
 _LONGEST = 3.0  # step of a logarithm
-_DONE, _NEAR = 1e-11, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
+_DONE, _NEAR = 1e-15, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
 
 
 @inner
@@ -45,27 +49,31 @@ def information(s, C, begin, e, kept, n_levels):
 
 
 @inner
-def _start(s, B, C, begin, e, kept, n_levels, info, nu, reml, M):
-    """The best variances of a coarse grid, (T,), and their deviance."""
-    T = kept.size
-    n = kept.sum()
+def _grid(s, B, C, begin, e, kept, n_levels, info, nu, reml, M):
+    """A coarse grid of the variances of the kept terms, (S, T), their deviances (S,), and which have no better neighbour (S,).
+
+    Of neighbours that are as good the first counts.
+    """
+    at = np.flatnonzero(kept)
+    n = at.size
     sizes = _SIZES if n <= 2 else (_FEWER if n == 3 else _FEWEST)
-    at, gamma, best = np.zeros(T, dtype=np.int64), np.zeros(T), np.zeros(T)
-    lowest = np.inf
-    while True:
-        for t in range(T):
-            gamma[t] = sizes[at[t]] / info[t] if kept[t] else 0.0
-        deviance = deviance_at(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, M)[0]
-        if deviance < lowest:
-            lowest = deviance
-            best[:] = gamma
-        t = T - 1
-        while t >= 0 and (not kept[t] or at[t] == sizes.size - 1):
-            at[t] = 0
-            t -= 1
-        if t < 0:
-            return best, lowest
-        at[t] += 1
+    gammas = np.zeros((sizes.size**n, kept.size))
+    deviances, lowest = np.empty(len(gammas)), np.ones(len(gammas), dtype=np.bool_)
+    for point in range(len(gammas)):
+        stride = 1
+        for t in at:
+            gammas[point, t] = sizes[point // stride % sizes.size] / info[t]
+            stride *= sizes.size
+        deviances[point] = deviance_at(s, B, C, begin, e, kept, n_levels, gammas[point], nu, reml, M)[0]
+    for point in range(len(gammas)):
+        stride = 1
+        for _ in range(n):
+            if point // stride % sizes.size > 0:  # each pair of neighbours once
+                better = deviances[point] < deviances[point - stride]
+                lowest[point] &= better
+                lowest[point - stride] &= not better
+            stride *= sizes.size
+    return gammas, deviances, lowest
 
 
 @inner
@@ -118,16 +126,52 @@ def _direction(gamma, gradient, hessian, free, step):
 
 @inner
 def _optimum(s, B, C, begin, e, kept, n_levels, nu, reml, gamma):
-    """Minimise the deviance over the variances of the kept terms, into gamma (T,): (iterations, converged)."""
-    T = kept.size
+    """Minimise the deviance over the variances of the kept terms, into gamma (T,): (iterations, converged).
+
+    The likelihood may have several peaks: the search begins at the best points of a coarse grid that have no better neighbour,
+    and where the variance of one term is that of another, which is zero at the best peak so far.
+    """
     info = information(s, C, begin, e, kept, n_levels)
     M = np.empty_like(C)
-    start, deviance = _start(s, B, C, begin, e, kept, n_levels, info, nu, reml, M)
-    gamma[:] = start
+    gammas, deviances, lowest = _grid(s, B, C, begin, e, kept, n_levels, info, nu, reml, M)
+    lowest &= deviances < np.inf
+    best, total, trial = np.inf, 0, np.empty(kept.size)
+    for _ in range(_STARTS):
+        if not lowest.any():
+            break
+        first = np.argmin(np.where(lowest, deviances, np.inf))
+        lowest[first] = False
+        trial[:] = gammas[first]
+        iterations, converged, reached = _descend(
+            s, B, C, begin, e, kept, n_levels, nu, reml, info, deviances[first], trial, M
+        )
+        total += iterations
+        if converged and reached < best:
+            best = reached
+            gamma[:] = trial
+    for t in np.flatnonzero(gamma > 0.0):
+        for o in np.flatnonzero(kept & (gamma == 0.0)):
+            trial[:] = gamma
+            trial[t], trial[o] = 0.0, gamma[t] * info[t] / info[o]
+            deviance = deviance_at(s, B, C, begin, e, kept, n_levels, trial, nu, reml, M)[0]
+            if not deviance < best + _RIVAL:
+                continue
+            iterations, converged, reached = _descend(
+                s, B, C, begin, e, kept, n_levels, nu, reml, info, deviance, trial, M
+            )
+            total += iterations
+            if converged and reached < best:
+                best = reached
+                gamma[:] = trial
+    return total, best < np.inf
+
+
+@inner
+def _descend(s, B, C, begin, e, kept, n_levels, nu, reml, info, deviance, gamma, M):
+    """Newton's method from gamma (T,) with this deviance, in place: (iterations, converged, deviance)."""
+    T = kept.size
     gradient, hessian, step, trial = np.zeros(T), np.zeros((T, T)), np.zeros(T), np.zeros(T)
     free = np.zeros(T, dtype=np.bool_)
-    if not deviance < np.inf:
-        return 0, False
     for iteration in range(_STEPS):
         R = deviance_at(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, M)[1]
         _derivatives(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, R, gradient, hessian)
@@ -155,7 +199,7 @@ def _optimum(s, B, C, begin, e, kept, n_levels, nu, reml, gamma):
         for t in range(T):
             free[t] = kept[t] and gamma[t] > 0.0
             if free[t] and gamma[t] * info[t] > _LARGEST:
-                return iteration, False
+                return iteration, False, deviance
         promised = _direction(gamma, gradient, hessian, free, step)
         size, accepted = 1.0, False
         for _ in range(_HALVINGS):
@@ -170,8 +214,8 @@ def _optimum(s, B, C, begin, e, kept, n_levels, nu, reml, gamma):
             gamma[:] = trial
             deviance = reached
         if promised < _DONE or not accepted:
-            return iteration + 1, promised < _NEAR
-    return _STEPS, False
+            return iteration + 1, promised < _NEAR, deviance
+    return _STEPS, False, deviance
 
 
 @entry
@@ -378,3 +422,31 @@ def law_ragged(
                         variance += shrunk * h[i, j]
                     centre[i, f, k] = value
                     scale[i, f, k] = np.sqrt(R / nu[g] * variance)
+
+
+@entry
+def effects_ragged(data, kept, gamma, delta, t, known, first, u, d):
+    """Z'V⁻¹(y - Xb) and the diagonal of Z'V⁻¹Z of term `t`, of features that are `known`, from `first` (G + 1,) on."""
+    start, pattern, y, w, local, n_levels, z, X = data
+    p = X.shape[1]
+    eye = np.eye(p)
+    for g in range(start.size - 1):
+        if not known[g]:
+            continue
+        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, eye, -1)
+        m = begin[n_levels.shape[1]]
+        a, Bn, BK, _, D_rr, F_e, F_r = blocks_at(s, B, C, begin, e, kept[g], n_levels[g], gamma[g], m, m, p + 1)
+        for i in range(n_levels[g, t]):
+            row = i if t == e else begin[t] + i
+            F = F_e[row] if t == e else F_r[row]
+            total = F[p]
+            for j in range(p):
+                total -= F[j] * delta[g, j]
+            u[first[g] + i] = total
+            if t == e:
+                taken = 0.0
+                for k in range(m):
+                    taken += Bn[row, k] * BK[row, k]
+                d[first[g] + i] = a[row] - taken
+            else:
+                d[first[g] + i] = D_rr[row, row]

@@ -34,38 +34,61 @@ def local_levels(start, codes, size, local, n_levels):
 
 
 @inner
-def _same(start, stop, local, a, b):
-    """Whether terms a and b group the rows alike (they have as many levels)."""
-    partner = np.full(stop - start, -1, dtype=np.int64)
-    for row in range(start, stop):
-        if partner[local[row, a]] < 0:
-            partner[local[row, a]] = local[row, b]
-        elif partner[local[row, a]] != local[row, b]:
+def _alike(low, high, pattern, local, z, a, b):
+    """Whether the covariances of terms a and b are proportional in some rows; b = -1 is the residual.
+
+    They are where both group the rows alike that are not zero, and their columns have a ratio of one size, and of one
+    sign within a level.
+    """
+    n = high - low
+    partner, back, ratios = np.full(n, -1, dtype=np.int64), np.full(n, -1, dtype=np.int64), np.empty(n)
+    size = 0.0
+    for row in range(low, high):
+        own, other = z[pattern[row], a], z[pattern[row], b] if b >= 0 else 1.0
+        if (own == 0.0) != (other == 0.0):
+            return False
+        if own == 0.0:
+            continue
+        level, its, ratio = local[row, a], local[row, b] if b >= 0 else row - low, other / own
+        if size == 0.0:
+            size = abs(ratio)
+        if partner[level] < 0 and back[its] < 0:
+            partner[level], back[its], ratios[level] = its, level, ratio
+        elif partner[level] != its or abs(ratio - ratios[level]) > _ALIKE * size:
+            return False
+        if abs(abs(ratio) - size) > _ALIKE * size:
             return False
     return True
 
 
-@entry
-def kept_terms(start, pattern, local, n_levels, z, order, kept):
-    """Which terms (G, T) a feature can tell: with several levels, fewer than rows, and not those of another that is kept.
+@inner
+def _several(low, high, pattern, local, z, t):
+    """Whether a term has more than one level with a column that is not zero."""
+    first = -1
+    for row in range(low, high):
+        if z[pattern[row], t] != 0.0:
+            if first < 0:
+                first = local[row, t]
+            elif local[row, t] != first:
+                return True
+    return False
 
-    `order` (T,) says which term is looked at first. Terms with other columns than ones are compared by their levels
-    with such terms alone.
+
+@entry
+def kept_terms(start, pattern, local, z, order, kept):
+    """Which terms (G, T) a feature can tell: with several levels, and neither the residual's covariance nor that of another.
+
+    `order` (T,) says which term is looked at first.
     """
-    T = n_levels.shape[1]
-    constant = np.zeros(T, dtype=np.bool_)
-    for t in range(T):
-        constant[t] = np.all(z[:, t] == 1.0)
     for g in range(start.size - 1):
-        n = start[g + 1] - start[g]
-        for position in range(T):
+        low, high = start[g], start[g + 1]
+        for position in range(order.size):
             t = order[position]
-            keep = n_levels[g, t] > 1 and (n_levels[g, t] < n or not constant[t])
+            keep = _several(low, high, pattern, local, z, t) and not _alike(low, high, pattern, local, z, t, -1)
             for earlier in range(position):
                 o = order[earlier]
-                alike = kept[g, o] and constant[o] and constant[t] and n_levels[g, o] == n_levels[g, t]
-                if keep and alike and _same(start[g], start[g + 1], local, o, t):
-                    keep = False
+                if keep and kept[g, o]:
+                    keep = not _alike(low, high, pattern, local, z, t, o)
             kept[g, t] = keep
 
 

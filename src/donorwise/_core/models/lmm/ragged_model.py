@@ -146,7 +146,8 @@ class RaggedLMM:
         axes = []
         for t, estimate in enumerate(largest * own.information):
             level = float(np.max(own.rows.n[self.usable] / own.n_levels[self.usable, t], initial=1.0))
-            low, top = _LOWEST / level, max(_HIGHEST, _BEYOND * estimate)
+            doublings = np.log2(max(_BEYOND * estimate / _HIGHEST, 1.0))
+            low, top = _LOWEST / level, _HIGHEST * 2.0 ** np.ceil(doublings - 1e-6)  # the same whatever rounds the estimate
             if self.nuisance[t]:
                 axes.append(np.concatenate([[0.0], np.geomspace(low, min(top, _MOST), _NUISANCE)]))
                 continue
@@ -212,13 +213,8 @@ class RaggedLMM:
 
     @property
     def theta(self) -> FloatArray:
-        """Standard deviations of the terms relative to that of a row of weight one, (G, T); NaN for those that are left out."""
+        """Relative standard deviations of the terms, (G, T); NaN for those that are left out."""
         return np.sqrt(self._known_gamma)
-
-    @property
-    def sigma2(self) -> FloatArray:
-        """Residual variance of a row of weight one, (G,)."""
-        return self.estimates.sigma2
 
     @property
     def n_parameters(self) -> IntArray:
@@ -232,7 +228,8 @@ class RaggedLMM:
 
     @property
     def _known_gamma(self) -> FloatArray:
-        return np.where(self.equations.kept, self.estimates.gamma, np.nan)
+        fitted = np.isfinite(self.estimates.sigma2)[:, None]
+        return np.where(self.equations.kept & fitted, self.estimates.gamma, np.nan)
 
     def informed(self, L: FloatArray) -> BoolArray:
         """Which contrasts (n, p) have a variance, (n,)."""
@@ -255,16 +252,20 @@ class RaggedLMM:
 
         NaN for terms that are left out; what is left is that of a row of typical weight, so that shares are free of units.
         """
-        own, sigma2 = self.equations, self.estimates.sigma2
+        own = self.equations
         rows, n = own.rows, np.maximum(own.rows.n, 1)
         coefficients = np.nan_to_num(self.coefficients)
         fitted = np.einsum("mp,mp->m", own.X[rows.pattern], coefficients[rows.feature])
         mean = np.bincount(rows.feature, fitted, rows.n_features) / n
         fixed = np.bincount(rows.feature, (fitted - mean[rows.feature]) ** 2, rows.n_features) / n
-        square = np.empty((n.size, own.z.shape[1]))
-        for t, z in enumerate(own.z.T):
-            square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / n
-        return np.column_stack([fixed, self._known_gamma * square * sigma2[:, None], sigma2 / own.typical_weight])
+        return np.column_stack([fixed, self.term_variances(), self.estimates.sigma2 / own.typical_weight])
+
+    def term_variances(self) -> FloatArray:
+        """Mean over the rows of every term's variance, (G, T)."""
+        rows, square = self.equations.rows, np.empty_like(self.estimates.gamma)
+        for t, z in enumerate(self.equations.z.T):
+            square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / np.maximum(rows.n, 1)
+        return self._known_gamma * square * self.estimates.sigma2[:, None]
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""
@@ -339,7 +340,7 @@ class RaggedGrid:
         """The law of the contrasts."""
         found, centre, scale = self._law(at, self.L)
         if self.impossible is not None:
-            scale[self.impossible[at].T] = np.nan
+            centre[self.impossible[at].T] = scale[self.impossible[at].T] = np.nan
         nu = self.equations.nu(reml=True)[at].astype(np.float64)
         return law_of(found, centre, scale, nu)
 
