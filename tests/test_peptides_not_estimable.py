@@ -41,3 +41,16 @@ def test_an_arm_is_missing(ddf: str, lost: str) -> None:
     if lost == "b":
         assert own.loc["arm[T.c]", INFERENCE].notna().all() and own.loc["arm[T.c]", "status"] in {"ok", "boundary"}
     assert others[INFERENCE].notna().all(axis=None)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_nothing_but_rows_without_numbers_is_said_of_a_fit_that_fails() -> None:
+    """Each donor has one peptide, but for one that has both, so that nothing tells the residual variance by itself."""
+    adata, rng = _three_arms(""), np.random.default_rng(0)
+    adata.X[:, ::3] = np.where(np.eye(9, dtype=bool)[:, np.arange(120) % 9], 16 + rng.normal(size=(9, 120)), np.nan)
+    adata = adata[:, np.arange(360) % 3 < 2].copy()
+    dw.tl.lmm(adata, "~ arm + (1 | peptide) + (1 | donor_id)", features="protein", progress=False)
+    shares = dw.get.variance_partition(adata).pivot(index="variable", columns="term", values="fraction")
+    whole = shares.sum(axis=1, skipna=False)
+    np.testing.assert_allclose(whole[whole.notna()], 1)
+    assert set(dw.get.tests(adata)["variable"]) == set(adata.var["protein"])

@@ -386,7 +386,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     report = report.assign(**{"Lib.Q.Value": 0.001, "Precursor.Quantity": report[VALUE]})
     report.to_parquet(tmp_path / "report.parquet")
     design = pd.DataFrame({"Run": report["Run"].unique(), "donor_id": list("abcdef"), "condition": list("xyxyxy")})
-    design.to_csv(tmp_path / "design.csv", index=False)
+    design.to_csv(tmp_path / "samples.csv", index=False)
     monkeypatch.chdir(tmp_path)
     return (Path(__file__).parents[1] / "docs" / "reports.md").read_text(encoding="utf-8")
 
@@ -444,3 +444,75 @@ def test_command_says_what_is_wrong(options: list[str], says: str, tmp_path: Pat
     assert result.exit_code == 2
     assert says in result.output
     assert not (tmp_path / "x.h5ad").exists()
+
+
+def _samples() -> pd.DataFrame:
+    """Of the runs, in another order, with one that was not measured."""
+    runs = ["other", *sorted(set(_reports.diann()["Run"]), reverse=True)]
+    arm = ["case" if i % 2 else "control" for i in range(len(runs))]
+    return pd.DataFrame({"Run": runs, "condition": arm, "age": np.arange(len(runs)) + 0.5})
+
+
+@pytest.mark.parametrize("form", ["column", "index", "unnamed index", "csv", "tsv", "semicolons", "parquet"])
+def test_samples_are_found_by_the_run(form: str, tmp_path: Path) -> None:
+    samples, given = _samples(), tmp_path / f"samples.{form}"
+    indexed = samples.set_index("Run")
+    if form in ("column", "index", "unnamed index"):
+        given = {"column": samples, "index": indexed, "unnamed index": indexed.rename_axis(None)}[form]
+    elif form == "parquet":
+        samples.to_parquet(given)
+    else:
+        samples.to_csv(given, index=False, sep={"csv": ",", "tsv": "\t", "semicolons": ";"}[form])
+    found = dw.pp.pivot(_reports.diann(), samples=given)
+    plain = dw.pp.pivot(_reports.diann())
+    pd.testing.assert_index_equal(found.obs_names, plain.obs_names)
+    assert list(found.obs) == [*plain.obs, "condition", "age"]
+    for name in ("condition", "age"):
+        assert found.obs[name].tolist() == indexed.loc[found.obs_names, name].tolist()
+
+
+def test_runs_that_are_numbers_and_runs_of_two_columns_find_their_samples(tmp_path: Path) -> None:
+    report = _reports.diann()
+    report["Run"] = pd.factorize(report["Run"])[0] + 1
+    samples = pd.DataFrame({"Run": [4, 3, 2, 1, 5], "donor_id": ["D4", "D3", "D2", "D1", "D5"]})
+    samples.to_csv(tmp_path / "samples.csv", index=False)
+    expected = [f"D{run}" for run in dw.pp.pivot(report).obs["Run"]]
+    for given in (samples, tmp_path / "samples.csv"):
+        assert dw.pp.pivot(report, samples=given).obs["donor_id"].tolist() == expected
+    report["Channel"] = "a"
+    pairs = samples.assign(Channel=["a", "a", "a", "a", "b"])
+    found = dw.pp.pivot(report, obs=["Run", "Channel"], samples=pairs)
+    assert found.obs["donor_id"].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.iloc[:-1], "1 of 4 runs have no row in samples (`Run`)"),
+        (lambda t: t.assign(Run=t["Run"] + ".raw"), "4 of 4 runs have no row"),
+        (lambda t: pd.concat([t, t.iloc[1:2]]), "several rows of one run (`Run`)"),
+        (lambda t: t.rename(columns={"Run": "file"}).set_index("age"), "no column `Run`, by which runs are found"),
+        (lambda t: "nowhere.csv", "no file nowhere.csv"),
+        (lambda t: 3, "not int"),
+    ],
+)
+def test_samples_that_do_not_fit(change: Callable[[pd.DataFrame], Any], words: str) -> None:
+    with pytest.raises(DataError, match=re.escape(words)):
+        dw.pp.pivot(_reports.diann(), samples=change(_samples()))
+
+
+def test_a_column_of_samples_is_in_obs_already() -> None:
+    report = _reports.diann().assign(condition="x")
+    with pytest.raises(DataError, match="`condition` is a column of obs already"):
+        dw.pp.pivot(report, obs_columns="condition", samples=_samples())
+
+
+def test_the_command_joins_samples(tmp_path: Path) -> None:
+    _reports.diann().to_csv(tmp_path / "report.tsv", sep="\t", index=False)
+    _samples().to_csv(tmp_path / "samples.csv", index=False)
+    told = ["pivot", tmp_path / "report.tsv", "--samples", tmp_path / "samples.csv", "-o", tmp_path / "peptides.h5ad"]
+    done = CliRunner().invoke(main, list(map(str, told)))
+    assert done.exit_code == 0, done.output
+    assert "of no run here are left out: 'other'" in done.output
+    found = ad.read_h5ad(tmp_path / "peptides.h5ad")
+    assert found.obs["age"].tolist() == _samples().set_index("Run").loc[found.obs_names, "age"].tolist()

@@ -321,3 +321,13 @@ def test_a_title_that_is_too_long_keeps_both_ends() -> None:
         assert title.startswith("gene_0004, CD8+") and title.endswith(end) and "…" in title
         assert title.count("\n") == 2
     assert fold(ax, "gene_0004: intercept") == "gene_0004: intercept"
+
+
+def test_words_above_peptides_are_within_the_figure() -> None:
+    """Axes on top of axes are taller here, and the layout needs more rounds to make room for them."""
+    runs = dw.datasets.simulate_peptides(n_donors=3, n_proteins=8, n_peptides=10, seed=1)
+    dw.tl.lmm(runs, "~ condition + (1 | peptide) + (1 | donor_id)", features="protein", progress=False)
+    ax = _drawn(dw.pl.donors(runs, "P00003"))
+    whole = ax.figure.get_tightbbox().transformed(ax.figure.dpi_scale_trans)
+    assert ax.figure.bbox.padded(1).contains(whole.x0, whole.y0)
+    assert ax.figure.bbox.padded(1).contains(whole.x1, whole.y1)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from donorwise._core.reports.kinds import Rule
 
 logger = logging.getLogger("donorwise")
-_PIVOT = ("kind", "obs", "var", "values", "layers", "var_columns", "obs_columns", "aggregate", "decimal")
+_PIVOT = ("kind", "obs", "var", "values", "layers", "var_columns", "obs_columns", "samples", "aggregate", "decimal")
 _QUALITY = "quality"
 _WORDS: Mapping[str, bool | None] = {"yes": True, "true": True, "no": False, "false": False, "none": None}
 
@@ -60,6 +60,11 @@ def _rule(text: str) -> Rule | None:
     help="Columns for var, the one with the proteins first.",
 )  # fmt: skip
 @click.option("--obs-columns", metavar="A,B,…", multiple=True, callback=options.names_or_none, help="Columns for obs.")
+@click.option(
+    "--samples", metavar="PATH",
+    help="Table of the runs (text or Parquet), such as their donors and conditions, for obs: a row for each, by the column of "
+    "the runs.",
+)  # fmt: skip
 @click.option(
     "--filter", "filters", metavar="COLUMN=RULE", multiple=True, callback=options.named_texts,
     help="Rows to keep: Q.Value=0.01 (an upper limit), Quantity.Quality=0.5:1, Decoy=no, or a label; none takes a usual one "

@@ -37,6 +37,8 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 BLUE, VERMILION = OKABE_ITO[0], OKABE_ITO[1]
 SMALLEST_P = 1e-300
 """Below this a p-value is no more than a rounding of zero."""
+_ROUNDS, _STILL = 12, 5e-4  # of a layout, and the change, as a share of the figure, that ends them
+
 WIDEST = 16.0
 """Inches across of a figure with many panels."""
 GREY, LIGHT_GREY, INK = "#8C8C8C", "#D9D9D9", "#333333"
@@ -107,12 +109,17 @@ def outer_labels(axes: Sequence[Axes], *, x: str, y: str) -> None:
             panel.tick_params(labelbottom=True)
 
 
-def settle(figure: Figure, n_rounds: int = 3) -> None:
-    """Let the layout engine find room for axes on top of axes, which takes it more rounds the taller these are."""
+def settle(figure: Figure) -> None:
+    """Let the layout engine find room for axes on top of axes, which takes it the more rounds the taller these are."""
     engine = figure.get_layout_engine()
-    if engine is not None:
-        for _ in range(n_rounds):
-            engine.execute(figure)
+    if engine is None:
+        return
+    places = np.inf
+    for _ in range(_ROUNDS):
+        engine.execute(figure)
+        before, places = places, np.array([ax.get_position().bounds for ax in figure.axes])
+        if np.abs(places - before).max() < _STILL:
+            return
 
 
 def limit_height(ax: Axes, heights: Sequence[float]) -> None:

@@ -12,6 +12,7 @@ from donorwise._anndata import keys, write_tables
 from donorwise._anndata.scale import check_log_base
 from donorwise._core.reports.kinds import Plan, Rule, plan_of
 from donorwise._core.reports.layout import AGGREGATES, EXCLUDED, lay_out
+from donorwise._core.reports.samples import join_samples
 from donorwise._core.reports.tables import open_report
 from donorwise._typing import check_option
 from donorwise.errors import DataError
@@ -30,6 +31,7 @@ def pivot(
     layers: Mapping[str, str] | None = None,
     var_columns: str | Sequence[str] | None = None,
     obs_columns: str | Sequence[str] | None = None,
+    samples: pd.DataFrame | str | os.PathLike[str] | None = None,
     filters: Mapping[str, Rule | None] | None = None,
     exclude: Sequence[str] = EXCLUDED,
     aggregate: Literal["error", "max", "sum", "median"] = "error",
@@ -60,6 +62,9 @@ def pivot(
         Columns that say something of precursors, for `var`; the first one holds the proteins.
     obs_columns
         Columns that say something of runs, for `obs`.
+    samples
+        What the table does not know of the runs, such as their donors and conditions, for `obs`: a DataFrame, or the path of a file
+        (text or Parquet), with a row for each run, found by the column that `obs` names (``Run``), or the index.
     filters
         Rows to keep, by column: an upper limit (``{"Q.Value": 0.01}``), a lower and an upper one (``(0.5, None)``), a flag
         (``{"Decoy": False}``), a label or several. They are added to what is usual; None takes one of these away.
@@ -80,7 +85,7 @@ def pivot(
 
     - ``X``: logarithms of the intensities, NaN where nothing was measured.
     - ``layers``: aligned with X, NaN where X is.
-    - ``obs``: the column (or columns) of `obs`, so that formulas can name the run, and `obs_columns`.
+    - ``obs``: the column (or columns) of `obs`, so that formulas can name the run, `obs_columns`, and the columns of `samples`.
     - ``var``: `var_columns`, and the columns of `var` if they are several.
     - ``uns["pivot"]["params"]``: what was taken, and ``log_base``, by which :func:`donorwise.tl.lmm` knows the scale of X.
 
@@ -88,7 +93,7 @@ def pivot(
     ------
     DataError
         A column is not there, numbers are none (a decimal comma), rows repeat, what is said of a run or precursor differs
-        between its rows, or nothing remains.
+        between its rows, a run has no row of `samples`, or nothing remains.
 
     Notes
     -----
@@ -152,7 +157,8 @@ def pivot(
     )  # fmt: skip
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     made = lay_out(opened, plan, log_base=base, exclude=exclude, aggregate=aggregate, decimal=decimal)
-    adata = ad.AnnData(made.values, obs=made.obs, var=made.var, layers=made.layers)
+    known = made.obs if samples is None else join_samples(made.obs, samples, plan.obs, decimal)
+    adata = ad.AnnData(made.values, obs=known, var=made.var, layers=made.layers)
     write_tables(adata, keys.PIVOT, tables={}, params=_params(plan, base, aggregate, exclude))
     return adata
 

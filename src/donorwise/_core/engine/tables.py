@@ -196,7 +196,8 @@ def partition_table(variables: tuple[str, ...], design: Design, models: Sequence
 def icc_table(partition: pd.DataFrame) -> pd.DataFrame:
     """Intraclass correlations from a variance partition: variable, term, icc."""
     random = partition.to_numpy()[:, 1:]
-    shares = random[:, :-1] / np.nansum(random, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        shares = random[:, :-1] / np.nansum(random, axis=1, keepdims=True)
     return long_partition(pd.DataFrame(shares, partition.index, partition.columns[1:-1]), "icc")
 
 
