@@ -239,7 +239,6 @@ def test_what_cannot_be_made_again() -> None:
         ({"weights_layer": "weight"}, r"no such layer\. Did you mean 'weights'"),
         ({"log_base": 0}, "is no base of a logarithm"),
         ({"formula": "~ condition"}, "has no random term"),
-        ({"formula": "~ condition + (condition | donor_id) + (1 | peptide)"}, "has 2 effects of each level"),
         ({"formula": "~ condition + (1 | gr(donor_id, cov=K)) + (1 | peptide)"}, r"Write `\(1 \| donor_id\)`"),
     ],
 )  # fmt: skip
