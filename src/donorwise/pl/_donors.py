@@ -144,7 +144,7 @@ def donors(
     if not single:
         size_key(figure, areas, pd.concat(drawn)["n_cells"], title=content[0].observed)
     if ax is None:
-        settle(figure, n_rounds=12 if stored.features else 3)
+        settle(figure)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
