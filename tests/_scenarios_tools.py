@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tests._peptide_data import FORMULA as PEPTIDES
+from tests._peptide_data import WEIGHTED, peptides
 from tests._scenarios import DDF, FORMULA, QUIET, SCENARIOS, Scenario, lmm, pseudobulk, scenario, simulated, troubled
 
 import donorwise as dw
+from donorwise._anndata import keys
 
 # ---------------------------------------------------------------- tl.lmm
 
@@ -115,6 +118,24 @@ def lmm_scores_in_obsm(folder: Path) -> Any:
     adata.obsm["X_pca"] = values[:, :3]
     lmm(adata, obsm="pathways", groupby="cell_type", key_added="pathways")
     return lmm(adata, obsm="X_pca", ddf="satterthwaite")
+
+
+@scenario
+def lmm_peptides(folder: Path) -> Any:
+    """Proteins of all sorts of designs: moderated, in groups and with weights, with terms of peptides, and robust.
+
+    Not their variances: that of two peptides has hardly an optimum, and is found to 1e-9. Shares of variance are kept.
+    """
+    adata = peptides(110)
+    each = {"groupby": "instrument", "weights": "quality", "ddf": "kenward-roger"}
+    terms = {"weights_layer": None, "mask_var": "some", "ddf": "satterthwaite", "reml": False, "log_base": "e"}
+    lmm(adata, PEPTIDES, **WEIGHTED, key_added="moderated")
+    lmm(adata, PEPTIDES, **WEIGHTED, **each, key_added="groups")
+    lmm(adata, f"~ condition * charge{PEPTIDES[11:]} + (1 | peptide:instrument)", **WEIGHTED | terms, key_added="terms")
+    lmm(adata, PEPTIDES, **WEIGHTED, robust="huber", key_added="robust")
+    kept = (keys.PARAMS, keys.RESULTS, keys.ICC, keys.VARIANCE_PARTITION, keys.PRIOR)
+    keys_of_uns = ("moderated", "groups", "terms", "robust")
+    return {key: {name: table for name, table in adata.uns[key].items() if name in kept} for key in keys_of_uns}
 
 
 @scenario

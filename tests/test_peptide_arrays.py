@@ -320,7 +320,7 @@ def test_refusals(given: dict[str, Any], error: type[DonorwiseError], text: str)
 
 def test_more_refusals() -> None:
     own = data()
-    with pytest.raises(DataError, match="2 are not .the first is -1 for peptide"):
+    with pytest.raises(DataError, match="1 is not .the first is -1 for peptide"):
         fitted(own, weights=own.W.mask(own.W < np.sort(own.W.to_numpy().ravel())[2], -1.0))
     with pytest.raises(DataError, match="infinite value .the first is inf for peptide 'pep1' in run 'run3'"):
         fitted(replace(own, Y=own.Y.mask(np.add.outer(np.arange(12) * 100, np.arange(own.Y.shape[1])) == 301, np.inf)))
@@ -334,9 +334,9 @@ def test_more_refusals() -> None:
         dw.fit_lmm(own.Y.iloc[:, :1], own.obs, "~ arm + (1 | donor)", var=pd.DataFrame({"a": [1.0]}))
     with pytest.raises(DesignError, match="no heritability of proteins"):
         fitted(own).heritability()
-    with pytest.raises(DesignError, match="neither obs"):
+    with pytest.raises(DesignError, match="not a column of obs or of var"):
         fitted(own, "~ arm + (1 | peptides) + (1 | donor)")
-    with pytest.raises(DesignError, match="is a column of obs and the peptides themselves"):
+    with pytest.raises(DesignError, match="is a column of obs, and in a model of peptides"):
         fitted(replace(own, obs=own.obs.assign(peptide="a")))
     with pytest.raises(DesignError, match="12 proteins are too few"):
         fitted(own).prior  # noqa: B018

@@ -269,6 +269,16 @@ def test_log_fc_of_pivoted_values() -> None:
     pd.testing.assert_frame_equal(*tables)
 
 
+@pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")
+def test_log_fc_of_proteins() -> None:
+    found = dw.pp.pivot(_reports.diann(n_runs=20, seed=2), log=10)
+    found.obs["arm"], found.obs["donor_id"] = ["a", "b"] * 10, [f"d{i % 10}" for i in range(20)]
+    dw.tl.lmm(found, "~ arm + (1 | peptide) + (1 | donor_id)", features="Protein.Group", progress=False)
+    table = dw.get.tests(found)
+    assert table["log_fc"].notna().all()
+    np.testing.assert_allclose(table["log_fc"], table["estimate"] * np.log2(10), rtol=1e-12)
+
+
 def test_values_as_they_are() -> None:
     report = _reports.diann()
     report.loc[0, VALUE] = 0.0

@@ -15,7 +15,7 @@ from donorwise._anndata.origin import is_collapsed
 from donorwise._anndata.read import check_is_anndata
 from donorwise._anndata.response import matrix_and_text, resolve_response
 from donorwise._anndata.roles import find_roles, known_columns, known_donor, said_of_labels, with_labels
-from donorwise._anndata.scale import check_log_base, noted_base
+from donorwise._anndata.scale import check_log_base, noted_base, pivoted_base
 from donorwise._core.design.audit import Audit, audit_design
 from donorwise._core.design.build import assemble_design
 from donorwise._core.design.formula import parse
@@ -33,7 +33,7 @@ from donorwise._core.engine.results import tasks_by_group
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import anndata as ad
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.design.peptide_names import Names
     from donorwise._core.engine.analysis import Analysis
-    from donorwise._core.engine.tasks import Task
     from donorwise._typing import BoolArray, FloatArray, GroupBy, IntArray
 
 _BASE = 2.0  # of the logarithm that intensities are, where nothing else is said
@@ -99,7 +98,6 @@ def prepare_peptides(
     groups, n_runs = group_columns(groupby), len(read.obs)
     tasks = tasks_by_group(parsed, layout.table, groups)
     tasks = [t if t.design is None else replace(t, design=t.design.by_row()) for t in tasks]
-    _check_scalar(tasks)
     made = PeptideAnalysis(
         formula=parsed, groupby=tuple(groups), response=response.text, log_base=_log_base(adata, response.text, log_base),
         weights=_text_of(weights), variables=variables, source=source, obs=layout.table, n_cells=n_runs, tasks=tasks,
@@ -160,18 +158,6 @@ def _check_bars(parsed: ParsedFormula) -> None:
         )
 
 
-def _check_scalar(tasks: Sequence[Task]) -> None:
-    """Raise where a random term has several effects of a level, which would be correlated."""
-    terms = (term for task in tasks if task.design is not None for term in task.design.random_terms)
-    several = next((term for term in terms if term.Z.shape[1] > 1), None)
-    if several is not None:
-        raise DesignError(
-            f"{several.bar.text!r} has {several.Z.shape[1]} effects of each level, {', '.join(several.columns)}, and models of "
-            "peptides (features=) take terms with one: an intercept for each level, (1 | donor_id) + (1 | donor_id:condition), or "
-            "one slope on a number, (1 | donor_id) + (0 + age | donor_id)."
-        )
-
-
 def _weights(adata: ad.AnnData, layer: str | None) -> Any:
     """The layer of weights, unread; None for none."""
     if layer is None:
@@ -184,9 +170,11 @@ def _weights(adata: ad.AnnData, layer: str | None) -> Any:
 
 
 def _log_base(adata: ad.AnnData, text: str, log_base: str | float | None) -> float:
-    """Base of the logarithms: as given, or as scanpy noted it of X, else that of intensities as programs write them."""
-    noted = noted_base(adata) if text == keys.RESPONSE_X and keys.LOG1P in adata.uns else _BASE
-    return check_log_base(log_base) or noted
+    """Base of the logarithms: as given, or as scanpy or ``dw.pp.pivot`` noted it of X, else that of intensities as usual."""
+    if (asked := check_log_base(log_base)) is not None or text != keys.RESPONSE_X:
+        return asked or _BASE
+    noted = noted_base(adata) if keys.LOG1P in adata.uns else pivoted_base(adata)
+    return _BASE if np.isnan(noted) else noted
 
 
 def _text_of(given: Any) -> str:

@@ -245,11 +245,11 @@ def feature_names(adata: ad.AnnData, column: str) -> pd.Index:
 
 
 def features_there(adata: ad.AnnData, params: Mapping[str, Any]) -> pd.Index | None:
-    """The features that a result could be of now; None where var does not say, or has lost the column that said it."""
+    """The features that a result could be of now (missing for none); None where var does not say, or has lost the column for it."""
     column = str(params.get(keys.FEATURES, ""))
     if not aligned_to_var(params) or (column and column not in adata.var.columns):
         return None
-    return feature_names(adata, column).dropna().unique()
+    return feature_names(adata, column).unique()
 
 
 def _params(stored: Any) -> dict[str, Any]:

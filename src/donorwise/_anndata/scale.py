@@ -108,13 +108,21 @@ def noted_base(adata: ad.AnnData) -> float:
     return math.e if base is None else float(base)
 
 
-def _base_of_pivot(adata: ad.AnnData, sample: Callable[[], np.ndarray]) -> float:
-    """The base that ``dw.pp.pivot`` noted; NaN for none, and where values are larger than its logarithms can be."""
+def pivoted_base(adata: ad.AnnData) -> float:
+    """The base that ``dw.pp.pivot`` noted of X; NaN where it noted none."""
     noted: Any = adata.uns.get(keys.PIVOT)
     params: Any = noted.get(keys.PARAMS) if hasattr(noted, "get") else None
     base = params.get(keys.LOG_BASE) if hasattr(params, "get") else None
-    if not (isinstance(base, float) and base > 1):  # another program's note, or none
-        return math.nan
+    return (
+        float(base) if isinstance(base, float) and base > 1 else math.nan
+    )  # else another program's note, or of no logarithm
+
+
+def _base_of_pivot(adata: ad.AnnData, sample: Callable[[], np.ndarray]) -> float:
+    """The same; NaN too where values are larger than its logarithms can be."""
+    base = pivoted_base(adata)
+    if math.isnan(base):
+        return base
     values = sample()
     high = float(np.max(values, initial=0, where=np.isfinite(values)))
     return base if high * math.log(base) <= _MOST_OF_ANY else math.nan

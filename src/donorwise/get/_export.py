@@ -179,7 +179,7 @@ def to_rank_genes_groups(
     symbols = symbols_of(adata, gene_symbols, stored.params)
     table, column = _one_family(stored.results, contrast=contrast, group=group)
     variables = features_there(adata, stored.params)
-    variables = stored.results["variable"].cat.categories if variables is None else variables
+    variables = stored.results["variable"].cat.categories if variables is None else variables.dropna()
     logged = bool(table["log_fc"].notna().any())
     parts = table.groupby(column, observed=True, sort=True)
     ranked = {name: _ranked(part, variables, symbols, logged=logged) for name, part in parts}

@@ -221,7 +221,7 @@ _LINES = {
     "log_fc": "log2 FC {:.3g}",
     "alpha": "alpha {:g}",
 }
-_RUNS = "{:,} runs per donor"  # what cells are for models of peptides
+_RUNS = "runs per donor: {:,}"  # what cells are for models of peptides
 _BY = (*_LINES, "expression")
 _MOST_BANDS = 2  # more of them cannot be told apart
 

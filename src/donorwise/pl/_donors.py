@@ -154,7 +154,8 @@ def _size(content: list[Panel]) -> tuple[float, float]:
     n_places = max(len(panel.donors) for panel in content)
     n_effects = max(len(panel.effects) for panel in content)
     widest = next(width for most, width in _WIDEST.items() if len(content) <= most)
-    return min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), widest), 5.2
+    width = min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), widest)
+    return width, 6.2 if "peptide" in content[0].cells else 5.2
 
 
 def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, unit: str, areas: Areas, with_key: bool) -> None:
@@ -170,6 +171,8 @@ def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, unit: str, areas: Areas,
 def _title(ax: Axes, panel: Panel) -> str:
     name = panel.variable if panel.group == keys.ALL else f"{panel.variable}, {panel.group}"
     lines = [fold(ax, name), f"{panel.told} = {panel.n_donors:,} donors{_split(panel)}"]
+    if panel.formula:
+        lines.append(fold(ax, f"model: {panel.formula}"))
     if len(panel.effects) == 1:
         effect = panel.effects[0]
         adjusted = "" if np.isnan(effect.adj_p) else f", {format_p(effect.adj_p, 'FDR')}"

@@ -56,6 +56,7 @@ class _Shown(NamedTuple):
     scale: Scale
     observed: str = "cells"
     told: str = ""
+    formula: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ class Panel:
         What the axis of their values shows.
     told
         How many they are.
+    formula
+        That of the feature, where it is not that of the result.
     scale
         What the donors' points are.
     """
@@ -103,6 +106,7 @@ class Panel:
     observed: str
     above: str
     told: str
+    formula: str
     scale: Scale
 
     @property
@@ -187,6 +191,7 @@ def collect(
         observed=shown.observed,
         above="counts of cells" if stored.params["link"] == "log" else "peptides" if stored.features else "cells",
         told=shown.told or f"{len(cells):,} cells",
+        formula=shown.formula,
         scale=shown.scale,
     )
 
@@ -242,7 +247,7 @@ def _predicted(adata: ad.AnnData, stored: Results, key: str, *, variable: str, g
 def _of_protein(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
     """What was measured of a protein's peptides, and its level in every donor, of which an arm's mean is that of the model."""
     made = of_protein(adata, stored, key, variable=variable, group=group, condition=condition)
-    return _Shown(made.values, made.donors, np.ones(len(made.donors)), LEVELS, "measurements", made.told)
+    return _Shown(made.values, made.donors, np.ones(len(made.donors)), LEVELS, "measurements", made.told, made.formula)
 
 
 def _counts(

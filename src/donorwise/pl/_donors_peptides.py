@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from donorwise._anndata import Results
-    from donorwise._core.engine.peptides import PeptideAnalysis, PeptideFit
+    from donorwise._core.engine.fitted_peptides import PeptideFit
+    from donorwise._core.engine.peptides import PeptideAnalysis
     from donorwise._typing import FloatArray, IntArray
 
 _BY = ["donor", "condition", "group"]
@@ -33,11 +34,14 @@ class Protein(NamedTuple):
         model gives it, and ``sd / sqrt(n_cells)`` the error that its `n_cells` measurements leave.
     told
         How much was measured.
+    formula
+        Of the protein, where that has lost a term; else empty.
     """
 
     values: pd.DataFrame
     donors: pd.DataFrame
     told: str
+    formula: str
 
 
 def of_protein(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> Protein:
@@ -51,10 +55,11 @@ def of_protein(adata: ad.AnnData, stored: Results, key: str, *, variable: str, g
     made = peptides_again(adata, stored, [variable], key)
     number = next((i for i, task in enumerate(made.tasks) if task.name == group), 0)
     fit = fit_group(made, group)
-    rows = fit.models[0].equations.rows
-    if not rows.y.size:
+    (statistics,) = made.statistics([number])  # what was measured, which a robust fit changes
+    if statistics is None or not statistics.rows.y.size:
         raise DataError(f"Nothing was measured of {variable!r} in {group!r}; there is nothing to draw.")
-    values = _grid(made, number, list(map(str, adata.var_names)))
+    rows = statistics.rows
+    values = _grid(made, fit, number, list(map(str, adata.var_names)))
     values["condition"] = obs_frame(adata, [condition])[condition].iloc[values["run"].to_numpy()].array
     values = values.assign(group=group, level=_levels(made, fit, values["pattern"].to_numpy()))
     peptide, pattern = made.source.measured(fit.design)
@@ -63,15 +68,16 @@ def of_protein(adata: ad.AnnData, stored: Results, key: str, *, variable: str, g
     )
     values[["value", "weight"]] = np.nan
     values.loc[at, ["value", "weight"]] = np.column_stack([rows.y, rows.w])
-    donors = _donors(values, float(fit.models[0].estimates.sigma2[0]))
+    donors = _donors(values, float(fit.sigma2[0]))
     drawn = pd.MultiIndex.from_frame(values[_BY]).isin(pd.MultiIndex.from_frame(donors[_BY]))
     values = values[drawn & values["column"].isin(peptide)].reset_index(drop=True)
-    return Protein(values, donors, _told(fit, int(values["run"].nunique())))
+    formula = fit.formulas[0] if fit.status[0] == "reduced" else ""
+    return Protein(values, donors, _told(fit, int(values["run"].nunique())), formula)
 
 
-def _grid(made: PeptideAnalysis, number: int, names: list[str]) -> pd.DataFrame:
+def _grid(made: PeptideAnalysis, fit: PeptideFit, number: int, names: list[str]) -> pd.DataFrame:
     """A row for every peptide of the protein and run in use, with the pattern and the donor that it has."""
-    design, source, donors = made.tasks[number].design, made.source, made.donors(number)
+    design, source, donors = fit.design, made.source, made.donors(number)
     columns = np.flatnonzero(source.protein == 0)
     pattern = design.codes.reshape(-1, made.n_cells)[source.kind[columns]]
     at, run = np.nonzero(pattern >= 0)
@@ -88,9 +94,10 @@ def _levels(made: PeptideAnalysis, fit: PeptideFit, pattern: IntArray) -> FloatA
     for term in fit.design.random_terms:
         if made.source.groupings[term.bar.group].peptide_levels != ("",):
             continue
-        own = effects[(effects["term"] == term.name) & (effects["column"] == term.columns[0])]
-        value = own.set_index("level")["value"].reindex(list(term.levels)).fillna(0.0).to_numpy()
-        level = level + value[term.codes] * term.Z[:, 0]
+        for name, z in zip(term.columns, term.Z.T, strict=True):
+            own = effects[(effects["term"] == term.name) & (effects["column"] == name)]
+            value = own.set_index("level")["value"].reindex(list(term.levels)).fillna(0.0).to_numpy()
+            level = level + value[term.codes] * z
     return np.asarray(level[pattern])
 
 
@@ -108,9 +115,7 @@ def _donors(values: pd.DataFrame, sigma2: float) -> pd.DataFrame:
 
 
 def _told(fit: PeptideFit, n_runs: int) -> str:
-    """Peptides, runs and what is missing, and the formula where it is not the one that was asked for."""
+    """Peptides and what is missing of them, and runs."""
     n, missing = int(fit.n_peptides[0]), int(fit.n_missing[0])
-    text = f"{n:,} peptide{'' if n == 1 else 's'}, {missing:,} of {missing + int(fit.n_obs[0]):,} values missing"
-    if fit.status[0] == "reduced":
-        text += f"\nmodel: {fit.formulas[0]}"
-    return f"{text}\n{n_runs:,} runs"
+    possible = missing + int(fit.n_obs[0])
+    return f"{n:,} peptide{'' if n == 1 else 's'}, {missing:,} of {possible:,} values missing\n{n_runs:,} runs"

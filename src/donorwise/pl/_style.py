@@ -114,7 +114,7 @@ def settle(figure: Figure) -> None:
     engine = figure.get_layout_engine()
     if engine is None:
         return
-    places = np.full(4, np.inf)
+    places = np.full((len(figure.axes), 4), np.inf)
     for _ in range(_ROUNDS):
         engine.execute(figure)
         before, places = places, np.array([ax.get_position().bounds for ax in figure.axes])

@@ -19,7 +19,7 @@ from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.results import told_reasons
 from donorwise._core.jobs import Progress
 from donorwise._docs import documented
-from donorwise._typing import DDF, GLMM_DDF, check_option
+from donorwise._typing import DDF, GLMM_DDF, ROBUST, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
@@ -228,6 +228,8 @@ def calibrate(
     check_option("model", model, tuple(_MODELS))
     check_option("ddf", ddf, _MODELS[model].ddf)
     check_free(adata, key_added)
+    if robust is not None:
+        check_option("robust", robust, ROBUST)
     _check_count("n_permutations", n_permutations, 1)
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())

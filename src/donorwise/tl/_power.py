@@ -16,6 +16,7 @@ from donorwise._core.design.replicates import find_donors
 from donorwise._core.engine.analysis import USUAL_CELLS
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.fitted import LMMFit
+from donorwise._core.engine.fitted_peptides import PeptideFit
 from donorwise._core.engine.lmm import donor_term
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import (
@@ -154,6 +155,10 @@ def power(
     For :func:`donorwise.tl.glmm` the variances of the random effects stay, and the information about each donor is worked out
     with so many more or fewer cells of the same rates and exposures.
 
+    For proteins (``features=`` of :func:`donorwise.tl.lmm`) the peptides and what is missing of them are as in the fitted study, and
+    `n_cells` are runs: with more of them the variance of the residuals, and of what every run has of its own (``(1 | run)``), is
+    divided, and that of donors and peptides stays. Proteins that some donors lack have fewer degrees of freedom than the table.
+
     With a kernel the copies are not related to each other: new donors have relatives among themselves, as those of the
     fitted study have, and none in it. Neither donors nor families are the replicates then, so the degrees of freedom are
     no more than Kenward-Roger's in the fitted study, with so many cells of each donor, times n/D.
@@ -213,6 +218,11 @@ def _of_fit(
     fit: LMMFit, contrast: Any, plan: Studies, moderated: bool, weights: FloatArray | None
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table of one fit, and what the audit warns of."""
+    if isinstance(fit, PeptideFit):
+        raise DesignError(
+            "Power of proteins needs the runs of each donor, which a fit of arrays does not have: put the peptides into an "
+            "AnnData (runs x peptides), fit it with dw.tl.lmm(features=), and give that to dw.tl.power."
+        )
     if not fit.donor:
         raise DesignError(f"{fit.formula!r} has no random term for the donors: there is nothing to plan more of.")
     names, L = resolve_contrasts(fit.design, contrast)

@@ -193,7 +193,19 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
         return (max(1, round(float(runs.mean()))),)
 
     def planner(self, number: int, statistics: PeptideStatistics, fit: PeptideFit) -> PeptidePlanner:
-        """See :class:`Analysis`."""
+        """See :class:`Analysis`.
+
+        Raises
+        ------
+        DesignError
+            A random term has several columns.
+        """
+        several = next((t for t in fit.design.random_terms if not is_scalar(t)), None)
+        if several is not None:
+            raise DesignError(
+                f"Power of proteins is worked out for random terms of one column, and {several.bar.text!r} has "
+                f"{len(several.columns)}: plan with a fit that has (1 | {several.group})."
+            )
         donors = self.donors(number).codes
         return PeptidePlanner.of(fit.design, self._replicates(fit.design), donors, self._runs(number), fit.n_obs)
 

@@ -70,10 +70,6 @@ class Source(ABC, Generic[S]):
         """Read the rows of a matrix that have a code, (N,), and some columns, to see how long it takes."""
         collapse(matrix, codes, n_patterns, features=features, n_jobs=n_jobs)
 
-    def reading(self, matrix: Any, features: IntArray | None) -> Source[S]:
-        """The same for these columns (None for all) of a matrix with the same cells, or rows."""
-        return replace(self, matrix=matrix, features=features)
-
     def take_features(self, features: IntArray) -> Source[S]:
         """The same for some of the features."""
         return replace(self, features=features if self.features is None else self.features[features])

@@ -187,7 +187,7 @@ def partition_table(variables: tuple[str, ...], design: Design, models: Sequence
     out = np.full((len(variables), len(terms) + 2), np.nan)
     for model in models:
         values = model.variances()
-        with np.errstate(invalid="ignore"):  # a fit that did not converge has none
+        with np.errstate(invalid="ignore"):  # of features without a fit
             out[model.features] = values / np.nansum(values, axis=1, keepdims=True)
     index = pd.Index(variables, name="variable")
     return pd.DataFrame(out, index=index, columns=[FIXED, *terms, RESIDUAL])

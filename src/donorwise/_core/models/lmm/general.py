@@ -62,24 +62,26 @@ class Own:
 def used_terms(design: Design, equations: RaggedEquations) -> list[tuple[Used, ...]]:
     """The terms of every feature, of those that it can tell (``equations.kept``).
 
-    A term of several columns needs more rows than effects, as in lme4. Of one that has not, an intercept is left, since its
-    levels are replicates, unless the feature has another intercept for them.
+    A term of several columns needs more rows than effects, as in lme4, and columns that are not combinations of one another.
+    Of one that has not, an intercept is left, since its levels are replicates, unless the feature has another for them.
     """
+    start, pattern = equations.rows.start, equations.rows.pattern
     return [
-        _used(design.random_terms, equations.kept[g], equations.n_levels[g], int(equations.rows.n[g]))
+        _used(design.random_terms, equations.kept[g], equations.n_levels[g], pattern[start[g] : start[g + 1]])
         for g in range(equations.rows.n_features)
     ]
 
 
-def _used(terms: Sequence[RandomTerm], kept: BoolArray, n_levels: IntArray, n: int) -> tuple[Used, ...]:
-    own = [t for t in range(len(terms)) if kept[t]]
+def _used(terms: Sequence[RandomTerm], kept: BoolArray, n_levels: IntArray, rows: IntArray) -> tuple[Used, ...]:
+    """The terms of a feature with these rows (patterns)."""
+    own, n = [t for t in range(len(terms)) if kept[t]], rows.size
     intercepts = {terms[t].group for t in own if terms[t].columns == (_INTERCEPT,)}
     found = []
     for t in own:
-        columns = terms[t].columns
-        if len(columns) == 1 or len(columns) * n_levels[t] < n:
+        columns, r = terms[t].columns, len(terms[t].columns)
+        if (r == 1 or r * n_levels[t] < n) and np.linalg.matrix_rank(terms[t].Z[rows]) == r:
             found.append(Used(t, tuple(range(len(columns)))))
-        elif n_levels[t] < n and terms[t].group not in intercepts:
+        elif r > 1 and n_levels[t] < n and terms[t].group not in intercepts:
             found.append(Used(t, (columns.index(_INTERCEPT) if _INTERCEPT in columns else -1,)))
     return tuple(found)
 

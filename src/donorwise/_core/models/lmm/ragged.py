@@ -161,14 +161,19 @@ class RaggedEquations:
 
     @cached_property
     def typical_weight(self) -> float:
-        """The geometric mean of the weights."""
+        """The geometric mean of all weights."""
         return float(np.exp(np.log(self.rows.w).mean())) if self.rows.w.size else 1.0
 
     @cached_property
-    def information(self) -> FloatArray:
-        """What a typical row says of a level of every term, in units of the residual variance, (T,): weight times column squared."""
-        square = (self.z[self.rows.pattern] ** 2).mean(axis=0) if self.rows.w.size else np.ones(self.z.shape[1])
-        return self.typical_weight * np.where(square > 0, square, 1.0)
+    def typical(self) -> FloatArray:
+        """Geometric mean of the weights of every feature, (G,)."""
+        return np.asarray(np.exp(self.log_weight / np.maximum(self.rows.n, 1)), dtype=np.float64)
+
+    @cached_property
+    def square(self) -> FloatArray:
+        """Mean square of the column of every term, (T,); one where it is zero."""
+        square = (self.z[self.rows.pattern] ** 2).sum(axis=0) / max(self.rows.y.size, 1)
+        return np.where(square > 0, square, 1.0)
 
     @property
     def reduced(self) -> BoolArray:
@@ -260,7 +265,7 @@ def _estimates(
 ) -> RaggedEstimates:
     nu = equations.nu(reml=reml)
     _, R, logdet_V, logdet_X = likelihood.T
-    found = usable & converged & np.isfinite(R)
+    found = usable & converged & np.isfinite(R) & np.isfinite(Phi).all(axis=(1, 2)) & np.isfinite(delta).all(axis=1)
     lost = np.where(found, 0.0, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         logdet = logdet_V + (logdet_X + equations.log_det_basis if reml else 0.0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from donorwise._core.models.lmm.ragged_fit_kernels import effects_ragged
+from donorwise._core.models.lmm.ragged_piece_kernels import effects_ragged
 
 if TYPE_CHECKING:
     from donorwise._core.models.lmm.ragged import RaggedEquations, RaggedEstimates

@@ -15,7 +15,8 @@ from donorwise._core.models.lmm.law import JointLaw
 from donorwise._core.models.lmm.ragged import fit_ragged_rows
 from donorwise._core.models.lmm.ragged_df_kernels import column_df_ragged
 from donorwise._core.models.lmm.ragged_effects import ragged_effects
-from donorwise._core.models.lmm.ragged_fit_kernels import law_ragged, pieces_ragged
+from donorwise._core.models.lmm.ragged_law_kernels import law_ragged
+from donorwise._core.models.lmm.ragged_piece_kernels import pieces_ragged
 from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
@@ -133,30 +134,32 @@ class RaggedLMM:
         return tuple(term.label for term in self.design.random_terms), (1.0,) * len(self.nuisance)
 
     def largest(self) -> FloatArray:
-        """Largest estimate of every variance ratio, (T,)."""
-        return np.asarray(self.estimates.gamma[self.usable].max(axis=0, initial=0.0))
+        """Largest estimate of every variance ratio, to the residual variance of a typical row of the feature, (T,)."""
+        typical = self.equations.typical[self.usable, None]
+        return np.asarray((self.estimates.gamma[self.usable] * typical).max(axis=0, initial=0.0))
 
     def axes(self, largest: FloatArray) -> list[FloatArray]:
         """Grid of every variance ratio: zero, then geometric from 0.02 / (rows of a large level) to 30 or beyond.
 
-        These are ratios to the residual variance of a typical row, whatever the units of weights and columns.
+        These are ratios to the residual variance of a typical row of each feature, whatever the units of weights and columns.
         """
         own = self.equations
         usual, most = _POINTS[len(self.nuisance)]
         axes = []
-        for t, estimate in enumerate(largest * own.information):
+        for t, estimate in enumerate(largest * own.square):
             level = float(np.max(own.rows.n[self.usable] / own.n_levels[self.usable, t], initial=1.0))
-            low, top = _LOWEST / level, max(_HIGHEST, _BEYOND * estimate)
+            doublings = np.ceil(np.log2(max(_BEYOND * estimate / _HIGHEST, 1.0)) - 1e-6)  # whatever rounds the estimate
+            low, top = _LOWEST / level, _HIGHEST * 2.0**doublings
             if self.nuisance[t]:
                 axes.append(np.concatenate([[0.0], np.geomspace(low, min(top, _MOST), _NUISANCE)]))
                 continue
             step = np.log(_HIGHEST / low) / (usual - 1)
             n = min(most, usual + int(np.ceil(np.log(top / _HIGHEST) / step - 1e-6)))
             axes.append(np.concatenate([[0.0], np.geomspace(low, top, n)]))
-        return [axis / unit for axis, unit in zip(axes, own.information, strict=True)]
+        return [axis / unit for axis, unit in zip(axes, own.square, strict=True)]
 
     def on(self, points: FloatArray, L: FloatArray | None = None) -> RaggedGrid:
-        """The model at ratios (K, T), for contrasts (n, p)."""
+        """The model at ratios (K, T) to the residual variance of a typical row of each feature, for contrasts (n, p)."""
         turned = np.empty((0, self.equations.p)) if L is None else self.turned(L)
         impossible = None if L is None else ~self.estimable(L)
         return RaggedGrid(self.equations, points, *_nodes(points), turned, impossible, self.fold)
@@ -227,7 +230,8 @@ class RaggedLMM:
 
     @property
     def _known_gamma(self) -> FloatArray:
-        return np.where(self.equations.kept, self.estimates.gamma, np.nan)
+        fitted = np.isfinite(self.estimates.sigma2)[:, None]
+        return np.where(self.equations.kept & fitted, self.estimates.gamma, np.nan)
 
     def informed(self, L: FloatArray) -> BoolArray:
         """Which contrasts (n, p) have a variance, (n,)."""
@@ -252,8 +256,7 @@ class RaggedLMM:
         """
         own = self.equations
         rows, n = own.rows, np.maximum(own.rows.n, 1)
-        coefficients = np.nan_to_num(self.coefficients)
-        fitted = np.einsum("mp,mp->m", own.X[rows.pattern], coefficients[rows.feature])
+        fitted = np.einsum("mp,mp->m", own.X[rows.pattern], self.coefficients[rows.feature])
         mean = np.bincount(rows.feature, fitted, rows.n_features) / n
         fixed = np.bincount(rows.feature, (fitted - mean[rows.feature]) ** 2, rows.n_features) / n
         return np.column_stack([fixed, self.term_variances(), self.estimates.sigma2 / own.typical_weight])
@@ -357,12 +360,15 @@ class RaggedGrid:
         return JointLaw(found, (whitened**2).mean(axis=-1), size, self.equations.nu(reml=True)[at].astype(np.float64))
 
     def _law(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Log-likelihood, centre and scale; points where rounding leaves nothing of these have no likelihood."""
         own, K, n = self.equations, len(self.points), len(L)
         loglik, centre, scale = np.empty((at.size, K)), np.empty((n, at.size, K)), np.empty((n, at.size, K))
         law_ragged(
-            own.data, own.basis, own.rank, own.ols, at, self.points, self.order, self.begin, np.ascontiguousarray(L),
+            own.data, own.basis, own.rank, own.ols, at, own.typical, self.points, self.order, self.begin, np.ascontiguousarray(L),
             own.nu(reml=True).astype(np.float64), loglik, centre, scale,
         )  # fmt: skip
+        lost = ~(np.isfinite(loglik) & np.isfinite(centre).all(axis=0) & np.isfinite(scale).all(axis=0))
+        loglik[lost], centre[:, lost], scale[:, lost] = -np.inf, 0.0, 1.0
         return loglik, centre, scale
 
     def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:

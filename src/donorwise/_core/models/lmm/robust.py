@@ -1,6 +1,6 @@
 """Fits in which single measurements that lie far away count for less: Huber's psi in a mixed model.
 
-With residuals r of the fit, random effects in it, of leverage h = diag(I - W⁻¹P) and scale s,
+With residuals r of the fit (fixed effects and modes of the random ones), leverages h = diag(I - W⁻¹P) and a scale s,
 
     u = r / (s sqrt((1 - h) / w)),   y* = fitted + s sqrt((1 - h) / w) psi(u) K / kappa,   psi(u) = max(-k, min(u, k)),
 
@@ -8,7 +8,9 @@ the mixed model is fitted to the pseudo-measurements y* (Fellner 1986), variance
 they agree. The estimates are those with weights w min(1, k / |u|). At normal errors the residual variance of y* is that of y
 over the efficiency of psi, kappa² / E psi² with kappa = E psi', so that whatever is made from y* (standard errors, degrees of
 freedom, laws for moderation) has the right size to first order; weighted rows do not (the squares of what is left
-are smaller than the weights say). K = 1 + (1 - kappa) / kappa mean(h) is Huber's correction to the second order.
+are smaller than the weights say). K = 1 + (1 - kappa) / kappa mean(h) is Huber's correction to the second order: K² of the
+variance of the estimates, half of which is what few rows take from the scale, so that the efficiency that is used is
+kappa² / (K E psi²).
 The scale solves sum (1 - h) (psi_c(u)² - E psi_c²) = 0 (Huber's proposal 2) with a wider c: with c = k it has two thirds of
 the degrees of freedom of the residuals, with c = 2 nine tenths, and kappa stays what it is where tails are heavy.
 
@@ -45,8 +47,9 @@ def winsorised(equations: RaggedEquations, *, reml: bool) -> RaggedEquations:
     """The equations of pseudo-measurements in the place of measurements.
 
     Their weights are multiplied by their efficiency, so that the residual variance is that of a measurement. Features
-    stay what they are that have no fit or too few rows, or most rows of which the fit hits exactly; one whose
-    pseudo-measurements still move after a hundred rounds, which is logged, keeps the last.
+    stay what they are that have no fit or fewer than five rows more than fixed effects, or most rows of which the fit hits
+    exactly, and, which is logged, those whose pseudo-measurements have no fit. One whose pseudo-measurements still move after
+    a hundred rounds keeps the last; that is logged as well.
 
     Parameters
     ----------
@@ -60,6 +63,7 @@ def winsorised(equations: RaggedEquations, *, reml: bool) -> RaggedEquations:
     fitted = rows.y - equations.residual
     pseudo, gamma = equations.residual.copy(), plain.gamma.copy()
     scale, efficiency = np.sqrt(plain.sigma2), np.ones(rows.n_features)
+    n_lost = 0
     for _ in range(_ROUNDS):
         if not at.size:
             break
@@ -70,13 +74,26 @@ def winsorised(equations: RaggedEquations, *, reml: bool) -> RaggedEquations:
             moved,
         )  # fmt: skip
         pseudo[mine], scale[at], efficiency[at] = values, of_scale, of_efficiency
-        own, at = _answering(own, values, own.rows.w).take(np.flatnonzero(moved > _DONE)), at[moved > _DONE]
-        gamma[at] = fit_ragged_rows(own, reml=reml).gamma
-    if at.size:
-        logger.warning(
-            "Huber's weights of %d proteins still changed after %d rounds; their last are used.", at.size, _ROUNDS
-        )
+        found = fit_ragged_rows(_answering(own, values, own.rows.w), reml=reml)
+        lost = np.isnan(found.sigma2)
+        if lost.any():
+            alone = np.isin(rows.feature, at[lost])
+            pseudo[alone], efficiency[at[lost]], n_lost = equations.residual[alone], 1.0, n_lost + int(lost.sum())
+        gamma[at] = found.gamma
+        at = at[(moved > _DONE) & ~lost]
+    _tell(at.size, n_lost)
     return _answering(equations, fitted + pseudo, rows.w * efficiency[rows.feature])
+
+
+def _tell(n_moving: int, n_lost: int) -> None:
+    if n_moving:
+        logger.warning(
+            "Proteins whose Huber weights still changed after %d rounds, and are the last: %d.", _ROUNDS, n_moving
+        )
+    if n_lost:
+        logger.warning(
+            "Proteins that are fitted without Huber's weights, with which their fit does not converge: %d.", n_lost
+        )
 
 
 def _answering(equations: RaggedEquations, y: FloatArray, w: FloatArray) -> RaggedEquations:
