@@ -112,6 +112,8 @@ def test_features(
         status[:, model.features] = with_numbers(tested.tests.status, tested.tests.p_value).T
         variances[model.features] = tested.variances
         log_fc[:, model.features] = tested.log_fc.T
+    for key in set(NUMBERS) - {"estimate"}:  # a test without a p-value has no other half of it
+        numbers[key][status == "not_converged"] = np.nan
     return FeatureTests(_opened(numbers, status), status, variances, log_fc)
 
 
