@@ -51,6 +51,7 @@ MEASUREMENTS = {
     "t": "scan_cis",
     "u": "scan_relatives",
     "v": "scan_memory",
+    "w": "peptides",
 }
 PACKAGES = (
     "donorwise",

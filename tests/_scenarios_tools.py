@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tests._peptide_data import FORMULA as PEPTIDES
+from tests._peptide_data import WEIGHTED, peptides
 from tests._scenarios import DDF, FORMULA, QUIET, SCENARIOS, Scenario, lmm, pseudobulk, scenario, simulated, troubled
 
 import donorwise as dw
@@ -115,6 +117,26 @@ def lmm_scores_in_obsm(folder: Path) -> Any:
     adata.obsm["X_pca"] = values[:, :3]
     lmm(adata, obsm="pathways", groupby="cell_type", key_added="pathways")
     return lmm(adata, obsm="X_pca", ddf="satterthwaite")
+
+
+@scenario
+def lmm_peptides(folder: Path) -> Any:
+    """Proteins of all sorts of designs: moderated, in groups and with weights, each by itself, and with terms of peptides."""
+    adata = peptides(110)
+    lmm(adata, PEPTIDES, **WEIGHTED, key_added="moderated")
+    lmm(adata, PEPTIDES, **WEIGHTED, key_added="groups", groupby="instrument", weights="quality", ddf="kenward-roger")
+    terms = "~ condition * charge + (1 | peptide) + (1 | peptide:instrument) + (1 | donor_id)"
+    lmm(
+        adata,
+        terms,
+        features="protein",
+        mask_var="some",
+        ddf="satterthwaite",
+        reml=False,
+        log_base="e",
+        key_added="terms",
+    )
+    return adata
 
 
 @scenario

@@ -23,7 +23,8 @@ from donorwise._core.design.contrasts import resolve_contrasts
 from donorwise._core.design.exchange import find_exchange
 from donorwise._core.design.permutations import arrange, count_distinct
 from donorwise._core.engine.calibration import calibrate_statistics, make_plan, permuted, refit, shape_of
-from donorwise._core.engine.lmm import fit_lmm, fit_statistics
+from donorwise._core.engine.fit_arrays import fit_lmm
+from donorwise._core.engine.lmm import fit_statistics
 from donorwise._core.engine.tasks import Task, collapse_tasks
 from donorwise.errors import DataError, DesignError, DonorwiseError
 

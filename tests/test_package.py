@@ -21,6 +21,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     {"errors", "_typing", "_docs", "_core.jobs", "_core.wording", "_core.files"},
     {"_core.design", "_core.cells"},
+    {"_core.reports"},
     {"_core.models", "_core.kinship"},
     {"_core.inference"},
     {"_core.engine"},
@@ -32,7 +33,7 @@ LAYERS = (
     {"_cli", "__main__", "__init__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-FACES = set().union(*LAYERS[6:])
+FACES = set().union(*LAYERS[7:])
 ONLY_IN = {"anndata": FACES | {"_anndata"}, "matplotlib": {"pl"}, "scanpy": FACES, "click": {"_cli"}}
 
 

@@ -22,15 +22,17 @@ if TYPE_CHECKING:
     from donorwise import datasets, errors, get, pl, pp, tl
     from donorwise._core.design.contrasts import cond
     from donorwise._core.engine.exact import fit_glmm
+    from donorwise._core.engine.fit_arrays import fit_lmm
     from donorwise._core.engine.fitted import LMMFit
     from donorwise._core.engine.fitted_glmm import GLMMFit
-    from donorwise._core.engine.lmm import fit_lmm
+    from donorwise._core.engine.fitted_peptides import PeptideFit
     from donorwise._core.engine.scan_result import ScanResult
     from donorwise.tl._scan_variants import scan_variants
 
 __all__ = [
     "GLMMFit",
     "LMMFit",
+    "PeptideFit",
     "ScanResult",
     "__version__",
     "cond",
@@ -51,12 +53,13 @@ __version__ = metadata.version("donorwise")
 _LAZY: dict[str, str | None] = {
     "GLMMFit": "donorwise._core.engine.fitted_glmm",
     "LMMFit": "donorwise._core.engine.fitted",
+    "PeptideFit": "donorwise._core.engine.fitted_peptides",
     "ScanResult": "donorwise._core.engine.scan_result",
     "cond": "donorwise._core.design.contrasts",
     "datasets": None,
     "errors": None,
     "fit_glmm": "donorwise._core.engine.exact",
-    "fit_lmm": "donorwise._core.engine.lmm",
+    "fit_lmm": "donorwise._core.engine.fit_arrays",
     "get": None,
     "pl": None,
     "pp": None,

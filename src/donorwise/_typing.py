@@ -16,17 +16,20 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 StrArray: TypeAlias = NDArray[np.str_]
 
 Ddf: TypeAlias = Literal["moderated", "kenward-roger", "satterthwaite", "between-within", "residual"]
+Robust: TypeAlias = Literal["huber"]
 Status: TypeAlias = Literal[
-    "ok", "boundary", "separated", "not_estimable", "constant", "too_few_donors", "not_converged", "reduced"]
+    "ok", "boundary", "reduced", "separated", "not_estimable", "constant", "too_few_donors", "not_converged"
+]
 
 Scale: TypeAlias = Literal["trace", "as-is"]
 SCALES: tuple[str, ...] = get_args(Scale)
 """How variances with a kernel are stated."""
 GlmmDdf: TypeAlias = Literal["moderated", "between-within", "wald"]
 DDF: tuple[str, ...] = get_args(Ddf)
+ROBUST: tuple[str, ...] = get_args(Robust)
 GLMM_DDF: tuple[str, ...] = get_args(GlmmDdf)
 STATUSES: tuple[str, ...] = get_args(Status)
-FITTED: tuple[Status, ...] = ("ok", "boundary", "separated", "reduced")
+FITTED: tuple[Status, ...] = ("ok", "boundary", "reduced", "separated")
 """Statuses of features that were fitted."""
 ALL = "all"
 """The one group of an analysis without ``groupby``."""

@@ -143,6 +143,8 @@ class DonorwiseAccessor(Models):
         self,
         formula: str,
         *,
+        features: str | None = None,
+        weights_layer: str | None = None,
         family: Literal["nb", "poisson", "binomial"] | None = None,
         link: Literal["log", "logit", "cloglog"] | None = None,
         layer: str | None = None,
@@ -163,6 +165,9 @@ class DonorwiseAccessor(Models):
         formula
             As for :func:`donorwise.tl.lmm`. The replicate is the donor declared by :meth:`setup`, else the
             column of obs or the grouping factor with the name of one.
+        features, weights_layer
+            Of peptides, as they will be given to :func:`donorwise.tl.lmm`, with `layer` where the values are one: what the
+            runs can answer, and what is odd about the values, the weights and the proteins' names, which are looked at.
         family, link, layer, obsm, obs_keys, response, exposure, offset, trials
             Of a generalised model, as they will be given to :func:`donorwise.tl.glmm`; without a family the model is
             that of :func:`donorwise.tl.lmm`. They say how the model takes the depth of cells. Where one of `layer`, `obsm`,
@@ -193,6 +198,25 @@ class DonorwiseAccessor(Models):
         >>> adata.donorwise.audit("~ condition + (1 | donor_id)").notes[0]
         'condition[T.disease]: these 300 cells are 6 replicates: 3 against 3.'
         """
+        if features is not None or weights_layer is not None:
+            from donorwise._anndata.prepare import prepare_lmm
+            from donorwise._anndata.prepare_peptides import audit_peptides
+
+            if family is not None:
+                raise DesignError(
+                    f"family={family!r} and features=: generalised models take counts feature by feature, and no peptides by protein. "
+                    "Leave features= and weights_layer= out, or leave family= out to look at dw.tl.lmm, which takes them."
+                )
+            named = {
+                "layer": layer,
+                "obsm": obsm,
+                "obs_keys": obs_keys,
+                "kernels": kernels,
+                "relmat": relmat,
+                "levels": levels,
+            }
+            made = prepare_lmm(self._adata, formula, features=features, weights_layer=weights_layer, **named)
+            return audit_peptides(self._adata, made)
         if family is None:
             from donorwise._anndata.prepare import audit_cells
 

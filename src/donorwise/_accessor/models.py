@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-    from donorwise._typing import BoolArray, Ddf, FloatArray, GlmmDdf, GroupBy
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GlmmDdf, GroupBy, Robust
 
 
 class Models:
@@ -24,11 +24,13 @@ class Models:
         formula: str,
         *,
         groupby: GroupBy = None,
+        features: str | None = None,
         layer: str | None = None,
         obsm: str | None = None,
         obs_keys: str | Sequence[str] | None = None,
         mask_var: str | BoolArray | None = None,
         weights: str | FloatArray | None = None,
+        weights_layer: str | None = None,
         log_base: str | float | None = None,
         kernels: Mapping[str, Any] | None = None,
         relmat: Mapping[str, Any] | None = None,
@@ -36,6 +38,7 @@ class Models:
         contrasts: Any = None,
         ddf: Ddf = "moderated",
         reml: bool = True,
+        robust: Robust | None = None,
         key_added: str = "lmm",
         n_jobs: int | None = None,
         max_memory: float | None = None,
@@ -60,11 +63,13 @@ class Models:
             self._adata,
             formula,
             groupby=groupby,
+            features=features,
             layer=layer,
             obsm=obsm,
             obs_keys=obs_keys,
             mask_var=mask_var,
             weights=weights,
+            weights_layer=weights_layer,
             log_base=log_base,
             kernels=kernels,
             relmat=relmat,
@@ -72,6 +77,7 @@ class Models:
             contrasts=contrasts,
             ddf=ddf,
             reml=reml,
+            robust=robust,
             key_added=key_added,
             n_jobs=n_jobs,
             max_memory=max_memory,

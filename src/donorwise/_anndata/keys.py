@@ -65,6 +65,9 @@ TESTS = "tests"
 OUT = "out"
 """In params, the folder that holds the tests of a scan."""
 
+FEATURES = "features"
+"""In params of peptides, the column of var with the protein of each."""
+
 RESPONSE = "response"
 """In params, what the features are, see `RESPONSE_X`."""
 
@@ -138,6 +141,12 @@ LABELS_PREFIX = "obs/"
 COLORS_SUFFIX = "_colors"
 LOG1P = "log1p"
 """Where scanpy notes that X was log-transformed, and to which base."""
+
+PIVOT = "pivot"
+"""Where ``dw.pp.pivot`` notes what it made X from."""
+
+LOG_BASE = "log_base"
+"""In the params of `PIVOT`, the base of the logarithms that X holds; 0 for none."""
 
 RANK_GENES_GROUPS = "rank_genes_groups"
 

@@ -26,12 +26,14 @@ from donorwise._anndata import (
 )
 from donorwise._anndata.kernels import with_kernels
 from donorwise._anndata.origin import has_abundance
+from donorwise._anndata.prepare_peptides import prepare_peptides
 from donorwise._anndata.roles import AUDITED, known_columns, known_donor, said_of_labels, with_labels
 from donorwise._anndata.scale import check_log_base
 from donorwise._core.design.audit import audit
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
 from donorwise._core.design.kernel_checks import log_ignored
+from donorwise._core.design.peptide_names import PEPTIDE
 from donorwise._core.engine import cautions
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_weights, effective_jobs, pass_jobs
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.audit import Audit
     from donorwise._core.design.depth import Depth
     from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.engine.peptides import PeptideAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._typing import BoolArray, FloatArray, GroupBy
 
@@ -69,11 +72,13 @@ def prepare_lmm(
     formula: str,
     *,
     groupby: GroupBy = None,
+    features: str | None = None,
     layer: str | None = None,
     obsm: str | None = None,
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
+    weights_layer: str | None = None,
     log_base: str | float | None = None,
     kernels: Mapping[str, Any] | None = None,
     relmat: Mapping[str, Any] | None = None,
@@ -83,10 +88,10 @@ def prepare_lmm(
     n_jobs: int | None = None,
     columns: Sequence[str] = (),
     fold_changes: bool = True,
-) -> LmmAnalysis:
-    """Check all that :func:`donorwise.tl.lmm` is given; `columns` are further columns of obs that will be read.
+) -> LmmAnalysis | PeptideAnalysis:
+    """Check all that :func:`donorwise.tl.lmm` is given, and choose the analysis: of values, or of peptides by protein.
 
-    Without `fold_changes` nothing is read for them.
+    `columns` are further columns of obs that will be read; without `fold_changes` nothing is read for them.
 
     Raises
     ------
@@ -94,30 +99,83 @@ def prepare_lmm(
         See :func:`donorwise.tl.lmm`.
     """
     check_is_anndata(adata)
+    options = options or Options()
+    if features is not None:
+        of_values = {"obsm": obsm, "obs_keys": obs_keys, "kernels": kernels, "relmat": relmat, "levels": levels}
+        _check_of_peptides(features, of_values)
+        return prepare_peptides(
+            adata, formula, features=features, weights_layer=weights_layer, groupby=groupby, layer=layer, mask_var=mask_var,
+            weights=weights, log_base=log_base, contrasts=contrasts, options=options, n_jobs=n_jobs,
+        )  # fmt: skip
+    _check_of_values(weights_layer, options)
     named: dict[str, Any] = {
         "layer": layer, "obsm": obsm, "obs_keys": obs_keys, "mask_var": mask_var, "log_base": log_base,
     }  # fmt: skip
-    collapsed = is_collapsed(adata)
     response, scale = (
         (collapsed_response(adata, **named), scale_of_rows(adata))
-        if collapsed
+        if is_collapsed(adata)
         else examined(adata, resolve_response(adata, **named))
     )
     parsed, roles = with_kernels(adata, formula, kernels, relmat, levels), find_roles(adata)
+    _check_of_obs(adata, parsed)
     made = assemble_lmm(
         adata, parsed, response, groupby=group_columns(groupby), weights=weights, roles=roles, columns=columns, options=options,
         n_jobs=n_jobs, fold_changes=fold_changes,
     )  # fmt: skip
     check_random(made.tasks)
     log_ignored(task.design for task in made.tasks if task.design is not None)
-    made = made.asking(contrasts)
-    raw = read_origin(adata).looks_like_counts if collapsed else _look_raw(response)
+    return _told(adata, made.asking(contrasts), response, scale, roles)
+
+
+def _check_of_peptides(features: str, of_values: Mapping[str, Any]) -> None:
+    """Raise for options of `of_values` that a model of peptides does not take."""
+    given = [f"{name}=" for name, value in of_values.items() if value is not None]
+    if given:
+        raise DataError(
+            f"features={features!r} gives every protein a model of the measurements of its peptides, which are X or a layer, "
+            f"with independent levels; it does not go with {', '.join(given)}: leave {'it' if len(given) == 1 else 'them'} out, "
+            "or leave features= out to model every column for itself."
+        )
+
+
+def _check_of_values(weights_layer: str | None, options: Options) -> None:
+    """Raise for options that only a model of peptides takes."""
+    if weights_layer is not None:
+        raise DataError(
+            f"weights_layer={weights_layer!r} has a weight for each measurement of a peptide and goes with features=, the column "
+            "of var with the protein of each. Give that too, or weights=, a weight for each row: a column of obs or an array."
+        )
+    if options.robust:
+        raise DataError(
+            f"robust={options.robust!r} goes with features=, the column of var with the protein of each peptide: values of cells "
+            "are summed by donor before any fit, so that none of them can be weighted down. Leave robust= out."
+        )
+
+
+def _check_of_obs(adata: ad.AnnData, parsed: ParsedFormula) -> None:
+    """Raise where a formula reads peptides and nothing says so."""
+    of_var = [
+        name for name in parsed.columns if name not in adata.obs.columns and name in (PEPTIDE, *adata.var.columns)
+    ]
+    if of_var and not is_collapsed(adata):
+        what = "what the names of var are called" if of_var[0] not in adata.var.columns else "a column of var"
+        raise DesignError(
+            f"`{of_var[0]}` is no column of obs; it is {what} in a model of peptides: give features= (--features), the column "
+            "of var with the protein of each peptide."
+        )
+
+
+def _told(
+    adata: ad.AnnData, made: LmmAnalysis, response: Response, scale: str, roles: Mapping[str, Role]
+) -> LmmAnalysis:
+    """The analysis with what deserves a second look."""
+    raw = read_origin(adata).looks_like_counts if is_collapsed(adata) else _look_raw(response)
     if raw and not response.aligned_to_var:
         raw, scale = False, _RAW_VALUES.format(response.text)
     depth = cell_depth(adata) if response.aligned_to_var else None
     known = known_columns(roles, made.obs)
     said = cautions.of_cells(made, raw_counts=raw, scale=scale, depth=depth, roles=known)
-    return replace(made, warnings=(*said, *said_of_labels(adata, roles, parsed)))
+    return replace(made, warnings=(*said, *said_of_labels(adata, roles, made.formula)))
 
 
 def _look_raw(response: Response) -> bool:
@@ -240,7 +298,7 @@ def _check_no_weights(weights: object, stored: str) -> None:
 
 
 def check_random(tasks: Sequence[Task]) -> None:
-    """Raise where there is no random term.
+    """Raise where cells have no random term.
 
     Raises
     ------
@@ -271,6 +329,7 @@ def audit_cells(
     """
     check_has_cells(adata)
     parsed, roles = with_kernels(adata, formula, kernels, relmat, levels), find_roles(adata)
+    _check_of_obs(adata, parsed)
     donor = known_donor(adata, roles, parsed) or None
     by = read_origin(adata).by if is_collapsed(adata) else ()
     read = columns_read(adata, parsed, [*([donor] if donor else []), *by], moments=moments)

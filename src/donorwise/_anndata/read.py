@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys
-from donorwise._anndata.obs import computed, suggest
+from donorwise._anndata.obs import as_frame, computed, suggest
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.groups import group_columns
 from donorwise._core.models.glmm.families import RATIO_OF_LINK
@@ -88,9 +88,9 @@ class Results:
         return bool(self.params["observations"] == "units")
 
     @property
-    def aligned_to_var(self) -> bool:
-        """Whether the variables are names of ``adata.var``."""
-        return aligned_to_var(self.params)
+    def features(self) -> str:
+        """Column of var with the proteins that the variables are; empty where they are names of var, or stand elsewhere."""
+        return str(self.params.get(keys.FEATURES, ""))
 
 
 def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
@@ -108,8 +108,9 @@ def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
     tables = {name: pd.DataFrame(entry[name]) for name in keys.TABLES}
     if keys.HERITABILITY in entry:
         tables[keys.HERITABILITY] = pd.DataFrame(entry[keys.HERITABILITY])
-    if aligned_to_var(params):
-        tables = {name: still_there(table, adata, key) for name, table in tables.items()}
+    there = features_there(adata, params)
+    if there is not None:
+        tables = {name: still_there(table, there, key) for name, table in tables.items()}
     others = (keys.PRIOR, keys.SIZE_FACTORS, keys.KERNELS)
     further = {name: pd.DataFrame(entry[name]) for name in others if name in entry}
     whole = {name: table.reset_index(drop=True) for name, table in tables.items()}
@@ -132,11 +133,11 @@ def read_tables(adata: ad.AnnData, key: str, names: Sequence[str], *, made_by: s
         there = suggest(key, present) if present else f"There are none in this AnnData: run {made_by} first."
         raise DataError(f"adata.uns has no result {key!r} of {made_by}. {there}")
     check_format(adata.uns[key], key)
-    params = _params(adata.uns[key][keys.PARAMS])
+    known = features_there(adata, _params(adata.uns[key][keys.PARAMS]))
     tables = {name: pd.DataFrame(adata.uns[key][name]) for name in names}
     for name, table in tables.items():
-        if "variable" in table and aligned_to_var(params):
-            tables[name] = still_there(table, adata, key)
+        if "variable" in table and known is not None:
+            tables[name] = still_there(table, known, key)
     return {name: table.reset_index(drop=True) for name, table in tables.items()}
 
 
@@ -230,9 +231,25 @@ def _holds(entry: Any, names: Sequence[str]) -> bool:
 
 
 def aligned_to_var(params: Mapping[str, Any]) -> bool:
-    """Whether the features of a result are names of ``var``."""
+    """Whether the features of a result are columns of X or of a layer: names of ``var``, or what a column of var calls them."""
     response = str(params["response"])
     return response == keys.RESPONSE_X or response.startswith(keys.LAYER_PREFIX)
+
+
+def feature_names(adata: ad.AnnData, column: str) -> pd.Index:
+    """What every row of ``var`` is called in results: its name, or (as proteins are) what a `column` says; missing for none."""
+    if not column:
+        return adata.var_names
+    values = as_frame(adata.var[[column]])[column].astype(object)
+    return pd.Index(values.where(values.isna(), values.map(str)))
+
+
+def features_there(adata: ad.AnnData, params: Mapping[str, Any]) -> pd.Index | None:
+    """The features that a result could be of now (missing for none); None where var does not say, or has lost the column for it."""
+    column = str(params.get(keys.FEATURES, ""))
+    if not aligned_to_var(params) or (column and column not in adata.var.columns):
+        return None
+    return feature_names(adata, column).unique()
 
 
 def _params(stored: Any) -> dict[str, Any]:
@@ -252,15 +269,15 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
-def still_there(table: pd.DataFrame, adata: ad.AnnData, key: str, column: str = "variable") -> pd.DataFrame:
-    """Drop the rows of features that are no longer in ``var``; uns does not follow a subset."""
+def still_there(table: pd.DataFrame, names: pd.Index, key: str, column: str = "variable") -> pd.DataFrame:
+    """Drop the rows of features that are not among `names` any more; uns does not follow a subset."""
     variable = table[column].cat
-    present = variable.categories.isin(adata.var_names)
+    present = variable.categories.isin(names)
     if present.all():
         return table
-    if not present.any() and adata.n_vars:
+    if not present.any() and len(names):
         raise DataError(
-            f"None of the features of the result {key!r} is in adata.var_names. Were they renamed since the fit?"
+            f"None of the features of the result {key!r} is in adata.var any more. Were they renamed since the fit?"
         )
     kept = table[present[variable.codes]].copy()
     kept[column] = kept[column].cat.remove_unused_categories()

@@ -12,12 +12,14 @@ import numpy as np
 from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
 from donorwise._anndata.exposure import is_total
 from donorwise._anndata.kernels import with_stored_kernels
-from donorwise._anndata.obs import check_obs_columns
+from donorwise._anndata.obs import check_obs_columns, suggest
 from donorwise._anndata.prepare import assemble_lmm
 from donorwise._anndata.prepare_composition import assemble_composition
 from donorwise._anndata.prepare_counts import assemble_glmm
+from donorwise._anndata.prepare_peptides import prepare_peptides
 from donorwise._anndata.prepare_units import assemble_pseudobulk, tasks_of_units, units_of
 from donorwise._anndata.read import check_has_cells
+from donorwise._anndata.response import layer_of
 from donorwise._anndata.roles import find_roles
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
@@ -32,11 +34,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from donorwise._anndata.read import Results
-    from donorwise._anndata.response import Response
     from donorwise._core.engine.analysis import Analysis, F
     from donorwise._core.engine.composition import CompositionAnalysis
     from donorwise._core.engine.glmm import GlmmAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
+    from donorwise._core.engine.peptides import PeptideAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._typing import FloatArray
@@ -97,8 +99,7 @@ def recover(
         raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}", params["method"])
     if variables is None:
         variables = list(read_results(adata, key).results["variable"].cat.categories)
-    response = response_of(adata, params["response"], variables)
-    made = _AGAIN[params["observations"]](adata, response, params, weights, key, n_jobs)
+    made = _AGAIN[params["observations"]](adata, variables, params, weights, key, n_jobs)
     n_cells = sum(made.cells_of(number) for number in range(len(made.tasks)))
     if n_cells != params["n_cells"]:
         raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could", params["method"])
@@ -107,13 +108,13 @@ def recover(
 
 def _of_cells(
     adata: ad.AnnData,
-    response: Response,
+    variables: Sequence[str],
     params: dict[str, Any],
     weights: FloatArray | None,
     key: str,
     n_jobs: int | None,
 ) -> LmmAnalysis:
-    response = replace(response, log_base=params["log_base"])
+    response = replace(response_of(adata, params["response"], variables), log_base=params["log_base"])
     w = weights if is_collapsed(adata) else _weights(params, weights, key)
     formula = with_stored_kernels(params["formula"], read_results(adata, key))
     made = assemble_lmm(
@@ -123,9 +124,47 @@ def _of_cells(
     return replace(made, donor=params["donor"])
 
 
+def _of_peptides(
+    adata: ad.AnnData,
+    variables: Sequence[str],
+    params: dict[str, Any],
+    weights: FloatArray | None,
+    key: str,
+    n_jobs: int | None,
+) -> PeptideAnalysis:
+    if params["mask_var"] == keys.ARRAY_WEIGHTS:
+        raise DataError(
+            f"{key!r} was fitted with mask_var= from an array, which is not stored, so that the peptides of its proteins are not "
+            "known: put it into a column of var, and run dw.tl.lmm with mask_var= that column."
+        )
+    made = prepare_peptides(
+        adata, params["formula"], features=params["features"], weights_layer=params["weights_layer"] or None,
+        groupby=group_columns(params["groupby"]), layer=layer_of(params["response"]), mask_var=params["mask_var"] or None,
+        weights=_weights(params, weights, key), log_base=params["log_base"], n_jobs=n_jobs, told=False,
+        options=Options(params["ddf"], bool(params["reml"]), params["robust"]),
+    )  # fmt: skip
+    number = {name: i for i, name in enumerate(made.variables)}
+    for name in variables:
+        if name not in number:
+            raise DataError(f"var[{params['features']!r}] has no protein {name!r}. {suggest(name, number)}")
+    made = made.take_features(np.array([number[name] for name in variables], dtype=np.int64))
+    _check_peptides(made, read_results(adata, key).results, key)
+    return replace(made, donor=params["donor"])
+
+
+def _check_peptides(made: PeptideAnalysis, stored: pd.DataFrame, key: str) -> None:
+    """Raise where a protein has fewer peptides than were measured when it was fitted."""
+    now = np.bincount(made.source.protein[made.source.protein >= 0], minlength=len(made.variables))
+    then = stored.groupby("variable", observed=True)["n_peptides"].max().reindex(list(made.variables)).to_numpy()
+    lost = np.flatnonzero(now < then)
+    if lost.size:
+        name, n, before = made.variables[lost[0]], int(now[lost[0]]), int(then[lost[0]])
+        raise _changed(key, f"{name!r} has {n:,} of the {before:,} peptides that it had")
+
+
 def _of_units(
     adata: ad.AnnData,
-    response: Response,
+    variables: Sequence[str],
     params: dict[str, Any],
     weights: FloatArray | None,
     key: str,
@@ -142,7 +181,7 @@ def _of_units(
     made = assemble_pseudobulk(
         adata,
         parsed,
-        response,
+        response_of(adata, params["response"], variables),
         units,
         tasks,
         groupby=groupby,
@@ -155,13 +194,14 @@ def _of_units(
 
 def _of_shares(
     adata: ad.AnnData,
-    response: Response,
+    variables: Sequence[str],
     params: dict[str, Any],
     weights: FloatArray | None,
     key: str,
     n_jobs: int | None,
 ) -> CompositionAnalysis:
     _weights(params, weights, key)
+    response = response_of(adata, params["response"], variables)
     made = assemble_composition(
         adata, params["formula"], response, cell_type=params["cell_type"], sample=params["sample"],
         groupby=group_columns(params["groupby"]), options=Options(params["ddf"]), n_jobs=n_jobs,
@@ -193,7 +233,7 @@ def _sample_of_old(adata: ad.AnnData, units: str) -> str:
 
 def _of_counts(
     adata: ad.AnnData,
-    response: Response,
+    variables: Sequence[str],
     params: dict[str, Any],
     weights: FloatArray | None,
     key: str,
@@ -204,6 +244,7 @@ def _of_counts(
     given: dict[str, Any] = {
         name: None if rows else _column(adata, params, name, key) for name in ("exposure", "offset", "trials")
     }
+    response = response_of(adata, params["response"], variables)
     made = assemble_glmm(
         adata, params["formula"], response, distribution(params["family"], params["link"]),
         groupby=group_columns(params["groupby"]), detected=bool(params["detected"]), options=Options(params["ddf"]),
@@ -233,7 +274,7 @@ def _column(adata: ad.AnnData, params: dict[str, Any], name: str, key: str) -> s
 
 
 _AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {
-    "cells": _of_cells, "units": _of_units, "counts": _of_counts, "shares": _of_shares,
+    "cells": _of_cells, "peptides": _of_peptides, "units": _of_units, "counts": _of_counts, "shares": _of_shares,
 }  # fmt: skip
 
 
@@ -267,24 +308,29 @@ def cells_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) 
     )  # fmt: skip
 
 
+def peptides_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> PeptideAnalysis:
+    """The models of a stored result for a few proteins, on the runs that there are now."""
+    return _of_peptides(adata, names, stored.params, None, key, 1)
+
+
 def units_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> PseudobulkAnalysis:
     """The models of counts of a stored result for a few genes, on the units that there are now."""
-    made = _of_units(adata, response_of(adata, stored.params["response"], names), stored.params, None, key, 1)
+    made = _of_units(adata, names, stored.params, None, key, 1)
     return made.asking(None)
 
 
 def counts_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> GlmmAnalysis:
     """The generalised models of a stored result for a few features, on the cells that there are now."""
-    return _of_counts(adata, response_of(adata, stored.params["response"], names), stored.params, None, key, 1)
+    return _of_counts(adata, names, stored.params, None, key, 1)
 
 
 def shares_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> CompositionAnalysis:
     """The models of a stored result for a few cell types, on the cells or collapsed rows that there are now."""
-    return _of_shares(adata, response_of(adata, stored.params["response"], names), stored.params, None, key, 1)
+    return _of_shares(adata, names, stored.params, None, key, 1)
 
 
 _FEW: dict[str, Callable[..., Analysis[Any, Any]]] = {
-    "cells": cells_again, "units": units_again, "counts": counts_again, "shares": shares_again,
+    "cells": cells_again, "peptides": peptides_again, "units": units_again, "counts": counts_again, "shares": shares_again,
 }  # fmt: skip
 
 

@@ -117,6 +117,11 @@ def examined(adata: ad.AnnData, response: Response) -> tuple[Response, str]:
     return (replace(response, log_base=float("nan")) if remark else response), remark
 
 
+def layer_of(text: str) -> str | None:
+    """The layer that ``params["response"]`` names; None for X."""
+    return text.removeprefix(keys.LAYER_PREFIX) if text.startswith(keys.LAYER_PREFIX) else None
+
+
 def response_of(adata: ad.AnnData, text: str, variables: Sequence[str]) -> Response:
     """Resolve the response that ``params["response"]`` names again, for some of its variables."""
     if text == keys.RESPONSE_OBS:
@@ -126,8 +131,7 @@ def response_of(adata: ad.AnnData, text: str, variables: Sequence[str]) -> Respo
     elif text.startswith(keys.LABELS_PREFIX):
         response = labels_response(adata, text.removeprefix(keys.LABELS_PREFIX))
     else:
-        layer = text.removeprefix(keys.LAYER_PREFIX) if text.startswith(keys.LAYER_PREFIX) else None
-        response = resolve_response(adata, layer=layer)
+        response = resolve_response(adata, layer=layer_of(text))
     columns = {name: i for i, name in enumerate(response.variables)}
     for variable in variables:
         if variable not in columns:

@@ -46,8 +46,8 @@ _WHICH = (
 )
 
 
-def check_log_base(log_base: str | float | None) -> float | None:
-    """The base as a number, or None for none given.
+def check_log_base(log_base: str | float | None, option: str = "log_base") -> float | None:
+    """The base as a number, or None for none given; `option` is what messages call it.
 
     Raises
     ------
@@ -61,15 +61,15 @@ def check_log_base(log_base: str | float | None) -> float | None:
     except (TypeError, ValueError):
         base = math.nan
     if not (np.isfinite(base) and base > 1) or isinstance(log_base, bool):
-        raise DataError(f"log_base={log_base!r} is no base of a logarithm: give 'e' (sc.pp.log1p), 2 or 10.")
+        raise DataError(f"{option}={log_base!r} is no base of a logarithm: give 'e' (sc.pp.log1p), 2 or 10.")
     return base
 
 
 def find_log_base(adata: ad.AnnData, sample: Callable[[], np.ndarray], text: str, asked: float | None) -> float:
-    """Base of the logarithm of 1 + x that values are; NaN for none.
+    """Base of the logarithm of 1 + x (of intensities: of x) that values are; NaN for none.
 
     ``uns['log1p']`` speaks of X alone: scanpy writes it whatever it took the logarithm of, and what layers hold nobody
-    notes, so their base has to be given.
+    notes, so their base has to be given. So does the note of ``dw.pp.pivot``, whose logarithms may be below zero.
 
     Parameters
     ----------
@@ -86,8 +86,10 @@ def find_log_base(adata: ad.AnnData, sample: Callable[[], np.ndarray], text: str
         if wrong := _contradiction(sample(), _MOST_OF_ANY, asked):
             raise DataError(f"log_base= says that {text} holds logarithms of 1 + x, and {wrong}: leave log_base= out.")
         return asked
-    if text != keys.RESPONSE_X or keys.LOG1P not in adata.uns:
+    if text != keys.RESPONSE_X:
         return math.nan
+    if keys.LOG1P not in adata.uns:
+        return _base_of_pivot(adata, sample)
     base = noted_base(adata)
     return math.nan if _contradiction(sample(), _MOST_OF_COUNTS, base) else base
 
@@ -104,6 +106,26 @@ def noted_base(adata: ad.AnnData) -> float:
     noted = adata.uns.get(keys.LOG1P)
     base = noted.get("base") if hasattr(noted, "get") else None
     return math.e if base is None else float(base)
+
+
+def pivoted_base(adata: ad.AnnData) -> float:
+    """The base that ``dw.pp.pivot`` noted of X; NaN where it noted none."""
+    noted: Any = adata.uns.get(keys.PIVOT)
+    params: Any = noted.get(keys.PARAMS) if hasattr(noted, "get") else None
+    base = params.get(keys.LOG_BASE) if hasattr(params, "get") else None
+    return (
+        float(base) if isinstance(base, float) and base > 1 else math.nan
+    )  # else another program's note, or of no logarithm
+
+
+def _base_of_pivot(adata: ad.AnnData, sample: Callable[[], np.ndarray]) -> float:
+    """The same; NaN too where values are larger than its logarithms can be."""
+    base = pivoted_base(adata)
+    if math.isnan(base):
+        return base
+    values = sample()
+    high = float(np.max(values, initial=0, where=np.isfinite(values)))
+    return base if high * math.log(base) <= _MOST_OF_ANY else math.nan
 
 
 def _contradiction(values: np.ndarray, most: float, base: float) -> str:

@@ -195,7 +195,7 @@ def _of_anndata(adata: ad.AnnData, key: str) -> StoredScan:
     scan = _made(entry[keys.RESULTS], entry[keys.COUNTS], params, entry.get(keys.TESTS), repr(key))
     if not aligned_to_var({keys.RESPONSE: keys.RESPONSE_X} | params):
         return scan
-    left = still_there(scan.results, adata, key, "gene")
+    left = still_there(scan.results, adata.var_names, key, "gene")
     if len(left) == len(scan.results):
         return scan
     kept = scan.kept

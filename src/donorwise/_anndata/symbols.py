@@ -9,6 +9,7 @@ import pandas as pd
 
 from donorwise._anndata import keys
 from donorwise._anndata.obs import as_frame, suggest
+from donorwise._anndata.read import feature_names
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -107,11 +108,13 @@ def symbols_of(adata: ad.AnnData, gene_symbols: str | None, params: Mapping[str,
     response = str(params["response"])
     if response != keys.RESPONSE_X and not response.startswith(keys.LAYER_PREFIX):
         raise DataError(f"gene_symbols= renames features of var, and the responses are {response}: leave it out.")
-    return read_symbols(adata, gene_symbols)
+    return read_symbols(adata, gene_symbols, str(params.get(keys.FEATURES, "")))
 
 
-def read_symbols(adata: ad.AnnData, column: str) -> Symbols:
-    """Read a column of var with symbols.
+def read_symbols(adata: ad.AnnData, column: str, features: str = "") -> Symbols:
+    """Read a column of var with symbols: of its rows, or of the proteins that the column `features` names.
+
+    A protein whose peptides have several is called by all of them, ``"A;B"``.
 
     Raises
     ------
@@ -124,12 +127,15 @@ def read_symbols(adata: ad.AnnData, column: str) -> Symbols:
         raise DataError(f"gene_symbols: adata.var has {several} {column!r}. {suggest(column, known)}")
     values = as_frame(adata.var[[column]])[column].astype(object)
     texts = ["" if pd.isna(value) else str(value).strip() for value in values]
-    own = dict(zip(map(str, adata.var_names), texts, strict=True))
-    plain = {name: text or name for name, text in own.items()}
-    features: dict[str, list[str]] = {}
+    own: dict[str, dict[str, None]] = {}  # as sets that keep their order
+    for name, text in zip(feature_names(adata, features), texts, strict=True):
+        if not pd.isna(name):
+            own.setdefault(str(name), {})[text] = None
+    plain = {name: ";".join(filter(None, several)) or name for name, several in own.items()}
+    called: dict[str, list[str]] = {}
     for name, text in plain.items():
-        features.setdefault(text, []).append(name)
-    return Symbols(column, _distinct(plain), features)
+        called.setdefault(text, []).append(name)
+    return Symbols(column, _distinct(plain), called)
 
 
 def _distinct(plain: Mapping[str, str]) -> dict[str, str]:

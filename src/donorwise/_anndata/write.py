@@ -42,7 +42,8 @@ def write_results(
     key
         Entry of ``uns``.
     results
-        One row per variable x group x contrast, with the columns ``keys.RESULT_COLUMNS``.
+        One row per variable x group x contrast, with the columns ``keys.RESULT_COLUMNS``; those of proteins have
+        ``keys.PEPTIDE_COLUMNS`` too.
     varcomp, icc, variance_partition
         Long tables with the columns variable and group first.
     params
@@ -59,7 +60,7 @@ def write_results(
     if missing:
         raise DataError(f"The results table lacks the columns {', '.join(missing)}.")
     tables = {
-        keys.RESULTS: results[[c for c in (*keys.RESULT_COLUMNS, *keys.PEPTIDE_COLUMNS) if c in results.columns]],
+        keys.RESULTS: results[result_columns(results)],
         keys.VARCOMP: varcomp,
         keys.ICC: icc,
         keys.VARIANCE_PARTITION: variance_partition,
@@ -72,6 +73,11 @@ def write_results(
     }
     tables |= {name: table for name, table in further.items() if table is not None}
     write_tables(adata, key, tables=tables, params=params)
+
+
+def result_columns(results: pd.DataFrame) -> list[str]:
+    """Columns of a table of results that are kept."""
+    return [*keys.RESULT_COLUMNS, *(name for name in keys.PEPTIDE_COLUMNS if name in results.columns)]
 
 
 def write_tables(adata: ad.AnnData, key: str, *, tables: Mapping[str, pd.DataFrame], params: Mapping[str, Any]) -> None:

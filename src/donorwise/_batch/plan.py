@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.readers import open_reader
 from donorwise._core.cells.stored import Stored
 from donorwise._core.engine.analysis import GB
@@ -144,7 +143,7 @@ def _read(analysis: Analysis[Any, Any], matrix: Any, part: IntArray, n_patterns:
     codes = np.full(matrix.shape[0], -1)
     codes[used] = np.arange(len(used)) * n_patterns // len(used)
     start = time.perf_counter()
-    collapse(matrix, codes, n_patterns, features=part if by_columns else None, n_jobs=analysis.pass_jobs)
+    analysis.source.read(matrix, codes, n_patterns, part if by_columns else None, analysis.pass_jobs)
     return time.perf_counter() - start
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys, list_results, read_results, symbols_of
+from donorwise._anndata.write import result_columns
 from donorwise._batch.files import read_source, write_figure
 from donorwise._batch.records import read_record
 from donorwise._batch.run import results_anndata
@@ -24,7 +25,23 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+_HEAD = (
+    "formula",
+    "groupby",
+    "ddf",
+    "response",
+    "features",
+    "weights_layer",
+    "robust",
+    "family",
+    "exposure",
+    "n_cells",
+    "version",
+)
+_OPTIONS = ("formula", "ddf", "features", "weights_layer", "robust", "family", "exposure")
 SHOWN = ["variable", "estimate", "se", "df", "p_value", "adj_p_value", "log_fc", "n_donors"]
+_OF_PROTEINS = ("n_peptides", "formula")
+_COUNTS = ("n_donors", "n_obs", "n_peptides", "n_missing")
 _FEW_DONORS = 4
 _PRIOR_ALONE = "(one degree of freedom of their own, or less than two): Kenward-Roger finds next to nothing."
 
@@ -51,7 +68,7 @@ def read_any(path: Path, key: str | None = None) -> tuple[ad.AnnData, str]:
     params = {"response": keys.RESPONSE_X, "formula": "", "groupby": "", "log_base": log_base} | _params(path)
     features = table.astype({"variable": str}).drop_duplicates("variable").set_index("variable")
     adata = results_anndata({keys.RESULTS: table}, params, features.index)
-    for column in set(table.columns) - set(keys.RESULT_COLUMNS):  # symbols, where the command wrote them
+    for column in set(table.columns) - set(result_columns(table)):  # symbols, where the command wrote them
         adata.var[column] = features[column].astype(object).to_numpy()
     return adata, keys.LMM
 
@@ -72,16 +89,17 @@ def _read_table(path: Path) -> pd.DataFrame:
 def _read_csv(path: Path) -> pd.DataFrame:
     """Names stay text (a gene may be called NA, a cluster 1), and numbers keep every digit."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    for column in set(table.columns) & set(keys.RESULT_COLUMNS) - {"variable", "group", "contrast", "status"}:
+    known = {*keys.RESULT_COLUMNS, *keys.PEPTIDE_COLUMNS} - {"variable", "group", "contrast", "status", "formula"}
+    for column in set(table.columns) & known:
         table[column] = np.array(table[column].replace("", "nan"), dtype=np.float64)
-    return table.astype({column: np.int64 for column in ("n_donors", "n_obs") if column in table})
+    return table.astype({column: np.int64 for column in _COUNTS if column in table})
 
 
 def _params(path: Path) -> dict[str, Any]:
     """Formula and command from the record beside the table, where there is one."""
     try:
         content = read_record(path) or {}
-        known = {name: str(content["options"].get(name, "")) for name in ("formula", "ddf", "family", "exposure")}
+        known = {name: str(content["options"].get(name, "")) for name in _OPTIONS}
         if known["family"]:
             known["link"] = distribution(known["family"], content["options"].get("link")).link
         known["groupby"] = group_text(content["options"].get("groupby"))
@@ -134,7 +152,7 @@ def summarise(
     read = read_results(adata, key)
     table = symbols_of(adata, gene_symbols, read.params).rename(read.results)
     head = ["# Results", ""]
-    for name in ("formula", "groupby", "ddf", "response", "family", "exposure", "n_cells", "version"):
+    for name in _HEAD:
         value = group_text(read.groupby) if name == "groupby" else read.params.get(name)
         if value not in (None, ""):
             head.append(f"- {name}: {code(value)}")
@@ -149,7 +167,8 @@ def summarise(
     for (contrast, group), own in table.groupby(["contrast", "group"], observed=True, sort=False):
         best = own[own["p_value"].notna()].sort_values("p_value", kind="stable").head(top)
         if len(best):
-            parts += [f"## {markdown(contrast)}, {markdown(group)}", "", _markdown(best[SHOWN]), ""]
+            shown = [*SHOWN, *(name for name in _OF_PROTEINS if name in best)]
+            parts += [f"## {markdown(contrast)}, {markdown(group)}", "", _markdown(best[shown]), ""]
     return "\n".join(parts)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from donorwise._anndata import keys, read_results, write_results
+from donorwise._anndata.write import result_columns
 from donorwise._batch.files import write_anndata, write_table
 from donorwise._batch.partial import Partial
 from donorwise._core.engine import run as engine
@@ -132,7 +133,7 @@ def run(
         key = analysis.family.method
         write_anndata(results_anndata(result.tables, result.params, analysis.variables, symbols, key=key), out)
     else:
-        write_table(symbols.beside(results[list(keys.RESULT_COLUMNS)]), out)
+        write_table(symbols.beside(results[result_columns(results)]), out)
     return Outcome(len(results), result.failed, result.params["status_counts"], time.monotonic() - start)
 
 
@@ -146,11 +147,13 @@ def results_anndata(
 ) -> ad.AnnData:
     """An AnnData without cells, with tables (those missing are empty) and params under `key` as the tools store them.
 
-    `variables` are in var, with what they are called.
+    `variables` are in var, with what they are called; those that are proteins in the column that the params name, too.
     """
     import anndata as ad
 
     var = pd.DataFrame(index=pd.Index(list(variables), dtype=object).astype(str))
+    if params.get(keys.FEATURES):
+        var[params[keys.FEATURES]] = np.array(var.index, dtype=object)
     if symbols is not None and symbols.column:
         var[symbols.column] = np.array([symbols.label(name) for name in var.index], dtype=object)
     adata = ad.AnnData(var=var)

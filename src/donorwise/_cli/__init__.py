@@ -11,6 +11,7 @@ from donorwise._cli.commands import collapse, merge, report
 from donorwise._cli.demo import demo
 from donorwise._cli.fits import audit, composition, glmm, lmm, pseudobulk
 from donorwise._cli.messages import CarefulGroup
+from donorwise._cli.peptides import pivot
 from donorwise._cli.scans import scan
 
 
@@ -26,5 +27,5 @@ def main() -> None:
     os.environ.setdefault("MPLBACKEND", "Agg")
 
 
-for _command in (demo, audit, collapse, merge, lmm, glmm, composition, pseudobulk, scan, report):
+for _command in (demo, audit, pivot, collapse, merge, lmm, glmm, composition, pseudobulk, scan, report):
     main.add_command(_command)

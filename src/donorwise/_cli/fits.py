@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from donorwise._anndata import symbols_of
+from donorwise._anndata import keys, symbols_of
 from donorwise._batch.files import (
     TABLES,
     check_output,
@@ -45,7 +45,7 @@ _RUN = (options.OUT_TABLE, options.MAX_MEMORY, options.N_JOBS, options.RESUME, o
 @click.command()
 @options.add(options.SOURCE, options.FORMULA, options.COUNTS_LAYER, options.LOG_DEPTH, options.DONOR)
 @click.option("--family", type=click.Choice(FAMILIES), help="Of donorwise glmm; a linear mixed model if absent.")
-@options.add(options.LINK, options.OF_OBS, options.EXPOSURE, options.OF_VALUES, options.KERNELS)
+@options.add(options.LINK, options.OF_OBS, options.EXPOSURE, options.OF_VALUES, options.PEPTIDES, options.KERNELS)
 def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
     """Say what the design of SOURCE can answer, before any fit."""
     files = KernelFiles.of(given)
@@ -55,9 +55,11 @@ def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
     if given["log_depth"]:
         formula = _with_covariate(formula, "log_depth")
         _add_log_depth(adata, given)
-    names = ("family", "link", "layer", "obsm", "obs_keys", "response", "exposure", "offset", "trials")
+    of_counts = ("family", "link", "response", "exposure", "offset", "trials")
+    names = ("features", "weights_layer", "layer", "obsm", "obs_keys", *of_counts)
     asked = {name: given[name] for name in names}
-    click.echo(printable(adata.donorwise.audit(formula, **asked, **files.given)))
+    kernels = {option: tables or None for option, tables in files.given.items()}
+    click.echo(printable(adata.donorwise.audit(formula, **asked, **kernels)))
 
 
 @click.command()
@@ -66,7 +68,7 @@ def audit(source: Path, formula: str, donor: str | None, **given: Any) -> None:
 @click.option("--layer", help="Layer of log-normalised values; X if absent.")
 @click.option("--obsm", help="Table of scores in obsm, to be modelled instead of X.")
 @click.option("--weights", metavar="COLUMN", help="Column of obs with precision weights.")
-@options.add(options.LOG_BASE, options.KERNELS)
+@options.add(options.LOG_BASE, options.PEPTIDES, options.ROBUST_FIT, options.KERNELS)
 @click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
 @options.add(options.COUNTS_LAYER, options.LOG_DEPTH, options.MASK_VAR, options.GENE_SYMBOLS, options.DONOR, *_RUN)
 @click.pass_context
@@ -80,13 +82,16 @@ def lmm(ctx: click.Context, /, **given: Any) -> None:
         from donorwise._anndata.prepare import prepare_lmm
         from donorwise._core.engine.analysis import Options
 
-        chosen = {name: given[name] for name in ("layer", "obsm", "mask_var", "weights", "log_base", "n_jobs")}
-        options = Options(given["ddf"], reml=not given["ml"])
+        names = ("features", "layer", "obsm", "mask_var", "weights", "weights_layer", "log_base", "n_jobs")
+        chosen, options = (
+            {name: given[name] for name in names},
+            Options(given["ddf"], not given["ml"], given["robust"] or ""),
+        )
         if given["log_depth"]:
             _add_log_depth(adata, given)
         return prepare_lmm(
             adata, given["formula"], groupby=groupby, contrasts=contrasts, options=options,
-            kernels=files.given["kernels"], relmat=files.given["relmat"], **chosen,
+            kernels=files.given["kernels"] or None, relmat=files.given["relmat"] or None, **chosen,
         )  # fmt: skip
 
     _run(ctx, given, prepare, files)
@@ -225,16 +230,21 @@ def _prepare(
     columns = [str(c) for c in adata.obs.columns]
     contrasts = [parse_contrast(text, adata.obs) for text in given["contrast"]] or None
     analysis = prepare(adata, contrasts, parse_groupby(given["groupby"], columns))
-    return adata, analysis, symbols_of(adata, given.get("gene_symbols"), {"response": analysis.response})
+    said = {**analysis.own_params(), keys.RESPONSE: analysis.response}
+    return adata, analysis, symbols_of(adata, given.get("gene_symbols"), said)
 
 
 def _describe(given: dict[str, Any], adata: ad.AnnData, analysis: Analysis[Any, Any]) -> None:
     from donorwise._anndata.prepare import audit_cells
+    from donorwise._anndata.prepare_peptides import audit_peptides
     from donorwise._batch.plan import describe
 
     said: tuple[str, ...] = ()
+    of_peptides = analysis.family.observations == "peptides"
     if analysis.family.observations != "units":  # which are replicates, whatever the formula says of donors
-        report = audit_cells(adata, analysis.formula, analysis.depth_in)
+        report = (
+            audit_peptides(adata, analysis) if of_peptides else audit_cells(adata, analysis.formula, analysis.depth_in)
+        )
         click.echo(f"{printable(report)}\n")
         said = report.warnings
     _warn([text for text in analysis.warnings if text not in said])

@@ -9,6 +9,7 @@ import click
 
 from donorwise._core.cells.size_factors import METHODS
 from donorwise._core.models.glmm.families import LINKS
+from donorwise._typing import ROBUST
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,20 +36,31 @@ def one_or_several(ctx: click.Context, param: click.Parameter, value: tuple[str,
     return value[0] if len(value) == 1 else value or None
 
 
-def named_paths(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str] | None:
-    """Paths by name, from ``NAME=PATH`` of a repeatable option; None if nothing was given."""
+def named_texts(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str] | None:
+    """Texts by name, from ``NAME=TEXT`` of a repeatable option; None if nothing was given."""
     found: dict[str, str] = {}
     for text in value:
-        name, _, path = (part.strip() for part in text.partition("="))
-        if not name or not path:
-            raise DataError(f"--{param.name} {text}: give {param.metavar}, such as {_EXAMPLE[str(param.name)]}.")
+        name, _, own = (part.strip() for part in text.partition("="))
+        if not name or not own:
+            raise DataError(f"{param.opts[0]} {text}: give {param.metavar}, such as {_EXAMPLE[str(param.name)]}.")
         if name in found:
-            raise DataError(f"--{param.name} names {name!r} twice.")
-        found[name] = str(Path(path).resolve())
+            raise DataError(f"{param.opts[0]} names {name!r} twice.")
+        found[name] = own
     return found or None
 
 
-_EXAMPLE = {"kernel": "grm=relatedness.csv", "relmat": "donor_id=relatedness.csv"}
+def named_paths(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str] | None:
+    """The same of paths."""
+    found = named_texts(ctx, param, value)
+    return found and {name: str(Path(path).resolve()) for name, path in found.items()}
+
+
+_EXAMPLE = {
+    "kernel": "grm=relatedness.csv",
+    "relmat": "donor_id=relatedness.csv",
+    "layers": "quality=Quantity.Quality",
+    "filters": "Q.Value=0.01",
+}
 
 
 def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
@@ -144,6 +156,17 @@ LOG_BASE = click.option(
     "--log-base", metavar="e|2|10", help="Base of the logarithm that a layer holds; X has that of uns['log1p']."
 )
 MASK_VAR = click.option("--mask-var", metavar="COLUMN", help="Boolean column of var: which features to test.")
+ROBUST_FIT = click.option("--robust", type=click.Choice(ROBUST), help="Weigh outlying measurements of peptides down.")
+PEPTIDES = add(
+    click.option(
+        "--features",
+        metavar="COLUMN",
+        help="Column of var with the protein of each peptide: a model for every protein.",
+    ),
+    click.option(
+        "--weights-layer", metavar="LAYER", help="Layer with a precision weight for each measurement of a peptide."
+    ),
+)
 KERNELS = add(
     click.option(
         "--kernel",
@@ -213,7 +236,7 @@ CONTRAST = click.option(
 )
 N_JOBS = click.option("--n-jobs", type=int, default=1, show_default=True, help="Threads; -1 for all cores.")
 OUT_TABLE = click.option("--out", type=PATH, required=True, help="Results: .parquet, .csv or .h5ad (all tables).")
-OUT_H5AD = click.option("--out", type=PATH, required=True, help="The .h5ad to write.")
+OUT_H5AD = click.option("-o", "--out", type=PATH, required=True, help="The .h5ad to write.")
 MAX_MEMORY = click.option(
     "--max-memory",
     type=click.FloatRange(min=0, min_open=True),

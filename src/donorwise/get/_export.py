@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from donorwise._anndata import check_key, keys, read_results, suggest, symbols_of
+from donorwise._anndata import check_key, feature_names, features_there, keys, read_results, suggest, symbols_of
 from donorwise._docs import documented
 from donorwise._typing import check_option
 from donorwise.errors import DataError
@@ -153,7 +153,7 @@ def to_rank_genes_groups(
 
     Notes
     -----
-    Every feature of the AnnData is listed in every group, sorted by statistic. A feature without a test
+    Every feature of the AnnData (of a result of proteins every protein) is listed in every group, sorted by statistic. A feature without a test
     (constant, not estimable, left out by ``mask_var``) gets score 0, fold change 0 and p-value 1, as in scanpy.
     Fold changes are missing where the responses are not on a log scale.
 
@@ -178,7 +178,8 @@ def to_rank_genes_groups(
     stored = read_results(adata, key)
     symbols = symbols_of(adata, gene_symbols, stored.params)
     table, column = _one_family(stored.results, contrast=contrast, group=group)
-    variables = adata.var_names if stored.aligned_to_var else stored.results["variable"].cat.categories
+    variables = features_there(adata, stored.params)
+    variables = stored.results["variable"].cat.categories if variables is None else variables.dropna()
     logged = bool(table["log_fc"].notna().any())
     parts = table.groupby(column, observed=True, sort=True)
     ranked = {name: _ranked(part, variables, symbols, logged=logged) for name, part in parts}
@@ -252,7 +253,8 @@ def to_varm(
     Notes
     -----
     The entries are named ``{key}_{contrast}``, with ``_{group}`` behind where there was a ``groupby``; a
-    ``/`` in a name becomes ``_``. Features that were not modelled have missing values.
+    ``/`` in a name becomes ``_``. Features that were not modelled have missing values. Of a result of proteins (``features=`` of
+    :func:`donorwise.tl.lmm`) every peptide has the row of its protein.
 
     Examples
     --------
@@ -264,10 +266,9 @@ def to_varm(
     (20, 8)
     """
     stored = read_results(adata, key)
-    if not set(stored.results["variable"].cat.categories) <= set(adata.var_names):
-        raise DataError(
-            f"The responses of {key!r} are {stored.params['response']}, not features: varm cannot hold them."
-        )
+    if features_there(adata, stored.params) is None:
+        lost = f", whose names were in var[{stored.features!r}]" if stored.features else ", not features"
+        raise DataError(f"The responses of {key!r} are {stored.params['response']}{lost}: varm cannot hold them.")
     for column in columns:
         if column not in stored.results.columns:
             raise DataError(f"columns: there is no column {column!r}. {suggest(column, stored.results.columns)}")
@@ -278,7 +279,8 @@ def to_varm(
         name = _entry_name(key, str(this_contrast), str(this_group) if stored.params["groupby"] else "")
         if name in entries:
             raise DataError(f"Two results would both be varm[{name!r}]; choose contrast= and group=.")
-        entries[name] = part.set_index("variable")[list(columns)].reindex(adata.var_names)
+        own = part.set_index(part["variable"].astype(str))[list(columns)]
+        entries[name] = own.reindex(feature_names(adata, stored.features)).set_axis(adata.var_names)
     for name, entry in entries.items():
         adata.varm[name] = entry
 

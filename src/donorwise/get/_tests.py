@@ -183,6 +183,9 @@ def tests(
     mixture's median makes `se` large or small. Of a ``separated`` one the interval has no end on the side of the arm that has
     all of the response, or none.
 
+    Results of proteins (``features=`` of :func:`donorwise.tl.lmm`) have three more: n_peptides, n_missing, and formula, the one that
+    was fitted.
+
     Raises
     ------
     DataError

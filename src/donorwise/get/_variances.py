@@ -131,7 +131,8 @@ def variance_partition(
     Returns
     -------
     One row per variable x group x term with the columns variable, group, term (``"fixed"``, each random term,
-    ``"Residual"``) and fraction; the fractions of a variable in a group sum to 1. In generalised models they divide the
+    ``"Residual"``) and fraction; the fractions of a variable in a group sum to 1. A term that a protein cannot tell, and
+    that its model leaves out (status ``"reduced"``), has NaN. In generalised models they divide the
     variance of the latent response, with the residual of Nakagawa, Johnson and Schielzeth (2017, J R Soc Interface
     14:20170213): log(1 + 1/mean + 1/r) for counts, pi²/3 for the logit, pi²/6 for the complementary log-log.
 

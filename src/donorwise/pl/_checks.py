@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 
-from donorwise._anndata import check_is_anndata, keys, read_power, read_tables
+from donorwise._anndata import check_is_anndata, keys, read_params, read_power, read_tables
 from donorwise._core.engine.groups import group_text
 from donorwise._docs import documented
 from donorwise._typing import check_option
@@ -221,6 +221,7 @@ _LINES = {
     "log_fc": "log2 FC {:.3g}",
     "alpha": "alpha {:g}",
 }
+_RUNS = "runs per donor: {:,}"  # what cells are for models of peptides
 _BY = (*_LINES, "expression")
 _MOST_BANDS = 2  # more of them cannot be told apart
 
@@ -289,31 +290,35 @@ def power(
     >>> ax = dw.pl.power(adata)
     """
     check_option("by", by, _BY)
-    table = _table(adata, key)
+    table, lines = _table(adata, key)
     if by == "log_fc" and table["log_fc"].isna().all():
         raise DataError("by='log_fc': this power is that of estimates that are no log fold changes; use by='effect'.")
     contrast = choose_contrast(None if isinstance(adata, pd.DataFrame) else adata, table, contrast)
     table = choose(table[table["contrast"] == contrast], "group", group)
-    table, held = _held(table, by, {"n_cells": n_cells, "effect": effect, "alpha": alpha, "expression": expression})
+    table, held = _held(
+        table, by, lines, {"n_cells": n_cells, "effect": effect, "alpha": alpha, "expression": expression}
+    )
     parts = {str(name): part for name, part in table.groupby("group", observed=True)}
     if not table["power"].notna().any():
         raise DataError("No planned study has enough donors for a test; plan more in dw.tl.power.")
     figure, axes = panels(ax, len(parts), size=(3.6, 3.2), alone=(5.2, 3.8), share=len(parts) > 1)
     for panel, (name, part) in zip(axes, parts.items(), strict=True):
-        _draw(panel, part, by, target)
+        _draw(panel, part, by, lines, target)
         write_title(panel, panel_title(name, contrast))
     _legend(axes[-1], held)
     outer_labels(axes, x=_donors(contrast, set(table["kind"])), y="power")
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
-def _table(data: ad.AnnData | pd.DataFrame, key: str) -> pd.DataFrame:
+def _table(data: ad.AnnData | pd.DataFrame, key: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The table of power, and how its values are written."""
     if not isinstance(data, pd.DataFrame):
         check_is_anndata(data)
-        return read_power(data, key)
+        own = {"n_cells": _RUNS} if read_params(data, key).get(keys.FEATURES) else {}
+        return read_power(data, key), _LINES | own
     if missing := {"contrast", "group", "power", "kind", "unit", *_LINES} - set(data.columns):
         raise DataError(f"This table is not one of dw.tl.power: it has no column {min(missing)!r}.")
-    return data
+    return data, _LINES
 
 
 def _donors(contrast: str, kinds: set[str]) -> str:
@@ -324,7 +329,9 @@ def _donors(contrast: str, kinds: set[str]) -> str:
     return "donors, all arms" if compares_arms and kinds <= {"between-donor", "between-donor (change)"} else "donors"
 
 
-def _held(table: pd.DataFrame, by: str, asked: dict[str, float | str | None]) -> tuple[pd.DataFrame, str]:
+def _held(
+    table: pd.DataFrame, by: str, lines: dict[str, str], asked: dict[str, float | str | None]
+) -> tuple[pd.DataFrame, str]:
     """Keep one value of what the lines do not show, and say which."""
     texts = []
     for column, wanted in asked.items():
@@ -340,16 +347,16 @@ def _held(table: pd.DataFrame, by: str, asked: dict[str, float | str | None]) ->
             raise DataError(f"{column}={wanted!r} was not planned; there are {', '.join(map(str, values))}.")
         table = table[keep]
         shown = str(table["unit"].iloc[0]) if column == "effect" else column
-        texts.append(f"{wanted} expression" if column == "expression" else _LINES[shown].format(table[shown].iloc[0]))
+        texts.append(f"{wanted} expression" if column == "expression" else lines[shown].format(table[shown].iloc[0]))
     return table, ", ".join(t for t in texts if t != "all expression")
 
 
-def _draw(ax: Axes, table: pd.DataFrame, by: str, target: float) -> None:
+def _draw(ax: Axes, table: pd.DataFrame, by: str, lines: dict[str, str], target: float) -> None:
     values = [v for v in table[by].unique() if not (by == "expression" and v == "all")]
     for i, value in enumerate(values):
         line = table[table[by] == value].sort_values("n_donors")
         color = OKABE_ITO[i % len(OKABE_ITO)]
-        label = f"{value} expression" if by == "expression" else _LINES[by].format(value)
+        label = f"{value} expression" if by == "expression" else lines[by].format(value)
         ax.plot(line["n_donors"], line["power"], color=color, lw=1.6, marker="o", ms=3.5, label=label, zorder=3)
         if len(values) <= _MOST_BANDS:
             # the edges tell bands apart where they overlap

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from donorwise._anndata import check_has_cells, check_is_anndata
 from donorwise._anndata.prepare import audit_cells
 from donorwise._core.design.formula import parse
+from donorwise._core.design.peptide_names import PEPTIDE
 from donorwise._docs import documented
 from donorwise.pl._design_data import find_columns, flags, tabulate
 from donorwise.pl._style import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from donorwise._core.design.formula import ParsedFormula
     from donorwise._typing import FloatArray, IntArray
     from donorwise.pl._design_data import Cohort, Covariate
 
@@ -63,7 +65,8 @@ def design(
     adata
         AnnData of cells, or of collapsed rows.
     formula
-        A model: its labels are drawn, and the warnings of ``adata.donorwise.audit`` stand below.
+        A model: its labels are drawn, and the warnings of ``adata.donorwise.audit`` stand below. Random terms of peptides,
+        which are columns of var, are left out.
     condition
         Column of obs with the arms. By default the declared one (:meth:`adata.donorwise.setup`), else the first
         labels among the fixed effects.
@@ -105,7 +108,7 @@ def design(
     """
     check_is_anndata(adata)
     check_has_cells(adata)
-    parsed = None if formula is None else parse(formula)
+    parsed = None if formula is None else _of_rows(parse(formula), adata)
     audit = None if parsed is None else audit_cells(adata, parsed, kernels=kernels, relmat=relmat, levels=levels)
     roles = find_columns(adata, parsed, audit, condition=condition, cell_type=cell_type, covariates=covariates)
     cohort = tabulate(adata, roles)
@@ -119,6 +122,13 @@ def design(
     axes[0].set_xlabel(text, loc="left", fontsize="x-small", color=FLAG, linespacing=1.25)
     draw_cohort(axes[0], cohort, layout, colors=colors)
     return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _of_rows(parsed: ParsedFormula, adata: ad.AnnData) -> ParsedFormula:
+    """The formula without the random terms of peptides, which are columns of var."""
+    own = {PEPTIDE, *map(str, adata.var.columns)} - set(map(str, adata.obs.columns))
+    of_peptides = [bar for bar in parsed.bars if own.intersection(bar.group)]
+    return parsed.keep([bar for bar in parsed.bars if bar not in of_peptides]) if of_peptides else parsed
 
 
 def _words(sentences: Sequence[str], *, width: float) -> str:

@@ -104,7 +104,11 @@ def donors(
     rates of the units (donors, or samples of them), with bars for the error of sampling. For a result of
     :func:`donorwise.tl.glmm` they are rates per 10,000 counts (or at the median of the exposures), for models of yes and no,
     such as :func:`donorwise.tl.composition`, shares (of detection with an exposure, those at its median): at their places on the scale of the estimates, half a count, or half an
-    answer on either side, being added to each. A numeric covariate is drawn as a scatter plot with the model's slope.
+    answer on either side, being added to each.
+    For proteins (``features=`` of :func:`donorwise.tl.lmm`) the lines above are the peptides, run by run, with gaps where they
+    were not measured, and the points below the levels that the model gives the donors: fixed effects and those of donors and
+    runs, which do not hang on what is missing. Their bars are the error that a donor's measurements leave.
+    A numeric covariate is drawn as a scatter plot with the model's slope.
 
     Examples
     --------
@@ -138,9 +142,9 @@ def donors(
         unit = response_unit(stored.params, table[table["variable"].isin([panel.variable])])
         _draw(adata, panel_ax, panel, unit=unit, areas=areas, with_key=single)
     if not single:
-        size_key(figure, areas, pd.concat(drawn)["n_cells"])
+        size_key(figure, areas, pd.concat(drawn)["n_cells"], title=content[0].observed)
     if ax is None:
-        settle(figure)
+        settle(figure, n_rounds=12 if stored.features else 3)
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
@@ -150,11 +154,12 @@ def _size(content: list[Panel]) -> tuple[float, float]:
     n_places = max(len(panel.donors) for panel in content)
     n_effects = max(len(panel.effects) for panel in content)
     widest = next(width for most, width in _WIDEST.items() if len(content) <= most)
-    return min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), widest), 5.2
+    width = min(max(5.0, 3.0 + 0.15 * n_places + 0.4 * n_effects), widest)
+    return width, 6.2 if "peptide" in content[0].cells else 5.2
 
 
 def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, unit: str, areas: Areas, with_key: bool) -> None:
-    height = panel.scale.height or f"donor mean\n({unit})"
+    height = panel.scale.height.format(unit)
     if panel.arms:
         colors = level_colors(adata, panel.condition, panel.arms)
         draw_arms(ax, panel, colors=colors, height=height, title=_title(ax, panel), areas=areas, with_key=with_key)
@@ -165,7 +170,9 @@ def _draw(adata: ad.AnnData, ax: Axes, panel: Panel, *, unit: str, areas: Areas,
 
 def _title(ax: Axes, panel: Panel) -> str:
     name = panel.variable if panel.group == keys.ALL else f"{panel.variable}, {panel.group}"
-    lines = [fold(ax, name), f"{len(panel.cells):,} cells = {panel.n_donors:,} donors{_split(panel)}"]
+    lines = [fold(ax, name), f"{panel.told} = {panel.n_donors:,} donors{_split(panel)}"]
+    if panel.formula:
+        lines.append(fold(ax, f"model: {panel.formula}"))
     if len(panel.effects) == 1:
         effect = panel.effects[0]
         adjusted = "" if np.isnan(effect.adj_p) else f", {format_p(effect.adj_p, 'FDR')}"
@@ -204,7 +211,7 @@ def draw_numeric(ax: Axes, panel: Panel, *, height: str, areas: Areas, with_key:
     for effect in panel.effects[:1]:
         _draw_slope(ax, effect, donors)
     if with_key:
-        size_key(ax, areas, donors["n_cells"], outside=True)
+        size_key(ax, areas, donors["n_cells"], title=panel.observed, outside=True)
     slope = f"\nslope: {panel.effects[0].estimate:.2g} per unit of {panel.condition}" if panel.effects else ""
     ax.set_xlabel(f"{panel.condition}{slope}", parse_math=False)
     ax.set_ylabel(height)

@@ -36,11 +36,13 @@ if TYPE_CHECKING:
     from donorwise.pl._donors_data import Effect, Panel
 
 CELLS_PER_DONOR = 200
+_RUNS = 0.8  # of a donor's place, that its runs take
 NAMED_DONORS = 32
 """With more donors than this their names would not be readable."""
 _LONGEST_DONOR, _LONGEST_ARM = 16, 20  # letters
 _LETTER, _BOLD = 0.05, 0.085  # inches, of the smallest type and of a heading
 _WORDS_ABOVE = 1.25  # inches
+_GAP, _FLAT, _TALL = 1.04, 0.45, 0.75  # of the height of the lower axes: where the upper begin, and theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,34 +108,35 @@ def draw_arms(
         Whether to explain the areas.
     """
     layout = _layout(panel)
-    cells_ax = _axes_above(ax)
-    _draw_cells(cells_ax, panel, layout, colors=colors)
+    of_peptides = "peptide" in panel.cells
+    cells_ax = _axes_above(ax, _TALL if of_peptides else _FLAT)
+    (_draw_peptides if of_peptides else _draw_cells)(cells_ax, panel, layout, colors=colors)
     _draw_donors(ax, panel, layout, colors=colors, areas=areas)
     _draw_effects(ax, panel, layout, colors=colors)
     ax.set_xlim(-1, layout.right)
     ax.set_ylabel(height)
-    cells_ax.set_ylabel("counts of cells" if panel.of_counts else "cells")
+    cells_ax.set_ylabel(panel.above)
     limit_height(ax, [*layout.donors["mean"], *_effect_heights(panel, layout)])
     panel.scale.name_ticks(ax)
     _ticks(ax, panel, layout)
     if with_key:
-        size_key(cells_ax, areas, panel.donors["n_cells"], outside=not layout.effects)
+        size_key(cells_ax, areas, panel.donors["n_cells"], title=panel.observed, outside=not layout.effects)
     for each in (ax, cells_ax):
         despine(each)
     cells_ax.tick_params(bottom=False, labelbottom=False)
     cells_ax.spines["bottom"].set_visible(False)
-    _head(cells_ax, layout, colors=colors)
+    _head(cells_ax, layout, colors=colors, observed=panel.observed)
     _write_above(cells_ax, title, x=0, coords=cells_ax.transAxes, offset=44, ha="left", fontsize="medium")
 
 
-def _axes_above(ax: Axes) -> Axes:
-    """Add axes on top of `ax`; where no layout engine makes room for them and what surrounds them, `ax` gives it up."""
+def _axes_above(ax: Axes, tall: float) -> Axes:
+    """Add axes `tall` times as high on top of `ax`; where no layout engine makes room for them and what surrounds them, `ax` gives it up."""
     if root(ax).get_layout_engine() is None:
         place, (_, height) = ax.get_position(), inches(ax)
-        # the axes of the cells end at 1.49 of the height
-        share = max(1 - _WORDS_ABOVE / height, 0.5) / 1.49
+        # what is above the axes ends at this share of their height
+        share = max(1 - _WORDS_ABOVE / height, 0.5) / (_GAP + tall)
         ax.set_position((place.x0, place.y0, 0.85 * place.width, share * place.height))
-    return ax.inset_axes((0, 1.04, 1, 0.45), sharex=ax)
+    return ax.inset_axes((0, _GAP, 1, tall), sharex=ax)
 
 
 def _layout(panel: Panel) -> _Layout:
@@ -180,6 +183,21 @@ def _draw_cells(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str,
             ax.scatter(x, y, s=size, color=colors[arm], alpha=0.3, linewidths=0, rasterized=True)
 
 
+def _draw_peptides(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str, str]) -> None:
+    """Draw a line for each peptide, over the runs of each donor at its place; what is missing leaves a gap."""
+    cells = panel.cells.assign(arm=panel.cells["condition"].astype(str))
+    x = layout.donors.set_index(["donor", "arm"])["x"].reindex(cells[["donor", "arm"]]).to_numpy()
+    run = cells.groupby(["donor", "arm"])["run"].rank("dense").to_numpy()
+    n_runs = cells.groupby(["donor", "arm"])["run"].transform("nunique").to_numpy()
+    cells["x"] = x + _RUNS * ((run - 0.5) / n_runs - 0.5)
+    width, size = (float(np.interp(cells["peptide"].nunique(), [3, 30], ends)) for ends in ([1.1, 0.5], [10.0, 3.0]))
+    for arm, own in cells.groupby("arm", sort=False):
+        lines = own.pivot(index="x", columns="peptide", values="value")
+        paths = [np.column_stack([lines.index, lines[peptide]]) for peptide in lines]
+        ax.add_collection(LineCollection(paths, colors=colors[arm], linewidths=width, alpha=0.5))
+        ax.scatter(own["x"], own["value"], s=size, color=colors[arm], alpha=0.7, linewidths=0)
+
+
 def _draw_donors(ax: Axes, panel: Panel, layout: _Layout, *, colors: Mapping[str, str], areas: Areas) -> None:
     donors = layout.donors
     if panel.paired:
@@ -214,7 +232,9 @@ def draw_intervals(ax: Axes, donors: pd.DataFrame) -> None:
     ax.vlines(donors["x"], *ends, color=GREY, lw=0.9, alpha=opacity.to_numpy(), zorder=2)
 
 
-def size_key(where: Axes | Figure, areas: Areas, n_cells: pd.Series, *, outside: bool = False) -> None:
+def size_key(
+    where: Axes | Figure, areas: Areas, n_cells: pd.Series, *, title: str = "cells", outside: bool = False
+) -> None:
     """Explain the areas of the points: in the free corner of axes, beside them, or beside those of a figure."""
     sizes = sorted({_round(n_cells.max()), _round(n_cells.median()), _round(n_cells.min())})
     handles = [
@@ -225,7 +245,7 @@ def size_key(where: Axes | Figure, areas: Areas, n_cells: pd.Series, *, outside:
     marker_key(
         where,
         handles,
-        title="cells",
+        title=title,
         loc="outside right upper" if of_figure else "upper left" if outside else "upper right",
         bbox_to_anchor=None if of_figure else (1.0, 1.0),
         title_fontsize="x-small",
@@ -323,8 +343,8 @@ def _effect_name(panel: Panel, i: int) -> str:
     )
 
 
-def _head(ax: Axes, layout: _Layout, *, colors: Mapping[str, str]) -> None:
-    """Write above each arm how many replicates its cells are."""
+def _head(ax: Axes, layout: _Layout, *, colors: Mapping[str, str], observed: str) -> None:
+    """Write above each arm how many replicates its cells, or what else was `observed`, are."""
     n_cells = layout.donors.groupby("arm")["n_cells"].sum()
     n_donors = layout.donors.groupby("arm")["donor"].nunique()
     starts = [first for first, _ in layout.spans.values()]
@@ -332,7 +352,7 @@ def _head(ax: Axes, layout: _Layout, *, colors: Mapping[str, str]) -> None:
     names = dict(zip(layout.spans, shorten(list(layout.spans), int(np.clip(room, 6, 2 * _LONGEST_ARM))), strict=True))
     for arm, (first, last) in layout.spans.items():
         middle, coords = (first + last) / 2, ax.get_xaxis_transform()
-        numbers = f"{n_donors[arm]:,} donors\n{n_cells[arm]:,} cells"
+        numbers = f"{n_donors[arm]:,} donors\n{n_cells[arm]:,} {observed}"
         _write_above(ax, numbers, x=middle, coords=coords, offset=3, fontsize="x-small", color=INK)
         _write_above(
             ax, names[arm], x=middle, coords=coords, offset=26, fontsize="small", weight="bold", color=colors[arm]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,8 @@ from donorwise._core.engine.groups import group_columns, in_group
 from donorwise.errors import DataError
 from donorwise.get._tests import choose
 from donorwise.pl._contrasts import slopes
-from donorwise.pl._donors_rates import MEANS, UNITS, donors_of, scale_of, with_numbers_of_cells
+from donorwise.pl._donors_peptides import of_protein
+from donorwise.pl._donors_rates import LEVELS, MEANS, UNITS, donors_of, scale_of, with_numbers_of_cells
 from donorwise.pl._style import column_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,18 @@ class Effect:
     adj_p: float = float("nan")
 
 
+class _Shown(NamedTuple):
+    """Cells, or what else was measured, and donors; see :class:`Panel`."""
+
+    cells: pd.DataFrame
+    donors: pd.DataFrame
+    weights: FloatArray
+    scale: Scale
+    observed: str = "cells"
+    told: str = ""
+    formula: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Panel:
     """One panel.
@@ -69,8 +82,14 @@ class Panel:
         near one every donor counts the same, with one of zero every cell.
     naive
         What a t-test would say that takes every cell for a replicate; None where there are not two arms, or counts.
-    of_counts
-        Whether the cells' values are counts.
+    observed
+        What `cells` are.
+    above
+        What the axis of their values shows.
+    told
+        How many they are.
+    formula
+        That of the feature, where it is not that of the result.
     scale
         What the donors' points are.
     """
@@ -84,7 +103,10 @@ class Panel:
     effects: tuple[Effect, ...]
     weights: FloatArray
     naive: Effect | None
-    of_counts: bool
+    observed: str
+    above: str
+    told: str
+    formula: str
     scale: Scale
 
     @property
@@ -144,8 +166,11 @@ def collect(
     DataError, DesignError
         The variable, the donor column or the condition is no longer there, or the group has no cells.
     """
-    shown = _units if stored.of_counts else _predicted if stored.ratio else _means
-    cells, donors, weights, scale = shown(adata, stored, key, variable=variable, group=group, condition=condition)
+    collected = (
+        _of_protein if stored.features else _units if stored.of_counts else _predicted if stored.ratio else _means
+    )
+    shown = collected(adata, stored, key, variable=variable, group=group, condition=condition)
+    cells = shown.cells
     results = stored.results
     rows = results[(results["variable"] == variable) & (results["group"] == group)].set_index("contrast")
     numeric = _is_numeric(cells["condition"], contrasts)
@@ -158,28 +183,27 @@ def collect(
         group=group,
         condition=condition,
         cells=cells,
-        donors=donors,
+        donors=shown.donors,
         arms=arms,
         effects=tuple(_effect(rows.loc[name], name, arms) for name in drawn),
-        weights=weights,
-        naive=_cell_level_test(cells, arms) if len(arms) == 2 and not stored.ratio else None,
-        of_counts=stored.params["link"] == "log",
-        scale=scale,
+        weights=shown.weights,
+        naive=_cell_level_test(cells, arms) if len(arms) == 2 and shown.scale is MEANS else None,
+        observed=shown.observed,
+        above="counts of cells" if stored.params["link"] == "log" else "peptides" if stored.features else "cells",
+        told=shown.told or f"{len(cells):,} cells",
+        formula=shown.formula,
+        scale=shown.scale,
     )
 
 
-def _means(
-    adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
-) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray, Scale]:
+def _means(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
     """Cells with their values, the donors' means of them, and what the means count for."""
     cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition)
     donors = summarise(cells)
-    return cells, donors, _weights(donors, stored, variable=variable, group=group), MEANS
+    return _Shown(cells, donors, _weights(donors, stored, variable=variable, group=group), MEANS)
 
 
-def _units(
-    adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
-) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray, Scale]:
+def _units(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
     """Cells with their counts, the log rates of the units, and what those count for.
 
     `sd` is such that a unit's cells give its sampling error, sd / sqrt(n_cells). Where a donor has several units
@@ -207,19 +231,23 @@ def _units(
     donors = labels.assign(group=group, n_cells=n_cells, mean=y, sd=np.sqrt(v * n_cells)).reset_index(drop=True)
     cells = _counts(adata, stored.params, variable, labels, units.codes).assign(group=group)
     variances = stored_variances(fit, stored.varcomp[stored.varcomp["group"] == group])
-    return cells, donors, 1 / (v + np.nansum(variances[0])), UNITS
+    return _Shown(cells, donors, 1 / (v + np.nansum(variances[0])), UNITS)
 
 
-def _predicted(
-    adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str
-) -> tuple[pd.DataFrame, pd.DataFrame, FloatArray, Scale]:
+def _predicted(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
     """Cells with their counts, or yes and no, the donors' rates or shares, and what those count for."""
     numbers = with_numbers_of_cells(adata, stored, key, variable)
     cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition, numbers=numbers)
     if stored.params.get("detected"):
         cells = cells.assign(value=(cells["value"] > 0).astype(np.float64))
     donors, weights = donors_of(cells, stored, variable=variable, group=group)
-    return cells, donors, weights, scale_of(stored.params, cells["exposure"].to_numpy())
+    return _Shown(cells, donors, weights, scale_of(stored.params, cells["exposure"].to_numpy()))
+
+
+def _of_protein(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
+    """What was measured of a protein's peptides, and its level in every donor, of which an arm's mean is that of the model."""
+    made = of_protein(adata, stored, key, variable=variable, group=group, condition=condition)
+    return _Shown(made.values, made.donors, np.ones(len(made.donors)), LEVELS, "measurements", made.told, made.formula)
 
 
 def _counts(

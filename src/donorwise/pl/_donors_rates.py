@@ -51,9 +51,9 @@ class Scale(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """Points that are their own values; `height` names the axis, the response's unit where it is empty."""
+    """Points that are their own values; `height` names the axis, with ``{}`` for the response's unit."""
 
-    height: str = ""
+    height: str
     difference: str = "difference from {}"
     model: str = "mixed model"
 
@@ -196,4 +196,5 @@ def donors_of(cells: pd.DataFrame, stored: Results, *, variable: str, group: str
 
 UNITS = Plain(height="rate of counts\n(natural log)", model="log-rate model")
 """Units of counts, whose points are log rates."""
-MEANS = Plain()
+MEANS = Plain("donor mean\n({})")
+LEVELS = Plain("donor level\n({})")

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray
 
 
+_LOGS = {2.0: "log2", 10.0: "log10", round(np.e, 6): "natural log"}
+
+
 @dataclass(frozen=True, slots=True)
 class Points:
     """The tested features of one panel; all arrays have shape (G,).
@@ -94,6 +97,8 @@ def with_intervals(table: pd.DataFrame, params: dict[str, Any]) -> tuple[pd.Data
 def response_unit(params: dict[str, Any], table: pd.DataFrame) -> str:
     """What the response is measured in, as far as its names say: log expression, a layer, a score."""
     response = str(params["response"])
+    if params.get(keys.FEATURES):
+        return f"{_LOGS.get(round(params['log_base'], 6), 'log')} intensity"
     if response == keys.RESPONSE_X:
         return "log expression" if np.isfinite(params["log_base"]) else "units of X"
     if response.startswith(keys.LABELS_PREFIX):

@@ -107,11 +107,11 @@ def outer_labels(axes: Sequence[Axes], *, x: str, y: str) -> None:
             panel.tick_params(labelbottom=True)
 
 
-def settle(figure: Figure) -> None:
-    """Let the layout engine find room for axes on top of axes, which takes it a few rounds."""
+def settle(figure: Figure, n_rounds: int = 3) -> None:
+    """Let the layout engine find room for axes on top of axes, which takes it more rounds the taller these are."""
     engine = figure.get_layout_engine()
     if engine is not None:
-        for _ in range(3):
+        for _ in range(n_rounds):
             engine.execute(figure)
 
 

@@ -313,6 +313,11 @@ def trajectories(
     if not isinstance(variable, str):
         raise DataError(f"variable= names one feature, not {variable!r}.")
     stored = read_results(adata, key)
+    if stored.features:
+        raise DataError(
+            f"{key!r} is a result of proteins, whose rows are peptides, and a mean over those hangs on which were measured: draw "
+            f"the levels that the model gives the donors with dw.pl.donors(adata, {variable!r}, condition={x!r})."
+        )
     if stored.params["observations"] != "cells":
         raise DataError(
             f"{key!r} is a result of dw.tl.{stored.params['method']}; trajectories are drawn with the fixed effects of a mixed model: "

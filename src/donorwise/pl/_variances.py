@@ -111,7 +111,8 @@ def icc(
     ----------
     {adata_result}
     term
-        Which random term; None for the first of the model.
+        Which random term; None for the first of the model, of proteins (``features=`` of :func:`donorwise.tl.lmm`) for
+        that of the donors.
     {group_drawn}
     {variables_drawn}
     {key}
@@ -144,7 +145,8 @@ def icc(
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
-    term = term if term is not None else next(iter(stored.icc["term"].astype(str)), None)
+    first = [*(stored.donor_terms if stored.features else ()), *stored.icc["term"].astype(str)]
+    term = term if term is not None else next(iter(first), None)
     variables = meant(symbols_of(adata, gene_symbols, stored.params), variables)
     table = choose(choose(stored.icc, "term", term), "variable", variables)
     shown = choose(stored.results, "group", group)
@@ -218,7 +220,8 @@ def variance_partition(
     Notes
     -----
     One violin per term over the features, quartiles inside; the number above is the median. The terms
-    stand in the order of their medians, what remains last; the donor, the fixed effects and what remains have the
+    stand in the order of their medians, what remains last; where some features have no share of a term, as proteins that
+    cannot tell it, the number of those that do stands there as well; the donor, the fixed effects and what remains have the
     same colours in every model.
 
     Examples
@@ -241,9 +244,15 @@ def variance_partition(
     figure, axes = panels(ax, len(groups), size=(1.6 + 0.9 * len(terms), 3.6), share=True)
     for panel, name in zip(axes, groups, strict=True):
         _draw(panel, table[table["group"] == name], terms=terms, colors=[colors[term] for term in terms])
-        write_title(panel, "" if name == keys.ALL else name, pad=18)
+        write_title(panel, "" if name == keys.ALL else name, pad=30 if _some_lack(table) else 18)
     outer_labels(axes, x="", y="share of the variance")
     return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _some_lack(table: pd.DataFrame) -> bool:
+    """Whether some feature of a group has no share of some term that others have one of."""
+    counts = table.groupby(["group", "term"], observed=True).size()
+    return bool((counts.groupby("group", observed=True).nunique() > 1).any())
 
 
 def _ordered_terms(table: pd.DataFrame) -> list[str]:
@@ -271,10 +280,12 @@ def _draw(ax: Axes, table: pd.DataFrame, *, terms: list[str], colors: list[str])
     if table.empty:
         say_empty(ax, "nothing fitted")
     columns = [table["fraction"][table["term"] == term].to_numpy() for term in terms]
+    every = max((len(values) for values in columns), default=0)
     draw_violins(ax, columns, colors=colors)
     for place, values in enumerate(columns):
         if len(values):
-            text = f"{np.median(values):.1%}"
+            few = f"{len(values):,} of {every:,}\n" if len(values) < every else ""
+            text = f"{few}{np.median(values):.1%}"
             ax.text(place, 1.02, text, transform=ax.get_xaxis_transform(), ha="center", fontsize="small")
     ax.set_xticks(range(len(terms)), [_folded(term) for term in terms])
     ax.tick_params(axis="x", length=0, labelbottom=True)

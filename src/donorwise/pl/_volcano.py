@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from donorwise._anndata import Results, Symbols, check_is_anndata, group_means, keys, read_results, symbols_of
+from donorwise._anndata.read import feature_names as names_of_rows
 from donorwise._docs import documented
 from donorwise.get._tests import choose, passes
 from donorwise.pl._contrasts import per_unit
@@ -19,6 +20,7 @@ from donorwise.pl._effects import (
     effect_range,
     name_panels,
     points_of,
+    response_unit,
     tested_parts,
     with_effects,
 )
@@ -204,7 +206,7 @@ def ma(
     Notes
     -----
     The horizontal axis is the mean over the cells of the group, of what the model was fitted to: log
-    expression, or for pseudobulk the count per cell, on a log scale. The means are not kept with the
+    expression, or for pseudobulk the count per cell, on a log scale; of a protein that of the means of its peptides. The means are not kept with the
     results but read from the AnnData again. The vertical axis is that of effects in the volcano plot.
     Effects that grow where the mean is small are those of few counts.
 
@@ -219,13 +221,7 @@ def ma(
     """
     stored, symbols, labels = _read(adata, key, labels, gene_symbols)
     contrast, tested, y_label = _chosen(adata, stored, contrast=contrast, group=group)
-    means = group_means(
-        adata,
-        list(stored.results["variable"].cat.categories),
-        response=stored.params["response"],
-        groupby=stored.groupby,
-        groups=list(tested),
-    )
+    means = _means(adata, stored, list(tested))
     parts = {
         name: _ma_points(part, means[name], symbols, alpha=alpha, min_log_fc=min_log_fc)
         for name, part in tested.items()
@@ -247,6 +243,18 @@ def ma(
     return finish(figure, axes, show=show, return_fig=return_fig)
 
 
+def _means(adata: ad.AnnData, stored: Results, groups: list[str]) -> pd.DataFrame:
+    """Means of the features, of a protein that of its peptides' means, features x groups."""
+    where = {"response": stored.params["response"], "groupby": stored.groupby, "groups": groups}
+    if not stored.features:
+        return group_means(adata, list(stored.results["variable"].cat.categories), **where)
+    return (
+        group_means(adata, list(map(str, adata.var_names)), **where)
+        .groupby(names_of_rows(adata, stored.features))
+        .mean()
+    )
+
+
 def _ma_points(
     tested: pd.DataFrame, means: pd.Series, symbols: Symbols, *, alpha: float, min_log_fc: float | None
 ) -> Points:
@@ -265,4 +273,6 @@ def _mean_label(stored: Results) -> str:
         return "mean count per cell"
     if stored.params["response"].startswith(keys.LABELS_PREFIX):
         return "mean share"
+    if stored.features:
+        return f"mean {response_unit(stored.params, stored.results)}"
     return "mean log expression" if np.isfinite(stored.params["log_base"]) else f"mean of {stored.params['response']}"

@@ -19,7 +19,7 @@ from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.results import told_reasons
 from donorwise._core.jobs import Progress
 from donorwise._docs import documented
-from donorwise._typing import DDF, GLMM_DDF, check_option
+from donorwise._typing import DDF, GLMM_DDF, ROBUST, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.calibration import Calibration, Relabelling
-    from donorwise._typing import BoolArray, Ddf, FloatArray, GlmmDdf, GroupBy
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GlmmDdf, GroupBy, Robust
 
 logger = logging.getLogger("donorwise")
 
@@ -43,8 +43,10 @@ class _Model(NamedTuple):
     ddf: tuple[str, ...]
 
 
-def _lmm(adata: ad.AnnData, formula: str, *, ddf: str = "moderated", **given: Any) -> Analysis[Any, Any]:
-    return prepare_lmm(adata, formula, options=Options(ddf), fold_changes=False, **given)
+def _lmm(
+    adata: ad.AnnData, formula: str, *, ddf: str = "moderated", robust: str = "", **given: Any
+) -> Analysis[Any, Any]:
+    return prepare_lmm(adata, formula, options=Options(ddf, robust=robust), fold_changes=False, **given)
 
 
 def _glmm(adata: ad.AnnData, formula: str, *, ddf: str = "moderated", **given: Any) -> Analysis[Any, Any]:
@@ -65,8 +67,9 @@ def _composition(
 
 
 _RESPONSE, _OF_COUNTS = ("obsm", "obs_keys"), ("family", "link", "response", "exposure", "offset", "trials")
+_OF_PEPTIDES = ("features", "weights_layer", "robust")
 _MODELS = {
-    "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights", "kernels", "relmat", "levels"), DDF),
+    "lmm": _Model(_lmm, ("ddf", *_RESPONSE, "weights", "kernels", "relmat", "levels", *_OF_PEPTIDES), DDF),
     "glmm": _Model(_glmm, ("ddf", *_RESPONSE, *_OF_COUNTS), GLMM_DDF),
     "pseudobulk": _Model(_pseudobulk, ("donor", "sample", "depth", "normalize"), DDF),
     "composition": _Model(_composition, ("ddf", "sample", "cell_type"), GLMM_DDF),
@@ -91,6 +94,9 @@ def calibrate(
     obs_keys: str | Sequence[str] | None = None,
     mask_var: str | BoolArray | None = None,
     weights: str | FloatArray | None = None,
+    features: str | None = None,
+    weights_layer: str | None = None,
+    robust: Robust | None = None,
     kernels: Mapping[str, Any] | None = None,
     relmat: Mapping[str, Any] | None = None,
     levels: Any = None,
@@ -141,6 +147,8 @@ def calibrate(
     {response}
     {mask_var}
     {weights}
+    features, weights_layer, robust
+        As in :func:`donorwise.tl.lmm`, for peptides: donors exchange labels with all that was measured of them.
     {kernels}
         For ``model="lmm"`` only.
     family, link, response, exposure, offset, trials
@@ -220,11 +228,14 @@ def calibrate(
     check_option("model", model, tuple(_MODELS))
     check_option("ddf", ddf, _MODELS[model].ddf)
     check_free(adata, key_added)
+    if robust is not None:
+        check_option("robust", robust, ROBUST)
     _check_count("n_permutations", n_permutations, 1)
     _check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
     own = {
-        "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "kernels": kernels, "relmat": relmat, "levels": levels,
+        "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "features": features, "weights_layer": weights_layer, "robust": robust,
+        "kernels": kernels, "relmat": relmat, "levels": levels,
         "ddf": None if ddf == "moderated" else ddf,
         "family": family, "link": link, "response": response, "exposure": exposure, "offset": offset, "trials": trials,
         "donor": donor, "sample": sample, "cell_type": cell_type, "depth": depth, "normalize": normalize,

@@ -15,7 +15,6 @@ from donorwise._anndata import (
     keys,
     read_every_test,
     read_results,
-    response_of,
     write_influence,
 )
 from donorwise._anndata.recover import Recovered, check_same, recover
@@ -128,8 +127,7 @@ def influence(
     if copy:
         adata = copied(adata)
     table = _chosen(adata, key, contrast, group)
-    one = list(table["variable"].cat.categories[:1])
-    found = recover(adata, key, contrasts=contrasts, weights=weights, variables=one)
+    found = recover(adata, key, contrasts=contrasts, weights=weights)
     looked_at = _looked_at(table if contrast is not None else _without_covariates(table, found), variables, alpha)
     _check_whole(adata, key, looked_at, found)
     donors = _without_each(adata, key, found, looked_at, effective_jobs(n_jobs), progress)
@@ -198,9 +196,8 @@ def _without_each(
     stored = read_results(adata, key)
     alone = stored.prior is None and not found.analysis.pooled
     used = looked_at if alone else stored.results  # what is shared is learned from all of them
-    response = response_of(adata, found.params["response"], [str(v) for v in used["variable"].unique()])
-    source = found.analysis.source.reading(response.matrix, response.features)
-    analysis = replace(found.analysis, variables=response.variables, source=source, n_jobs=n_jobs, pass_jobs=n_jobs)
+    at = pd.Index(found.analysis.variables).get_indexer([str(v) for v in used["variable"].unique()])
+    analysis = replace(found.analysis.take_features(at), n_jobs=n_jobs, pass_jobs=n_jobs)
     groups = set(looked_at["group"].astype(str))
     work = [
         (number, own, contrasts)

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys
 from donorwise._anndata.prepare import prepare_lmm
-from donorwise._anndata.prepare_peptides import prepare_peptides
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._docs import documented
-from donorwise._typing import DDF, check_option
+from donorwise._typing import DDF, ROBUST, check_option
 from donorwise.tl._run import fit_and_write
 
 if TYPE_CHECKING:
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from donorwise._core.engine.lmm import LmmAnalysis
-    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy
+    from donorwise._typing import BoolArray, Ddf, FloatArray, GroupBy, Robust
 
 
 @documented
@@ -42,6 +40,7 @@ def lmm(
     contrasts: Any = None,
     ddf: Ddf = "moderated",
     reml: bool = True,
+    robust: Robust | None = None,
     key_added: str = keys.LMM,
     n_jobs: int | None = None,
     max_memory: float | None = None,
@@ -51,7 +50,7 @@ def lmm(
     """Test every feature with a linear mixed model in which the donor is the replicate.
 
     The estimates are those of ``lme4::lmer`` for every feature (Bates et al. 2015), computed
-    from one pass over the cells.
+    from one pass over the cells. With `features` every protein is a model of its own, of all measurements of its peptides.
 
     Parameters
     ----------
@@ -63,10 +62,21 @@ def lmm(
         correlated, the levels of a category neither: ``(0 + disease || donor_id)`` is a variance of its own for the
         donors of each level (in lme4 ``||`` does not separate levels).
     {groupby}
+    features
+        Column of var with the protein of each peptide, where `adata` holds log2 intensities of runs (or cells, or donors) x
+        peptides (or precursors), NaN where nothing was measured: ``"~ condition + (1 | peptide) + (1 | donor_id)"`` is then
+        fitted to each protein. Names in the formula are columns of obs or of var, and ``peptide`` means the names of var
+        (unless var has a column of that name); one in both is an error. Random terms have one effect for each level, and
+        independent levels; peptides without a protein are left out. `obsm`, `obs_keys`, `kernels`, `relmat`, `levels` and
+        collapsed rows do not go with it. None for a model of every column for itself.
     {response}
     {mask_var}
     {weights}
+    weights_layer
+        With `features`: layer with the precision weight of each measurement, whose residual variance is ``sigma2 / weight``;
+        without one (NaN or 0) a measurement is left out like a missing value. `weights` multiplies it.
     {log_base}
+        With `features` they are logarithms of intensities: to base 2, where neither this nor ``uns["log1p"]`` says otherwise.
     {kernels}
         For `kernels` and `relmat` a text is the name of an entry of ``adata.obsp`` or ``adata.uns``, and so is the name in the
         formula where none is given; an AnnData of donors is one that has this entry. (The donors of ``obsp`` are those of
@@ -80,6 +90,9 @@ def lmm(
         else Kenward-Roger takes its place, which the params and the log say. Every feature by itself: ``"kenward-roger"`` (Kenward and Roger 1997), ``"satterthwaite"``,
         ``"between-within"`` or ``"residual"``.
     {reml}
+    robust
+        With `features`: ``"huber"`` weighs outlying measurements down (Huber 1964), over and over until neither weights nor
+        estimates change; these weights multiply those that are given. None takes all measurements at their word.
     {key_added}
     {n_jobs}
     max_memory
@@ -100,6 +113,12 @@ def lmm(
     plus a prior count (see *Fold changes* in the methods); NaN where they are none, for an intercept, and for a number that differs
     from cell to cell.
 
+    With `features` the variables of all tables are the proteins, in the order in which var has them, and ``results`` has three
+    further columns: ``n_peptides``, those with a measurement; ``n_missing``, how many of their values in the runs in use are
+    missing, beside the ``n_obs`` that are there; and ``formula``, the one that was fitted: a protein whose measurements
+    cannot tell some random terms apart (one peptide; one run of each donor) is fitted without them, and its status is ``reduced``. The
+    params have ``features``, ``weights_layer``, ``mask_var`` and ``robust``. `log_fc` is the estimate, in log2.
+
     Raises
     ------
     FormulaError
@@ -107,7 +126,8 @@ def lmm(
     DesignError
         If obs cannot answer it; nothing is computed or changed then.
     DataError
-        If the responses or weights cannot be used, or the values are not the logarithms that `log_base` says.
+        If the responses or weights cannot be used, or the values are not the logarithms that `log_base` says; if an option does
+        not go with `features`, or `weights_layer` or `robust` is given without it.
 
     Examples
     --------
@@ -116,6 +136,21 @@ def lmm(
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", groupby="cell_type", progress=False)
     >>> dw.get.tests(adata, group=adata.obs["cell_type"].cat.categories[0]).shape[0]
     50
+
+    Proteins from peptides, here three for each of four:
+
+    >>> import anndata as ad, numpy as np, pandas as pd
+    >>> rng = np.random.default_rng(0)
+    >>> runs = pd.DataFrame({"donor_id": list("abcdef"), "condition": ["control", "case"] * 3}, index=list("123456"))
+    >>> var = pd.DataFrame(
+    ...     {"protein": np.repeat(["P1", "P2", "P3", "P4"], 3)}, index=[f"peptide {i}" for i in range(12)]
+    ... )
+    >>> X = rng.normal(20, 2, 12) + rng.normal(0, 0.3, (6, 12))
+    >>> X[0, 0] = np.nan
+    >>> peptides = ad.AnnData(X, obs=runs, var=var)
+    >>> dw.tl.lmm(peptides, "~ condition + (1 | peptide) + (1 | donor_id)", features="protein", progress=False)
+    >>> dw.get.tests(peptides, sort_by=None)[["variable", "n_obs", "n_peptides", "n_missing"]].values.tolist()
+    [['P1', 17, 3, 1], ['P2', 18, 3, 0], ['P3', 18, 3, 0], ['P4', 18, 3, 0]]
     """
     check_is_anndata(adata)
     if copy:
@@ -123,16 +158,12 @@ def lmm(
     check_option("ddf", ddf, DDF)
     check_free(adata, key_added)
     check_max_memory(max_memory)
-    if features is not None:
-        analysis: LmmAnalysis = prepare_peptides(
-            adata, formula, features=features, weights_layer=weights_layer, groupby=groupby, layer=layer, mask_var=mask_var,
-            weights=weights, log_base=log_base, contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,
-        )  # fmt: skip
-        fit_and_write(adata, analysis, key_added, max_memory=max_memory, progress=progress)
-        return adata if copy else None
+    if robust is not None:
+        check_option("robust", robust, ROBUST)
     analysis = prepare_lmm(
-        adata, formula, groupby=groupby, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var, weights=weights,
-        log_base=log_base, kernels=kernels, relmat=relmat, levels=levels, contrasts=contrasts, options=Options(ddf, reml), n_jobs=n_jobs,
+        adata, formula, groupby=groupby, features=features, layer=layer, obsm=obsm, obs_keys=obs_keys, mask_var=mask_var,
+        weights=weights, weights_layer=weights_layer, log_base=log_base, kernels=kernels, relmat=relmat, levels=levels,
+        contrasts=contrasts, options=Options(ddf, reml, robust or ""), n_jobs=n_jobs,
     )  # fmt: skip
     fit_and_write(adata, analysis, key_added, max_memory=max_memory, progress=progress)
     return adata if copy else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from donorwise._anndata import check_is_anndata, copied, keys, read_results, wri
 from donorwise._anndata.recover import Recovered, recover
 from donorwise._core.design.contrasts import resolve_contrasts
 from donorwise._core.design.replicates import find_donors
+from donorwise._core.engine.analysis import USUAL_CELLS
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.fitted import LMMFit
+from donorwise._core.engine.fitted_peptides import PeptideFit
 from donorwise._core.engine.lmm import donor_term
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import (
@@ -56,7 +59,7 @@ def power(
     data: ad.AnnData | LMMFit,
     *,
     n_donors: int | Sequence[int] = (6, 8, 12, 16, 24, 40, 60),
-    n_cells: int | Sequence[int] = (20, 100, 500),
+    n_cells: int | Sequence[int] | None = None,
     effect: float | Sequence[float] | None = None,
     log_fc: float | Sequence[float] | None = None,
     alpha: float | Sequence[float] = 0.05,
@@ -81,7 +84,8 @@ def power(
         Numbers of donors, of all arms together: the arms (and samples, and covariates) keep the
         proportions of the fitted study. In a paired study, the number of pairs.
     n_cells
-        Numbers of cells of each donor, all its samples together.
+        Numbers of cells of each donor, all its samples together; None for 20, 100 and 500. For a result of peptides
+        (``features=`` of :func:`donorwise.tl.lmm`) numbers of runs of each donor; None for those that the fitted ones have.
     effect
         True values of the contrast, in units of the response (0.5 if neither this nor `log_fc` is given); for a
         covariate such as age per unit of it. Every feature is given the same: so large a change is easily seen
@@ -151,6 +155,10 @@ def power(
     For :func:`donorwise.tl.glmm` the variances of the random effects stay, and the information about each donor is worked out
     with so many more or fewer cells of the same rates and exposures.
 
+    For proteins (``features=`` of :func:`donorwise.tl.lmm`) the peptides and what is missing of them are as in the fitted study, and
+    `n_cells` are runs: with more of them the variance of the residuals, and of what every run has of its own (``(1 | run)``), is
+    divided, and that of donors and peptides stays. Proteins that some donors lack have fewer degrees of freedom than the table.
+
     With a kernel the copies are not related to each other: new donors have relatives among themselves, as those of the
     fitted study have, and none in it. Neither donors nor families are the replicates then, so the degrees of freedom are
     no more than Kenward-Roger's in the fitted study, with so many cells of each donor, times n/D.
@@ -173,7 +181,8 @@ def power(
     """
     if effect is not None and log_fc is not None:
         raise DonorwiseError("Give one of effect= and log_fc=, not both.")
-    sizes = {"n_donors": _numbers("n_donors", n_donors, 2), "n_cells": _numbers("n_cells", n_cells, 1)}
+    cells = None if n_cells is None else _numbers("n_cells", n_cells, 1)
+    sizes = {"n_donors": _numbers("n_donors", n_donors, 2), "n_cells": cells or USUAL_CELLS}
     levels = _numbers("alpha", alpha, 0.0, 1.0)
     unit, given = ("effect", 0.5 if effect is None else effect) if log_fc is None else ("log_fc", log_fc)
     effects = _effects(unit, given)
@@ -199,7 +208,7 @@ def power(
     effects = effects if unit == "effect" else tuple(value / scale for value in effects)
     plan = Studies(**sizes, effect=effects, alpha=levels)
     moderated = found.analysis.options.ddf == "moderated" if moderated is None else moderated
-    table, issues = _by_group(found, results, plan, moderated, progress)
+    table, issues = _by_group(found, results, plan, moderated, progress, as_they_are=cells is None)
     write_power(data, key, _categorical(table.assign(log_fc=table["effect"] * scale, unit=unit)))
     _warn(table, issues)
     return data if copy else None
@@ -209,6 +218,11 @@ def _of_fit(
     fit: LMMFit, contrast: Any, plan: Studies, moderated: bool, weights: FloatArray | None
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table of one fit, and what the audit warns of."""
+    if isinstance(fit, PeptideFit):
+        raise DesignError(
+            "Power of proteins needs the runs of each donor, which a fit of arrays does not have: put the peptides into an "
+            "AnnData (runs x peptides), fit it with dw.tl.lmm(features=), and give that to dw.tl.power."
+        )
     if not fit.donor:
         raise DesignError(f"{fit.formula!r} has no random term for the donors: there is nothing to plan more of.")
     names, L = resolve_contrasts(fit.design, contrast)
@@ -224,9 +238,12 @@ def _of_fit(
 
 
 def _by_group(
-    found: Recovered, results: pd.DataFrame, plan: Studies, moderated: bool, progress: bool
+    found: Recovered, results: pd.DataFrame, plan: Studies, moderated: bool, progress: bool, *, as_they_are: bool
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The tables of the groups and contrasts that `results` holds, and what the audit warns of."""
+    """The tables of the groups and contrasts that `results` holds, and what the audit warns of.
+
+    With `as_they_are` numbers of cells are those that are usual for the analysis.
+    """
     analysis, tables = found.analysis, []
     issues: list[str] = []
     wanted = {str(name): set(part["contrast"].astype(str)) for name, part in results.groupby("group", observed=True)}
@@ -235,17 +252,19 @@ def _by_group(
         asked = wanted.get(analysis.tasks[number].name, set())
         at = [] if contrasts is None else [i for i, name in enumerate(contrasts.names) if name in asked]
         if own is not None and contrasts is not None and at:
-            work.append((number, own, [contrasts.names[i] for i in at], contrasts.L[at]))
-    total = sum(len(names) for _, _, names, _ in work) * len(plan.n_cells)
+            cells = analysis.usual_cells(number) if as_they_are else plan.n_cells
+            work.append((number, own, [contrasts.names[i] for i in at], contrasts.L[at], replace(plan, n_cells=cells)))
+    total = sum(len(names) * len(own_plan.n_cells) for _, _, names, _, own_plan in work)
     with Progress(total=total, unit="study", desc="power", disable=not progress) as bar, one_blas_thread():
-        for number, own, names, L in work:
+        for number, own, names, L, own_plan in work:
+            n_donors = len(analysis.donors(number).names)
             fit = analysis.fit(number, own, lambda n: None)
             table = power_table(
-                fit, names, L, plan, analysis.planner(number, own, fit), len(analysis.donors(number).names),
-                moderated=moderated, update=bar.update,
+                fit, names, L, own_plan, analysis.planner(number, own, fit), n_donors, moderated=moderated,
+                update=bar.update,
             )  # fmt: skip
             if moderated and not refusal(fit.models):
-                issues += _of_prior(fit.design, names, L, plan, len(analysis.donors(number).names))
+                issues += _of_prior(fit.design, names, L, own_plan, n_donors)
             kinds, own_issues = analysis.replication(number, L)
             kind = table["contrast"].map(dict(zip(names, kinds, strict=True)))
             tables.append(table.assign(group=analysis.tasks[number].name, kind=kind))

@@ -52,6 +52,8 @@ class Audit:
         What can make the results wrong, a sentence each.
     notes
         What is worth knowing, a sentence each.
+    rows
+        What the rows are.
     """
 
     formula: str
@@ -62,6 +64,7 @@ class Audit:
     arms: tuple[Arms, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+    rows: str = "cells"
 
     def to_frame(self) -> pd.DataFrame:
         """One row per contrast.
@@ -94,9 +97,9 @@ class Audit:
         """Table, notes and warnings as text."""
         dropped = f" ({self.n_dropped:,} more left out: a variable is missing)" if self.n_dropped else ""
         donors = f" of {self.n_donors:,} donors (`{self.donor}`)" if self.donor else ""
-        parts = [f"Audit of {self.formula}", f"{self.n_obs:,} cells{donors}{dropped}"]
+        parts = [f"Audit of {self.formula}", f"{self.n_obs:,} {self.rows}{donors}{dropped}"]
         if self.arms:
-            parts += ["", _table(self.arms)]
+            parts += ["", _table(self.arms, self.rows)]
         if self.notes:
             parts += ["", *self.notes]
         if self.warnings:
@@ -173,8 +176,12 @@ def audit_design(
     impossible: Sequence[str] = (),
     depth_in: Depth = "values",
     is_fit: bool = True,
+    what: str = "cells",
 ) -> Audit:
-    """As :func:`audit`, for a design that is there already; `impossible` is why it cannot be fitted, if it cannot."""
+    """As :func:`audit`, for a design that is there already; `impossible` is why it cannot be fitted, if it cannot.
+
+    `what` its rows are.
+    """
     donors = find_donors(design, obs, donor, depth)
     rows = donors.rows
     samples = None if sample is None else rows.cross(obs[sample], design)
@@ -208,7 +215,7 @@ def audit_design(
         found += [*periods, *unsafe]
         found += about_names(obs, _named(design, donors)) if donor or looks_like_replicate(donors.columns) else []
         notes += [
-            *checks.effective_replicates(asked, len(donors.levels)),
+            *checks.effective_replicates(asked, len(donors.levels), what),
             *confined,
             *checks.unpaired(design, arms, donors),
         ]
@@ -218,7 +225,15 @@ def audit_design(
         if counts is not None and not impossible and depth_in == "values" and not design.parsed.covs:
             notes += [*advice.count_scale(arms, counts), *advice.interactions(design, arms, donors, counts)]
     return Audit(
-        design.formula, donors.name, len(donors.levels), rows.n_rows, design.n_dropped, arms, tuple(found), tuple(notes)
+        design.formula,
+        donors.name,
+        len(donors.levels),
+        rows.n_rows,
+        design.n_dropped,
+        arms,
+        tuple(found),
+        tuple(notes),
+        what,
     )
 
 
@@ -301,9 +316,9 @@ def _ratio(arms: Arms) -> float:
     return arms.depth[0] / arms.depth[1] if arms.depth else float("nan")
 
 
-def _table(arms: tuple[Arms, ...]) -> str:
+def _table(arms: tuple[Arms, ...], what: str) -> str:
     """Lay out the contrasts in columns, the first 30 of them."""
-    rows = [("contrast", "kind", "donors", "cells", "depth ratio")]
+    rows = [("contrast", "kind", "donors", what, "depth ratio")]
     for a in arms[:30]:
         both = f" ({a.n_both:,} in both)" if a.donors and a.n_both else ""
         donors = " vs ".join(f"{n:,}" for n in a.donors) + both if a.donors else _spread(a)

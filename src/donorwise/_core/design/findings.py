@@ -243,8 +243,8 @@ def confined(design: Design, arms: Iterable[Arms], donors: Donors) -> tuple[list
     return notes, serious
 
 
-def effective_replicates(arms: Iterable[Arms], n_donors: int) -> Iterator[str]:
-    """How many replicates a between-donor contrast really has."""
+def effective_replicates(arms: Iterable[Arms], n_donors: int, rows: str) -> Iterator[str]:
+    """How many replicates a between-donor contrast really has; `rows` says what they are made of."""
     shown: dict[str, int] = {}
     for arm in arms:
         shown[arm.term] = shown.get(arm.term, 0) + 1
@@ -257,7 +257,7 @@ def effective_replicates(arms: Iterable[Arms], n_donors: int) -> Iterator[str]:
             yield f"{arm.contrast}: compares donors in how {listing(arm.within)} acts within them, {n:,} against {m:,}."
         elif arm.donors:
             n, m = arm.donors
-            yield f"{arm.contrast}: these {sum(arm.cells):,} cells are {n + m:,} replicates: {n:,} against {m:,}."
+            yield f"{arm.contrast}: these {sum(arm.cells):,} {rows} are {n + m:,} replicates: {n:,} against {m:,}."
         else:
             yield f"{arm.contrast}: its replicates are the {n_donors:,} donors, with {arm.n_values:,} different values."
 

@@ -190,13 +190,13 @@ def check_obs(obs: object, names: Sequence[str], source: str) -> None:
     """Raise unless `obs` is a DataFrame that holds each of `names` once."""
     if not isinstance(obs, pd.DataFrame):
         raise DesignError(f"obs must be a pandas DataFrame with one row per observation, not {type(obs).__name__}.")
-    _check_backticks([str(c) for c in obs.columns], source)
+    check_plain_names([str(c) for c in obs.columns], source)
     for name in names:
         count = int(np.sum(obs.columns == name))
         if count > 1:
             raise DesignError(f"obs has {count} columns named `{name}`; names in a formula must be unique.")
         if count == 0:
-            raise DesignError(_missing(name, [str(c) for c in obs.columns], source))
+            raise DesignError(missing_column(name, [str(c) for c in obs.columns], source))
 
 
 """What the constant is called among the fixed effects, and among the columns of a random term."""
@@ -306,7 +306,7 @@ def _labels_of_numbers(values: pd.Series) -> pd.Series:
     return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(levels)), index=values.index)
 
 
-def _check_backticks(available: list[str], source: str) -> None:
+def check_plain_names(available: list[str], source: str) -> None:
     """Raise where a name of words with dashes or spaces stands in a formula as it is: it would be read as several."""
     plain = re.sub("`[^`]*`|'[^']*'|\"[^\"]*\"", lambda quoted: " " * len(quoted[0]), source)
     for name in available:
@@ -316,13 +316,17 @@ def _check_backticks(available: list[str], source: str) -> None:
             raise DesignError(message + pointer(source, place.start(), place.end()))
 
 
-def _missing(name: str, available: list[str], source: str) -> str:
-    """Say that a column is not in obs, with the names that come close and the place in the formula."""
+def missing_column(name: str, available: list[str], source: str, table: str = "obs") -> str:
+    """Say that a column is not in a table, with the names that come close and the place in the formula."""
     hint = (
         "`dw.pp.log_depth(adata)` adds it (commands: --log-depth)."
         if name == "log_depth"
-        else suggestion(name, available, "it has")
+        else suggestion(name, available, "it has" if table == "obs" else "they have")
     )
-    message = f"`{name}` is not a column of obs; {hint}"
+    return f"`{name}` is not a column of {table}; {hint}{pointing_at(name, source)}"
+
+
+def pointing_at(name: str, source: str) -> str:
+    """Further lines of a message: the formula, with marks under a name."""
     place = re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", source)
-    return message + (pointer(source, place.start(), place.end()) if place else f"\n    {source}")
+    return pointer(source, place.start(), place.end()) if place else f"\n    {source}"

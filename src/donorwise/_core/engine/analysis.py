@@ -28,16 +28,22 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 GB = 1e9
+USUAL_CELLS = (20, 100, 500)
+"""Numbers of cells of a donor that studies are planned with where nothing else is said."""
 S = TypeVar("S", bound="TaskStatistics")  # statistics of one task
 F = TypeVar("F", bound="Fit[Any]")  # its fitted models
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How models are fitted and tested: degrees of freedom, and REML or maximum likelihood."""
+    """How models are fitted and tested: degrees of freedom, REML or maximum likelihood, and what bounds outliers.
+
+    `robust` is empty for nothing, or ``"huber"``.
+    """
 
     ddf: str = "moderated"
     reml: bool = True
+    robust: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +55,8 @@ class Family:
     method
         The tool.
     observations
-        What a row of the model is: ``"cells"`` and their values, or their ``"counts"`` (or yes and no), or ``"units"`` over
-        whose cells counts were summed.
+        What a row of the model is: ``"cells"`` and their values, or their ``"counts"`` (or yes and no), ``"units"`` over
+        whose cells counts were summed, or ``"peptides"`` as they were measured in runs.
     link
         What estimates are differences of: the response (``"identity"``), the ``"log"`` of its rate (for yes and no
         ``"cloglog"``), or ``"logit"`` for the logarithm of odds.
@@ -203,6 +209,10 @@ class Analysis(ABC, Generic[S, F]):
     def permuted_donors(self, number: int) -> IntArray | None:
         """The donor of each pattern, where a permutation cannot tell it from the design."""
         return None
+
+    def usual_cells(self, number: int) -> tuple[int, ...]:
+        """Numbers of cells of a donor that studies like that of a task may have."""
+        return USUAL_CELLS
 
     @property
     def depth_in(self) -> Depth:

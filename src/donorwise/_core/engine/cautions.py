@@ -9,20 +9,28 @@ import pandas as pd
 
 from donorwise._core.cells.nodes import PATTERN_CELLS, RIGHT
 from donorwise._core.design.audit import audit, audit_design, confounded, few_donors, left_out, of_group, unequal_arms
+from donorwise._core.design.build import assemble_design
 from donorwise._core.design.disguise import batch_as_number, kept_as_text
 from donorwise._core.design.people import Named, about_names
+from donorwise._core.design.peptide_labels import unlabelled
+from donorwise._core.design.peptide_terms import formula_warnings
+from donorwise._core.engine.peptide_findings import peptide_warnings
 from donorwise._core.engine.unit_replicates import replicates_of_units
+from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from donorwise._core.design.design import Design
+    from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.design.peptide_names import Names
     from donorwise._core.engine.glmm import GlmmAnalysis
     from donorwise._core.engine.lmm import LmmAnalysis
+    from donorwise._core.engine.peptides import PeptideAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
     from donorwise._core.engine.tasks import Task
     from donorwise._core.engine.units import Units
-    from donorwise._typing import FloatArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray
 
 _RAW_COUNTS = (
     "{} looks like raw counts. A linear mixed model needs log-normalised values: run sc.pp.normalize_total and sc.pp.log1p "
@@ -96,6 +104,76 @@ def of_counts(analysis: GlmmAnalysis, *, depth: FloatArray | None, roles: Mappin
         *_interpolated(analysis),
         *([] if analysis.distribution.counts or analysis.trials else _by_group(analysis.tasks, _few_trials)),
     )
+
+
+def of_peptides(
+    analysis: PeptideAnalysis,
+    runs: pd.DataFrame,
+    peptides: pd.DataFrame,
+    *,
+    columns: IntArray,
+    names: Names,
+    roles: Mapping[str, str],
+) -> tuple[str, ...]:
+    """What the formula takes for replicates, what is confounded among runs, and what is odd about the values.
+
+    Parameters
+    ----------
+    analysis
+        What will be fitted.
+    runs, peptides
+        Obs, and the rows of var of the `columns` of the matrix that are in use.
+    names
+        Which columns of the formula are in which of the two.
+    roles
+        Columns of the sample and of the batch, where known.
+
+    Raises
+    ------
+    DataError
+        See :func:`donorwise._core.engine.peptide_findings.peptide_warnings`.
+    """
+    labels, source, donor = peptides[analysis.features], analysis.source, analysis.donor
+    formula = analysis.formula.keep(
+        [bar for bar in analysis.formula.bars if not set(bar.group) & set(names.of_peptides)]
+    )
+    used = {task.name: used_runs(task.design, len(runs)) for task in analysis.tasks if task.design is not None}
+    in_use = np.any(list(used.values()), axis=0)
+
+    def few(design: Design) -> list[str]:
+        own = _design_of_runs(formula, runs, used_runs(design, len(runs)))
+        return [] if own is None else few_donors(own, runs, donor or None)
+
+    whole = _design_of_runs(formula, runs, in_use)
+    n_dropped = int((~in_use).sum()) if len(used) == len(analysis.tasks) else 0
+    return (
+        *formula_warnings(
+            analysis.formula, runs[in_use], names.of_peptides, donor=donor,
+            several=bool(labels[~unlabelled(labels)].duplicated().any()),
+        ),
+        *([] if whole is None or not formula.bars else confounded(formula, runs, donor, whole)),
+        *_by_group(analysis.tasks, few),
+        *([] if whole is None or not donor else left_out(formula, runs, donor, **roles)),
+        *peptide_warnings(
+            source.matrix, proteins=labels, peptides=list(peptides.index), runs=list(runs.index), weights=source.weights,
+            run_weights=source.run_weights, rows=np.flatnonzero(in_use), columns=columns, text=analysis.response,
+            features=f"var[{analysis.features!r}]",
+        ),
+        *([f"{n_dropped:,} of {len(runs):,} runs are left out: a variable of the formula or the group is missing."] if n_dropped else []),
+    )  # fmt: skip
+
+
+def used_runs(design: Design, n_runs: int) -> BoolArray:
+    """Which of the runs a design of runs and kinds of peptides has rows of, (N,)."""
+    return np.asarray((design.codes.reshape(-1, n_runs) >= 0).any(axis=0))
+
+
+def _design_of_runs(formula: ParsedFormula, runs: pd.DataFrame, rows: BoolArray) -> Design | None:
+    """The design without its peptides, where it has one."""
+    try:
+        return assemble_design(formula, runs, rows=rows)
+    except DesignError:  # such as one with the charge of the peptide
+        return None
 
 
 def _interpolated(analysis: GlmmAnalysis) -> list[str]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 from donorwise._core.cells.counts import Counted, bytes_of_counts, count_cells
-from donorwise._core.cells.examined import examine
 from donorwise._core.cells.matrices import read_cells
-from donorwise._core.cells.tails import choose_tails
 from donorwise._core.engine.sources import Source
 from donorwise._core.models.glmm.counts import CellCounts, PatternCounts
 
@@ -162,13 +160,6 @@ class CellCountSource(Source[CountStatistics]):
         own = sparse.csr_array((fewer, matrix.indices, matrix.indptr), matrix.shape)
         return replace(self, matrix=own, features=None)
 
-    def reading(self, matrix: Any, features: IntArray | None) -> Source[CountStatistics]:
-        """See :class:`Source`; what stands for their counts hangs on the largest."""
-        if self.tails is None:
-            return replace(self, matrix=matrix, features=features)
-        seen = examine(matrix, np.full(matrix.shape[0], np.inf), features, whole=False)
-        return replace(self, matrix=matrix, features=features, tails=choose_tails(float(seen.largest.max(initial=0.0))))
-
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
         n = sum(task.design.n_patterns for task in tasks if task.design is not None)
@@ -255,10 +246,6 @@ class LabelSource(Source[CountStatistics]):
         n_obs, none = table.sum(axis=1), np.zeros((shape[0], 0, total.shape[1]))
         counted = Counted(n_obs, n_obs.astype(np.float64), np.zeros((shape[0], 0)), total, none, none)
         return CountStatistics(design, PatternCounts(self.distribution, counted, np.empty(0), np.empty(0)))
-
-    def reading(self, matrix: Any, features: IntArray | None) -> Source[CountStatistics]:
-        """See :class:`Source`; the labels stay, out of which all others are counted."""
-        return replace(self, features=features)
 
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pandas as pd
 
 from donorwise._core.design.contrasts import resolve_term
@@ -27,7 +28,7 @@ from donorwise.errors import DesignError, DonorwiseError
 if TYPE_CHECKING:
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.inference.prior import Prior
-    from donorwise._typing import Ddf
+    from donorwise._typing import Ddf, IntArray
 
 logger = logging.getLogger("donorwise")
 
@@ -288,11 +289,16 @@ class LMMFit(FittedVariances):
         larger, smaller = sorted((self, other), key=lambda fit: sum(n_parameters(fit.design)), reverse=True)
         check_same_data(larger, smaller)
         check_nested(larger.design, smaller.design)
-        extra = extra_parameters(larger.design, smaller.design)
+        extra_parameters(larger.design, smaller.design)  # or there is nothing to test
+        extra = larger._parameters() - smaller._parameters()
         full, reduced = larger.at_ml(), smaller.at_ml()
         return lrt_table(self.variables, (full.loglik, full.status), (reduced.loglik, reduced.status), extra)
 
-    def at_ml(self) -> LMMFit:
+    def _parameters(self) -> IntArray:
+        """Parameters of every feature's model, as in :class:`Extra`, (G, 3)."""
+        return np.tile(n_parameters(self.design), (len(self.variables), 1))
+
+    def at_ml(self) -> Self:
         """The same model fitted by maximum likelihood.
 
         Returns
@@ -311,5 +317,4 @@ class LMMFit(FittedVariances):
         if not self.reml:
             return self
         models = tuple(model.fitted_by(reml=False) for model in self.models)
-        counts = {"n_obs": self.n_obs, "n_donors": self.n_donors}
-        return LMMFit.of(self.design, models, self.variables, donor=self.donor, reml=False, **counts)
+        return self.with_models(models, reml=False)

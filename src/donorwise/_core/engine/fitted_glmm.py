@@ -254,7 +254,12 @@ class GLMMFit:
         check_nested(larger.design, smaller.design)
         extra = extra_parameters(larger.design, smaller.design)
         full, reduced = larger.at_ml(), smaller.at_ml()
-        return lrt_table(self.variables, (full.loglik, full.status), (reduced.loglik, reduced.status), extra)
+        return lrt_table(
+            self.variables,
+            (full.loglik, full.status),
+            (reduced.loglik, reduced.status),
+            np.tile(extra, (len(self.variables), 1)),
+        )
 
     def _check_same(self, other: GLMMFit) -> None:
         """Raise unless another fit has the same features, rows, family and approximation."""

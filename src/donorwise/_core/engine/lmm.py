@@ -1,26 +1,17 @@
-"""Linear mixed models: collapse once, then fit block by block; of arrays (`fit_lmm`), and as an analysis."""
+"""Linear mixed models: collapse once, then fit block by block; as an analysis."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from joblib import delayed
 
-from donorwise._core.design.binding import bind
-from donorwise._core.design.formula import parse
 from donorwise._core.design.replicates import find_donors, replicate
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
-from donorwise._core.engine.arrays import (
-    check_weights,
-    design_of_arrays,
-    effective_jobs,
-    one_blas_thread,
-    pass_jobs,
-    read_arrays,
-)
+from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.heritability import heritability_table
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
@@ -35,19 +26,18 @@ from donorwise._core.engine.tables import (
     tests_table,
     varcomp_table,
 )
-from donorwise._core.engine.tasks import Statistics, Task, collapse_tasks, ddf_used, test_features
-from donorwise._core.jobs import Progress, workers
+from donorwise._core.engine.tasks import Statistics, ddf_used, test_features
+from donorwise._core.jobs import workers
 from donorwise._core.models.lmm.abundance import are_ratios, find_units, responses_of
 from donorwise._core.models.lmm.crossproducts import Responses
 from donorwise._core.models.lmm.equations import Estimates, build_equations
 from donorwise._core.models.lmm.fit import fit_collapsed
 from donorwise._core.models.lmm.levels import LevelLMM, level_model, term_without_rest
 from donorwise._core.models.lmm.model import LMM
-from donorwise._docs import documented
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from joblib import Parallel
 
@@ -61,77 +51,6 @@ if TYPE_CHECKING:
 _BLOCK = 4_000_000
 # Features times levels that keep one worker busy for long enough.
 _WORKER = 100_000
-
-
-@documented
-def fit_lmm(
-    Y: Any,
-    obs: pd.DataFrame,
-    formula: str,
-    *,
-    kernels: Mapping[str, Any] | None = None,
-    relmat: Mapping[str, Any] | None = None,
-    levels: Any = None,
-    reml: bool = True,
-    weights: Any = None,
-    n_jobs: int | None = None,
-    progress: bool = False,
-) -> LMMFit:
-    """Fit a linear mixed model to every column of `Y`.
-
-    The estimates are those of ``lme4::lmer`` (Bates et al. 2015, J Stat Softw 67(1)) for every
-    column; what columns share is computed once.
-
-    Parameters
-    ----------
-    Y
-        Responses, (N, G): array, sparse matrix, DataFrame, or one vector (N,). Missing values
-        (NaN) of a dense `Y` are dropped column by column.
-    obs
-        N rows: the variables of the formula. Rows in which one of them is missing are left out, with a warning.
-    formula
-        ``"~ fixed + (columns | group)"``; see the package's documentation for random terms.
-    {kernels}
-    {reml}
-    weights
-        Precision weights: an array (N,), or the name of a column of `obs`. The residual variance
-        of a row is ``sigma2 / weight``.
-    {n_jobs}
-    {progress}
-
-    Returns
-    -------
-    LMMFit
-
-    Raises
-    ------
-    FormulaError
-        If the formula does not parse.
-    DesignError
-        If the rows cannot answer it.
-    DataError
-        If `Y` or `weights` cannot be used.
-
-    Examples
-    --------
-    >>> import numpy as np, pandas as pd, donorwise as dw
-    >>> obs = pd.DataFrame({"donor": np.repeat(list("abcdef"), 5), "arm": np.repeat(["ctrl", "case"], 15)})
-    >>> rng = np.random.default_rng(0)
-    >>> fit = dw.fit_lmm(rng.normal(size=(30, 3)), obs, "~ arm + (1 | donor)")
-    >>> fit.beta.shape
-    (3, 2)
-    >>> list(fit.test("arm[T.ctrl]").columns[:4])
-    ['variable', 'contrast', 'estimate', 'se']
-    """
-    matrix, variables = read_arrays(Y, obs)
-    w = check_weights(weights, obs)
-    design = design_of_arrays(bind(parse(formula), kernels, relmat=relmat, levels=levels), obs)
-    jobs = effective_jobs(n_jobs)
-    (statistics,) = collapse_tasks(matrix, variables, [Task("all", design, "")], weights=w, n_jobs=pass_jobs(n_jobs))
-    if statistics is None:
-        raise DesignError("The fixed part is rank deficient on the rows that have responses.")
-    with Progress(total=len(variables), unit="fit", desc="mixed models", disable=not progress) as bar:
-        return fit_statistics(statistics, variables, reml=reml, n_jobs=jobs, update=bar.update)
 
 
 def fit_statistics(
@@ -289,6 +208,31 @@ def donor_term(design: Design, donor: str) -> RandomTerm:
     return term
 
 
+def fitted_tables(analysis: Analysis[Any, Any], number: int, fit: LMMFit, ratios: BoolArray | None) -> Tables:
+    """The tables of a fitted task; `ratios` (n,) says which of its contrasts can be fold changes."""
+    name, own = analysis.tasks[number].name, analysis.contrasts[number]
+    ddf, note = ddf_used(fit, analysis.options.ddf)
+    table = None
+    if own is not None and ratios is not None:
+        tested = test_features(fit, own.L, ddf, 0.95)
+        numbers = tested.numbers | {"log_fc": np.where(ratios[:, None], tested.log_fc, np.nan)}
+        table = tests_table(analysis.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
+    partition = partition_table(fit.variables, fit.design, fit.models)
+    return Tables(
+        results=analysis.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
+        varcomp=with_group(varcomp_table(fit.variables, fit.design, fit.models), name),
+        icc=with_group(icc_table(partition), name),
+        variance_partition=with_group(long_partition(partition, "fraction"), name),
+        prior=with_group(prior_table(fit.prior), name) if ddf == "moderated" else None,
+        heritability=with_group(heritability_table(fit.variables, fit.design, fit.models), name)
+        if analysis.formula.covs
+        else None,
+        ddf=ddf,
+        note=note,
+        donor=fit.donor,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LmmAnalysis(Analysis[Statistics, LMMFit]):
     """A linear mixed model of cells."""
@@ -305,37 +249,11 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
         """See :class:`Analysis`."""
         if fit is None:
             return Tables(self.results(number, None))
-        name, own = self.tasks[number].name, self.contrasts[number]
-        ddf, note = ddf_used(fit, self.options.ddf)
-        note = note or _on_levels(fit)
-        table = None
-        if own is not None:
-            tested = test_features(fit, own.L, ddf, 0.95)
-            numbers = tested.numbers | {"log_fc": self.fold_changes(fit, own.L, tested.log_fc)}
-            table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
-        partition = partition_table(fit.variables, fit.design, fit.models)
-        return Tables(
-            results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
-            varcomp=with_group(varcomp_table(fit.variables, fit.design, fit.models), name),
-            icc=with_group(icc_table(partition), name),
-            variance_partition=with_group(long_partition(partition, "fraction"), name),
-            prior=with_group(prior_table(fit.prior), name) if ddf == "moderated" else None,
-            heritability=with_group(heritability_table(fit.variables, fit.design, fit.models), name)
-            if self.formula.covs
-            else None,
-            ddf=ddf,
-            note=note,
-            donor=fit.donor,
-            cautions={} if own is None else self.cautions_of(fit, own.L),
+        own = self.contrasts[number]
+        made = fitted_tables(self, number, fit, None if own is None else _are_ratios(fit, own.L))
+        return replace(
+            made, note=made.note or _on_levels(fit), cautions={} if own is None else unequal_spreads(fit, own.L)
         )
-
-    def fold_changes(self, fit: LMMFit, L: FloatArray, log_fc: FloatArray) -> FloatArray:
-        """Log2 fold changes (n, G) of the contrasts (n, p) that can be ratios; NaN for the others."""
-        return np.where(_are_ratios(fit, L)[:, None], log_fc, np.nan)
-
-    def cautions_of(self, fit: LMMFit, L: FloatArray) -> dict[str, str]:
-        """What deserves a second look after the fit."""
-        return unequal_spreads(fit, L)
 
     def random_effects(self, fit: LMMFit, varcomp: pd.DataFrame) -> pd.DataFrame:
         """See :class:`Analysis`: at the estimates."""

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from donorwise._core.design.terms import read_column
+from donorwise._core.design.formula import parse
+from donorwise._core.design.peptide_names import PEPTIDE
+from donorwise._core.design.terms import column_terms, read_column, term_variables, variables
 from donorwise._core.engine.peptide_rows import Grouping
-from donorwise._core.wording import suggestion
-from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from donorwise._core.design.formula import ParsedFormula
+    from donorwise._core.design.peptide_names import Names
     from donorwise._typing import IntArray
 
-PEPTIDE = "peptide"
-"""What the rows of var go by in a formula, unless var has a column of that name."""
 _COPIES = 2  # peptides of every kind that the protein has, so that a random effect of peptides has levels
-
-
-class Names(NamedTuple):
-    """Columns of a formula by where they are."""
-
-    of_runs: list[str]
-    of_peptides: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,36 +42,18 @@ class Layout:
     groupings: Mapping[tuple[str, ...], Grouping]
 
 
-def split_names(parsed: ParsedFormula, obs: pd.DataFrame, var: pd.DataFrame) -> Names:
-    """Which columns of a formula are those of runs (obs), and which those of peptides (var).
-
-    Raises
-    ------
-    DesignError
-        One is in both, or in neither.
-    """
-    of_runs, of_peptides = [], []
-    for name in parsed.columns:
-        in_var, in_obs = name in var.columns or name == PEPTIDE, name in obs.columns
-        if in_var and in_obs:
-            what = "the peptides themselves" if name not in var.columns else "a column of var"
-            raise DesignError(f"`{name}` is a column of obs and {what}: rename one, so that the formula says which is meant.")
-        if not (in_var or in_obs):
-            there = [*map(str, obs.columns), *map(str, var.columns), PEPTIDE]
-            raise DesignError(
-                f"`{name}`, in {parsed.source!r}, is a column of neither obs (runs) nor var (peptides); "
-                f"{suggestion(name, there, 'they have')}"
-            )
-        (of_peptides if in_var else of_runs).append(name)
-    return Names(of_runs, of_peptides)
-
-
 def of_runs(parsed: ParsedFormula, obs: pd.DataFrame) -> ParsedFormula:
-    """The formula with its terms of runs alone."""
-    return parsed.keep([bar for bar in parsed.bars if all(name in obs.columns for name in bar.group)])
+    """The formula with its terms of runs alone, fixed and random."""
+    there = set(obs.columns)
+    bars = [bar for bar in parsed.bars if there.issuperset((*bar.group, *variables(bar.terms)))]
+    if there.issuperset(variables(parsed.terms)):
+        return parsed.keep(bars)
+    terms = zip(column_terms(parsed.terms), parsed.terms, strict=True)
+    kept = [text for text, term in terms if there.issuperset(term_variables(term))]
+    return replace(parse(f"~ {' + '.join(kept if '1' in kept else ['0', *kept])}"), bars=tuple(bars)).keep(bars)
 
 
-def lay_out(parsed: ParsedFormula, obs: pd.DataFrame, var: pd.DataFrame) -> Layout:
+def lay_out(parsed: ParsedFormula, obs: pd.DataFrame, var: pd.DataFrame, names: Names) -> Layout:
     """The rows of a protein with every run and, of every kind, some peptides.
 
     Peptides are of one kind where the fixed effects and slopes read the same of them.
@@ -92,8 +66,9 @@ def lay_out(parsed: ParsedFormula, obs: pd.DataFrame, var: pd.DataFrame) -> Layo
         N runs.
     var
         P peptides, by name.
+    names
+        Which columns of the formula are in which of the two.
     """
-    names = split_names(parsed, obs, var)
     frame = var if PEPTIDE in var.columns else var.assign(**{PEPTIDE: var.index.astype(str)})
     read = [name for name in names.of_peptides if name in parsed.variables]
     kind, example = _kinds(frame, read)

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from donorwise._core.cells.matrices import read_columns
+from donorwise._core.cells.matrices import read_cells, read_columns
+from donorwise._core.cells.stored import Stored
 from donorwise._core.engine.sources import Source
 from donorwise._core.models.lmm.ragged import RaggedRows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from scipy import sparse
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.tasks import Task
@@ -123,6 +126,24 @@ class PeptideSource(Source[PeptideStatistics]):
         place[features] = np.arange(len(features))
         return replace(self, protein=place[self.protein])
 
+    def trying(self, matrix: sparse.csr_array) -> PeptideSource:
+        """See :class:`Source`: a protein for every column of `matrix`, each with the peptides of one that there is."""
+        n_runs, n_features = matrix.shape
+        columns = [np.flatnonzero(self.protein == p) for p in range(int(self.protein.max(initial=0)) + 1)]
+        own = [columns[i % len(columns)] for i in range(n_features)]
+        taken = np.concatenate(own)
+        values = np.random.default_rng(0).standard_normal((n_runs, taken.size))
+        groupings = {name: g._replace(of_peptide=g.of_peptide[taken]) for name, g in self.groupings.items()}
+        protein = np.repeat(np.arange(n_features), [c.size for c in own])
+        made: dict[str, Any] = {"matrix": values, "protein": protein, "kind": self.kind[taken], "groupings": groupings}
+        return replace(self, **made, weights=None, run_weights=None)
+
+    def read(
+        self, matrix: Any, codes: IntArray, n_patterns: int, features: IntArray | None, n_jobs: int | None
+    ) -> None:
+        """See :class:`Source`."""
+        read_cells(Stored(matrix, None, None), np.flatnonzero(codes >= 0), features)
+
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`: if nothing were missing."""
         share = sum(float((task.design.codes >= 0).mean()) for task in tasks if task.design is not None)
@@ -144,6 +165,20 @@ class PeptideSource(Source[PeptideStatistics]):
             None if design is None else _joined(own, design, len(variables))
             for own, design in zip(parts, designs, strict=True)
         ]
+
+    def measured(self, design: Design) -> tuple[IntArray, IntArray]:
+        """Peptide and pattern of the measurements of a task, (M,) each, in the order of its statistics."""
+        parts = [
+            self._part(
+                read_columns(self.matrix, own),
+                None if self.weights is None else read_columns(self.weights, own),
+                own,
+                design,
+            )
+            for own in self._blocks()
+        ]
+        none = [np.empty(0, dtype=np.int64)]
+        return np.concatenate([p.peptide for p in parts] or none), np.concatenate([p.pattern for p in parts] or none)
 
     def _blocks(self) -> list[IntArray]:
         """Columns protein by protein, some at a time."""
@@ -196,7 +231,7 @@ def _joined(parts: Sequence[_Part], design: Design, n_features: int) -> PeptideS
     n_terms = len(design.random_terms)
 
     def joined(name: str, dtype: type = np.int64) -> np.ndarray:
-        empty = np.empty((0, n_terms) if name == "codes" else 0, dtype=dtype)
+        empty: np.ndarray = np.empty((0, n_terms) if name == "codes" else 0, dtype=dtype)
         return np.concatenate([getattr(part, name) for part in parts] or [empty])
 
     protein = joined("protein")

@@ -160,13 +160,15 @@ def power_table(
     one degree of freedom is left.
     """
     used = _representative(fit)
-    tertile = np.minimum((3 * mean_rank(fit.models)[used]).astype(int), 2) + 1
+    tertile = np.minimum((3 * np.nan_to_num(mean_rank(fit.models))).astype(int), 2) + 1
     rows: list[dict[str, object]] = []
     for name, row in zip(names, L, strict=True):
         known = _what_is_known(fit, row[None], used, planner)
+        if not known:
+            raise DataError(f"No feature can answer {name!r}: there are no variances to plan with.")
         for m in plan.n_cells:
             planned = [planner.at(m, own, row[None]) for own in known]
-            variance, weight = _together(known, [own.variance for own in planned])
+            features, variance, weight = _together(known, [own.variance for own in planned])
             extra = prior_df([own.prior for own in known], [own.relative for own in planned]) if moderated else 0.0
             for n in plan.n_donors:
                 n_obs = planner.n_obs(n, m)
@@ -175,7 +177,7 @@ def power_table(
                 df = min(df + extra, planner.most_df(n_obs, len(row))) if df >= 1 else np.nan
                 status = POWER_STATUSES[not df >= 1]
                 study = {"contrast": name, "n_donors": n, "n_cells": m, "df": df, "status": status}
-                rows += _rows(study, variance * n_donors / n, weight, plan, df, tertile)
+                rows += _rows(study, variance * n_donors / n, weight, plan, df, tertile[features])
             update(1)
     return pd.DataFrame(rows)[list(COLUMNS)]
 
@@ -303,7 +305,10 @@ def _representative(fit: Fit[M]) -> IntArray:
 
 
 def _what_is_known(fit: Fit[M], L: FloatArray, used: IntArray, planner: Planner[M]) -> list[Known[M]]:
-    parts = [model.take(np.flatnonzero(np.isin(model.features, used))) for model in fit.models]
+    parts = [
+        model.take(np.flatnonzero(np.isin(model.features, used) & (model.status(L)[:, 0] != "not_estimable")))
+        for model in fit.models
+    ]
     shared = not refusal(fit.models)
     return [
         _from_prior(fit.learned, part, L) if shared else planner.from_estimates(part, L)
@@ -317,10 +322,11 @@ def _from_prior(learned: Learned, model: M, L: FloatArray) -> Known[M]:
     return Known(model, learned.points, law.scale[..., 0] ** 2, posterior(law.loglik, prior), prior)
 
 
-def _together(known: Sequence[Known[M]], variance: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
-    """Variances and the points' weights of all features in their order, (G, points)."""
-    order = np.argsort(np.concatenate([k.model.features for k in known]), kind="stable")
-    return np.concatenate(variance)[order], np.concatenate([k.weight for k in known])[order]
+def _together(known: Sequence[Known[M]], variance: Sequence[FloatArray]) -> tuple[IntArray, FloatArray, FloatArray]:
+    """All features in their order, (G,), their variances and the points' weights, (G, points)."""
+    features = np.concatenate([k.model.features for k in known])
+    order = np.argsort(features, kind="stable")
+    return features[order], np.concatenate(variance)[order], np.concatenate([k.weight for k in known])[order]
 
 
 def prior_df(priors: Sequence[FloatArray], relative: Sequence[FloatArray]) -> float:

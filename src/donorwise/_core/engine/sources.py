@@ -64,9 +64,11 @@ class Source(ABC, Generic[S]):
         """The same for made-up counts of all cells, (N, M), that are fitted to see how long it takes."""
         return replace(self, matrix=matrix, features=None)
 
-    def reading(self, matrix: Any, features: IntArray | None) -> Source[S]:
-        """The same for these columns (None for all) of a matrix with the same cells, or rows."""
-        return replace(self, matrix=matrix, features=features)
+    def read(
+        self, matrix: Any, codes: IntArray, n_patterns: int, features: IntArray | None, n_jobs: int | None
+    ) -> None:
+        """Read the rows of a matrix that have a code, (N,), and some columns, to see how long it takes."""
+        collapse(matrix, codes, n_patterns, features=features, n_jobs=n_jobs)
 
     def take_features(self, features: IntArray) -> Source[S]:
         """The same for some of the features."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
-from donorwise._core.inference.likelihood_ratio import p_value
+from donorwise._core.inference.likelihood_ratio import Extra, p_value
 from donorwise._core.inference.multiplicity import adjust
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import FITTED, STATUSES
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from donorwise._core.design.design import Design
-    from donorwise._core.inference.likelihood_ratio import Extra
     from donorwise._core.inference.prior import Prior
     from donorwise._core.inference.wald import JointTests
     from donorwise._core.models.lmm.model import LMM
@@ -106,17 +105,25 @@ def joint_table(
 
 
 def lrt_table(
-    variables: tuple[str, ...], full: tuple[FloatArray, StrArray], reduced: tuple[FloatArray, StrArray], extra: Extra
+    variables: tuple[str, ...], full: tuple[FloatArray, StrArray], reduced: tuple[FloatArray, StrArray], extra: IntArray
 ) -> pd.DataFrame:
-    """See :meth:`LMMFit.lrt`; log-likelihoods and status (G,) of both models, by maximum likelihood."""
+    """See :meth:`LMMFit.lrt`; log-likelihoods and status (G,) of both models, by maximum likelihood.
+
+    `extra` (G, 3) are the parameters that the larger model has more, as in :class:`Extra`.
+    """
     (loglik, status), (loglik_reduced, status_reduced) = full, reduced
     statistic = 2 * (loglik - loglik_reduced)
     statistic[statistic < _NO_DIFFERENCE] = 0.0  # NaN stays NaN
-    p = p_value(statistic, extra)
-    table = pd.DataFrame({"variable": list(variables), "statistic": statistic, "df": sum(extra), "p_value": p})
+    p = np.full(len(variables), np.nan)
+    for own in np.unique(extra, axis=0):
+        at = (extra == own).all(axis=1)
+        p[at] = p_value(statistic[at], Extra(*own.tolist()))
+    table = pd.DataFrame({"variable": list(variables), "statistic": statistic, "df": extra.sum(axis=1), "p_value": p})
     table["adj_p_value"] = adjust(p)
     table["loglik"], table["loglik_reduced"] = loglik, loglik_reduced
     worst = np.where(np.isin(status, FITTED), status_reduced, status)
+    unanswered = (extra.min(axis=1) < 0) | (extra.sum(axis=1) == 0)  # features for which the two models are one
+    worst = np.where(np.isin(worst, FITTED) & unanswered, "not_estimable", worst)
     table["status"] = pd.Categorical(np.where(np.isin(worst, FITTED), status, worst), categories=list(STATUSES))
     return table
 
@@ -180,7 +187,8 @@ def partition_table(variables: tuple[str, ...], design: Design, models: Sequence
     out = np.full((len(variables), len(terms) + 2), np.nan)
     for model in models:
         values = model.variances()
-        out[model.features] = values / values.sum(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # of features without a fit
+            out[model.features] = values / np.nansum(values, axis=1, keepdims=True)
     index = pd.Index(variables, name="variable")
     return pd.DataFrame(out, index=index, columns=[FIXED, *terms, RESIDUAL])
 
@@ -188,7 +196,7 @@ def partition_table(variables: tuple[str, ...], design: Design, models: Sequence
 def icc_table(partition: pd.DataFrame) -> pd.DataFrame:
     """Intraclass correlations from a variance partition: variable, term, icc."""
     random = partition.to_numpy()[:, 1:]
-    shares = random[:, :-1] / random.sum(axis=1, keepdims=True)
+    shares = random[:, :-1] / np.nansum(random, axis=1, keepdims=True)
     return long_partition(pd.DataFrame(shares, partition.index, partition.columns[1:-1]), "icc")
 
 

@@ -21,10 +21,12 @@ from donorwise._core.inference.moderation import moderated_tests, posterior
 from donorwise._core.inference.student import solve_log
 from donorwise._core.inference.wald import JointTests, joint_status
 from donorwise._core.models.law import BUDGET, chunks
+from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.models.lmm.model import LMM
+    from donorwise._core.models.lmm.ragged_model import RaggedLMM
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 _LIKELY = 1e-3  # weight of the points that a first bound of p comes from
@@ -32,7 +34,9 @@ _UNSEEN = 1e-17  # share of p that a point without influence on it can have
 _LEAST, _MOST = 2 * float(np.finfo(float).tiny), 1 - 1e-16  # p of what has a quantile that is not zero
 
 
-def moderated_joint_tests(model: LMM, L: FloatArray, learned: Learned, *, chunk: int = BUDGET) -> JointTests:
+def moderated_joint_tests(
+    model: LMM | RaggedLMM, L: FloatArray, learned: Learned, *, chunk: int = BUDGET
+) -> JointTests:
     """F tests that all contrasts L (r, p), given in the basis of the formula, are zero.
 
     What is reported is the F that has this p-value, with the denominator's degrees of freedom of
@@ -44,7 +48,7 @@ def moderated_joint_tests(model: LMM, L: FloatArray, learned: Learned, *, chunk:
         return _joint(t.statistic[:, 0] ** 2, t.df[:, 0], t.p_value[:, 0], status)
     grid = model.on(points, L)
     p_value, den_df = (np.full(model.features.size, np.nan) for _ in range(2))
-    usable = model.usable[status[model.usable] != "too_few_donors"]
+    usable = model.usable[np.isin(status[model.usable], FITTED)]
     for at in chunks(usable, len(points), chunk // rank):
         features = model.features[at]
         law = grid.joint(at, learned.known(features))
@@ -60,17 +64,17 @@ def _joint(statistic: FloatArray, den_df: FloatArray, p_value: FloatArray, statu
     return JointTests(statistic, den_df, np.where(np.isfinite(p_value), 1.0, np.nan), p_value, status)
 
 
-def mean_p(q: FloatArray, F: FloatArray, rank: int, nu: float) -> FloatArray:
-    """sum_k q_k P(F(rank, nu) > F_k), from arrays (G, points)."""
-    likely = q > _LIKELY
+def mean_p(q: FloatArray, F: FloatArray, rank: int, nu: float | FloatArray) -> FloatArray:
+    """sum_k q_k P(F(rank, nu) > F_k), from arrays (G, points), and degrees of freedom that may be (G,)."""
+    likely, df = q > _LIKELY, np.broadcast_to(np.reshape(nu, (-1, 1)), q.shape)
     tail = np.zeros_like(q)
-    tail[likely] = fdtrc(rank, nu, F[likely])
+    tail[likely] = fdtrc(rank, df[likely], F[likely])
     seen = ~likely & (q > _UNSEEN * (q * tail).sum(axis=1, keepdims=True))
-    tail[seen] = fdtrc(rank, nu, F[seen])
+    tail[seen] = fdtrc(rank, df[seen], F[seen])
     return np.minimum((q * tail).sum(axis=1), 1.0)
 
 
-def denominator_df(q: FloatArray, size: FloatArray, nu: float) -> FloatArray:
+def denominator_df(q: FloatArray, size: FloatArray, nu: float | FloatArray) -> FloatArray:
     """Degrees of freedom d of the denominator whose relative variance, 2 / d, is that of size_k chi²_nu / nu."""
     mean, square = (q * size).sum(axis=1), (q * size**2).sum(axis=1) * (1 + 2 / nu)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -106,8 +106,10 @@ def p_value(statistic: FloatArray, extra: Extra) -> FloatArray:
     One variance more, with c covariances and f fixed effects, is the mixture of chi-squared with
     f + c and f + c + 1 degrees of freedom in equal parts (Self and Liang 1987; Stram and Lee 1994).
     Several variances more have no such simple law: the chi-squared with all the parameters is
-    an upper bound.
+    an upper bound. NaN without a parameter more.
     """
+    if min(extra) < 0 or sum(extra) == 0:
+        return np.full(statistic.shape, np.nan)
     smooth = extra.fixed + extra.covariances
     if extra.variances == 0:
         return np.asarray(stats.chi2.sf(statistic, smooth))

@@ -41,13 +41,15 @@ class Matched(NamedTuple):
 
 
 def match_t(
-    estimate: FloatArray, p: FloatArray, half: FloatArray, far: Callable[[IntArray], FloatArray], nu: float
+    estimate: FloatArray, p: FloatArray, half: FloatArray, far: Callable[[IntArray], FloatArray], nu: float | FloatArray
 ) -> Matched:
     """The t of every mixture from its mean, p-value and half-width at .05, (G,); `far` gives those of some at .001.
 
+    `nu` are the degrees of freedom of what is mixed, of all or of each (G,).
+
     An estimate of zero and p = 1 have the statistic 0, and p = 0 has no quantile: their se is that of the width.
     """
-    nu = min(nu, _MOST)
+    nu = np.broadcast_to(np.minimum(nu, _MOST), p.shape)
     none = (estimate == 0) | (p == 1)
     by_width = none | (p == 0)
     size, tail = np.where(by_width, half, np.abs(estimate)), np.where(by_width, MIDDLE, p)
@@ -55,9 +57,9 @@ def match_t(
         inverse = _inverse_df(size / half, tail, MIDDLE, nu)
         weight = _smooth(np.abs(np.log(tail / MIDDLE)) / np.log(_BLUR))
         near = np.flatnonzero(weight < 1)
-        other = _inverse_df(size[near] / far(near), tail[near], FAR, nu)
+        other = _inverse_df(size[near] / far(near), tail[near], FAR, nu[near])
         inverse[near] = weight[near] * inverse[near] + (1 - weight[near]) * other
-        inverse[p == 0] = 1 / nu
+        inverse[p == 0] = 1 / nu[p == 0]
         df = 1 / inverse
         se = size / t_of_p(tail, df)
         return Matched(np.where(none, 0.0, estimate / se), se, df)
@@ -69,7 +71,7 @@ def _smooth(x: FloatArray) -> FloatArray:
     return np.asarray(x * x * (3 - 2 * x))
 
 
-def _inverse_df(ratio: FloatArray, p: FloatArray, alpha: float, nu: float) -> FloatArray:
+def _inverse_df(ratio: FloatArray, p: FloatArray, alpha: float, nu: FloatArray) -> FloatArray:
     """1 / df, from 1 / nu to 1, where P(|T_df| > t_df(1 - alpha/2) ratio) is p: regula falsi (Illinois), all at once."""
     at_alpha, sign = np.log(-stdtrit(1 / _INVERSE, alpha / 2)), np.where(p < alpha, 1.0, -1.0)
 
@@ -79,7 +81,7 @@ def _inverse_df(ratio: FloatArray, p: FloatArray, alpha: float, nu: float) -> Fl
         return np.clip(value, -_FURTHEST, _FURTHEST)
 
     at = np.arange(p.size)
-    a, b = np.full(p.size, 1 / nu), np.full(p.size, 1 / min(_FEWEST, nu))
+    a, b = 1 / nu, 1 / np.minimum(_FEWEST, nu)
     fa, fb = excess(a, at), excess(b, at)
     out = np.where(fa >= 0, a, b)
     left = (fa < 0) & (fb > 0)

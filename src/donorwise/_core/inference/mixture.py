@@ -9,7 +9,7 @@ polynomials on equal pieces of v hold it to 1e-12. For nu = inf, v = x and T is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,7 +59,7 @@ class TailTable(NamedTuple):
     near: FloatArray
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def tail_table(nu: float) -> TailTable:
     """The table of `nu` degrees of freedom."""
     root = float(np.sqrt(nu))
@@ -132,19 +132,13 @@ def summarise_mixture(
     See :mod:`donorwise._core.inference.matched`; the interval of `level` is that of the t. The p-value is that of
     the statistics `root` (G, points), m / s if None. `nu` may be an array (G,).
     """
-    if isinstance(nu, np.ndarray):
-        whole = {f.name: np.full(len(q), np.nan) for f in fields(Summary)}
-        for at, own in _by_df(nu):
-            found = summarise_mixture(q[at], m[at], s[at], own, level, None if root is None else root[at])
-            for name, values in whole.items():
-                values[at] = getattr(found, name)
-        return Summary(**whole)
     q, m, s = (np.ascontiguousarray(a) for a in (q, m, s))
     mean = (q * m).sum(axis=1)
     sd = np.sqrt((q * (s**2 + (m - mean[:, None]) ** 2)).sum(axis=1))
 
     def half_width(alpha: float, at: IntArray | slice) -> FloatArray:
-        low, high = (quantiles(q[at], m[at], s[at], nu, p, mean[at], sd[at]) for p in (alpha / 2, 1 - alpha / 2))
+        own = nu[at] if isinstance(nu, np.ndarray) else nu
+        low, high = (quantiles(q[at], m[at], s[at], own, p, mean[at], sd[at]) for p in (alpha / 2, 1 - alpha / 2))
         return 0.5 * (high - low)
 
     p_value = two_sided(q, *((m, s) if root is None else (root, np.ones_like(root))), nu)
@@ -155,6 +149,8 @@ def summarise_mixture(
 
 def _by_df(nu: FloatArray) -> Iterator[tuple[IntArray, float]]:
     """Mixtures that have the same degrees of freedom, and these."""
+    if not nu.size:
+        return
     values, group = np.unique(nu, return_inverse=True)
     order = np.argsort(group.ravel(), kind="stable")
     starts = np.flatnonzero(np.diff(group.ravel()[order], prepend=-1))
@@ -183,9 +179,14 @@ def _as_tail(level: float) -> float:
 
 
 def quantiles(
-    q: FloatArray, m: FloatArray, s: FloatArray, nu: float, p: float, mean: FloatArray, sd: FloatArray
+    q: FloatArray, m: FloatArray, s: FloatArray, nu: float | FloatArray, p: float, mean: FloatArray, sd: FloatArray
 ) -> FloatArray:
     """Quantile of each mixture: Newton's method on normal scores, where a mixture of t is nearly straight."""
+    if isinstance(nu, np.ndarray):
+        whole = np.empty(len(q))
+        for at, own in _by_df(nu):
+            whole[at] = quantiles(q[at], m[at], s[at], own, p, mean[at], sd[at])
+        return whole
     target, table = ndtri(p), tail_table(nu)
     x = mean + target * sd
     active = np.arange(x.size)

@@ -192,7 +192,7 @@ def tests_by_law(model: Model, L: FloatArray, ddf: str, level: float, n_jobs: in
     scale there for a normal deviate, as other programs do; else the root has the degrees of freedom of the design.
     """
     points = tensor(model.fine_axes())
-    grid, df = model.on(points, L), known_df(model.design, model.n_obs, L)
+    grid, df = model.on(points, L), known_df(model.design, int(model.n_obs), L)
 
     def test(at: IntArray) -> _Made:
         law = grid.law(at)

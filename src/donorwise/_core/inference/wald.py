@@ -55,7 +55,7 @@ def contrast_tests(
     model = _at_reml(model, ddf)
     se, df = (np.full((model.features.size, len(L)), np.nan) for _ in range(2))
     known = np.flatnonzero(model.informed(L))
-    for at in _chunks(model, chunk) if known.size else []:
+    for at in _chunks(model, model.usable, chunk) if known.size else []:
         se[np.ix_(at, known)], df[np.ix_(at, known)] = _se_and_df(model.take(at), L[known], ddf)
     estimate = np.where(model.informed(L), model.beta @ L.T, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -70,24 +70,20 @@ def joint_tests(model: Estimated, L: FloatArray, ddf: str, *, chunk: int = _CHUN
     """F test that all contrasts L (n, p) are zero, given in the basis of the formula."""
     model = _at_reml(model, ddf)
     statistic, den_df, scaling = (np.full(model.features.size, np.nan) for _ in range(3))
-    known = _independent(model.turned(L))
-    for at in _chunks(model, chunk) if known else []:
-        statistic[at], den_df[at], scaling[at] = _joint(model.take(at), L, ddf)
-    p_value = stats.f.sf(statistic, len(L), den_df)
     status = joint_status(model, L)
-    blank = np.isin(status, ("too_few_donors", "not_estimable"))
-    statistic, den_df, scaling, p_value = (np.where(blank, np.nan, a) for a in (statistic, den_df, scaling, p_value))
-    return JointTests(statistic, den_df, scaling, p_value, status)
+    for at in _chunks(model, model.usable[np.isin(status[model.usable], FITTED)], chunk):
+        statistic[at], den_df[at], scaling[at] = _joint(model.take(at), L, ddf)
+    return JointTests(statistic, den_df, scaling, stats.f.sf(statistic, len(L), den_df), status)
 
 
 def joint_status(model: Estimated, L: FloatArray) -> StrArray:
     """Status of every feature's test that all contrasts (n, p) are zero, (G,)."""
-    own, status = model.status(L), model.fitted_status
-    few, lost = ((own == name).any(axis=1) for name in ("too_few_donors", "not_estimable"))
-    status = np.where(lost & np.isin(status, FITTED), "not_estimable", status)
+    each, status = model.status(L), model.fitted_status
     if not _independent(model.turned(L)):
         status = np.where(np.isin(status, FITTED), "constant", status)
-    return np.where(few & ~lost, "too_few_donors", status).astype(STATUS_DTYPE)
+    for reason in ("too_few_donors", "not_estimable"):
+        status = np.where((each == reason).any(axis=1), reason, status)
+    return status.astype(STATUS_DTYPE)
 
 
 def _independent(L: FloatArray) -> bool:
@@ -100,10 +96,10 @@ def _at_reml(model: Estimated, ddf: str) -> Estimated:
     return model.fitted_by(reml=True) if ddf == "kenward-roger" else model
 
 
-def _chunks(model: Estimated, chunk: int) -> list[IntArray]:
-    C, p, usable = model.n_variances, model.beta.shape[1], model.usable
+def _chunks(model: Estimated, at: IntArray, chunk: int) -> list[IntArray]:
+    C, p = model.n_variances, model.beta.shape[1]
     size = max(1, chunk // (3 * C * C * p * p + 1))
-    return [usable[i : i + size] for i in range(0, usable.size, size)]
+    return [at[i : i + size] for i in range(0, at.size, size)]
 
 
 def _se_and_df(model: Estimated, L: FloatArray, ddf: str) -> tuple[FloatArray, FloatArray]:
@@ -146,9 +142,9 @@ def _joint(model: Estimated, L: FloatArray, ddf: str) -> tuple[FloatArray, ...]:
 
 
 def without_too_few(tests: ContrastTests) -> ContrastTests:
-    """Blank the inference where there are too few donors to judge it, and the estimate too where it cannot be estimated."""
-    lost = tests.status == "not_estimable"
-    blank = lost | (tests.status == "too_few_donors")
+    """Blank the inference (not the estimate) where there are too few donors to judge it, and all of what has no rows."""
+    none = tests.status == "not_estimable"
+    few = none | (tests.status == "too_few_donors")
     names = ("se", "df", "statistic", "p_value", "ci_low", "ci_high")
-    kept = {name: np.where(blank, np.nan, getattr(tests, name)) for name in names}
-    return replace(tests, estimate=np.where(lost, np.nan, tests.estimate), **kept)
+    blank = {name: np.where(few, np.nan, getattr(tests, name)) for name in names}
+    return replace(tests, estimate=np.where(none, np.nan, tests.estimate), **blank)

@@ -198,7 +198,7 @@ def pieces(equations: Equations, estimates: Estimates) -> Pieces:
     at = evaluate_block(equations.blocks, estimates.gamma, estimates.responses, equations.nu(reml=True), pieces=True)
     total = estimates.sigma2 * equations.nu(reml=estimates.reml)
     return with_residual(
-        at, estimates.gamma, estimates.Phi, np.linalg.inv(estimates.Phi), equations.n_obs, estimates.sigma2, total,
+        at, estimates.gamma, estimates.Phi, np.asarray(np.linalg.inv(estimates.Phi)), equations.n_obs, estimates.sigma2, total,
         equations.blocks.parameter, reml=estimates.reml,
     )  # fmt: skip
 

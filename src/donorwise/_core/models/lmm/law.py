@@ -54,13 +54,13 @@ class JointLaw(NamedTuple):
     size
         Mean variance of the contrasts: the r-th root of the determinant of their covariance.
     nu
-        Degrees of freedom of the denominator.
+        Degrees of freedom of the denominator; (G,) where features have rows of their own.
     """
 
     loglik: FloatArray
     F: FloatArray
     size: FloatArray
-    nu: float
+    nu: float | FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ class RaggedEquations:
         basis, rank, ols = np.zeros((G, p, p)), np.zeros(G, dtype=np.int64), np.zeros((G, p))
         residual, sums = np.zeros(M), np.zeros((G, 3))
         least_squares(rows.start, rows.pattern, rows.y, rows.w, Q, basis, rank, ols, residual, sums)
-        log_weight = np.bincount(rows.feature, weights=np.log(rows.w), minlength=G)
+        log_weight = np.asarray(np.bincount(rows.feature, weights=np.log(rows.w), minlength=G), dtype=np.float64)
         return cls(
             rows, np.ascontiguousarray(Q), factor, z, local, n_levels, kept, basis, rank, ols, residual, sums[:, 0],
             sums[:, 1], sums[:, 2], log_weight,
@@ -142,7 +142,7 @@ class RaggedEquations:
     @cached_property
     def inverse(self) -> FloatArray:
         """What takes coefficients of the basis to those of the formula, (p, p)."""
-        return np.linalg.inv(self.factor)
+        return np.asarray(np.linalg.inv(self.factor), dtype=np.float64)
 
     @property
     def p(self) -> int:
@@ -160,20 +160,20 @@ class RaggedEquations:
         return (own.start, own.pattern, self.residual, own.w, self.local, self.n_levels, self.z, self.X)
 
     @cached_property
-    def typical(self) -> FloatArray:
-        """Geometric mean of the weights of every feature, (G,)."""
-        return np.exp(self.log_weight / np.maximum(self.rows.n, 1))
+    def typical_weight(self) -> float:
+        """The geometric mean of the weights."""
+        return float(np.exp(np.log(self.rows.w).mean())) if self.rows.w.size else 1.0
 
     @cached_property
-    def square(self) -> FloatArray:
-        """Mean square of the column of every term, (T,); one where it is zero."""
-        square = (self.z[self.rows.pattern] ** 2).sum(axis=0) / max(self.rows.y.size, 1)
-        return np.where(square > 0, square, 1.0)
+    def information(self) -> FloatArray:
+        """What a typical row says of a level of every term, in units of the residual variance, (T,): weight times column squared."""
+        square = (self.z[self.rows.pattern] ** 2).mean(axis=0) if self.rows.w.size else np.ones(self.z.shape[1])
+        return self.typical_weight * np.where(square > 0, square, 1.0)
 
     @property
     def reduced(self) -> BoolArray:
         """Features that lose a random term, (G,)."""
-        return ~self.kept.all(axis=1)
+        return np.asarray(~self.kept.all(axis=1))
 
     @property
     def log_det_basis(self) -> FloatArray:
@@ -237,7 +237,7 @@ def fit_ragged_rows(equations: RaggedEquations, *, reml: bool) -> RaggedEstimate
     G, T = equations.n_levels.shape
     usable = ~(equations.constant | equations.explained)
     gamma, n_iter, converged = np.zeros((G, T)), np.zeros(G, dtype=np.int64), np.zeros(G, dtype=np.bool_)
-    shared = (*equations.data, equations.basis, equations.rank, equations.kept)
+    shared = (equations.data, equations.basis, equations.rank, equations.kept)
     fit_ragged(*shared, usable, reml, gamma, n_iter, converged)
     info, likelihood = np.ones((G, T)), np.full((G, 4), np.nan)
     Phi, delta = np.zeros((G, equations.p, equations.p)), np.zeros((G, equations.p))

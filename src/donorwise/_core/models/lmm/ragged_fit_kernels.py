@@ -1,4 +1,4 @@
-"""Newton's method, evaluation and laws of features that each have rows of their own; see ``ragged_kernels``."""
+"""Newton's method and evaluation of features that each have rows of their own; see ``ragged_kernels``."""
 
 from __future__ import annotations
 
@@ -9,28 +9,21 @@ from donorwise._core.models.lmm.ragged_kernels import (
     assemble,
     blocks_at,
     deviance_at,
-    factorise,
     products,
-    reduced,
-    scales,
     traces,
 )
 
-_SIZES = np.array(
-    [0.0, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4]
-)  # variances that a search looks at first, in units of what a level says
-_FEWER = np.array([0.0, 0.3, 3.0, 30.0, 1e3])  # of three terms,
-_FEWEST = np.array([0.0, 3.0])  # and of more
+# Variances that a search looks at first, in units of what a level says: of one or two terms, three, and more.
+_SIZES = np.array([0.0, 0.3, 3.0, 30.0, 300.0, 1e4])
+_FEWER = np.array([0.0, 0.3, 3.0, 30.0, 1e3])
+_FEWEST = np.array([0.0, 3.0])
 _SMALL, _RELEASED = 0.3, 0.01  # in the same units: below which zero is tried, and where a search leaves zero
 _LARGEST = 1e13  # beyond which a variance is taken for infinite
 _STEPS, _HALVINGS = 100, 40
-_STARTS, _RIVAL = (
-    3,
-    4.0,
-)  # peaks of a coarse grid that a search begins at; deviance above the best, up to which another peak is looked for
-_LOST = 1e-13  # of y'Py where a variance is zero, below which nothing but rounding is left of it
+_STARTS = 3  # peaks of a coarse grid that a search begins at
+_RIVAL = 4.0  # deviance above the best peak so far, up to which another is looked for
 _LONGEST = 3.0  # step of a logarithm
-_DONE, _NEAR = 1e-11, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
+_DONE, _NEAR = 1e-15, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
 
 
 @inner
@@ -225,10 +218,9 @@ def _descend(s, B, C, begin, e, kept, n_levels, nu, reml, info, deviance, gamma,
 
 
 @entry
-def fit_ragged(
-    start, pattern, y, w, local, n_levels, z, X, basis, rank, kept, usable, reml, gamma, iterations, converged
-):
+def fit_ragged(data, basis, rank, kept, usable, reml, gamma, iterations, converged):
     """Variances (G, T) relative to that of the residuals, of features that are `usable`."""
+    start, pattern, y, w, local, n_levels, z, X = data
     for g in range(start.size - 1):
         if not usable[g]:
             continue
@@ -240,10 +232,9 @@ def fit_ragged(
 
 
 @entry
-def evaluate_ragged(
-    start, pattern, y, w, local, n_levels, z, X, basis, rank, kept, gamma, reml, info, likelihood, Phi, delta
-):
+def evaluate_ragged(data, basis, rank, kept, gamma, reml, info, likelihood, Phi, delta):
     """Of every feature at its variances: deviance, y'Py, log|V|, log|X'V⁻¹X| (in its basis); Phi (G, p, p), delta (G, p)."""
+    start, pattern, y, w, local, n_levels, z, X = data
     T = n_levels.shape[1]
     for g in range(start.size - 1):
         N = np.ascontiguousarray(basis[g, :, : rank[g]])
@@ -259,183 +250,3 @@ def evaluate_ragged(
             inverse = np.linalg.solve(U, np.eye(c - m))
             Phi[g] = N @ (inverse @ inverse.T) @ N.T
             delta[g] = N @ (inverse @ np.ascontiguousarray(M[m:c, c]))
-
-
-@entry
-def pieces_ragged(
-    start, pattern, y, w, local, n_levels, z, X, kept, gamma, Phi, delta, P, Q, XVX, tr1, tr2, quad1, quad2
-):
-    """Derivative pieces of every feature in the common basis (see ``Evaluation``), and X'V⁻¹X; zeros for terms left out."""
-    T, p = n_levels.shape[1], X.shape[1]
-    eye = np.eye(p)
-    for g in range(start.size - 1):
-        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], kept[g], z, X, eye, -1)
-        m = begin[T]
-        a, Bn, BK, D_er, D_rr, F_e, F_r = blocks_at(s, B, C, begin, e, kept[g], n_levels[g], gamma[g], m, m, p + 1)
-        traces(a, Bn, BK, D_er, D_rr, begin, e, kept[g], n_levels[g], tr1[g], tr2[g])
-        Fx_e, Fx_r = np.ascontiguousarray(F_e[:, :p]), np.ascontiguousarray(F_r[:, :p])
-        u_e, u_r = F_e[:, p] - Fx_e @ delta[g], F_r[:, p] - Fx_r @ delta[g]
-        products(u_e, u_r, a, Bn, BK, D_er, D_rr, begin, e, kept[g], n_levels[g], quad1[g], quad2[g])
-        _cross(Fx_e, Fx_r, a, Bn, BK, D_er, D_rr, begin, e, kept[g], n_levels[g], P[g], Q[g])
-        Fu = np.zeros((T, p))
-        for t in range(T):
-            if kept[g, t]:
-                if t == e:
-                    Fu[t] = Fx_e.T @ u_e
-                else:
-                    low, high = begin[t], begin[t] + n_levels[g, t]
-                    Fu[t] = Fx_r[low:high].T @ u_r[low:high]
-        quad2[g] -= Fu @ Phi[g] @ Fu.T
-        M = np.empty_like(C)
-        reduced(s, B, C, gamma[g, e] if e >= 0 else 0.0, M)
-        scale = scales(kept[g], n_levels[g], begin, gamma[g], e, m)
-        for i in range(m):
-            for j in range(i, C.shape[0]):
-                M[i, j] *= scale[i] * (scale[j] if j < m else 1.0)
-            M[i, i] += 1.0
-        factorise(M, m, m)
-        for i in range(p):
-            for j in range(i, p):
-                XVX[g, i, j] = XVX[g, j, i] = M[m + i, m + j]
-
-
-@inner
-def _cross(F_e, F_r, a, Bn, BK, D_er, D_rr, begin, e, kept, n_levels, P, Q):
-    """P_i = F_i'F_i and Q_ij = F_i'D_ij F_j."""
-    T = kept.size
-    if e >= 0:
-        P[e] = F_e.T @ F_e
-        taken_left, taken_right = Bn.T @ F_e, BK.T @ F_e
-        weighted = np.empty_like(F_e)
-        for i in range(a.size):
-            weighted[i] = a[i] * F_e[i]
-        Q[e, e] = F_e.T @ weighted - taken_left.T @ taken_right
-    for t in range(T):
-        if not kept[t] or t == e:
-            continue
-        low, high = begin[t], begin[t] + n_levels[t]
-        own = np.ascontiguousarray(F_r[low:high])
-        P[t] = own.T @ own
-        if e >= 0:
-            Q[e, t] = F_e.T @ (np.ascontiguousarray(D_er[:, low:high]) @ own)
-            Q[t, e] = Q[e, t].T
-        for o in range(T):
-            if kept[o] and o != e:
-                first, last = begin[o], begin[o] + n_levels[o]
-                Q[t, o] = own.T @ (
-                    np.ascontiguousarray(D_rr[low:high, first:last]) @ np.ascontiguousarray(F_r[first:last])
-                )
-
-
-@entry
-def law_ragged(
-    start,
-    pattern,
-    y,
-    w,
-    local,
-    n_levels,
-    z,
-    X,
-    basis,
-    rank,
-    ols,
-    features,
-    units,
-    points,
-    order,
-    begin_node,
-    L,
-    nu,
-    loglik,
-    centre,
-    scale,
-):
-    """The law of some features at points (K, T) in their `units` (G,): `loglik` (F, K), `centre` and `scale` (n, F, K).
-
-    Points that differ in one variance alone share a node: given the other variances, eigenvalues of Z'PZ of that
-    term make it diagonal. `order` (T, K) has the points node by node for each term, `begin_node` (T, K + 1) where a
-    node begins. L (n, p) are contrasts in the common basis.
-    """
-    T, n = n_levels.shape[1], L.shape[0]
-    every = np.ones(T, dtype=np.bool_)
-    for f in range(features.size):
-        g = features[f]
-        N = np.ascontiguousarray(basis[g, :, : rank[g]])
-        largest = np.argmax(n_levels[g])
-        first = largest
-        if T > 1:
-            first = -1
-            for t in range(T):
-                if t != largest and (first < 0 or n_levels[g, t] > n_levels[g, first]):
-                    first = t
-        s, B, C, begin, e = assemble(start[g], start[g + 1], pattern, y, w, local, n_levels[g], every, z, X, N, first)
-        m, x_end, c = begin[T], begin[first], begin[T + 1]
-        LN = L @ N
-        M = np.empty_like(C)
-        node = 0
-        while begin_node[first, node] < points.shape[0]:
-            low, high = begin_node[first, node], begin_node[first, node + 1]
-            node += 1
-            gamma = points[order[first, low]] / units[g]
-            logdet = reduced(s, B, C, gamma[e] if e >= 0 else 0.0, M)
-            root = scales(every, n_levels[g], begin, gamma, e, m)
-            for i in range(m):
-                for j in range(i, c + 1):
-                    M[i, j] *= root[i] * (root[j] if j < m else 1.0)
-                M[i, i] += 1.0
-            of_random, of_fixed = factorise(M, m, x_end)
-            half = logdet + of_random + of_fixed
-            width = c - x_end
-            S = np.empty((width, width))
-            for i in range(width):
-                for j in range(i, width):
-                    S[i, j] = S[j, i] = M[x_end + i, x_end + j]
-            d, vectors = np.linalg.eigh(S)
-            t_y = np.zeros(width)
-            for i in range(width):
-                d[i] = max(d[i], 0.0)
-                for k in range(width):
-                    t_y[i] += vectors[k, i] * M[x_end + k, c]
-            wc, h = np.zeros((n, x_end - m)), np.zeros((n, width))
-            base, spread = np.zeros(n), np.zeros(n)
-            for i in range(n):
-                for a in range(x_end - m):  # wc = U'^-1 L
-                    total = LN[i, a]
-                    for b in range(a):
-                        total -= M[m + b, m + a] * wc[i, b]
-                    wc[i, a] = total / M[m + a, m + a]
-                    base[i] += wc[i, a] * M[m + a, c]
-                    spread[i] += wc[i, a] ** 2
-                for k in range(width):
-                    total = 0.0
-                    for a in range(x_end - m):
-                        total += M[m + a, x_end + k] * wc[i, a]
-                    for j in range(width):
-                        h[i, j] += total * vectors[k, j]
-                for a in range(L.shape[1]):
-                    base[i] += L[i, a] * ols[g, a]
-            for position in range(low, high):
-                k = order[first, position]
-                lam = points[k, first] / units[g]
-                R, det = M[c, c], 1.0
-                logs = half
-                for i in range(width):
-                    grown = 1.0 + lam * d[i]
-                    det *= grown
-                    if det > 1e200:
-                        logs += np.log(det)
-                        det = 1.0
-                    R -= lam * t_y[i] ** 2 / grown
-                logs += np.log(det)
-                if not R > _LOST * M[c, c]:
-                    R = np.nan
-                loglik[f, k] = -0.5 * (logs + nu[g] * np.log(R))
-                for i in range(n):
-                    value, variance = base[i], spread[i]
-                    for j in range(width):
-                        shrunk = lam * h[i, j] / (1.0 + lam * d[j])
-                        value -= shrunk * t_y[j]
-                        variance += shrunk * h[i, j]
-                    centre[i, f, k] = value
-                    scale[i, f, k] = np.sqrt(R / nu[g] * variance)

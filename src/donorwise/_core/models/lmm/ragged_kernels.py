@@ -244,16 +244,23 @@ def scales(kept, n_levels, begin, gamma, e, m):
 
 
 @inner
+def with_effects(M, scale):
+    """I + Lambda M Lambda, in place in the upper triangle, of the first columns, whose standard deviations are `scale` (m,)."""
+    m = scale.size
+    for i in range(m):
+        for j in range(i, M.shape[0]):
+            M[i, j] *= scale[i] * (scale[j] if j < m else 1.0)
+        M[i, i] += 1.0
+
+
+@inner
 def deviance_at(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, M):
     """Profiled deviance at variances gamma (T,), and y'Py, log|V|, log|X'V⁻¹X|; M is left factorised."""
     T = kept.size
     m, c = begin[T], begin[T + 1]
     logdet = reduced(s, B, C, gamma[e] if e >= 0 else 0.0, M)
     scale = scales(kept, n_levels, begin, gamma, e, m)
-    for i in range(m):
-        for j in range(i, c + 1):
-            M[i, j] *= scale[i] * (scale[j] if j < m else 1.0)
-        M[i, i] += 1.0
+    with_effects(M, scale)
     of_random, of_fixed = factorise(M, m, c)
     R = M[c, c]
     if not R > 0.0:

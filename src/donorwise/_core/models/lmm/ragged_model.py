@@ -11,15 +11,19 @@ import numpy as np
 
 from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
 from donorwise._core.models.lmm.evaluate import Derived, with_residual
+from donorwise._core.models.lmm.law import JointLaw
 from donorwise._core.models.lmm.ragged import fit_ragged_rows
 from donorwise._core.models.lmm.ragged_df_kernels import column_df_ragged
-from donorwise._core.models.lmm.ragged_fit_kernels import law_ragged, pieces_ragged
+from donorwise._core.models.lmm.ragged_effects import ragged_effects
+from donorwise._core.models.lmm.ragged_law_kernels import law_ragged
+from donorwise._core.models.lmm.ragged_piece_kernels import pieces_ragged
 from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._core.models.lmm.ragged import RaggedEquations, RaggedEstimates
+    from donorwise._core.models.lmm.ragged_effects import RaggedEffects
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 _MOST_TERMS = 3  # that a grid carries
@@ -28,6 +32,7 @@ _POINTS = {1: (63, 250), 2: (23, 40), 3: (13, 18)}  # of an axis, usually and at
 _NUISANCE = 11  # points of the axis of a term that no contrast hangs on
 _LOWEST, _HIGHEST, _BEYOND = 0.02, 30.0, 10.0
 _MOST = 1e4  # of a nuisance, beyond which its effects are as good as fixed
+_FURTHEST = 1e14  # of any, which weights that are nearly nothing would go beyond
 _TINY = 1e-9  # of a contrast, outside of what a feature has rows for
 
 
@@ -130,35 +135,31 @@ class RaggedLMM:
         return tuple(term.label for term in self.design.random_terms), (1.0,) * len(self.nuisance)
 
     def largest(self) -> FloatArray:
-        """Largest estimate of every variance ratio, to the residual variance of a typical row of the feature, (T,)."""
-        typical = self.equations.typical[self.usable, None]
-        return np.asarray((self.estimates.gamma[self.usable] * typical).max(axis=0, initial=0.0))
+        """Largest estimate of every variance ratio, (T,)."""
+        return np.asarray(self.estimates.gamma[self.usable].max(axis=0, initial=0.0))
 
     def axes(self, largest: FloatArray) -> list[FloatArray]:
         """Grid of every variance ratio: zero, then geometric from 0.02 / (rows of a large level) to 30 or beyond.
 
-        These are ratios to the residual variance of a typical row of each feature, whatever the units of weights and columns.
+        These are ratios to the residual variance of a typical row, whatever the units of weights and columns.
         """
         own = self.equations
         usual, most = _POINTS[len(self.nuisance)]
         axes = []
-        for t, estimate in enumerate(largest * own.square):
+        for t, estimate in enumerate(largest * own.information):
             level = float(np.max(own.rows.n[self.usable] / own.n_levels[self.usable, t], initial=1.0))
-            doublings = np.log2(max(_BEYOND * estimate / _HIGHEST, 1.0))
-            low, top = (
-                _LOWEST / level,
-                _HIGHEST * 2.0 ** np.ceil(doublings - 1e-6),
-            )  # the same whatever rounds the estimate
+            doublings = np.ceil(np.log2(max(_BEYOND * estimate / _HIGHEST, 1.0)) - 1e-6)  # whatever rounds the estimate
+            low, top = _LOWEST / level, min(_HIGHEST * 2.0**doublings, _FURTHEST)
             if self.nuisance[t]:
                 axes.append(np.concatenate([[0.0], np.geomspace(low, min(top, _MOST), _NUISANCE)]))
                 continue
             step = np.log(_HIGHEST / low) / (usual - 1)
             n = min(most, usual + int(np.ceil(np.log(top / _HIGHEST) / step - 1e-6)))
             axes.append(np.concatenate([[0.0], np.geomspace(low, top, n)]))
-        return [axis / unit for axis, unit in zip(axes, own.square, strict=True)]
+        return [axis / unit for axis, unit in zip(axes, own.information, strict=True)]
 
     def on(self, points: FloatArray, L: FloatArray | None = None) -> RaggedGrid:
-        """The model at ratios (K, T) to the residual variance of a typical row of each feature, for contrasts (n, p)."""
+        """The model at ratios (K, T), for contrasts (n, p)."""
         turned = np.empty((0, self.equations.p)) if L is None else self.turned(L)
         impossible = None if L is None else ~self.estimable(L)
         return RaggedGrid(self.equations, points, *_nodes(points), turned, impossible, self.fold)
@@ -218,8 +219,19 @@ class RaggedLMM:
         return np.sqrt(self._known_gamma)
 
     @property
+    def n_parameters(self) -> IntArray:
+        """Fixed effects, variances and covariances that a feature can tell, (G, 3)."""
+        own = self.equations
+        return np.stack([own.rank, own.kept.sum(axis=1), np.zeros_like(own.rank)], axis=1)
+
+    def effects(self, t: int) -> RaggedEffects:
+        """Random effects of term `t`."""
+        return ragged_effects(self.equations, self.estimates, t)
+
+    @property
     def _known_gamma(self) -> FloatArray:
-        return np.where(self.equations.kept, self.estimates.gamma, np.nan)
+        fitted = np.isfinite(self.estimates.sigma2)[:, None]
+        return np.where(self.equations.kept & fitted, self.estimates.gamma, np.nan)
 
     def informed(self, L: FloatArray) -> BoolArray:
         """Which contrasts (n, p) have a variance, (n,)."""
@@ -238,19 +250,24 @@ class RaggedLMM:
         return [own[:, None, None] for own in (self._known_gamma * self.estimates.sigma2[:, None]).T]
 
     def variances(self) -> FloatArray:
-        """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1)."""
-        own, sigma2 = self.equations, self.estimates.sigma2
+        """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1).
+
+        NaN for terms that are left out; what is left is that of a row of typical weight, so that shares are free of units.
+        """
+        own = self.equations
         rows, n = own.rows, np.maximum(own.rows.n, 1)
         coefficients = np.nan_to_num(self.coefficients)
         fitted = np.einsum("mp,mp->m", own.X[rows.pattern], coefficients[rows.feature])
         mean = np.bincount(rows.feature, fitted, rows.n_features) / n
         fixed = np.bincount(rows.feature, (fitted - mean[rows.feature]) ** 2, rows.n_features) / n
-        square = (
-            np.stack([np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / n for z in own.z.T], axis=1)
-            if own.z.shape[1]
-            else np.empty((n.size, 0))
-        )
-        return np.column_stack([fixed, self.estimates.gamma * square * sigma2[:, None], sigma2])
+        return np.column_stack([fixed, self.term_variances(), self.estimates.sigma2 / own.typical_weight])
+
+    def term_variances(self) -> FloatArray:
+        """Mean over the rows of every term's variance, (G, T)."""
+        rows, square = self.equations.rows, np.empty_like(self.estimates.gamma)
+        for t, z in enumerate(self.equations.z.T):
+            square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / np.maximum(rows.n, 1)
+        return self._known_gamma * square * self.estimates.sigma2[:, None]
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""
@@ -262,7 +279,7 @@ class RaggedLMM:
         )  # fmt: skip
         XVX = np.zeros((G, p, p))
         pieces_ragged(
-            *own.data, own.kept, estimates.gamma, estimates.Phi, estimates.delta, at.P, at.Q, XVX, at.tr1, at.tr2,
+            own.data, own.kept, estimates.gamma, estimates.Phi, estimates.delta, at.P, at.Q, XVX, at.tr1, at.tr2,
             at.quad1, at.quad2,
         )  # fmt: skip
         total = estimates.sigma2 * own.nu(reml=estimates.reml)
@@ -325,16 +342,31 @@ class RaggedGrid:
         """The law of the contrasts."""
         found, centre, scale = self._law(at, self.L)
         if self.impossible is not None:
-            scale[self.impossible[at].T] = np.nan
+            centre[self.impossible[at].T] = scale[self.impossible[at].T] = np.nan
         nu = self.equations.nu(reml=True)[at].astype(np.float64)
         return law_of(found, centre, scale, nu)
+
+    def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
+        """The law of all contrasts together, whose covariances are those of sums of two less those of each."""
+        L = np.linalg.qr(self.L.T)[0].T  # the same question, of contrasts that are not near one another
+        first, second = np.triu_indices(len(L), 1)
+        found, centre, scale = self._law(at, np.vstack([L, L[first] + L[second]]))
+        own, sums = np.split(np.moveaxis(scale**2, 0, -1), [len(L)], axis=-1)  # (G, K, r), (G, K, pairs)
+        covariance = own[..., None] * np.eye(len(L))
+        covariance[..., first, second] = 0.5 * (sums - own[..., first] - own[..., second])
+        covariance[..., second, first] = covariance[..., first, second]
+        covariance[~np.isfinite(found)] = np.eye(len(L))
+        factor = np.linalg.cholesky(covariance)
+        whitened = np.linalg.solve(factor, np.moveaxis(centre[: len(L)], 0, -1)[..., None])[..., 0]
+        size = np.exp(2 * np.log(np.einsum("gkii->gki", factor)).mean(axis=-1))
+        return JointLaw(found, (whitened**2).mean(axis=-1), size, self.equations.nu(reml=True)[at].astype(np.float64))
 
     def _law(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Log-likelihood, centre and scale; points where rounding leaves nothing of these have no likelihood."""
         own, K, n = self.equations, len(self.points), len(L)
         loglik, centre, scale = np.empty((at.size, K)), np.empty((n, at.size, K)), np.empty((n, at.size, K))
         law_ragged(
-            *own.data, own.basis, own.rank, own.ols, at, own.typical, self.points, self.order, self.begin, np.ascontiguousarray(L),
+            own.data, own.basis, own.rank, own.ols, at, self.points, self.order, self.begin, np.ascontiguousarray(L),
             own.nu(reml=True).astype(np.float64), loglik, centre, scale,
         )  # fmt: skip
         lost = ~(np.isfinite(loglik) & np.isfinite(centre).all(axis=0) & np.isfinite(scale).all(axis=0))

@@ -1,0 +1,1 @@
+"""Long tables of peptides, as programs of proteomics write them, laid out as runs x peptides."""
