@@ -60,11 +60,6 @@ class Protein:
         _, values, vectors = np.linalg.svd(self.X, full_matrices=False)
         return vectors[values > 1e-9 * values.max(initial=0.0)].T
 
-    @property
-    def typical(self) -> float:
-        """Geometric mean of the weights: ratios of a grid are to the residual variance of such a row."""
-        return float(np.exp(np.log(self.w).mean()))
-
     def twin(self, which: np.ndarray | None = None) -> Dense:
         """The dense model in the directions of X that have rows, with some of the random terms (all if None)."""
         terms = self.terms if which is None else [t for t, kept in zip(self.terms, which, strict=True) if kept]

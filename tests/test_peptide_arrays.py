@@ -209,8 +209,7 @@ def test_joint_laws_are_those_of_a_dense_model() -> None:
     for i, g in enumerate(at):
         plain = dense(own, fit.variables[g], ["1", "b", "c"])
         for k, (peptide, donor) in enumerate(points):
-            unit = model.equations.typical[g]  # of the grid: the protein's own rows
-            inverse = np.linalg.inv(plain.V({"peptide": peptide / unit, "donor": donor / unit}))
+            inverse = np.linalg.inv(plain.V({"peptide": peptide, "donor": donor}))
             Phi = np.linalg.inv(plain.X.T @ inverse @ plain.X)
             beta = Phi @ plain.X.T @ inverse @ plain.y
             rest = plain.y - plain.X @ beta

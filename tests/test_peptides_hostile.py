@@ -105,7 +105,7 @@ def test_a_status_each(formula: str, ddf: str) -> None:
     fitted = table["status"].isin(FITTED)
     assert np.isfinite(numbers[fitted]).all(None), table[fitted & ~np.isfinite(numbers).all(axis=1)]
     assert (table.loc[fitted, "se"] > 0).all() and table.loc[fitted, "p_value"].between(0, 1).all()
-    assert table.loc[~fitted, ["se", "p_value"]].isna().all(None), table[~fitted & table["p_value"].notna()]
+    assert table.loc[~fitted, "p_value"].isna().all(), table[~fitted & table["p_value"].notna()]
     assert not fitted[list(NONE)].any() and fitted[[f"P{g}" for g in range(110)]].all()
     assert (table.loc[table["status"] == "not_estimable", "estimate"].isna()).all()
     assert table["status"]["constant"] == "constant"

@@ -41,9 +41,9 @@ def test_no_search_leads_higher(recipe: Recipe) -> None:
     points = tensor([axis] * T)
     loglik = model.on(points).loglik(np.array(at, dtype=np.int64))
     for g, own in zip(at, loglik, strict=True):
-        reached = model.on(model.estimates.gamma[[g]] * recipe.proteins[g].typical).loglik(np.array([g]))[0, 0]
+        reached = model.on(model.estimates.gamma[[g]]).loglik(np.array([g]))[0, 0]
         assert own.max() <= reached + 1e-6, (g, model.estimates.gamma[g], points[own.argmax()])
-        best = points[[own.argmax(), rng.integers(len(points))]] / recipe.proteins[g].typical
+        best = points[[own.argmax(), rng.integers(len(points))]]
         exact = recipe.proteins[g].twin().at(model.estimates.gamma[g], reml=True).loglik
         if rng.random() < 0.15:
             assert highest(recipe.proteins[g], best) <= exact + 1e-6, (g, model.estimates.gamma[g])
@@ -63,7 +63,7 @@ def test_moderated_p_is_that_of_the_mixture(random: str) -> None:
         if not protein.estimable(L)[0] or tests.status[g, 0] == "too_few_donors":
             assert np.isnan(tests.p_value[g, 0])
             continue
-        at = [protein.twin().at(gamma / protein.typical, reml=True) for gamma in learned.points]
+        at = [protein.twin().at(gamma, reml=True) for gamma in learned.points]
         row, nu = L[0] @ protein.rows, len(protein.y) - protein.rows.shape[1]
         estimate, se = np.array([row @ p.beta for p in at]), np.array([np.sqrt(row @ p.vcov @ row) for p in at])
         loglik = np.array([p.loglik for p in at])

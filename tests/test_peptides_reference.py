@@ -17,6 +17,8 @@ from tests._agreement import Number, worst
 import donorwise as dw
 from donorwise._anndata.prepare_peptides import prepare_peptides
 
+pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning")  # of these data: missing values
+
 FOLDER = Path(__file__).parent / "reference" / "a16_peptides"
 SPEC = json.loads((FOLDER / "spec.json").read_text())
 EXPECTED: dict[str, dict[str, Any]] = json.loads((FOLDER / "expected.json").read_text())["responses"]

@@ -173,7 +173,7 @@ def test_law(recipe: Recipe) -> None:
     law, proteins = model.law(points, L), recipe.proteins
     for i, g in enumerate(model.usable):
         protein, twin = proteins[g], proteins[g].twin()
-        at = [twin.at(gamma / protein.typical, reml=True) for gamma in points]
+        at = [twin.at(gamma, reml=True) for gamma in points]
         turned = L @ protein.rows
         loglik = np.array([point.loglik for point in at])
         np.testing.assert_allclose(law.loglik[i] - law.loglik[i, 0], loglik - loglik[0], rtol=1e-7, atol=1e-7)

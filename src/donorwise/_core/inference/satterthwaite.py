@@ -25,22 +25,22 @@ def contrast_df(pieces: Pieces, L: FloatArray) -> FloatArray:
     """Degrees of freedom of one-row contrasts L (n, p), or (G, n, p), in the orthonormal basis: (G, n)."""
     J, A = covariance_of_factors(pieces)
     c = L @ pieces.Phi
-    variance = pieces.sigma2[:, None] * (c * L).sum(axis=-1)
+    variance = (c * L).sum(axis=-1)
     by_component = np.einsum("gna,gkab,gnb->gnk", c, pieces.P, c, optimize=True)
     gradient = np.einsum("gnk,gkm->gnm", by_component, J)
     return 2 * variance**2 / np.einsum("gnk,gkj,gnj->gn", gradient, A, gradient, optimize=True)
 
 
 def covariance_of_factors(pieces: Pieces) -> tuple[FloatArray, FloatArray]:
-    """Jacobian of the variance components in (factors, log sigma2) and the covariance of the latter.
+    """Jacobian of the variance components in (factors, log sigma2), in units of sigma2, and the covariance of the latter.
 
     Returns
     -------
     (J (G, C, C), A (G, C, C))
     """
-    sigma2 = pieces.sigma2[:, None]
-    gradient = (pieces.tr_PE - pieces.quad1 / sigma2) / sigma2
-    hessian = (2 * pieces.quad2 / sigma2[:, :, None] - pieces.tr_PEPE) / sigma2[:, :, None] ** 2
+    sigma2 = pieces.sigma2[:, None]  # the components' unit: its square is beyond numbers where weights or responses are
+    gradient = pieces.tr_PE - pieces.quad1 / sigma2
+    hessian = 2 * (pieces.quad2 / sigma2[:, :, None]) - pieces.tr_PEPE
     J, second = _factor_derivatives(pieces, gradient)
     H = np.einsum("gkm,gkl,gln->gmn", J, hessian, J, optimize=True) + second
     curvature = np.sqrt(np.abs(np.einsum("gkk->gk", H)))
@@ -54,7 +54,7 @@ def covariance_of_factors(pieces: Pieces) -> tuple[FloatArray, FloatArray]:
 
 
 def _factor_derivatives(pieces: Pieces, gradient: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """First derivatives of tau = sigma2 (LL', 1) and the gradient-weighted second ones."""
+    """First derivatives of tau = sigma2 (LL', 1) and the gradient-weighted second ones, in units of sigma2."""
     parameter = pieces.parameter
     G, K = pieces.gamma.shape
     J, curvature = np.zeros((G, K + 1, K + 1)), np.zeros((G, K + 1, K + 1))
@@ -73,8 +73,7 @@ def _factor_derivatives(pieces: Pieces, gradient: FloatArray) -> tuple[FloatArra
     curvature[:, :K, K] += mixed[:, :K]
     curvature[:, K, :K] += mixed[:, :K]
     curvature[:, K, K] += (gradient * tau).sum(axis=1)
-    sigma2 = pieces.sigma2[:, None, None]
-    return sigma2 * J, sigma2 * curvature
+    return J, curvature
 
 
 def pooled_df(df: FloatArray) -> FloatArray:

@@ -165,15 +165,10 @@ class RaggedEquations:
         return float(np.exp(np.log(self.rows.w).mean())) if self.rows.w.size else 1.0
 
     @cached_property
-    def typical(self) -> FloatArray:
-        """Geometric mean of the weights of every feature, (G,)."""
-        return np.asarray(np.exp(self.log_weight / np.maximum(self.rows.n, 1)), dtype=np.float64)
-
-    @cached_property
-    def square(self) -> FloatArray:
-        """Mean square of the column of every term, (T,); one where it is zero."""
-        square = (self.z[self.rows.pattern] ** 2).sum(axis=0) / max(self.rows.y.size, 1)
-        return np.where(square > 0, square, 1.0)
+    def information(self) -> FloatArray:
+        """What a typical row says of a level of every term, in units of the residual variance, (T,): weight times column squared."""
+        square = (self.z[self.rows.pattern] ** 2).mean(axis=0) if self.rows.w.size else np.ones(self.z.shape[1])
+        return self.typical_weight * np.where(square > 0, square, 1.0)
 
     @property
     def reduced(self) -> BoolArray:

@@ -20,8 +20,8 @@ _FEWEST = np.array([0.0, 3.0])
 _SMALL, _RELEASED = 0.3, 0.01  # in the same units: below which zero is tried, and where a search leaves zero
 _LARGEST = 1e13  # beyond which a variance is taken for infinite
 _STEPS, _HALVINGS = 100, 40
-_STARTS = 3  # peaks of the coarse grid that a search begins at,
-_RIVAL = 4.0  # with deviances up to this above the best
+_STARTS = 3  # peaks of a coarse grid that a search begins at
+_RIVAL = 4.0  # deviance above the best peak so far, up to which another is looked for
 _LONGEST = 3.0  # step of a logarithm
 _DONE, _NEAR = 1e-15, 1e-6  # twice the log-likelihood that a step still promises: where to stop, and no longer to check
 

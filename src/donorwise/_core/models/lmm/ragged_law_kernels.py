@@ -15,7 +15,7 @@ from donorwise._core.models.lmm.algebra import entry, inner
 from donorwise._core.models.lmm.ragged_kernels import assemble, factorise, reduced, scales, with_effects
 
 _LARGE = 1e200  # of a product whose logarithm is taken by and by
-_LOST = 1e-13  # of y'Py at a node, below which nothing but rounding is left of it
+_LOST = 1e-13  # of the y'Py of a node, below which nothing but rounding is left of it at a point
 
 
 @inner
@@ -75,7 +75,7 @@ def _contrasts(M, m, low, c, LN, U):
 
 @inner
 def _loglik(logdet, R, gamma, d, t, nu):
-    """Log-likelihood and y'Py at a point of a node; NaN where rounding leaves nothing of the latter."""
+    """Log-likelihood and y'Py at a point of a node, NaN where rounding leaves nothing of the latter."""
     product, least = 1.0, _LOST * R
     for i in range(d.size):
         grown = 1.0 + gamma * d[i]
@@ -84,14 +84,14 @@ def _loglik(logdet, R, gamma, d, t, nu):
             logdet += np.log(product)
             product = 1.0
         R -= gamma * t[i] ** 2 / grown
-    if not R > least:
+    if not least < R:
         R = np.nan
     return -0.5 * (logdet + np.log(product) + nu * np.log(R)), R
 
 
 @entry
-def law_ragged(data, basis, rank, ols, features, units, points, order, begin_node, L, nu, loglik, centre, scale):
-    """The law of some features at points (K, T) in their `units` (G,): `loglik` (F, K), `centre` and `scale` (n, F, K).
+def law_ragged(data, basis, rank, ols, features, points, order, begin_node, L, nu, loglik, centre, scale):
+    """The law of some features at points (K, T): `loglik` (F, K), `centre` and `scale` (n, F, K).
 
     `order` (T, K) has the points node by node for each term, `begin_node` (T, K + 1) where a node begins. L (n, p) are
     contrasts in the common basis.
@@ -110,10 +110,10 @@ def law_ragged(data, basis, rank, ols, features, units, points, order, begin_nod
         while begin_node[first, node] < K:
             places = order[first, begin_node[first, node] : begin_node[first, node + 1]]
             node += 1
-            logdet, d, U, t = _node(s, B, C, begin, e, n_levels[g], points[places[0]] / units[g], first, M)
+            logdet, d, U, t = _node(s, B, C, begin, e, n_levels[g], points[places[0]], first, M)
             at, spread, h = _contrasts(M, begin[T], begin[first], begin[T + 1], LN, U)
             for k in places:
-                gamma = points[k, first] / units[g]
+                gamma = points[k, first]
                 loglik[f, k], R = _loglik(logdet, M[-1, -1], gamma, d, t, nu[g])
                 for i in range(L.shape[0]):
                     value, variance = least[i] + at[i], spread[i]

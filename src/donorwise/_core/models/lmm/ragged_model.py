@@ -32,6 +32,7 @@ _POINTS = {1: (63, 250), 2: (23, 40), 3: (13, 18)}  # of an axis, usually and at
 _NUISANCE = 11  # points of the axis of a term that no contrast hangs on
 _LOWEST, _HIGHEST, _BEYOND = 0.02, 30.0, 10.0
 _MOST = 1e4  # of a nuisance, beyond which its effects are as good as fixed
+_FURTHEST = 1e14  # of any, which weights that are nearly nothing would go beyond
 _TINY = 1e-9  # of a contrast, outside of what a feature has rows for
 
 
@@ -134,32 +135,31 @@ class RaggedLMM:
         return tuple(term.label for term in self.design.random_terms), (1.0,) * len(self.nuisance)
 
     def largest(self) -> FloatArray:
-        """Largest estimate of every variance ratio, to the residual variance of a typical row of the feature, (T,)."""
-        typical = self.equations.typical[self.usable, None]
-        return np.asarray((self.estimates.gamma[self.usable] * typical).max(axis=0, initial=0.0))
+        """Largest estimate of every variance ratio, (T,)."""
+        return np.asarray(self.estimates.gamma[self.usable].max(axis=0, initial=0.0))
 
     def axes(self, largest: FloatArray) -> list[FloatArray]:
         """Grid of every variance ratio: zero, then geometric from 0.02 / (rows of a large level) to 30 or beyond.
 
-        These are ratios to the residual variance of a typical row of each feature, whatever the units of weights and columns.
+        These are ratios to the residual variance of a typical row, whatever the units of weights and columns.
         """
         own = self.equations
         usual, most = _POINTS[len(self.nuisance)]
         axes = []
-        for t, estimate in enumerate(largest * own.square):
+        for t, estimate in enumerate(largest * own.information):
             level = float(np.max(own.rows.n[self.usable] / own.n_levels[self.usable, t], initial=1.0))
             doublings = np.ceil(np.log2(max(_BEYOND * estimate / _HIGHEST, 1.0)) - 1e-6)  # whatever rounds the estimate
-            low, top = _LOWEST / level, _HIGHEST * 2.0**doublings
+            low, top = _LOWEST / level, min(_HIGHEST * 2.0**doublings, _FURTHEST)
             if self.nuisance[t]:
                 axes.append(np.concatenate([[0.0], np.geomspace(low, min(top, _MOST), _NUISANCE)]))
                 continue
             step = np.log(_HIGHEST / low) / (usual - 1)
             n = min(most, usual + int(np.ceil(np.log(top / _HIGHEST) / step - 1e-6)))
             axes.append(np.concatenate([[0.0], np.geomspace(low, top, n)]))
-        return [axis / unit for axis, unit in zip(axes, own.square, strict=True)]
+        return [axis / unit for axis, unit in zip(axes, own.information, strict=True)]
 
     def on(self, points: FloatArray, L: FloatArray | None = None) -> RaggedGrid:
-        """The model at ratios (K, T) to the residual variance of a typical row of each feature, for contrasts (n, p)."""
+        """The model at ratios (K, T), for contrasts (n, p)."""
         turned = np.empty((0, self.equations.p)) if L is None else self.turned(L)
         impossible = None if L is None else ~self.estimable(L)
         return RaggedGrid(self.equations, points, *_nodes(points), turned, impossible, self.fold)
@@ -354,6 +354,7 @@ class RaggedGrid:
         covariance = own[..., None] * np.eye(len(L))
         covariance[..., first, second] = 0.5 * (sums - own[..., first] - own[..., second])
         covariance[..., second, first] = covariance[..., first, second]
+        covariance[~np.isfinite(found)] = np.eye(len(L))
         factor = np.linalg.cholesky(covariance)
         whitened = np.linalg.solve(factor, np.moveaxis(centre[: len(L)], 0, -1)[..., None])[..., 0]
         size = np.exp(2 * np.log(np.einsum("gkii->gki", factor)).mean(axis=-1))
@@ -364,7 +365,7 @@ class RaggedGrid:
         own, K, n = self.equations, len(self.points), len(L)
         loglik, centre, scale = np.empty((at.size, K)), np.empty((n, at.size, K)), np.empty((n, at.size, K))
         law_ragged(
-            own.data, own.basis, own.rank, own.ols, at, own.typical, self.points, self.order, self.begin, np.ascontiguousarray(L),
+            own.data, own.basis, own.rank, own.ols, at, self.points, self.order, self.begin, np.ascontiguousarray(L),
             own.nu(reml=True).astype(np.float64), loglik, centre, scale,
         )  # fmt: skip
         lost = ~(np.isfinite(loglik) & np.isfinite(centre).all(axis=0) & np.isfinite(scale).all(axis=0))
