@@ -66,7 +66,7 @@ def lmm(
         Column of var with the protein of each peptide, where `adata` holds log2 intensities of runs (or cells, or donors) x
         peptides (or precursors), NaN where nothing was measured: ``"~ condition + (1 | peptide) + (1 | donor_id)"`` is then
         fitted to each protein. Names in the formula are columns of obs or of var, and ``peptide`` means the names of var
-        (unless var has a column of that name); one in both is an error. Random terms have one effect for each level, and
+        (unless var has a column of that name); one in both is an error. Random terms of several columns are fitted protein by protein, and
         independent levels; peptides without a protein are left out. `obsm`, `obs_keys`, `kernels`, `relmat`, `levels` and
         collapsed rows do not go with it. None for a model of every column for itself.
     {response}

@@ -23,8 +23,9 @@ _NO_TEXT = ("nan", "NaN", "None", "<NA>", "null", "-", "unknown", "Unknown", "un
 
 def unlabelled(proteins: Any) -> BoolArray:
     """Which peptides have no protein: missing, or a text without letters, (P,)."""
-    labels = pd.Series(proteins)
-    return np.asarray(labels.isna() | (labels.astype(str).str.strip() == ""), dtype=bool)
+    codes, labels = pd.factorize(pd.Series(proteins).astype(object))
+    blank = np.array([not str(label).strip() for label in labels] + [True], dtype=bool)  # -1, the last, is missing
+    return np.asarray(blank[codes])
 
 
 def without_protein(proteins: Any, peptides: Sequence[str], features: str) -> Iterator[str]:

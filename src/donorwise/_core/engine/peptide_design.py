@@ -109,6 +109,8 @@ def _labels(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[IntArray, tupl
     for name in columns:
         column = read_column(frame[name], name, categorical=True)
         own = column.cat.codes.to_numpy(dtype=np.int64)
+        if len(columns) == 1:
+            return own, tuple(column.cat.categories.astype(str).tolist())
         joint = np.where((codes < 0) | (own < 0), -1, codes * len(column.cat.categories) + own)
         found, where = np.unique(joint[joint >= 0], return_inverse=True)
         before, after = np.divmod(found, len(column.cat.categories))

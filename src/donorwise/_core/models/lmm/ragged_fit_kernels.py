@@ -9,7 +9,9 @@ from donorwise._core.models.lmm.ragged_kernels import (
     assemble,
     blocks_at,
     deviance_at,
+    deviance_of,
     products,
+    reduced,
     traces,
 )
 
@@ -59,7 +61,16 @@ def _grid(s, B, C, begin, e, kept, n_levels, info, nu, reml, M):
         for t in at:
             gammas[point, t] = sizes[point // stride % sizes.size] / info[t]
             stride *= sizes.size
-        deviances[point] = deviance_at(s, B, C, begin, e, kept, n_levels, gammas[point], nu, reml, M)[0]
+    whole = np.empty_like(M)
+    for size in sizes:  # points with the same variance of e share their sums
+        own = size / info[e] if e >= 0 else 0.0
+        logdet = reduced(s, B, C, own, whole)
+        for point in range(len(gammas)):
+            if e < 0 or gammas[point, e] == own:
+                M[:] = whole
+                deviances[point] = deviance_of(logdet, begin, e, kept, n_levels, gammas[point], nu, reml, M)[0]
+        if e < 0:
+            break
     for point in range(len(gammas)):
         stride = 1
         for _ in range(n):

@@ -256,11 +256,15 @@ def with_effects(M, scale):
 @inner
 def deviance_at(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, M):
     """Profiled deviance at variances gamma (T,), and y'Py, log|V|, log|X'V⁻¹X|; M is left factorised."""
-    T = kept.size
-    m, c = begin[T], begin[T + 1]
     logdet = reduced(s, B, C, gamma[e] if e >= 0 else 0.0, M)
-    scale = scales(kept, n_levels, begin, gamma, e, m)
-    with_effects(M, scale)
+    return deviance_of(logdet, begin, e, kept, n_levels, gamma, nu, reml, M)
+
+
+@inner
+def deviance_of(logdet, begin, e, kept, n_levels, gamma, nu, reml, M):
+    """What :func:`deviance_at` gives, from M and the log-determinant that :func:`reduced` has left."""
+    m, c = begin[kept.size], begin[kept.size + 1]
+    with_effects(M, scales(kept, n_levels, begin, gamma, e, m))
     of_random, of_fixed = factorise(M, m, c)
     R = M[c, c]
     if not R > 0.0:
