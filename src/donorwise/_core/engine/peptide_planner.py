@@ -104,16 +104,7 @@ def _relative(known: Known[RaggedLMM], equations: RaggedEquations, L: FloatArray
         gamma = np.ascontiguousarray(np.broadcast_to(point, (G, T)))
         Phi, delta = np.zeros((G, p, p)), np.zeros((G, p))
         evaluate_ragged(
-            equations.data,
-            equations.basis,
-            equations.rank,
-            kept,
-            gamma,
-            True,
-            np.ones((G, T)),
-            np.empty((G, 4)),
-            Phi,
-            delta,
-        )
+            equations.data, equations.basis, equations.rank, kept, gamma, True, np.ones((G, T)), np.empty((G, 4)), Phi, delta
+        )  # fmt: skip
         out[:, k] = np.einsum("p,gpr,r->g", c, Phi, c)
     return out

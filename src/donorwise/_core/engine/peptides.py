@@ -26,8 +26,6 @@ from donorwise.errors import DesignError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import pandas as pd
-
     from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.engine.peptide_rows import Grouping
     from donorwise._core.models.lmm.model import LMM

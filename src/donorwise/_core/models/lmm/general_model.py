@@ -11,7 +11,7 @@ import numpy as np
 from donorwise._core.models.lmm.components import cholesky_psd
 from donorwise._core.models.lmm.evaluate import Pieces
 from donorwise._core.models.lmm.general import estimates_of, fit_one, used_terms
-from donorwise._core.models.lmm.ragged_effects import RaggedEffects
+from donorwise._core.models.lmm.ragged_effects import RaggedEffects, levels_of
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
 
 if TYPE_CHECKING:
@@ -137,11 +137,8 @@ class GeneralLMM(RaggedLMM):
 
     def effects(self, t: int) -> RaggedEffects:
         """See :class:`RaggedLMM`."""
-        n_levels, r = self.equations.n_levels[:, t], len(self.design.random_terms[t].columns)
-        start = np.concatenate([[0], np.cumsum(n_levels)])
-        feature = np.repeat(np.arange(n_levels.size), n_levels)
-        code = np.zeros(feature.size, dtype=np.int64)
-        code[start[self.equations.rows.feature] + self.equations.local[:, t]] = self.equations.rows.codes[:, t]
+        r = len(self.design.random_terms[t].columns)
+        start, feature, code = levels_of(self.equations, t)
         mode, sd = np.full((feature.size, r), np.nan), np.full((feature.size, r), np.nan)
         for g, own in self._fitted():
             for place, u in enumerate(own.used):

@@ -71,11 +71,15 @@ class RaggedRows:
         arrays = {name: getattr(self, name)[kept] for name in ("pattern", "y", "w", "codes")}
         return RaggedRows(np.concatenate([[0], np.cumsum(n)]), **arrays)
 
-    def take_features(self, features: IntArray) -> RaggedRows:
-        """The rows of some features, in the order given."""
+    def of(self, features: IntArray) -> tuple[IntArray, IntArray]:
+        """Where rows of some features begin if there are no others, and which rows these are, in the order given."""
         n = self.n[features]
         start = np.concatenate([[0], np.cumsum(n)])
-        rows = np.arange(int(start[-1])) + np.repeat(self.start[features] - start[:-1], n)
+        return start, np.arange(int(start[-1])) + np.repeat(self.start[features] - start[:-1], n)
+
+    def take_features(self, features: IntArray) -> RaggedRows:
+        """The rows of some features, in the order given."""
+        start, rows = self.of(features)
         arrays = {name: getattr(self, name)[rows] for name in ("pattern", "y", "w", "codes")}
         return RaggedRows(start, **arrays)
 
@@ -218,9 +222,7 @@ class RaggedEquations:
 
     def take(self, features: IntArray) -> RaggedEquations:
         """The equations of some features."""
-        own = self.rows
-        start = own.start
-        rows = np.concatenate([np.arange(start[g], start[g + 1]) for g in features] or [np.empty(0, dtype=np.int64)])
+        own, rows = self.rows, self.rows.of(features)[1]
         of_rows = {name: getattr(self, name)[rows] for name in ("local", "residual")}
         names = ("n_levels", "kept", "basis", "rank", "ols", "rss", "spread", "mean", "log_weight")
         return replace(

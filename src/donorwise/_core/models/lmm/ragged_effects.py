@@ -32,16 +32,22 @@ class RaggedEffects(NamedTuple):
     sd: FloatArray
 
 
-def ragged_effects(equations: RaggedEquations, estimates: RaggedEstimates, t: int) -> RaggedEffects:
-    """Conditional modes g Z'V⁻¹(y - Xb) of term `t`, g its variance ratio, and variances sigma2 (g - g² diag(Z'V⁻¹Z)).
-
-    These are the ``condVar`` of lme4 (Bates et al. 2015, eq. 58).
-    """
+def levels_of(equations: RaggedEquations, t: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Levels of term `t` of each feature in turn: where those of a feature begin, (G + 1,), and feature and code, (Q,)."""
     n_levels = equations.n_levels[:, t]
     start = np.concatenate([[0], np.cumsum(n_levels)])
     feature = np.repeat(np.arange(n_levels.size), n_levels)
     code = np.zeros(feature.size, dtype=np.int64)
     code[start[equations.rows.feature] + equations.local[:, t]] = equations.rows.codes[:, t]
+    return start, feature, code
+
+
+def ragged_effects(equations: RaggedEquations, estimates: RaggedEstimates, t: int) -> RaggedEffects:
+    """Conditional modes g Z'V⁻¹(y - Xb) of term `t`, g its variance ratio, and variances sigma2 (g - g² diag(Z'V⁻¹Z)).
+
+    These are the ``condVar`` of lme4 (Bates et al. 2015, eq. 58).
+    """
+    start, feature, code = levels_of(equations, t)
     u, d = np.full(feature.size, np.nan), np.full(feature.size, np.nan)
     known = equations.kept[:, t] & np.isfinite(estimates.sigma2)
     effects_ragged(equations.data, equations.kept, estimates.gamma, estimates.delta, t, known, start, u, d)

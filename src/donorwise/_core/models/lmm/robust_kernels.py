@@ -7,7 +7,7 @@ from math import erf, exp, pi, sqrt
 import numpy as np
 
 from donorwise._core.models.lmm.algebra import entry, inner
-from donorwise._core.models.lmm.ragged_kernels import assemble, factorise, reduced, scales
+from donorwise._core.models.lmm.ragged_kernels import assemble, factorise, reduced, scales, with_effects
 
 
 def inside(k: float) -> float:
@@ -35,10 +35,7 @@ def _factorised(s, B, C, begin, e, kept, n_levels, gamma):
     M, scale = np.empty_like(C), np.ones(c + 1)
     reduced(s, B, C, gamma[e] if e >= 0 else 0.0, M)
     scale[:m] = scales(kept, n_levels, begin, gamma, e, m)
-    for i in range(m):
-        for j in range(i, c + 1):
-            M[i, j] *= scale[i] * scale[j]
-        M[i, i] += 1.0
+    with_effects(M, scale[:m])
     factorise(M, m, c)
     return M, scale
 
