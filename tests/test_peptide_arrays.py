@@ -128,6 +128,18 @@ def test_a_constant_times_the_weights_changes_sigma2_alone() -> None:
     np.testing.assert_allclose(parts[1]["variance"][~random], 37 * parts[0]["variance"][~random], rtol=1e-10)
 
 
+def test_shares_of_a_protein_are_its_own() -> None:
+    """Neither the units of its weights nor what other proteins there are change how its variance is divided."""
+    own = data()
+    names = ["P0", "P1", "P2"]
+    columns = [name for name, label in zip(own.Y.columns, own.proteins, strict=True) if label in names]
+    units = np.exp([0.3 * int(label[1:]) for label in own.proteins])
+    few = Peptides(own.Y[columns], own.W[columns], own.obs, [p for p in own.proteins if p in names])
+    shares = fitted(own).variance_partition().loc[names]
+    for other in (fitted(few), fitted(own, weights=own.W * units)):
+        np.testing.assert_allclose(other.variance_partition().loc[names], shares, rtol=1e-7, atol=1e-12)
+
+
 def test_every_protein_has_its_row() -> None:
     own = data()
     empty = own.Y.copy()

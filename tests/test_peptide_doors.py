@@ -239,6 +239,7 @@ def test_what_cannot_be_made_again() -> None:
         ({"weights_layer": "weight"}, r"no such layer\. Did you mean 'weights'"),
         ({"log_base": 0}, "is no base of a logarithm"),
         ({"formula": "~ condition"}, "has no random term"),
+        ({"formula": "~ condition + (quality | peptide) + (1 | donor_id)", "robust": "huber"}, r"has 2: write \(1 \| peptide\)"),
         ({"formula": "~ condition + (1 | gr(donor_id, cov=K)) + (1 | peptide)"}, r"Write `\(1 \| donor_id\)`"),
     ],
 )  # fmt: skip

@@ -28,12 +28,12 @@ from donorwise._core.engine.arrays import check_weights, effective_jobs
 from donorwise._core.engine.groups import group_columns
 from donorwise._core.engine.peptide_design import lay_out, of_runs
 from donorwise._core.engine.peptide_rows import PeptideSource
-from donorwise._core.engine.peptides import PeptideAnalysis
+from donorwise._core.engine.peptides import PeptideAnalysis, is_scalar
 from donorwise._core.engine.results import tasks_by_group
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import anndata as ad
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.design.peptide_names import Names
     from donorwise._core.engine.analysis import Analysis
+    from donorwise._core.engine.tasks import Task
     from donorwise._typing import BoolArray, FloatArray, GroupBy, IntArray
 
 _BASE = 2.0  # of the logarithm that intensities are, where nothing else is said
@@ -98,6 +99,8 @@ def prepare_peptides(
     groups, n_runs = group_columns(groupby), len(read.obs)
     tasks = tasks_by_group(parsed, layout.table, groups)
     tasks = [t if t.design is None else replace(t, design=t.design.by_row()) for t in tasks]
+    if options is not None and options.robust:
+        _check_scalar(tasks, options.robust)
     made = PeptideAnalysis(
         formula=parsed, groupby=tuple(groups), response=response.text, log_base=_log_base(adata, response.text, log_base),
         weights=_text_of(weights), variables=variables, source=source, obs=layout.table, n_cells=n_runs, tasks=tasks,
@@ -156,6 +159,17 @@ def _check_bars(parsed: ParsedFormula) -> None:
             f"{bar.text!r}: models of peptides (features=) take no known covariance between levels. Write `({bar.columns.strip()} | "
             f"{':'.join(map(quote, bar.group))})`, or leave features= out to model every peptide for itself."
         )
+
+
+def _check_scalar(tasks: Sequence[Task], robust: str) -> None:
+    """Raise where a robust fit is asked of a random term with several columns."""
+    terms = [term for task in tasks if task.design is not None for term in task.design.random_terms]
+    for term in terms:
+        if not is_scalar(term):
+            raise DesignError(
+                f"robust={robust!r} takes random terms of one column, and {term.bar.text!r} has {len(term.columns)}: write "
+                f"(1 | {':'.join(map(quote, term.bar.group))}) in its place, or leave robust= out."
+            )
 
 
 def _weights(adata: ad.AnnData, layer: str | None) -> Any:

@@ -92,7 +92,8 @@ def lmm(
     {reml}
     robust
         With `features`: ``"huber"`` weighs outlying measurements down (Huber 1964), over and over until neither weights nor
-        estimates change; these weights multiply those that are given. None takes all measurements at their word.
+        estimates change; these weights multiply those that are given. Random terms have one effect for each level then. None
+        takes all measurements at their word.
     {key_added}
     {n_jobs}
     max_memory

@@ -80,8 +80,6 @@ def fit_peptides(
         intercepts = np.zeros_like(equations.kept)
         update(len(variables))
     else:
-        if robust:
-            raise DesignError(f"robust={robust!r} takes random terms of one column, such as (1 | donor_id).")
         logger.info("Random terms of several columns: proteins are fitted one at a time, which is slower.")
         names = [groupings[t.bar.group].level for t in design.random_terms]
         model = GeneralLMM.fitted(design, equations, names, of_peptides, fold, reml=reml, update=update)

@@ -252,14 +252,16 @@ class RaggedLMM:
     def variances(self) -> FloatArray:
         """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1).
 
-        NaN for terms that are left out; what is left is that of a row of typical weight, so that shares are free of units.
+        NaN for terms that are left out; what is left is that of a row of the feature's typical weight, so that shares are free
+        of units, and of what other features there are.
         """
         own = self.equations
         rows, n = own.rows, np.maximum(own.rows.n, 1)
         fitted = np.einsum("mp,mp->m", own.X[rows.pattern], self.coefficients[rows.feature])
         mean = np.bincount(rows.feature, fitted, rows.n_features) / n
         fixed = np.bincount(rows.feature, (fitted - mean[rows.feature]) ** 2, rows.n_features) / n
-        return np.column_stack([fixed, self.term_variances(), self.estimates.sigma2 / own.typical_weight])
+        typical = np.exp(own.log_weight / n)
+        return np.column_stack([fixed, self.term_variances(), self.estimates.sigma2 / typical])
 
     def term_variances(self) -> FloatArray:
         """Mean over the rows of every term's variance, (G, T)."""
