@@ -82,6 +82,13 @@ class Protein:
         return bool(np.abs(rest).max() <= 1e-9 * np.abs(self.y).max())
 
     def kept(self, order: list[int]) -> np.ndarray:
+        """Terms that the measurements can tell: of those with a covariance of their own such as the fixed effects do not explain."""
+        residual = [
+            Z - self.X @ np.linalg.lstsq(self.X, Z, rcond=None)[0] for Z in (t.effects()[0] for t in self.terms)
+        ]
+        return self.grouped(order) & [np.abs(rest).max(initial=0.0) > 1e-7 for rest in residual]
+
+    def grouped(self, order: list[int]) -> np.ndarray:
         """Terms with a covariance of rows of their own: neither none, nor one level's, the residual's, or an earlier one's."""
         found = [np.eye(len(self.y))]
         out = np.zeros(len(self.terms), dtype=bool)

@@ -48,6 +48,7 @@ def test_designs(recipe: Recipe) -> None:
     for g, protein in enumerate(recipe.proteins):
         assert model.n_obs[g] == len(protein.y)
         assert model.equations.rank[g] == protein.rows.shape[1]
+        np.testing.assert_array_equal(model.equations.grouped[g], protein.grouped(order_of(model)), err_msg=f"{g}")
         np.testing.assert_array_equal(model.equations.kept[g], protein.kept(order_of(model)), err_msg=f"{g}")
         np.testing.assert_array_equal(estimable[g], protein.estimable(L), err_msg=f"{g}")
         rows = slice(model.equations.rows.start[g], model.equations.rows.start[g + 1])
@@ -72,7 +73,7 @@ def test_between_within(recipe: Recipe) -> None:
     own = model.between_within(np.eye(p))
     for g, protein in enumerate(recipe.proteins):
         if len(protein.y):
-            twin = column_df(own_design(model.design, protein, model.equations.kept[g]), len(protein.y))
+            twin = column_df(own_design(model.design, protein, model.equations.grouped[g]), len(protein.y))
             np.testing.assert_array_equal(own[g], twin, err_msg=f"{g}")
 
 
@@ -94,7 +95,7 @@ def test_terms_that_a_feature_can_tell() -> None:
         kept_terms(start, np.arange(n), local, z, order, kept)
         terms = tuple(Term(local[:, t], z[:, [t]]) for t in range(T))
         twin = Protein(np.zeros(n), np.ones(n), np.ones((n, 1)), terms)
-        np.testing.assert_array_equal(kept[0], twin.kept(list(order)), err_msg=str(seed))
+        np.testing.assert_array_equal(kept[0], twin.grouped(list(order)), err_msg=str(seed))
 
 
 @pytest.mark.parametrize("reml", [True, False], ids=["reml", "ml"])
