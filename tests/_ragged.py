@@ -76,7 +76,14 @@ class Protein:
         rest = self.y - columns @ np.linalg.lstsq(columns, self.y, rcond=None)[0]
         return bool(np.abs(rest).max() <= 1e-9 * np.abs(self.y).max())
 
-    def kept(self, order: list[int]) -> tuple[np.ndarray, bool]:
+    def kept(self, order: list[int]) -> np.ndarray:
+        """Terms that the measurements can tell: of those with a covariance of their own such as the fixed effects do not explain."""
+        residual = [
+            Z - self.X @ np.linalg.lstsq(self.X, Z, rcond=None)[0] for Z in (t.effects()[0] for t in self.terms)
+        ]
+        return self.grouped(order)[0] & [np.abs(rest).max(initial=0.0) > 1e-7 for rest in residual]
+
+    def grouped(self, order: list[int]) -> tuple[np.ndarray, bool]:
         """Terms with a covariance of rows of their own, and whether one is left out that is the residual's.
 
         Neither none, nor one level's, the residual's, or an earlier one's; and where they fit any response together, not
@@ -106,7 +113,7 @@ class Protein:
 
     def weighed(self, order: list[int]) -> Protein:
         """With equal weights where a term is the residual's."""
-        if not len(self.y) or not self.kept(order)[1]:
+        if not len(self.y) or not self.grouped(order)[1]:
             return self
         return replace(self, w=np.full(len(self.w), np.exp(np.log(self.w).mean())))
 

@@ -54,3 +54,25 @@ def test_nothing_but_rows_without_numbers_is_said_of_a_fit_that_fails() -> None:
     whole = shares.sum(axis=1, skipna=False)
     np.testing.assert_allclose(whole[whole.notna()], 1)
     assert set(dw.get.tests(adata)["variable"]) == set(adata.var["protein"])
+
+
+@pytest.mark.parametrize("random", ["(1 | peptide) + (1 | donor_id)", "(1 | donor_id) + (1 | peptide)"])
+def test_what_the_fixed_effects_explain_is_left_out_and_still_no_replicate(random: str) -> None:
+    """Two peptides of a length each: the slope of length takes their difference, of which no variance can be told."""
+    adata, formula = _three_arms(""), "~ arm + length + {} + (1 | run)"
+    adata.X[:, 2::3] = np.nan
+    adata.X[0, 0] = adata.X[4, 1] = np.nan
+    adata.obs["run"] = np.arange(9) // 2
+    adata.var["length"] = np.tile([7.0, 9.0, 9.0], 120)
+    found = {}
+    for terms in (random, "(1 | donor_id)"):
+        dw.tl.lmm(adata, formula.format(terms), features="protein", ddf="kenward-roger", progress=False)
+        found[terms] = dw.get.tests(adata, sort_by=None).set_index("contrast")
+    own, alone = found[random], found["(1 | donor_id)"]
+    fitted = ["estimate", "se", "df", "p_value"]
+    pd.testing.assert_frame_equal(
+        own.loc[["arm[T.b]", "arm[T.c]"], fitted], alone.loc[["arm[T.b]", "arm[T.c]"], fitted]
+    )
+    assert (own.loc["arm[T.b]", "status"] == "reduced").all()
+    assert set(own["formula"]) == {formula.format("(1 | donor_id)")}
+    assert (own.loc["length", "status"] == "too_few_donors").all() and own.loc["length", "p_value"].isna().all()

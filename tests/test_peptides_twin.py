@@ -51,7 +51,8 @@ def test_designs(recipe: Recipe) -> None:
     for g, protein in enumerate(recipe.proteins):
         assert model.n_obs[g] == len(protein.y)
         assert model.equations.rank[g] == protein.rows.shape[1]
-        np.testing.assert_array_equal(model.equations.kept[g], protein.kept(order_of(model))[0], err_msg=f"{g}")
+        np.testing.assert_array_equal(model.equations.grouped[g], protein.grouped(order_of(model))[0], err_msg=f"{g}")
+        np.testing.assert_array_equal(model.equations.kept[g], protein.kept(order_of(model)), err_msg=f"{g}")
         np.testing.assert_array_equal(estimable[g], protein.estimable(L), err_msg=f"{g}")
         rows = slice(model.equations.rows.start[g], model.equations.rows.start[g + 1])
         np.testing.assert_allclose(model.design.X[model.equations.rows.pattern[rows]], protein.X, rtol=0, atol=1e-12)
@@ -75,7 +76,7 @@ def test_between_within(recipe: Recipe) -> None:
     own = model.between_within(np.eye(p))
     for g, protein in enumerate(recipe.proteins):
         if len(protein.y):
-            twin = column_df(own_design(model.design, protein, model.equations.kept[g]), len(protein.y))
+            twin = column_df(own_design(model.design, protein, model.equations.grouped[g]), len(protein.y))
             np.testing.assert_array_equal(own[g], twin, err_msg=f"{g}")
 
 
@@ -97,7 +98,7 @@ def test_terms_that_a_feature_can_tell() -> None:
         merged, X = np.zeros(1, np.bool_), np.ones((n, 1))
         kept_terms(start, np.arange(n), local, n_levels, z, X, order, kept, merged)
         terms = tuple(Term(local[:, t], z[:, [t]]) for t in range(T))
-        twin, of_residual = Protein(np.zeros(n), np.ones(n), X, terms).kept(list(order))
+        twin, of_residual = Protein(np.zeros(n), np.ones(n), X, terms).grouped(list(order))
         np.testing.assert_array_equal(kept[0], twin, err_msg=str(seed))
         assert merged[0] == of_residual, seed
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm.ragged_fit_kernels import evaluate_ragged, fit_ragged
-from donorwise._core.models.lmm.ragged_kernels import kept_terms, least_squares, local_levels
+from donorwise._core.models.lmm.ragged_kernels import explained_terms, kept_terms, least_squares, local_levels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,8 +100,10 @@ class RaggedEquations:
         Shape (K, T). Value of every random term's column.
     local, n_levels
         Shapes (M, T), (G, T). Levels, numbered feature by feature.
+    grouped
+        Shape (G, T). Terms that group a feature's rows, as neither each row by itself nor another term does.
     kept
-        Shape (G, T). Terms that a feature can tell.
+        Shape (G, T). Those of them that a feature can tell: not explained by its fixed effects.
     basis, rank
         Shapes (G, p, p), (G,). Directions of X that a feature has rows for: the first `rank` columns.
     ols, residual
@@ -118,6 +120,7 @@ class RaggedEquations:
     z: FloatArray
     local: IntArray
     n_levels: IntArray
+    grouped: BoolArray
     kept: BoolArray
     basis: FloatArray
     rank: IntArray
@@ -140,27 +143,20 @@ class RaggedEquations:
         G, (M, T), p = rows.n_features, rows.codes.shape, X.shape[1]
         local, n_levels = np.zeros((M, T), dtype=np.int64), np.zeros((G, T), dtype=np.int64)
         local_levels(rows.start, rows.codes, int(rows.codes.max(initial=-1)) + 1, local, n_levels)
-        kept = np.zeros((G, T), dtype=np.bool_)
-        merged = np.zeros(G, dtype=np.bool_)
+        grouped, explained = np.zeros((G, T), dtype=np.bool_), np.zeros((G, T), dtype=np.bool_)
+        merged, looked = np.zeros(G, dtype=np.bool_), np.array(order, dtype=np.int64)
         kept_terms(
-            rows.start,
-            rows.pattern,
-            local,
-            n_levels,
-            z,
-            np.ascontiguousarray(Q),
-            np.array(order, dtype=np.int64),
-            kept,
-            merged,
-        )
+            rows.start, rows.pattern, local, n_levels, z, np.ascontiguousarray(Q), looked, grouped, merged
+        )  # fmt: skip
         rows = rows.alike(merged)
         basis, rank, ols = np.zeros((G, p, p)), np.zeros(G, dtype=np.int64), np.zeros((G, p))
         residual, sums = np.zeros(M), np.zeros((G, 3))
         least_squares(rows.start, rows.pattern, rows.y, rows.w, Q, basis, rank, ols, residual, sums)
+        explained_terms(rows.start, rows.pattern, local, n_levels, z, Q, basis, rank, grouped, explained)
         log_weight = np.asarray(np.bincount(rows.feature, weights=np.log(rows.w), minlength=G), dtype=np.float64)
         return cls(
-            rows, np.ascontiguousarray(Q), factor, z, local, n_levels, kept, basis, rank, ols, residual, sums[:, 0],
-            sums[:, 1], sums[:, 2], log_weight,
+            rows, np.ascontiguousarray(Q), factor, z, local, n_levels, grouped, grouped & ~explained, basis, rank, ols,
+            residual, sums[:, 0], sums[:, 1], sums[:, 2], log_weight,
         )  # fmt: skip
 
     @cached_property
@@ -224,7 +220,7 @@ class RaggedEquations:
         """The equations of some features."""
         own, rows = self.rows, self.rows.of(features)[1]
         of_rows = {name: getattr(self, name)[rows] for name in ("local", "residual")}
-        names = ("n_levels", "kept", "basis", "rank", "ols", "rss", "spread", "mean", "log_weight")
+        names = ("n_levels", "grouped", "kept", "basis", "rank", "ols", "rss", "spread", "mean", "log_weight")
         return replace(
             self, rows=own.take_features(features), **of_rows, **{name: getattr(self, name)[features] for name in names}
         )

@@ -15,6 +15,7 @@ import numpy as np
 from donorwise._core.models.lmm.algebra import entry, inner
 
 _RANK = 1e-10  # of the largest eigenvalue of X'X, below which a direction has no rows
+_EXPLAINED = 1e-10  # of a level's sum of squares, what the fixed effects may leave of it
 _ALIKE = 1e-12  # of the largest value of a column, for rounding
 
 
@@ -176,6 +177,25 @@ def least_squares(start, pattern, y, w, X, basis, rank, ols, residual, sums):
             rss += w[row] * residual[row] ** 2
             spread += w[row] * (y[row] - mean) ** 2
         sums[g, 0], sums[g, 1], sums[g, 2] = rss, spread, mean
+
+
+@entry
+def explained_terms(start, pattern, local, n_levels, z, X, basis, rank, kept, explained):
+    """Which kept terms (G, T) the fixed effects of a feature explain, level by level: restricted likelihood says nothing of these.
+
+    The columns of `basis` (G, p, p) are those in which X'X of the feature's rows is one.
+    """
+    for g in range(start.size - 1):
+        N = np.ascontiguousarray(basis[g, :, : rank[g]])
+        for t in range(n_levels.shape[1]):
+            if not kept[g, t] or n_levels[g, t] > rank[g]:
+                continue
+            square, along = np.zeros(n_levels[g, t]), np.zeros((n_levels[g, t], rank[g]))
+            for row in range(start[g], start[g + 1]):
+                value = z[pattern[row], t]
+                square[local[row, t]] += value**2
+                along[local[row, t]] += value * (X[pattern[row]] @ N)
+            explained[g, t] = np.all(square - (along**2).sum(axis=1) <= _EXPLAINED * square)
 
 
 @inner

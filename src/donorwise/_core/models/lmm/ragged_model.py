@@ -115,7 +115,7 @@ class RaggedLMM:
         own = self.equations
         df = np.empty((own.rows.n_features, own.p))
         columns = np.ascontiguousarray(self.design.X)
-        column_df_ragged(own.rows.start, own.rows.pattern, own.local, own.n_levels, own.kept, columns, df)
+        column_df_ragged(own.rows.start, own.rows.pattern, own.local, own.n_levels, own.grouped, columns, df)
         return df
 
     def between_within(self, L: FloatArray) -> FloatArray:
