@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import anndata as ad
@@ -76,17 +76,39 @@ class Protein:
         rest = self.y - columns @ np.linalg.lstsq(columns, self.y, rcond=None)[0]
         return bool(np.abs(rest).max() <= 1e-9 * np.abs(self.y).max())
 
-    def kept(self, order: list[int]) -> np.ndarray:
-        """Terms with a covariance of rows of their own: neither none, nor one level's, the residual's, or an earlier one's."""
-        found = [np.eye(len(self.y))]
+    def kept(self, order: list[int]) -> tuple[np.ndarray, bool]:
+        """Terms with a covariance of rows of their own, and whether one is left out that is the residual's.
+
+        Neither none, nor one level's, the residual's, or an earlier one's; and where they fit any response together, not
+        that with most levels without which they do not.
+        """
+        residual = np.eye(len(self.y))
+        found, merged = [residual], False
         out = np.zeros(len(self.terms), dtype=bool)
         for t in order:
             Z = self.terms[t].effects()[0]
             E, levels = Z @ Z.T, int(Z.any(axis=0).sum())
+            merged |= levels > 1 and _proportional(E, residual)
             out[t] = levels > 1 and not any(_proportional(E, other) for other in found)
             if out[t]:
                 found.append(E)
-        return out
+        if len(self.y) and self._fits_all(out):
+            sizes = {t: len(set(self.terms[t].codes)) for t in reversed(order) if out[t]}
+            able = [t for t in sizes if not self._fits_all(out & (np.arange(out.size) != t))]
+            if able:
+                out[max(able, key=lambda t: sizes[t])] = False
+                merged = True
+        return out, merged
+
+    def _fits_all(self, which: np.ndarray) -> bool:
+        Z = [t.effects()[0] for t, own in zip(self.terms, which, strict=True) if own]
+        return int(np.linalg.matrix_rank(np.column_stack([self.X, *Z]))) == len(self.y)
+
+    def weighed(self, order: list[int]) -> Protein:
+        """With equal weights where a term is the residual's."""
+        if not len(self.y) or not self.kept(order)[1]:
+            return self
+        return replace(self, w=np.full(len(self.w), np.exp(np.log(self.w).mean())))
 
 
 def _proportional(A: np.ndarray, B: np.ndarray) -> bool:
@@ -144,7 +166,11 @@ class Recipe:
                         frames.append(row)
                         y.append(adata.X[run, column])
                         w.append(adata.layers["weights"][run, column])
-            out.append(_protein(frames, np.array(y), np.array(w), self))
+            terms = [term.split() for term in RANDOM[self.random]]
+            replicate = "donor" if any(name == "donor" for name, _ in terms) else "peptide:donor"
+            keys = [(name != replicate, column != "1", f"({column} | {name})") for name, column in terms]
+            order = sorted(range(len(terms)), key=lambda t: keys[t])  # the replicates first, and intercepts
+            out.append(_protein(frames, np.array(y), np.array(w), self).weighed(order))
         return out
 
     def fit(self, *, reml: bool = True) -> tuple[PeptideFit, RaggedLMM]:

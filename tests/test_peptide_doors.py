@@ -313,3 +313,10 @@ def test_the_plan_of_the_command(tmp_path: Path) -> None:
     assert plan.exit_code == 0 and "12 runs of 6 donors" in plan.output and "x 12 features of X" in plan.output
     audit = run("audit", tmp_path / "a.zarr", *more)
     assert audit.exit_code == 0 and audit.output.strip() in plan.output
+
+
+def test_a_column_that_no_run_has() -> None:
+    adata = dw.datasets.simulate_peptides(n_proteins=5, seed=1)
+    adata.obs["condition"] = np.nan
+    with pytest.raises(DonorwiseError, match="`condition` is missing in each of the 8 runs"):
+        dw.tl.lmm(adata, "~ condition + (1 | peptide) + (1 | donor_id)", features="protein", progress=False)

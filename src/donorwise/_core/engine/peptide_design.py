@@ -12,6 +12,7 @@ from donorwise._core.design.formula import parse
 from donorwise._core.design.peptide_names import PEPTIDE
 from donorwise._core.design.terms import column_terms, read_column, term_variables, variables
 from donorwise._core.engine.peptide_rows import Grouping
+from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,6 +70,11 @@ def lay_out(parsed: ParsedFormula, obs: pd.DataFrame, var: pd.DataFrame, names: 
     names
         Which columns of the formula are in which of the two.
     """
+    for name in names.of_runs:
+        if len(obs) and obs[name].isna().all():
+            raise DesignError(
+                f"`{name}` is missing in each of the {len(obs):,} runs. Where it was joined to obs, the names of the runs were others."
+            )
     frame = var if PEPTIDE in var.columns else var.assign(**{PEPTIDE: var.index.astype(str)})
     read = [name for name in names.of_peptides if name in parsed.variables]
     kind, example = _kinds(frame, read)

@@ -102,7 +102,8 @@ def _equations(design: Design, rows: RaggedRows, first: Sequence[int]) -> Ragged
     """Equations of all proteins; of terms that cannot be told from one another those that are `first` are kept."""
     terms = design.random_terms
     z = np.stack([term.Z[:, 0] for term in terms], axis=1) if terms else np.empty((design.n_patterns, 0))
-    order = [*first, *(t for t in range(len(terms)) if t not in first)]
+    labels = [term.label for term in terms]  # not the order of the formula
+    order = sorted(range(len(terms)), key=lambda t: (t not in first, terms[t].columns != ("(Intercept)",), labels[t]))
     return RaggedEquations.of(rows, design.X, np.ascontiguousarray(z), order)
 
 

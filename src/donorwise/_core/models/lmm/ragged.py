@@ -59,6 +59,12 @@ class RaggedRows:
         """Feature of every row, (M,)."""
         return np.repeat(np.arange(self.n_features), self.n)
 
+    def alike(self, features: BoolArray) -> RaggedRows:
+        """The same with the geometric mean of the weights for every row of some features (G,)."""
+        total = np.bincount(self.feature, weights=np.log(self.w), minlength=self.n_features)
+        mean = np.exp(total / np.maximum(self.n, 1))[self.feature]
+        return replace(self, w=np.where(features[self.feature], mean, self.w))
+
     def take_rows(self, kept: BoolArray) -> RaggedRows:
         """The rows that are `kept` (M,)."""
         n = np.bincount(self.feature[kept], minlength=self.n_features)
@@ -126,14 +132,28 @@ class RaggedEquations:
     def of(cls, rows: RaggedRows, X: FloatArray, z: FloatArray, order: Sequence[int]) -> RaggedEquations:
         """Equations of the patterns' X (K, p), in the basis of the formula, and z (K, T).
 
-        Of terms that cannot be told from one another that is kept which comes first in `order` (T,).
+        Of terms that cannot be told from one another that is kept which comes first in `order` (T,). Where one is left out
+        since it cannot be told from the residual, as of donors with a row each, rows differ by more than their weights tell,
+        and count alike: with the geometric mean of their weights.
         """
         Q, factor = np.linalg.qr(X)
         G, (M, T), p = rows.n_features, rows.codes.shape, X.shape[1]
         local, n_levels = np.zeros((M, T), dtype=np.int64), np.zeros((G, T), dtype=np.int64)
         local_levels(rows.start, rows.codes, int(rows.codes.max(initial=-1)) + 1, local, n_levels)
         kept = np.zeros((G, T), dtype=np.bool_)
-        kept_terms(rows.start, rows.pattern, local, z, np.array(order, dtype=np.int64), kept)
+        merged = np.zeros(G, dtype=np.bool_)
+        kept_terms(
+            rows.start,
+            rows.pattern,
+            local,
+            n_levels,
+            z,
+            np.ascontiguousarray(Q),
+            np.array(order, dtype=np.int64),
+            kept,
+            merged,
+        )
+        rows = rows.alike(merged)
         basis, rank, ols = np.zeros((G, p, p)), np.zeros(G, dtype=np.int64), np.zeros((G, p))
         residual, sums = np.zeros(M), np.zeros((G, 3))
         least_squares(rows.start, rows.pattern, rows.y, rows.w, Q, basis, rank, ols, residual, sums)

@@ -73,22 +73,64 @@ def _several(low, high, pattern, local, z, t):
     return False
 
 
+@inner
+def _saturated(low, high, pattern, local, n_levels, z, X, kept):
+    """Whether X and the kept terms fit any response, so that nothing tells the residual from their effects."""
+    T, p = n_levels.size, X.shape[1]
+    begin, columns = np.empty(T, dtype=np.int64), p
+    for t in range(T):
+        begin[t] = columns
+        columns += n_levels[t] if kept[t] else 0
+    n = high - low
+    if columns < n:
+        return False
+    rows = np.zeros((n, columns))
+    for row in range(n):
+        rows[row, :p] = X[pattern[low + row]]
+        for t in range(T):
+            if kept[t]:
+                rows[row, begin[t] + local[low + row, t]] = z[pattern[low + row], t]
+    values = np.linalg.eigvalsh(rows @ rows.T)
+    return bool(values[0] > _RANK * values[n - 1])
+
+
+@inner
+def _without_residual(low, high, pattern, local, n_levels, z, X, order, kept):
+    """The term with most levels, the last of `order`, without which something is left for the residual; -1 for none."""
+    found = -1
+    if _saturated(low, high, pattern, local, n_levels, z, X, kept):
+        fewer = kept.copy()
+        for t in order[::-1]:
+            if kept[t] and (found < 0 or n_levels[t] > n_levels[found]):
+                fewer[t] = False
+                if not _saturated(low, high, pattern, local, n_levels, z, X, fewer):
+                    found = t
+                fewer[t] = True
+    return found
+
+
 @entry
-def kept_terms(start, pattern, local, z, order, kept):
+def kept_terms(start, pattern, local, n_levels, z, X, order, kept, merged):
     """Which terms (G, T) a feature can tell: with several levels, and neither the residual's covariance nor that of another.
 
-    `order` (T,) says which term is looked at first.
+    `order` (T,) says which term is looked at first. `merged` (G,) says whether a term was left out that cannot be told from the
+    residual: alone, or as all terms together fit every response.
     """
     for g in range(start.size - 1):
         low, high = start[g], start[g + 1]
         for position in range(order.size):
             t = order[position]
-            keep = _several(low, high, pattern, local, z, t) and not _alike(low, high, pattern, local, z, t, -1)
+            several, of_rows = _several(low, high, pattern, local, z, t), _alike(low, high, pattern, local, z, t, -1)
+            merged[g] |= several and of_rows
+            keep = several and not of_rows
             for earlier in range(position):
                 o = order[earlier]
                 if keep and kept[g, o]:
                     keep = not _alike(low, high, pattern, local, z, t, o)
             kept[g, t] = keep
+        lost = _without_residual(low, high, pattern, local, n_levels[g], z, X, order, kept[g])
+        if lost >= 0:
+            kept[g, lost], merged[g] = False, True
 
 
 @entry
