@@ -238,6 +238,14 @@ def test_random_loss_says_nothing(kind: str) -> None:
     assert n <= 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_peptides", [1, 2, 3])
+def test_few_peptides_have_no_quarters(rng: np.random.Generator, n_peptides: int) -> None:
+    y = _values(rng)[:, :n_peptides]
+    y[0, 0] = np.nan
+    assert _found(y) == ()
+
+
 def test_level_of_the_others_is_that_of_a_loop(rng: np.random.Generator) -> None:
     y, codes = _at_random(rng, _values(rng, 5, 4), 0.4), np.repeat(np.arange(4), N_PEPTIDES)
     y[0, np.isnan(y).all(axis=0)] = 20.0

@@ -117,10 +117,10 @@ def test_naive_twin(far: bool) -> None:
     result = run(adata, ddf="residual")
     fitted = result[result["status"].isin(["ok", "boundary"])].sort_values("n_obs").index
     assert len(fitted) >= 3
-    for protein in fitted[:2]:
-        expected = twin(dense(changed, protein, ["1", "case"]))
-        found = result.loc[protein, ["estimate", "se", "sigma2"]].astype(float)
-        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-7, err_msg=protein)
+    protein = fitted[int(far)]  # of few measurements: the twin's searches take long
+    expected = twin(dense(changed, protein, ["1", "case"]))
+    found = result.loc[protein, ["estimate", "se", "sigma2"]].astype(float)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-7, err_msg=protein)
 
 
 def test_it_is_off_and_said() -> None:

@@ -61,10 +61,14 @@ def depends_on_intensity(measured: Measurements, seen: Seen, protein: IntArray) 
 
 
 def _between(mean: FloatArray, missing: FloatArray, protein: IntArray) -> tuple[float, float, float]:
-    """P-value of peptides' means (K,) with their missing shares (K,), and these in the lowest and highest quarter."""
+    """P-value of peptides' means (K,) with their missing shares (K,), and these in the lowest and highest quarter.
+
+    NaN for a quarter in which none is, as of three peptides.
+    """
     rank = stats.rankdata(mean) / len(mean)
     products = (rank - rank.mean()) * (missing - missing.mean())
-    return _p_value(products, protein), float(missing[rank <= 0.25].mean()), float(missing[rank > 0.75].mean())
+    low, high = (float(missing[own].mean()) if own.any() else np.nan for own in (rank <= 0.25, rank > 0.75))
+    return _p_value(products, protein), low, high
 
 
 def _within(measured: Measurements, known: IntArray, protein: IntArray) -> tuple[float, float, float]:
