@@ -354,3 +354,9 @@ def test_more_refusals() -> None:
         fitted(own).prior  # noqa: B018
     with pytest.raises(DesignError, match="not a grouping factor"):
         fitted(own).ranef("run")
+
+
+def test_a_formula_that_takes_peptides_for_replicates_is_told() -> None:
+    own = data()
+    with pytest.warns(DonorwiseWarning, match="peptide"):
+        fitted(own, "~ arm + (1 | peptide)")

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from donorwise._core.design.build import build_design
 from donorwise._core.design.peptide_names import split_names
+from donorwise._core.design.peptide_terms import formula_warnings
 from donorwise._core.engine.arrays import check_aligned, check_weights, read_arrays
 from donorwise._core.engine.peptide_design import lay_out
 from donorwise._core.engine.peptide_pass import Measurements, look_at
@@ -52,9 +53,11 @@ def fit_peptide_arrays(
     columns = np.flatnonzero(protein >= 0)
     measured = Measurements(matrix, of_measurements, of_runs, np.arange(len(obs)), columns)
     look_at(measured, list(obs.index), [names[i] for i in columns], "Y")  # or infinite values would be missing
-    layout = lay_out(parsed, obs, table, split_names(parsed, obs, table))
+    split = split_names(parsed, obs, table)
+    layout = lay_out(parsed, obs, table, split)
     design, left_out = _design(parsed, layout, len(obs))
-    for text in left_out:
+    several = np.unique(protein[columns]).size < columns.size
+    for text in (*left_out, *formula_warnings(parsed, obs, split.of_peptides, several=several)):
         warnings.warn(text, DonorwiseWarning, stacklevel=3)
     source = PeptideSource(
         matrix=matrix,

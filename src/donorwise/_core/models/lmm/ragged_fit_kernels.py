@@ -180,6 +180,7 @@ def _descend(s, B, C, begin, e, kept, n_levels, nu, reml, info, deviance, gamma,
     T = kept.size
     gradient, hessian, step, trial = np.zeros(T), np.zeros((T, T)), np.zeros(T), np.zeros(T)
     free = np.zeros(T, dtype=np.bool_)
+    promised = np.inf
     for iteration in range(_STEPS):
         R = deviance_at(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, M)[1]
         _derivatives(s, B, C, begin, e, kept, n_levels, gamma, nu, reml, R, gradient, hessian)
@@ -225,7 +226,7 @@ def _descend(s, B, C, begin, e, kept, n_levels, nu, reml, info, deviance, gamma,
             deviance = reached
         if promised < _DONE or not accepted:
             return iteration + 1, promised < _NEAR, deviance
-    return _STEPS, False, deviance
+    return _STEPS, promised < _NEAR, deviance  # where the residual variance is nearly zero, derivatives are rounded
 
 
 @entry
