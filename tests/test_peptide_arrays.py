@@ -360,3 +360,11 @@ def test_a_formula_that_takes_peptides_for_replicates_is_told() -> None:
     own = data()
     with pytest.warns(DonorwiseWarning, match="peptide"):
         fitted(own, "~ arm + (1 | peptide)")
+
+
+def test_a_number_that_makes_too_many_kinds_of_peptides(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = data()
+    monkeypatch.setattr("donorwise._core.engine.peptide_design._MOST_ROWS", 100)
+    var = pd.DataFrame({"mz": np.arange(own.Y.shape[1]) + 0.5}, index=own.Y.columns)
+    with pytest.raises(DesignError, match="`mz` makes .* kinds of peptides, for 12 runs"):
+        fitted(own, "~ arm + mz + (1 | peptide) + (1 | donor)", var=var)

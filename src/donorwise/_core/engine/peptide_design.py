@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.peptide_names import Names
     from donorwise._typing import IntArray
 
+_MOST_ROWS = 20_000_000  # of a design, of some hundred bytes each
 _COPIES = 2  # peptides of every kind that the protein has, so that a random effect of peptides has levels
 
 
@@ -78,6 +79,12 @@ def lay_out(parsed: ParsedFormula, obs: pd.DataFrame, var: pd.DataFrame, names: 
     frame = var if PEPTIDE in var.columns else var.assign(**{PEPTIDE: var.index.astype(str)})
     read = [name for name in names.of_peptides if name in parsed.variables]
     kind, example = _kinds(frame, read)
+    if len(obs) * example.size * _COPIES > _MOST_ROWS:
+        listed = ", ".join(f"`{name}`" for name in read)
+        raise DesignError(
+            f"{listed} makes {example.size:,} kinds of peptides, for {len(obs):,} runs: too many for a design. Round or bin the numbers, "
+            "or leave them out; a random effect of the peptides takes what they differ by."
+        )
     kinds = [(k, copy) for k in range(example.size) for copy in range(_COPIES)]
     parts = []
     for k, copy in kinds:
