@@ -14,7 +14,7 @@ from tests._twins import LOGLIK, SLOPE, check
 from donorwise._core.design.design import Design
 from donorwise._core.design.replicates import column_df
 from donorwise._core.inference.wald import contrast_tests
-from donorwise._core.models.lmm.ragged_kernels import kept_terms, local_levels
+from donorwise._core.models.lmm.ragged_design_kernels import kept_terms, local_levels
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
 
 EXAMPLES = [_ragged.recipe(seed) for seed in range(24)]

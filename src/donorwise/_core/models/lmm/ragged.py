@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.lmm.ragged_design_kernels import explained_terms, kept_terms, least_squares, local_levels
 from donorwise._core.models.lmm.ragged_fit_kernels import evaluate_ragged, fit_ragged
-from donorwise._core.models.lmm.ragged_kernels import explained_terms, kept_terms, least_squares, local_levels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

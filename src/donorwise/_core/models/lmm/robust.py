@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from donorwise._core.models.lmm.ragged import fit_ragged_rows
-from donorwise._core.models.lmm.ragged_kernels import least_squares
+from donorwise._core.models.lmm.ragged_design_kernels import least_squares
 from donorwise._core.models.lmm.robust_kernels import winsorise
 
 if TYPE_CHECKING:
