@@ -214,27 +214,16 @@ def audit_design(
         unequal, unsafe = advice.unequal_arms(design, others, donors)
         found += [*periods, *unsafe]
         found += about_names(obs, _named(design, donors)) if donor or looks_like_replicate(donors.columns) else []
-        notes += [
-            *checks.effective_replicates(asked, len(donors.levels), what),
-            *confined,
-            *checks.unpaired(design, arms, donors),
-        ]
+        notes += [*checks.effective_replicates(asked, len(donors.levels), what), *confined]
+        notes += checks.unpaired(design, arms, donors)
         notes += [*checks.technical(design, batches, donors, samples), *checks.cell_level(design, arms, donors)]
         notes += [*orders, *unequal, *depths.depth_twice(design, depth_in)]
         notes += [] if impossible else advice.complete_pairs(design, others, donors, counts)
         if counts is not None and not impossible and depth_in == "values" and not design.parsed.covs:
             notes += [*advice.count_scale(arms, counts), *advice.interactions(design, arms, donors, counts)]
     return Audit(
-        design.formula,
-        donors.name,
-        len(donors.levels),
-        rows.n_rows,
-        design.n_dropped,
-        arms,
-        tuple(found),
-        tuple(notes),
-        what,
-    )
+        design.formula, donors.name, len(donors.levels), rows.n_rows, design.n_dropped, arms, tuple(found), tuple(notes), what,
+    )  # fmt: skip
 
 
 def _named(design: Design, donors: Donors) -> Named:

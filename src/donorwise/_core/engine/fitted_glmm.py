@@ -255,10 +255,7 @@ class GLMMFit:
         extra = extra_parameters(larger.design, smaller.design)
         full, reduced = larger.at_ml(), smaller.at_ml()
         return lrt_table(
-            self.variables,
-            (full.loglik, full.status),
-            (reduced.loglik, reduced.status),
-            np.tile(extra, (len(self.variables), 1)),
+            self.variables, (full.loglik, full.status), (reduced.loglik, reduced.status), np.array([extra])
         )
 
     def _check_same(self, other: GLMMFit) -> None:

@@ -109,9 +109,10 @@ def lrt_table(
 ) -> pd.DataFrame:
     """See :meth:`LMMFit.lrt`; log-likelihoods and status (G,) of both models, by maximum likelihood.
 
-    `extra` (G, 3) are the parameters that the larger model has more, as in :class:`Extra`.
+    `extra` (G, 3), or (1, 3) for all, are the parameters that the larger model has more, as in :class:`Extra`.
     """
     (loglik, status), (loglik_reduced, status_reduced) = full, reduced
+    extra = np.broadcast_to(extra, (len(variables), 3))
     statistic = 2 * (loglik - loglik_reduced)
     statistic[statistic < _NO_DIFFERENCE] = 0.0  # NaN stays NaN
     p = np.full(len(variables), np.nan)

@@ -51,9 +51,8 @@ class GeneralLMM(RaggedLMM):
         update: Callable[[int], object],
     ) -> GeneralLMM:
         """Fit every feature; `names` give the levels of every term by code, `update` is told of each that is done."""
-        equations = replace(
-            equations, kept=equations.grouped
-        )  # a term that the fixed effects explain still has its levels
+        # a term that the fixed effects explain still has its levels
+        equations = replace(equations, kept=equations.grouped)
         used, usable = used_terms(design, equations), ~(equations.constant | equations.explained)
         owns: list[Own | None] = []
         for g, terms in enumerate(used):

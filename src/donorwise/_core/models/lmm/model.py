@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.design.replicates import between_within_df
-from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law
+from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE
 from donorwise._core.models.lmm import components
 from donorwise._core.models.lmm.abundance import at_ratios
 from donorwise._core.models.lmm.evaluate import pieces
 from donorwise._core.models.lmm.fit import fit_responses
+from donorwise._core.models.lmm.from_estimates import FromEstimates
 from donorwise._core.models.lmm.law import on_grid, parameter_axes
 from donorwise._typing import FITTED
 
@@ -31,7 +32,7 @@ _MOST_COUPLED = 600  # columns that kernels tie together of which a thousand ray
 
 
 @dataclass(frozen=True, slots=True)
-class LMM:
+class LMM(FromEstimates):
     """Features that share their rows (see :class:`donorwise._core.models.law.Model`).
 
     Attributes
@@ -123,19 +124,6 @@ class LMM:
         covariances = components.with_covariances(self.equations, points)
         return replace(on_grid(self.equations, self.estimates.responses, covariances, L), abundance=self.abundance)
 
-    def law(self, points: FloatArray, L: FloatArray) -> Law:
-        """The law of the usable features at ratios and correlations (K, parameters)."""
-        return self.on(points, L).law(self.usable)
-
-    @property
-    def estimated(self) -> LMM:
-        """Itself."""
-        return self
-
-    def fine_axes(self) -> list[FloatArray]:
-        """Those of :meth:`axes`: the estimates do not come from a grid."""
-        return self.axes(self.largest())
-
     @property
     def n_variances(self) -> int:
         """Parameters of the variance, that of the residuals among them."""
@@ -151,28 +139,9 @@ class LMM:
         return between_within_df(self.design, self.n_obs, L)
 
     @property
-    def fitted_status(self) -> StrArray:
-        """Status of every feature, (G,), whatever is asked of it."""
-        return self.estimates.status
-
-    @property
-    def beta(self) -> FloatArray:
-        """Fixed effects in the basis of the formula, (G, p)."""
-        return self.estimates.beta
-
-    @property
     def coefficients(self) -> FloatArray:
         """Fixed effects in the orthonormal basis, (G, p)."""
         return self.estimates.beta @ self.equations.fixed.R.T
-
-    @property
-    def vcov(self) -> FloatArray:
-        """Their covariance, (G, p, p)."""
-        return self.estimates.sigma2[:, None, None] * self.estimates.Phi
-
-    def informed(self, L: FloatArray) -> BoolArray:
-        """Which contrasts (n, p) have a variance, (n,)."""
-        return np.ones(len(L), dtype=bool)
 
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients."""

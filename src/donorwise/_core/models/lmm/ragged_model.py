@@ -11,6 +11,7 @@ import numpy as np
 
 from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
 from donorwise._core.models.lmm.evaluate import Derived, with_residual
+from donorwise._core.models.lmm.from_estimates import FromEstimates
 from donorwise._core.models.lmm.law import JointLaw
 from donorwise._core.models.lmm.ragged import fit_ragged_rows
 from donorwise._core.models.lmm.ragged_df_kernels import column_df_ragged
@@ -37,7 +38,7 @@ _TINY = 1e-9  # of a contrast, outside of what a feature has rows for
 
 
 @dataclass(frozen=True)
-class RaggedLMM:
+class RaggedLMM(FromEstimates):
     """G features with rows of their own (see :class:`donorwise._core.models.law.Model`).
 
     Attributes
@@ -164,19 +165,6 @@ class RaggedLMM:
         impossible = None if L is None else ~self.estimable(L)
         return RaggedGrid(self.equations, points, *_nodes(points), turned, impossible, self.fold)
 
-    def law(self, points: FloatArray, L: FloatArray) -> Law:
-        """The law of the usable features at ratios (K, T)."""
-        return self.on(points, L).law(self.usable)
-
-    @property
-    def estimated(self) -> RaggedLMM:
-        """Itself."""
-        return self
-
-    def fine_axes(self) -> list[FloatArray]:
-        """Those of :meth:`axes`: the estimates do not come from a grid."""
-        return self.axes(self.largest())
-
     @property
     def n_variances(self) -> int:
         """Parameters of the variance, that of the residuals among them."""
@@ -188,24 +176,9 @@ class RaggedLMM:
         return self.equations.nu(reml=True)
 
     @property
-    def fitted_status(self) -> StrArray:
-        """Status of every feature, (G,), whatever is asked of it."""
-        return self.estimates.status
-
-    @property
-    def beta(self) -> FloatArray:
-        """Fixed effects in the basis of the formula, (G, p)."""
-        return self.estimates.beta
-
-    @property
     def coefficients(self) -> FloatArray:
         """Fixed effects in the orthonormal basis, (G, p)."""
         return self.estimates.beta @ self.equations.factor.T
-
-    @property
-    def vcov(self) -> FloatArray:
-        """Their covariance, (G, p, p)."""
-        return self.estimates.sigma2[:, None, None] * self.estimates.Phi
 
     @property
     def vcov_beta(self) -> FloatArray:
@@ -232,10 +205,6 @@ class RaggedLMM:
     def _known_gamma(self) -> FloatArray:
         fitted = np.isfinite(self.estimates.sigma2)[:, None]
         return np.where(self.equations.kept & fitted, self.estimates.gamma, np.nan)
-
-    def informed(self, L: FloatArray) -> BoolArray:
-        """Which contrasts (n, p) have a variance, (n,)."""
-        return np.ones(len(L), dtype=bool)
 
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients."""
