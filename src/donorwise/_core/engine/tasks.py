@@ -12,9 +12,8 @@ from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.collapsed_rows import merge_rows, with_covariates
 from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
-from donorwise._core.inference.joint import moderated_joint_tests
 from donorwise._core.inference.moderation import Tested, moderated_tests, refusal, tests_by_law
-from donorwise._core.inference.wald import JointTests, contrast_tests, joint_tests
+from donorwise._core.inference.wald import contrast_tests
 from donorwise._core.models.lmm.crossproducts import column_means
 from donorwise._typing import FITTED
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.models.law import Model
-    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
@@ -138,13 +136,6 @@ def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, 
         return tests_by_law(model, L, ddf, level, n_jobs)
     unknown = np.full((model.features.size, len(model.components()[0])), np.nan)
     return Tested(contrast_tests(estimated, L, ddf, level), unknown, estimated.log_fc(L))
-
-
-def test_jointly(fit: Fit[LMM], model: LMM, L: FloatArray, ddf: str) -> JointTests:
-    """F tests that all contrasts L (n, p) are zero, of one of the models of a fit."""
-    if ddf == "moderated" and not model.unmoderated:
-        return moderated_joint_tests(model, L, fit.learned)
-    return joint_tests(model, L, model.fallback if ddf == "moderated" else ddf)
 
 
 @dataclass(frozen=True, slots=True)

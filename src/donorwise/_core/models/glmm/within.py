@@ -87,13 +87,13 @@ class Within:
         self, responses: FloatArray, size: FloatArray, start: FloatArray, points: FloatArray, L: FloatArray,
         null: FloatArray,
     ) -> tuple[FloatArray, ...]:  # fmt: skip
-        """Likelihood (G, T), and centre, scale and root (G, T, n) of contrasts L (n, p), from responses (G, N).
+        """Likelihood (G, T), centre and scale (G, T, n) of contrasts L (n, p), and root (G, T, m), from responses (G, N).
 
-        `null` (n, p, p - 1) are bases of the coefficients at which each contrast is zero.
+        `null` (m, p, p - r) are bases of the coefficients at which each of m questions is answered by zero.
         """
-        loadings, T, n = self.loadings(points), len(points), len(L)
+        loadings, T = self.loadings(points), len(points)
         loglik = np.empty((len(responses), T))
-        centre, scale, root = (np.empty((len(responses), T, n)) for _ in range(3))
+        centre, scale, root = (np.empty((len(responses), T, n)) for n in (len(L), len(L), len(null)))
         nulls = Basis(*(np.ascontiguousarray(columns @ null) for columns in self.basis))
         evaluate_cells(
             self.cells, self._prepared(responses), size, self.basis, nulls, loadings, _ratios(loadings), _orders(points),

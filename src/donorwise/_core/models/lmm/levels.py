@@ -18,7 +18,7 @@ import numpy as np
 
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.design.replicates import between_within_df
-from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.law import STATUS_DTYPE, Part
 from donorwise._core.models.lmm import components
 from donorwise._core.models.lmm.abundance import at_ratios
 from donorwise._core.models.lmm.crossproducts import column_means, is_rounding
@@ -224,6 +224,22 @@ class LevelLMM(LMM):
                 self.equations, self.estimates.responses, inner, self.basis, self.term, self.kept, self.root
             ),
         )
+
+    def loglik_without(self, part: Part) -> FloatArray:
+        """See :class:`LMM`: NaN for the term that all the variance within arms is of; others may have none to begin with."""
+        if part.term == self.term:
+            return np.full(self.features.size, np.nan)
+        own = [(i, columns) for i, (t, columns) in enumerate(self.kept) if t == part.term]
+        if not own or own[0][1][-1] < part.first:
+            return self.fitted_by(reml=True).loglik
+        (place, columns), reml = own[0], self.fitted_by(reml=True)
+        inner = Part(place, int((columns < part.first).sum()))
+        return reml.loglik + reml.inner.loglik_without(inner) - reml.inner.loglik
+
+    @property
+    def simulated(self) -> Equations | None:
+        """See :class:`LMM`: the equations are those of cells."""
+        return None
 
 
 def level_model(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from donorwise._core.jobs import in_threads
-from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
+from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, JointLaw, Law, joint_square, law_of, with_sums
 from donorwise._core.models.lograte.kernels import evaluate
 from donorwise._core.models.lograte.units import OFFSET, LogRates, log_rates
 
@@ -140,6 +140,11 @@ class LogRateModel:
         names = ("unit", self.units.group)[: 1 + bool(self.units.group)]
         return names, (1.0,) * len(names)
 
+    @property
+    def parameters(self) -> IntArray:
+        """One for each: the units are the first term, (variances, 3)."""
+        return np.outer(np.arange(1 + bool(self.units.group)), [1, 0, 0])
+
     def largest(self) -> FloatArray:
         """Zeros: the axes are the same for all data."""
         return np.zeros(1 + bool(self.units.group))
@@ -195,6 +200,13 @@ class LogRateGrid:
     def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
         """The law of the contrasts; the likelihood comes with it."""
         return law_of(*self._evaluate(at, self.L), np.inf)
+
+    def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
+        """The law of all contrasts together."""
+        found, centre, scale = self._evaluate(at, with_sums(self.L))
+        square, size = joint_square(centre, scale)
+        F = square / len(self.L)
+        return JointLaw(found, F, F, size, np.inf)
 
     def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
         """The estimates, which are logarithms of rates."""
