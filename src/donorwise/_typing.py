@@ -25,7 +25,10 @@ Scale: TypeAlias = Literal["trace", "as-is"]
 SCALES: tuple[str, ...] = get_args(Scale)
 """How variances with a kernel are stated."""
 GlmmDdf: TypeAlias = Literal["moderated", "between-within", "wald"]
+Adjust: TypeAlias = Literal["within", "global", "stagewise"]
+"""Which tests p-values are adjusted over."""
 DDF: tuple[str, ...] = get_args(Ddf)
+ADJUSTMENTS: tuple[str, ...] = get_args(Adjust)
 ROBUST: tuple[str, ...] = get_args(Robust)
 GLMM_DDF: tuple[str, ...] = get_args(GlmmDdf)
 STATUSES: tuple[str, ...] = get_args(Status)
