@@ -30,6 +30,7 @@ from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.models.glmm.effects import fixed_effects
 from donorwise._core.models.glmm.leftover import leftover
 from donorwise._core.models.glmm.row_residuals import linked_residuals
+from donorwise._typing import GLMM_DDF
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,8 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     detected: bool
     of_genes: bool = False
     nodes: Nodes | None = None
+
+    ddfs = GLMM_DDF
 
     @property
     def family(self) -> Family:  # type: ignore[override]

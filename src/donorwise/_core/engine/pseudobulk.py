@@ -33,6 +33,7 @@ from donorwise._core.engine.tables import (
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.models.lograte.effects import coefficients, random_effects
 from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates
+from donorwise._typing import GLMM_DDF
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     """
 
     family = Family(method="pseudobulk", observations="units", link="log", prior_on="variance")
+    ddfs = GLMM_DDF
 
     units: Units
     sample: str
