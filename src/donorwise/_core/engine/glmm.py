@@ -24,9 +24,12 @@ from donorwise._core.engine.lmm import donor_term
 from donorwise._core.engine.planners import CountPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
+from donorwise._core.engine.row_residuals import RowResiduals
 from donorwise._core.engine.tables import icc_table, long_partition, prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
+from donorwise._core.models.glmm.effects import fixed_effects
 from donorwise._core.models.glmm.leftover import leftover
+from donorwise._core.models.glmm.row_residuals import linked_residuals
 from donorwise._typing import GLMM_DDF
 
 if TYPE_CHECKING:
@@ -131,6 +134,20 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     def random_effects(self, fit: CountFit, varcomp: pd.DataFrame) -> pd.DataFrame:
         """See :class:`Analysis`: at the posterior means of the variances, and the dispersions, that are in the table."""
         return ranef_table(with_stored_sizes(fit, varcomp), stored_points(fit, varcomp))
+
+    def fixed_effects(self, fit: CountFit, varcomp: pd.DataFrame) -> FloatArray:
+        """See :class:`Analysis`."""
+        own = with_stored_sizes(fit, varcomp)
+        points = stored_points(own, varcomp)
+        return fit.spread(fixed_effects(own.models[0], points[own.models[0].features]))
+
+    def row_residuals(
+        self, number: int, statistics: CountStatistics, fit: CountFit, varcomp: pd.DataFrame
+    ) -> RowResiduals:
+        """See :class:`Analysis`: of sums over the cells of patterns."""
+        (model,) = with_stored_sizes(fit, varcomp).models
+        found = linked_residuals(model, self.fixed_effects(fit, varcomp)[model.features])
+        return RowResiduals.of(*(fit.spread(own) for own in found))
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""

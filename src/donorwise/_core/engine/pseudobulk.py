@@ -19,6 +19,7 @@ from donorwise._core.engine.law_fit import LawFit
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import told_reasons, with_group
+from donorwise._core.engine.row_residuals import RowResiduals
 from donorwise._core.engine.sources import UnitStatistics
 from donorwise._core.engine.tables import (
     DISPERSION,
@@ -30,7 +31,8 @@ from donorwise._core.engine.tables import (
     tests_table,
 )
 from donorwise._core.engine.tasks import ddf_used, test_features
-from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates, random_effects
+from donorwise._core.models.lograte.effects import coefficients, random_effects
+from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates
 from donorwise._typing import GLMM_DDF
 from donorwise.errors import DataError, DesignError
 
@@ -282,6 +284,21 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     def random_effects(self, fit: LogRateFit, varcomp: pd.DataFrame) -> pd.DataFrame:
         """See :class:`Analysis`: at the posterior means of the variances, which are in the table."""
         return ranef_table(fit, self.units, stored_variances(fit, varcomp))
+
+    def fixed_effects(self, fit: LogRateFit, varcomp: pd.DataFrame) -> FloatArray:
+        """See :class:`Analysis`."""
+        model = fit.models[0]
+        return fit.spread(coefficients(model, stored_variances(fit, varcomp)[model.features]))
+
+    def row_residuals(
+        self, number: int, statistics: UnitStatistics, fit: LogRateFit, varcomp: pd.DataFrame
+    ) -> RowResiduals:
+        """See :class:`Analysis`: log rates of units, of which each is a pattern, by their variances by chance."""
+        units, rates = fit.models[0].units, fit.models[0].rates
+        order = np.argsort(units.order)
+        beta = self.fixed_effects(fit, varcomp)
+        y, v = fit.spread(rates.y[:, order]), fit.spread(rates.v[:, order])
+        return RowResiduals.of(y - beta @ statistics.row_space().T, 1 / v)
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""
