@@ -105,16 +105,21 @@ def fixed_labels(design: Design) -> tuple[str, ...]:
 def read_shares(table: pd.DataFrame, fixed: FixedShares) -> pd.DataFrame:
     """Rows of a stored table that add up to one: with each term of the fixed part, or with that together.
 
-    Tables of earlier versions have it together, and no kinds; a model without fixed terms has nothing else.
+    Tables of earlier versions have it together, and no kinds; a group without fixed terms has nothing else.
     """
     if "kind" not in table:
-        kind = table["term"].astype(str).map({FIXED: FIXED_PART, RESIDUAL: REST}).fillna(RANDOM_TERM)
-        table = table.copy()
-        table.insert(table.columns.get_loc("term") + 1, "kind", pd.Categorical(kind, categories=list(KINDS)))
+        return table
     each = (table["kind"] == FIXED_TERM).to_numpy()
     if fixed == "together":
         return table[~each]
-    if "group" not in table:
-        return table[(table["kind"] != FIXED_PART) if each.any() else ~each]
-    divides = table["group"].isin(table.loc[each, "group"].unique())
-    return table[~((table["kind"] == FIXED_PART) & divides)]
+    groups = table["group"] if "group" in table else pd.Series("", index=table.index)
+    divided_there = groups.isin(groups[each].unique()).to_numpy()
+    return table[~((table["kind"] == FIXED_PART).to_numpy() & divided_there)]
+
+
+def kinds_of(table: pd.DataFrame) -> dict[str, str]:
+    """The kind of every term of a table, which tables of earlier versions do not say."""
+    terms = table["term"].astype(str)
+    if "kind" in table:
+        return dict(zip(terms, table["kind"].astype(str), strict=True))
+    return {term: {FIXED: FIXED_PART, RESIDUAL: REST}.get(term, RANDOM_TERM) for term in dict.fromkeys(terms)}
