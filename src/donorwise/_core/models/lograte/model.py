@@ -58,6 +58,13 @@ class UnitDesign:
         """Contrasts (n, p) of beta as contrasts of the coefficients on Q."""
         return np.ascontiguousarray(L @ self.inverse)
 
+    @property
+    def column_spread(self) -> FloatArray:
+        """Covariance over the units of the columns of X, (p, p)."""
+        X = self.Q @ np.linalg.inv(self.inverse)
+        X = X - X.mean(axis=0)
+        return np.asarray(X.T @ X / len(X))
+
 
 def unit_design(design: Design) -> UnitDesign:
     """What genes share in a design whose rows are units, with one random intercept or none."""
