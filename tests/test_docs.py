@@ -165,3 +165,25 @@ def test_formulas_of_the_decision_table_parse() -> None:
     assert len(formulas) > 10
     for formula in formulas:
         parse(formula)
+
+
+def test_papers_that_the_code_names_are_listed() -> None:
+    """By the year and an author: the one whose name stands before it, or before "et al." """
+    entries = (DOCS / "references.bib").read_text(encoding="utf-8").split("\n@")
+    listed = {
+        (author.split(",")[0].split()[-1], year)
+        for entry in entries
+        for year in re.findall(r"year = \{(\d+)\}", entry)
+        for author in re.findall(r"author = \{(.*)\}", entry)[0].split(" and ")
+    }
+    name = re.compile(r"([A-Z][\wö-]*[a-zö])(?: et al\.)?,?\s\(?((?:19|20)\d\d)\b(?!-\d)")
+    named = {found for path in SOURCE.rglob("*.py") for found in name.findall(path.read_text(encoding="utf-8"))}
+    assert len(named) > 50
+    assert named - listed == set()
+
+
+def test_papers_that_pages_cite_are_listed() -> None:
+    keys = set(re.findall(r"^@\w+\{(\w+),", (DOCS / "references.bib").read_text(encoding="utf-8"), re.MULTILINE))
+    pages = "".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
+    cited = {key for keys_ in re.findall(r"\{cite:\w+\}`(.*?)`", pages) for key in keys_.split(",")}
+    assert cited <= keys
