@@ -27,6 +27,7 @@ from donorwise._core.engine.results import with_group
 from donorwise._core.engine.tables import icc_table, long_partition, prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.models.glmm.leftover import leftover
+from donorwise._typing import GLMM_DDF
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,8 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     detected: bool
     of_genes: bool = False
     nodes: Nodes | None = None
+
+    ddfs = GLMM_DDF
 
     @property
     def family(self) -> Family:  # type: ignore[override]

@@ -31,6 +31,7 @@ from donorwise._core.engine.tables import (
 )
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates, random_effects
+from donorwise._typing import GLMM_DDF
 from donorwise.errors import DataError, DesignError
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     """
 
     family = Family(method="pseudobulk", observations="units", link="log", prior_on="variance")
+    ddfs = GLMM_DDF
 
     units: Units
     sample: str
