@@ -19,6 +19,7 @@ from donorwise._core.engine.law_fit import LawFit
 from donorwise._core.engine.partition import RESIDUAL, SHARES, Partition, fixed_labels
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
+from donorwise._core.engine.random_parts import RandomPart, random_parts
 from donorwise._core.engine.results import told_reasons, with_group
 from donorwise._core.engine.row_residuals import RowResiduals
 from donorwise._core.engine.sources import UnitStatistics
@@ -31,6 +32,7 @@ from donorwise._core.engine.tables import (
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.models.fixed_part import own_variances
 from donorwise._core.models.lograte.effects import coefficients, random_effects
+from donorwise._core.models.law import Part
 from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates
 from donorwise._typing import GLMM_DDF
 from donorwise.errors import DataError, DesignError
@@ -293,6 +295,12 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     def permuted_donors(self, number: int) -> IntArray:
         """See :class:`Analysis`."""
         return self.donors(number).codes
+
+    def random_parts(self, number: int) -> list[RandomPart]:
+        """See :class:`Analysis`: units differ by more than by chance, and those of a level are more alike."""
+        name, design = self.units.name, self._design(number)
+        terms = [own._replace(part=Part(1 + own.part.term)) for own in random_parts(design)]
+        return [RandomPart(f"(1 | {name})", Part(0), (name,)), *terms]
 
     def planner(self, number: int, statistics: UnitStatistics, fit: LogRateFit) -> UnitPlanner:
         """See :class:`Analysis`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,11 @@ import pandas as pd
 from donorwise._core.engine.partition import RESIDUAL
 from donorwise._core.inference.likelihood_ratio import Extra, p_value
 from donorwise._core.inference.multiplicity import adjust
-from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import FITTED, STATUSES
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from donorwise._core.design.design import Design
     from donorwise._core.inference.prior import Prior

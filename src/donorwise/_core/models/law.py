@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from donorwise._core.design.design import Design
+    from donorwise._core.models.lmm.crossproducts import Responses
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
@@ -240,15 +241,18 @@ class Estimated(Model, Protocol):
     def loglik(self) -> FloatArray:
         """Log-likelihoods at the estimates, (G,)."""
 
+    def tells(self, part: Part) -> BoolArray:
+        """Which features can tell of part of a random term, (G,)."""
+
     def loglik_without(self, part: Part) -> FloatArray:
-        """Restricted log-likelihoods without part of a random term, (G,); NaN for features that cannot tell of it."""
+        """Restricted log-likelihoods without part of a random term, (G,), of features that can tell of it."""
 
     def variance(self, part: Part) -> FloatArray:
         """The variance that a part of one column stands for, (G,)."""
 
     @property
-    def simulated(self) -> Equations | None:
-        """What null distributions of likelihood ratios can be simulated from; None for models that they cannot be for."""
+    def simulated(self) -> tuple[Equations, Responses] | None:
+        """Equations that null distributions of likelihood ratios can be simulated for, and responses; None where they cannot."""
 
 
 def tensor(axes: list[FloatArray]) -> FloatArray:

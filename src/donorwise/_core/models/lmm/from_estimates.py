@@ -8,6 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from donorwise._core.models.law import Law, Part
+    from donorwise._core.models.lmm.crossproducts import Responses
     from donorwise._core.models.lmm.equations import Equations
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
@@ -55,8 +56,12 @@ class FromEstimates:
         """The variance that a part of one column stands for, (G,): that of the last column of its term."""
         return self.covariances()[part.term][:, -1, -1]
 
+    def tells(self, part: Part) -> BoolArray:
+        """Which features can tell of part of a random term, (G,)."""
+        return np.ones(self.estimates.status.size, dtype=np.bool_)
+
     @property
-    def simulated(self) -> Equations | None:
+    def simulated(self) -> tuple[Equations, Responses] | None:
         """None: what null distributions can be simulated from says so itself."""
         return None
 

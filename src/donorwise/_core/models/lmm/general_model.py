@@ -10,7 +10,7 @@ import numpy as np
 
 from donorwise._core.models.lmm.components import cholesky_psd
 from donorwise._core.models.lmm.evaluate import Pieces
-from donorwise._core.models.lmm.general import estimates_of, fit_one, used_terms
+from donorwise._core.models.lmm.general import Used, estimates_of, fit_one, used_terms
 from donorwise._core.models.lmm.ragged_effects import RaggedEffects, levels_of
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
 
@@ -185,12 +185,21 @@ class GeneralLMM(RaggedLMM):
         owns = tuple(own and replace(own, model=own.model.fitted_by(reml=reml)) for own in self.owns)
         return replace(self, owns=owns, estimates=estimates_of(self.equations, owns, self.reduced, reml=reml))
 
-    def loglik_without(self, part: Part) -> FloatArray:
-        """See :class:`RaggedLMM`; a feature that has some of the term's columns only cannot tell of them."""
-        out = np.full(self.features.size, np.nan)
-        columns = tuple(range(len(self.design.random_terms[part.term].columns)))
+    def tells(self, part: Part) -> BoolArray:
+        """See :class:`RaggedLMM`: those that have all columns of the term."""
+        out = np.zeros(self.features.size, dtype=np.bool_)
         for g, own in self._fitted():
-            for place, used in enumerate(own.used):
-                if used == (part.term, columns):
-                    out[g] = own.model.loglik_without(part._replace(term=place))[0]
+            out[g] = self._whole(part.term) in own.used
+        return out
+
+    def _whole(self, term: int) -> Used:
+        """A term as features have it that can tell of all of it."""
+        return Used(term, tuple(range(len(self.design.random_terms[term].columns))))
+
+    def loglik_without(self, part: Part) -> FloatArray:
+        """See :class:`RaggedLMM`."""
+        out, whole = np.full(self.features.size, np.nan), self._whole(part.term)
+        for g, own in self._fitted():
+            if whole in own.used:
+                out[g] = own.model.loglik_without(part._replace(term=own.used.index(whole)))[0]
         return out - 0.5 * self.equations.log_det_basis

@@ -225,19 +225,21 @@ class LevelLMM(LMM):
             ),
         )
 
+    def tells(self, part: Part) -> BoolArray:
+        """See :class:`LMM`: nothing of the term that all variance is of."""
+        return np.full(self.features.size, part.term != self.term)
+
     def loglik_without(self, part: Part) -> FloatArray:
-        """See :class:`LMM`: NaN for the term that all the variance within arms is of; others may have none to begin with."""
-        if part.term == self.term:
-            return np.full(self.features.size, np.nan)
-        own = [(i, columns) for i, (t, columns) in enumerate(self.kept) if t == part.term]
-        if not own or own[0][1][-1] < part.first:
-            return self.fitted_by(reml=True).loglik
-        (place, columns), reml = own[0], self.fitted_by(reml=True)
-        inner = Part(place, int((columns < part.first).sum()))
-        return reml.loglik + reml.inner.loglik_without(inner) - reml.inner.loglik
+        """See :class:`LMM`; terms that vary within levels have no variance to begin with."""
+        reml = self.fitted_by(reml=True)
+        for place, (t, columns) in enumerate(self.kept):
+            if t == part.term and columns[-1] >= part.first:
+                inner = Part(place, int((columns < part.first).sum()))
+                return reml.loglik + reml.inner.loglik_without(inner) - reml.inner.loglik
+        return reml.loglik
 
     @property
-    def simulated(self) -> Equations | None:
+    def simulated(self) -> tuple[Equations, Responses] | None:
         """See :class:`LMM`: the equations are those of cells."""
         return None
 

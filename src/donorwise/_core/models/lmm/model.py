@@ -211,7 +211,7 @@ class LMM(FromEstimates):
         return loglik_without(self.equations, self.estimates.responses, part.of(self.parameters))
 
     @property
-    def simulated(self) -> Equations | None:
-        """The equations, of one variance, or of two that have a kernel."""
+    def simulated(self) -> tuple[Equations, Responses] | None:
+        """Equations of one variance, or of two that have a kernel, and the responses."""
         own = self.equations
-        return None if own.spectrum is None and own.nodes is None else own
+        return None if own.spectrum is None and own.nodes is None else (own, self.estimates.responses)

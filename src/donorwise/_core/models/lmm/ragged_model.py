@@ -310,11 +310,14 @@ class RaggedLMM(FromEstimates):
         """Term, row and column of every variance, (T, 3)."""
         return np.outer(np.arange(len(self.nuisance)), [1, 0, 0])
 
+    def tells(self, part: Part) -> BoolArray:
+        """Which features have a random term, (G,)."""
+        return self.equations.kept[:, part.term]
+
     def loglik_without(self, part: Part) -> FloatArray:
-        """Restricted log-likelihoods without a random term, (G,); NaN for features that do not have it."""
-        had = self.equations.kept[:, part.term]
+        """Restricted log-likelihoods without a random term, (G,)."""
         kept = self.equations.kept & (np.arange(len(self.nuisance)) != part.term)
-        return np.where(had, fit_ragged_rows(replace(self.equations, kept=kept), reml=True).loglik, np.nan)
+        return fit_ragged_rows(replace(self.equations, kept=kept), reml=True).loglik
 
 
 @dataclass(frozen=True, slots=True)
