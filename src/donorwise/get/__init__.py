@@ -11,6 +11,7 @@ from donorwise.get._gwas_ssf import to_gwas_ssf
 from donorwise.get._regenie import to_regenie
 from donorwise.get._scan import scan
 from donorwise.get._tensorqtl import to_tensorqtl
+from donorwise.get._term_tests import joint_tests, variance_tests
 from donorwise.get._tests import tests
 from donorwise.get._variances import heritability, icc, ranef, varcomp, variance_partition
 
@@ -19,6 +20,7 @@ __all__ = [
     "heritability",
     "icc",
     "influence",
+    "joint_tests",
     "matrix",
     "power",
     "ranef",
@@ -31,6 +33,7 @@ __all__ = [
     "to_varm",
     "varcomp",
     "variance_partition",
+    "variance_tests",
 ]
 
 

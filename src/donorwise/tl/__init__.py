@@ -6,13 +6,27 @@ from donorwise.tl._calibrate import calibrate
 from donorwise.tl._composition import composition
 from donorwise.tl._glmm import glmm
 from donorwise.tl._influence import influence
+from donorwise.tl._joint_test import joint_test
 from donorwise.tl._lmm import lmm
 from donorwise.tl._power import power
 from donorwise.tl._pseudobulk import pseudobulk
 from donorwise.tl._scan import scan
 from donorwise.tl._test import test
+from donorwise.tl._test_variance import test_variance
 
-__all__ = ["calibrate", "composition", "glmm", "influence", "lmm", "power", "pseudobulk", "scan", "test"]
+__all__ = [
+    "calibrate",
+    "composition",
+    "glmm",
+    "influence",
+    "joint_test",
+    "lmm",
+    "power",
+    "pseudobulk",
+    "scan",
+    "test",
+    "test_variance",
+]
 
 
 def __dir__() -> list[str]:

@@ -34,7 +34,8 @@ def joint_features(fit: Fit[Model], L: FloatArray, ddf: str, n_jobs: int = 1) ->
     n_jobs
         Threads.
     """
-    out = JointTests(*(np.full(len(fit.variables), np.nan) for _ in range(4)), fit.status.copy())
+    statistic, den_df, scaling, p_value = np.full((4, len(fit.variables)), np.nan)
+    out = JointTests(statistic, den_df, scaling, p_value, fit.status.copy())
     for model in fit.models:
         tested = _test(fit, model, L, ddf, n_jobs)
         for field in fields(JointTests):

@@ -31,8 +31,8 @@ from donorwise._core.engine.tables import (
 )
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.models.fixed_part import own_variances
-from donorwise._core.models.lograte.effects import coefficients, random_effects
 from donorwise._core.models.law import Part
+from donorwise._core.models.lograte.effects import coefficients, random_effects
 from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates
 from donorwise._typing import GLMM_DDF
 from donorwise.errors import DataError, DesignError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,8 +13,9 @@ from donorwise._core.design.contrasts import resolve_contrasts, resolve_term
 from donorwise._core.engine.asking import ask
 from donorwise._core.engine.joint import independent, joint_features
 from donorwise._core.engine.random_parts import choose_parts
+from donorwise._core.engine.results import told_reasons
 from donorwise._core.engine.tables import dtype_of
-from donorwise._core.engine.tasks import ddf_used
+from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.engine.variance_tests import variance_tests
 from donorwise._core.inference.multiplicity import adjust
 from donorwise._typing import STATUSES
@@ -23,38 +25,79 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.engine.analysis import Analysis, F, S
     from donorwise._core.engine.tasks import Task
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import FloatArray
+
+logger = logging.getLogger("donorwise")
 
 JOINT_NUMBERS = ("statistic", "num_df", "den_df", "p_value")
 VARIANCE_NUMBERS = ("statistic", "df", "p_value", "variance", "sd")
+_FEW = 3  # features whose estimates are compared with those of a result
 
 
 class Answer(NamedTuple):
-    """Tests of one task: numbers and status (G,) by term, the observations of its features, and how they were made."""
+    """Tests of one task: numbers and status (G,) by term, some of its estimates as a result has them, and how they were made."""
 
     tests: dict[str, dict[str, Any]]
-    n_obs: IntArray
+    estimates: pd.Series
     ddf: str = ""
     note: str = ""
 
 
+class Asked(NamedTuple):
+    """A table of tests, estimates by variable, group and contrast that a result of the same cells has too, and the ddf by group."""
+
+    table: pd.DataFrame
+    estimates: pd.Series
+    ddf_used: dict[str, str]
+
+
 def ask_jointly(
-    analysis: Analysis[S, F], terms: Any, *, max_memory: float | None = None, progress: bool = False
-) -> tuple[pd.DataFrame, list[Answer | None]]:
-    """Joint tests of terms for every group and feature, and the answers they are from; see :func:`resolve_terms`."""
+    analysis: Analysis[S, F],
+    terms: Any,
+    ddf: str | None = None,
+    *,
+    max_memory: float | None = None,
+    progress: bool = False,
+) -> Asked:
+    """Joint tests of terms for every group and feature; see :func:`resolve_terms`. `ddf` is None for that of the analysis."""
     names, wanted = resolve_terms(analysis.tasks, terms)
 
     def question(number: int, statistics: S, fit: F) -> Answer:
-        ddf, note = ddf_used(fit, analysis.options.ddf)
+        used, note = ddf_used(fit, ddf or analysis.options.ddf)
         found = {}
         for name, L in wanted[number].items():
-            tests = joint_features(fit, L, ddf, analysis.n_jobs)
+            tests = joint_features(fit, L, used, analysis.n_jobs)
             found[name] = {key: getattr(tests, key) for key in ("statistic", "den_df", "p_value", "status")}
             found[name]["num_df"] = np.full(len(fit.variables), len(L))
-        return Answer(found, fit.n_obs, ddf, note)
+        return Answer(found, _some_estimates(analysis, number, fit), used, note)
 
     answers = ask(analysis, question, max_memory=max_memory, progress=progress)
-    return _table(analysis, answers, names, JOINT_NUMBERS).astype({"num_df": np.int64}), answers
+    _tell_replaced(analysis, answers, ddf or analysis.options.ddf)
+    return _asked(analysis, answers, names, JOINT_NUMBERS)
+
+
+def _tell_replaced(analysis: Analysis[Any, Any], answers: Sequence[Answer | None], ddf: str) -> None:
+    """Log why tests are not those asked for, once per reason."""
+    notes = {
+        task.name: f"{own.ddf} joint tests instead of {ddf} ones: {own.note}."
+        for task, own in zip(analysis.tasks, answers, strict=True)
+        if own is not None and own.note
+    }
+    for text in told_reasons(notes):
+        logger.warning(text)
+
+
+def _some_estimates(analysis: Analysis[S, F], number: int, fit: F) -> pd.Series:
+    """Estimates of a contrast of a few features, by variable, group and contrast: what tells whether cells have changed."""
+    own, at = analysis.contrasts[number], np.concatenate([m.features[m.usable] for m in fit.models])
+    few = np.sort(at)[np.unique(np.linspace(0, at.size - 1, _FEW).round().astype(np.int64))] if at.size else at
+    names = () if own is None else own.names[:1]
+    values = [np.empty(0)]
+    if own is not None:
+        ddf, _ = ddf_used(fit, analysis.options.ddf)
+        values = [test_features(fit, own.L[:1], ddf, 0.95, features=few).numbers["estimate"][0, few]]
+    index = pd.MultiIndex.from_product([[analysis.variables[i] for i in few], [analysis.tasks[number].name], names])
+    return pd.Series(np.concatenate(values), index, dtype=np.float64)
 
 
 def resolve_terms(tasks: Sequence[Task], terms: Any) -> tuple[list[str], list[dict[str, FloatArray]]]:
@@ -135,8 +178,8 @@ def _is_number(value: object) -> bool:
 
 def ask_variances(
     analysis: Analysis[S, F], terms: Any, *, max_memory: float | None = None, progress: bool = False
-) -> tuple[pd.DataFrame, list[Answer | None]]:
-    """Tests of random terms for every group and feature, and the answers they are from; see :func:`choose_parts`."""
+) -> Asked:
+    """Tests of random terms for every group and feature; see :func:`choose_parts`."""
     each = [[] if task.design is None else analysis.random_parts(number) for number, task in enumerate(analysis.tasks)]
     names = choose_parts(each, [terms] if isinstance(terms, str) else terms)
 
@@ -147,10 +190,19 @@ def ask_variances(
         for name, tests in zip(own, tested, strict=True):
             found[name] = {key: getattr(tests, key) for key in ("statistic", "p_value", "variance", "status")}
             found[name] |= {"df": np.full(len(fit.variables), tests.df), "sd": np.sqrt(tests.variance)}
-        return Answer(found, fit.n_obs)
+        return Answer(found, _some_estimates(analysis, number, fit))
 
     answers = ask(analysis, question, max_memory=max_memory, progress=progress)
-    return _table(analysis, answers, names, VARIANCE_NUMBERS).astype({"df": np.int64}), answers
+    return _asked(analysis, answers, names, VARIANCE_NUMBERS)
+
+
+def _asked(
+    analysis: Analysis[Any, Any], answers: Sequence[Answer | None], names: Sequence[str], numbers: Sequence[str]
+) -> Asked:
+    known = {task.name: own for task, own in zip(analysis.tasks, answers, strict=True) if own is not None}
+    estimates = pd.concat([own.estimates for own in known.values()])
+    used = {name: own.ddf for name, own in known.items() if own.ddf}
+    return Asked(_table(analysis, answers, names, numbers), estimates, used)
 
 
 def _table(
@@ -166,10 +218,13 @@ def _table(
             columns["adj_p_value"] = adjust(columns["p_value"])
             status = own.get("status", np.full(G, "not_estimable"))
             parts.append(
-                pd.DataFrame({"variable": analysis.variables, "group": group, "term": name, **columns, "status": status})
+                pd.DataFrame(
+                    {"variable": analysis.variables, "group": group, "term": name, **columns, "status": status}
+                )
             )
     table = pd.concat(parts, ignore_index=True)
     place = list(table.columns)
     place.insert(place.index("p_value") + 1, place.pop(place.index("adj_p_value")))
     levels = {"variable": tuple(analysis.variables), "group": groups, "term": tuple(names), "status": STATUSES}
-    return table[place].astype({name: dtype_of(own) for name, own in levels.items()})
+    counts = {name: np.int64 for name in ("num_df", "df") if name in table}
+    return table[place].astype({name: dtype_of(own) for name, own in levels.items()} | counts)

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 _LOWER = 1e-4  # how far below its grid a variance is looked for, relative to the lowest
-_WINDOWS = (0.3, 0.06)  # half-widths, in logarithms of variances and in correlations; the narrow one where there are both
+_WINDOWS = (
+    0.3,
+    0.06,
+)  # half-widths, in logarithms of variances and in correlations; the narrow one where there are both
 _SNAP = 0.5  # half-widths between the places that features' first windows share
 _HOPELESS = 1.0  # log-likelihood that the grid of a face can be off by
 _MOVES = 60  # windows until the maximum is inside

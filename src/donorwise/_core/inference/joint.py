@@ -104,10 +104,11 @@ def _tested(
     status = joint_status(model, L)
     usable = model.usable[np.isin(status[model.usable], FITTED)]
     made = list(in_threads(test, chunks(usable, n_points, chunk // len(L) ** 2, model.most_together), n_jobs))
-    columns = [np.full(status.size, np.nan) for _ in _Made._fields]
-    for column, parts in zip(columns, zip(*made, strict=True), strict=False):
-        column[usable] = np.concatenate(parts)
-    return _joint(*columns, status)
+    found = np.full((len(_Made._fields), status.size), np.nan)
+    if made:
+        found[:, usable] = np.concatenate(made, axis=1)
+    statistic, den_df, p_value = found
+    return _joint(statistic, den_df, p_value, status)
 
 
 def _of_one(t: ContrastTests, status: StrArray) -> JointTests:

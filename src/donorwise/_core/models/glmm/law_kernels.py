@@ -100,7 +100,9 @@ def evaluate(rows, total, own, size, X, constrained, A, ratios, L, start, null_s
                 )
                 ratio = 2.0 * (found.height - null_found.height)
                 for l in range(B):
-                    root[t, i, first + l] = np.sign(centre[t, i, first + l]) * np.sqrt(max(ratio[l], 0.0)) + 0.0 * ratio[l]
+                    root[t, i, first + l] = (
+                        np.sign(centre[t, i, first + l]) * np.sqrt(max(ratio[l], 0.0)) + 0.0 * ratio[l]
+                    )
 
 
 @entry

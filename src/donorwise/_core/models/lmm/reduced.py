@@ -48,9 +48,7 @@ def _on_ray(equations: Equations, response: Responses, k: int, nu: int) -> tuple
 def _without(equations: Equations, kept: IntArray) -> Equations:
     """The equations of a coupled block with the parameters `kept`, two at least."""
     blocks, parameter, terms = equations.blocks, *_left(equations, kept)
-    smaller = replace(
-        blocks, parameter=parameter, B=np.ascontiguousarray(blocks.B[kept]), partner=blocks.partner[kept]
-    )
+    smaller = replace(blocks, parameter=parameter, B=np.ascontiguousarray(blocks.B[kept]), partner=blocks.partner[kept])
     rays, information = Rays.of(smaller), equations.information[np.unique(blocks.parameter[kept, 0])]
     two = len(terms) == 2 and kept.size == 2
     return replace(
