@@ -11,6 +11,7 @@ import numpy as np
 from donorwise._core.engine.after_fit import UNCORRECTED
 from donorwise._core.engine.contrast_tables import contrast_table
 from donorwise._core.engine.kernel_tables import kernel_table
+from donorwise._core.engine.mean_scale import MeanScale
 from donorwise._core.engine.results import resolve_by_group, results_table
 from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise._typing import DDF
@@ -242,6 +243,11 @@ class Analysis(ABC, Generic[S, F]):
         """A log2 fold change of one, in units of the estimates; NaN where these are no logarithms of ratios."""
         of_rates = RATIO_OF_LINK.get(self.family.link) == "rate_ratio"
         return float(np.log(2) if of_rates else np.log(2) / np.log(self.log_base))
+
+    @property
+    def mean_scale(self) -> MeanScale:
+        """How means are told."""
+        return MeanScale(self.family.link)
 
     @property
     def when_shifted(self) -> str:

@@ -12,7 +12,9 @@ import pandas as pd
 
 from donorwise._core.design.contrasts import resolve_term
 from donorwise._core.engine.arrays import one_blas_thread
+from donorwise._core.engine.fitted_means import FittedMeans, only_of_exposures
 from donorwise._core.engine.fitted_variances import FittedVariances
+from donorwise._core.engine.mean_scale import MeanScale
 from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
     joint_table,
@@ -26,15 +28,16 @@ from donorwise._typing import ALL, DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
+    from donorwise._core.engine.tasks import FeatureTests
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.inference.prior import Prior
-    from donorwise._typing import Ddf, IntArray
+    from donorwise._typing import Ddf, FloatArray, IntArray
 
 logger = logging.getLogger("donorwise")
 
 
 @dataclass(frozen=True, repr=False)
-class LMMFit(FittedVariances):
+class LMMFit(FittedVariances, FittedMeans):
     """Linear mixed models of G features with one formula.
 
     Attributes
@@ -209,7 +212,18 @@ class LMMFit(FittedVariances):
         numbers, status = with_unanswered(tested, names, own.names)
         return tests_table(self.variables, tuple(names), numbers, status, self.n_donors, self.n_obs)
 
-    def _used(self, ddf: Ddf) -> str:
+    def _levels(self, L: FloatArray, ddf: str | None, level: float) -> FeatureTests:
+        """See :class:`FittedMeans`."""
+        check_option("ddf", ddf or "moderated", DDF)
+        with one_blas_thread():
+            return test_features(self, L, self._used(ddf or "moderated"), level, of_levels=True)
+
+    def _mean_scale(self, exposure: float) -> MeanScale:
+        """See :class:`FittedMeans`."""
+        only_of_exposures("identity", exposure)
+        return MeanScale()
+
+    def _used(self, ddf: str) -> str:
         """The degrees of freedom that take the place of those asked for."""
         return self.models[0].fallback if ddf == "moderated" and self.not_moderated and self.models else ddf
 

@@ -16,6 +16,7 @@ from donorwise._core.engine.after_fit import CORRECTED, UNCORRECTED
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.law_fit import LawFit
+from donorwise._core.engine.mean_scale import PER, MeanScale
 from donorwise._core.engine.partition import RESIDUAL, SHARES, Partition, fixed_labels
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
@@ -309,6 +310,12 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         design = self._design(number)
         kinds, _ = replication(design, find_donors(design, self.units.table, self.donor), L)
         return kinds, []
+
+    @property
+    def mean_scale(self) -> MeanScale:
+        """See :class:`Analysis`."""
+        where = f"per {PER:,.0f} of {self.depth}" if self.depth else f"in {PER:,.0f} counts"
+        return MeanScale("log", PER, "counts", where)
 
     @property
     def when_shifted(self) -> str:

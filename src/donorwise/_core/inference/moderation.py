@@ -19,7 +19,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
 from donorwise._core.design.replicates import known_df
-from donorwise._core.inference.mixture import Summary, summarise_mixture, two_sided
+from donorwise._core.inference.mixture import Summary, summarise_level, summarise_mixture, two_sided
 from donorwise._core.inference.prior import Prior, fit_prior
 from donorwise._core.inference.wald import ContrastTests, without_too_few
 from donorwise._core.jobs import in_threads
@@ -168,16 +168,20 @@ def best_point(loglik: FloatArray) -> FloatArray:
 
 
 def moderated_tests(
-    model: Model, L: FloatArray, learned: Learned, level: float, n_jobs: int = 1, *, chunk: int = BUDGET
-) -> Tested:
-    """Test contrasts L (n, p), given in the basis of the formula, for the features of one model."""
+    model: Model, L: FloatArray, learned: Learned, level: float, n_jobs: int = 1, *, of_levels: bool = False,
+    chunk: int = BUDGET,
+) -> Tested:  # fmt: skip
+    """Test contrasts L (n, p), given in the basis of the formula, for the features of one model.
+
+    `of_levels` says that they are no differences; see :func:`donorwise._core.inference.mixture.summarise_level`.
+    """
     points, grid = learned.points, model.on(learned.points, L)
 
     size = chunk // max(len(L), 1)
 
     def test(at: IntArray) -> _Made:
         law, weight = _weighted(model, grid, at, learned)
-        summaries = _summaries(law, weight, [law.nu] * len(L), level)
+        summaries = _summaries(law, weight, [law.nu] * len(L), level, of_levels)
         return _Made(summaries, weight @ points, grid.log_fc(at, law, weight))
 
     return _tested(
@@ -185,7 +189,9 @@ def moderated_tests(
     )
 
 
-def tests_by_law(model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int = 1) -> Tested:
+def tests_by_law(
+    model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int = 1, *, of_levels: bool = False
+) -> Tested:
     """Test contrasts without a prior, at the REML estimates of the variances.
 
     For models that are known by their law alone: the estimate is the best point of a fine grid. ``"wald"`` takes centre /
@@ -197,7 +203,9 @@ def tests_by_law(model: Model, L: FloatArray, ddf: str, level: float, n_jobs: in
     def test(at: IntArray) -> _Made:
         law = grid.law(at)
         best = best_point(law.loglik)
-        summaries = _deviates(law, best, level) if ddf == "wald" else _summaries(law, best, df.tolist(), level)
+        summaries = (
+            _deviates(law, best, level) if ddf == "wald" else _summaries(law, best, df.tolist(), level, of_levels)
+        )
         return _Made(summaries, best @ points, grid.log_fc(at, law, best))
 
     own = chunks(model.usable, len(points), BUDGET // max(len(L), 1), model.most_together)
@@ -212,8 +220,12 @@ class _Made(NamedTuple):
     log_fc: FloatArray
 
 
-def _summaries(law: Law, weight: FloatArray, df: Sequence[float | FloatArray], level: float) -> list[Summary]:
+def _summaries(
+    law: Law, weight: FloatArray, df: Sequence[float | FloatArray], level: float, of_levels: bool
+) -> list[Summary]:
     """Of each contrast, with its degrees of freedom, or those of the features (G,)."""
+    if of_levels:
+        return [summarise_level(weight, law.centre[..., i], law.scale[..., i], nu, level) for i, nu in enumerate(df)]
     return [
         summarise_mixture(weight, law.centre[..., i], law.scale[..., i], nu, level, law.root[..., i])
         for i, nu in enumerate(df)
