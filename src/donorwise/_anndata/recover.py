@@ -103,6 +103,7 @@ def recover(
     n_cells = sum(made.cells_of(number) for number in range(len(made.tasks)))
     if n_cells != params["n_cells"]:
         raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could", params["method"])
+    made = replace(made, options=replace(made.options, min_effect=params.get("min_effect", 0.0)))
     return Recovered(_asking(made, params, contrasts, key), params)
 
 

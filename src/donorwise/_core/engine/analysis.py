@@ -38,12 +38,14 @@ F = TypeVar("F", bound="Fit[Any]")  # its fitted models
 class Options:
     """How models are fitted and tested: degrees of freedom, REML or maximum likelihood, and what bounds outliers.
 
-    `robust` is empty for nothing, or ``"huber"``.
+    `robust` is empty for nothing, or ``"huber"``. `min_effect` is the size, in units of the estimate, that effects are
+    to be larger than.
     """
 
     ddf: str = "moderated"
     reml: bool = True
     robust: str = ""
+    min_effect: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
