@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 import numpy as np
 
 from donorwise._core.engine.after_fit import UNCORRECTED
+from donorwise._core.engine.contrast_tables import contrast_table
 from donorwise._core.engine.kernel_tables import kernel_table
 from donorwise._core.engine.results import resolve_by_group, results_table
+from donorwise._core.models.glmm.families import RATIO_OF_LINK
+from donorwise._typing import DDF
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.power import Planner
     from donorwise._core.engine.results import Contrasts
+    from donorwise._core.engine.row_residuals import RowResiduals
     from donorwise._core.engine.sources import Source
     from donorwise._core.engine.tasks import Fit, Task, TaskStatistics
     from donorwise._typing import FloatArray, IntArray
@@ -38,8 +42,8 @@ F = TypeVar("F", bound="Fit[Any]")  # its fitted models
 class Options:
     """How models are fitted and tested: degrees of freedom, REML or maximum likelihood, and what bounds outliers.
 
-    `robust` is empty for nothing, or ``"huber"``. `min_effect` is the size, in units of the estimate, that effects are
-    to be larger than.
+    `robust` is empty for nothing, or ``"huber"``. Effects up to `min_effect`, in units of the estimates, are no
+    findings.
     """
 
     ddf: str = "moderated"
@@ -156,6 +160,7 @@ class Analysis(ABC, Generic[S, F]):
     """
 
     family: ClassVar[Family]
+    ddfs: ClassVar[tuple[str, ...]] = DDF  # the degrees of freedom that its tests can have
 
     formula: ParsedFormula
     groupby: tuple[str, ...]
@@ -197,6 +202,17 @@ class Analysis(ABC, Generic[S, F]):
         """
 
     @abstractmethod
+    def fixed_effects(self, fit: F, varcomp: pd.DataFrame) -> FloatArray:
+        """Coefficients (G, p) in the basis of the formula, at the variances at which :meth:`random_effects` are."""
+
+    @abstractmethod
+    def row_residuals(self, number: int, statistics: S, fit: F, varcomp: pd.DataFrame) -> RowResiduals:
+        """What the K patterns of a task's design have beside the fixed effects, on the scale of the linear predictor.
+
+        `varcomp` as for :meth:`random_effects`.
+        """
+
+    @abstractmethod
     def donors(self, number: int) -> Replicates:
         """The donor of each pattern of a task's design."""
 
@@ -222,6 +238,12 @@ class Analysis(ABC, Generic[S, F]):
         return "values"
 
     @property
+    def log2_unit(self) -> float:
+        """A log2 fold change of one, in units of the estimates; NaN where these are no logarithms of ratios."""
+        of_rates = RATIO_OF_LINK.get(self.family.link) == "rate_ratio"
+        return float(np.log(2) if of_rates else np.log(2) / np.log(self.log_base))
+
+    @property
     def when_shifted(self) -> str:
         """What to do where the log fold changes of a contrast are far from zero as a whole."""
         return UNCORRECTED
@@ -231,9 +253,10 @@ class Analysis(ABC, Generic[S, F]):
         """What params say of this kind of model alone."""
 
     def shared_tables(self) -> dict[str, pd.DataFrame]:
-        """Tables that belong to no task: the kernels of the formula, for the levels that there are."""
+        """Tables that belong to no task: weights of the contrasts; kernels of the formula, for the levels that there are."""
         designs = [task.design for task in self.tasks if task.design is not None]
-        return {"kernels": kernel_table(designs)} if self.formula.covs else {}
+        kernels = {"kernels": kernel_table(designs)} if self.formula.covs else {}
+        return {"contrasts": contrast_table(self.tasks, self.contrasts), **kernels}
 
     def _design(self, number: int) -> Design:
         """The design of a task that has one."""
@@ -258,7 +281,7 @@ class Analysis(ABC, Generic[S, F]):
 
     def asking(self, contrasts: Any) -> Self:
         """The same with these contrasts; None for every coefficient but the intercept."""
-        names, found = resolve_by_group(self.tasks, contrasts)
+        names, found = resolve_by_group(self.tasks, contrasts, self.groupby)
         return replace(self, names=tuple(names), contrasts=tuple(found))
 
     def take_features(self, features: IntArray) -> Self:

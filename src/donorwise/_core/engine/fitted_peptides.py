@@ -32,8 +32,10 @@ class PeptideFit(LMMFit):
 
     Attributes
     ----------
-    n_peptides, n_missing
-        Shape (G,). Peptides that were measured, and measurements that are missing of those that they could have had.
+    n_peptides
+        Shape (G,). Peptides that were measured.
+    n_missing
+        Shape (G,). Measurements that are missing of those that the peptides could have had.
     formulas
         The formula that was used for each protein: without the terms that it cannot tell, for which `theta` is NaN.
     status
