@@ -94,7 +94,7 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
             return Tables(self.results(number, None))
         name = self.tasks[number].name
         ddf, note = ddf_used(fit, self.options.ddf)
-        tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
+        tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs, min_effect=self.options.min_effect)
         numbers = tested.numbers | {"log_fc": tested.log_fc}
         table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
         partition = partition_of(fit, tested.variances)

@@ -213,7 +213,7 @@ def fitted_tables(analysis: Analysis[Any, Any], number: int, fit: LMMFit, ratios
     ddf, note = ddf_used(fit, analysis.options.ddf)
     table = None
     if own is not None and ratios is not None:
-        tested = test_features(fit, own.L, ddf, 0.95)
+        tested = test_features(fit, own.L, ddf, 0.95, min_effect=analysis.options.min_effect)
         numbers = tested.numbers | {"log_fc": np.where(ratios[:, None], tested.log_fc, np.nan)}
         table = tests_table(analysis.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
     partition = partition_of(fit.variables, fit.design, fit.models)
