@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.power import Planner
     from donorwise._core.engine.results import Contrasts
+    from donorwise._core.engine.row_residuals import RowResiduals
     from donorwise._core.engine.sources import Source
     from donorwise._core.engine.tasks import Fit, Task, TaskStatistics
     from donorwise._typing import FloatArray, IntArray
@@ -201,6 +202,17 @@ class Analysis(ABC, Generic[S, F]):
         """
 
     @abstractmethod
+    def fixed_effects(self, fit: F, varcomp: pd.DataFrame) -> FloatArray:
+        """Coefficients (G, p) in the basis of the formula, at the variances at which :meth:`random_effects` are."""
+
+    @abstractmethod
+    def row_residuals(self, number: int, statistics: S, fit: F, varcomp: pd.DataFrame) -> RowResiduals:
+        """What the K patterns of a task's design have beside the fixed effects, on the scale of the linear predictor.
+
+        `varcomp` as for :meth:`random_effects`.
+        """
+
+    @abstractmethod
     def donors(self, number: int) -> Replicates:
         """The donor of each pattern of a task's design."""
 
@@ -269,7 +281,7 @@ class Analysis(ABC, Generic[S, F]):
 
     def asking(self, contrasts: Any) -> Self:
         """The same with these contrasts; None for every coefficient but the intercept."""
-        names, found = resolve_by_group(self.tasks, contrasts)
+        names, found = resolve_by_group(self.tasks, contrasts, self.groupby)
         return replace(self, names=tuple(names), contrasts=tuple(found))
 
     def take_features(self, features: IntArray) -> Self:

@@ -14,7 +14,7 @@ from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.count_fits import CountFit, fit_count_statistics
 from donorwise._core.engine.count_sources import CountStatistics
 from donorwise._core.engine.glmm_tables import (
-    partition_table,
+    partition_of,
     ranef_table,
     stored_points,
     varcomp_table,
@@ -24,9 +24,12 @@ from donorwise._core.engine.lmm import donor_term
 from donorwise._core.engine.planners import CountPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import with_group
-from donorwise._core.engine.tables import icc_table, long_partition, prior_table, tests_table
+from donorwise._core.engine.row_residuals import RowResiduals
+from donorwise._core.engine.tables import prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
+from donorwise._core.models.glmm.effects import fixed_effects
 from donorwise._core.models.glmm.leftover import leftover
+from donorwise._core.models.glmm.row_residuals import linked_residuals
 from donorwise._typing import GLMM_DDF
 
 if TYPE_CHECKING:
@@ -94,12 +97,12 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
         tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
         numbers = tested.numbers | {"log_fc": tested.log_fc}
         table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
-        partition = partition_table(fit, tested.variances)
+        partition = partition_of(fit, tested.variances)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
             varcomp=with_group(varcomp_table(fit, tested.variances), name),
-            icc=with_group(icc_table(partition), name),
-            variance_partition=with_group(long_partition(partition, "fraction"), name),
+            icc=with_group(partition.icc(), name),
+            variance_partition=with_group(partition.long(), name),
             prior=with_group(prior_table(fit.learned.prior), name) if ddf == "moderated" else None,
             ddf=ddf,
             note=note,
@@ -131,6 +134,20 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     def random_effects(self, fit: CountFit, varcomp: pd.DataFrame) -> pd.DataFrame:
         """See :class:`Analysis`: at the posterior means of the variances, and the dispersions, that are in the table."""
         return ranef_table(with_stored_sizes(fit, varcomp), stored_points(fit, varcomp))
+
+    def fixed_effects(self, fit: CountFit, varcomp: pd.DataFrame) -> FloatArray:
+        """See :class:`Analysis`."""
+        own = with_stored_sizes(fit, varcomp)
+        points = stored_points(own, varcomp)
+        return fit.spread(fixed_effects(own.models[0], points[own.models[0].features]))
+
+    def row_residuals(
+        self, number: int, statistics: CountStatistics, fit: CountFit, varcomp: pd.DataFrame
+    ) -> RowResiduals:
+        """See :class:`Analysis`: of sums over the cells of patterns."""
+        (model,) = with_stored_sizes(fit, varcomp).models
+        found = linked_residuals(model, self.fixed_effects(fit, varcomp)[model.features])
+        return RowResiduals.of(*(fit.spread(own) for own in found))
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""

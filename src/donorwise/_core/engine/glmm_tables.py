@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from donorwise._core.engine.partition import Partition, fixed_labels, term_labels
 from donorwise._core.engine.tables import (
     DISPERSION,
-    FIXED,
-    RESIDUAL,
     component_rows,
     components,
     components_table,
-    term_labels,
 )
+from donorwise._core.models.fixed_part import own_variances
 from donorwise._core.models.glmm.effects import coefficients_near, modes, random_effects
 from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.lmm.components import covariances, relative_covariance, with_correlations, with_covariances
@@ -38,7 +37,7 @@ def varcomp_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
     return components_table(fit.variables, rows, fit.spread(values), fit.spread(sds))
 
 
-def partition_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
+def partition_of(fit: CountFit, points: FloatArray) -> Partition:
     """Shares of the variance of the latent response: fixed effects, terms, residual (see `Distribution.latent_variance`)."""
     model, own = fit.models[0], points[fit.models[0].features]
     equations = model.rows.equations
@@ -52,8 +51,8 @@ def partition_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
     residual = model.distribution.latent_variance(model.mean / model.n_obs, model.size)
     values = np.stack([fixed, *terms, residual], axis=1)
     shares = fit.spread(values / values.sum(axis=1, keepdims=True))
-    index = pd.Index(fit.variables, name="variable")
-    return pd.DataFrame(shares, index=index, columns=[FIXED, *term_labels(fit.design), RESIDUAL])
+    own = own_variances(beta @ equations.fixed.inverse.T, model.column_spread, fit.design.terms)
+    return Partition(fit.variables, fixed_labels(fit.design), tuple(term_labels(fit.design)), shares, fit.spread(own))
 
 
 def ranef_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:

@@ -16,21 +16,22 @@ from donorwise._core.engine.after_fit import CORRECTED, UNCORRECTED
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.law_fit import LawFit
+from donorwise._core.engine.partition import RESIDUAL, SHARES, Partition, fixed_labels
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.results import told_reasons, with_group
+from donorwise._core.engine.row_residuals import RowResiduals
 from donorwise._core.engine.sources import UnitStatistics
 from donorwise._core.engine.tables import (
     DISPERSION,
-    FIXED,
-    RESIDUAL,
-    SHARES,
     components_table,
     prior_table,
     tests_table,
 )
 from donorwise._core.engine.tasks import ddf_used, test_features
-from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates, random_effects
+from donorwise._core.models.fixed_part import own_variances
+from donorwise._core.models.lograte.effects import coefficients, random_effects
+from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates
 from donorwise._typing import GLMM_DDF
 from donorwise.errors import DataError, DesignError
 
@@ -169,30 +170,14 @@ def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     return components_table(fit.variables, rows, values, np.sqrt(values))
 
 
-def icc_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
-    """Share of every variance (G, terms) in those of the log rates about the fixed effects."""
-    total = variances.sum(axis=1) + fit.spread(fit.models[0].rates.v.mean(axis=1))
-    return _long(fit.variables, list(fit.terms), variances / total[:, None], "icc")
-
-
-def partition_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
+def partition_of(fit: LogRateFit, variances: FloatArray) -> Partition:
     """Shares of the variance of log rates: fixed effects, between units (and the random term), sampling."""
-    Q, rates = fit.models[0].units.Q, fit.models[0].rates
-    fixed = ((rates.y @ Q) @ Q.T).var(axis=1)
+    units, rates = fit.models[0].units, fit.models[0].rates
+    fixed = ((rates.y @ units.Q) @ units.Q.T).var(axis=1)
     values = np.column_stack([fit.spread(fixed), variances, fit.spread(rates.v.mean(axis=1))])
+    own = own_variances((rates.y @ units.Q) @ units.inverse.T, units.column_spread, fit.design.terms)
     shares = values / values.sum(axis=1, keepdims=True)
-    return _long(fit.variables, [FIXED, *fit.terms, RESIDUAL], shares, "fraction")
-
-
-def _long(variables: tuple[str, ...], terms: list[str], values: FloatArray, name: str) -> pd.DataFrame:
-    """One row per gene and term."""
-    return pd.DataFrame(
-        {
-            "variable": np.repeat(np.array(variables, dtype=object), len(terms)),
-            "term": np.tile(terms, len(variables)),
-            name: values.ravel(),
-        }
-    )
+    return Partition(fit.variables, fixed_labels(fit.design), fit.terms, shares, fit.spread(own))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,11 +252,12 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
         numbers = tested.numbers | {"log_fc": tested.log_fc}
         table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
+        partition = partition_of(fit, tested.variances)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
             varcomp=with_group(varcomp_table(fit, tested.variances), name),
-            icc=with_group(icc_table(fit, tested.variances), name),
-            variance_partition=with_group(partition_table(fit, tested.variances), name),
+            icc=with_group(partition.icc(), name),
+            variance_partition=with_group(partition.long(), name),
             prior=with_group(prior_table(fit.learned.prior), name) if ddf == "moderated" else None,
             size_factors=with_group(factors_table(fit, self.units), name),
             ddf=ddf,
@@ -282,6 +268,21 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     def random_effects(self, fit: LogRateFit, varcomp: pd.DataFrame) -> pd.DataFrame:
         """See :class:`Analysis`: at the posterior means of the variances, which are in the table."""
         return ranef_table(fit, self.units, stored_variances(fit, varcomp))
+
+    def fixed_effects(self, fit: LogRateFit, varcomp: pd.DataFrame) -> FloatArray:
+        """See :class:`Analysis`."""
+        model = fit.models[0]
+        return fit.spread(coefficients(model, stored_variances(fit, varcomp)[model.features]))
+
+    def row_residuals(
+        self, number: int, statistics: UnitStatistics, fit: LogRateFit, varcomp: pd.DataFrame
+    ) -> RowResiduals:
+        """See :class:`Analysis`: log rates of units, of which each is a pattern, by their variances by chance."""
+        units, rates = fit.models[0].units, fit.models[0].rates
+        order = np.argsort(units.order)
+        beta = self.fixed_effects(fit, varcomp)
+        y, v = fit.spread(rates.y[:, order]), fit.spread(rates.v[:, order])
+        return RowResiduals.of(y - beta @ statistics.row_space().T, 1 / v)
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""

@@ -67,6 +67,14 @@ def coefficients_near(model: GLMM, points: FloatArray) -> FloatArray:
     return beta
 
 
+def fixed_effects(model: GLMM, points: FloatArray) -> FloatArray:
+    """Fixed effects (G, p), in the basis of the formula, of all features at their variances and correlations (G, parameters)."""
+    beta = np.full((len(points), model.rows.X.shape[1]), np.nan)
+    for at in feature_blocks(model.counts, np.flatnonzero(np.isfinite(points).all(axis=1))):
+        beta[at] = modes(model, at, points[at]).beta
+    return beta @ model.rows.equations.fixed.inverse.T
+
+
 def random_effects(model: GLMM, found: Modes, points: FloatArray, t: int) -> tuple[FloatArray, FloatArray]:
     """Effects of the levels of term `t` on its columns as the formula has them, and their covariances given beta.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.design.replicates import between_within_df
+from donorwise._core.models.fixed_part import own_variances
 from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE
 from donorwise._core.models.lmm import components
 from donorwise._core.models.lmm.abundance import at_ratios
@@ -173,6 +174,16 @@ class LMM(FromEstimates):
         """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1)."""
         fixed = components.fixed_variance(self.equations, self.estimates)
         return np.column_stack([fixed, components.term_variances(self.equations, self.estimates)])
+
+    @property
+    def column_spread(self) -> FloatArray:
+        """Covariance over the rows of the columns of X, (p, p)."""
+        R = self.equations.fixed.R
+        return np.asarray(R.T @ self.equations.spread @ R)
+
+    def fixed_variances(self) -> FloatArray:
+        """Variance over the rows of every fixed term's own part, (G, terms)."""
+        return own_variances(self.beta, self.column_spread, self.design.terms)
 
     def random_effects(self, t: int) -> tuple[FloatArray, FloatArray]:
         """Conditional modes of term `t` (G, levels, r) and their covariances (G, levels, r, r)."""

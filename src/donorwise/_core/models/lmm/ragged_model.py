@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from donorwise._core.models.fixed_part import own_variances
 from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
 from donorwise._core.models.lmm.evaluate import Derived, with_residual
 from donorwise._core.models.lmm.from_estimates import FromEstimates
@@ -104,12 +105,15 @@ class RaggedLMM(FromEstimates):
 
     def estimable(self, L: FloatArray) -> BoolArray:
         """Which contrasts (n, p) lie in the directions that a feature has rows for, (G, n)."""
-        turned = self.turned(L)
+        return self._estimable(self.turned(L)[None])
+
+    def _estimable(self, turned: FloatArray) -> BoolArray:
+        """The same, (G, n), of contrasts of the coefficients, (1, n, p) or (G, n, p)."""
         basis = self.equations.basis
         norms = np.sqrt((basis**2).sum(axis=1, keepdims=True))
         unit = basis / np.where(norms > 0, norms, 1.0)
-        inside = np.einsum("gpr,gqr,nq->gnp", unit, unit, turned, optimize=True)
-        return np.asarray(np.abs(inside - turned).max(axis=2) <= _TINY * np.abs(turned).max(axis=1))
+        inside = (turned @ unit) @ np.swapaxes(unit, 1, 2)
+        return np.asarray(np.abs(inside - turned).max(axis=2) <= _TINY * np.abs(turned).max(axis=2))
 
     @cached_property
     def _column_df(self) -> FloatArray:
@@ -231,6 +235,32 @@ class RaggedLMM(FromEstimates):
         fixed = np.bincount(rows.feature, (fitted - mean[rows.feature]) ** 2, rows.n_features) / n
         typical = np.exp(own.log_weight / n)
         return np.column_stack([fixed, self.term_variances(), self.estimates.sigma2 / typical])
+
+    @cached_property
+    def column_spread(self) -> FloatArray:
+        """Covariance over a feature's rows of the columns of X, (G, p, p)."""
+        own, p = self.equations.rows, self.equations.p
+        n = np.maximum(own.n, 1)
+
+        def mean(values: FloatArray) -> FloatArray:
+            return np.asarray(np.bincount(own.feature, values, own.n_features) / n)
+
+        X = self.design.X[own.pattern]
+        X = X - np.stack([mean(column) for column in X.T], axis=1)[own.feature]
+        out = np.empty((own.n_features, p, p))
+        for a in range(p):
+            for b in range(a + 1):
+                out[:, a, b] = out[:, b, a] = mean(X[:, a] * X[:, b])
+        return out
+
+    def fixed_variances(self) -> FloatArray:
+        """Variance over the rows of every fixed term's own part, (G, terms); NaN for those that a feature has no rows for."""
+        out = own_variances(self.beta, self.column_spread, self.design.terms)
+        for j, columns in enumerate(self.design.terms.values()):
+            told = np.zeros((out.shape[0], len(columns), self.equations.p))
+            told[:, :, columns] = self.column_spread[:, columns, :][:, :, columns]
+            out[~self._estimable(self.turned(told)).all(axis=1), j] = np.nan
+        return out
 
     def term_variances(self) -> FloatArray:
         """Mean over the rows of every term's variance, (G, T)."""
