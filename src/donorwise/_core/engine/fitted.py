@@ -150,8 +150,9 @@ class LMMFit(FittedVariances):
         ----------
         contrasts
             A coefficient's name, a dict of weights, ``("disease", "MS", "control")``,
-            a difference of :func:`donorwise.cond`, a matrix, or several of these; every
-            coefficient but the intercept if None.
+            a difference of :func:`donorwise.cond`, :func:`donorwise.pairwise`,
+            :func:`donorwise.slope`, a matrix, or several of these; every coefficient but the
+            intercept if None.
         ddf
             ``"moderated"`` averages the test over the variance ratios that the data and a prior
             shared by all features leave possible (see Notes); ``"kenward-roger"`` (Kenward and
