@@ -28,7 +28,10 @@ FixedShares: TypeAlias = Literal["each", "together"]
 FIXED_SHARES: tuple[str, ...] = get_args(FixedShares)
 """Whether terms of the fixed part have shares of the variance of their own."""
 GlmmDdf: TypeAlias = Literal["moderated", "between-within", "wald"]
+Adjust: TypeAlias = Literal["within", "global", "stagewise"]
+"""Which tests p-values are adjusted over."""
 DDF: tuple[str, ...] = get_args(Ddf)
+ADJUSTMENTS: tuple[str, ...] = get_args(Adjust)
 ROBUST: tuple[str, ...] = get_args(Robust)
 GLMM_DDF: tuple[str, ...] = get_args(GlmmDdf)
 STATUSES: tuple[str, ...] = get_args(Status)

@@ -52,8 +52,10 @@ class GLMMFit:
     ----------
     formula
         The formula.
-    family, link
-        As they were asked for.
+    family
+        As it was asked for.
+    link
+        As it was asked for.
     reml
         Whether variances and sizes are estimates by restricted likelihood (else maximum likelihood).
     n_quad
@@ -284,7 +286,7 @@ class GLMMFit:
         -------
         DataFrame
             ``variable, term, column1, column2, variance, sd``: a variance has an empty `column2`; for a covariance `sd`
-            holds the correlation. There is no residual: :attr:`size` is the dispersion of a negative binomial.
+            holds the correlation. There is no residual: ``size`` is the dispersion of a negative binomial.
 
         Examples
         --------
