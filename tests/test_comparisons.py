@@ -13,10 +13,13 @@ import pandas as pd
 import pytest
 
 import donorwise as dw
+from donorwise._batch.run import parse_contrast
 from donorwise._core.design.build import build_design
 from donorwise._core.design.contrasts import resolve_contrasts
 from donorwise._core.engine.results import resolve_by_group, tasks_by_group
 from donorwise.errors import DesignError
+from donorwise.pl._contrasts import per_unit
+from donorwise.pl._donors_data import _sides
 
 HERE = Path(__file__).parent / "reference" / "emmeans"
 BOTH = "~ disease * ct + age + sex + (1 | donor)"
@@ -257,3 +260,30 @@ def test_errors(make: Any, message: str) -> None:
 def test_nothing_is_compared_between_groups(make: Any) -> None:
     with pytest.raises(DesignError, match="`ct` makes the groups, which have a model each"):
         grouped(make())
+
+
+# -------------------------------------------------------------------- texts
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("pairwise(disease)", dw.pairwise("disease")),
+        ("pairwise(disease | cell type)", dw.pairwise("disease", by="cell type")),
+        ("slope(age | disease, sex)", dw.slope("age", by=["disease", "sex"])),
+        ("pairwise[T.x]", "pairwise[T.x]"),
+    ],
+)
+def test_commands_take_them_as_text(text: str, made: Any) -> None:
+    obs = pd.DataFrame({"disease": ["MS"], "cell type": ["T"], "sex": ["f"], "age": [4.0]})
+    assert parse_contrast(text, obs) == made
+
+
+def test_plots_read_the_names() -> None:
+    levels = ["control", "MS", "a | b=c"]
+    assert _sides("disease: MS vs control | ct=T", levels) == ("MS", "control")
+    assert _sides("disease: MS vs a | b=c", levels) == ("MS", "a | b=c")
+    assert _sides("disease: MS vs control | ct: T vs B", levels) == ("", "")
+    assert per_unit("slope of age | disease=MS", SLOPES) == " per unit of age"
+    assert per_unit("slope of age", SLOPES) == " per unit of age"
+    assert per_unit("disease: MS vs control | age=40", SLOPES) == ""

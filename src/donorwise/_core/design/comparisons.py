@@ -186,7 +186,7 @@ def pairwise(
     >>> adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=400, n_genes=5)
     >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition * cell_type + (1 | donor_id)")
     >>> fit.test(dw.pairwise("condition", by="cell_type"), ddf="kenward-roger")["contrast"].unique().tolist()[:2]
-    ['condition: disease vs control | cell_type=ct0', 'condition: disease vs control | cell_type=ct1']
+    ['condition: disease vs control | cell_type=T cell', 'condition: disease vs control | cell_type=Monocyte']
     """
     if differences and by is None:
         raise DesignError("differences=True compares between the levels of by=: name a variable there.")
@@ -229,7 +229,7 @@ def slope(variable: str, by: str | Sequence[str] | None = None, at: At = None, *
     >>> adata.obs["age"] = adata.obs["donor_id"].cat.codes * 5.0 + 30
     >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ age * cell_type + (1 | donor_id)")
     >>> fit.test(dw.slope("age", by="cell_type"), ddf="kenward-roger")["contrast"].unique().tolist()[:2]
-    ['slope of age | cell_type=ct0', 'slope of age | cell_type=ct1']
+    ['slope of age | cell_type=T cell', 'slope of age | cell_type=Monocyte']
     """
     if differences and by is None:
         raise DesignError("differences=True compares between the levels of by=: name a variable there.")

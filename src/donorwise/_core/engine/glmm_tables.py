@@ -16,8 +16,7 @@ from donorwise._core.engine.tables import (
     components_table,
 )
 from donorwise._core.models.fixed_part import own_variances
-from donorwise._core.models.glmm.effects import coefficients_near, modes, random_effects
-from donorwise._core.models.glmm.rows import feature_blocks
+from donorwise._core.models.glmm.effects import coefficients_near, conditional
 from donorwise._core.models.lmm.components import covariances, relative_covariance, with_correlations, with_covariances
 
 if TYPE_CHECKING:
@@ -57,20 +56,12 @@ def partition_of(fit: CountFit, points: FloatArray) -> Partition:
 
 def ranef_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
     """Effects of every term's levels at variances and correlations (G, parameters): term, variable, level, column, ..."""
-    model, own = fit.models[0], points[fit.models[0].features]
-    terms, G = fit.design.random_terms, len(fit.variables)
-    values = [np.full((2, G, len(term.levels), len(term.columns)), np.nan) for term in terms]
-    for at in feature_blocks(model.counts, model.usable):
-        found = modes(model, at, own[at])
-        for t, (mode, sd) in enumerate(values):
-            effects, covariance = random_effects(model, found, own[at], t)
-            mode[model.features[at]] = effects
-            sd[model.features[at]] = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
-    frames = []
-    for term, (mode, sd) in zip(terms, values, strict=True):
+    found, frames = conditional(fit.models[0], points[fit.models[0].features]), []
+    for term, own in zip(fit.design.random_terms, found.effects, strict=True):
         names = [list(fit.variables), term.levels, term.columns]
         index = pd.MultiIndex.from_product(names, names=["variable", "level", "column"])
-        table = pd.DataFrame({"value": mode.ravel(), "cond_sd": sd.ravel()}, index=index).reset_index()
+        mode, sd = (fit.spread(values).ravel() for values in own)
+        table = pd.DataFrame({"value": mode, "cond_sd": sd}, index=index).reset_index()
         frames.append(table.assign(term=term.group))
     return pd.concat(frames, ignore_index=True)
 

@@ -61,6 +61,9 @@ class OnGrid(Protocol):
     def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
         """The law; `loglik` is what :meth:`loglik` gave for the same features, where that is at hand."""
 
+    def root_at(self, at: IntArray, law: Law, null: float) -> FloatArray:
+        """What `root` is for contrasts of zero, for contrasts of `null`, (G, K, n), of features with this law."""
+
     def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
         """Log2 fold changes (G, n) of features with this law, averaged over the points with weights (G, K).
 
@@ -187,6 +190,16 @@ class Estimated(Model, Protocol):
 
     def fitted_by(self, *, reml: bool) -> Self:
         """The same features by REML, or by maximum likelihood."""
+
+
+class LocationScale:
+    """A grid of a family whose root is centre / scale, whatever the contrast is said to be."""
+
+    __slots__ = ()
+
+    def root_at(self, at: IntArray, law: Law, null: float) -> FloatArray:
+        """See :class:`OnGrid`."""
+        return (law.centre - null) / law.scale
 
 
 def tensor(axes: list[FloatArray]) -> FloatArray:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.models.law import Law, law_of
+from donorwise._core.models.law import Law, LocationScale, law_of
 from donorwise._core.models.lmm.rays import energy_of, find_rays
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class JointLaw(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class LMMGrid:
+class LMMGrid(LocationScale):
     """Gaussian models of one design at K points, for n contrasts.
 
     Attributes

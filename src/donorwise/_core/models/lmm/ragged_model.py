@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.models.fixed_part import own_variances
-from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
+from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, LocationScale, law_of
 from donorwise._core.models.lmm.evaluate import Derived, with_residual
 from donorwise._core.models.lmm.from_estimates import FromEstimates
 from donorwise._core.models.lmm.law import JointLaw
@@ -307,7 +307,7 @@ class RaggedLMM(FromEstimates):
 
 
 @dataclass(frozen=True, slots=True)
-class RaggedGrid:
+class RaggedGrid(LocationScale):
     """Features with rows of their own at K points, for n contrasts.
 
     Attributes

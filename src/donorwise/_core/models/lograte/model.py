@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.jobs import in_threads
-from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
+from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, LocationScale, law_of
 from donorwise._core.models.lograte.kernels import evaluate
 from donorwise._core.models.lograte.units import OFFSET, LogRates, log_rates
 
@@ -185,7 +185,7 @@ def _axes(points: tuple[int, ...]) -> list[FloatArray]:
 
 
 @dataclass(frozen=True, slots=True)
-class LogRateGrid:
+class LogRateGrid(LocationScale):
     """A model at `points` (K, 2), for contrasts L (n, p) of the coefficients on Q."""
 
     model: LogRateModel
