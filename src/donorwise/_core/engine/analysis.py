@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.power import Planner
+    from donorwise._core.engine.predictions import Predictor
     from donorwise._core.engine.results import Contrasts
     from donorwise._core.engine.row_residuals import RowResiduals
     from donorwise._core.engine.sources import Source
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 GB = 1e9
 USUAL_CELLS = (20, 100, 500)
 """Numbers of cells of a donor that studies are planned with where nothing else is said."""
+COLLAPSED = (
+    "These rows were collapsed: they hold what models need of their cells, and not the cells, whose values terms could be taken "
+    "out of. Fit the AnnData with the cells; what a donor or batch does to every gene is in dw.get.ranef."
+)
 S = TypeVar("S", bound="TaskStatistics")  # statistics of one task
 F = TypeVar("F", bound="Fit[Any]")  # its fitted models
 
@@ -203,8 +208,8 @@ class Analysis(ABC, Generic[S, F]):
         """
 
     @abstractmethod
-    def fixed_effects(self, fit: F, varcomp: pd.DataFrame) -> FloatArray:
-        """Coefficients (G, p) in the basis of the formula, at the variances at which :meth:`random_effects` are."""
+    def predictor(self, number: int, fit: F, varcomp: pd.DataFrame) -> Predictor:
+        """What the models of a task say of the responses of single cells; `varcomp` as for :meth:`random_effects`."""
 
     @abstractmethod
     def row_residuals(self, number: int, statistics: S, fit: F, varcomp: pd.DataFrame) -> RowResiduals:
@@ -224,6 +229,15 @@ class Analysis(ABC, Generic[S, F]):
     @abstractmethod
     def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
         """What contrasts (n, p) of a task compare, and what to be warned of; see :func:`replication`."""
+
+    def full_design(self, number: int) -> Design:
+        """The design of a task, with all random terms that its models have."""
+        return self._design(number)
+
+    @property
+    def without_cells(self) -> str:
+        """Why there are no responses of single cells that terms could be taken out of; empty where there are."""
+        return "" if self.source.from_cells else COLLAPSED
 
     def permuted_donors(self, number: int) -> IntArray | None:
         """The donor of each pattern, where a permutation cannot tell it from the design."""

@@ -152,7 +152,7 @@ def means_of_fit(
     at, L = grid_rows(fit.design, grid, donors)
     if not at.size:
         raise DesignError("No row has the levels of any of the conditions.")
-    tested = test_features(fit, L, ddf, level, n_jobs, features, of_levels=True)
+    tested = test_features(fit, L, ddf, level, n_jobs, features, min_effect=None)
     return spread(grid, at, tested.numbers, tested.status, counted(fit.design, grid, donors))
 
 

@@ -48,6 +48,11 @@ class Source(ABC, Generic[S]):
     matrix: Any
     features: IntArray | None = None
 
+    @property
+    def columns(self) -> IntArray:
+        """Columns of `matrix` that are read."""
+        return np.arange(self.matrix.shape[1]) if self.features is None else self.features
+
     @abstractmethod
     def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None) -> list[S | None]:
         """The statistics of some tasks; None for a task without a design."""
@@ -234,6 +239,10 @@ class CellUnitSource(Source[UnitStatistics]):
     units: Units
     depth: FloatArray
     depths: Depths
+
+    def per_cell(self, n_cells: int) -> tuple[FloatArray, FloatArray]:
+        """See :class:`Source`: the depths are the exposures."""
+        return self.depth, np.ones(n_cells)
 
     def statistics(
         self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None
