@@ -134,7 +134,7 @@ def assemble_glmm(
     )  # fmt: skip
     check_random(tasks)
     check_variances(tasks)
-    names, asked = resolve_by_group(tasks, contrasts)
+    names, asked = resolve_by_group(tasks, contrasts, groupby)
     used, given = cells_in_use(tasks), {"exposure": exposure, "offset": offset, "trials": trials}
     if collapsed:
         data = rows_data(adata, response, kind, used, detected=detected, **given)

@@ -26,7 +26,7 @@ from donorwise._anndata import (
     symbols_of,
 )
 from donorwise._anndata.recover import cells_again, fit_group
-from donorwise._core.design.contrasts import expected_rows
+from donorwise._core.design.conditions import expected_rows
 from donorwise._core.design.terms import term_variables
 from donorwise._core.engine.groups import group_columns, in_group
 from donorwise._docs import documented

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
-from donorwise._core.engine.tables import FIXED, RESIDUAL
+from donorwise._core.engine.partition import FIXED, RESIDUAL, read_shares
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, meant, present
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from donorwise._typing import FloatArray, Groups
+    from donorwise._typing import FixedShares, FloatArray, Groups
 
 FEW = 20
 """Up to this many features are drawn one by one."""
@@ -190,6 +190,7 @@ def variance_partition(
     *,
     group: Groups = None,
     variables: str | Sequence[str] | None = None,
+    fixed: FixedShares = "each",
     key: str = keys.LMM,
     gene_symbols: str | None = None,
     ax: Axes | None = None,
@@ -203,6 +204,8 @@ def variance_partition(
     {adata_result}
     {group_panels}
     {variables_drawn}
+    fixed
+        ``"each"`` draws every term of the fixed part, ``"together"`` the fixed part as one.
     {key}
     {symbols}
     {ax}
@@ -235,7 +238,7 @@ def variance_partition(
     stored = read_results(adata, key)
     groups = present(choose(stored.results, "group", group), "group")
     variables = meant(symbols_of(adata, gene_symbols, stored.params), variables)
-    table = choose(stored.variance_partition, "variable", variables)
+    table = choose(read_shares(stored.variance_partition, fixed), "variable", variables)
     table = table[table["group"].isin(groups) & table["fraction"].notna()]
     if table.empty:
         raise DataError("No model could be fitted: look at the status column of dw.get.tests.")

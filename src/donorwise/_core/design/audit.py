@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What :func:`audit` found.
+    """What an audit of a design found.
 
     Attributes
     ----------

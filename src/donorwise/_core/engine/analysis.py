@@ -295,7 +295,7 @@ class Analysis(ABC, Generic[S, F]):
 
     def asking(self, contrasts: Any) -> Self:
         """The same with these contrasts; None for every coefficient but the intercept."""
-        names, found = resolve_by_group(self.tasks, contrasts)
+        names, found = resolve_by_group(self.tasks, contrasts, self.groupby)
         return replace(self, names=tuple(names), contrasts=tuple(found))
 
     def take_features(self, features: IntArray) -> Self:

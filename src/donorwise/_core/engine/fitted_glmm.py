@@ -13,16 +13,15 @@ from donorwise._core.design.contrasts import resolve_term
 from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.exact_features import EXACT_DDF, ExactFeatures
+from donorwise._core.engine.partition import long_values, term_labels
 from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
     component_rows,
     components,
     components_table,
     joint_table,
-    long_partition,
     lrt_table,
     ranef_table,
-    term_labels,
     tests_table,
     which_group,
 )
@@ -53,8 +52,10 @@ class GLMMFit:
     ----------
     formula
         The formula.
-    family, link
-        As they were asked for.
+    family
+        As it was asked for.
+    link
+        As it was asked for.
     reml
         Whether variances and sizes are estimates by restricted likelihood (else maximum likelihood).
     n_quad
@@ -285,7 +286,7 @@ class GLMMFit:
         -------
         DataFrame
             ``variable, term, column1, column2, variance, sd``: a variance has an empty `column2`; for a covariance `sd`
-            holds the correlation. There is no residual: :attr:`size` is the dispersion of a negative binomial.
+            holds the correlation. There is no residual: ``size`` is the dispersion of a negative binomial.
 
         Examples
         --------
@@ -327,8 +328,7 @@ class GLMMFit:
         spreads = np.array([f.spreads for f in self._features.fits]).reshape(len(self._features.fits), -1)
         mean = np.array([f.mean for f in self._features.fits])
         total = spreads.sum(axis=1) + self._features.distribution.latent_variance(mean, self.size)
-        index = pd.Index(self.variables, name="variable")
-        return long_partition(pd.DataFrame(spreads / total[:, None], index, term_labels(self.design)), "icc")
+        return long_values(self.variables, term_labels(self.design), spreads / total[:, None], "icc")
 
     def ranef(self, group: str | None = None) -> pd.DataFrame:
         """Conditional modes of the random effects and their conditional sd, in units of the linear predictor.

@@ -15,7 +15,7 @@ from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.count_fits import CountFit, fit_count_statistics
 from donorwise._core.engine.count_sources import CountStatistics
 from donorwise._core.engine.glmm_tables import (
-    partition_table,
+    partition_of,
     ranef_table,
     stored_points,
     varcomp_table,
@@ -28,7 +28,7 @@ from donorwise._core.engine.predictions import CellPredictor
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.row_residuals import RowResiduals
 from donorwise._core.engine.scales import Counted
-from donorwise._core.engine.tables import icc_table, long_partition, prior_table, tests_table
+from donorwise._core.engine.tables import prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.models.glmm.effects import conditional
 from donorwise._core.models.glmm.leftover import leftover
@@ -97,15 +97,15 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
             return Tables(self.results(number, None))
         name = self.tasks[number].name
         ddf, note = ddf_used(fit, self.options.ddf)
-        tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
+        tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs, min_effect=self.options.min_effect)
         numbers = tested.numbers | {"log_fc": tested.log_fc}
         table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
-        partition = partition_table(fit, tested.variances)
+        partition = partition_of(fit, tested.variances)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
             varcomp=with_group(varcomp_table(fit, tested.variances), name),
-            icc=with_group(icc_table(partition), name),
-            variance_partition=with_group(long_partition(partition, "fraction"), name),
+            icc=with_group(partition.icc(), name),
+            variance_partition=with_group(partition.long(), name),
             prior=with_group(prior_table(fit.learned.prior), name) if ddf == "moderated" else None,
             ddf=ddf,
             note=note,

@@ -17,6 +17,7 @@ from donorwise._core.engine.after_fit import CORRECTED, UNCORRECTED
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.law_fit import LawFit
+from donorwise._core.engine.partition import RESIDUAL, SHARES, Partition, fixed_labels
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.predictions import CellPredictor
@@ -26,15 +27,13 @@ from donorwise._core.engine.scales import Counted
 from donorwise._core.engine.sources import UnitStatistics
 from donorwise._core.engine.tables import (
     DISPERSION,
-    FIXED,
-    RESIDUAL,
-    SHARES,
     components_table,
     prior_table,
     tests_table,
 )
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.engine.units import with_units
+from donorwise._core.models.fixed_part import own_variances
 from donorwise._core.models.glmm.families import distribution
 from donorwise._core.models.lograte.effects import coefficients, random_effects
 from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates
@@ -71,7 +70,13 @@ class LogRateFit(LawFit[LogRateModel]):
     def terms(self) -> tuple[str, ...]:
         """Names of the variances: the units, and the random term where there is one."""
         names = (self.unit, *self.models[0].components()[0][1:])
-        return tuple(f"(1 | {name})" if name in (*SHARES, DISPERSION) else name for name in names)
+        taken = {*SHARES, DISPERSION, *self.design.terms}
+        return tuple(f"(1 | {name})" if name in taken else name for name in names)
+
+    @property
+    def random_labels(self) -> tuple[str, ...]:
+        """See :class:`LawFit`."""
+        return self.terms
 
 
 def check_counts(matrix: Any, text: str) -> float:
@@ -177,30 +182,14 @@ def varcomp_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
     return components_table(fit.variables, rows, values, np.sqrt(values))
 
 
-def icc_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
-    """Share of every variance (G, terms) in those of the log rates about the fixed effects."""
-    total = variances.sum(axis=1) + fit.spread(fit.models[0].rates.v.mean(axis=1))
-    return _long(fit.variables, list(fit.terms), variances / total[:, None], "icc")
-
-
-def partition_table(fit: LogRateFit, variances: FloatArray) -> pd.DataFrame:
+def partition_of(fit: LogRateFit, variances: FloatArray) -> Partition:
     """Shares of the variance of log rates: fixed effects, between units (and the random term), sampling."""
-    Q, rates = fit.models[0].units.Q, fit.models[0].rates
-    fixed = ((rates.y @ Q) @ Q.T).var(axis=1)
+    units, rates = fit.models[0].units, fit.models[0].rates
+    fixed = ((rates.y @ units.Q) @ units.Q.T).var(axis=1)
     values = np.column_stack([fit.spread(fixed), variances, fit.spread(rates.v.mean(axis=1))])
+    own = own_variances((rates.y @ units.Q) @ units.inverse.T, units.column_spread, fit.design.terms)
     shares = values / values.sum(axis=1, keepdims=True)
-    return _long(fit.variables, [FIXED, *fit.terms, RESIDUAL], shares, "fraction")
-
-
-def _long(variables: tuple[str, ...], terms: list[str], values: FloatArray, name: str) -> pd.DataFrame:
-    """One row per gene and term."""
-    return pd.DataFrame(
-        {
-            "variable": np.repeat(np.array(variables, dtype=object), len(terms)),
-            "term": np.tile(terms, len(variables)),
-            name: values.ravel(),
-        }
-    )
+    return Partition(fit.variables, fixed_labels(fit.design), fit.terms, shares, fit.spread(own))
 
 
 def _of_cells(design: Design, units: IntArray) -> Design:
@@ -283,14 +272,15 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
             return Tables(self.results(number, None))
         name = self.tasks[number].name
         ddf, note = ddf_used(fit, self.options.ddf)
-        tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
+        tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs, min_effect=self.options.min_effect)
         numbers = tested.numbers | {"log_fc": tested.log_fc}
         table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
+        partition = partition_of(fit, tested.variances)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
             varcomp=with_group(varcomp_table(fit, tested.variances), name),
-            icc=with_group(icc_table(fit, tested.variances), name),
-            variance_partition=with_group(partition_table(fit, tested.variances), name),
+            icc=with_group(partition.icc(), name),
+            variance_partition=with_group(partition.long(), name),
             prior=with_group(prior_table(fit.learned.prior), name) if ddf == "moderated" else None,
             size_factors=with_group(factors_table(fit, self.units), name),
             ddf=ddf,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from donorwise._core.engine.partition import RESIDUAL
 from donorwise._core.inference.likelihood_ratio import Extra, p_value
 from donorwise._core.inference.multiplicity import adjust
 from donorwise._core.models.law import STATUS_DTYPE
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 UNIVERSE = "Benjamini-Hochberg within each contrast and group, over the features that were tested"
-FIXED, RESIDUAL = SHARES = ("fixed", "Residual")
-"""What has a share of the variance and is no random term."""
 DISPERSION = "dispersion"
 """What stands beside the variances of counts."""
 _NO_DIFFERENCE = 1e-6  # accuracy of a difference of log-likelihoods
@@ -180,41 +179,6 @@ def components(covariances: Sequence[FloatArray], n_features: int) -> tuple[Floa
         with np.errstate(divide="ignore", invalid="ignore"):
             sds += [np.stack([*(sd[:, i] for i in columns), *(T[:, j, i] / (sd[:, i] * sd[:, j]) for i, j in pairs)])]
     return np.vstack(values).T, np.vstack(sds).T
-
-
-def partition_table(variables: tuple[str, ...], design: Design, models: Sequence[LMM]) -> pd.DataFrame:
-    """See :meth:`LMMFit.variance_partition`."""
-    terms = term_labels(design)
-    out = np.full((len(variables), len(terms) + 2), np.nan)
-    for model in models:
-        values = model.variances()
-        with np.errstate(invalid="ignore"):  # of features without a fit
-            out[model.features] = values / np.nansum(values, axis=1, keepdims=True)
-    index = pd.Index(variables, name="variable")
-    return pd.DataFrame(out, index=index, columns=[FIXED, *terms, RESIDUAL])
-
-
-def icc_table(partition: pd.DataFrame) -> pd.DataFrame:
-    """Intraclass correlations from a variance partition: variable, term, icc."""
-    random = partition.to_numpy()[:, 1:]
-    with np.errstate(invalid="ignore"):
-        shares = random[:, :-1] / np.nansum(random, axis=1, keepdims=True)
-    return long_partition(pd.DataFrame(shares, partition.index, partition.columns[1:-1]), "icc")
-
-
-def long_partition(table: pd.DataFrame, value: str) -> pd.DataFrame:
-    """A column a term as a long table, term under term: variable, term, value."""
-    n, terms = table.shape[0], list(table.columns)
-    variable = np.tile(table.index.to_numpy(dtype=object), len(terms))
-    return pd.DataFrame(
-        {"variable": variable, "term": np.repeat(np.array(terms, dtype=object), n), value: table.to_numpy().T.ravel()}
-    )
-
-
-def term_labels(design: Design) -> list[str]:
-    """The grouping factor of each term; the whole term where a factor has several, or is called as a share of ours."""
-    names = [t.name for t in design.random_terms]
-    return [t.name if names.count(t.name) == 1 and t.name not in SHARES else t.label for t in design.random_terms]
 
 
 def which_group(design: Design, group: str | None) -> str:

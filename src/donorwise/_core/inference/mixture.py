@@ -17,7 +17,7 @@ import numpy as np
 from numpy.polynomial.chebyshev import cheb2poly
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from donorwise._core.inference.kernels import distributions, t_density, tails_at_zero
+from donorwise._core.inference.kernels import distributions, t_density, tails_at_zero, tails_beyond
 from donorwise._core.inference.matched import FAR, MIDDLE, match_t
 
 if TYPE_CHECKING:
@@ -171,6 +171,36 @@ def two_sided(q: FloatArray, m: FloatArray, s: FloatArray, nu: float | FloatArra
     if tiny.any():
         tail[tiny] = (q[tiny] * stdtr(nu, -np.abs(m[tiny] / s[tiny]))).sum(axis=1)
     return np.asarray(2 * np.minimum(tail, 1 - tail))
+
+
+def beyond(q: FloatArray, roots: FloatArray, nu: float | FloatArray) -> FloatArray:
+    """p of the null hypothesis that an effect is at most delta in size, of G mixtures.
+
+    With F(x) = sum_k q_k T_nu(-root_k(x)), the posterior probability of an effect below x, p is the smaller of F(delta) +
+    F(-delta) and its complement to 2: the tails of both ends, on the side where there is little. At delta = 0 that is
+    2 min(F, 1 - F), and of one t it is the p-value of McCarthy and Smyth (2009, Bioinformatics 25:765-771).
+
+    Parameters
+    ----------
+    q
+        Shape (G, K). Weights.
+    roots
+        Shape (2, G, K). Statistics of the values delta and -delta.
+    nu
+        Degrees of freedom, which may be an array (G,).
+    """
+    if isinstance(nu, np.ndarray):
+        whole = np.empty(len(q))
+        for at, own in _by_df(nu):
+            whole[at] = beyond(q[at], roots[:, at], own)
+        return whole
+    side, tail = -np.sign((q * roots).sum(axis=(0, 2))), np.empty(roots.shape[:2])
+    tails_beyond(side, np.ascontiguousarray(q), np.ascontiguousarray(roots), tail_table(nu), tail)
+    tiny = (tail < _TINY).any(axis=0)
+    if tiny.any():
+        tail[:, tiny] = (q[tiny] * stdtr(nu, side[tiny, None] * roots[:, tiny])).sum(axis=2)
+    p = tail.sum(axis=0)
+    return np.asarray(np.minimum(p, 2 - p))
 
 
 def _as_tail(level: float) -> float:

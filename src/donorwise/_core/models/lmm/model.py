@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.design.replicates import between_within_df
+from donorwise._core.models.fixed_part import own_variances
 from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE
 from donorwise._core.models.lmm import components
 from donorwise._core.models.lmm.abundance import at_ratios
@@ -122,7 +123,13 @@ class LMM(FromEstimates):
     def on(self, points: FloatArray, L: FloatArray | None = None) -> LMMGrid:
         """The model at ratios and correlations (K, parameters), for contrasts (n, p)."""
         covariances = components.with_covariances(self.equations, points)
-        return replace(on_grid(self.equations, self.estimates.responses, covariances, L), abundance=self.abundance)
+        grid = on_grid(self.equations, self.estimates.responses, covariances, L)
+        return replace(grid, abundance=self.abundance, terms=components.mean_variances(self.equations, covariances))
+
+    @property
+    def of_terms(self) -> IntArray:
+        """The random term whose variance each axis is, -1 for a correlation."""
+        return components.of_terms(self.equations)
 
     @property
     def n_variances(self) -> int:
@@ -173,6 +180,16 @@ class LMM(FromEstimates):
         """Variance over the rows of the fixed part, of every term, and of what is left, (G, 1 + terms + 1)."""
         fixed = components.fixed_variance(self.equations, self.estimates)
         return np.column_stack([fixed, components.term_variances(self.equations, self.estimates)])
+
+    @property
+    def column_spread(self) -> FloatArray:
+        """Covariance over the rows of the columns of X, (p, p)."""
+        R = self.equations.fixed.R
+        return np.asarray(R.T @ self.equations.spread @ R)
+
+    def fixed_variances(self) -> FloatArray:
+        """Variance over the rows of every fixed term's own part, (G, terms)."""
+        return own_variances(self.beta, self.column_spread, self.design.terms)
 
     def random_effects(self, t: int) -> tuple[FloatArray, FloatArray]:
         """Conditional modes of term `t` (G, levels, r) and their covariances (G, levels, r, r)."""
