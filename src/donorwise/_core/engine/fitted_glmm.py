@@ -13,7 +13,7 @@ from donorwise._core.design.contrasts import resolve_term
 from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.exact_features import EXACT_DDF, ExactFeatures
-from donorwise._core.engine.partition import long_shares, term_labels
+from donorwise._core.engine.partition import long_values, term_labels
 from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
     component_rows,
@@ -328,7 +328,7 @@ class GLMMFit:
         spreads = np.array([f.spreads for f in self._features.fits]).reshape(len(self._features.fits), -1)
         mean = np.array([f.mean for f in self._features.fits])
         total = spreads.sum(axis=1) + self._features.distribution.latent_variance(mean, self.size)
-        return long_shares(self.variables, term_labels(self.design), spreads / total[:, None], "icc")
+        return long_values(self.variables, term_labels(self.design), spreads / total[:, None], "icc")
 
     def ranef(self, group: str | None = None) -> pd.DataFrame:
         """Conditional modes of the random effects and their conditional sd, in units of the linear predictor.

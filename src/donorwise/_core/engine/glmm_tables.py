@@ -17,7 +17,7 @@ from donorwise._core.engine.tables import (
 )
 from donorwise._core.models.fixed_part import own_variances
 from donorwise._core.models.glmm.effects import coefficients_near, conditional
-from donorwise._core.models.lmm.components import covariances, relative_covariance, with_correlations, with_covariances
+from donorwise._core.models.lmm.components import covariances, mean_variances, with_correlations, with_covariances
 
 if TYPE_CHECKING:
     from donorwise._core.engine.count_fits import CountFit
@@ -40,15 +40,10 @@ def partition_of(fit: CountFit, points: FloatArray) -> Partition:
     """Shares of the variance of the latent response: fixed effects, terms, residual (see `Distribution.latent_variance`)."""
     model, own = fit.models[0], points[fit.models[0].features]
     equations = model.rows.equations
-    gamma = with_covariances(equations, own)
-    terms = [
-        np.einsum("gii->g", relative_covariance(t, equations.blocks.parameter, gamma))
-        for t in range(len(equations.terms))
-    ]
+    terms = mean_variances(equations, with_covariances(equations, own))
     beta = coefficients_near(model, own)
     fixed = np.einsum("ga,ab,gb->g", beta, equations.spread, beta)
-    residual = model.distribution.latent_variance(model.mean / model.n_obs, model.size)
-    values = np.stack([fixed, *terms, residual], axis=1)
+    values = np.column_stack([fixed, terms, model.latent_variance])
     shares = fit.spread(values / values.sum(axis=1, keepdims=True))
     own = own_variances(beta @ equations.fixed.inverse.T, model.column_spread, fit.design.terms)
     return Partition(fit.variables, fixed_labels(fit.design), tuple(term_labels(fit.design)), shares, fit.spread(own))

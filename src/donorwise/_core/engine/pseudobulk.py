@@ -70,7 +70,13 @@ class LogRateFit(LawFit[LogRateModel]):
     def terms(self) -> tuple[str, ...]:
         """Names of the variances: the units, and the random term where there is one."""
         names = (self.unit, *self.models[0].components()[0][1:])
-        return tuple(f"(1 | {name})" if name in (*SHARES, DISPERSION) else name for name in names)
+        taken = {*SHARES, DISPERSION, *self.design.terms}
+        return tuple(f"(1 | {name})" if name in taken else name for name in names)
+
+    @property
+    def random_labels(self) -> tuple[str, ...]:
+        """See :class:`LawFit`."""
+        return self.terms
 
 
 def check_counts(matrix: Any, text: str) -> float:

@@ -60,6 +60,10 @@ class Fit(Protocol[M]):
     def learned(self) -> Learned:
         """The prior that the features share."""
 
+    @property
+    def random_labels(self) -> tuple[str, ...]:
+        """What shares of the random terms are called."""
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureTests:

@@ -17,6 +17,7 @@ from donorwise._core.models.glmm.axes import Axis, ratios
 from donorwise._core.models.glmm.law_kernels import evaluate
 from donorwise._core.models.glmm.rows import feature_blocks
 from donorwise._core.models.law import Law, tensor
+from donorwise._core.models.lmm.components import mean_variances, with_covariances
 
 if TYPE_CHECKING:
     from donorwise._core.models.glmm.features import CountFeatures
@@ -78,6 +79,14 @@ class GLMMGrid:
         loglik, centre, scale, root = self._evaluate(at, self.L)
         logarithm = self._carried(np.log(scale))
         return Law(self._carried(loglik), self._carried(centre), np.exp(logarithm), self._carried(root), np.inf)
+
+    def parts(self, at: IntArray, loglik: FloatArray) -> FloatArray:
+        """Variance of every random term, and that of the latent response beside them, (G, K, T + 1)."""
+        model, equations = self.model, self.model.rows.equations
+        terms = mean_variances(equations, with_covariances(equations, self.points))
+        out = np.empty((at.size, len(terms), terms.shape[1] + 1))
+        out[:, :, :-1], out[:, :, -1] = terms, model.latent_variance[at, None]
+        return out
 
     def root_at(self, at: IntArray, law: Law, null: float) -> FloatArray:
         """See :class:`donorwise._core.models.law.OnGrid`: the signed root of the likelihood ratio of this value."""
