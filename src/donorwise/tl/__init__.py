@@ -10,9 +10,11 @@ from donorwise.tl._joint_test import joint_test
 from donorwise.tl._lmm import lmm
 from donorwise.tl._power import power
 from donorwise.tl._pseudobulk import pseudobulk
+from donorwise.tl._residuals import residuals
 from donorwise.tl._scan import scan
 from donorwise.tl._test import test
 from donorwise.tl._test_variance import test_variance
+from donorwise.tl._variance_partition import variance_partition
 
 __all__ = [
     "calibrate",
@@ -23,9 +25,11 @@ __all__ = [
     "lmm",
     "power",
     "pseudobulk",
+    "residuals",
     "scan",
     "test",
     "test_variance",
+    "variance_partition",
 ]
 
 
