@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from donorwise.tl._calibrate import calibrate
 from donorwise.tl._composition import composition
+from donorwise.tl._gene_sets import gene_sets
 from donorwise.tl._glmm import glmm
 from donorwise.tl._influence import influence
 from donorwise.tl._lmm import lmm
@@ -12,7 +13,7 @@ from donorwise.tl._pseudobulk import pseudobulk
 from donorwise.tl._scan import scan
 from donorwise.tl._test import test
 
-__all__ = ["calibrate", "composition", "glmm", "influence", "lmm", "power", "pseudobulk", "scan", "test"]
+__all__ = ["calibrate", "composition", "gene_sets", "glmm", "influence", "lmm", "power", "pseudobulk", "scan", "test"]
 
 
 def __dir__() -> list[str]:
