@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import runpy
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
@@ -77,6 +78,29 @@ def test_docstrings_describe_every_parameter(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_docstrings_have_no_empty_place(name: str) -> None:
     assert re.findall(r"^ *\{\w+\}$", inspect.getdoc(PUBLIC[name]) or "", re.MULTILINE) == []
+
+
+def test_every_function_has_its_question() -> None:
+    names = [f"{face}.{name}" for face in FACES for name in getattr(dw, face).__all__]
+    names += [name for name in dw.__all__ if name not in (*FACES, "__version__")]
+    page = _page("which-function")
+    assert [name for name in names if not re.search(rf"`(?:donorwise|dw)\.{re.escape(name)}`", page)] == []
+
+
+def test_every_plot_has_its_picture() -> None:
+    """Under a heading of its name, with the code that draws it; the pictures are drawn when the site is built."""
+    headings = re.split(r"^### ", _page("plots"), flags=re.MULTILINE)[1:]
+    assert sorted(part.split("`")[1] for part in headings) == sorted(dw.pl.__all__)
+    for part in headings:
+        name = part.split("`")[1]
+        assert f"dw.pl.{name}(" in part
+        assert f"pictures/{name}.png" in part
+
+
+@pytest.mark.slow
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    drawn = runpy.run_path(str(DOCS / "pictures.py"))["draw"](DOCS / "plots.md", tmp_path)
+    assert sorted(drawn) == sorted(dw.pl.__all__) == sorted(path.stem for path in tmp_path.glob("*.png"))
 
 
 PLAIN = {"Any", "Audit", "Axes", "Figure", "Hashable", "Iterable", "Literal", "Mapping", "None", "PathLike", "Sequence"}

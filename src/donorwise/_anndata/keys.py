@@ -59,7 +59,10 @@ JOINT_TESTS = "joint_tests"
 VARIANCE_TESTS = "variance_tests"
 """Likelihood ratio tests of random terms, asked for after the fit."""
 
-ADDED_TABLES = (JOINT_TESTS, VARIANCE_TESTS)
+VARIANCE_INTERVALS = "variance_intervals"
+"""Intervals of the shares of variance, asked for after the fit."""
+
+ADDED_TABLES = (JOINT_TESTS, VARIANCE_TESTS, VARIANCE_INTERVALS)
 """Tables that are asked for after the fit."""
 
 TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)
@@ -173,6 +176,12 @@ GENE_SETS_SUFFIX = "_gene_sets"
 
 DERIVED_SUFFIXES = (INFLUENCE_SUFFIX, POWER_SUFFIX, GENE_SETS_SUFFIX)
 """Behind the key of a result: entries of what was worked out from it."""
+
+RESIDUALS = "residuals"
+"""Default name of the layer that ``dw.tl.residuals`` makes."""
+
+RESIDUALS_SUFFIX = "_residuals"
+"""Behind the key of a result: which layers, or tables of obsm, were made of it, and without which terms."""
 
 MAX_P_LOO = "max_p_loo"
 """Column that ``dw.tl.influence`` adds to the results."""

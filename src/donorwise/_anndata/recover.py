@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
-from donorwise._anndata.exposure import is_total
 from donorwise._anndata.kernels import with_stored_kernels
 from donorwise._anndata.obs import check_obs_columns, suggest
 from donorwise._anndata.prepare import assemble_lmm
@@ -24,6 +23,7 @@ from donorwise._anndata.stored_contrasts import asking_again, changed
 from donorwise._anndata.write import read_every_test
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
+from donorwise._core.engine.exposures import is_total
 from donorwise._core.engine.groups import group_columns, group_text
 from donorwise._core.models.glmm.families import distribution
 from donorwise.errors import DataError, DesignError, DonorwiseWarning

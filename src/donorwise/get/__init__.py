@@ -9,6 +9,7 @@ from donorwise.get._checks import calibration, influence, power
 from donorwise.get._export import matrix, to_rank_genes_groups, to_varm
 from donorwise.get._gene_sets import gene_sets
 from donorwise.get._gwas_ssf import to_gwas_ssf
+from donorwise.get._means import means
 from donorwise.get._regenie import to_regenie
 from donorwise.get._scan import scan
 from donorwise.get._tensorqtl import to_tensorqtl
@@ -22,6 +23,7 @@ __all__ = [
     "icc",
     "influence",
     "matrix",
+    "means",
     "power",
     "ranef",
     "scan",

@@ -264,9 +264,10 @@ def _sides(contrast: str, levels: Sequence[str]) -> tuple[str, str]:
     coefficient = re.search(r"\[(?:T\.)?(.+)\]$", contrast)
     if coefficient and coefficient.group(1) in levels:
         return coefficient.group(1), ""
-    difference = re.fullmatch(r"[^:]+: (.+) vs (.+)", contrast)
-    if difference and set(difference.groups()) <= set(levels):
-        return difference.group(1), difference.group(2)
+    for text in (contrast, re.sub(r" \| [^|]+=.+$", "", contrast)):  # where, as `| cell_type=T` says, is no level
+        difference = re.fullmatch(r"[^:]+: (.+) vs (.+)", text)
+        if difference and set(difference.groups()) <= set(levels):
+            return difference.group(1), difference.group(2)
     return "", ""
 
 

@@ -204,6 +204,8 @@ def variance_partition(
     {adata_result}
     {group_panels}
     {variables_drawn}
+    fixed
+        ``"each"`` draws every term of the fixed part, ``"together"`` the fixed part as one.
     {key}
     {symbols}
     {ax}

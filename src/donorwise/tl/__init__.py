@@ -10,10 +10,25 @@ from donorwise.tl._influence import influence
 from donorwise.tl._lmm import lmm
 from donorwise.tl._power import power
 from donorwise.tl._pseudobulk import pseudobulk
+from donorwise.tl._residuals import residuals
 from donorwise.tl._scan import scan
 from donorwise.tl._test import test
+from donorwise.tl._variance_partition import variance_partition
 
-__all__ = ["calibrate", "composition", "gene_sets", "glmm", "influence", "lmm", "power", "pseudobulk", "scan", "test"]
+__all__ = [
+    "calibrate",
+    "composition",
+    "gene_sets",
+    "glmm",
+    "influence",
+    "lmm",
+    "power",
+    "pseudobulk",
+    "residuals",
+    "scan",
+    "test",
+    "variance_partition",
+]
 
 
 def __dir__() -> list[str]:

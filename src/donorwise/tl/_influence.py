@@ -221,13 +221,13 @@ def _repeat(
     names = pd.Index(analysis.variables)
     wanted = np.unique(names.get_indexer(asked["variable"].astype(str)))
     pairs = pd.MultiIndex.from_frame(asked[["variable", "contrast"]].astype(str))
-    fit, ddf = analysis.fitting(number), analysis.options.ddf
-    everyone = retest(statistics, fit, contrasts, ddf=ddf, wanted=wanted)
+    fit, ddf, least = analysis.fitting(number), analysis.options.ddf, analysis.options.min_effect
+    everyone = retest(statistics, fit, contrasts, ddf=ddf, wanted=wanted, min_effect=least)
     again = everyone.set_index(pd.MultiIndex.from_frame(everyone[["variable", "contrast"]].astype(str)))["estimate"]
     check_same(again.reindex(pairs).to_numpy(), asked["estimate"].to_numpy(), key, params["method"])
     table = leave_one_out(
-        statistics, fit, contrasts, analysis.donors(number), ddf=ddf, wanted=wanted, n_jobs=analysis.n_jobs,
-        update=bar.update,
+        statistics, fit, contrasts, analysis.donors(number), ddf=ddf, wanted=wanted, min_effect=least,
+        n_jobs=analysis.n_jobs, update=bar.update,
     )  # fmt: skip
     return table[pd.MultiIndex.from_frame(table[["variable", "contrast"]].astype(str)).isin(pairs)]
 

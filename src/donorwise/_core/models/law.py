@@ -61,6 +61,15 @@ class OnGrid(Protocol):
     def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
         """The law; `loglik` is what :meth:`loglik` gave for the same features, where that is at hand."""
 
+    def parts(self, at: IntArray, loglik: FloatArray) -> FloatArray:
+        """Variance over the rows of every random term, and of what is left, at the points, (G, K, T + 1).
+
+        `loglik` is what :meth:`loglik` gives. Where nu is finite they are estimates, that vary as nu / chi-squared(nu).
+        """
+
+    def root_at(self, at: IntArray, law: Law, null: float) -> FloatArray:
+        """What `root` is for contrasts of zero, for contrasts of `null`, (G, K, n), of features with this law."""
+
     def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
         """Log2 fold changes (G, n) of features with this law, averaged over the points with weights (G, K).
 
@@ -126,6 +135,14 @@ class Model(Protocol):
     def on(self, points: FloatArray, L: FloatArray | None = None) -> OnGrid:
         """The model at points (K, variances), for contrasts (n, p) in the basis of the formula."""
 
+    @property
+    def of_terms(self) -> IntArray:
+        """The random term whose variance each axis is, -1 for a correlation."""
+
+    @property
+    def column_spread(self) -> FloatArray:
+        """Covariance over the rows of the columns of X, (p, p), or (G, p, p) where features have rows of their own."""
+
     def law(self, points: FloatArray, L: FloatArray) -> Law:
         """The law of all (usable) features at once."""
 
@@ -187,6 +204,16 @@ class Estimated(Model, Protocol):
 
     def fitted_by(self, *, reml: bool) -> Self:
         """The same features by REML, or by maximum likelihood."""
+
+
+class LocationScale:
+    """A grid of a family whose root is centre / scale, whatever the contrast is said to be."""
+
+    __slots__ = ()
+
+    def root_at(self, at: IntArray, law: Law, null: float) -> FloatArray:
+        """See :class:`OnGrid`."""
+        return (law.centre - null) / law.scale
 
 
 def tensor(axes: list[FloatArray]) -> FloatArray:

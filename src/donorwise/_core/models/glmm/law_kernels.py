@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from donorwise._core.models.glmm.kernels import Data, forward, invert, make_found, make_work, mode
+from donorwise._core.models.glmm.kernels import Data, Rows, forward, invert, make_found, make_work, mode
 from donorwise._core.models.glmm.lanes import loops
 
 entry = njit(nogil=True, cache=True, error_model="numpy")
@@ -49,7 +49,9 @@ def _estimates(c, beta, S, centre, scale, work):
 
 
 @entry
-def evaluate(rows, total, own, size, X, constrained, A, ratios, L, start, null_start, loglik, centre, scale, root):
+def evaluate(
+    rows, total, own, size, X, constrained, offset, null, A, ratios, L, start, null_start, loglik, centre, scale, root
+):
     """Restricted log-likelihood at every point, and the law of contrasts there; NaN where Newton's method fails.
 
     Parameters
@@ -64,6 +66,10 @@ def evaluate(rows, total, own, size, X, constrained, A, ratios, L, start, null_s
         Shape (K, p). Orthonormal columns.
     constrained
         Shape (n, K, p - 1). Columns for the coefficients at which each contrast is zero.
+    offset
+        Shape (n, K). Linear predictors at the shortest coefficients at which each contrast is `null`.
+    null
+        The value of the contrasts that `root` is of.
     A
         Shape (T, K, q). Loadings of the rows on their component's standardised effects, point by point.
     ratios
@@ -94,11 +100,12 @@ def evaluate(rows, total, own, size, X, constrained, A, ratios, L, start, null_s
                 _estimates(L[i], beta, found.S, own_centre, scale[t, i, first:last], column)
                 _standardise(null_b[i], ratios[t])
                 mode(
-                    rows, data, constrained[i], A[t], null_beta[i], null_b[i], own_null_start[i], null_work, null_found
-                )
+                    Rows(rows.code, rows.starts, rows.shared, rows.t, offset[i]), data, constrained[i], A[t],
+                    null_beta[i], null_b[i], own_null_start[i], null_work, null_found,
+                )  # fmt: skip
                 ratio = 2.0 * (found.height - null_found.height)
                 for l in range(B):
-                    root[t, i, first + l] = np.sign(own_centre[l]) * np.sqrt(max(ratio[l], 0.0)) + 0.0 * ratio[l]
+                    root[t, i, first + l] = np.sign(own_centre[l] - null) * np.sqrt(max(ratio[l], 0.0)) + 0.0 * ratio[l]
 
 
 @entry

@@ -87,6 +87,11 @@ class GLMM(CountFeatures):
         """Whether each parameter is a variance, and no correlation."""
         return np.asarray(self._parameters[:, 1] == self._parameters[:, 2])
 
+    @property
+    def of_terms(self) -> IntArray:
+        """The random term whose variance each axis is, -1 for a correlation."""
+        return components.of_terms(self.rows.equations)
+
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n)."""
         few = known_df(self.design, self.n_obs, L) < 1

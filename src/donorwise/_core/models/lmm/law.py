@@ -11,13 +11,13 @@ the squared rotated t where a spectrum makes Z'PZ diagonal, else of the products
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.models.law import Law, law_of
+from donorwise._core.models.law import Law, LocationScale, law_of
 from donorwise._core.models.lmm.rays import energy_of, find_rays
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class JointLaw(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class LMMGrid:
+class LMMGrid(LocationScale):
     """Gaussian models of one design at K points, for n contrasts.
 
     Attributes
@@ -85,6 +85,8 @@ class LMMGrid:
         Shape (K, n, n). L Phi L' / nu.
     abundance
         Log abundances of all features as responses; None where these are not known.
+    terms
+        Shape (K, T). Mean variance over the rows of every random term, relative to sigma2.
     """
 
     responses: Responses
@@ -95,6 +97,7 @@ class LMMGrid:
     step: FloatArray
     spread: FloatArray
     abundance: Responses | None = None
+    terms: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
 
     def loglik(self, at: IntArray) -> FloatArray:
         """REML log-likelihood profiled over sigma2, (G, K)."""
@@ -137,6 +140,11 @@ class LMMGrid:
             np.matmul(response.zty, self.step[i], out=centre[i])
             centre[i] += (response.ols @ row)[:, None]
         return centre
+
+    def parts(self, at: IntArray, loglik: FloatArray) -> FloatArray:
+        """Variance over the rows of every random term, and of what is left, (G, K, T + 1)."""
+        sigma2 = self._root_R(loglik) ** 2 / self.nu
+        return np.asarray(sigma2[:, :, None] * np.column_stack([self.terms, np.ones(len(self.terms))]))
 
     def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
         """What the law's estimates are of the responses, of the log abundances; NaN where these are not known."""

@@ -123,7 +123,13 @@ class LMM(FromEstimates):
     def on(self, points: FloatArray, L: FloatArray | None = None) -> LMMGrid:
         """The model at ratios and correlations (K, parameters), for contrasts (n, p)."""
         covariances = components.with_covariances(self.equations, points)
-        return replace(on_grid(self.equations, self.estimates.responses, covariances, L), abundance=self.abundance)
+        grid = on_grid(self.equations, self.estimates.responses, covariances, L)
+        return replace(grid, abundance=self.abundance, terms=components.mean_variances(self.equations, covariances))
+
+    @property
+    def of_terms(self) -> IntArray:
+        """The random term whose variance each axis is, -1 for a correlation."""
+        return components.of_terms(self.equations)
 
     @property
     def n_variances(self) -> int:

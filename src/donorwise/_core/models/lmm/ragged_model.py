@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.models.fixed_part import own_variances
-from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
+from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, LocationScale, law_of
 from donorwise._core.models.lmm.evaluate import Derived, with_residual
 from donorwise._core.models.lmm.from_estimates import FromEstimates
 from donorwise._core.models.lmm.law import JointLaw
@@ -170,6 +170,11 @@ class RaggedLMM(FromEstimates):
         return RaggedGrid(self.equations, points, *_nodes(points), turned, impossible, self.fold)
 
     @property
+    def of_terms(self) -> IntArray:
+        """The random term whose variance each axis is."""
+        return np.arange(len(self.nuisance))
+
+    @property
     def n_variances(self) -> int:
         """Parameters of the variance, that of the residuals among them."""
         return len(self.nuisance) + 1
@@ -264,10 +269,7 @@ class RaggedLMM(FromEstimates):
 
     def term_variances(self) -> FloatArray:
         """Mean over the rows of every term's variance, (G, T)."""
-        rows, square = self.equations.rows, np.empty_like(self.estimates.gamma)
-        for t, z in enumerate(self.equations.z.T):
-            square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / np.maximum(rows.n, 1)
-        return self._known_gamma * square * self.estimates.sigma2[:, None]
+        return self._known_gamma * self.equations.mean_squares * self.estimates.sigma2[:, None]
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""
@@ -307,7 +309,7 @@ class RaggedLMM(FromEstimates):
 
 
 @dataclass(frozen=True, slots=True)
-class RaggedGrid:
+class RaggedGrid(LocationScale):
     """Features with rows of their own at K points, for n contrasts.
 
     Attributes
@@ -363,15 +365,30 @@ class RaggedGrid:
 
     def _law(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Log-likelihood, centre and scale; points where rounding leaves nothing of these have no likelihood."""
-        own, K, n = self.equations, len(self.points), len(L)
-        loglik, centre, scale = np.empty((at.size, K)), np.empty((n, at.size, K)), np.empty((n, at.size, K))
-        law_ragged(
-            own.data, own.basis, own.rank, own.ols, at, self.points, self.order, self.begin, np.ascontiguousarray(L),
-            own.nu(reml=True).astype(np.float64), loglik, centre, scale,
-        )  # fmt: skip
+        loglik, centre, scale, _ = self._evaluate(at, L)
         lost = ~(np.isfinite(loglik) & np.isfinite(centre).all(axis=0) & np.isfinite(scale).all(axis=0))
         loglik[lost], centre[:, lost], scale[:, lost] = -np.inf, 0.0, 1.0
         return loglik, centre, scale
+
+    def _evaluate(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Log-likelihood (G, K), centre and scale (n, G, K), and y'Py (G, K), NaN where rounding leaves nothing of it."""
+        own, K, n = self.equations, len(self.points), len(L)
+        loglik, rest = np.empty((2, at.size, K))
+        centre, scale = np.empty((2, n, at.size, K))
+        law_ragged(
+            own.data, own.basis, own.rank, own.ols, at, self.points, self.order, self.begin, np.ascontiguousarray(L),
+            own.nu(reml=True).astype(np.float64), loglik, centre, scale, rest,
+        )  # fmt: skip
+        return loglik, centre, scale, rest
+
+    def parts(self, at: IntArray, loglik: FloatArray) -> FloatArray:
+        """Variance over the rows of every random term, and of what is left, (G, K, T + 1); see `RaggedLMM.variances`."""
+        own = self.equations
+        sigma2 = self._evaluate(at, self.L[:0])[3] / own.nu(reml=True)[at, None]
+        typical = np.exp(own.log_weight / np.maximum(own.rows.n, 1))[at]
+        terms = own.mean_squares[at, None, :] * self.points
+        left = np.broadcast_to(1 / typical[:, None, None], (*terms.shape[:2], 1))
+        return np.asarray(sigma2[:, :, None] * np.concatenate([terms, left], axis=2))
 
     def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
         """Log2 fold changes: the posterior means of the estimates."""
