@@ -19,7 +19,7 @@ from donorwise.get._tests import choose
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
+    from os import PathLike
 
     import anndata as ad
 
@@ -34,7 +34,7 @@ logger = logging.getLogger("donorwise")
 @documented
 def gene_sets(
     adata: ad.AnnData,
-    sets: Mapping[str, Collection[str]] | str | Path | pd.DataFrame,
+    sets: Mapping[str, Sequence[str]] | str | PathLike[str] | pd.DataFrame,
     *,
     key: str = keys.LMM,
     contrast: str | Sequence[str] | None = None,

@@ -6,6 +6,7 @@ import gzip
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def read_sets(source: Any) -> SetList:
         found = _of_network(source)
     elif isinstance(source, Mapping):
         found = {str(name): dict.fromkeys(_genes(name, genes), 1) for name, genes in source.items()}
-    elif isinstance(source, str | Path):
+    elif isinstance(source, str | PathLike):
         found = _of_gmt(Path(source).expanduser())
     else:
         raise DataError(f"sets= is a {type(source).__name__}; give {_FORMS}.")
