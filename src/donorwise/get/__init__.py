@@ -7,6 +7,7 @@ from typing import Any
 
 from donorwise.get._checks import calibration, influence, power
 from donorwise.get._export import matrix, to_rank_genes_groups, to_varm
+from donorwise.get._gene_sets import gene_sets
 from donorwise.get._gwas_ssf import to_gwas_ssf
 from donorwise.get._means import means
 from donorwise.get._regenie import to_regenie
@@ -18,6 +19,7 @@ from donorwise.get._variances import heritability, icc, ranef, varcomp, variance
 
 __all__ = [
     "calibration",
+    "gene_sets",
     "heritability",
     "icc",
     "influence",
