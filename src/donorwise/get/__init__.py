@@ -8,9 +8,11 @@ from typing import Any
 from donorwise.get._checks import calibration, influence, power
 from donorwise.get._export import matrix, to_rank_genes_groups, to_varm
 from donorwise.get._gwas_ssf import to_gwas_ssf
+from donorwise.get._means import means
 from donorwise.get._regenie import to_regenie
 from donorwise.get._scan import scan
 from donorwise.get._tensorqtl import to_tensorqtl
+from donorwise.get._term_tests import joint_tests, variance_tests
 from donorwise.get._tests import tests
 from donorwise.get._variances import heritability, icc, ranef, varcomp, variance_partition
 
@@ -19,7 +21,9 @@ __all__ = [
     "heritability",
     "icc",
     "influence",
+    "joint_tests",
     "matrix",
+    "means",
     "power",
     "ranef",
     "scan",
@@ -31,6 +35,7 @@ __all__ = [
     "to_varm",
     "varcomp",
     "variance_partition",
+    "variance_tests",
 ]
 
 
