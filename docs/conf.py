@@ -110,7 +110,9 @@ DOCUMENTED = {
     "pd.DataFrame": "pandas.DataFrame",
     "pandas.core.frame.DataFrame": "pandas.DataFrame",
     "donorwise._core.design.arms.Arms": "Arms",
-    "donorwise._core.design.contrasts.Cond": "Cond",
+    "donorwise._core.design.comparisons.Pairwise": "Comparisons",
+    "donorwise._core.design.comparisons.Slope": "Comparisons",
+    "donorwise._core.design.cond.Cond": "Cond",
 }
 
 

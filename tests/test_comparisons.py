@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from tests._emmeans import BOTH, CUBIC, SLOPES, SPLINE, data, fitted, in_r
 
 import donorwise as dw
 from donorwise._batch.run import parse_contrast
@@ -20,30 +18,6 @@ from donorwise._core.engine.results import resolve_by_group, tasks_by_group
 from donorwise.errors import DesignError
 from donorwise.pl._contrasts import per_unit
 from donorwise.pl._donors_data import _sides
-
-HERE = Path(__file__).parent / "reference" / "emmeans"
-BOTH = "~ disease * ct + age + sex + (1 | donor)"
-SLOPES = "~ disease * age + ct * age + sex + (1 | donor)"
-CUBIC = "~ disease * poly(age, 3) + ct + (1 | donor)"
-SPLINE = "~ disease + ct + bs(age, df=4) + (1 | donor)"
-
-
-@cache
-def data() -> pd.DataFrame:
-    table = pd.read_csv(HERE / "data.csv")
-    return table.assign(disease=pd.Categorical(table["disease"], categories=["control", "MS", "other"]))
-
-
-@cache
-def fitted(formula: str) -> dw.LMMFit:
-    return dw.fit_lmm(data()[["y"]], data(), formula)
-
-
-def in_r(name: str, formula: str) -> pd.DataFrame:
-    cases = json.loads((HERE / "expected.json").read_text())["cases"]
-    plain = formula.replace("=", " = ")
-    return pd.DataFrame(next(c["rows"] for c in cases if (c["name"], c["formula"]) == (name, plain)))
-
 
 # ------------------------------------------------------------------- emmeans
 

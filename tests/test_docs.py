@@ -80,6 +80,13 @@ def test_docstrings_have_no_empty_place(name: str) -> None:
     assert re.findall(r"^ *\{\w+\}$", inspect.getdoc(PUBLIC[name]) or "", re.MULTILINE) == []
 
 
+def test_every_function_has_its_question() -> None:
+    names = [f"{face}.{name}" for face in FACES for name in getattr(dw, face).__all__]
+    names += [name for name in dw.__all__ if name not in (*FACES, "__version__")]
+    page = _page("which-function")
+    assert [name for name in names if not re.search(rf"`(?:donorwise|dw)\.{re.escape(name)}`", page)] == []
+
+
 def test_every_plot_has_its_picture() -> None:
     """Under a heading of its name, with the code that draws it; the pictures are drawn when the site is built."""
     headings = re.split(r"^### ", _page("plots"), flags=re.MULTILINE)[1:]

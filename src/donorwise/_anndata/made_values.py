@@ -70,7 +70,7 @@ class Place:
             )
         gb = adata.n_obs * len(self.labels) * np.dtype(self.dtype).itemsize * len(self.names) / _GB
         if max_memory is not None and gb > max_memory:
-            raise DataError(self._too_large(adata.n_obs, gb, f"max_memory={max_memory:g} allows {max_memory:g}"))
+            raise DataError(self._too_large(adata.n_obs, gb, f"max_memory= is {max_memory:g} GB"))
 
     def empty(self, n_cells: int) -> list[np.ndarray[Any, Any]]:
         """An array of NaN for each name.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from donorwise._anndata.exposure import is_total
 from donorwise._anndata.recover import again
+from donorwise._core.engine.exposures import is_total
 
 if TYPE_CHECKING:
     from collections.abc import Callable

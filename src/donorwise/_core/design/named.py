@@ -82,7 +82,7 @@ def _unknown(design: Design, name: str) -> DesignError:
             "The intercept is the level of the response, which stays where terms are taken out; with all of them (remove=None) "
             "it is taken out too."
         )
-    there = [*(n for n, reads in design.reads.items() if reads), *(t.label for t in design.random_terms)]
+    there = [*(n for n, reads in design.reads.items() if reads), *(t.name for t in design.random_terms)]
     return DesignError(f"{design.formula!r} has no term {name!r}; {suggestion(name, there, 'it has')}")
 
 

@@ -14,6 +14,7 @@ from donorwise._core.engine.after_fit import COMPOSITION, CORRECTED, overdispers
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.count_fits import CountFit, fit_count_statistics
 from donorwise._core.engine.count_sources import CountStatistics
+from donorwise._core.engine.exposures import is_total
 from donorwise._core.engine.glmm_tables import (
     partition_of,
     ranef_table,
@@ -22,6 +23,7 @@ from donorwise._core.engine.glmm_tables import (
     with_stored_sizes,
 )
 from donorwise._core.engine.lmm import donor_term
+from donorwise._core.engine.mean_scale import MeanScale, of_rates
 from donorwise._core.engine.planners import CountPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.predictions import CellPredictor
@@ -119,6 +121,16 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
         """See :class:`Analysis`."""
         seen = self.of_genes and not self.trials  # successes of trials are no detection
         return self.distribution.depth_in(of_genes=seen, exposure=bool(self.exposure or self.offset))
+
+    @property
+    def mean_scale(self) -> MeanScale:
+        """See :class:`Analysis`: rates, or shares, which for detection are those at the usual exposure."""
+        kind = self.distribution
+        if not kind.exposed:
+            return MeanScale(kind.link, what="share of trials" if self.trials else "share of cells")
+        what = "count per cell" if kind.counts else "share of cells with a count,"
+        total, name = is_total(self.exposure) and not self.offset, "exposure" if self.offset else self.exposure
+        return of_rates(name, self.source.usual_exposure(self.tasks), total=total, link=kind.link, what=what)
 
     @property
     def when_shifted(self) -> str:

@@ -17,10 +17,12 @@ from donorwise._core.engine.after_fit import CORRECTED, UNCORRECTED
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.law_fit import LawFit
+from donorwise._core.engine.mean_scale import PER, MeanScale
 from donorwise._core.engine.partition import RESIDUAL, SHARES, Partition, fixed_labels
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.predictions import CellPredictor
+from donorwise._core.engine.random_parts import RandomPart, random_parts
 from donorwise._core.engine.results import told_reasons, with_group
 from donorwise._core.engine.row_residuals import RowResiduals
 from donorwise._core.engine.scales import Counted
@@ -35,6 +37,7 @@ from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.engine.units import with_units
 from donorwise._core.models.fixed_part import own_variances
 from donorwise._core.models.glmm.families import distribution
+from donorwise._core.models.law import Part
 from donorwise._core.models.lograte.effects import coefficients, random_effects
 from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates
 from donorwise._typing import GLMM_DDF
@@ -337,6 +340,12 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         """See :class:`Analysis`."""
         return self.donors(number).codes
 
+    def random_parts(self, number: int) -> list[RandomPart]:
+        """See :class:`Analysis`: units differ by more than by chance, and those of a level are more alike."""
+        name, design = self.units.name, self._design(number)
+        terms = [own._replace(part=Part(1 + own.part.term)) for own in random_parts(design)]
+        return [RandomPart(f"(1 | {name})", Part(0), (name,)), *terms]
+
     def planner(self, number: int, statistics: UnitStatistics, fit: LogRateFit) -> UnitPlanner:
         """See :class:`Analysis`."""
         design = self._design(number)
@@ -352,6 +361,12 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         design = self._design(number)
         kinds, _ = replication(design, find_donors(design, self.units.table, self.donor), L)
         return kinds, []
+
+    @property
+    def mean_scale(self) -> MeanScale:
+        """See :class:`Analysis`."""
+        where = f"per {PER:,.0f} of {self.depth}" if self.depth else f"in {PER:,.0f} counts"
+        return MeanScale("log", PER, "counts", where)
 
     @property
     def when_shifted(self) -> str:

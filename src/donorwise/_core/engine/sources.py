@@ -65,6 +65,10 @@ class Source(ABC, Generic[S]):
         """Exposure and trials of every cell, (N,) each; ones where a model has none."""
         return np.ones(n_cells), np.ones(n_cells)
 
+    def usual_exposure(self, tasks: Sequence[Task]) -> float:
+        """Median exposure of the cells of some tasks; one where a model has none."""
+        return 1.0
+
     def trying(self, matrix: sparse.csr_array) -> Source[S]:
         """The same for made-up counts of all cells, (N, M), that are fitted to see how long it takes."""
         return replace(self, matrix=matrix, features=None)

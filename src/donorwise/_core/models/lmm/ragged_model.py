@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.models.fixed_part import own_variances
-from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, LocationScale, law_of
+from donorwise._core.models.law import (
+    MOST_TOGETHER,
+    STATUS_DTYPE,
+    JointLaw,
+    Law,
+    LocationScale,
+    joint_square,
+    law_of,
+    with_sums,
+)
 from donorwise._core.models.lmm.evaluate import Derived, with_residual
 from donorwise._core.models.lmm.from_estimates import FromEstimates
-from donorwise._core.models.lmm.law import JointLaw
 from donorwise._core.models.lmm.ragged import fit_ragged_rows
 from donorwise._core.models.lmm.ragged_df_kernels import column_df_ragged
 from donorwise._core.models.lmm.ragged_effects import ragged_effects
@@ -23,6 +31,7 @@ from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
+    from donorwise._core.models.law import Part
     from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._core.models.lmm.ragged import RaggedEquations, RaggedEstimates
     from donorwise._core.models.lmm.ragged_effects import RaggedEffects
@@ -307,6 +316,20 @@ class RaggedLMM(FromEstimates):
             return self
         return replace(self, estimates=fit_ragged_rows(self.equations, reml=reml))
 
+    @property
+    def parameters(self) -> IntArray:
+        """Term, row and column of every variance, (T, 3)."""
+        return np.outer(np.arange(len(self.nuisance)), [1, 0, 0])
+
+    def tells(self, part: Part) -> BoolArray:
+        """Which features have a random term, (G,)."""
+        return self.equations.kept[:, part.term]
+
+    def loglik_without(self, part: Part) -> FloatArray:
+        """Restricted log-likelihoods without a random term, (G,)."""
+        kept = self.equations.kept & (np.arange(len(self.nuisance)) != part.term)
+        return fit_ragged_rows(replace(self.equations, kept=kept), reml=True).loglik
+
 
 @dataclass(frozen=True, slots=True)
 class RaggedGrid(LocationScale):
@@ -349,19 +372,11 @@ class RaggedGrid(LocationScale):
         return law_of(found, centre, scale, nu)
 
     def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
-        """The law of all contrasts together, whose covariances are those of sums of two less those of each."""
-        L = np.linalg.qr(self.L.T)[0].T  # the same question, of contrasts that are not near one another
-        first, second = np.triu_indices(len(L), 1)
-        found, centre, scale = self._law(at, np.vstack([L, L[first] + L[second]]))
-        own, sums = np.split(np.moveaxis(scale**2, 0, -1), [len(L)], axis=-1)  # (G, K, r), (G, K, pairs)
-        covariance = own[..., None] * np.eye(len(L))
-        covariance[..., first, second] = 0.5 * (sums - own[..., first] - own[..., second])
-        covariance[..., second, first] = covariance[..., first, second]
-        covariance[~np.isfinite(found)] = np.eye(len(L))
-        factor = np.linalg.cholesky(covariance)
-        whitened = np.linalg.solve(factor, np.moveaxis(centre[: len(L)], 0, -1)[..., None])[..., 0]
-        size = np.exp(2 * np.log(np.einsum("gkii->gki", factor)).mean(axis=-1))
-        return JointLaw(found, (whitened**2).mean(axis=-1), size, self.equations.nu(reml=True)[at].astype(np.float64))
+        """The law of all contrasts together."""
+        found, centre, scale = self._law(at, with_sums(self.L))
+        square, size = joint_square(centre, scale)
+        F, nu = square / len(self.L), self.equations.nu(reml=True)[at].astype(np.float64)
+        return JointLaw(found, F, F, size, nu)
 
     def _law(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Log-likelihood, centre and scale; points where rounding leaves nothing of these have no likelihood."""
