@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from donorwise.pl._checks import calibration, power
+from donorwise.pl._covariates import covariates
 from donorwise.pl._design import design
 from donorwise.pl._donors import donors
 from donorwise.pl._genotype import genotype
@@ -21,6 +22,7 @@ from donorwise.pl._volcano import ma, volcano
 
 __all__ = [
     "calibration",
+    "covariates",
     "design",
     "donors",
     "forest",
