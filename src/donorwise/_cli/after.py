@@ -40,10 +40,6 @@ RESULT = options.add(
     ),
     KEY,
 )
-PAIRS = click.option(
-    "--pairwise", metavar="VARIABLE|BY", multiple=True,
-    help="All pairs of levels of a variable, in each level of another one where that is named. Repeatable.",
-)  # fmt: skip
 MODEL_DDF = click.option(
     "--ddf",
     type=click.Choice(list(dict.fromkeys([*DDF, *GLMM_DDF]))),
@@ -67,23 +63,22 @@ TERM = click.option(
 
 
 @click.command()
-@options.add(options.SOURCE, RESULT, options.CONTRAST, PAIRS, MODEL_DDF)
+@options.add(options.SOURCE, RESULT, options.CONTRAST, MODEL_DDF)
 @click.option("--min-log-fc", type=click.FloatRange(min=0), help="Test whether a log2 fold change is larger than this.")
 @click.option("--min-effect", type=click.FloatRange(min=0), help="The same in units of the estimates.")
 @options.add(options.MAX_MEMORY, RUN)
 @click.pass_context
 def test(ctx: click.Context, /, **given: Any) -> None:
     """Test further contrasts of the models that another command fitted to SOURCE; with --ddf or a minimal effect anew."""
-    from donorwise import get, pairwise, tl
+    from donorwise import get, tl
     from donorwise._batch.run import parse_contrast
 
     other = given["ddf"] or given["min_log_fc"] is not None or given["min_effect"] is not None
 
     def ask(adata: ad.AnnData, key: str, progress: bool) -> str:
-        asked: list[Any] = [parse_contrast(text, adata.obs) for text in given["contrast"]]
-        asked += [pairwise(*(part.strip() for part in text.split("|", 1))) for text in given["pairwise"]]
+        asked = [parse_contrast(text, adata.obs) for text in given["contrast"]]
         if not asked and not other:
-            raise DataError("Nothing is asked: give --contrast, --pairwise, --ddf or a minimal effect.")
+            raise DataError("Nothing is asked: give --contrast, --ddf or a minimal effect.")
         tl.test(
             adata, asked or None, key=key, key_added=_BESIDE if other else None, progress=progress,
             **_of(given, "ddf", "min_log_fc", "min_effect", "n_jobs", "max_memory"),
