@@ -403,6 +403,16 @@ def test_container_order_and_chunks_do_not_matter(tmp_path: Path) -> None:
     backed.file.close()
 
 
+def test_genes_in_another_order_than_when_they_were_fitted() -> None:
+    adata = cohort()
+    dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    other = adata[:, list(adata.var_names[::-1])].copy()
+    np.testing.assert_allclose(made(other), made(adata)[:, ::-1], atol=1e-10)
+    names = list(adata.var_names)
+    pd.testing.assert_frame_equal(dw.get.ranef(other, names), dw.get.ranef(adata, names))
+    dw.tl.test(other, "condition[T.disease]", progress=False)  # which compares the models with those of the result
+
+
 def test_stored_result_has_all_it_takes(tmp_path: Path) -> None:
     adata = cohort()
     dw.tl.glmm(
