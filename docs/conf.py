@@ -9,16 +9,20 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sphinx import addnodes
 from sphinx.ext.napoleon import NumpyDocstring
 
 if TYPE_CHECKING:
+    from docutils.nodes import document
     from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for pictures.py
 OFFLINE = tags.has("offline")  # noqa: F821  defined by Sphinx
 
 project = "donorwise"
@@ -34,7 +38,11 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "sphinxcontrib.bibtex",
 ]
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "plain"
+bibtex_reference_style = "author_year"
 exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 
@@ -50,6 +58,11 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
+nitpicky = True
+# What attributes of fits and of an audit hold of the package's inside: nothing that anybody asks for by this name.
+nitpick_ignore = [("py:class", name) for name in ("Design", "Grouping", "Learned", "Prior")]
+if OFFLINE:  # names of other projects have their targets in the inventories
+    nitpick_ignore_regex = [("py:.*", r"(anndata|collections|matplotlib|numpy|os|pandas)\..*")]
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
@@ -83,6 +96,31 @@ intersphinx_mapping = (
 )
 
 
+# annotations as the code spells them, or as Python knows them inside -> names that are documented
+DOCUMENTED = {
+    "ad.AnnData": "anndata.AnnData",
+    "anndata._core.anndata.AnnData": "anndata.AnnData",
+    "Axes": "matplotlib.axes.Axes",
+    "Figure": "matplotlib.figure.Figure",
+    "np.ndarray": "numpy.ndarray",
+    "BoolArray": "numpy.ndarray",
+    "FloatArray": "numpy.ndarray",
+    "IntArray": "numpy.ndarray",
+    "StrArray": "numpy.ndarray",
+    "pd.DataFrame": "pandas.DataFrame",
+    "pandas.core.frame.DataFrame": "pandas.DataFrame",
+    "donorwise._core.design.arms.Arms": "Arms",
+    "donorwise._core.design.comparisons.Pairwise": "Comparisons",
+    "donorwise._core.design.comparisons.Slope": "Comparisons",
+    "donorwise._core.design.cond.Cond": "Cond",
+}
+
+
+def _name_targets(app: Sphinx, doctree: document) -> None:
+    for reference in doctree.findall(addnodes.pending_xref):
+        reference["reftarget"] = DOCUMENTED.get(reference["reftarget"], reference["reftarget"])
+
+
 def _parse_returns(self: NumpyDocstring, section: str) -> list[str]:
     """Prose under Returns stays prose: napoleon would take its lines for types."""
     return [":returns:", *self._indent(self._dedent(self._consume_to_next_section())), ""]
@@ -98,10 +136,30 @@ def _copy_tutorials(app: Sphinx) -> None:
             shutil.copy2(file, target)
 
 
+def _draw_pictures(app: Sphinx) -> None:
+    import matplotlib as mpl
+    import pictures
+
+    if pictures.outdated():
+        with mpl.rc_context({"backend": "agg"}):
+            pictures.draw()
+
+
+def _show_picture(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Plots have theirs on their own page as well."""
+    plot = name.rpartition(".")[2]
+    if what == "function" and name.startswith("donorwise.pl."):
+        lines += ["", f".. image:: /pictures/{plot}.png", f"   :alt: {plot}", "   :width: 80%", ""]
+        lines += ["Drawn with the code on :doc:`/plots`.", ""]
+
+
 def setup(app: Sphinx) -> None:
     """Register what is particular to this project."""
     NumpyDocstring._parse_returns_section = _parse_returns
     app.connect("builder-inited", _copy_tutorials)
+    app.connect("builder-inited", _draw_pictures)
+    app.connect("autodoc-process-docstring", _show_picture)
+    app.connect("doctree-read", _name_targets)
     # a list of pages by pattern may be empty; this warning has no type by which suppress_warnings could name it
     logging.getLogger("sphinx.sphinx.directives.other").addFilter(
         lambda record: getattr(record, "subtype", "") != "empty_glob"

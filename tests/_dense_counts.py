@@ -116,15 +116,18 @@ class DenseCounts:
             columns.append(loaded.reshape(len(loaded), -1))
         return np.concatenate(columns, axis=1) if columns else np.zeros((len(self.y), 0))
 
-    def optimum(self, covariances: Sequence[np.ndarray], N: np.ndarray | None = None) -> Optimum:
-        """With coefficients X N gamma, all of them if N is None."""
+    def optimum(
+        self, covariances: Sequence[np.ndarray], N: np.ndarray | None = None, fixed: np.ndarray | None = None
+    ) -> Optimum:
+        """With coefficients N gamma + fixed (p,), all of them if N is None; no others if `fixed` is."""
         X = self.X if N is None else self.X @ N
         C = np.concatenate([X, self.Z(covariances)], axis=1)
         penalty = np.r_[np.zeros(X.shape[1]), np.ones(C.shape[1] - X.shape[1])]
         density, (y, f) = DENSITIES[self.kind], self.data
+        offset = 0.0 if fixed is None else self.X @ fixed
 
         def args(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
-            return y, f, self.exposure, C @ x, self.size
+            return y, f, self.exposure, C @ x + offset, self.size
 
         def minus(x: np.ndarray) -> float:
             return float(-density.value(*args(x)).sum() + 0.5 * (penalty * x * x).sum())
@@ -148,13 +151,13 @@ class DenseCounts:
         found = self.optimum(covariances)
         return found.height - 0.5 * float(np.linalg.slogdet(found.H)[1])
 
-    def contrast(self, covariances: Sequence[np.ndarray], c: np.ndarray) -> Contrast:
-        """The law of c'beta."""
+    def contrast(self, covariances: Sequence[np.ndarray], c: np.ndarray, value: float = 0.0) -> Contrast:
+        """The law of c'beta, with the root of its being `value`."""
         found, p = self.optimum(covariances), self.X.shape[1]
         centre = float(c @ found.at[:p])
         scale = float(np.sqrt(c @ np.linalg.inv(found.H)[:p, :p] @ c))
-        null = self.optimum(covariances, null_space(c[None]))
-        return Contrast(centre, scale, float(np.sign(centre) * np.sqrt(2 * (found.height - null.height))))
+        null = self.optimum(covariances, null_space(c[None]), value * c / (c @ c))
+        return Contrast(centre, scale, float(np.sign(centre - value) * np.sqrt(2 * (found.height - null.height))))
 
     def effects(self, covariances: Sequence[np.ndarray], t: int) -> tuple[np.ndarray, np.ndarray]:
         """Effects of the levels of a term on its columns, and their variances given the coefficients."""

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.contrasts import cond, resolve_contrasts, resolve_term
+from donorwise._core.design.cond import cond
+from donorwise._core.design.contrasts import resolve_contrasts, resolve_term
 from donorwise._core.design.evaluate import evaluate_rows
 from donorwise.errors import DesignError
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import runpy
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import donorwise as dw
+from donorwise import _typing
 from donorwise._accessor import DonorwiseAccessor
 from donorwise._core.design import advice as audit_advice
 from donorwise._core.design import depth as audit_depth
@@ -21,6 +24,7 @@ from donorwise._core.design import people as audit_people
 from donorwise._core.design import rivals as audit_rivals
 from donorwise._core.design import slopes as audit_slopes
 from donorwise._core.design.formula import parse
+from donorwise._core.engine import exact_features
 from donorwise._docs import TEXTS, documented
 from donorwise._typing import STATUSES
 
@@ -74,6 +78,53 @@ def test_docstrings_describe_every_parameter(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_docstrings_have_no_empty_place(name: str) -> None:
     assert re.findall(r"^ *\{\w+\}$", inspect.getdoc(PUBLIC[name]) or "", re.MULTILINE) == []
+
+
+def test_every_function_has_its_question() -> None:
+    names = [f"{face}.{name}" for face in FACES for name in getattr(dw, face).__all__]
+    names += [name for name in dw.__all__ if name not in (*FACES, "__version__")]
+    page = _page("which-function")
+    assert [name for name in names if not re.search(rf"`(?:donorwise|dw)\.{re.escape(name)}`", page)] == []
+
+
+def test_every_plot_has_its_picture() -> None:
+    """Under a heading of its name, with the code that draws it; the pictures are drawn when the site is built."""
+    headings = re.split(r"^### ", _page("plots"), flags=re.MULTILINE)[1:]
+    assert sorted(part.split("`")[1] for part in headings) == sorted(dw.pl.__all__)
+    for part in headings:
+        name = part.split("`")[1]
+        assert f"dw.pl.{name}(" in part
+        assert f"pictures/{name}.png" in part
+
+
+@pytest.mark.slow
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    drawn = runpy.run_path(str(DOCS / "pictures.py"))["draw"](DOCS / "plots.md", tmp_path)
+    assert sorted(drawn) == sorted(dw.pl.__all__) == sorted(path.stem for path in tmp_path.glob("*.png"))
+
+
+PLAIN = {"Any", "Audit", "Axes", "Figure", "Hashable", "Iterable", "Literal", "Mapping", "None", "PathLike", "Sequence"}
+"""What signatures say that has its place elsewhere: in Python, matplotlib, or beside the accessor."""
+
+
+@pytest.mark.parametrize("name", [name for name, item in PUBLIC.items() if inspect.isfunction(item)])
+def test_types_of_signatures_are_explained(name: str) -> None:
+    """Names that Sphinx cannot look up: of one word, and imported for the checker alone (arrays it is told of)."""
+    spelled = " ".join(str(annotation) for annotation in PUBLIC[name].__annotations__.values())
+    own = set(re.findall(r"(?<![.\w'\"])[A-Z]\w+", re.sub(r"(['\"]).*?\1", "", spelled)))
+    listed = set(re.findall(r"^\.\. py:type:: (\w+)$", _page("types"), re.MULTILINE))
+    arrays = {word for word in own if word.endswith("Array")}
+    looked_up = PUBLIC[name].__globals__.keys() | set(dw.__all__)
+    assert own - PLAIN - arrays - listed - looked_up == set()
+
+
+def test_types_are_listed_with_their_options() -> None:
+    shown = dict(re.findall(r'py:type:: (\w+)\n +:canonical: (".*)', _page("types")))
+    modules = (_typing, exact_features, import_module("donorwise.pl._heatmap"))
+    actual = {name: alias for module in modules for name, alias in vars(module).items() if name in shown}
+    assert {name: re.findall(r'"(.*?)"', text) for name, text in shown.items()} == {
+        name: list(get_args(alias)) for name, alias in actual.items()
+    }
 
 
 def test_shared_texts_are_written_once() -> None:
@@ -138,3 +189,25 @@ def test_formulas_of_the_decision_table_parse() -> None:
     assert len(formulas) > 10
     for formula in formulas:
         parse(formula)
+
+
+def test_papers_that_the_code_names_are_listed() -> None:
+    """By the year and an author: the one whose name stands before it, or before "et al." """
+    entries = (DOCS / "references.bib").read_text(encoding="utf-8").split("\n@")
+    listed = {
+        (author.split(",")[0].split()[-1], year)
+        for entry in entries
+        for year in re.findall(r"year = \{(\d+)\}", entry)
+        for author in re.findall(r"author = \{(.*)\}", entry)[0].split(" and ")
+    }
+    name = re.compile(r"([A-Z][\wö-]*[a-zö])(?: et al\.)?,?\s\(?((?:19|20)\d\d)\b(?!-\d)")
+    named = {found for path in SOURCE.rglob("*.py") for found in name.findall(path.read_text(encoding="utf-8"))}
+    assert len(named) > 50
+    assert named - listed == set()
+
+
+def test_papers_that_pages_cite_are_listed() -> None:
+    keys = set(re.findall(r"^@\w+\{(\w+),", (DOCS / "references.bib").read_text(encoding="utf-8"), re.MULTILINE))
+    pages = "".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
+    cited = {key for keys_ in re.findall(r"\{cite:\w+\}`(.*?)`", pages) for key in keys_.split(",")}
+    assert cited <= keys

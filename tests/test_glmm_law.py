@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from unittest.mock import patch
 
 import numpy as np
@@ -157,6 +158,29 @@ def test_the_law_is_that_of_the_dense_twin(kind, formula):
                 assert abs(law.centre[g, t, i] - own.centre) < CENTRE * own.scale
                 assert abs(law.scale[g, t, i] / own.scale - 1) < SCALE
                 assert abs(law.root[g, t, i] - own.root) < ROOT
+
+
+@pytest.mark.parametrize("make", ["collapsed", "by_cell"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("formula", ["~ arm * cond + age + (1 | donor/sample)", "~ cond + x + (1 + cond | donor)"])
+def test_roots_of_other_values_are_those_of_the_dense_twin(make, kind, formula):
+    obs, exposure, rng = cohort(7)
+    y, trials = responses(kind, obs, exposure, rng)
+    design = build_design(formula.replace("x + ", "") if make == "collapsed" else formula, obs)
+    model = {"collapsed": collapsed, "by_cell": by_cell}[make](kind, design, y, exposure, trials)
+    terms, points = MODELS[formula.replace("x + ", "")]
+    L = np.vstack([np.eye(design.X.shape[1]), rng.choice([-1, 1], (1, design.X.shape[1]))])
+    turned = model.rows.equations.turned(L)
+    grid = GLMMGrid(model, np.array(points), turned, ())
+    law = grid.law(model.usable)
+    np.testing.assert_array_equal(grid.root_at(model.usable, law, 0.0), law.root)
+    for value in (-0.4, 2.0):
+        roots = grid.root_at(model.usable, law, value)
+        for g in range(len(model.features)):
+            dense = twin(kind, model, design, obs, terms, y, exposure, trials, g)
+            for (t, point), (i, c) in product(enumerate(points), enumerate(turned)):
+                right = dense.contrast(matrices(model, point), c, value).root
+                assert abs(roots[g, t, i] - right) < (ROOT if make == "collapsed" else CELL_ROOT)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -238,6 +238,8 @@ def test_errors(planted: ad.AnnData, change: Any, options: dict[str, Any], messa
 def test_contrasts_without_a_name_are_asked_for(planted: ad.AnnData) -> None:
     contrasts = {"half": {"treated[T.yes]": 0.5}}
     fit(planted, "~ treated + (1 | donor_id)", contrasts=contrasts, ddf="kenward-roger")
+    assert len(influence(planted)[0]) == 2  # their weights are in the result
+    del planted.uns["lmm"]["contrasts"]  # as in results of 0.1
     with pytest.raises(DataError, match="give contrasts="):
         influence(planted)
     assert len(influence(planted, contrasts=contrasts)[0]) == 2

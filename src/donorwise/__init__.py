@@ -20,7 +20,8 @@ from donorwise import _accessor as _accessor
 
 if TYPE_CHECKING:
     from donorwise import datasets, errors, get, pl, pp, tl
-    from donorwise._core.design.contrasts import cond
+    from donorwise._core.design.comparisons import pairwise, slope
+    from donorwise._core.design.cond import cond
     from donorwise._core.engine.exact import fit_glmm
     from donorwise._core.engine.fit_arrays import fit_lmm
     from donorwise._core.engine.fitted import LMMFit
@@ -41,9 +42,11 @@ __all__ = [
     "fit_glmm",
     "fit_lmm",
     "get",
+    "pairwise",
     "pl",
     "pp",
     "scan_variants",
+    "slope",
     "tl",
 ]
 
@@ -55,15 +58,17 @@ _LAZY: dict[str, str | None] = {
     "LMMFit": "donorwise._core.engine.fitted",
     "PeptideFit": "donorwise._core.engine.fitted_peptides",
     "ScanResult": "donorwise._core.engine.scan_result",
-    "cond": "donorwise._core.design.contrasts",
+    "cond": "donorwise._core.design.cond",
     "datasets": None,
     "errors": None,
     "fit_glmm": "donorwise._core.engine.exact",
     "fit_lmm": "donorwise._core.engine.fit_arrays",
     "get": None,
+    "pairwise": "donorwise._core.design.comparisons",
     "pl": None,
     "pp": None,
     "scan_variants": "donorwise.tl._scan_variants",
+    "slope": "donorwise._core.design.comparisons",
     "tl": None,
 }
 

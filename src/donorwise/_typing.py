@@ -24,8 +24,14 @@ Status: TypeAlias = Literal[
 Scale: TypeAlias = Literal["trace", "as-is"]
 SCALES: tuple[str, ...] = get_args(Scale)
 """How variances with a kernel are stated."""
+FixedShares: TypeAlias = Literal["each", "together"]
+FIXED_SHARES: tuple[str, ...] = get_args(FixedShares)
+"""Whether terms of the fixed part have shares of the variance of their own."""
 GlmmDdf: TypeAlias = Literal["moderated", "between-within", "wald"]
+Adjust: TypeAlias = Literal["within", "global", "stagewise"]
+"""Which tests p-values are adjusted over."""
 DDF: tuple[str, ...] = get_args(Ddf)
+ADJUSTMENTS: tuple[str, ...] = get_args(Adjust)
 ROBUST: tuple[str, ...] = get_args(Robust)
 GLMM_DDF: tuple[str, ...] = get_args(GlmmDdf)
 STATUSES: tuple[str, ...] = get_args(Status)

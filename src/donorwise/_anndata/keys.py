@@ -50,6 +50,21 @@ HERITABILITY = "heritability"
 KERNELS = "kernels"
 """The kernels of a formula, for the levels that there are."""
 
+CONTRASTS = "contrasts"
+"""Weights of the contrasts that were tested; there are none beside results of 0.1."""
+
+JOINT_TESTS = "joint_tests"
+"""F tests of several coefficients at once, asked for after the fit."""
+
+VARIANCE_TESTS = "variance_tests"
+"""Likelihood ratio tests of random terms, asked for after the fit."""
+
+VARIANCE_INTERVALS = "variance_intervals"
+"""Intervals of the shares of variance, asked for after the fit."""
+
+ADDED_TABLES = (JOINT_TESTS, VARIANCE_TESTS, VARIANCE_INTERVALS)
+"""Tables that are asked for after the fit."""
+
 TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)
 """The long tables of one result."""
 
@@ -156,5 +171,23 @@ INFLUENCE_SUFFIX = "_influence"
 POWER_SUFFIX = "_power"
 """Behind the key of a result: the power of studies like it."""
 
+GENE_SETS_SUFFIX = "_gene_sets"
+"""Behind the key of a result: tests of sets of genes."""
+
+DERIVED_SUFFIXES = (INFLUENCE_SUFFIX, POWER_SUFFIX, GENE_SETS_SUFFIX)
+"""Behind the key of a result: entries of what was worked out from it."""
+
+RESIDUALS = "residuals"
+"""Default name of the layer that ``dw.tl.residuals`` makes."""
+
+RESIDUALS_SUFFIX = "_residuals"
+"""Behind the key of a result: which layers, or tables of obsm, were made of it, and without which terms."""
+
 MAX_P_LOO = "max_p_loo"
 """Column that ``dw.tl.influence`` adds to the results."""
+
+SHRUNK, LFSR = "shrunk", "lfsr"
+"""Columns that ``dw.tl.shrink`` adds to the results: posterior means, and local false sign rates."""
+
+ADDED_COLUMNS = (MAX_P_LOO, SHRUNK, LFSR)
+"""Columns of the results that are worked out after the fit; NaN where they are not known."""

@@ -83,7 +83,7 @@ def prepare_pseudobulk(
     by = group_columns(groupby)
     units = units_of(adata, parsed, donor=donor, sample=sample, groupby=by)
     tasks = tasks_of_units(units, by)
-    names, resolved = resolve_by_group(tasks, contrasts)
+    names, resolved = resolve_by_group(tasks, contrasts, by)
     made = assemble_pseudobulk(
         adata, parsed, response, units, tasks, groupby=by, depth=depth, normalize=normalize, n_jobs=n_jobs
     )

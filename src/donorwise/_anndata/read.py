@@ -49,6 +49,8 @@ class Results:
         Shares of variance of the terms with a kernel, one row per variable x group x component; None where there are none.
     kernels
         The kernels of the formula, see :mod:`donorwise._core.engine.kernel_tables`; None where there are none.
+    contrasts
+        Weights of the contrasts, see :mod:`donorwise._core.engine.contrast_tables`; None where they are not known.
     """
 
     params: dict[str, Any]
@@ -60,6 +62,7 @@ class Results:
     size_factors: pd.DataFrame | None = None
     heritability: pd.DataFrame | None = None
     kernels: pd.DataFrame | None = None
+    contrasts: pd.DataFrame | None = None
 
     @property
     def groupby(self) -> tuple[str, ...]:
@@ -111,7 +114,7 @@ def read_results(adata: ad.AnnData, key: str = keys.LMM) -> Results:
     there = features_there(adata, params)
     if there is not None:
         tables = {name: still_there(table, there, key) for name, table in tables.items()}
-    others = (keys.PRIOR, keys.SIZE_FACTORS, keys.KERNELS)
+    others = (keys.PRIOR, keys.SIZE_FACTORS, keys.KERNELS, keys.CONTRASTS)
     further = {name: pd.DataFrame(entry[name]) for name in others if name in entry}
     whole = {name: table.reset_index(drop=True) for name, table in tables.items()}
     return Results(params=params, **whole, **further)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
-from donorwise._anndata.exposure import is_total
 from donorwise._anndata.kernels import with_stored_kernels
 from donorwise._anndata.obs import check_obs_columns, suggest
 from donorwise._anndata.prepare import assemble_lmm
@@ -21,8 +20,11 @@ from donorwise._anndata.prepare_units import assemble_pseudobulk, tasks_of_units
 from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.response import layer_of
 from donorwise._anndata.roles import find_roles
+from donorwise._anndata.stored_contrasts import asking_again, changed
+from donorwise._anndata.write import read_every_test
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
+from donorwise._core.engine.exposures import is_total
 from donorwise._core.engine.groups import group_columns, group_text
 from donorwise._core.models.glmm.families import distribution
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import anndata as ad
-    import pandas as pd
 
     from donorwise._anndata.read import Results
     from donorwise._core.engine.analysis import Analysis, F
@@ -40,11 +41,7 @@ if TYPE_CHECKING:
     from donorwise._core.engine.lmm import LmmAnalysis
     from donorwise._core.engine.peptides import PeptideAnalysis
     from donorwise._core.engine.pseudobulk import PseudobulkAnalysis
-    from donorwise._core.engine.tasks import Task
     from donorwise._typing import FloatArray
-
-# "variable: level vs other", as contrasts of two levels are called
-_LEVELS = re.compile(r"(?P<variable>.+?): (?P<level>.+) vs (?P<other>.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +60,33 @@ class Recovered:
     params: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A stored result, and what is to be made of it again.
+
+    Attributes
+    ----------
+    adata, key, params
+        Where the result is, and its params.
+    variables
+        Features to take.
+    weights
+        As they were given, where the params cannot say.
+    n_jobs
+        Threads.
+    fold_changes
+        Whether the statistics are to hold what fold changes of logarithms are made of.
+    """
+
+    adata: ad.AnnData
+    key: str
+    params: dict[str, Any]
+    variables: Sequence[str]
+    weights: FloatArray | None = None
+    n_jobs: int | None = None
+    fold_changes: bool = False
+
+
 def recover(
     adata: ad.AnnData,
     key: str,
@@ -71,6 +95,7 @@ def recover(
     weights: FloatArray | None = None,
     variables: Sequence[str] | None = None,
     n_jobs: int | None = None,
+    fold_changes: bool = False,
 ) -> Recovered:
     """Rebuild the analysis that gave a result from its params and the AnnData.
 
@@ -81,11 +106,14 @@ def recover(
     key
         Entry of ``uns``.
     contrasts, weights
-        As they were given to ``tl.lmm``, where the params cannot say.
+        As they were given to ``tl.lmm``: weights from an array, and contrasts of results of 0.1 whose weights cannot be told
+        from their names.
     variables
         Features to take; None for all of the result that are still there.
     n_jobs
         Threads.
+    fold_changes
+        Whether tests of the analysis are to have fold changes, which of values that are logarithms cost a longer pass.
 
     Raises
     ------
@@ -96,42 +124,32 @@ def recover(
     check_has_cells(adata)
     n_now, n_then = cell_count(adata), params["n_cells"] + params["n_dropped"]
     if n_now != n_then:
-        raise _changed(key, f"it has {n_now:,} cells and had {n_then:,}", params["method"])
+        raise changed(key, f"it has {n_now:,} cells and had {n_then:,}", params["method"])
     if variables is None:
         variables = list(read_results(adata, key).results["variable"].cat.categories)
-    made = _AGAIN[params["observations"]](adata, variables, params, weights, key, n_jobs)
+    stored = _Stored(adata, key, params, variables, weights, n_jobs, fold_changes)
+    made = _AGAIN[params["observations"]](stored)
+    made = replace(made, options=replace(made.options, min_effect=params.get("min_effect", 0.0)))
     n_cells = sum(made.cells_of(number) for number in range(len(made.tasks)))
     if n_cells != params["n_cells"]:
-        raise _changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could", params["method"])
-    return Recovered(_asking(made, params, contrasts, key), params)
+        raise changed(key, f"{n_cells:,} cells can be used and {params['n_cells']:,} could", params["method"])
+    return Recovered(asking_again(made, params, read_results(adata, key).contrasts, contrasts, key), params)
 
 
-def _of_cells(
-    adata: ad.AnnData,
-    variables: Sequence[str],
-    params: dict[str, Any],
-    weights: FloatArray | None,
-    key: str,
-    n_jobs: int | None,
-) -> LmmAnalysis:
-    response = replace(response_of(adata, params["response"], variables), log_base=params["log_base"])
-    w = weights if is_collapsed(adata) else _weights(params, weights, key)
+def _of_cells(of: _Stored) -> LmmAnalysis:
+    adata, params, key = of.adata, of.params, of.key
+    response = replace(response_of(adata, params["response"], of.variables), log_base=params["log_base"])
+    w = of.weights if is_collapsed(adata) else _weights(of)
     formula = with_stored_kernels(params["formula"], read_results(adata, key))
     made = assemble_lmm(
         adata, formula, response, groupby=group_columns(params["groupby"]), weights=w,
-        options=Options(params["ddf"], bool(params["reml"])), n_jobs=n_jobs,
+        options=Options(params["ddf"], bool(params["reml"])), n_jobs=of.n_jobs, fold_changes=of.fold_changes,
     )  # fmt: skip
     return replace(made, donor=params["donor"])
 
 
-def _of_peptides(
-    adata: ad.AnnData,
-    variables: Sequence[str],
-    params: dict[str, Any],
-    weights: FloatArray | None,
-    key: str,
-    n_jobs: int | None,
-) -> PeptideAnalysis:
+def _of_peptides(of: _Stored) -> PeptideAnalysis:
+    adata, params, key = of.adata, of.params, of.key
     if params["mask_var"] == keys.ARRAY_WEIGHTS:
         raise DataError(
             f"{key!r} was fitted with mask_var= from an array, which is not stored, so that the peptides of its proteins are not "
@@ -140,14 +158,14 @@ def _of_peptides(
     made = prepare_peptides(
         adata, params["formula"], features=params["features"], weights_layer=params["weights_layer"] or None,
         groupby=group_columns(params["groupby"]), layer=layer_of(params["response"]), mask_var=params["mask_var"] or None,
-        weights=_weights(params, weights, key), log_base=params["log_base"], n_jobs=n_jobs, told=False,
+        weights=_weights(of), log_base=params["log_base"], n_jobs=of.n_jobs, told=False,
         options=Options(params["ddf"], bool(params["reml"]), params["robust"]),
     )  # fmt: skip
     number = {name: i for i, name in enumerate(made.variables)}
-    for name in variables:
+    for name in of.variables:
         if name not in number:
             raise DataError(f"var[{params['features']!r}] has no protein {name!r}. {suggest(name, number)}")
-    made = made.take_features(np.array([number[name] for name in variables], dtype=np.int64))
+    made = made.take_features(np.array([number[name] for name in of.variables], dtype=np.int64))
     _check_peptides(made, read_results(adata, key).results, key)
     return replace(made, donor=params["donor"])
 
@@ -159,52 +177,40 @@ def _check_peptides(made: PeptideAnalysis, stored: pd.DataFrame, key: str) -> No
     lost = np.flatnonzero(now < then)
     if lost.size:
         name, n, before = made.variables[lost[0]], int(now[lost[0]]), int(then[lost[0]])
-        raise _changed(key, f"{name!r} has {n:,} of the {before:,} peptides that it had")
+        raise changed(key, f"{name!r} has {n:,} of the {before:,} peptides that it had")
 
 
-def _of_units(
-    adata: ad.AnnData,
-    variables: Sequence[str],
-    params: dict[str, Any],
-    weights: FloatArray | None,
-    key: str,
-    n_jobs: int | None,
-) -> PseudobulkAnalysis:
-    _weights(params, weights, key)
+def _of_units(of: _Stored) -> PseudobulkAnalysis:
+    adata, params, key = of.adata, of.params, of.key
+    _weights(of)
     parsed, groupby = parse(params["formula"]), group_columns(params["groupby"])
     sample = params["sample"] if "sample" in params else _sample_of_old(adata, params["units"])
     units = units_of(adata, parsed, donor=params["donor"], sample=sample or None, groupby=groupby)
     if units.name != params["units"]:
-        raise _changed(key, f"its units are {units.name} and were {params['units']}", params["method"])
+        raise changed(key, f"its units are {units.name} and were {params['units']}", params["method"])
     tasks = tasks_of_units(units, groupby)
     depth = None if is_collapsed(adata) else params["depth"] or None
     made = assemble_pseudobulk(
         adata,
         parsed,
-        response_of(adata, params["response"], variables),
+        response_of(adata, params["response"], of.variables),
         units,
         tasks,
         groupby=groupby,
         depth=depth,
         normalize=params["normalize"],
-        n_jobs=n_jobs,
+        n_jobs=of.n_jobs,
     )
     return replace(made, factors=_stored_factors(made, read_results(adata, key).size_factors, key))
 
 
-def _of_shares(
-    adata: ad.AnnData,
-    variables: Sequence[str],
-    params: dict[str, Any],
-    weights: FloatArray | None,
-    key: str,
-    n_jobs: int | None,
-) -> CompositionAnalysis:
-    _weights(params, weights, key)
-    response = response_of(adata, params["response"], variables)
+def _of_shares(of: _Stored) -> CompositionAnalysis:
+    adata, params = of.adata, of.params
+    _weights(of)
+    response = response_of(adata, params["response"], of.variables)
     made = assemble_composition(
         adata, params["formula"], response, cell_type=params["cell_type"], sample=params["sample"],
-        groupby=group_columns(params["groupby"]), options=Options(params["ddf"]), n_jobs=n_jobs,
+        groupby=group_columns(params["groupby"]), options=Options(params["ddf"]), n_jobs=of.n_jobs,
     )  # fmt: skip
     return replace(made, donor=params["donor"])
 
@@ -220,7 +226,7 @@ def _stored_factors(made: PseudobulkAnalysis, stored: pd.DataFrame | None, key: 
             continue
         own, used = by_group[task.name], np.flatnonzero(task.design.codes >= 0)
         if list(own["unit"].astype(str)) != made.units.labels(used):
-            raise _changed(key, f"it has other units ({made.units.name}) in {task.name!r}", keys.PSEUDOBULK)
+            raise changed(key, f"it has other units ({made.units.name}) in {task.name!r}", keys.PSEUDOBULK)
         out[used] = own["factor"].to_numpy(dtype=np.float64)
     return out
 
@@ -231,24 +237,18 @@ def _sample_of_old(adata: ad.AnnData, units: str) -> str:
     return role.column if role is not None and role.column in units.split(":") else ""
 
 
-def _of_counts(
-    adata: ad.AnnData,
-    variables: Sequence[str],
-    params: dict[str, Any],
-    weights: FloatArray | None,
-    key: str,
-    n_jobs: int | None,
-) -> GlmmAnalysis:
-    _weights(params, weights, key)
+def _of_counts(of: _Stored) -> GlmmAnalysis:
+    adata, params, key = of.adata, of.params, of.key
+    _weights(of)
     rows = is_collapsed(adata)  # they have the exposures of their cells in them
     given: dict[str, Any] = {
         name: None if rows else _column(adata, params, name, key) for name in ("exposure", "offset", "trials")
     }
-    response = response_of(adata, params["response"], variables)
+    response = response_of(adata, params["response"], of.variables)
     made = assemble_glmm(
         adata, params["formula"], response, distribution(params["family"], params["link"]),
         groupby=group_columns(params["groupby"]), detected=bool(params["detected"]), options=Options(params["ddf"]),
-        n_jobs=n_jobs, **given,
+        n_jobs=of.n_jobs, **given,
     )  # fmt: skip
     if made.exposure != params["exposure"]:
         raise DataError(
@@ -273,7 +273,7 @@ def _column(adata: ad.AnnData, params: dict[str, Any], name: str, key: str) -> s
     return text or None
 
 
-_AGAIN: dict[str, Callable[..., Analysis[Any, Any]]] = {
+_AGAIN: dict[str, Callable[[_Stored], Analysis[Any, Any]]] = {
     "cells": _of_cells, "peptides": _of_peptides, "units": _of_units, "counts": _of_counts, "shares": _of_shares,
 }  # fmt: skip
 
@@ -310,23 +310,23 @@ def cells_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) 
 
 def peptides_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> PeptideAnalysis:
     """The models of a stored result for a few proteins, on the runs that there are now."""
-    return _of_peptides(adata, names, stored.params, None, key, 1)
+    return _of_peptides(_Stored(adata, key, stored.params, names, n_jobs=1))
 
 
 def units_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> PseudobulkAnalysis:
     """The models of counts of a stored result for a few genes, on the units that there are now."""
-    made = _of_units(adata, names, stored.params, None, key, 1)
+    made = _of_units(_Stored(adata, key, stored.params, names, n_jobs=1))
     return made.asking(None)
 
 
 def counts_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> GlmmAnalysis:
     """The generalised models of a stored result for a few features, on the cells that there are now."""
-    return _of_counts(adata, names, stored.params, None, key, 1)
+    return _of_counts(_Stored(adata, key, stored.params, names, n_jobs=1))
 
 
 def shares_again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> CompositionAnalysis:
     """The models of a stored result for a few cell types, on the cells or collapsed rows that there are now."""
-    return _of_shares(adata, names, stored.params, None, key, 1)
+    return _of_shares(_Stored(adata, key, stored.params, names, n_jobs=1))
 
 
 _FEW: dict[str, Callable[..., Analysis[Any, Any]]] = {
@@ -339,44 +339,15 @@ def again(adata: ad.AnnData, stored: Results, names: list[str], key: str) -> Ana
     return _FEW[stored.params["observations"]](adata, stored, names, key)
 
 
-def _changed(key: str, how: str, tool: str = keys.LMM) -> DataError:
-    return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run dw.tl.{tool} again.")
-
-
-def _weights(params: dict[str, Any], given: FloatArray | None, key: str) -> Any:
+def _weights(of: _Stored) -> Any:
     """The weights of the fit: a column's name, the array that must be given again, or None."""
-    stored = params["weights"]
-    if stored == keys.ARRAY_WEIGHTS and given is None:
+    stored, key = of.params["weights"], of.key
+    if stored == keys.ARRAY_WEIGHTS and of.weights is None:
         raise DataError(f"{key!r} was fitted with weights from an array, which is not stored: give weights= again.")
-    if stored != keys.ARRAY_WEIGHTS and given is not None:
+    if stored != keys.ARRAY_WEIGHTS and of.weights is not None:
         how = f"the column {stored!r}" if stored else "none"
         raise DataError(f"weights= was given, and {key!r} was fitted with {how}; leave it out.")
-    return given if stored == keys.ARRAY_WEIGHTS else stored or None
-
-
-def _asking(made: Analysis[Any, Any], params: dict[str, Any], given: Any, key: str) -> Analysis[Any, Any]:
-    """The analysis with the stored contrasts."""
-    if given is None:
-        given = [_contrast(made.tasks, name, params["method"], key) for name in params["contrasts"]]
-    asked = made.asking(given)
-    if set(asked.names) != set(params["contrasts"]):
-        raise DataError(
-            f"contrasts= gives {list(asked.names)}, and {key!r} has {params['contrasts']}; give those of the fit."
-        )
-    return asked
-
-
-def _contrast(tasks: Sequence[Task], name: str, tool: str, key: str) -> Any:
-    """A contrast from its name: a coefficient, or the difference of two levels of a variable."""
-    designs = [t.design for t in tasks if t.design is not None]
-    if any(name in d.fixed_names for d in designs):
-        return name
-    match = _LEVELS.fullmatch(name)
-    if match is not None and any(match["variable"] in d.frame.columns for d in designs):
-        return (match["variable"], match["level"], match["other"])
-    raise DataError(
-        f"The weights of the contrast {name!r} are not stored in {key!r}: give contrasts= as they were given to tl.{tool}."
-    )
+    return of.weights if stored == keys.ARRAY_WEIGHTS else stored or None
 
 
 def check_same(estimates: FloatArray, stored: FloatArray, key: str, tool: str) -> None:
@@ -384,6 +355,33 @@ def check_same(estimates: FloatArray, stored: FloatArray, key: str, tool: str) -
     if not np.allclose(
         estimates, stored, rtol=1e-5, atol=1e-8 * np.nanmax(np.abs(stored), initial=1.0), equal_nan=True
     ):
-        raise _changed(
+        raise changed(
             key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)", tool
+        )
+
+
+def check_again(adata: ad.AnnData, key: str, estimates: pd.Series) -> None:
+    """Raise unless estimates by variable, group and contrast are those of the result `key`, as far as it has these contrasts."""
+    stored = read_results(adata, key)
+    index = pd.MultiIndex.from_frame(stored.results[["variable", "group", "contrast"]].astype(str))
+    known = stored.results["estimate"].set_axis(index)
+    common = estimates[estimates.index.isin(index)]
+    check_same(common.to_numpy(), known.loc[common.index].to_numpy(np.float64), key, stored.params["method"])
+
+
+def check_whole(adata: ad.AnnData, key: str, found: Recovered) -> None:
+    """Raise where features are gone that the others' tests have learned from: without them they would be other tests.
+
+    Raises
+    ------
+    DataError
+        Says which of the two it is, and what to do.
+    """
+    stored = read_results(adata, key)
+    missing = len(read_every_test(adata, key)) - len(stored.results)
+    learned = "moderated tests" if stored.prior is not None else "dispersions" if found.analysis.pooled else ""
+    if missing and learned:
+        raise DataError(
+            f"{key!r} holds {learned}, which learn from all features, and some of them are no longer in the "
+            f"AnnData. Ask before features are dropped, or run dw.tl.{stored.params['method']} again."
         )

@@ -32,6 +32,7 @@ def write_results(
     size_factors: pd.DataFrame | None = None,
     heritability: pd.DataFrame | None = None,
     kernels: pd.DataFrame | None = None,
+    contrasts: pd.DataFrame | None = None,
 ) -> None:
     """Store one result as ``adata.uns[key]``, replacing what was there.
 
@@ -48,8 +49,9 @@ def write_results(
         Long tables with the columns variable and group first.
     params
         Formula, options and counts: text, numbers, booleans, lists of them, or dicts of text or numbers.
-    prior, size_factors, heritability, kernels
-        Long tables of the shared prior, of the units' depths, of shares of variance and of kernels; None where there are none.
+    prior, size_factors, heritability, kernels, contrasts
+        Long tables of the shared prior, of the units' depths, of shares of variance, of kernels and of the weights of
+        contrasts; None where there are none.
 
     Raises
     ------
@@ -70,6 +72,7 @@ def write_results(
         keys.SIZE_FACTORS: size_factors,
         keys.HERITABILITY: heritability,
         keys.KERNELS: kernels,
+        keys.CONTRASTS: contrasts,
     }
     tables |= {name: table for name, table in further.items() if table is not None}
     write_tables(adata, key, tables=tables, params=params)
@@ -89,8 +92,8 @@ def write_tables(adata: ad.AnnData, key: str, *, tables: Mapping[str, pd.DataFra
         `key` is not free or a value cannot be stored; `adata` is as it was then.
     """
     check_free(adata, key)
-    entry: dict[str, Any] = stamped({keys.PARAMS: {name: _storable(name, value) for name, value in params.items()}})
-    entry |= {name: _storable_table(table) for name, table in tables.items()}
+    entry: dict[str, Any] = stamped({keys.PARAMS: {name: storable(name, value) for name, value in params.items()}})
+    entry |= {name: storable_table(table) for name, table in tables.items()}
     put_uns(adata, key, entry)
     drop_derived(adata, key)
 
@@ -141,7 +144,8 @@ def write_settings(adata: ad.AnnData, settings: Mapping[str, str]) -> None:
     put_uns(adata, keys.SETTINGS, stamped(settings))
 
 
-def _storable_table(table: pd.DataFrame) -> pd.DataFrame:
+def storable_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A table in a form that every file format keeps."""
     return pd.DataFrame({str(name): _storable_column(column) for name, column in table.items()}, copy=False)
 
 
@@ -165,7 +169,7 @@ def _storable_column(column: pd.Series) -> Any:
     return pd.Categorical(texts, categories=texts.unique())
 
 
-def _storable(name: str, value: Any) -> Any:
+def storable(name: str, value: Any) -> Any:
     """Plain types only; a dict becomes two lists, for its keys may hold '/'."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -203,12 +207,13 @@ class InfluenceTables:
 def holds_derived(adata: ad.AnnData, name: str) -> bool:
     """Whether ``adata.uns[name]`` is a table worked out from a result."""
     entry = adata.uns.get(name)
-    return hasattr(entry, "keys") and set(entry.keys()) - {keys.FORMAT} in ({keys.PARAMS, _HITS, _DONORS}, {_TABLE})
+    forms = ({keys.PARAMS, _HITS, _DONORS}, {_TABLE}, {keys.PARAMS, _TABLE})
+    return hasattr(entry, "keys") and set(entry.keys()) - {keys.FORMAT} in forms
 
 
 def drop_derived(adata: ad.AnnData, key: str) -> None:
     """Remove what was worked out from the result `key`, which no longer holds for another."""
-    for name in (f"{key}{keys.INFLUENCE_SUFFIX}", f"{key}{keys.POWER_SUFFIX}"):
+    for name in (f"{key}{suffix}" for suffix in keys.DERIVED_SUFFIXES):
         if holds_derived(adata, name):
             del adata.uns[name]
 
@@ -267,9 +272,35 @@ def read_power(adata: ad.AnnData, key: str) -> pd.DataFrame:
     DataError
         There is none.
     """
+    return _read_table(
+        adata, key, keys.POWER_SUFFIX, f"The power of studies like {key!r} is not known: run dw.tl.power first."
+    )
+
+
+def write_gene_sets(adata: ad.AnnData, key: str, table: pd.DataFrame, params: Mapping[str, Any]) -> None:
+    """Store tests of sets of genes beside the result `key`, and how they were made."""
+    said = {name: storable(name, value) for name, value in params.items()}
+    put_uns(adata, f"{key}{keys.GENE_SETS_SUFFIX}", stamped({keys.PARAMS: said, _TABLE: storable_table(table)}))
+
+
+def read_gene_sets(adata: ad.AnnData, key: str) -> pd.DataFrame:
+    """Read the tests of sets of genes beside the result `key`.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+    return _read_table(
+        adata, key, keys.GENE_SETS_SUFFIX, f"No sets of genes were tested for {key!r}: run dw.tl.gene_sets first."
+    )
+
+
+def _read_table(adata: ad.AnnData, key: str, suffix: str, missing: str) -> pd.DataFrame:
+    """The table beside the result `key`; `missing` is said where there is none."""
     check_text(key)
-    name = f"{key}{keys.POWER_SUFFIX}"
+    name = f"{key}{suffix}"
     if name not in adata.uns:
-        raise DataError(f"The power of studies like {key!r} is not known: run dw.tl.power first.")
+        raise DataError(missing)
     check_format(adata.uns[name], name)
     return pd.DataFrame(adata.uns[name][_TABLE]).reset_index(drop=True)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._anndata import keys, read_results, suggest, symbols_of
+from donorwise._anndata import keys, read_every_test, read_results, suggest, symbols_of
 from donorwise._core.engine.groups import group_names
 from donorwise._docs import documented
 from donorwise._typing import STATUSES, check_option
 from donorwise.errors import DataError, DonorwiseError
+from donorwise.get._adjusted import adjusted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-    from donorwise._anndata import Results, Symbols
-    from donorwise._typing import BoolArray, Groups
+    from donorwise._anndata import Symbols
+    from donorwise._typing import Adjust, BoolArray, Groups
 
 
 def choose(table: pd.DataFrame, column: str, wanted: Groups) -> pd.DataFrame:
@@ -122,15 +123,15 @@ def check_cutoff(name: str, value: object, most: float) -> None:
         raise DonorwiseError(f"{name}={value!r} must be {what}.")
 
 
-def _with_ratios(stored: Results, key: str) -> pd.DataFrame:
+def _with_ratios(table: pd.DataFrame, ratio: str, key: str) -> pd.DataFrame:
     """The tests with the ratios that estimates are logarithms of, and the ratios' intervals."""
-    if not stored.ratio:
+    if not ratio:
         raise DataError(
             f"exponentiate=True: the estimates of {key!r} are differences of mean responses, and no logarithms of ratios; "
             "leave it out. Where there are fold changes, `log_fc` has them in log2."
         )
-    table = stored.results.assign(**{end: np.exp(stored.results[end]) for end in ("ci_low", "ci_high")})
-    table.insert(table.columns.get_loc("ci_low"), stored.ratio, np.exp(table["estimate"]))
+    table = table.assign(**{end: np.exp(table[end]) for end in ("ci_low", "ci_high")})
+    table.insert(table.columns.get_loc("ci_low"), ratio, np.exp(table["estimate"]))
     return table
 
 
@@ -144,6 +145,7 @@ def tests(
     variables: str | Sequence[str] | None = None,
     status: str | Sequence[str] | None = None,
     alpha: float | None = None,
+    adjust: Adjust = "within",
     min_log_fc: float | None = None,
     gene_symbols: str | None = None,
     exponentiate: bool = False,
@@ -160,6 +162,13 @@ def tests(
         {keep}
     alpha
         Keep the tests with an adjusted p-value up to this; None keeps all.
+    adjust
+        Over which tests p-values are adjusted, in the table that is returned alone. ``"within"``: as it is stored, over the features of
+        each contrast and group. ``"global"``: over all tests of the chosen contrasts in all groups (name `contrast` to leave out
+        covariates that nobody asks about). ``"stagewise"``: for each contrast, at a false discovery rate of features that change in
+        any group, and then in which groups they do, as stageR (Van den Berge et al. 2017) does it; a column adj_p_screen has the
+        features' own adjusted p-values. Its level is `alpha`, or .05, and its `adj_p_value` is a yes or no at that level
+        alone. What `group`, `variables` and `status` keep does not change any of them.
     {min_log_fc}
     {symbols_beside}
     exponentiate
@@ -174,7 +183,8 @@ def tests(
     Returns
     -------
     One row per variable x group x contrast with the columns variable, group, contrast, estimate, se,
-    ci_low, ci_high, statistic, df, p_value, adj_p_value, log_fc, status, n_donors and n_obs.
+    ci_low, ci_high, statistic, df, p_value, adj_p_value, log_fc, status, n_donors and n_obs; ``attrs["adjust"]`` says in words over
+    which tests `adj_p_value` is adjusted.
     `estimate` is in units of the response, `log_fc` a log2 fold change; those of a covariate such as age are per unit of
     it (per year). `statistic`, `se`, `df`, `p_value` and the interval are those of one t distribution: ``estimate
     / se`` is `statistic`, and p the two-sided tail of t beyond it. Of a moderated test, whose law is a mixture over
@@ -205,14 +215,24 @@ def tests(
     >>> hits = dw.get.tests(adata, alpha=0.05, min_log_fc=0.5)
     >>> bool((hits["adj_p_value"] <= 0.05).all() and (hits["log_fc"].abs() >= 0.5).all())
     True
+    >>> dw.get.tests(adata, adjust="global").attrs["adjust"]
+    'Benjamini-Hochberg over all 60 tests of `condition[T.disease]` in `T cell`, `Monocyte`, `B cell`'
+    >>> hits = dw.get.tests(adata, adjust="stagewise", alpha=0.1)
+    >>> bool((hits["adj_p_screen"] <= 0.1).all())
+    True
     """
     for name in [status] if isinstance(status, str) else status or ():
         check_option("status", name, STATUSES)
     stored = read_results(adata, key)
-    symbols, table = symbols_of(adata, gene_symbols, stored.params), stored.results
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    if alpha is not None:
+        check_cutoff("alpha", alpha, 1.0)
+    # over those of features that have left the AnnData as well
+    table, told = adjusted(choose(read_every_test(adata, key), "contrast", contrast), adjust, alpha)
+    table = table[table["variable"].isin(stored.results["variable"].cat.categories)]
     if exponentiate:
-        table = _with_ratios(stored, key)
-    for column, wanted in (("contrast", contrast), ("group", group), ("variable", meant(symbols, variables))):
+        table = _with_ratios(table, stored.ratio, key)
+    for column, wanted in (("group", group), ("variable", meant(symbols, variables))):
         table = choose(table, column, wanted)
     if status is not None:
         table = table[table["status"].isin(np.atleast_1d(np.asarray(status)))]
@@ -223,4 +243,6 @@ def tests(
         if sort_by not in table.columns:
             raise DataError(f"sort_by: there is no column {sort_by!r}. {suggest(sort_by, table.columns)}")
         table = table.sort_values(sort_by, ascending=ascending, kind="stable", na_position="last")
-    return tidy(table)
+    table = tidy(table)
+    table.attrs["adjust"] = told
+    return table

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from donorwise._anndata import cell_count, check_has_cells, keys, read_results, symbols_of
+from donorwise._anndata.added import read_added
 from donorwise._core.engine.heritability import on_scale
+from donorwise._core.engine.partition import read_shares, with_intervals
 from donorwise._docs import documented
-from donorwise._typing import SCALES, check_option
+from donorwise._typing import FIXED_SHARES, SCALES, check_option
 from donorwise.errors import DataError, DonorwiseWarning
 from donorwise.get._tests import choose, choose_all, meant
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
-    from donorwise._typing import Groups, Scale
+    from donorwise._typing import FixedShares, Groups, Scale
 
 
 @documented
@@ -116,6 +118,7 @@ def variance_partition(
     group: Groups = None,
     variables: str | Sequence[str] | None = None,
     term: str | Sequence[str] | None = None,
+    fixed: FixedShares = "each",
     gene_symbols: str | None = None,
 ) -> pd.DataFrame:
     """Return how the variance of every feature divides over the terms of the model.
@@ -126,12 +129,16 @@ def variance_partition(
     {key}
     group, variables, term
         {keep}
+    fixed
+        ``"each"`` gives every term of the fixed part its share (``"disease"``, ``"disease:sex"``, ``"bs(age, df=4)"``),
+        ``"together"`` the fixed part one, ``"fixed"``.
     {symbols_beside}
 
     Returns
     -------
-    One row per variable x group x term with the columns variable, group, term (``"fixed"``, each random term,
-    ``"Residual"``) and fraction; the fractions of a variable in a group sum to 1. A term that a protein cannot tell, and
+    One row per variable x group x term with the columns variable, group, term (of the fixed part, each random term,
+    ``"Residual"``), kind (``"fixed term"`` or ``"fixed part"``, ``"random term"``, ``"residual"``) and fraction, and with
+    :func:`donorwise.tl.variance_partition` ci_low and ci_high; the fractions of a variable in a group sum to 1. A term that a protein cannot tell, and
     that its model leaves out (status ``"reduced"``), has NaN. In generalised models they divide the
     variance of the latent response, with the residual of Nakagawa, Johnson and Schielzeth (2017, J R Soc Interface
     14:20170213): log(1 + 1/mean + 1/r) for counts, pi²/3 for the logit, pi²/6 for the complementary log-log.
@@ -140,6 +147,18 @@ def variance_partition(
     ------
     DataError
         There is no such result, group, variable, term or column of var; the message says which there are.
+    DonorwiseError
+        `fixed` is not an option.
+
+    Notes
+    -----
+    The share of the fixed part is the variance of X beta over the rows (cells; units of :func:`donorwise.tl.pseudobulk`),
+    and each of its terms, with all its columns, has of it in proportion to the variance of X_j beta_j (Hoffman and Schadt
+    2016, BMC Bioinformatics 17:483; ``calcVarPart`` of variancePartition takes the columns one by one). Where terms are
+    correlated, that is a convention: what they explain together is divided too, and where they cancel each other the
+    parts are scaled down. The main effects of an interaction are those at the reference of the other variable, so that
+    their shares depend on it; look at them together with that of the interaction. Of proteins that lack the rows for one
+    of the fixed terms, only the fixed part together is known. Results of earlier versions have the fixed part together.
 
     Examples
     --------
@@ -148,9 +167,15 @@ def variance_partition(
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
     >>> shares = dw.get.variance_partition(adata, variables="gene_0001")
     >>> shares["term"].tolist(), round(float(shares["fraction"].sum()), 10)
-    (['fixed', 'donor_id', 'Residual'], 1.0)
+    (['condition', 'donor_id', 'Residual'], 1.0)
     """
-    return _chosen(adata, key, "variance_partition", gene_symbols, group=group, variables=variables, term=term)
+    check_option("fixed", fixed, FIXED_SHARES)
+    stored = read_results(adata, key)
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    shares = read_shares(stored.variance_partition, fixed)
+    if keys.VARIANCE_INTERVALS in adata.uns[key]:
+        shares = with_intervals(shares, read_added(adata, key, keys.VARIANCE_INTERVALS, made_by=_INTERVALS))
+    return symbols.beside(choose_all(shares, variable=meant(symbols, variables), group=group, term=term))
 
 
 @documented
@@ -231,6 +256,7 @@ def _chosen(
     return symbols.beside(choose_all(getattr(stored, table), variable=meant(symbols, variables), **wanted))
 
 
+_INTERVALS = "dw.tl.variance_partition"
 _COLUMNS = ["variable", "group", "term", "level", "column", "value", "cond_sd"]
 
 

@@ -68,7 +68,7 @@ def design(
         A model: its labels are drawn, and the warnings of ``adata.donorwise.audit`` stand below. Random terms of peptides,
         which are columns of var, are left out.
     condition
-        Column of obs with the arms. By default the declared one (:meth:`adata.donorwise.setup`), else the first
+        Column of obs with the arms. By default the declared one (``adata.donorwise.setup``), else the first
         labels among the fixed effects.
     cell_type
         Column of obs for the columns of the picture. By default the declared or guessed one; ``""`` for none.

@@ -13,7 +13,8 @@ from matplotlib.patches import Patch
 
 from donorwise._anndata import check_is_anndata, keys, read_results
 from donorwise._core.engine.fitted import LMMFit
-from donorwise._core.engine.tables import RESIDUAL, prior_table
+from donorwise._core.engine.partition import RESIDUAL
+from donorwise._core.engine.tables import prior_table
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose

@@ -17,7 +17,7 @@ from donorwise._anndata import (
     read_results,
     write_influence,
 )
-from donorwise._anndata.recover import Recovered, check_same, recover
+from donorwise._anndata.recover import Recovered, check_same, check_whole, recover
 from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.influence import NUMBERS, leave_one_out, retest
 from donorwise._core.engine.results import Contrasts, contrasts_of_covariates
@@ -72,8 +72,7 @@ def influence(
     variables
         Features to look at instead of the hits.
     contrasts
-        As they were given to the tool, where their weights cannot be told from their names (dicts,
-        matrices and :func:`donorwise.cond`).
+        As they were given to the tool, for a result of version 0.1: later ones hold the weights of their contrasts.
     weights
         As given to ``tl.lmm``, where that was an array.
     {n_jobs}
@@ -129,7 +128,8 @@ def influence(
     table = _chosen(adata, key, contrast, group)
     found = recover(adata, key, contrasts=contrasts, weights=weights)
     looked_at = _looked_at(table if contrast is not None else _without_covariates(table, found), variables, alpha)
-    _check_whole(adata, key, looked_at, found)
+    if len(looked_at):
+        check_whole(adata, key, found)
     donors = _without_each(adata, key, found, looked_at, effective_jobs(n_jobs), progress)
     hits = _summary(looked_at, donors, _thresholds(adata, key, alpha), alpha)
     _report(hits, donors, alpha)
@@ -164,18 +164,6 @@ def _looked_at(table: pd.DataFrame, variables: str | Sequence[str] | None, alpha
     if tested.empty:
         raise DataError("None of the variables was tested: look at the status column of dw.get.tests.")
     return tested
-
-
-def _check_whole(adata: ad.AnnData, key: str, looked_at: pd.DataFrame, found: Recovered) -> None:
-    """What is learned from some of the features would give other tests than those of the result."""
-    stored = read_results(adata, key)
-    missing = len(read_every_test(adata, key)) - len(stored.results)
-    learned = "moderated tests" if stored.prior is not None else "dispersions" if found.analysis.pooled else ""
-    if missing and learned and len(looked_at):
-        raise DataError(
-            f"{key!r} holds {learned}, which learn from all features, and some of them are no longer in the "
-            f"AnnData. Call dw.tl.influence before features are dropped, or run dw.tl.{stored.params['method']} again."
-        )
 
 
 def _thresholds(adata: ad.AnnData, key: str, alpha: float) -> pd.DataFrame:
@@ -233,13 +221,13 @@ def _repeat(
     names = pd.Index(analysis.variables)
     wanted = np.unique(names.get_indexer(asked["variable"].astype(str)))
     pairs = pd.MultiIndex.from_frame(asked[["variable", "contrast"]].astype(str))
-    fit, ddf = analysis.fitting(number), analysis.options.ddf
-    everyone = retest(statistics, fit, contrasts, ddf=ddf, wanted=wanted)
+    fit, ddf, least = analysis.fitting(number), analysis.options.ddf, analysis.options.min_effect
+    everyone = retest(statistics, fit, contrasts, ddf=ddf, wanted=wanted, min_effect=least)
     again = everyone.set_index(pd.MultiIndex.from_frame(everyone[["variable", "contrast"]].astype(str)))["estimate"]
     check_same(again.reindex(pairs).to_numpy(), asked["estimate"].to_numpy(), key, params["method"])
     table = leave_one_out(
-        statistics, fit, contrasts, analysis.donors(number), ddf=ddf, wanted=wanted, n_jobs=analysis.n_jobs,
-        update=bar.update,
+        statistics, fit, contrasts, analysis.donors(number), ddf=ddf, wanted=wanted, min_effect=least,
+        n_jobs=analysis.n_jobs, update=bar.update,
     )  # fmt: skip
     return table[pd.MultiIndex.from_frame(table[["variable", "contrast"]].astype(str)).isin(pairs)]
 

@@ -130,6 +130,7 @@ def assemble_design(
         lost=find_lost(
             parsed.terms, fixed.spec, data, every, present, _missing(parsed, obs, rows) if n_dropped else []
         ),
+        levels={name: tuple(own) for name, own in every.items() if is_categorical(columns[name])},
     )
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import numbers
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import pandas as pd
 
-from donorwise._core.design.evaluate import evaluate_rows
+from donorwise._core.design.comparisons import Comparison, SlopeOf, spread
+from donorwise._core.design.cond import Cond
+from donorwise._core.design.conditions import expected_rows, is_number
 from donorwise._core.design.names import quote
-from donorwise._core.design.terms import column_factors, is_categorical, is_intercept, term_name
+from donorwise._core.design.terms import column_factors, is_intercept, term_name
 from donorwise._core.wording import linear_combination, listing, suggestion
 from donorwise.errors import DesignError
 
@@ -22,78 +20,10 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._typing import FloatArray
 
-
-@dataclass(frozen=True, slots=True)
-class Cond:
-    """A weighted sum of conditions, made by :func:`cond`; it meets the data when it is tested.
-
-    Attributes
-    ----------
-    parts
-        Pairs of a weight and a condition, ``(1.0, (("disease", "MS"),))``.
-    """
-
-    parts: tuple[tuple[float, tuple[tuple[str, Hashable], ...]], ...]
-
-    def __add__(self, other: object) -> Cond:
-        return Cond((*self.parts, *other.parts)) if isinstance(other, Cond) else NotImplemented
-
-    def __sub__(self, other: object) -> Cond:
-        return self + -other if isinstance(other, Cond) else NotImplemented
-
-    def __neg__(self) -> Cond:
-        return self * -1.0
-
-    def __mul__(self, factor: object) -> Cond:
-        if not isinstance(factor, int | float | np.number):
-            return NotImplemented
-        return Cond(tuple((weight * float(factor), levels) for weight, levels in self.parts))
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, divisor: object) -> Cond:
-        return self * (1.0 / float(divisor)) if isinstance(divisor, int | float | np.number) else NotImplemented
-
-    def __repr__(self) -> str:
-        weights: dict[str, float] = {}
-        for weight, levels in self.parts:
-            name = f"({', '.join(f'{k}={v}' for k, v in levels) or 'average'})"
-            weights[name] = weights.get(name, 0.0) + weight
-        return linear_combination(weights)
-
-
 ContrastLike: TypeAlias = (
-    "str | tuple[str, Hashable, Hashable] | Mapping[str, float] | Cond | Sequence[float] | FloatArray"
+    "str | tuple[str, Hashable, Hashable] | Mapping[str, float] | Cond | Comparison | Sequence[float] | FloatArray"
 )
 ContrastsLike: TypeAlias = "ContrastLike | Mapping[str, ContrastLike] | Sequence[ContrastLike] | None"
-
-
-def cond(levels: Mapping[str, Hashable] | None = None, /, **more: Hashable) -> Cond:
-    """Name a condition by levels of variables, ``cond(disease="MS", cell_type="T")``.
-
-    It stands for the expected response there: averaged over the levels (with equal weights) of the
-    categorical variables that are not named, numeric variables at their mean unless a value is given.
-    Conditions can be added, subtracted, and multiplied or divided by a number.
-
-    Parameters
-    ----------
-    levels
-        A mapping, for variables whose names are not Python names.
-    more
-        Levels by keyword.
-
-    Returns
-    -------
-    A condition, to be passed as a contrast to :func:`donorwise.tl.lmm` or :meth:`donorwise.LMMFit.test`. Names and
-    levels meet the data there: a ``DesignError`` says which it does not have.
-
-    Examples
-    --------
-    >>> from donorwise import cond
-    >>> cond(disease="MS", cell_type="T") - cond(disease="control", cell_type="T")
-    (disease=MS, cell_type=T) - (disease=control, cell_type=T)
-    """
-    return Cond(((1.0, tuple({**(levels or {}), **more}.items())),))
 
 
 def resolve_contrasts(design: Design, contrasts: ContrastsLike = None) -> tuple[tuple[str, ...], FloatArray]:
@@ -105,8 +35,8 @@ def resolve_contrasts(design: Design, contrasts: ContrastsLike = None) -> tuple[
         The design whose coefficients are contrasted.
     contrasts
         A coefficient's name; ``("disease", "MS", "control")``, the difference of two levels of a variable,
-        averaged over the others; a dict of weights by coefficient; a difference of :func:`cond`; an array
-        (p,) or (n, p); a list of these, or a dict that names them. None for each coefficient but the intercept.
+        averaged over the others; a dict of weights by coefficient; a difference of :func:`cond`; what
+        :func:`pairwise` and :func:`slope` make; an array (p,) or (n, p); a list of these, or a dict that names them. None for each coefficient but the intercept.
 
     Returns
     -------
@@ -117,7 +47,7 @@ def resolve_contrasts(design: Design, contrasts: ContrastsLike = None) -> tuple[
     DesignError
         When a name or a level is not in the design, or a contrast is zero.
     """
-    rows = [row for item in _items(design, contrasts) for row in _resolve(design, *item)]
+    rows = [row for item in _items(design, spread(contrasts, [design])) for row in _resolve(design, *item)]
     names = [name for name, _ in rows]
     check_distinct(names)
     L = np.array([weights for _, weights in rows], dtype=np.float64).reshape(len(rows), len(design.fixed_names))
@@ -180,19 +110,15 @@ def _items(design: Design, contrasts: Any) -> list[tuple[str | None, Any]]:
     if isinstance(contrasts, list | Mapping) and not contrasts:
         raise DesignError("No contrast was given; leave contrasts out (None) to test each coefficient.")
     if isinstance(contrasts, Mapping):
-        named = {k: v for k, v in contrasts.items() if not _is_number(v)}
+        named = {k: v for k, v in contrasts.items() if not is_number(v)}
         if named and len(named) < len(contrasts):
             raise DesignError(
                 "A dict of contrasts holds either weights by coefficient, or contrasts by name; not both."
             )
         return list(named.items()) if named else [(None, contrasts)]
-    if isinstance(contrasts, list) and not all(_is_number(c) for c in contrasts):
+    if isinstance(contrasts, list) and not all(is_number(c) for c in contrasts):
         return [item for c in contrasts for item in _items(design, c)]
     return [(None, contrasts)]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real)
 
 
 def _resolve(design: Design, name: str | None, contrast: Any) -> list[tuple[str, FloatArray]]:
@@ -202,13 +128,15 @@ def _resolve(design: Design, name: str | None, contrast: Any) -> list[tuple[str,
     if isinstance(contrast, Mapping):
         weights = sum((float(w) * _unit(design, c) for c, w in contrast.items()), np.zeros(len(design.fixed_names)))
         return [(name or linear_combination({k: float(v) for k, v in contrast.items()}), weights)]
-    if isinstance(contrast, tuple) and not all(_is_number(c) for c in contrast):
+    if isinstance(contrast, tuple) and not all(is_number(c) for c in contrast):
         return [_difference(design, name, contrast)]
     if isinstance(contrast, Cond):
         weights = np.array([weight for weight, _ in contrast.parts])
         return [
             (name or repr(contrast), weights @ expected_rows(design, [dict(levels) for _, levels in contrast.parts]))
         ]
+    if isinstance(contrast, SlopeOf):
+        return [(name or f"slope of {contrast.variable}", contrast.row(design))]
     return _matrix(design, name, contrast)
 
 
@@ -245,7 +173,7 @@ def _matrix(design: Design, name: str | None, contrast: object) -> list[tuple[st
         L = np.atleast_2d(np.asarray(contrast, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise DesignError(
-            f"{contrast!r} is not a contrast; give a name, a tuple, a dict, cond(...), or an array."
+            f"{contrast!r} is not a contrast; give a name, a tuple, a dict, cond(...), pairwise(...), slope(...), or an array."
         ) from error
     if L.ndim != 2 or L.shape[1] != p:
         raise DesignError(
@@ -262,76 +190,3 @@ def _check_weights(names: Sequence[str], L: FloatArray) -> None:
             raise DesignError(f"The contrast `{name}` has a weight that is not a finite number.")
         if not np.any(np.abs(row) > 1e-12):
             raise DesignError(f"The contrast `{name}` is zero: both sides are the same in this model.")
-
-
-def expected_rows(design: Design, conditions: Sequence[Mapping[str, object]]) -> FloatArray:
-    """Return rows (n, p) of X at conditions: equal weights over what is not named, numbers at their mean.
-
-    The average of a column over a full grid only involves the variables of its term, so each term gets
-    the grid of its own variables, and all grids are evaluated at once.
-    """
-    variables = design.reads
-    every = tuple(dict.fromkeys(v for names in variables.values() for v in names))
-    checked = [_check_condition(design, condition, every) for condition in conditions]
-    blocks = [_grid(design, condition, every, own) for condition in checked for own in variables.values()]
-    stacked = {v: _column(design, v, [value for block in blocks for value in block[v]]) for v in every}
-    sizes = [len(next(iter(block.values()))) if every else 1 for block in blocks]
-    values = evaluate_rows(design, pd.DataFrame(stacked, index=range(sum(sizes))))
-    averages = [part.mean(axis=0) for part in np.split(values, np.cumsum(sizes)[:-1])]
-    rows = np.zeros((len(conditions), len(design.fixed_names)))
-    for k, average in enumerate(averages):
-        i, term = divmod(k, len(variables))
-        own = design.spec.term_indices[design.spec.terms[term]]
-        rows[i, own] = average[own]
-    return rows
-
-
-def _check_condition(design: Design, condition: Mapping[str, object], every: Iterable[str]) -> dict[str, object]:
-    """Return a condition with each level as the data has it."""
-    every = list(every)
-    for name in condition:
-        if name not in every:
-            raise DesignError(
-                f"`{name}` is not a variable of the fixed effects; {suggestion(name, every, 'these are')}"
-            )
-    return {name: _level(design, name, value) for name, value in condition.items()}
-
-
-def _level(design: Design, name: str, value: object) -> object:
-    column = design.frame[name]
-    if not is_categorical(column):
-        if _is_number(value) and np.isfinite(value):  # type: ignore[call-overload]
-            return float(value)  # type: ignore[arg-type]
-        raise DesignError(f"`{name}` is numeric: give a number, not {value!r}.")
-    levels = list(column.cat.categories)
-    match = next((x for x in levels if x == value), None)
-    match = match if match is not None else next((x for x in levels if str(x) == str(value)), None)
-    if match is None:
-        raise DesignError(f"{value!r} is not a level of `{name}` in these rows; its levels are {listing(levels)}.")
-    return match
-
-
-def _grid(
-    design: Design, condition: Mapping[str, object], every: Sequence[str], own: Sequence[str]
-) -> dict[str, list[object]]:
-    """All combinations of the levels of `own` variables that the condition leaves open; any one level of the rest."""
-    choices = []
-    for name in every:
-        levels = [condition[name]] if name in condition else _levels(design, name)
-        choices.append(levels if name in own else levels[:1])
-    if not every:
-        return {}
-    combinations = list(product(*choices))
-    return {name: [values[k] for values in combinations] for k, name in enumerate(every)}
-
-
-def _levels(design: Design, name: str) -> list[object]:
-    column = design.frame[name]
-    return list(column.cat.categories) if is_categorical(column) else [design.numeric_means[name]]
-
-
-def _column(design: Design, name: str, values: list[object]) -> object:
-    column = design.frame[name]
-    if is_categorical(column):
-        return pd.Categorical(values, categories=column.cat.categories)
-    return np.array(values, dtype=np.float64)

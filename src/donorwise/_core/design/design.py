@@ -11,7 +11,7 @@ import pandas as pd
 from donorwise._core.design.terms import term_name, term_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -256,6 +256,8 @@ class Design:
         Mean of each numeric variable over the rows in use (contrasts hold the others there).
     lost
         Levels that no row in use has, and the coefficients that they take with them.
+    levels
+        All levels of the categorical variables in their order, those of other groups as well.
     """
 
     parsed: ParsedFormula
@@ -271,6 +273,7 @@ class Design:
     n_dropped: int
     numeric_means: dict[str, float] = field(default_factory=dict)
     lost: Lost = field(default_factory=Lost)
+    levels: dict[str, tuple[Hashable, ...]] = field(default_factory=dict)
 
     @property
     def formula(self) -> str:

@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 import numpy as np
 
 from donorwise._core.engine.after_fit import UNCORRECTED
+from donorwise._core.engine.contrast_tables import contrast_table
 from donorwise._core.engine.kernel_tables import kernel_table
+from donorwise._core.engine.mean_scale import MeanScale
+from donorwise._core.engine.random_parts import RandomPart, random_parts
 from donorwise._core.engine.results import resolve_by_group, results_table
+from donorwise._core.models.glmm.families import RATIO_OF_LINK
+from donorwise._typing import DDF
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -22,7 +27,9 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.power import Planner
+    from donorwise._core.engine.predictions import Predictor
     from donorwise._core.engine.results import Contrasts
+    from donorwise._core.engine.row_residuals import RowResiduals
     from donorwise._core.engine.sources import Source
     from donorwise._core.engine.tasks import Fit, Task, TaskStatistics
     from donorwise._typing import FloatArray, IntArray
@@ -30,6 +37,10 @@ if TYPE_CHECKING:
 GB = 1e9
 USUAL_CELLS = (20, 100, 500)
 """Numbers of cells of a donor that studies are planned with where nothing else is said."""
+COLLAPSED = (
+    "These rows were collapsed: they hold what models need of their cells, and not the cells, whose values terms could be taken "
+    "out of. Fit the AnnData with the cells; what a donor or batch does to every gene is in dw.get.ranef."
+)
 S = TypeVar("S", bound="TaskStatistics")  # statistics of one task
 F = TypeVar("F", bound="Fit[Any]")  # its fitted models
 
@@ -38,12 +49,14 @@ F = TypeVar("F", bound="Fit[Any]")  # its fitted models
 class Options:
     """How models are fitted and tested: degrees of freedom, REML or maximum likelihood, and what bounds outliers.
 
-    `robust` is empty for nothing, or ``"huber"``.
+    `robust` is empty for nothing, or ``"huber"``. Effects up to `min_effect`, in units of the estimates, are no
+    findings.
     """
 
     ddf: str = "moderated"
     reml: bool = True
     robust: str = ""
+    min_effect: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +167,7 @@ class Analysis(ABC, Generic[S, F]):
     """
 
     family: ClassVar[Family]
+    ddfs: ClassVar[tuple[str, ...]] = DDF  # the degrees of freedom that its tests can have
 
     formula: ParsedFormula
     groupby: tuple[str, ...]
@@ -195,6 +209,17 @@ class Analysis(ABC, Generic[S, F]):
         """
 
     @abstractmethod
+    def predictor(self, number: int, fit: F, varcomp: pd.DataFrame) -> Predictor:
+        """What the models of a task say of the responses of single cells; `varcomp` as for :meth:`random_effects`."""
+
+    @abstractmethod
+    def row_residuals(self, number: int, statistics: S, fit: F, varcomp: pd.DataFrame) -> RowResiduals:
+        """What the K patterns of a task's design have beside the fixed effects, on the scale of the linear predictor.
+
+        `varcomp` as for :meth:`random_effects`.
+        """
+
+    @abstractmethod
     def donors(self, number: int) -> Replicates:
         """The donor of each pattern of a task's design."""
 
@@ -205,6 +230,15 @@ class Analysis(ABC, Generic[S, F]):
     @abstractmethod
     def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
         """What contrasts (n, p) of a task compare, and what to be warned of; see :func:`replication`."""
+
+    def full_design(self, number: int) -> Design:
+        """The design of a task, with all random terms that its models have."""
+        return self._design(number)
+
+    @property
+    def without_cells(self) -> str:
+        """Why there are no responses of single cells that terms could be taken out of; empty where there are."""
+        return "" if self.source.from_cells else COLLAPSED
 
     def permuted_donors(self, number: int) -> IntArray | None:
         """The donor of each pattern, where a permutation cannot tell it from the design."""
@@ -220,6 +254,17 @@ class Analysis(ABC, Generic[S, F]):
         return "values"
 
     @property
+    def log2_unit(self) -> float:
+        """A log2 fold change of one, in units of the estimates; NaN where these are no logarithms of ratios."""
+        of_rates = RATIO_OF_LINK.get(self.family.link) == "rate_ratio"
+        return float(np.log(2) if of_rates else np.log(2) / np.log(self.log_base))
+
+    @property
+    def mean_scale(self) -> MeanScale:
+        """How means are told."""
+        return MeanScale(self.family.link)
+
+    @property
     def when_shifted(self) -> str:
         """What to do where the log fold changes of a contrast are far from zero as a whole."""
         return UNCORRECTED
@@ -228,10 +273,15 @@ class Analysis(ABC, Generic[S, F]):
     def own_params(self) -> dict[str, Any]:
         """What params say of this kind of model alone."""
 
+    def random_parts(self, number: int) -> list[RandomPart]:
+        """The parts of a task's random effects that can be tested."""
+        return random_parts(self._design(number))
+
     def shared_tables(self) -> dict[str, pd.DataFrame]:
-        """Tables that belong to no task: the kernels of the formula, for the levels that there are."""
+        """Tables that belong to no task: weights of the contrasts; kernels of the formula, for the levels that there are."""
         designs = [task.design for task in self.tasks if task.design is not None]
-        return {"kernels": kernel_table(designs)} if self.formula.covs else {}
+        kernels = {"kernels": kernel_table(designs)} if self.formula.covs else {}
+        return {"contrasts": contrast_table(self.tasks, self.contrasts), **kernels}
 
     def _design(self, number: int) -> Design:
         """The design of a task that has one."""
@@ -256,7 +306,7 @@ class Analysis(ABC, Generic[S, F]):
 
     def asking(self, contrasts: Any) -> Self:
         """The same with these contrasts; None for every coefficient but the intercept."""
-        names, found = resolve_by_group(self.tasks, contrasts)
+        names, found = resolve_by_group(self.tasks, contrasts, self.groupby)
         return replace(self, names=tuple(names), contrasts=tuple(found))
 
     def take_features(self, features: IntArray) -> Self:

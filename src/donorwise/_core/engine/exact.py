@@ -110,7 +110,7 @@ def fit_glmm(
     the bias of the joint mode.
 
     A negative binomial whose size grows without bound ends as Poisson's, with size ``inf``. Features with
-    :attr:`GLMMFit.status` ``"separated"`` have coefficients that are infinite.
+    ``status`` ``"separated"`` have coefficients that are infinite.
 
     Examples
     --------

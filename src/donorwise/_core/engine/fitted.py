@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,29 +12,33 @@ import pandas as pd
 
 from donorwise._core.design.contrasts import resolve_term
 from donorwise._core.engine.arrays import one_blas_thread
+from donorwise._core.engine.fitted_means import FittedMeans, only_of_exposures
 from donorwise._core.engine.fitted_variances import FittedVariances
+from donorwise._core.engine.joint import joint_features
+from donorwise._core.engine.mean_scale import MeanScale
 from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
     joint_table,
     lrt_table,
     tests_table,
 )
-from donorwise._core.engine.tasks import Task, test_features, test_jointly
+from donorwise._core.engine.tasks import Task, test_features
 from donorwise._core.inference.likelihood_ratio import check_nested, check_same_data, extra_parameters, n_parameters
 from donorwise._core.inference.moderation import learn, refusal
 from donorwise._typing import ALL, DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
+    from donorwise._core.engine.tasks import FeatureTests
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.inference.prior import Prior
-    from donorwise._typing import Ddf, IntArray
+    from donorwise._typing import Ddf, FloatArray, IntArray
 
 logger = logging.getLogger("donorwise")
 
 
 @dataclass(frozen=True, repr=False)
-class LMMFit(FittedVariances):
+class LMMFit(FittedVariances, FittedMeans):
     """Linear mixed models of G features with one formula.
 
     Attributes
@@ -141,15 +145,18 @@ class LMMFit(FittedVariances):
             logger.warning("Kenward-Roger degrees of freedom are used: %s.", reason)
         return reason
 
-    def test(self, contrasts: Any = None, ddf: Ddf = "moderated", level: float = 0.95) -> pd.DataFrame:
+    def test(
+        self, contrasts: Any = None, ddf: Ddf = "moderated", level: float = 0.95, *, min_effect: float = 0.0
+    ) -> pd.DataFrame:
         """t tests of contrasts of the fixed effects.
 
         Parameters
         ----------
         contrasts
             A coefficient's name, a dict of weights, ``("disease", "MS", "control")``,
-            a difference of :func:`donorwise.cond`, a matrix, or several of these; every
-            coefficient but the intercept if None.
+            a difference of :func:`donorwise.cond`, :func:`donorwise.pairwise`,
+            :func:`donorwise.slope`, a matrix, or several of these; every coefficient but the
+            intercept if None.
         ddf
             ``"moderated"`` averages the test over the variance ratios that the data and a prior
             shared by all features leave possible (see Notes); ``"kenward-roger"`` (Kenward and
@@ -159,6 +166,11 @@ class LMMFit(FittedVariances):
             moderation does not apply (see :attr:`prior`) Kenward-Roger takes its place, which the log says.
         level
             Coverage of the confidence interval.
+        min_effect
+            Test whether effects are larger than this in size, in units of the estimate, and not whether they are zero:
+            the p-value is that of the hypothesis that they are at most so large (McCarthy and Smyth 2009, as limma's treat),
+            and `statistic` how far the estimate is beyond, in standard errors (0 where it is not). Estimates, standard
+            errors, df and intervals stay as they are.
 
         Returns
         -------
@@ -170,7 +182,7 @@ class LMMFit(FittedVariances):
         Raises
         ------
         DonorwiseError
-            If `ddf` or `level` is not an option, or a contrast does not fit the model.
+            If `ddf`, `level` or `min_effect` is not an option, or a contrast does not fit the model.
 
         Notes
         -----
@@ -183,7 +195,7 @@ class LMMFit(FittedVariances):
         ``estimate / se``, and `df` describes the shape of what is known: it counts neither donors nor cells.
         The test is calibrated on average over features, as moderated t tests are (Smyth 2004): features with
         less variance between donors than others of their mean get somewhat too large p-values, those with
-        more somewhat too small ones. The prior follows the rank of the mean response, so features should be
+        more somewhat too small ones. With `min_effect` d the p-value is F(d) + F(-d), or its complement to 2. The prior follows the rank of the mean response, so features should be
         on one scale.
 
         Examples
@@ -201,14 +213,27 @@ class LMMFit(FittedVariances):
         check_option("ddf", ddf, DDF)
         if not 0 < level < 1:
             raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
+        if not 0 <= min_effect < np.inf:
+            raise DonorwiseError(f"min_effect={min_effect!r} must be a number of at least 0, in units of the estimate.")
         names, (own,) = resolve_by_group([Task(ALL, self.design, self.design.lost.reason)], contrasts)
         assert own is not None  # one of the contrasts at least, else it is an error
         with one_blas_thread():
-            tested = test_features(self, own.L, self._used(ddf), level)
+            tested = test_features(self, own.L, self._used(ddf), level, min_effect=min_effect)
         numbers, status = with_unanswered(tested, names, own.names)
         return tests_table(self.variables, tuple(names), numbers, status, self.n_donors, self.n_obs)
 
-    def _used(self, ddf: Ddf) -> str:
+    def _levels(self, L: FloatArray, ddf: str | None, level: float) -> FeatureTests:
+        """See :class:`FittedMeans`."""
+        check_option("ddf", ddf or "moderated", DDF)
+        with one_blas_thread():
+            return test_features(self, L, self._used(ddf or "moderated"), level, min_effect=None)
+
+    def _mean_scale(self, exposure: float) -> MeanScale:
+        """See :class:`FittedMeans`."""
+        only_of_exposures("identity", exposure)
+        return MeanScale()
+
+    def _used(self, ddf: str) -> str:
         """The degrees of freedom that take the place of those asked for."""
         return self.models[0].fallback if ddf == "moderated" and self.not_moderated and self.models else ddf
 
@@ -253,7 +278,7 @@ class LMMFit(FittedVariances):
         check_option("ddf", ddf, DDF)
         L, used = resolve_term(self.design, term), self._used(ddf)
         with one_blas_thread():
-            return joint_table(self.variables, self.models, term, L, partial(test_jointly, self, L=L, ddf=used))
+            return joint_table(self.variables, term, len(L), joint_features(self, L, used))
 
     def lrt(self, other: LMMFit) -> pd.DataFrame:
         """Likelihood-ratio test against a nested (or larger) model of the same responses.

@@ -32,8 +32,10 @@ class PeptideFit(LMMFit):
 
     Attributes
     ----------
-    n_peptides, n_missing
-        Shape (G,). Peptides that were measured, and measurements that are missing of those that they could have had.
+    n_peptides
+        Shape (G,). Peptides that were measured.
+    n_missing
+        Shape (G,). Measurements that are missing of those that the peptides could have had.
     formulas
         The formula that was used for each protein: without the terms that it cannot tell, for which `theta` is NaN.
     status
@@ -64,7 +66,9 @@ class PeptideFit(LMMFit):
         donors = f" in up to {self.n_donors.max(initial=0):,} {self.donor}" if self.donor else ""
         return self._described("proteins", rows + donors)
 
-    def test(self, contrasts: Any = None, ddf: Ddf = "moderated", level: float = 0.95) -> pd.DataFrame:
+    def test(
+        self, contrasts: Any = None, ddf: Ddf = "moderated", level: float = 0.95, *, min_effect: float = 0.0
+    ) -> pd.DataFrame:
         """t tests of contrasts of the fixed effects, as :meth:`donorwise.LMMFit.test`.
 
         Returns
@@ -87,7 +91,8 @@ class PeptideFit(LMMFit):
         >>> fit.test("arm[T.ctrl]", ddf="kenward-roger")["n_peptides"].tolist()
         [3, 2]
         """
-        return with_peptides(super().test(contrasts, ddf, level), self.n_peptides, self.n_missing, self.formulas)
+        tested = super().test(contrasts, ddf, level, min_effect=min_effect)
+        return with_peptides(tested, self.n_peptides, self.n_missing, self.formulas)
 
     def ranef(self, group: str | None = None) -> pd.DataFrame:
         """Conditional modes of the random effects, as :meth:`donorwise.LMMFit.ranef`.

@@ -9,23 +9,27 @@ import pandas as pd
 
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.heritability import heritability_table, on_scale
+from donorwise._core.engine.partition import partition_of, term_labels
 from donorwise._core.engine.tables import (
-    icc_table,
-    partition_table,
     ranef_table,
     varcomp_table,
     which_group,
 )
 from donorwise._core.models.lmm.fitted import FittedArrays
-from donorwise._typing import SCALES, check_option
+from donorwise._typing import FIXED_SHARES, SCALES, check_option
 
 if TYPE_CHECKING:
-    from donorwise._typing import Scale
+    from donorwise._typing import FixedShares, Scale
 
 
 @dataclass(frozen=True, repr=False)
 class FittedVariances(FittedArrays):
     """Fitted arrays, with tables of their variances and random effects."""
+
+    @property
+    def random_labels(self) -> tuple[str, ...]:
+        """What shares of the random terms are called."""
+        return tuple(term_labels(self.design))
 
     def varcomp(self) -> pd.DataFrame:
         """Variance components.
@@ -65,18 +69,29 @@ class FittedVariances(FittedArrays):
         >>> bool(fit.icc()["icc"].dropna().between(0, 1).all())
         True
         """
-        return icc_table(self.variance_partition())
+        return partition_of(self.variables, self.design, self.models).icc()
 
-    def variance_partition(self) -> pd.DataFrame:
-        """Fractions of variance: fixed effects, each random term, residual; rows sum to 1.
+    def variance_partition(self, fixed: FixedShares = "each") -> pd.DataFrame:
+        """Fractions of variance: each fixed term, each random term, residual; rows sum to 1.
 
         The fixed part is the variance of its fitted values over the rows (Nakagawa and
-        Schielzeth 2013), a random term the average over the rows of z'Var(u)z.
+        Schielzeth 2013), a random term the average over the rows of z'Var(u)z. The terms of the
+        fixed part have of it what :func:`donorwise.get.variance_partition` says.
+
+        Parameters
+        ----------
+        fixed
+            ``"each"`` gives every fixed term a column, ``"together"`` the fixed part one.
 
         Returns
         -------
         DataFrame
-            Indexed by variable; columns ``"fixed"``, one per random term, ``"Residual"``.
+            Indexed by variable; one column per fixed term (or ``"fixed"``), one per random term, ``"Residual"``.
+
+        Raises
+        ------
+        DonorwiseError
+            `fixed` is not an option.
 
         Examples
         --------
@@ -84,9 +99,10 @@ class FittedVariances(FittedArrays):
         >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
         >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition + (1 | donor_id)")
         >>> fit.variance_partition().columns.tolist()
-        ['fixed', 'donor_id', 'Residual']
+        ['condition', 'donor_id', 'Residual']
         """
-        return partition_table(self.variables, self.design, self.models)
+        check_option("fixed", fixed, FIXED_SHARES)
+        return partition_of(self.variables, self.design, self.models).wide(fixed)
 
     def heritability(self, scale: Scale = "trace") -> pd.DataFrame:
         """Proportions of variance of the terms with a kernel: h2, m2 and the like, with standard errors.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from donorwise._core.cells.nodes import PATTERN_CELLS
@@ -13,20 +14,28 @@ from donorwise._core.engine.after_fit import COMPOSITION, CORRECTED, overdispers
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.count_fits import CountFit, fit_count_statistics
 from donorwise._core.engine.count_sources import CountStatistics
+from donorwise._core.engine.exposures import is_total
 from donorwise._core.engine.glmm_tables import (
-    partition_table,
+    partition_of,
     ranef_table,
     stored_points,
     varcomp_table,
     with_stored_sizes,
 )
 from donorwise._core.engine.lmm import donor_term
+from donorwise._core.engine.mean_scale import MeanScale, of_rates
 from donorwise._core.engine.planners import CountPlanner
 from donorwise._core.engine.power import replication
+from donorwise._core.engine.predictions import CellPredictor
 from donorwise._core.engine.results import with_group
-from donorwise._core.engine.tables import icc_table, long_partition, prior_table, tests_table
+from donorwise._core.engine.row_residuals import RowResiduals
+from donorwise._core.engine.scales import Counted
+from donorwise._core.engine.tables import prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
+from donorwise._core.models.glmm.effects import conditional
 from donorwise._core.models.glmm.leftover import leftover
+from donorwise._core.models.glmm.row_residuals import linked_residuals
+from donorwise._typing import GLMM_DDF
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +79,8 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     of_genes: bool = False
     nodes: Nodes | None = None
 
+    ddfs = GLMM_DDF
+
     @property
     def family(self) -> Family:  # type: ignore[override]
         """See :class:`Analysis`; the link is the family's."""
@@ -88,15 +99,15 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
             return Tables(self.results(number, None))
         name = self.tasks[number].name
         ddf, note = ddf_used(fit, self.options.ddf)
-        tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs)
+        tested = test_features(fit, own.L, ddf, 0.95, self.n_jobs, min_effect=self.options.min_effect)
         numbers = tested.numbers | {"log_fc": tested.log_fc}
         table = tests_table(self.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
-        partition = partition_table(fit, tested.variances)
+        partition = partition_of(fit, tested.variances)
         return Tables(
             results=self.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
             varcomp=with_group(varcomp_table(fit, tested.variances), name),
-            icc=with_group(icc_table(partition), name),
-            variance_partition=with_group(long_partition(partition, "fraction"), name),
+            icc=with_group(partition.icc(), name),
+            variance_partition=with_group(partition.long(), name),
             prior=with_group(prior_table(fit.learned.prior), name) if ddf == "moderated" else None,
             ddf=ddf,
             note=note,
@@ -110,6 +121,16 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
         """See :class:`Analysis`."""
         seen = self.of_genes and not self.trials  # successes of trials are no detection
         return self.distribution.depth_in(of_genes=seen, exposure=bool(self.exposure or self.offset))
+
+    @property
+    def mean_scale(self) -> MeanScale:
+        """See :class:`Analysis`: rates, or shares, which for detection are those at the usual exposure."""
+        kind = self.distribution
+        if not kind.exposed:
+            return MeanScale(kind.link, what="share of trials" if self.trials else "share of cells")
+        what = "count per cell" if kind.counts else "share of cells with a count,"
+        total, name = is_total(self.exposure) and not self.offset, "exposure" if self.offset else self.exposure
+        return of_rates(name, self.source.usual_exposure(self.tasks), total=total, link=kind.link, what=what)
 
     @property
     def when_shifted(self) -> str:
@@ -128,6 +149,24 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
     def random_effects(self, fit: CountFit, varcomp: pd.DataFrame) -> pd.DataFrame:
         """See :class:`Analysis`: at the posterior means of the variances, and the dispersions, that are in the table."""
         return ranef_table(with_stored_sizes(fit, varcomp), stored_points(fit, varcomp))
+
+    def predictor(self, number: int, fit: CountFit, varcomp: pd.DataFrame) -> CellPredictor:
+        """See :class:`Analysis`: at the stored variances and dispersions."""
+        (model,) = with_stored_sizes(fit, varcomp).models
+        found = conditional(model, stored_points(fit, varcomp)[model.features])
+        exposure, trials = self.source.per_cell(self.n_cells)
+        size, effects = fit.spread(model.size), tuple(np.moveaxis(fit.spread(mode), 0, 2) for mode, _ in found.effects)
+        scale = Counted(self.distribution, exposure.__getitem__, trials.__getitem__, size, self.detected)
+        return CellPredictor(self._design(number), fit.spread(found.beta), effects, scale)
+
+    def row_residuals(
+        self, number: int, statistics: CountStatistics, fit: CountFit, varcomp: pd.DataFrame
+    ) -> RowResiduals:
+        """See :class:`Analysis`: of sums over the cells of patterns."""
+        (model,) = with_stored_sizes(fit, varcomp).models
+        beta = conditional(model, stored_points(fit, varcomp)[model.features]).beta
+        found = linked_residuals(model, beta)
+        return RowResiduals.of(*(fit.spread(own) for own in found))
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""

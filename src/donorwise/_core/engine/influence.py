@@ -38,6 +38,7 @@ def leave_one_out(
     *,
     ddf: str,
     wanted: IntArray,
+    min_effect: float = 0.0,
     n_jobs: int = 1,
     update: Callable[[int], object] = lambda n: None,
 ) -> pd.DataFrame:
@@ -56,7 +57,7 @@ def leave_one_out(
         The n contrasts.
     donors
         Replicates of the patterns.
-    ddf, wanted
+    ddf, wanted, min_effect
         As for :func:`retest`.
     n_jobs
         Replicates are left out in so many threads.
@@ -72,7 +73,7 @@ def leave_one_out(
         kept = np.flatnonzero(donors.codes != code)
         if not kept.size:
             return _table(fit(statistics).variables, contrasts, wanted, *_nothing(contrasts, wanted))
-        return retest(statistics.take_patterns(kept), fit, contrasts, ddf=ddf, wanted=wanted)
+        return retest(statistics.take_patterns(kept), fit, contrasts, ddf=ddf, wanted=wanted, min_effect=min_effect)
 
     tables = []
     with one_blas_thread():
@@ -85,8 +86,9 @@ def leave_one_out(
 
 
 def retest(
-    statistics: S, fit: Callable[[S], Fit[Any]], contrasts: Contrasts, *, ddf: str, wanted: IntArray
-) -> pd.DataFrame:
+    statistics: S, fit: Callable[[S], Fit[Any]], contrasts: Contrasts, *, ddf: str, wanted: IntArray,
+    min_effect: float = 0.0,
+) -> pd.DataFrame:  # fmt: skip
     """Fit all features and test some, `wanted` (positions); what cannot be answered is ``not_estimable``.
 
     A moderated test learns its prior from all the features, and is worked out for those that are wanted.
@@ -96,7 +98,9 @@ def retest(
     with one_blas_thread():
         made = fit(reduced)
         if estimable.any():
-            tested = test_features(made, L[estimable], ddf_used(made, ddf)[0], LEVEL, features=wanted)
+            tested = test_features(
+                made, L[estimable], ddf_used(made, ddf)[0], LEVEL, features=wanted, min_effect=min_effect
+            )
             status[estimable] = tested.status[:, wanted]
             for name, values in numbers.items():
                 values[estimable] = tested.numbers[name][:, wanted]

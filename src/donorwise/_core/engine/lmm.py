@@ -14,14 +14,15 @@ from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.fitted import LMMFit
 from donorwise._core.engine.heritability import heritability_table
+from donorwise._core.engine.partition import partition_of
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
+from donorwise._core.engine.predictions import CellPredictor, effects_of
 from donorwise._core.engine.results import constant_beta, with_group
+from donorwise._core.engine.row_residuals import RowResiduals, of_values
+from donorwise._core.engine.scales import Values
 from donorwise._core.engine.spread import unequal_spreads
 from donorwise._core.engine.tables import (
-    icc_table,
-    long_partition,
-    partition_table,
     prior_table,
     tests_table,
     varcomp_table,
@@ -214,15 +215,15 @@ def fitted_tables(analysis: Analysis[Any, Any], number: int, fit: LMMFit, ratios
     ddf, note = ddf_used(fit, analysis.options.ddf)
     table = None
     if own is not None and ratios is not None:
-        tested = test_features(fit, own.L, ddf, 0.95)
+        tested = test_features(fit, own.L, ddf, 0.95, min_effect=analysis.options.min_effect)
         numbers = tested.numbers | {"log_fc": np.where(ratios[:, None], tested.log_fc, np.nan)}
         table = tests_table(analysis.variables, own.names, numbers, tested.status, fit.n_donors, fit.n_obs)
-    partition = partition_table(fit.variables, fit.design, fit.models)
+    partition = partition_of(fit.variables, fit.design, fit.models)
     return Tables(
         results=analysis.results(number, table, n_donors=fit.n_donors, n_obs=fit.n_obs),
         varcomp=with_group(varcomp_table(fit.variables, fit.design, fit.models), name),
-        icc=with_group(icc_table(partition), name),
-        variance_partition=with_group(long_partition(partition, "fraction"), name),
+        icc=with_group(partition.icc(), name),
+        variance_partition=with_group(partition.long(), name),
         prior=with_group(prior_table(fit.prior), name) if ddf == "moderated" else None,
         heritability=with_group(heritability_table(fit.variables, fit.design, fit.models), name)
         if analysis.formula.covs
@@ -259,6 +260,15 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
         """See :class:`Analysis`: at the estimates."""
         groups = dict.fromkeys(term.name for term in fit.design.random_terms)
         return pd.concat([fit.ranef(group).assign(term=group) for group in groups], ignore_index=True)
+
+    def predictor(self, number: int, fit: LMMFit, varcomp: pd.DataFrame) -> CellPredictor:
+        """See :class:`Analysis`: at the estimates."""
+        effects = effects_of(fit.models, fit.design, len(self.variables))
+        return CellPredictor(fit.design, fit.beta, effects, Values())
+
+    def row_residuals(self, number: int, statistics: Statistics, fit: LMMFit, varcomp: pd.DataFrame) -> RowResiduals:
+        """See :class:`Analysis`."""
+        return of_values(statistics, fit.beta)
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from donorwise._core.design.build import build_design
-from donorwise._core.design.contrasts import Cond, check_distinct, resolve_contrasts
+from donorwise._core.design.comparisons import SlopeOf, spread
+from donorwise._core.design.cond import Cond
+from donorwise._core.design.contrasts import check_distinct, resolve_contrasts
 from donorwise._core.design.formula import ParsedFormula, parse
 from donorwise._core.design.lost import Levels, levels_in_use
 from donorwise._core.design.terms import check_obs
@@ -97,13 +99,15 @@ def told_reasons(reasons: Mapping[str, str]) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in groups.items()]
 
 
-def resolve_by_group(tasks: Sequence[Task], contrasts: Any) -> tuple[list[str], list[Contrasts | None]]:
-    """Contrasts of every task, and the names of all of them.
+def resolve_by_group(
+    tasks: Sequence[Task], contrasts: Any, groupby: Sequence[str] = ()
+) -> tuple[list[str], list[Contrasts | None]]:
+    """Contrasts of every task, and the names of all of them; `groupby` are the columns that make the tasks.
 
     A contrast that only some groups can answer (a level is missing elsewhere) is kept; one
     that none can answer is an error.
     """
-    items = _items(contrasts)
+    items = _items(spread(contrasts, [t.design for t in tasks if t.design is not None], groupby))
     found: list[dict[int, Contrasts]] = []
     errors: dict[int, DesignError] = {}
     for task in tasks:
@@ -142,7 +146,7 @@ def _answerable(task: Task, item: Any, contrasts: Contrasts) -> Contrasts:
     """Leave out contrasts of coefficients that mean something else here; contrasts of levels name their own."""
     inner = item[0] if isinstance(item, list) and len(item) == 1 else item
     inner = next(iter(inner.values())) if isinstance(inner, dict) and len(inner) == 1 else inner
-    if task.design is None or not task.design.lost.changed or isinstance(inner, (tuple, Cond)):
+    if task.design is None or not task.design.lost.changed or isinstance(inner, (tuple, Cond, SlopeOf)):
         return contrasts
     at = [i for i, name in enumerate(task.design.fixed_names) if name in task.design.lost.changed]
     kept = ~(contrasts.L[:, at] != 0).any(axis=1)

@@ -206,6 +206,7 @@ def _params(analysis: Analysis[S, F], parts: dict[str, Tables], results: pd.Data
         "ddf_used": {name: part.ddf for name, part in parts.items() if part.ddf},
         "ddf_reasons": {name: part.note for name, part in parts.items() if part.note},
         "reml": analysis.options.reml,
+        **({"min_effect": analysis.options.min_effect} if analysis.options.min_effect else {}),
         **_carried_by_prior(analysis, parts),
         "reasons": {name: reason for name, reason in reasons.items() if reason},
         "n_cells": n_cells,

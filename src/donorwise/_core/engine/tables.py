@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
 
+from donorwise._core.engine.partition import RESIDUAL
 from donorwise._core.inference.likelihood_ratio import Extra, p_value
 from donorwise._core.inference.multiplicity import adjust
-from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import FITTED, STATUSES
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from donorwise._core.design.design import Design
     from donorwise._core.inference.prior import Prior
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 UNIVERSE = "Benjamini-Hochberg within each contrast and group, over the features that were tested"
-FIXED, RESIDUAL = SHARES = ("fixed", "Residual")
-"""What has a share of the variance and is no random term."""
 DISPERSION = "dispersion"
 """What stands beside the variances of counts."""
 _NO_DIFFERENCE = 1e-6  # accuracy of a difference of log-likelihoods
@@ -83,24 +81,14 @@ class WithEffects(Features, Protocol):
         """Conditional modes (G, levels, r) of a term, and covariances (G, levels, r, r)."""
 
 
-def joint_table(
-    variables: tuple[str, ...], models: Sequence[Features], term: str, L: FloatArray, test: Callable[[Any], JointTests]
-) -> pd.DataFrame:
-    """See :meth:`LMMFit.joint_test`; `test` is that of L (n, p) for the features of one model."""
-    G = len(variables)
-    columns = {key: np.full(G, np.nan) for key in ("statistic", "den_df", "scaling", "p_value")}
-    status = np.full(G, "not_estimable", dtype=STATUS_DTYPE)
-    for model in models:
-        tests = test(model)
-        for key, values in columns.items():
-            values[model.features] = getattr(tests, key)
-        status[model.features] = tests.status
-    table = pd.DataFrame({"variable": list(variables), "term": term, "statistic": columns["statistic"]})
-    table["num_df"] = L.shape[0]
+def joint_table(variables: tuple[str, ...], term: str, rank: int, tests: JointTests) -> pd.DataFrame:
+    """See :meth:`LMMFit.joint_test`: tests that `rank` contrasts are zero."""
+    table = pd.DataFrame({"variable": list(variables), "term": term, "statistic": tests.statistic})
+    table["num_df"] = rank
     for key in ("den_df", "scaling", "p_value"):
-        table[key] = columns[key]
-    table["adj_p_value"] = adjust(columns["p_value"])
-    table["status"] = pd.Categorical(status, categories=list(STATUSES))
+        table[key] = getattr(tests, key)
+    table["adj_p_value"] = adjust(tests.p_value)
+    table["status"] = pd.Categorical(tests.status, categories=list(STATUSES))
     return table
 
 
@@ -180,41 +168,6 @@ def components(covariances: Sequence[FloatArray], n_features: int) -> tuple[Floa
         with np.errstate(divide="ignore", invalid="ignore"):
             sds += [np.stack([*(sd[:, i] for i in columns), *(T[:, j, i] / (sd[:, i] * sd[:, j]) for i, j in pairs)])]
     return np.vstack(values).T, np.vstack(sds).T
-
-
-def partition_table(variables: tuple[str, ...], design: Design, models: Sequence[LMM]) -> pd.DataFrame:
-    """See :meth:`LMMFit.variance_partition`."""
-    terms = term_labels(design)
-    out = np.full((len(variables), len(terms) + 2), np.nan)
-    for model in models:
-        values = model.variances()
-        with np.errstate(invalid="ignore"):  # of features without a fit
-            out[model.features] = values / np.nansum(values, axis=1, keepdims=True)
-    index = pd.Index(variables, name="variable")
-    return pd.DataFrame(out, index=index, columns=[FIXED, *terms, RESIDUAL])
-
-
-def icc_table(partition: pd.DataFrame) -> pd.DataFrame:
-    """Intraclass correlations from a variance partition: variable, term, icc."""
-    random = partition.to_numpy()[:, 1:]
-    with np.errstate(invalid="ignore"):
-        shares = random[:, :-1] / np.nansum(random, axis=1, keepdims=True)
-    return long_partition(pd.DataFrame(shares, partition.index, partition.columns[1:-1]), "icc")
-
-
-def long_partition(table: pd.DataFrame, value: str) -> pd.DataFrame:
-    """A column a term as a long table, term under term: variable, term, value."""
-    n, terms = table.shape[0], list(table.columns)
-    variable = np.tile(table.index.to_numpy(dtype=object), len(terms))
-    return pd.DataFrame(
-        {"variable": variable, "term": np.repeat(np.array(terms, dtype=object), n), value: table.to_numpy().T.ravel()}
-    )
-
-
-def term_labels(design: Design) -> list[str]:
-    """The grouping factor of each term; the whole term where a factor has several, or is called as a share of ours."""
-    names = [t.name for t in design.random_terms]
-    return [t.name if names.count(t.name) == 1 and t.name not in SHARES else t.label for t in design.random_terms]
 
 
 def which_group(design: Design, group: str | None) -> str:

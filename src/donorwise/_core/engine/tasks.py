@@ -12,9 +12,8 @@ from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.collapsed_rows import merge_rows, with_covariates
 from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
-from donorwise._core.inference.joint import moderated_joint_tests
 from donorwise._core.inference.moderation import Tested, moderated_tests, refusal, tests_by_law
-from donorwise._core.inference.wald import JointTests, contrast_tests, joint_tests
+from donorwise._core.inference.wald import contrast_tests
 from donorwise._core.models.lmm.crossproducts import column_means
 from donorwise._typing import FITTED
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.models.law import Model
-    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
@@ -60,6 +58,10 @@ class Fit(Protocol[M]):
     def learned(self) -> Learned:
         """The prior that the features share."""
 
+    @property
+    def random_labels(self) -> tuple[str, ...]:
+        """What shares of the random terms are called."""
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureTests:
@@ -81,8 +83,9 @@ def ddf_used(fit: Fit[Model], ddf: str) -> tuple[str, str]:
 
 
 def test_features(
-    fit: Fit[Model], L: FloatArray, ddf: str, level: float, n_jobs: int = 1, features: IntArray | None = None
-) -> FeatureTests:
+    fit: Fit[Model], L: FloatArray, ddf: str, level: float, n_jobs: int = 1, features: IntArray | None = None, *,
+    min_effect: float | None = 0.0,
+) -> FeatureTests:  # fmt: skip
     """Test contrasts L (n, p); what is not in a model keeps its status.
 
     Parameters
@@ -99,6 +102,10 @@ def test_features(
         Threads.
     features
         Which features to test (their prior is that of all); None for all. Those left out are NaN.
+    min_effect
+        What the contrasts are at most in size by the null hypothesis, which statistics and p-values are of. Standard
+        errors, degrees of freedom and intervals are what they are without it. None for levels of the response, such as
+        means, which nobody compares with zero; see :func:`donorwise._core.inference.mixture.summarise_level`.
     """
     shape = (len(L), len(fit.variables))
     numbers = {key: np.full(shape, np.nan) for key in NUMBERS}
@@ -106,7 +113,7 @@ def test_features(
     variances = np.full((shape[1], len(fit.models[0].components()[0]) if fit.models else 0), np.nan)
     for whole in fit.models:
         model = whole if features is None else whole.take(np.flatnonzero(np.isin(whole.features, features)))
-        tested = _test(fit, model, L, ddf, level, n_jobs)
+        tested = _test(fit, model, L, ddf, level, n_jobs, min_effect)
         for key, values in numbers.items():
             values[:, model.features] = getattr(tested.tests, key).T
         status[:, model.features] = with_numbers(tested.tests.status, tested.tests.p_value).T
@@ -129,22 +136,17 @@ def with_numbers(status: StrArray, p_value: FloatArray) -> StrArray:
     return np.where(np.isin(status, FITTED) & np.isnan(p_value), "not_converged", status)
 
 
-def _test(fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int) -> Tested:
+def _test(
+    fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int, min_effect: float | None
+) -> Tested:
     if ddf == "moderated" and model.unmoderated:
         ddf = model.fallback
     if ddf == "moderated":
-        return moderated_tests(model, L, fit.learned, level, n_jobs)
+        return moderated_tests(model, L, fit.learned, level, n_jobs, min_effect=min_effect)
     if (estimated := model.estimated) is None:
-        return tests_by_law(model, L, ddf, level, n_jobs)
+        return tests_by_law(model, L, ddf, level, n_jobs, min_effect=min_effect)
     unknown = np.full((model.features.size, len(model.components()[0])), np.nan)
-    return Tested(contrast_tests(estimated, L, ddf, level), unknown, estimated.log_fc(L))
-
-
-def test_jointly(fit: Fit[LMM], model: LMM, L: FloatArray, ddf: str) -> JointTests:
-    """F tests that all contrasts L (n, p) are zero, of one of the models of a fit."""
-    if ddf == "moderated" and not model.unmoderated:
-        return moderated_joint_tests(model, L, fit.learned)
-    return joint_tests(model, L, model.fallback if ddf == "moderated" else ddf)
+    return Tested(contrast_tests(estimated, L, ddf, level, min_effect=min_effect or 0.0), unknown, estimated.log_fc(L))
 
 
 @dataclass(frozen=True, slots=True)

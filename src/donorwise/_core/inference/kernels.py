@@ -57,21 +57,36 @@ def _upper_tail(x, table):
     return np.exp(logarithm - beyond * min(table.root, _STEEP))
 
 
+@inner
+def _on_side(side, q, m, s, table):
+    """Probability of a mixture on one side of zero, above it (1) or below it (-1)."""
+    total = 0.0
+    for k in range(q.size):
+        if q[k] <= _UNSEEN * total:
+            continue
+        t = side * m[k] / s[k]
+        upper = _upper_tail(abs(t), table)
+        total += q[k] * (upper if t < 0.0 else 1.0 - upper)
+    return total
+
+
 @entry
 def tails_at_zero(q, m, s, table, tail):
     """Of each mixture (row of q, m, s): its probability on the side of zero where it has little, into `tail`."""
     for g in range(q.shape[0]):
-        side, total = 0.0, 0.0
+        side = 0.0
         for k in range(q.shape[1]):
             side += q[g, k] * m[g, k] / s[g, k]
-        side = -np.sign(side)
-        for k in range(q.shape[1]):
-            if q[g, k] <= _UNSEEN * total:
-                continue
-            t = side * m[g, k] / s[g, k]
-            upper = _upper_tail(abs(t), table)
-            total += q[g, k] * (upper if t < 0.0 else 1.0 - upper)
-        tail[g] = total
+        tail[g] = _on_side(-np.sign(side), q[g], m[g], s[g], table)
+
+
+@entry
+def tails_beyond(side, q, roots, table, tail):
+    """Of each row of q: averages of T(side root) over the points, `side` (G,), `roots` and `tail` (2, G, K) and (2, G)."""
+    one = np.ones(q.shape[1])
+    for i in range(roots.shape[0]):
+        for g in range(q.shape[0]):
+            tail[i, g] = _on_side(side[g], q[g], roots[i, g], one, table)
 
 
 @entry

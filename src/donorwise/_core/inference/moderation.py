@@ -11,7 +11,7 @@ beta and 1/sigma is right-Haar for this location-scale family.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,9 +19,9 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
 from donorwise._core.design.replicates import known_df
-from donorwise._core.inference.mixture import Summary, summarise_mixture, two_sided
+from donorwise._core.inference.mixture import Summary, beyond, summarise_level, summarise_mixture, two_sided
 from donorwise._core.inference.prior import Prior, fit_prior
-from donorwise._core.inference.wald import ContrastTests, without_too_few
+from donorwise._core.inference.wald import ContrastTests, excess, treat, without_too_few
 from donorwise._core.jobs import in_threads
 from donorwise._core.models.law import BUDGET, Model, chunks, tensor
 
@@ -168,16 +168,24 @@ def best_point(loglik: FloatArray) -> FloatArray:
 
 
 def moderated_tests(
-    model: Model, L: FloatArray, learned: Learned, level: float, n_jobs: int = 1, *, chunk: int = BUDGET
-) -> Tested:
-    """Test contrasts L (n, p), given in the basis of the formula, for the features of one model."""
+    model: Model, L: FloatArray, learned: Learned, level: float, n_jobs: int = 1, *, min_effect: float | None = 0.0,
+    chunk: int = BUDGET,
+) -> Tested:  # fmt: skip
+    """Test contrasts L (n, p), given in the basis of the formula, for the features of one model.
+
+    The null hypothesis is that they are at most `min_effect` in size; see :func:`donorwise._core.inference.mixture.beyond`.
+    It is None for levels, which have no such hypothesis; see :func:`donorwise._core.inference.mixture.summarise_level`.
+    """
     points, grid = learned.points, model.on(learned.points, L)
 
     size = chunk // max(len(L), 1)
 
     def test(at: IntArray) -> _Made:
         law, weight = _weighted(model, grid, at, learned)
-        summaries = _summaries(law, weight, [law.nu] * len(L), level)
+        df = [law.nu] * len(L)
+        summaries = _summaries(law, weight, df, level, levels=min_effect is None)
+        if min_effect:
+            summaries = _beyond(summaries, grid, at, law, weight, df, min_effect)
         return _Made(summaries, weight @ points, grid.log_fc(at, law, weight))
 
     return _tested(
@@ -185,11 +193,14 @@ def moderated_tests(
     )
 
 
-def tests_by_law(model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int = 1) -> Tested:
+def tests_by_law(
+    model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int = 1, *, min_effect: float | None = 0.0
+) -> Tested:
     """Test contrasts without a prior, at the REML estimates of the variances.
 
     For models that are known by their law alone: the estimate is the best point of a fine grid. ``"wald"`` takes centre /
-    scale there for a normal deviate, as other programs do; else the root has the degrees of freedom of the design.
+    scale there for a normal deviate, as other programs do; else the root has the degrees of freedom of the design. The
+    null hypothesis is as for :func:`moderated_tests`.
     """
     points = tensor(model.fine_axes())
     grid, df = model.on(points, L), known_df(model.design, int(model.n_obs), L)
@@ -197,7 +208,12 @@ def tests_by_law(model: Model, L: FloatArray, ddf: str, level: float, n_jobs: in
     def test(at: IntArray) -> _Made:
         law = grid.law(at)
         best = best_point(law.loglik)
-        summaries = _deviates(law, best, level) if ddf == "wald" else _summaries(law, best, df.tolist(), level)
+        if ddf == "wald":
+            summaries = _deviates(law, best, level, min_effect or 0.0)
+        else:
+            summaries = _summaries(law, best, df.tolist(), level, levels=min_effect is None)
+            if min_effect:
+                summaries = _beyond(summaries, grid, at, law, best, df.tolist(), min_effect)
         return _Made(summaries, best @ points, grid.log_fc(at, law, best))
 
     own = chunks(model.usable, len(points), BUDGET // max(len(L), 1), model.most_together)
@@ -212,20 +228,39 @@ class _Made(NamedTuple):
     log_fc: FloatArray
 
 
-def _summaries(law: Law, weight: FloatArray, df: Sequence[float | FloatArray], level: float) -> list[Summary]:
+def _summaries(
+    law: Law, weight: FloatArray, df: Sequence[float | FloatArray], level: float, *, levels: bool
+) -> list[Summary]:
     """Of each contrast, with its degrees of freedom, or those of the features (G,)."""
+    if levels:
+        return [summarise_level(weight, law.centre[..., i], law.scale[..., i], nu, level) for i, nu in enumerate(df)]
     return [
         summarise_mixture(weight, law.centre[..., i], law.scale[..., i], nu, level, law.root[..., i])
         for i, nu in enumerate(df)
     ]
 
 
-def _deviates(law: Law, best: FloatArray, level: float) -> list[Summary]:
+def _beyond(
+    summaries: list[Summary], grid: OnGrid, at: IntArray, law: Law, weight: FloatArray,
+    df: Sequence[float | FloatArray], min_effect: float,
+) -> list[Summary]:  # fmt: skip
+    """Summaries whose statistic and p-value are those of effects larger than `min_effect`."""
+    roots = np.stack([grid.root_at(at, law, null) for null in (min_effect, -min_effect)])
+    return [
+        replace(
+            own, statistic=excess(own.estimate, own.se, min_effect), p_value=beyond(weight, roots[..., i], nu)
+        )
+        for i, (own, nu) in enumerate(zip(summaries, df, strict=True))
+    ]  # fmt: skip
+
+
+def _deviates(law: Law, best: FloatArray, level: float, min_effect: float) -> list[Summary]:
     """Of each contrast the normal deviate centre / scale at the best point of each feature."""
     at = np.arange(len(best)), best.argmax(axis=1)
     estimate, se = law.centre[at].T, law.scale[at].T
     z, half = estimate / se, ndtri(0.5 + level / 2) * se
-    columns = estimate, se, np.full_like(z, np.inf), z, 2 * ndtr(-np.abs(z)), estimate - half, estimate + half
+    z, p = treat(estimate, se, np.inf, min_effect) if min_effect else (z, 2 * ndtr(-np.abs(z)))
+    columns = estimate, se, np.full_like(z, np.inf), z, p, estimate - half, estimate + half
     return [Summary(*own) for own in zip(*columns, strict=True)]
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
+from scipy.special import stdtr
 
 from donorwise._core.inference import kenward_roger, satterthwaite
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
-    from donorwise._core.models.law import Estimated
+    from donorwise._core.models.law import Estimated, Model
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 # Doubles that one chunk of features may use for the derivative pieces (64 MB).
@@ -46,11 +47,11 @@ class JointTests:
 
 
 def contrast_tests(
-    model: Estimated, L: FloatArray, ddf: str, level: float = 0.95, *, chunk: int = _CHUNK
+    model: Estimated, L: FloatArray, ddf: str, level: float = 0.95, *, min_effect: float = 0.0, chunk: int = _CHUNK
 ) -> ContrastTests:
     """Test contrasts L (n, p), given in the basis of the formula, `chunk` doubles of pieces at a time.
 
-    Kenward-Roger is defined at the REML estimates: a maximum-likelihood fit is refitted.
+    The null hypothesis is that they are at most `min_effect` in size; see :func:`treat`. Kenward-Roger is defined at the REML estimates: a maximum-likelihood fit is refitted.
     """
     model = _at_reml(model, ddf)
     se, df = (np.full((model.features.size, len(L)), np.nan) for _ in range(2))
@@ -61,9 +62,30 @@ def contrast_tests(
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = estimate / se
         p_value = 2 * stats.t.sf(np.abs(statistic), df)
+        if min_effect:
+            statistic, p_value = treat(estimate, se, df, min_effect)
         half = stats.t.ppf(0.5 + level / 2, df) * se
     low, high = estimate - half, estimate + half
     return without_too_few(ContrastTests(estimate, se, df, statistic, p_value, low, high, model.status(L)))
+
+
+def treat(
+    estimate: FloatArray, se: FloatArray, df: FloatArray | float, min_effect: float
+) -> tuple[FloatArray, FloatArray]:
+    """Statistics and p-values of the null hypothesis that effects are at most `min_effect` in size.
+
+    With b the size of the estimate and d the effect, the statistic is the excess max(b - d, 0) / se with the sign of the
+    estimate, and p = P(T > (b - d) / se) + P(T > (b + d) / se), which is largest at the ends of the hypothesis (McCarthy
+    and Smyth 2009, Bioinformatics 25:765-771).
+    """
+    size = np.abs(estimate)
+    p_value = stdtr(df, (min_effect - size) / se) + stdtr(df, (-min_effect - size) / se)
+    return excess(estimate, se, min_effect), p_value
+
+
+def excess(estimate: FloatArray, se: FloatArray, min_effect: float) -> FloatArray:
+    """How far estimates are beyond `min_effect`, in standard errors; zero where they are not."""
+    return np.asarray(np.sign(estimate) * np.maximum(np.abs(estimate) - min_effect, 0) / se)
 
 
 def joint_tests(model: Estimated, L: FloatArray, ddf: str, *, chunk: int = _CHUNK) -> JointTests:
@@ -76,12 +98,13 @@ def joint_tests(model: Estimated, L: FloatArray, ddf: str, *, chunk: int = _CHUN
     return JointTests(statistic, den_df, scaling, stats.f.sf(statistic, len(L), den_df), status)
 
 
-def joint_status(model: Estimated, L: FloatArray) -> StrArray:
+def joint_status(model: Model, L: FloatArray) -> StrArray:
     """Status of every feature's test that all contrasts (n, p) are zero, (G,)."""
-    each, status = model.status(L), model.fitted_status
-    if not _independent(model.turned(L)):
+    each, own = model.status(L), model.estimated
+    status = each[:, 0]
+    if own is not None and not _independent(own.turned(L)):
         status = np.where(np.isin(status, FITTED), "constant", status)
-    for reason in ("too_few_donors", "not_estimable"):
+    for reason in ("separated", "too_few_donors", "not_estimable"):
         status = np.where((each == reason).any(axis=1), reason, status)
     return status.astype(STATUS_DTYPE)
 

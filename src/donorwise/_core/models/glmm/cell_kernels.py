@@ -31,10 +31,12 @@ _NEAR = 0.5  # the same of the step before, after which the last one is expected
 
 
 class Basis(NamedTuple):
-    """Fixed columns: means of the patterns (P, p), and what is within them on U, (m, p)."""
+    """Fixed columns: means of the patterns (P, p), and what is within them on U, (m, p); (eta, gamma) without them."""
 
     mean: np.ndarray
     within: np.ndarray
+    eta: np.ndarray  # (P,)
+    gamma: np.ndarray  # (m,)
 
 
 class Loadings(NamedTuple):
@@ -131,8 +133,8 @@ def _factorise(cells, y, linear, size, basis, loadings, t, mode, sums, with_valu
         for k in range(cells.starts[c], cells.starts[c + 1]):
             _derivatives(basis, loadings, t, k, sums.J)
             for a in range(sums.gamma.size):
-                sums.gamma[a] = _place(sums.J, mode.beta, b, 1 + a)
-            eta = _place(sums.J, mode.beta, b, 0)
+                sums.gamma[a] = basis.gamma[a] + _place(sums.J, mode.beta, b, 1 + a)
+            eta = basis.eta[k] + _place(sums.J, mode.beta, b, 0)
             g += add_up(cells, y, linear[k], size, k, eta, sums, with_value)
             _add_pattern(sums, H, M, v, mode.S, mode.s)
         eliminate(H, M, v, mode.S, mode.s, logdet, gain)
@@ -242,17 +244,19 @@ def _begin(mode, start):
 
 @entry
 def evaluate_cells(
-    cells, y, size, basis, nulls, loadings, ratios, order, L, start, null_start, loglik, centre, scale, root
+    cells, y, size, basis, nulls, null_value, loadings, ratios, order, L, start, null_start, loglik, centre, scale, root
 ):
     """Restricted log-likelihood and law of contrasts at every point, as for patterns; y has shape (G, N).
 
-    `nulls` has means (n, P, p - 1) and within (n, m, p - 1) of the columns for coefficients at which each contrast is
-    zero; `order` (T,) is the degree of the polynomial through the points before that leads to each.
+    `nulls` has means (n', P, p - r) and within (n', m, p - r) of the columns for coefficients at which each of n' questions
+    of r contrasts is answered by `null_value`, and (eta, gamma) where these are zero, (n', P) and (n', m); `order` (T,) is the
+    degree of the polynomial through the points before that leads to each.
     """
     C, q, p, n = cells.starts.size - 1, loadings.mean.shape[2], basis.mean.shape[1], L.shape[0]
+    n_null, p_null = nulls.mean.shape[0], nulls.mean.shape[2]
     linear = np.empty((cells.first.size - 1, 1 + cells.U.shape[0]))
     full, sums, past = new_mode(C, q, p), new_sums(cells, p, q), np.zeros((2, p + C * q))
-    null, null_sums, null_past = new_mode(C, q, p - 1), new_sums(cells, p - 1, q), np.zeros((2, p - 1 + C * q))
+    null, null_sums, null_past = new_mode(C, q, p_null), new_sums(cells, p_null, q), np.zeros((2, p_null + C * q))
     c, heights = np.empty((p, 1)), np.empty(loadings.mean.shape[0])
     for g in range(y.shape[0]):
         _linear(cells, y[g], linear)
@@ -270,8 +274,8 @@ def evaluate_cells(
                 centre[g, t, i] = np.dot(L[i], full.beta)
                 forward(full.S, c)
                 scale[g, t, i] = np.sqrt((c * c).sum())
-        for i in range(n):
-            own = Basis(nulls.mean[i], nulls.within[i])
+        for i in range(n_null):
+            own = Basis(nulls.mean[i], nulls.within[i], nulls.eta[i], nulls.gamma[i])
             _begin(null, null_start[i, g])
             for t in range(heights.size):
                 _next(null, null_past, ratios[t], order[t])
@@ -281,7 +285,7 @@ def evaluate_cells(
                 if not np.isfinite(height):
                     _begin(null, null_start[i, g])
                 ratio = 2.0 * (heights[t] - height)
-                root[g, t, i] = np.sign(centre[g, t, i]) * np.sqrt(max(ratio, 0.0)) + 0.0 * ratio
+                root[g, t, i] = np.sign(centre[g, t, i] - null_value) * np.sqrt(max(ratio, 0.0)) + 0.0 * ratio
 
 
 @entry

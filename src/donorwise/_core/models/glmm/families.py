@@ -17,9 +17,10 @@ the nodes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 from donorwise.errors import DataError
 
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
 
 POISSON, NB, LOGIT, CLOGLOG = range(4)
 _LATENT = {LOGIT: np.pi**2 / 3, CLOGLOG: np.pi**2 / 6}
+
+_HALF = 0.5  # of a count, or of a yes and a no each: what keeps logarithms finite
+
+
+class Moments(NamedTuple):
+    """Mean of responses, its derivative in eta, and their variance, in one shape."""
+
+    mean: FloatArray
+    slope: FloatArray
+    variance: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,29 @@ class Distribution:
         if not self.counts:
             return np.full(len(mean), _LATENT[self.code])
         return np.asarray(np.log1p(1 / mean + (1 / size if self.dispersed else 0.0)))
+
+    def moments(self, eta: FloatArray, exposure: FloatArray, size: FloatArray) -> Moments:
+        """Those of single cells (or trials) with these linear predictors and exposures, of features with these sizes."""
+        if self.code == LOGIT:
+            mean = expit(eta)
+            return Moments(mean, mean * expit(-eta), mean * expit(-eta))
+        rate = exposure * np.exp(eta)
+        if self.code == CLOGLOG:
+            none = np.exp(-rate)
+            return Moments(-np.expm1(-rate), rate * none, -np.expm1(-rate) * none)
+        return Moments(rate, rate, rate + rate**2 / size if self.dispersed else rate)
+
+    def linked(self, total: FloatArray, most: FloatArray) -> FloatArray:
+        """The link of sums of counts, or of successes out of `most`, half a count (half a yes and half a no) being added.
+
+        It is finite for all of them (Haldane 1956, Ann Hum Genet 20:309); of counts it is log(sum + 1/2).
+        """
+        yes, no = total + _HALF, most - total + _HALF
+        if self.counts:
+            return np.log(yes)
+        if self.code == LOGIT:
+            return np.asarray(np.log(yes / no))
+        return np.log(-np.log(no / (yes + no)))
 
     @property
     def of_rates(self) -> bool:

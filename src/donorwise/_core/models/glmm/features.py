@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._core.models.glmm.rows import Counts, SharedRows
@@ -38,3 +40,14 @@ class CountFeatures:
     def distribution(self) -> Distribution:
         """The family."""
         return self.counts.distribution
+
+    @property
+    def column_spread(self) -> FloatArray:
+        """Covariance over the cells of the columns of X, (p, p)."""
+        R = self.rows.equations.fixed.R
+        return np.asarray(R.T @ self.rows.equations.spread @ R)
+
+    @property
+    def latent_variance(self) -> FloatArray:
+        """Variance of the latent response beside that of the random terms, (G,)."""
+        return self.distribution.latent_variance(self.mean / int(self.counts.n_obs.sum()), self.size)

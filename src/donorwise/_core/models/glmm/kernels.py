@@ -40,12 +40,15 @@ class Rows(NamedTuple):
         Shape (C + 1,). First row of each component, and K.
     shared, t
         Shape (K, J). Cells, trials or exposure at the nodes (see `families`), and the exposures there.
+    offset
+        Shape (K,). Linear predictor where all coefficients and effects are zero.
     """
 
     code: int
     starts: np.ndarray
     shared: np.ndarray
     t: np.ndarray
+    offset: np.ndarray
 
 
 class Data(NamedTuple):
@@ -180,9 +183,9 @@ def invert(L, column, out):
 
 
 @loops
-def predict(X, A, beta, b, k, eta):
+def predict(X, A, beta, b, k, offset, eta):
     """The linear predictors of row k, whose component has the effects b (q, B), into `eta`."""
-    eta[:] = 0.0
+    eta[:] = offset
     for j in range(X.shape[1]):
         _add_scaled(eta, beta[j], X[k, j])
     for j in range(A.shape[1]):
@@ -227,7 +230,7 @@ def factorise(rows, data, X, A, beta, b, work, with_height, height, logdet, logd
     `height`, `logdet`, `logdet_s` and `gain` (B,) become g (0 unless it is asked for), log|I + A'WA|, log|S|, and twice
     the gain of a Newton step.
     """
-    code, starts, shared, t = rows
+    code, starts, shared, t, offset = rows
     total, own, size, log_size = data
     factor, cross, score, S, s, numbers = work
     eta, m, first, weight = numbers[0], numbers[1], numbers[2], numbers[3]
@@ -245,7 +248,7 @@ def factorise(rows, data, X, A, beta, b, work, with_height, height, logdet, logd
             _add_scaled(v[i], b[c, i], -1.0)
             _add_product(height, b[c, i], b[c, i], -0.5)
         for k in range(starts[c], starts[c + 1]):
-            predict(X, A, beta, b[c], k, eta)
+            predict(X, A, beta, b[c], k, offset[k], eta)
             exponentials(eta, m)
             slopes(code, size, total[k], own[k], shared[k], t[k], m, first, weight)
             if with_height:
@@ -271,7 +274,7 @@ def step(starts, X, A, beta, b, work, moving):
                 _take_product(score[c, i], cross[c, i, j], s[j])
         backward(factor[c], score[c])
         for k in range(starts[c], starts[c + 1]):
-            predict(X, A, s, score[c], k, eta)
+            predict(X, A, s, score[c], k, 0.0, eta)
             for l in range(eta.size):
                 furthest[l] = max(furthest[l], abs(eta[l]))
     share = numbers[2]

@@ -208,7 +208,8 @@ def share_rows(design: Design, counts: Counts) -> SharedRows:
     half = 0.5 * _leverages(X, (shared * t).sum(axis=1))
     if counts.distribution.code == LOGIT:
         shared = shared + 2 * half[:, None]
-    kernel = Rows(counts.distribution.code, starts, np.ascontiguousarray(shared), np.ascontiguousarray(t))
+    shared, t, none = np.ascontiguousarray(shared), np.ascontiguousarray(t), np.zeros(order.size)
+    kernel = Rows(counts.distribution.code, starts, shared, t, none)
     return SharedRows(design, equations, order, kernel, X, place, half, counts.pattern)
 
 

@@ -85,19 +85,22 @@ class Within:
 
     def evaluate(
         self, responses: FloatArray, size: FloatArray, start: FloatArray, points: FloatArray, L: FloatArray,
-        null: FloatArray,
+        bases: FloatArray, values: FloatArray, null: float,
     ) -> tuple[FloatArray, ...]:  # fmt: skip
-        """Likelihood (G, T), and centre, scale and root (G, T, n) of contrasts L (n, p), from responses (G, N).
+        """Likelihood (G, T), centre and scale (G, T, n) of contrasts L (n, p), and root (G, T, m), from responses (G, N).
 
-        `null` (n, p, p - 1) are bases of the coefficients at which each contrast is zero.
+        The roots are of m questions, the contrasts of each of which are `null`: so are they at the coefficients `values` (m, p),
+        and at the sums of these and what is in `bases` (m, p, p - r).
         """
-        loadings, T, n = self.loadings(points), len(points), len(L)
+        loadings, T = self.loadings(points), len(points)
         loglik = np.empty((len(responses), T))
-        centre, scale, root = (np.empty((len(responses), T, n)) for _ in range(3))
-        nulls = Basis(*(np.ascontiguousarray(columns @ null) for columns in self.basis))
+        centre, scale, root = (np.empty((len(responses), T, n)) for n in (len(L), len(L), len(bases)))
+        fixed = self.basis
+        nulls = Basis(*(np.ascontiguousarray(columns @ bases) for columns in (fixed.mean, fixed.within)),
+                      *(values @ columns.T for columns in (fixed.mean, fixed.within)))  # fmt: skip
         evaluate_cells(
-            self.cells, self._prepared(responses), size, self.basis, nulls, loadings, _ratios(loadings), _orders(points),
-            L, start, np.ascontiguousarray(start @ null), loglik, centre, scale, root,
+            self.cells, self._prepared(responses), size, fixed, nulls, null, loadings, _ratios(loadings),
+            _orders(points), L, start, np.ascontiguousarray(start @ bases), loglik, centre, scale, root,
         )  # fmt: skip
         return loglik, centre, scale, root
 
@@ -149,7 +152,7 @@ def separate(
     ends = np.cumsum([own.shape[1] for own in columns])[:-1]
     means, parts = ([np.ascontiguousarray(own) for own in np.split(a, ends, axis=1)] for a in (mean, within))
     cells = _cells(kernel, first, U, prior_counts)
-    basis = Basis(means[0], parts[0])
+    basis = Basis(means[0], parts[0], np.zeros(len(means[0])), np.zeros(len(parts[0])))
     return Within(order, prior_counts, equations, places, width, cells, basis, tuple(means[1:]), tuple(parts[1:]))
 
 

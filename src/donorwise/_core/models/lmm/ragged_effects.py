@@ -31,6 +31,19 @@ class RaggedEffects(NamedTuple):
     mode: FloatArray
     sd: FloatArray
 
+    def at(self, feature: IntArray, code: IntArray) -> FloatArray:
+        """Modes (M, r) of levels of features, (M,) each; NaN for levels that a feature has no rows of."""
+        out = np.full((feature.size, self.mode.shape[1]), np.nan)
+        if not self.code.size:
+            return out
+        n = int(self.code.max()) + 1
+        known = self.feature * n + self.code
+        order, wanted = np.argsort(known), np.where(code < n, feature * n + code, -1)
+        place = order[np.minimum(np.searchsorted(known, wanted, sorter=order), known.size - 1)]
+        there = known[place] == wanted
+        out[there] = self.mode[place[there]]
+        return out
+
 
 def levels_of(equations: RaggedEquations, t: int) -> tuple[IntArray, IntArray, IntArray]:
     """Levels of term `t` of each feature in turn: where those of a feature begin, (G + 1,), and feature and code, (Q,)."""

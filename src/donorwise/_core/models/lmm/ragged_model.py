@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
+from donorwise._core.models.fixed_part import own_variances
+from donorwise._core.models.law import (
+    MOST_TOGETHER,
+    STATUS_DTYPE,
+    JointLaw,
+    Law,
+    LocationScale,
+    joint_square,
+    law_of,
+    with_sums,
+)
 from donorwise._core.models.lmm.evaluate import Derived, with_residual
 from donorwise._core.models.lmm.from_estimates import FromEstimates
-from donorwise._core.models.lmm.law import JointLaw
 from donorwise._core.models.lmm.ragged import fit_ragged_rows
 from donorwise._core.models.lmm.ragged_df_kernels import column_df_ragged
 from donorwise._core.models.lmm.ragged_effects import ragged_effects
@@ -22,6 +31,7 @@ from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
+    from donorwise._core.models.law import Part
     from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._core.models.lmm.ragged import RaggedEquations, RaggedEstimates
     from donorwise._core.models.lmm.ragged_effects import RaggedEffects
@@ -104,12 +114,15 @@ class RaggedLMM(FromEstimates):
 
     def estimable(self, L: FloatArray) -> BoolArray:
         """Which contrasts (n, p) lie in the directions that a feature has rows for, (G, n)."""
-        turned = self.turned(L)
+        return self._estimable(self.turned(L)[None])
+
+    def _estimable(self, turned: FloatArray) -> BoolArray:
+        """The same, (G, n), of contrasts of the coefficients, (1, n, p) or (G, n, p)."""
         basis = self.equations.basis
         norms = np.sqrt((basis**2).sum(axis=1, keepdims=True))
         unit = basis / np.where(norms > 0, norms, 1.0)
-        inside = np.einsum("gpr,gqr,nq->gnp", unit, unit, turned, optimize=True)
-        return np.asarray(np.abs(inside - turned).max(axis=2) <= _TINY * np.abs(turned).max(axis=1))
+        inside = (turned @ unit) @ np.swapaxes(unit, 1, 2)
+        return np.asarray(np.abs(inside - turned).max(axis=2) <= _TINY * np.abs(turned).max(axis=2))
 
     @cached_property
     def _column_df(self) -> FloatArray:
@@ -164,6 +177,11 @@ class RaggedLMM(FromEstimates):
         turned = np.empty((0, self.equations.p)) if L is None else self.turned(L)
         impossible = None if L is None else ~self.estimable(L)
         return RaggedGrid(self.equations, points, *_nodes(points), turned, impossible, self.fold)
+
+    @property
+    def of_terms(self) -> IntArray:
+        """The random term whose variance each axis is."""
+        return np.arange(len(self.nuisance))
 
     @property
     def n_variances(self) -> int:
@@ -232,12 +250,35 @@ class RaggedLMM(FromEstimates):
         typical = np.exp(own.log_weight / n)
         return np.column_stack([fixed, self.term_variances(), self.estimates.sigma2 / typical])
 
+    @cached_property
+    def column_spread(self) -> FloatArray:
+        """Covariance over a feature's rows of the columns of X, (G, p, p)."""
+        own, p = self.equations.rows, self.equations.p
+        n = np.maximum(own.n, 1)
+
+        def mean(values: FloatArray) -> FloatArray:
+            return np.asarray(np.bincount(own.feature, values, own.n_features) / n)
+
+        X = self.design.X[own.pattern]
+        X = X - np.stack([mean(column) for column in X.T], axis=1)[own.feature]
+        out = np.empty((own.n_features, p, p))
+        for a in range(p):
+            for b in range(a + 1):
+                out[:, a, b] = out[:, b, a] = mean(X[:, a] * X[:, b])
+        return out
+
+    def fixed_variances(self) -> FloatArray:
+        """Variance over the rows of every fixed term's own part, (G, terms); NaN for those that a feature has no rows for."""
+        out = own_variances(self.beta, self.column_spread, self.design.terms)
+        for j, columns in enumerate(self.design.terms.values()):
+            told = np.zeros((out.shape[0], len(columns), self.equations.p))
+            told[:, :, columns] = self.column_spread[:, columns, :][:, :, columns]
+            out[~self._estimable(self.turned(told)).all(axis=1), j] = np.nan
+        return out
+
     def term_variances(self) -> FloatArray:
         """Mean over the rows of every term's variance, (G, T)."""
-        rows, square = self.equations.rows, np.empty_like(self.estimates.gamma)
-        for t, z in enumerate(self.equations.z.T):
-            square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / np.maximum(rows.n, 1)
-        return self._known_gamma * square * self.estimates.sigma2[:, None]
+        return self._known_gamma * self.equations.mean_squares * self.estimates.sigma2[:, None]
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""
@@ -275,9 +316,23 @@ class RaggedLMM(FromEstimates):
             return self
         return replace(self, estimates=fit_ragged_rows(self.equations, reml=reml))
 
+    @property
+    def parameters(self) -> IntArray:
+        """Term, row and column of every variance, (T, 3)."""
+        return np.outer(np.arange(len(self.nuisance)), [1, 0, 0])
+
+    def tells(self, part: Part) -> BoolArray:
+        """Which features have a random term, (G,)."""
+        return self.equations.kept[:, part.term]
+
+    def loglik_without(self, part: Part) -> FloatArray:
+        """Restricted log-likelihoods without a random term, (G,)."""
+        kept = self.equations.kept & (np.arange(len(self.nuisance)) != part.term)
+        return fit_ragged_rows(replace(self.equations, kept=kept), reml=True).loglik
+
 
 @dataclass(frozen=True, slots=True)
-class RaggedGrid:
+class RaggedGrid(LocationScale):
     """Features with rows of their own at K points, for n contrasts.
 
     Attributes
@@ -317,31 +372,38 @@ class RaggedGrid:
         return law_of(found, centre, scale, nu)
 
     def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
-        """The law of all contrasts together, whose covariances are those of sums of two less those of each."""
-        L = np.linalg.qr(self.L.T)[0].T  # the same question, of contrasts that are not near one another
-        first, second = np.triu_indices(len(L), 1)
-        found, centre, scale = self._law(at, np.vstack([L, L[first] + L[second]]))
-        own, sums = np.split(np.moveaxis(scale**2, 0, -1), [len(L)], axis=-1)  # (G, K, r), (G, K, pairs)
-        covariance = own[..., None] * np.eye(len(L))
-        covariance[..., first, second] = 0.5 * (sums - own[..., first] - own[..., second])
-        covariance[..., second, first] = covariance[..., first, second]
-        covariance[~np.isfinite(found)] = np.eye(len(L))
-        factor = np.linalg.cholesky(covariance)
-        whitened = np.linalg.solve(factor, np.moveaxis(centre[: len(L)], 0, -1)[..., None])[..., 0]
-        size = np.exp(2 * np.log(np.einsum("gkii->gki", factor)).mean(axis=-1))
-        return JointLaw(found, (whitened**2).mean(axis=-1), size, self.equations.nu(reml=True)[at].astype(np.float64))
+        """The law of all contrasts together."""
+        found, centre, scale = self._law(at, with_sums(self.L))
+        square, size = joint_square(centre, scale)
+        F, nu = square / len(self.L), self.equations.nu(reml=True)[at].astype(np.float64)
+        return JointLaw(found, F, F, size, nu)
 
     def _law(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Log-likelihood, centre and scale; points where rounding leaves nothing of these have no likelihood."""
-        own, K, n = self.equations, len(self.points), len(L)
-        loglik, centre, scale = np.empty((at.size, K)), np.empty((n, at.size, K)), np.empty((n, at.size, K))
-        law_ragged(
-            own.data, own.basis, own.rank, own.ols, at, self.points, self.order, self.begin, np.ascontiguousarray(L),
-            own.nu(reml=True).astype(np.float64), loglik, centre, scale,
-        )  # fmt: skip
+        loglik, centre, scale, _ = self._evaluate(at, L)
         lost = ~(np.isfinite(loglik) & np.isfinite(centre).all(axis=0) & np.isfinite(scale).all(axis=0))
         loglik[lost], centre[:, lost], scale[:, lost] = -np.inf, 0.0, 1.0
         return loglik, centre, scale
+
+    def _evaluate(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Log-likelihood (G, K), centre and scale (n, G, K), and y'Py (G, K), NaN where rounding leaves nothing of it."""
+        own, K, n = self.equations, len(self.points), len(L)
+        loglik, rest = np.empty((2, at.size, K))
+        centre, scale = np.empty((2, n, at.size, K))
+        law_ragged(
+            own.data, own.basis, own.rank, own.ols, at, self.points, self.order, self.begin, np.ascontiguousarray(L),
+            own.nu(reml=True).astype(np.float64), loglik, centre, scale, rest,
+        )  # fmt: skip
+        return loglik, centre, scale, rest
+
+    def parts(self, at: IntArray, loglik: FloatArray) -> FloatArray:
+        """Variance over the rows of every random term, and of what is left, (G, K, T + 1); see `RaggedLMM.variances`."""
+        own = self.equations
+        sigma2 = self._evaluate(at, self.L[:0])[3] / own.nu(reml=True)[at, None]
+        typical = np.exp(own.log_weight / np.maximum(own.rows.n, 1))[at]
+        terms = own.mean_squares[at, None, :] * self.points
+        left = np.broadcast_to(1 / typical[:, None, None], (*terms.shape[:2], 1))
+        return np.asarray(sigma2[:, :, None] * np.concatenate([terms, left], axis=2))
 
     def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
         """Log2 fold changes: the posterior means of the estimates."""

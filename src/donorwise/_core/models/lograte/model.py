@@ -1,25 +1,31 @@
-"""Models of log rates: y ~ N(X beta, group2 ZZ' + tau2 I + diag(v)) with known v, their law on a grid, fit and effects.
+"""Models of log rates: y ~ N(X beta, group2 ZZ' + tau2 I + diag(v)) with known v, their law on a grid, and the fit.
 
 Fay and Herriot (1979), JASA 74:269-277. Given the variances beta has a flat prior and everything is normal: the
 restricted likelihood is
 
     -1/2 [log|V| + log|X'V⁻¹X| + r'V⁻¹r],   r = y - X beta,
 
-and c'beta is N(c'b, c'(X'V⁻¹X)⁻¹c) at the generalised least-squares estimate b. With V = D + group2 ZZ',
-D = diag(v + tau2), and s, g of each level as in the kernels, the effects of units u and of levels b are
-
-    u = tau2 V⁻¹r,   Var(u | beta) = tau2 - tau2² V⁻¹,   b = group2 Z'V⁻¹r,   Var(b | beta) = group2 - group2² Z'V⁻¹Z.
+and c'beta is N(c'b, c'(X'V⁻¹X)⁻¹c) at the generalised least-squares estimate b.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from donorwise._core.jobs import in_threads
-from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, law_of
+from donorwise._core.models.law import (
+    MOST_TOGETHER,
+    STATUS_DTYPE,
+    JointLaw,
+    Law,
+    LocationScale,
+    joint_square,
+    law_of,
+    with_sums,
+)
 from donorwise._core.models.lograte.kernels import evaluate
 from donorwise._core.models.lograte.units import OFFSET, LogRates, log_rates
 
@@ -60,6 +66,13 @@ class UnitDesign:
     def turned(self, L: FloatArray) -> FloatArray:
         """Contrasts (n, p) of beta as contrasts of the coefficients on Q."""
         return np.ascontiguousarray(L @ self.inverse)
+
+    @property
+    def column_spread(self) -> FloatArray:
+        """Covariance over the units of the columns of X, (p, p)."""
+        X = self.Q @ np.linalg.inv(self.inverse)
+        X = X - X.mean(axis=0)
+        return np.asarray(X.T @ X / len(X))
 
 
 def unit_design(design: Design) -> UnitDesign:
@@ -140,6 +153,21 @@ class LogRateModel:
         names = ("unit", self.units.group)[: 1 + bool(self.units.group)]
         return names, (1.0,) * len(names)
 
+    @property
+    def parameters(self) -> IntArray:
+        """One for each: the units are the first term, (variances, 3)."""
+        return np.outer(np.arange(1 + bool(self.units.group)), [1, 0, 0])
+
+    @property
+    def of_terms(self) -> IntArray:
+        """Which of the variances each axis is."""
+        return np.arange(1 + bool(self.units.group))
+
+    @property
+    def column_spread(self) -> FloatArray:
+        """Covariance over the units of the columns of X, (p, p)."""
+        return self.units.column_spread
+
     def largest(self) -> FloatArray:
         """Zeros: the axes are the same for all data."""
         return np.zeros(1 + bool(self.units.group))
@@ -181,7 +209,7 @@ def _axes(points: tuple[int, ...]) -> list[FloatArray]:
 
 
 @dataclass(frozen=True, slots=True)
-class LogRateGrid:
+class LogRateGrid(LocationScale):
     """A model at `points` (K, 2), for contrasts L (n, p) of the coefficients on Q."""
 
     model: LogRateModel
@@ -195,6 +223,21 @@ class LogRateGrid:
     def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
         """The law of the contrasts; the likelihood comes with it."""
         return law_of(*self._evaluate(at, self.L), np.inf)
+
+    def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
+        """The law of all contrasts together."""
+        found, centre, scale = self._evaluate(at, with_sums(self.L))
+        square, size = joint_square(centre, scale)
+        F = square / len(self.L)
+        return JointLaw(found, F, F, size, np.inf)
+
+    def parts(self, at: IntArray, loglik: FloatArray) -> FloatArray:
+        """Variance between units, of the random term, and of sampling, (G, K, variances + 1)."""
+        sampling = self.model.rates.v[at].mean(axis=1)
+        n = 1 + bool(self.model.units.group)
+        out = np.empty((at.size, len(self.points), n + 1))
+        out[:, :, :n], out[:, :, n] = self.points[:, :n], sampling[:, None]
+        return out
 
     def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
         """The estimates, which are logarithms of rates."""
@@ -241,37 +284,3 @@ def fit_log_rates(design: Design, collapsed: Collapsed, depths: Depths, n_jobs: 
     blocks = [present[i : i + size] for i in range(0, max(present.size, 1), size)]
     counts = np.asarray(np.rint(depths.n_cells @ collapsed.mean[:, present]))
     return LogRateModel(present, units, depths, LogRates.concatenate(list(in_threads(rates, blocks, n_jobs))), counts)
-
-
-class Effects(NamedTuple):
-    """Conditional modes and standard deviations, (G, units) in the order of the design, or (G, levels)."""
-
-    mode: FloatArray
-    sd: FloatArray
-
-
-def random_effects(model: LogRateModel, variances: FloatArray) -> tuple[Effects, ...]:
-    """Effects of the units and, with a random term, of its levels, at `variances` (G, 1 or 2)."""
-    tau2, group2 = variances[:, :1], variances[:, 1:] if variances.shape[1] > 1 else np.zeros((len(variances), 1))
-    Q, level = model.units.Q, np.repeat(np.arange(model.units.starts.size - 1), np.diff(model.units.starts))
-    w = 1 / (model.rates.v + tau2)
-    s = np.add.reduceat(w, model.units.starts[:-1], axis=1)
-    g = group2 / (1 + group2 * s)
-
-    def whitened(values: FloatArray) -> FloatArray:
-        """V⁻¹ times values (G, S, p)."""
-        own = w[:, :, None] * values
-        sums = np.add.reduceat(own, model.units.starts[:-1], axis=1)
-        return own - (w * g[:, level])[:, :, None] * sums[:, level]
-
-    WQ = whitened(np.broadcast_to(Q, (len(w), *Q.shape)))
-    y = model.rates.y[:, :, None]
-    beta = np.linalg.solve(Q.T @ WQ, WQ.transpose(0, 2, 1) @ y)
-    residual = whitened(y - Q @ beta)[:, :, 0]
-    order = np.argsort(model.units.order)
-    unit_sd = np.sqrt(np.clip(tau2 - tau2**2 * (w - w**2 * g[:, level]), 0, None))
-    units = Effects((tau2 * residual)[:, order], unit_sd[:, order])
-    if variances.shape[1] == 1:
-        return (units,)
-    sums = np.add.reduceat(residual, model.units.starts[:-1], axis=1)
-    return units, Effects(group2 * sums, np.sqrt(np.clip(group2 - group2**2 * s / (1 + group2 * s), 0, None)))
