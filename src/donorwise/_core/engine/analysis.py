@@ -12,6 +12,7 @@ from donorwise._core.engine.after_fit import UNCORRECTED
 from donorwise._core.engine.contrast_tables import contrast_table
 from donorwise._core.engine.kernel_tables import kernel_table
 from donorwise._core.engine.mean_scale import MeanScale
+from donorwise._core.engine.random_parts import RandomPart, random_parts
 from donorwise._core.engine.results import resolve_by_group, results_table
 from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise._typing import DDF
@@ -271,6 +272,10 @@ class Analysis(ABC, Generic[S, F]):
     @abstractmethod
     def own_params(self) -> dict[str, Any]:
         """What params say of this kind of model alone."""
+
+    def random_parts(self, number: int) -> list[RandomPart]:
+        """The parts of a task's random effects that can be tested."""
+        return random_parts(self._design(number))
 
     def shared_tables(self) -> dict[str, pd.DataFrame]:
         """Tables that belong to no task: weights of the contrasts; kernels of the formula, for the levels that there are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from donorwise._core.design.contrasts import resolve_term
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.fitted_means import FittedMeans, only_of_exposures
 from donorwise._core.engine.fitted_variances import FittedVariances
+from donorwise._core.engine.joint import joint_features
 from donorwise._core.engine.mean_scale import MeanScale
 from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
@@ -21,7 +22,7 @@ from donorwise._core.engine.tables import (
     lrt_table,
     tests_table,
 )
-from donorwise._core.engine.tasks import Task, test_features, test_jointly
+from donorwise._core.engine.tasks import Task, test_features
 from donorwise._core.inference.likelihood_ratio import check_nested, check_same_data, extra_parameters, n_parameters
 from donorwise._core.inference.moderation import learn, refusal
 from donorwise._typing import ALL, DDF, check_option
@@ -277,7 +278,7 @@ class LMMFit(FittedVariances, FittedMeans):
         check_option("ddf", ddf, DDF)
         L, used = resolve_term(self.design, term), self._used(ddf)
         with one_blas_thread():
-            return joint_table(self.variables, self.models, term, L, partial(test_jointly, self, L=L, ddf=used))
+            return joint_table(self.variables, term, len(L), joint_features(self, L, used))
 
     def lrt(self, other: LMMFit) -> pd.DataFrame:
         """Likelihood-ratio test against a nested (or larger) model of the same responses.

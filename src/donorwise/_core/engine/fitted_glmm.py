@@ -230,7 +230,7 @@ class GLMMFit(FittedMeans):
         """
         check_option("ddf", ddf, EXACT_DDF)
         L = resolve_term(self.design, term)
-        return joint_table(self.variables, [self._features], term, L, lambda own: own.joint_tests(L, ddf))
+        return joint_table(self.variables, term, len(L), self._features.joint_tests(L, ddf))
 
     def lrt(self, other: GLMMFit) -> pd.DataFrame:
         """Likelihood-ratio test against a nested (or larger) model of the same responses.

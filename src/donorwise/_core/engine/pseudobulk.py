@@ -22,6 +22,7 @@ from donorwise._core.engine.partition import RESIDUAL, SHARES, Partition, fixed_
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
 from donorwise._core.engine.predictions import CellPredictor
+from donorwise._core.engine.random_parts import RandomPart, random_parts
 from donorwise._core.engine.results import told_reasons, with_group
 from donorwise._core.engine.row_residuals import RowResiduals
 from donorwise._core.engine.scales import Counted
@@ -36,6 +37,7 @@ from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.engine.units import with_units
 from donorwise._core.models.fixed_part import own_variances
 from donorwise._core.models.glmm.families import distribution
+from donorwise._core.models.law import Part
 from donorwise._core.models.lograte.effects import coefficients, random_effects
 from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates
 from donorwise._typing import GLMM_DDF
@@ -337,6 +339,12 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     def permuted_donors(self, number: int) -> IntArray:
         """See :class:`Analysis`."""
         return self.donors(number).codes
+
+    def random_parts(self, number: int) -> list[RandomPart]:
+        """See :class:`Analysis`: units differ by more than by chance, and those of a level are more alike."""
+        name, design = self.units.name, self._design(number)
+        terms = [own._replace(part=Part(1 + own.part.term)) for own in random_parts(design)]
+        return [RandomPart(f"(1 | {name})", Part(0), (name,)), *terms]
 
     def planner(self, number: int, statistics: UnitStatistics, fit: LogRateFit) -> UnitPlanner:
         """See :class:`Analysis`."""

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from scipy import sparse
 
+from donorwise._core.cells.chunks import all_in_order
 from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.collapsed_rows import merge_rows, with_covariates
 from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
-from donorwise._core.inference.joint import moderated_joint_tests
 from donorwise._core.inference.moderation import Tested, moderated_tests, refusal, tests_by_law
-from donorwise._core.inference.wald import JointTests, contrast_tests, joint_tests
+from donorwise._core.inference.wald import contrast_tests
 from donorwise._core.models.lmm.crossproducts import column_means
 from donorwise._typing import FITTED
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.models.law import Model
-    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
@@ -151,13 +150,6 @@ def _test(
     return Tested(contrast_tests(estimated, L, ddf, level, min_effect=min_effect or 0.0), unknown, estimated.log_fc(L))
 
 
-def test_jointly(fit: Fit[LMM], model: LMM, L: FloatArray, ddf: str) -> JointTests:
-    """F tests that all contrasts L (n, p) are zero, of one of the models of a fit."""
-    if ddf == "moderated" and not model.unmoderated:
-        return moderated_joint_tests(model, L, fit.learned)
-    return joint_tests(model, L, model.fallback if ddf == "moderated" else ddf)
-
-
 @dataclass(frozen=True, slots=True)
 class Task:
     """One group of rows with its design, or the reason why it has none, or cannot answer for all of it."""
@@ -278,7 +270,7 @@ def _passes(
     columns = np.arange(matrix.shape[1]) if features is None else np.asarray(features)
     for at, seen in _masks(matrix, columns, codes):
         used = codes if seen is None else np.where(seen, codes, -1).astype(codes.dtype)
-        whole = at.size == matrix.shape[1]
+        whole = all_in_order(columns[at], matrix.shape[1])
         collapsed = collapse(
             matrix, used, n_patterns, weights=weights, covariates=covariates, features=None if whole else columns[at],
             names=variables if whole else tuple(variables[i] for i in at), log_base=log_base, n_jobs=n_jobs,

@@ -12,12 +12,12 @@ the squared rotated t where a spectrum makes Z'PZ diagonal, else of the products
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.models.law import Law, LocationScale, law_of
+from donorwise._core.models.law import JointLaw, Law, LocationScale, law_of
 from donorwise._core.models.lmm.rays import energy_of, find_rays
 
 if TYPE_CHECKING:
@@ -40,27 +40,6 @@ _BEYOND = 10.0  # the axis goes on to this many times the largest estimate
 _MOST_PAIRS = 4000
 _DOUBLES = 2_000_000
 _IMPOSSIBLE = -1e300  # log-likelihood where rounding leaves no information on the fixed effects
-
-
-class JointLaw(NamedTuple):
-    """G features at K points, for r contrasts together, every array (G, K).
-
-    Attributes
-    ----------
-    loglik
-        As in :class:`~donorwise._core.models.law.Law`.
-    F
-        Has the distribution F(r, nu) where the contrasts are zero.
-    size
-        Mean variance of the contrasts: the r-th root of the determinant of their covariance.
-    nu
-        Degrees of freedom of the denominator; (G,) where features have rows of their own.
-    """
-
-    loglik: FloatArray
-    F: FloatArray
-    size: FloatArray
-    nu: float | FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +106,8 @@ class LMMGrid(LocationScale):
         whitened = np.einsum("kij,jgk->igk", np.linalg.inv(factor), self._centre(response)) / root_R
         diagonal = np.einsum("kii->ki", factor)
         size = root_R**2 * self.nu * np.exp(2 * np.log(diagonal).mean(axis=1))
-        return JointLaw(loglik, (whitened**2).mean(axis=0), size, self.nu)
+        F = (whitened**2).mean(axis=0)
+        return JointLaw(loglik, F, F, size, self.nu)
 
     def _root_R(self, loglik: FloatArray) -> FloatArray:
         """sqrt(y'Py), which is what the likelihood was made of, (G, K)."""

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.jobs import in_threads
-from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, LocationScale, law_of
+from donorwise._core.models.law import (
+    MOST_TOGETHER,
+    STATUS_DTYPE,
+    JointLaw,
+    Law,
+    LocationScale,
+    joint_square,
+    law_of,
+    with_sums,
+)
 from donorwise._core.models.lograte.kernels import evaluate
 from donorwise._core.models.lograte.units import OFFSET, LogRates, log_rates
 
@@ -145,6 +154,11 @@ class LogRateModel:
         return names, (1.0,) * len(names)
 
     @property
+    def parameters(self) -> IntArray:
+        """One for each: the units are the first term, (variances, 3)."""
+        return np.outer(np.arange(1 + bool(self.units.group)), [1, 0, 0])
+
+    @property
     def of_terms(self) -> IntArray:
         """Which of the variances each axis is."""
         return np.arange(1 + bool(self.units.group))
@@ -209,6 +223,13 @@ class LogRateGrid(LocationScale):
     def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
         """The law of the contrasts; the likelihood comes with it."""
         return law_of(*self._evaluate(at, self.L), np.inf)
+
+    def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
+        """The law of all contrasts together."""
+        found, centre, scale = self._evaluate(at, with_sums(self.L))
+        square, size = joint_square(centre, scale)
+        F = square / len(self.L)
+        return JointLaw(found, F, F, size, np.inf)
 
     def parts(self, at: IntArray, loglik: FloatArray) -> FloatArray:
         """Variance between units, of the random term, and of sampling, (G, K, variances + 1)."""
