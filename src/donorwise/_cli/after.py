@@ -295,7 +295,7 @@ def _number(text: str) -> float | str:
 
 def _sets(path: Path) -> Any:
     """What :func:`donorwise.tl.gene_sets` takes: the path of a GMT file, or a network."""
-    if path.suffix == ".gmt":
+    if path.name.endswith((".gmt", ".gmt.gz")):
         return path
     import pandas as pd
 
