@@ -59,7 +59,10 @@ JOINT_TESTS = "joint_tests"
 VARIANCE_TESTS = "variance_tests"
 """Likelihood ratio tests of random terms, asked for after the fit."""
 
-ADDED_TABLES = (JOINT_TESTS, VARIANCE_TESTS)
+SHRINKAGE = "shrinkage"
+"""Distributions of effects that ``dw.tl.shrink`` found."""
+
+ADDED_TABLES = (JOINT_TESTS, VARIANCE_TESTS, SHRINKAGE)
 """Tables that are asked for after the fit."""
 
 TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)

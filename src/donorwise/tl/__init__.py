@@ -10,9 +10,10 @@ from donorwise.tl._lmm import lmm
 from donorwise.tl._power import power
 from donorwise.tl._pseudobulk import pseudobulk
 from donorwise.tl._scan import scan
+from donorwise.tl._shrink import shrink
 from donorwise.tl._test import test
 
-__all__ = ["calibrate", "composition", "glmm", "influence", "lmm", "power", "pseudobulk", "scan", "test"]
+__all__ = ["calibrate", "composition", "glmm", "influence", "lmm", "power", "pseudobulk", "scan", "shrink", "test"]
 
 
 def __dir__() -> list[str]:
