@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from docutils.nodes import Text
 from sphinx import addnodes
 from sphinx.ext.napoleon import NumpyDocstring
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for pictures.py
 OFFLINE = tags.has("offline")  # noqa: F821  defined by Sphinx
 
 project = "donorwise"
@@ -108,13 +111,19 @@ DOCUMENTED = {
     "pd.DataFrame": "pandas.DataFrame",
     "pandas.core.frame.DataFrame": "pandas.DataFrame",
     "donorwise._core.design.arms.Arms": "Arms",
-    "donorwise._core.design.contrasts.Cond": "Cond",
+    "donorwise._core.design.comparisons.Pairwise": "Comparisons",
+    "donorwise._core.design.comparisons.Slope": "Comparisons",
+    "donorwise._core.design.cond.Cond": "Cond",
 }
 
 
 def _name_targets(app: Sphinx, doctree: document) -> None:
     for reference in doctree.findall(addnodes.pending_xref):
-        reference["reftarget"] = DOCUMENTED.get(reference["reftarget"], reference["reftarget"])
+        written = reference["reftarget"]
+        if written in DOCUMENTED:
+            reference["reftarget"] = DOCUMENTED[written]
+            for text in reference.findall(Text):
+                text.parent.replace(text, Text(DOCUMENTED[written].rpartition(".")[2]))
 
 
 def _parse_returns(self: NumpyDocstring, section: str) -> list[str]:
@@ -132,10 +141,29 @@ def _copy_tutorials(app: Sphinx) -> None:
             shutil.copy2(file, target)
 
 
+def _draw_pictures(app: Sphinx) -> None:
+    import matplotlib as mpl
+    import pictures
+
+    if pictures.outdated():
+        with mpl.rc_context({"backend": "agg"}):
+            pictures.draw()
+
+
+def _show_picture(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Plots have theirs on their own page as well."""
+    plot = name.rpartition(".")[2]
+    if what == "function" and name.startswith("donorwise.pl."):
+        lines += ["", f".. image:: /pictures/{plot}.png", f"   :alt: {plot}", "   :width: 80%", ""]
+        lines += ["Drawn with the code on :doc:`/plots`.", ""]
+
+
 def setup(app: Sphinx) -> None:
     """Register what is particular to this project."""
     NumpyDocstring._parse_returns_section = _parse_returns
     app.connect("builder-inited", _copy_tutorials)
+    app.connect("builder-inited", _draw_pictures)
+    app.connect("autodoc-process-docstring", _show_picture)
     app.connect("doctree-read", _name_targets)
     # a list of pages by pattern may be empty; this warning has no type by which suppress_warnings could name it
     logging.getLogger("sphinx.sphinx.directives.other").addFilter(

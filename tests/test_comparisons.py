@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from tests._emmeans import BOTH, CUBIC, SLOPES, SPLINE, data, fitted, in_r
 
 import donorwise as dw
+from donorwise._batch.run import parse_contrast
 from donorwise._core.design.build import build_design
 from donorwise._core.design.contrasts import resolve_contrasts
 from donorwise._core.engine.results import resolve_by_group, tasks_by_group
 from donorwise.errors import DesignError
-
-HERE = Path(__file__).parent / "reference" / "emmeans"
-BOTH = "~ disease * ct + age + sex + (1 | donor)"
-SLOPES = "~ disease * age + ct * age + sex + (1 | donor)"
-CUBIC = "~ disease * poly(age, 3) + ct + (1 | donor)"
-SPLINE = "~ disease + ct + bs(age, df=4) + (1 | donor)"
-
-
-@cache
-def data() -> pd.DataFrame:
-    table = pd.read_csv(HERE / "data.csv")
-    return table.assign(disease=pd.Categorical(table["disease"], categories=["control", "MS", "other"]))
-
-
-@cache
-def fitted(formula: str) -> dw.LMMFit:
-    return dw.fit_lmm(data()[["y"]], data(), formula)
-
-
-def in_r(name: str, formula: str) -> pd.DataFrame:
-    cases = json.loads((HERE / "expected.json").read_text())["cases"]
-    plain = formula.replace("=", " = ")
-    return pd.DataFrame(next(c["rows"] for c in cases if (c["name"], c["formula"]) == (name, plain)))
-
+from donorwise.pl._contrasts import per_unit
+from donorwise.pl._donors_data import _sides
 
 # ------------------------------------------------------------------- emmeans
 
@@ -257,3 +234,30 @@ def test_errors(make: Any, message: str) -> None:
 def test_nothing_is_compared_between_groups(make: Any) -> None:
     with pytest.raises(DesignError, match="`ct` makes the groups, which have a model each"):
         grouped(make())
+
+
+# -------------------------------------------------------------------- texts
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("pairwise(disease)", dw.pairwise("disease")),
+        ("pairwise(disease | cell type)", dw.pairwise("disease", by="cell type")),
+        ("slope(age | disease, sex)", dw.slope("age", by=["disease", "sex"])),
+        ("pairwise[T.x]", "pairwise[T.x]"),
+    ],
+)
+def test_commands_take_them_as_text(text: str, made: Any) -> None:
+    obs = pd.DataFrame({"disease": ["MS"], "cell type": ["T"], "sex": ["f"], "age": [4.0]})
+    assert parse_contrast(text, obs) == made
+
+
+def test_plots_read_the_names() -> None:
+    levels = ["control", "MS", "a | b=c"]
+    assert _sides("disease: MS vs control | ct=T", levels) == ("MS", "control")
+    assert _sides("disease: MS vs a | b=c", levels) == ("MS", "a | b=c")
+    assert _sides("disease: MS vs control | ct: T vs B", levels) == ("", "")
+    assert per_unit("slope of age | disease=MS", SLOPES) == " per unit of age"
+    assert per_unit("slope of age", SLOPES) == " per unit of age"
+    assert per_unit("disease: MS vs control | age=40", SLOPES) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import runpy
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +16,7 @@ import donorwise as dw
 from donorwise import _typing
 from donorwise._accessor import DonorwiseAccessor
 from donorwise._core.design import advice as audit_advice
+from donorwise._core.design import covariates as audit_covariates
 from donorwise._core.design import depth as audit_depth
 from donorwise._core.design import findings as audit_checks
 from donorwise._core.design import kernel_checks as audit_kernels
@@ -79,6 +81,29 @@ def test_docstrings_have_no_empty_place(name: str) -> None:
     assert re.findall(r"^ *\{\w+\}$", inspect.getdoc(PUBLIC[name]) or "", re.MULTILINE) == []
 
 
+def test_every_function_has_its_question() -> None:
+    names = [f"{face}.{name}" for face in FACES for name in getattr(dw, face).__all__]
+    names += [name for name in dw.__all__ if name not in (*FACES, "__version__")]
+    page = _page("which-function")
+    assert [name for name in names if not re.search(rf"`(?:donorwise|dw)\.{re.escape(name)}`", page)] == []
+
+
+def test_every_plot_has_its_picture() -> None:
+    """Under a heading of its name, with the code that draws it; the pictures are drawn when the site is built."""
+    headings = re.split(r"^### ", _page("plots"), flags=re.MULTILINE)[1:]
+    assert sorted(part.split("`")[1] for part in headings) == sorted(dw.pl.__all__)
+    for part in headings:
+        name = part.split("`")[1]
+        assert f"dw.pl.{name}(" in part
+        assert f"pictures/{name}.png" in part
+
+
+@pytest.mark.slow
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    drawn = runpy.run_path(str(DOCS / "pictures.py"))["draw"](DOCS / "plots.md", tmp_path)
+    assert sorted(drawn) == sorted(dw.pl.__all__) == sorted(path.stem for path in tmp_path.glob("*.png"))
+
+
 PLAIN = {"Any", "Audit", "Axes", "Figure", "Hashable", "Iterable", "Literal", "Mapping", "None", "PathLike", "Sequence"}
 """What signatures say that has its place elsewhere: in Python, matplotlib, or beside the accessor."""
 
@@ -135,7 +160,7 @@ def test_page_of_statuses_has_them_all() -> None:
 
 
 _AUDIT = (
-    audit_checks, audit_depth, audit_omitted, audit_advice, audit_people, audit_slopes, audit_kernels, audit_rivals,
+    audit_checks, audit_covariates, audit_depth, audit_omitted, audit_advice, audit_people, audit_slopes, audit_kernels, audit_rivals,
 )  # fmt: skip
 LISTED = {"confined", "unequal_arms", "period_left_out", "hardly_told", "kernel_warnings"}
 """Findings of the audit that are warnings or notes, or also those of a fit without one, so that their functions return lists."""

@@ -86,7 +86,17 @@ def test_code_of_large_cohorts_runs(page: str, folder: Path, monkeypatch: pytest
         assert "cohort" not in names or names["cohort"].n_obs < 200
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/large-cohorts.md"])
+@pytest.mark.parametrize("page", sorted(path.stem for path in (ROOT / "docs" / "how-to").glob("*.md")))
+def test_recipes_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by itself."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in _blocks(f"docs/how-to/{page}.md", "python"):
+        exec(block, names)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/large-cohorts.md", "docs/how-to/atlas.md"])
 def test_commands_run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     lines = "".join(_blocks(page, "bash")).splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import anndata as ad
@@ -21,7 +21,7 @@ from matplotlib.text import Annotation
 from tests._models import model
 
 import donorwise as dw
-from donorwise.errors import DonorwiseError
+from donorwise.errors import DataError, DonorwiseError
 from donorwise.pl._labels import place_labels
 
 # the audit's advice about these small simulations is tested elsewhere
@@ -251,7 +251,7 @@ def test_variance_partition_shows_medians(fitted: ad.AnnData) -> None:
         f"{medians['Residual']:.1%}"
     ]
     few = dw.pl.variance_partition(fitted[:, :5], group="T cell")
-    assert [len(c.get_offsets()) for c in few.collections] == [5, 5, 5], "a few features are drawn one by one"
+    assert [len(c.get_offsets()) for c in few.collections] == [5] * 4, "a few features are drawn one by one"
 
 
 def test_colors_of_terms_mean_the_same_in_every_model(paired: ad.AnnData) -> None:
@@ -259,14 +259,56 @@ def test_colors_of_terms_mean_the_same_in_every_model(paired: ad.AnnData) -> Non
     adata = paired.copy()
     dw.tl.lmm(adata, "~ condition + (1 | sample_id) + (1 | donor_id)", key_added="samples", progress=False)
     dw.tl.pseudobulk(adata, "~ condition + (1 | donor_id)", progress=False)
-    meant = {"donor_id": "#0072b2", "fixed\neffects": "#d55e00", "residual": "#8c8c8c"}
-    for key in ("lmm", "samples", "pseudobulk"):
-        ax = dw.pl.variance_partition(adata, key=key)
+    for key, fixed in product(("lmm", "samples", "pseudobulk"), ("each", "together")):
+        first = "condition" if fixed == "each" else "fixed\neffects"
+        meant = {"donor_id": "#0072b2", first: "#d55e00", "residual": "#8c8c8c"}
+        ax = dw.pl.variance_partition(adata, key=key, fixed=fixed)  # type: ignore[arg-type]
         names = [label.get_text() for label in ax.get_xticklabels()]
         faces = [to_hex(drawn.get_facecolor()[0]) for drawn in ax.collections]
         colors = dict(zip(names, faces, strict=True))
         assert colors | meant == colors
         assert len(set(faces)) == len(faces)
+
+
+def test_bars_of_single_features(fitted: ad.AnnData) -> None:
+    """Every share its length, one after another from zero to one, in the order that was asked for."""
+    names = ["gene_0004", "gene_0001", "gene_0002"]
+    ax = dw.pl.variance_partition(fitted, group="T cell", variables=names)
+    assert [label.get_text() for label in ax.get_yticklabels()] == names
+    shares = dw.get.variance_partition(fitted, group="T cell", variables=names)
+    wide = shares.pivot(index="variable", columns="term", values="fraction").loc[names]
+    terms = list(dict.fromkeys(shares["term"].astype(str)))
+    for term, drawn in zip(terms, ax.containers, strict=True):
+        np.testing.assert_allclose([bar.get_width() for bar in drawn], wide[term])
+    np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in ax.containers[-1]], 1)
+    (key,) = ax.figure.legends
+    assert [text.get_text() for text in key.get_texts()] == [*terms[:-1], "residual"]
+    violins = dw.pl.variance_partition(fitted, group="T cell")
+    of_bars = {term: to_hex(drawn[0].get_facecolor()) for term, drawn in zip(terms, ax.containers, strict=True)}
+    assert to_hex(violins.collections[0].get_facecolor()[0]) in of_bars.values()
+
+
+def test_bars_with_intervals(fitted: ad.AnnData) -> None:
+    adata, names = fitted.copy(), ["gene_0004", "gene_0001"]
+    with pytest.raises(DataError, match="'lmm' has no intervals of shares yet: run dw.tl.variance_partition first"):
+        dw.pl.variance_partition(adata, variables=names, intervals=True)
+    with pytest.raises(DataError, match="draws features one by one: name up to 40 in variables="):
+        dw.pl.variance_partition(adata, intervals=True)
+    dw.tl.variance_partition(adata, variables=names, n_draws=200, progress=False)
+    ax = dw.pl.variance_partition(adata, group="T cell", variables=names, intervals=True)
+    shares = dw.get.variance_partition(adata, group="T cell", variables=names)
+    ends = np.concatenate([[line[[0, 1], 0] for line in drawn.get_segments()] for drawn in ax.collections])
+    np.testing.assert_allclose(np.sort(ends, axis=0), np.sort(shares[["ci_low", "ci_high"]].to_numpy(), axis=0))
+
+
+def test_many_terms_have_a_colour_each() -> None:
+    from donorwise.pl._share_bars import term_colors
+
+    terms = [*(f"x{i}" for i in range(12)), "donor", "batch", "Residual"]
+    table = pd.DataFrame({"term": terms, "kind": ["fixed term"] * 12 + ["random term"] * 2 + ["residual"]})
+    colors = term_colors(table, "donor")
+    assert list(colors) == terms and len(set(colors.values())) == len(terms)
+    assert term_colors(table.iloc[:2], "donor") == {name: colors[name] for name in ("x0", "x1")}
 
 
 def test_icc_keeps_the_order_of_groups(fitted: ad.AnnData, paired: ad.AnnData) -> None:

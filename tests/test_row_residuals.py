@@ -41,7 +41,7 @@ def asked(adata: ad.AnnData, key: str) -> tuple[Any, Any, Any, pd.DataFrame]:
 def found(adata: ad.AnnData, key: str) -> tuple[Any, np.ndarray, RowResiduals]:
     """The design of the first task, its fixed effects (G, p), and what its rows have beside them."""
     made, statistics, fit, varcomp = asked(adata, key)
-    return made.tasks[0].design, made.fixed_effects(fit, varcomp), made.row_residuals(0, statistics, fit, varcomp)
+    return made.tasks[0].design, made.predictor(0, fit, varcomp).beta, made.row_residuals(0, statistics, fit, varcomp)
 
 
 def rows_of(design: Any) -> np.ndarray:

@@ -99,6 +99,9 @@ key_added
 n_jobs
     Threads; None takes scanpy's setting, and numba's for a pass over a matrix in memory; -1 all cores. The results do
     not depend on it.""",
+    "max_memory": """\
+max_memory
+    GB for the statistics of groups that share a pass; None for one pass.""",
     "progress": """\
 progress
     Show a progress bar.""",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from donorwise._anndata import keys
 from donorwise._core.engine import exposures
 from donorwise._core.engine.arrays import row_values
-from donorwise._core.engine.exposures import check_exposed
+from donorwise._core.engine.exposures import TOTAL, check_exposed
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray, FloatArray
 
-TOTAL, TOTAL_OF_ROWS = "<total counts of {} features>", "<total counts>"
-"""What params call the exposure that is each cell's total; collapsed rows do not know of how many features."""
-_IS_TOTAL = re.compile(r"<total counts( of \d+ features)?>")
 _ALIKE = 0.9  # correlation with the totals, or their logarithms, above which a number is made of them
 _ELASTIC = 0.5  # of a number that grows as the totals do it is 1; of their logarithms about 1 / 7
 _RAW_OFFSET = "if these are depths or size factors, give them as exposure=, or their logarithm as offset=."
@@ -32,11 +28,6 @@ class Measured(NamedTuple):
 
     values: FloatArray
     text: str
-
-
-def is_total(text: str) -> bool:
-    """Whether params mean each cell's total by this."""
-    return _IS_TOTAL.fullmatch(text) is not None
 
 
 def said_of(given: Any) -> str:

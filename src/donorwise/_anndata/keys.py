@@ -62,7 +62,10 @@ VARIANCE_TESTS = "variance_tests"
 SHRINKAGE = "shrinkage"
 """Distributions of effects that ``dw.tl.shrink`` found."""
 
-ADDED_TABLES = (JOINT_TESTS, VARIANCE_TESTS, SHRINKAGE)
+VARIANCE_INTERVALS = "variance_intervals"
+"""Intervals of the shares of variance, asked for after the fit."""
+
+ADDED_TABLES = (JOINT_TESTS, VARIANCE_TESTS, VARIANCE_INTERVALS, SHRINKAGE)
 """Tables that are asked for after the fit."""
 
 TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)
@@ -176,6 +179,12 @@ GENE_SETS_SUFFIX = "_gene_sets"
 
 DERIVED_SUFFIXES = (INFLUENCE_SUFFIX, POWER_SUFFIX, GENE_SETS_SUFFIX)
 """Behind the key of a result: entries of what was worked out from it."""
+
+RESIDUALS = "residuals"
+"""Default name of the layer that ``dw.tl.residuals`` makes."""
+
+RESIDUALS_SUFFIX = "_residuals"
+"""Behind the key of a result: which layers, or tables of obsm, were made of it, and without which terms."""
 
 MAX_P_LOO = "max_p_loo"
 """Column that ``dw.tl.influence`` adds to the results."""

@@ -29,7 +29,7 @@ from donorwise._anndata.origin import has_abundance
 from donorwise._anndata.prepare_peptides import prepare_peptides
 from donorwise._anndata.roles import AUDITED, known_columns, known_donor, said_of_labels, with_labels
 from donorwise._anndata.scale import check_log_base
-from donorwise._core.design.audit import audit
+from donorwise._core.design.audit import audit, with_covariates
 from donorwise._core.design.coarsen import coarsen
 from donorwise._core.design.formula import parse
 from donorwise._core.design.kernel_checks import log_ignored
@@ -336,5 +336,5 @@ def audit_cells(
     obs = with_labels(cell_frame(adata, read), roles, parsed)
     known: dict[str, Any] = known_columns(roles, obs)
     known |= {"depth": cell_depth(adata), "donor": donor, "counts": counts_layer(adata), "depth_in": depth_in}
-    found = audit(parsed, obs, **known)
+    found = with_covariates(audit(parsed, obs, **known), parsed, obs, donor or "", known.get("sample", ""))
     return replace(found, notes=(*found.notes, *said_of_labels(adata, roles, parsed)))

@@ -9,12 +9,12 @@ import numpy as np
 
 from donorwise._anndata import keys, read_cells, read_origin, resolve_response
 from donorwise._anndata.collapsed_counts import CLOGLOG, check_kept, kept_families, read_row_counts
-from donorwise._anndata.exposure import TOTAL_OF_ROWS, check_trials
+from donorwise._anndata.exposure import check_trials
 from donorwise._anndata.origin import COUNTS, COUNTS_SS, DETECTED, N_CELLS
 from donorwise._anndata.slots import column_of, some_of
 from donorwise._anndata.values import CountData, check_detected, said_of_values
 from donorwise._core.engine.count_sources import RowCountSource
-from donorwise._core.engine.exposures import check_exposed
+from donorwise._core.engine.exposures import TOTAL_OF_ROWS, check_exposed
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from donorwise._core.engine import cautions
 from donorwise._core.engine.after_fit import separated
 from donorwise._core.engine.analysis import Options
 from donorwise._core.engine.arrays import effective_jobs, pass_jobs
-from donorwise._core.engine.count_sources import CellCountSource
+from donorwise._core.engine.count_sources import CellCountSource, cells_in_use
 from donorwise._core.engine.exposures import check_exposed
 from donorwise._core.engine.glmm import GlmmAnalysis
 from donorwise._core.engine.groups import group_columns
@@ -200,12 +200,6 @@ def check_variances(tasks: Sequence[Task]) -> None:
                 f"generalised model of many features has {MOST_PARAMETERS} at most: leave covariances out, as `||` does in "
                 "place of `|`, or a term; or fit single features with dw.fit_glmm."
             )
-
-
-def cells_in_use(tasks: Sequence[Task]) -> BoolArray:
-    """Whether each cell belongs to a group, and misses nothing of the formula, (N,)."""
-    codes = [task.design.codes for task in tasks if task.design is not None]
-    return np.asarray(np.logical_or.reduce([own >= 0 for own in codes]))
 
 
 def audit_counts(

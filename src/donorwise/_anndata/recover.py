@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from donorwise._anndata import cell_count, is_collapsed, keys, read_params, read_results, response_of
-from donorwise._anndata.exposure import is_total
 from donorwise._anndata.kernels import with_stored_kernels
 from donorwise._anndata.obs import check_obs_columns, suggest
 from donorwise._anndata.prepare import assemble_lmm
@@ -24,6 +24,7 @@ from donorwise._anndata.stored_contrasts import asking_again, changed
 from donorwise._anndata.write import read_every_test
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
+from donorwise._core.engine.exposures import is_total
 from donorwise._core.engine.groups import group_columns, group_text
 from donorwise._core.models.glmm.families import distribution
 from donorwise.errors import DataError, DesignError, DonorwiseWarning
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import anndata as ad
-    import pandas as pd
 
     from donorwise._anndata.read import Results
     from donorwise._core.engine.analysis import Analysis, F
@@ -358,6 +358,15 @@ def check_same(estimates: FloatArray, stored: FloatArray, key: str, tool: str) -
         raise changed(
             key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)", tool
         )
+
+
+def check_again(adata: ad.AnnData, key: str, estimates: pd.Series) -> None:
+    """Raise unless estimates by variable, group and contrast are those of the result `key`, as far as it has these contrasts."""
+    stored = read_results(adata, key)
+    index = pd.MultiIndex.from_frame(stored.results[["variable", "group", "contrast"]].astype(str))
+    known = stored.results["estimate"].set_axis(index)
+    common = estimates[estimates.index.isin(index)]
+    check_same(common.to_numpy(), known.loc[common.index].to_numpy(np.float64), key, stored.params["method"])
 
 
 def check_whole(adata: ad.AnnData, key: str, found: Recovered) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from donorwise._anndata import keys, read_results, write_results
 from donorwise._anndata.write import result_columns
 from donorwise._batch.files import write_anndata, write_table
 from donorwise._batch.partial import Partial
+from donorwise._core.design.comparisons import Comparison, pairwise, slope
 from donorwise._core.engine import run as engine
 from donorwise._core.engine.analysis import FACTS, TABLES, Tables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import anndata as ad
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from donorwise._core.engine.analysis import Analysis
 
 logger = logging.getLogger("donorwise")
+
+_COMPARE: dict[str, Callable[..., Comparison]] = {"pairwise": pairwise, "slope": slope}
+_COMPARISON = re.compile(r"(?P<what>pairwise|slope)\((?P<variable>[^|]+)(\|(?P<by>.+))?\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,8 @@ def results_anndata(
 def parse_contrast(text: str, obs: pd.DataFrame) -> Any:
     """A coefficient's name, or the levels of a column of `obs` that are compared: ``"disease:MS:control"``.
 
-    Names and levels may hold colons themselves: what there is in `obs` decides.
+    Names and levels may hold colons themselves: what there is in `obs` decides. ``"pairwise(disease | cell_type)"`` and
+    ``"slope(age | disease)"`` are :func:`donorwise.pairwise` and :func:`donorwise.slope` with `by` behind the bar.
 
     Examples
     --------
@@ -174,8 +180,13 @@ def parse_contrast(text: str, obs: pd.DataFrame) -> Any:
     ('disease', 'MS', 'control')
     >>> parse_contrast("disease[T.MS]:sex[T.male]", obs)
     'disease[T.MS]:sex[T.male]'
+    >>> parse_contrast("pairwise(disease | sex)", obs)
+    Pairwise(variable='disease', by=('sex',), at={}, differences=False, reference=None)
     """
     columns = [str(column) for column in obs.columns]
+    if made := _COMPARISON.fullmatch(text.strip()):
+        by = parse_groupby(made["by"], columns)
+        return _COMPARE[made["what"]](made["variable"].strip(), by=[name.strip() for name in by])
     for column in (name for name in columns if text.startswith(f"{name}:")):
         rest, levels = text[len(column) + 1 :], set(obs[column].dropna().astype(str).unique())
         pairs = [(rest[:i].strip(), rest[i + 1 :].strip()) for i, char in enumerate(rest) if char == ":"]

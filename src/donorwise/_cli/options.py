@@ -60,6 +60,7 @@ _EXAMPLE = {
     "relmat": "donor_id=relatedness.csv",
     "layers": "quality=Quantity.Quality",
     "filters": "Q.Value=0.01",
+    "at": "age=40,60",
 }
 
 
@@ -232,7 +233,9 @@ EXPOSURE = add(
 CONTRAST = click.option(
     "--contrast",
     multiple=True,
-    help='A coefficient, such as "disease[T.MS]", or VARIABLE:LEVEL:REFERENCE. Repeatable; all coefficients if absent.',
+    help='A coefficient, such as "disease[T.MS]", or VARIABLE:LEVEL:REFERENCE, "pairwise(disease)", '
+    '"pairwise(disease | cell_type)" for all pairs of levels (at each cell type), or "slope(age | disease)". Repeatable; all '
+    "coefficients if absent.",
 )
 N_JOBS = click.option("--n-jobs", type=int, default=1, show_default=True, help="Threads; -1 for all cores.")
 OUT_TABLE = click.option("--out", type=PATH, required=True, help="Results: .parquet, .csv or .h5ad (all tables).")

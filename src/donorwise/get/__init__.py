@@ -6,20 +6,28 @@ import warnings
 from typing import Any
 
 from donorwise.get._checks import calibration, influence, power
+from donorwise.get._covariates import covariates
 from donorwise.get._export import matrix, to_rank_genes_groups, to_varm
+from donorwise.get._gene_sets import gene_sets
 from donorwise.get._gwas_ssf import to_gwas_ssf
+from donorwise.get._means import means
 from donorwise.get._regenie import to_regenie
 from donorwise.get._scan import scan
 from donorwise.get._tensorqtl import to_tensorqtl
+from donorwise.get._term_tests import joint_tests, variance_tests
 from donorwise.get._tests import tests
 from donorwise.get._variances import heritability, icc, ranef, varcomp, variance_partition
 
 __all__ = [
     "calibration",
+    "covariates",
+    "gene_sets",
     "heritability",
     "icc",
     "influence",
+    "joint_tests",
     "matrix",
+    "means",
     "power",
     "ranef",
     "scan",
@@ -31,6 +39,7 @@ __all__ = [
     "to_varm",
     "varcomp",
     "variance_partition",
+    "variance_tests",
 ]
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from donorwise._anndata import cell_count, check_has_cells, keys, read_results, symbols_of
+from donorwise._anndata.added import read_added
 from donorwise._core.engine.heritability import on_scale
-from donorwise._core.engine.partition import read_shares
+from donorwise._core.engine.partition import read_shares, with_intervals
 from donorwise._docs import documented
 from donorwise._typing import FIXED_SHARES, SCALES, check_option
 from donorwise.errors import DataError, DonorwiseWarning
@@ -136,8 +137,8 @@ def variance_partition(
     Returns
     -------
     One row per variable x group x term with the columns variable, group, term (of the fixed part, each random term,
-    ``"Residual"``), kind (``"fixed term"`` or ``"fixed part"``, ``"random term"``, ``"residual"``) and fraction; the
-    fractions of a variable in a group sum to 1. A term that a protein cannot tell, and
+    ``"Residual"``), kind (``"fixed term"`` or ``"fixed part"``, ``"random term"``, ``"residual"``) and fraction, and with
+    :func:`donorwise.tl.variance_partition` ci_low and ci_high; the fractions of a variable in a group sum to 1. A term that a protein cannot tell, and
     that its model leaves out (status ``"reduced"``), has NaN. In generalised models they divide the
     variance of the latent response, with the residual of Nakagawa, Johnson and Schielzeth (2017, J R Soc Interface
     14:20170213): log(1 + 1/mean + 1/r) for counts, pi²/3 for the logit, pi²/6 for the complementary log-log.
@@ -172,6 +173,8 @@ def variance_partition(
     stored = read_results(adata, key)
     symbols = symbols_of(adata, gene_symbols, stored.params)
     shares = read_shares(stored.variance_partition, fixed)
+    if keys.VARIANCE_INTERVALS in adata.uns[key]:
+        shares = with_intervals(shares, read_added(adata, key, keys.VARIANCE_INTERVALS, made_by=_INTERVALS))
     return symbols.beside(choose_all(shares, variable=meant(symbols, variables), group=group, term=term))
 
 
@@ -253,6 +256,7 @@ def _chosen(
     return symbols.beside(choose_all(getattr(stored, table), variable=meant(symbols, variables), **wanted))
 
 
+_INTERVALS = "dw.tl.variance_partition"
 _COLUMNS = ["variable", "group", "term", "level", "column", "value", "cond_sd"]
 
 

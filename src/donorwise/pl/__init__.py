@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from donorwise.pl._checks import calibration, power
+from donorwise.pl._covariates import covariates
 from donorwise.pl._design import design
 from donorwise.pl._donors import donors
 from donorwise.pl._genotype import genotype
@@ -12,6 +13,7 @@ from donorwise.pl._influence import influence
 from donorwise.pl._intervals import forest, ranef
 from donorwise.pl._locus import locus
 from donorwise.pl._manhattan import manhattan
+from donorwise.pl._means import means
 from donorwise.pl._prior import prior
 from donorwise.pl._pvalues import pvalues, qq
 from donorwise.pl._trajectories import trajectories
@@ -20,6 +22,7 @@ from donorwise.pl._volcano import ma, volcano
 
 __all__ = [
     "calibration",
+    "covariates",
     "design",
     "donors",
     "forest",
@@ -31,6 +34,7 @@ __all__ = [
     "locus",
     "ma",
     "manhattan",
+    "means",
     "power",
     "prior",
     "pvalues",

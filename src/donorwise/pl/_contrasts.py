@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+_SLOPE = re.compile(r"slope of (.+?)( \| .+[=:].+)?")
 _OF_LEVELS = re.compile(r": .+ vs .+$")
 _LEVELS = re.compile(rf"\[[^\]]*\]|{_OF_LEVELS.pattern}")
 """What a contrast says of levels."""
@@ -26,7 +27,11 @@ def slopes(contrast: str, formula: str) -> list[str]:
     --------
     >>> slopes("disease[T.MS]:age", "~ disease * age + (1 | donor)"), slopes("disease[T.MS]", "~ disease + (1 | donor)")
     (['age'], [])
+    >>> slopes("slope of age | age=40, disease=MS", "~ disease * age + (1 | donor)")
+    ['age']
     """
+    if own := _SLOPE.fullmatch(contrast):
+        return [own[1]]
     if not formula or _OF_LEVELS.search(contrast):  # a table that stands alone does not say its formula
         return []
     factors = {_plain(f.expr) for part in parse(formula).parts for term in part for f in term.factors}

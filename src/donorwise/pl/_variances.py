@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
-from donorwise._core.engine.partition import FIXED, RESIDUAL, read_shares
+from donorwise._core.engine.partition import RESIDUAL
 from donorwise._docs import documented
 from donorwise.errors import DataError
 from donorwise.get._tests import choose, meant, present
+from donorwise.get._variances import variance_partition as shares_of
+from donorwise.pl._share_bars import MOST_BARS, NAMES, bars_size, draw_bars, draw_intervals, term_colors, term_key
 from donorwise.pl._style import (
     BLUE,
-    GREY,
     INK,
-    OKABE_ITO,
-    VERMILION,
     despine,
+    feature_names,
     finish,
     group_colors,
     outer_labels,
@@ -181,9 +180,6 @@ def _decorate(ax: Axes, columns: dict[str, FloatArray], *, term: str) -> None:
     despine(ax)
 
 
-NAMES = {FIXED: "fixed\neffects", RESIDUAL: "residual"}
-
-
 @documented
 def variance_partition(
     adata: ad.AnnData,
@@ -191,6 +187,7 @@ def variance_partition(
     group: Groups = None,
     variables: str | Sequence[str] | None = None,
     fixed: FixedShares = "each",
+    intervals: bool = False,
     key: str = keys.LMM,
     gene_symbols: str | None = None,
     ax: Axes | None = None,
@@ -203,7 +200,14 @@ def variance_partition(
     ----------
     {adata_result}
     {group_panels}
-    {variables_drawn}
+    variables
+        Features to draw one by one, each a bar with its shares, from the top; None for the distribution over all features,
+        which is drawn for more than 40 as well.
+    fixed
+        ``"each"`` draws every term of the fixed part, ``"together"`` the fixed part as one.
+    intervals
+        Of features that are drawn one by one: draw their shares one below the other, with the intervals of
+        :func:`donorwise.tl.variance_partition`.
     {key}
     {symbols}
     {ax}
@@ -216,14 +220,16 @@ def variance_partition(
     Raises
     ------
     DataError
-        There is no such result, group or variable, or no model could be fitted.
+        There is no such result, group or variable, no model could be fitted, or there are no intervals.
+    DonorwiseError
+        `fixed` is not an option.
 
     Notes
     -----
     One violin per term over the features, quartiles inside; the number above is the median. The terms
     stand in the order of their medians, what remains last; where some features have no share of a term, as proteins that
-    cannot tell it, the number of those that do stands there as well; the donor, the fixed effects and what remains have the
-    same colours in every model.
+    cannot tell it, the number of those that do stands there as well; the donor, the (first) fixed term and what remains have the
+    same colours in every model. Bars have the terms in the order of the model.
 
     Examples
     --------
@@ -231,23 +237,64 @@ def variance_partition(
     >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=20)
     >>> dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
     >>> ax = dw.pl.variance_partition(adata)
+    >>> ax = dw.pl.variance_partition(adata, variables=["gene_0003", "gene_0001"])
     """
     check_is_anndata(adata)
     stored = read_results(adata, key)
     groups = present(choose(stored.results, "group", group), "group")
-    variables = meant(symbols_of(adata, gene_symbols, stored.params), variables)
-    table = choose(read_shares(stored.variance_partition, fixed), "variable", variables)
-    table = table[table["group"].isin(groups) & table["fraction"].notna()]
-    if table.empty:
+    symbols = symbols_of(adata, gene_symbols, stored.params)
+    names = None if variables is None else symbols.find(feature_names(variables))
+    table = shares_of(adata, key=key, variables=names, fixed=fixed)
+    table = table[table["group"].isin(groups)]
+    if not table["fraction"].notna().any():
         raise DataError("No model could be fitted: look at the status column of dw.get.tests.")
+    colors = term_colors(table, stored.params["donor"])
+    if names is None or len(names) > MOST_BARS:
+        if intervals:
+            raise DataError(f"intervals=True draws features one by one: name up to {MOST_BARS} in variables=.")
+        figure, axes = _violins(ax, table, groups, colors)
+    else:
+        if intervals and "ci_low" not in table:
+            raise DataError(f"{key!r} has no intervals of shares yet: run dw.tl.variance_partition first.")
+        figure, axes = _bars(
+            ax, symbols.rename(table), [symbols.label(n) for n in names], groups, colors, intervals=intervals
+        )
+    return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _violins(
+    ax: Axes | None, table: pd.DataFrame, groups: Sequence[str], colors: dict[str, str]
+) -> tuple[Figure, list[Axes]]:
+    """A panel for each group with the distribution of every share."""
+    table = table[table["fraction"].notna()]
     terms = _ordered_terms(table)
-    colors = _term_colors(table, stored.params["donor"])
     figure, axes = panels(ax, len(groups), size=(1.6 + 0.9 * len(terms), 3.6), share=True)
     for panel, name in zip(axes, groups, strict=True):
         _draw(panel, table[table["group"] == name], terms=terms, colors=[colors[term] for term in terms])
         write_title(panel, "" if name == keys.ALL else name, pad=30 if _some_lack(table) else 18)
     outer_labels(axes, x="", y="share of the variance")
-    return finish(figure, axes, show=show, return_fig=return_fig)
+    return figure, axes
+
+
+def _bars(
+    ax: Axes | None,
+    table: pd.DataFrame,
+    names: list[str],
+    groups: Sequence[str],
+    colors: dict[str, str],
+    *,
+    intervals: bool,
+) -> tuple[Figure, list[Axes]]:
+    """A panel for each group with bars for every feature."""
+    terms = list(colors)
+    size = bars_size(len(names), each=len(terms) if intervals else 1)
+    figure, axes = panels(ax, len(groups), size=size, share=True)
+    for panel, name in zip(axes, groups, strict=True):
+        (draw_intervals if intervals else draw_bars)(panel, table[table["group"] == name], names, terms, colors)
+        write_title(panel, "" if name == keys.ALL else name)
+    outer_labels(axes, x="share of the variance", y="")
+    term_key(figure, ax, terms, colors)
+    return figure, axes
 
 
 def _some_lack(table: pd.DataFrame) -> bool:
@@ -262,19 +309,10 @@ def _ordered_terms(table: pd.DataFrame) -> list[str]:
     return sorted(terms, key=RESIDUAL.__eq__)
 
 
-def _term_colors(table: pd.DataFrame, donor: str) -> dict[str, str]:
-    """A colour for each term that is the same in every model: the donor's, the fixed effects', what remains.
-
-    Other terms take further colours in the order of the model.
-    """
-    known = {donor: BLUE, FIXED: VERMILION, RESIDUAL: GREY}
-    others = cycle(OKABE_ITO[2:])
-    return {term: known.get(term) or next(others) for term in dict.fromkeys(table["term"].astype(str))}
-
-
-def _folded(term: str) -> str:
-    """What a term is called below its place, in lines that fit there."""
-    return NAMES.get(term, term).replace(":", ":\n").replace(", cov=", ",\ncov=")
+def _folded(terms: Sequence[str]) -> list[str]:
+    """What terms are called below their places, in lines that fit there."""
+    short = shorten([NAMES.get(term, term) for term in terms])
+    return [name.replace(":", ":\n").replace(", cov=", ",\ncov=") for name in short]
 
 
 def _draw(ax: Axes, table: pd.DataFrame, *, terms: list[str], colors: list[str]) -> None:
@@ -288,9 +326,15 @@ def _draw(ax: Axes, table: pd.DataFrame, *, terms: list[str], colors: list[str])
             few = f"{len(values):,} of {every:,}\n" if len(values) < every else ""
             text = f"{few}{np.median(values):.1%}"
             ax.text(place, 1.02, text, transform=ax.get_xaxis_transform(), ha="center", fontsize="small")
-    ax.set_xticks(range(len(terms)), [_folded(term) for term in terms])
+    names = _folded(terms)
+    wide = max(len(line) for name in names for line in name.split("\n")) > _FITS
+    ax.set_xticks(range(len(terms)), names, parse_math=False, **(_SLANTED if wide else {}))
     ax.tick_params(axis="x", length=0, labelbottom=True)
     ax.set_xlim(-0.6, len(terms) - 0.4)
     ax.set_ylim(0, 1)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     despine(ax)
+
+
+_FITS = 12  # letters of a line below a violin
+_SLANTED: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}

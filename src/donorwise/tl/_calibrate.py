@@ -6,14 +6,13 @@ import logging
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
-
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, write_tables
 from donorwise._anndata.prepare import prepare_lmm
 from donorwise._anndata.prepare_composition import prepare_composition
 from donorwise._anndata.prepare_counts import prepare_glmm
 from donorwise._anndata.prepare_units import prepare_pseudobulk
 from donorwise._core.engine.analysis import Options
+from donorwise._core.engine.arrays import check_count
 from donorwise._core.engine.calibration import FDR, calibrate_statistics, calibration_tables, make_plan
 from donorwise._core.engine.groups import stored_columns
 from donorwise._core.engine.results import told_reasons
@@ -230,8 +229,8 @@ def calibrate(
     check_free(adata, key_added)
     if robust is not None:
         check_option("robust", robust, ROBUST)
-    _check_count("n_permutations", n_permutations, 1)
-    _check_count("random_state", random_state, 0)
+    check_count("n_permutations", n_permutations, 1)
+    check_count("random_state", random_state, 0)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
     own = {
         "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "features": features, "weights_layer": weights_layer, "robust": robust,
@@ -284,12 +283,6 @@ def _own_options(model: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def _unused(name: str, model: str) -> DonorwiseError:
     return DonorwiseError(f"{name}= has no meaning with model={model!r}; leave it out.")
-
-
-def _check_count(name: str, value: object, smallest: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
-        given = repr(value) if isinstance(value, int | float | str) else type(value).__name__
-        raise DonorwiseError(f"{name} must be a whole number of at least {smallest}, not {given}.")
 
 
 def _plans(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +15,10 @@ from donorwise._core.design import kernel_checks as kernels
 from donorwise._core.design import omissions as omitted
 from donorwise._core.design.arms import Arms, describe
 from donorwise._core.design.build import assemble_design
+from donorwise._core.design.covariates import correlations, covariates_read, strongly_together
 from donorwise._core.design.formula import ParsedFormula, parse
 from donorwise._core.design.people import Named, about_names
-from donorwise._core.design.replicates import Donors, find_donors, looks_like_replicate
+from donorwise._core.design.replicates import Donors, find_donors, looks_like_replicate, replicate
 from donorwise._core.design.rivals import hardly_told
 from donorwise._core.design.terms import check_obs
 from donorwise.errors import DesignError
@@ -54,6 +55,9 @@ class Audit:
         What is worth knowing, a sentence each.
     rows
         What the rows are.
+    covariates
+        Canonical correlations of the formula's covariates over the donors, as of :func:`donorwise.get.covariates`; empty
+        where there are fewer than two, or no donors.
     """
 
     formula: str
@@ -65,6 +69,7 @@ class Audit:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     rows: str = "cells"
+    covariates: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per contrast.
@@ -224,6 +229,17 @@ def audit_design(
     return Audit(
         design.formula, donors.name, len(donors.levels), rows.n_rows, design.n_dropped, arms, tuple(found), tuple(notes), what,
     )  # fmt: skip
+
+
+def with_covariates(found: Audit, parsed: ParsedFormula, obs: pd.DataFrame, donor: str, sample: str = "") -> Audit:
+    """The audit with the correlations of the covariates, and a note where some go together that it does not speak of yet."""
+    donors = (donor,) if donor else replicate([bar.group for bar in parsed.bars])
+    names = covariates_read(parsed, donors, sample)
+    if not donors or len(names) < 2 or not found.donor:
+        return found
+    table = correlations(obs, names, donors, sample)
+    notes = strongly_together(table, (*found.warnings, *found.notes))
+    return replace(found, covariates=table, notes=(*found.notes, *notes))
 
 
 def _named(design: Design, donors: Donors) -> Named:

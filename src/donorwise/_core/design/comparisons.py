@@ -6,18 +6,22 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from donorwise._core.design.cond import Cond
-from donorwise._core.design.conditions import (
-    check_variable,
-    is_number,
-    levels_in_use,
-    match_level,
-    slope_row,
-    variables_of,
+from donorwise._core.design.conditions import levels_in_use, match_level, slope_row, variables_of
+from donorwise._core.design.places import (
+    At,
+    check_names,
+    check_variables,
+    equal,
+    names_of,
+    read_values,
+    shown_value,
+    values_of,
+    within_groups,
 )
 from donorwise._core.wording import listing
 from donorwise.errors import DesignError
@@ -25,9 +29,6 @@ from donorwise.errors import DesignError
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._typing import FloatArray
-
-At: TypeAlias = "Mapping[str, Hashable | Sequence[Hashable]] | None"
-"""Values of variables, one or several each."""
 
 
 class Piece(NamedTuple):
@@ -76,14 +77,13 @@ class Comparison:
 
     def named(self, designs: Sequence[Design], groupby: Sequence[str]) -> dict[str, Cond | SlopeOf]:
         """The contrasts by name, of the levels that one of the designs of all groups has at least."""
-        own = self._within(groupby)
-        for name in (own.variable, *own.by, *own.at):
-            check_variable(name, variables_of(designs))
+        own = replace(self, by=within_groups(groupby, self.by, fixed=(self.variable, *self.at), among=self.differences))
+        check_variables((own.variable, *own.by, *own.at), variables_of(designs))
         others = [name for name in dict.fromkeys([*own.by, *own.at]) if name != own.variable]
         places = [
-            _pairs(name, own._values(name, designs))
+            _pairs(name, values_of(designs, name, own.at))
             if own.differences and name in own.by
-            else _each(name, own._values(name, designs))
+            else _each(name, values_of(designs, name, own.at))
             for name in others
         ]
         return {
@@ -96,29 +96,6 @@ class Comparison:
         """What it is called, at which own value, and the contrast, in a weighted sum of conditions of the others."""
         raise NotImplementedError
 
-    def _within(self, groupby: Sequence[str]) -> Comparison:
-        """The same in each of the groups, which have models of their own: without the columns that make them."""
-        inside = [name for name in self.by if name in groupby]
-        fixed = next((name for name in (self.variable, *self.at) if name in groupby), None)
-        if fixed is not None or (inside and self.differences):
-            raise DesignError(
-                f"`{fixed or inside[0]}` makes the groups, which have a model each: nothing is compared between groups. Take it "
-                "out of groupby= and into the formula, as an interaction, to do so."
-            )
-        return replace(self, by=tuple(name for name in self.by if name not in groupby))
-
-    def _values(self, name: str, designs: Sequence[Design]) -> list[Hashable]:
-        """The values of a variable that it is about."""
-        if name in self.at:
-            return list(self.at[name])
-        levels = levels_in_use(designs, name)
-        if levels is None:
-            raise DesignError(
-                f"`{name}` is numeric and has no levels to compare, or to go through: name values, as in "
-                f"at={{{name!r}: [40, 60]}}; dw.slope({name!r}) is the slope over it."
-            )
-        return levels
-
 
 @dataclass(frozen=True, slots=True)
 class Pairwise(Comparison):
@@ -127,7 +104,7 @@ class Pairwise(Comparison):
     reference: Hashable = None
 
     def _of(self, designs: Sequence[Design], where: Cond) -> Iterable[tuple[str, str, Cond | SlopeOf]]:
-        values = self._values(self.variable, designs)
+        values = values_of(designs, self.variable, self.at)
         for piece in _pairs(self.variable, values, self.reference):
             yield piece.label, "", _joint([piece.condition, where])
 
@@ -141,7 +118,7 @@ class Slope(Comparison):
         if levels_in_use(designs, name) is not None:
             raise DesignError(f"`{name}` is a category, which has no slope; dw.pairwise({name!r}) compares its levels.")
         for value in self.at.get(name, (None,)):
-            yield f"slope of {name}", "" if value is None else _equal(name, value), SlopeOf(name, value, where)
+            yield f"slope of {name}", "" if value is None else equal(name, value), SlopeOf(name, value, where)
 
 
 def pairwise(
@@ -186,12 +163,11 @@ def pairwise(
     >>> adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=400, n_genes=5)
     >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ condition * cell_type + (1 | donor_id)")
     >>> fit.test(dw.pairwise("condition", by="cell_type"), ddf="kenward-roger")["contrast"].unique().tolist()[:2]
-    ['condition: disease vs control | cell_type=ct0', 'condition: disease vs control | cell_type=ct1']
+    ['condition: disease vs control | cell_type=T cell', 'condition: disease vs control | cell_type=Monocyte']
     """
     if differences and by is None:
         raise DesignError("differences=True compares between the levels of by=: name a variable there.")
-    names, values = _checked(variable, by, at)
-    return Pairwise(variable, names, values, differences, reference)
+    return Pairwise(*_checked(variable, by, at), differences, reference)
 
 
 def slope(variable: str, by: str | Sequence[str] | None = None, at: At = None, *, differences: bool = False) -> Slope:
@@ -229,12 +205,11 @@ def slope(variable: str, by: str | Sequence[str] | None = None, at: At = None, *
     >>> adata.obs["age"] = adata.obs["donor_id"].cat.codes * 5.0 + 30
     >>> fit = dw.fit_lmm(adata.X, adata.obs, "~ age * cell_type + (1 | donor_id)")
     >>> fit.test(dw.slope("age", by="cell_type"), ddf="kenward-roger")["contrast"].unique().tolist()[:2]
-    ['slope of age | cell_type=ct0', 'slope of age | cell_type=ct1']
+    ['slope of age | cell_type=T cell', 'slope of age | cell_type=Monocyte']
     """
     if differences and by is None:
         raise DesignError("differences=True compares between the levels of by=: name a variable there.")
-    names, values = _checked(variable, by, at)
-    return Slope(variable, names, values, differences)
+    return Slope(*_checked(variable, by, at), differences)
 
 
 def spread(contrasts: Any, designs: Sequence[Design], groupby: Sequence[str] = ()) -> Any:
@@ -274,31 +249,17 @@ def _one_by_one(given: Any, made: Any) -> list[Any]:
     return [made] if made is given else [{name: contrast} for name, contrast in made.items()]
 
 
-def _checked(variable: Any, by: Any, at: Any) -> tuple[tuple[str, ...], dict[str, tuple[Hashable, ...]]]:
-    """The variables of `by`, and values by variable."""
-    names = (by,) if isinstance(by, str) else tuple(by or ())
-    if at is not None and not isinstance(at, Mapping):
-        raise DesignError(f"at= is a dict of values by variable, such as {{'age': 50}}, not {at!r}.")
-    wrong = next((name for name in (variable, *names, *(at or {})) if not isinstance(name, str)), None)
-    if wrong is not None:
-        raise DesignError(f"{wrong!r} is not the name of a variable.")
+def _checked(variable: str, by: Any, at: At) -> tuple[str, tuple[str, ...], dict[str, tuple[Hashable, ...]]]:
+    """What is asked about, the variables of `by`, and values by variable."""
+    names, values = names_of(by), read_values(at)
+    check_names((variable, *names, *values))
     if variable in names or len(set(names)) < len(names):
         raise DesignError(f"by={list(names)} names a variable twice, or the one that is asked about ({variable!r}).")
-    values = {name: _listed(value) for name, value in (at or {}).items()}
-    empty = next((name for name, own in values.items() if not own), None)
-    if empty is not None:
-        raise DesignError(f"at= has no value for `{empty}`.")
-    return names, values
-
-
-def _listed(value: Hashable | Sequence[Hashable]) -> tuple[Hashable, ...]:
-    """One value or several as several, each once."""
-    several = isinstance(value, Iterable) and not isinstance(value, str)
-    return tuple(dict.fromkeys(value)) if several else (value,)  # type: ignore[arg-type]
+    return variable, names, values
 
 
 def _each(name: str, values: Sequence[Hashable]) -> list[Piece]:
-    return [Piece(_equal(name, value), Cond(((1.0, ((name, value),)),))) for value in values]
+    return [Piece(equal(name, value), Cond(((1.0, ((name, value),)),))) for value in values]
 
 
 def _pairs(name: str, values: Sequence[Hashable], reference: Hashable = None) -> list[Piece]:
@@ -313,7 +274,7 @@ def _pairs(name: str, values: Sequence[Hashable], reference: Hashable = None) ->
     if not pairs:
         raise DesignError(f"`{name}` has one level here, {values[0]!r}, and there is nothing to compare it with.")
     each = {value: piece.condition for value, piece in zip(values, _each(name, values), strict=True)}
-    return [Piece(f"{name}: {_shown(high)} vs {_shown(low)}", each[high] - each[low]) for high, low in pairs]
+    return [Piece(f"{name}: {shown_value(high)} vs {shown_value(low)}", each[high] - each[low]) for high, low in pairs]
 
 
 def _joint(conditions: Iterable[Cond]) -> Cond:
@@ -322,12 +283,3 @@ def _joint(conditions: Iterable[Cond]) -> Cond:
     return Cond(
         tuple((math.prod(w for w, _ in own), tuple(level for _, levels in own for level in levels)) for own in parts)
     )
-
-
-def _equal(name: str, value: Hashable) -> str:
-    return f"{name}={_shown(value)}"
-
-
-def _shown(value: object) -> str:
-    """A value as names have it."""
-    return f"{value:.10g}" if is_number(value) and not isinstance(value, bool | np.bool_) else str(value)

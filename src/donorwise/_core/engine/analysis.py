@@ -11,6 +11,8 @@ import numpy as np
 from donorwise._core.engine.after_fit import UNCORRECTED
 from donorwise._core.engine.contrast_tables import contrast_table
 from donorwise._core.engine.kernel_tables import kernel_table
+from donorwise._core.engine.mean_scale import MeanScale
+from donorwise._core.engine.random_parts import RandomPart, random_parts
 from donorwise._core.engine.results import resolve_by_group, results_table
 from donorwise._core.models.glmm.families import RATIO_OF_LINK
 from donorwise._typing import DDF
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.design.formula import ParsedFormula
     from donorwise._core.engine.power import Planner
+    from donorwise._core.engine.predictions import Predictor
     from donorwise._core.engine.results import Contrasts
     from donorwise._core.engine.row_residuals import RowResiduals
     from donorwise._core.engine.sources import Source
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
 GB = 1e9
 USUAL_CELLS = (20, 100, 500)
 """Numbers of cells of a donor that studies are planned with where nothing else is said."""
+COLLAPSED = (
+    "These rows were collapsed: they hold what models need of their cells, and not the cells, whose values terms could be taken "
+    "out of. Fit the AnnData with the cells; what a donor or batch does to every gene is in dw.get.ranef."
+)
 S = TypeVar("S", bound="TaskStatistics")  # statistics of one task
 F = TypeVar("F", bound="Fit[Any]")  # its fitted models
 
@@ -202,8 +209,8 @@ class Analysis(ABC, Generic[S, F]):
         """
 
     @abstractmethod
-    def fixed_effects(self, fit: F, varcomp: pd.DataFrame) -> FloatArray:
-        """Coefficients (G, p) in the basis of the formula, at the variances at which :meth:`random_effects` are."""
+    def predictor(self, number: int, fit: F, varcomp: pd.DataFrame) -> Predictor:
+        """What the models of a task say of the responses of single cells; `varcomp` as for :meth:`random_effects`."""
 
     @abstractmethod
     def row_residuals(self, number: int, statistics: S, fit: F, varcomp: pd.DataFrame) -> RowResiduals:
@@ -223,6 +230,15 @@ class Analysis(ABC, Generic[S, F]):
     @abstractmethod
     def replication(self, number: int, L: FloatArray) -> tuple[list[str], list[str]]:
         """What contrasts (n, p) of a task compare, and what to be warned of; see :func:`replication`."""
+
+    def full_design(self, number: int) -> Design:
+        """The design of a task, with all random terms that its models have."""
+        return self._design(number)
+
+    @property
+    def without_cells(self) -> str:
+        """Why there are no responses of single cells that terms could be taken out of; empty where there are."""
+        return "" if self.source.from_cells else COLLAPSED
 
     def permuted_donors(self, number: int) -> IntArray | None:
         """The donor of each pattern, where a permutation cannot tell it from the design."""
@@ -244,6 +260,11 @@ class Analysis(ABC, Generic[S, F]):
         return float(np.log(2) if of_rates else np.log(2) / np.log(self.log_base))
 
     @property
+    def mean_scale(self) -> MeanScale:
+        """How means are told."""
+        return MeanScale(self.family.link)
+
+    @property
     def when_shifted(self) -> str:
         """What to do where the log fold changes of a contrast are far from zero as a whole."""
         return UNCORRECTED
@@ -251,6 +272,10 @@ class Analysis(ABC, Generic[S, F]):
     @abstractmethod
     def own_params(self) -> dict[str, Any]:
         """What params say of this kind of model alone."""
+
+    def random_parts(self, number: int) -> list[RandomPart]:
+        """The parts of a task's random effects that can be tested."""
+        return random_parts(self._design(number))
 
     def shared_tables(self) -> dict[str, pd.DataFrame]:
         """Tables that belong to no task: weights of the contrasts; kernels of the formula, for the levels that there are."""

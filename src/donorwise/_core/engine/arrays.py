@@ -176,6 +176,13 @@ def design_of_arrays(formula: str | ParsedFormula, obs: pd.DataFrame, *, residua
     return design
 
 
+def check_count(name: str, value: object, smallest: int) -> None:
+    """Raise unless `value` is a whole number, `smallest` or more."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
+        given = repr(value) if isinstance(value, int | float | str) else type(value).__name__
+        raise DonorwiseError(f"{name} must be a whole number of at least {smallest}, not {given}.")
+
+
 def check_max_memory(max_memory: float | None) -> None:
     """Raise unless this is a number of GB, or None."""
     given: Any = max_memory

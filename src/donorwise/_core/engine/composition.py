@@ -25,6 +25,10 @@ RELATIVE = (
     "Shares are relative: where one type has more cells, all others have smaller shares, whether or not there are fewer of "
     "them. Numbers of cells per volume or per weight of tissue are not in the data."
 )
+ABOUT_SAMPLES = (
+    "Shares of cell types are of samples: a cell has one type, of which nothing could be taken out. What a sample or a donor has "
+    "beside the fixed effects, as log odds, is in dw.get.ranef(adata, cell_types, key=...)."
+)
 _PUSHED = (
     "Without {type}, all other {n} types shift the other way, as they must where one type of many cells alone changes. To "
     "see whether they differ among themselves, compare the shares without it: "
@@ -58,6 +62,11 @@ class CompositionAnalysis(GlmmAnalysis):
         """See :class:`Analysis`."""
         made = GlmmAnalysis.tables(self, number, fit)
         return replace(made, cautions=made.cautions | pushed(made.results, self.cell_type))
+
+    @property
+    def without_cells(self) -> str:
+        """See :class:`Analysis`."""
+        return ABOUT_SAMPLES
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`; donors need no term of their own where each has one sample."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.engine.tasks import Task
     from donorwise._core.models.glmm.families import Distribution
-    from donorwise._typing import FloatArray, IntArray
+    from donorwise._typing import BoolArray, FloatArray, IntArray
 
 
 class Parts(NamedTuple):
@@ -151,6 +151,10 @@ class CellCountSource(Source[CountStatistics]):
         """See :class:`Source`."""
         return self.exposure, np.ones(n_cells) if self.trials is None else self.trials
 
+    def usual_exposure(self, tasks: Sequence[Task]) -> float:
+        """See :class:`Source`."""
+        return float(np.median(self.exposure[cells_in_use(tasks)]))
+
     def trying(self, matrix: sparse.csr_array) -> Source[CountStatistics]:
         """See :class:`Source`; no more successes than trials, and no larger counts than there are."""
         most = np.full(matrix.shape[0], np.inf if self.tails is None else self.tails.largest)
@@ -205,6 +209,13 @@ class RowCountSource(Source[CountStatistics]):
             design, counts, Parts(codes[used].astype(np.int64), design.covariates[self.starts[used]])
         )
 
+    def usual_exposure(self, tasks: Sequence[Task]) -> float:
+        """See :class:`Source`: every cell of a row has the mean of them all, as more is not known."""
+        used = cells_in_use(tasks)[self.starts]
+        mean, n = self.rows.exposure[used] / self.rows.n_obs[used], self.rows.n_obs[used]
+        order = np.argsort(mean)
+        return float(mean[order][np.searchsorted(np.cumsum(n[order]), 0.5 * n.sum())])
+
     def bytes_of(self, tasks: Sequence[Task], n_features: int) -> int:
         """See :class:`Source`."""
         designs = (task.design for task in tasks if task.design is not None)
@@ -255,6 +266,12 @@ class LabelSource(Source[CountStatistics]):
 def _patterns(distribution: Distribution, counted: Counted, nodes: Nodes | None, tails: Tails | None) -> PatternCounts:
     exposures = np.empty(0) if nodes is None else nodes.exposures
     return PatternCounts(distribution, counted, exposures, np.empty(0) if tails is None else tails.values)
+
+
+def cells_in_use(tasks: Sequence[Task]) -> BoolArray:
+    """Whether each cell belongs to a group, and misses nothing of the formula, (N,)."""
+    codes = [task.design.codes for task in tasks if task.design is not None]
+    return np.asarray(np.logical_or.reduce([own >= 0 for own in codes]))
 
 
 def _bytes(n_rows: int, n_features: int, nodes: Nodes | None, tails: Tails | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +16,17 @@ if TYPE_CHECKING:
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import BoolArray, FloatArray
 
+TOTAL, TOTAL_OF_ROWS = "<total counts of {} features>", "<total counts>"
+"""What params call the exposure that is each cell's total; collapsed rows do not know of how many features."""
+_IS_TOTAL = re.compile(r"<total counts( of \d+ features)?>")
 _LOGS = (1.5, 20.0)  # logarithms of depths lie here; depths lie above, factors about 1
 _LARGEST_LOG = 25.0  # exp of which no one has counted
 _LOG_NAMES = ("log_", "log1p", "log10", "log2", "ln_")
+
+
+def is_total(text: str) -> bool:
+    """Whether params mean each cell's total by this."""
+    return _IS_TOTAL.fullmatch(text) is not None
 
 
 def read_offset(exposure: Any, offset: Any, obs: pd.DataFrame, distribution: Distribution) -> FloatArray:

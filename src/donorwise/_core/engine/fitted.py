@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,29 +12,33 @@ import pandas as pd
 
 from donorwise._core.design.contrasts import resolve_term
 from donorwise._core.engine.arrays import one_blas_thread
+from donorwise._core.engine.fitted_means import FittedMeans, only_of_exposures
 from donorwise._core.engine.fitted_variances import FittedVariances
+from donorwise._core.engine.joint import joint_features
+from donorwise._core.engine.mean_scale import MeanScale
 from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
     joint_table,
     lrt_table,
     tests_table,
 )
-from donorwise._core.engine.tasks import Task, test_features, test_jointly
+from donorwise._core.engine.tasks import Task, test_features
 from donorwise._core.inference.likelihood_ratio import check_nested, check_same_data, extra_parameters, n_parameters
 from donorwise._core.inference.moderation import learn, refusal
 from donorwise._typing import ALL, DDF, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
+    from donorwise._core.engine.tasks import FeatureTests
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.inference.prior import Prior
-    from donorwise._typing import Ddf, IntArray
+    from donorwise._typing import Ddf, FloatArray, IntArray
 
 logger = logging.getLogger("donorwise")
 
 
 @dataclass(frozen=True, repr=False)
-class LMMFit(FittedVariances):
+class LMMFit(FittedVariances, FittedMeans):
     """Linear mixed models of G features with one formula.
 
     Attributes
@@ -150,8 +154,9 @@ class LMMFit(FittedVariances):
         ----------
         contrasts
             A coefficient's name, a dict of weights, ``("disease", "MS", "control")``,
-            a difference of :func:`donorwise.cond`, a matrix, or several of these; every
-            coefficient but the intercept if None.
+            a difference of :func:`donorwise.cond`, :func:`donorwise.pairwise`,
+            :func:`donorwise.slope`, a matrix, or several of these; every coefficient but the
+            intercept if None.
         ddf
             ``"moderated"`` averages the test over the variance ratios that the data and a prior
             shared by all features leave possible (see Notes); ``"kenward-roger"`` (Kenward and
@@ -217,7 +222,18 @@ class LMMFit(FittedVariances):
         numbers, status = with_unanswered(tested, names, own.names)
         return tests_table(self.variables, tuple(names), numbers, status, self.n_donors, self.n_obs)
 
-    def _used(self, ddf: Ddf) -> str:
+    def _levels(self, L: FloatArray, ddf: str | None, level: float) -> FeatureTests:
+        """See :class:`FittedMeans`."""
+        check_option("ddf", ddf or "moderated", DDF)
+        with one_blas_thread():
+            return test_features(self, L, self._used(ddf or "moderated"), level, min_effect=None)
+
+    def _mean_scale(self, exposure: float) -> MeanScale:
+        """See :class:`FittedMeans`."""
+        only_of_exposures("identity", exposure)
+        return MeanScale()
+
+    def _used(self, ddf: str) -> str:
         """The degrees of freedom that take the place of those asked for."""
         return self.models[0].fallback if ddf == "moderated" and self.not_moderated and self.models else ddf
 
@@ -262,7 +278,7 @@ class LMMFit(FittedVariances):
         check_option("ddf", ddf, DDF)
         L, used = resolve_term(self.design, term), self._used(ddf)
         with one_blas_thread():
-            return joint_table(self.variables, self.models, term, L, partial(test_jointly, self, L=L, ddf=used))
+            return joint_table(self.variables, term, len(L), joint_features(self, L, used))
 
     def lrt(self, other: LMMFit) -> pd.DataFrame:
         """Likelihood-ratio test against a nested (or larger) model of the same responses.

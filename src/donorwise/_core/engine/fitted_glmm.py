@@ -13,7 +13,9 @@ from donorwise._core.design.contrasts import resolve_term
 from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.exact_features import EXACT_DDF, ExactFeatures
-from donorwise._core.engine.partition import long_shares, term_labels
+from donorwise._core.engine.fitted_means import FittedMeans, only_of_exposures
+from donorwise._core.engine.mean_scale import MeanScale
+from donorwise._core.engine.partition import long_values, term_labels
 from donorwise._core.engine.results import resolve_by_group, with_unanswered
 from donorwise._core.engine.tables import (
     component_rows,
@@ -39,13 +41,14 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.exact_features import ExactDdf, FeatureData
+    from donorwise._core.engine.tasks import FeatureTests
     from donorwise._core.jobs import workers
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 
 @dataclass(frozen=True, repr=False)
-class GLMMFit:
+class GLMMFit(FittedMeans):
     """Generalised linear mixed models of G features with one formula.
 
     Attributes
@@ -182,6 +185,17 @@ class GLMMFit:
         numbers, status = with_unanswered(self._features.tests(own.L, ddf, level), names, own.names)
         return tests_table(self.variables, tuple(names), numbers, status, self.n_donors, self.n_obs)
 
+    def _levels(self, L: FloatArray, ddf: str | None, level: float) -> FeatureTests:
+        """See :class:`FittedMeans`."""
+        check_option("ddf", ddf or "between-within", EXACT_DDF)
+        return self._features.tests(L, ddf or "between-within", level)  # type: ignore[arg-type]
+
+    def _mean_scale(self, exposure: float) -> MeanScale:
+        """See :class:`FittedMeans`."""
+        link = self._features.distribution.link
+        only_of_exposures(link, exposure)
+        return MeanScale(link, float(exposure))
+
     def joint_test(self, term: str, ddf: ExactDdf = "between-within") -> pd.DataFrame:
         """Wald test that all coefficients of a fixed term are zero.
 
@@ -216,7 +230,7 @@ class GLMMFit:
         """
         check_option("ddf", ddf, EXACT_DDF)
         L = resolve_term(self.design, term)
-        return joint_table(self.variables, [self._features], term, L, lambda own: own.joint_tests(L, ddf))
+        return joint_table(self.variables, term, len(L), self._features.joint_tests(L, ddf))
 
     def lrt(self, other: GLMMFit) -> pd.DataFrame:
         """Likelihood-ratio test against a nested (or larger) model of the same responses.
@@ -328,7 +342,7 @@ class GLMMFit:
         spreads = np.array([f.spreads for f in self._features.fits]).reshape(len(self._features.fits), -1)
         mean = np.array([f.mean for f in self._features.fits])
         total = spreads.sum(axis=1) + self._features.distribution.latent_variance(mean, self.size)
-        return long_shares(self.variables, term_labels(self.design), spreads / total[:, None], "icc")
+        return long_values(self.variables, term_labels(self.design), spreads / total[:, None], "icc")
 
     def ranef(self, group: str | None = None) -> pd.DataFrame:
         """Conditional modes of the random effects and their conditional sd, in units of the linear predictor.

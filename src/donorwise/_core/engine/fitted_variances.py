@@ -9,7 +9,7 @@ import pandas as pd
 
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.heritability import heritability_table, on_scale
-from donorwise._core.engine.partition import partition_of
+from donorwise._core.engine.partition import partition_of, term_labels
 from donorwise._core.engine.tables import (
     ranef_table,
     varcomp_table,
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, repr=False)
 class FittedVariances(FittedArrays):
     """Fitted arrays, with tables of their variances and random effects."""
+
+    @property
+    def random_labels(self) -> tuple[str, ...]:
+        """What shares of the random terms are called."""
+        return tuple(term_labels(self.design))
 
     def varcomp(self) -> pd.DataFrame:
         """Variance components.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from donorwise._core.cells.nodes import PATTERN_CELLS
@@ -13,6 +14,7 @@ from donorwise._core.engine.after_fit import COMPOSITION, CORRECTED, overdispers
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.count_fits import CountFit, fit_count_statistics
 from donorwise._core.engine.count_sources import CountStatistics
+from donorwise._core.engine.exposures import is_total
 from donorwise._core.engine.glmm_tables import (
     partition_of,
     ranef_table,
@@ -21,13 +23,16 @@ from donorwise._core.engine.glmm_tables import (
     with_stored_sizes,
 )
 from donorwise._core.engine.lmm import donor_term
+from donorwise._core.engine.mean_scale import MeanScale, of_rates
 from donorwise._core.engine.planners import CountPlanner
 from donorwise._core.engine.power import replication
+from donorwise._core.engine.predictions import CellPredictor
 from donorwise._core.engine.results import with_group
 from donorwise._core.engine.row_residuals import RowResiduals
+from donorwise._core.engine.scales import Counted
 from donorwise._core.engine.tables import prior_table, tests_table
 from donorwise._core.engine.tasks import ddf_used, test_features
-from donorwise._core.models.glmm.effects import fixed_effects
+from donorwise._core.models.glmm.effects import conditional
 from donorwise._core.models.glmm.leftover import leftover
 from donorwise._core.models.glmm.row_residuals import linked_residuals
 from donorwise._typing import GLMM_DDF
@@ -118,6 +123,16 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
         return self.distribution.depth_in(of_genes=seen, exposure=bool(self.exposure or self.offset))
 
     @property
+    def mean_scale(self) -> MeanScale:
+        """See :class:`Analysis`: rates, or shares, which for detection are those at the usual exposure."""
+        kind = self.distribution
+        if not kind.exposed:
+            return MeanScale(kind.link, what="share of trials" if self.trials else "share of cells")
+        what = "count per cell" if kind.counts else "share of cells with a count,"
+        total, name = is_total(self.exposure) and not self.offset, "exposure" if self.offset else self.exposure
+        return of_rates(name, self.source.usual_exposure(self.tasks), total=total, link=kind.link, what=what)
+
+    @property
     def when_shifted(self) -> str:
         """See :class:`Analysis`."""
         how = f"exposure={EFFECTIVE!r}" if self.source.from_cells else f"dw.pp.collapse(depth={EFFECTIVE!r})"
@@ -135,18 +150,22 @@ class GlmmAnalysis(Analysis[CountStatistics, CountFit]):
         """See :class:`Analysis`: at the posterior means of the variances, and the dispersions, that are in the table."""
         return ranef_table(with_stored_sizes(fit, varcomp), stored_points(fit, varcomp))
 
-    def fixed_effects(self, fit: CountFit, varcomp: pd.DataFrame) -> FloatArray:
-        """See :class:`Analysis`."""
-        own = with_stored_sizes(fit, varcomp)
-        points = stored_points(own, varcomp)
-        return fit.spread(fixed_effects(own.models[0], points[own.models[0].features]))
+    def predictor(self, number: int, fit: CountFit, varcomp: pd.DataFrame) -> CellPredictor:
+        """See :class:`Analysis`: at the stored variances and dispersions."""
+        (model,) = with_stored_sizes(fit, varcomp).models
+        found = conditional(model, stored_points(fit, varcomp)[model.features])
+        exposure, trials = self.source.per_cell(self.n_cells)
+        size, effects = fit.spread(model.size), tuple(np.moveaxis(fit.spread(mode), 0, 2) for mode, _ in found.effects)
+        scale = Counted(self.distribution, exposure.__getitem__, trials.__getitem__, size, self.detected)
+        return CellPredictor(self._design(number), fit.spread(found.beta), effects, scale)
 
     def row_residuals(
         self, number: int, statistics: CountStatistics, fit: CountFit, varcomp: pd.DataFrame
     ) -> RowResiduals:
         """See :class:`Analysis`: of sums over the cells of patterns."""
         (model,) = with_stored_sizes(fit, varcomp).models
-        found = linked_residuals(model, self.fixed_effects(fit, varcomp)[model.features])
+        beta = conditional(model, stored_points(fit, varcomp)[model.features]).beta
+        found = linked_residuals(model, beta)
         return RowResiduals.of(*(fit.spread(own) for own in found))
 
     def donors(self, number: int) -> Replicates:

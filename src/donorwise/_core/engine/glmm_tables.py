@@ -16,9 +16,8 @@ from donorwise._core.engine.tables import (
     components_table,
 )
 from donorwise._core.models.fixed_part import own_variances
-from donorwise._core.models.glmm.effects import coefficients_near, modes, random_effects
-from donorwise._core.models.glmm.rows import feature_blocks
-from donorwise._core.models.lmm.components import covariances, relative_covariance, with_correlations, with_covariances
+from donorwise._core.models.glmm.effects import coefficients_near, conditional
+from donorwise._core.models.lmm.components import covariances, mean_variances, with_correlations, with_covariances
 
 if TYPE_CHECKING:
     from donorwise._core.engine.count_fits import CountFit
@@ -41,15 +40,10 @@ def partition_of(fit: CountFit, points: FloatArray) -> Partition:
     """Shares of the variance of the latent response: fixed effects, terms, residual (see `Distribution.latent_variance`)."""
     model, own = fit.models[0], points[fit.models[0].features]
     equations = model.rows.equations
-    gamma = with_covariances(equations, own)
-    terms = [
-        np.einsum("gii->g", relative_covariance(t, equations.blocks.parameter, gamma))
-        for t in range(len(equations.terms))
-    ]
+    terms = mean_variances(equations, with_covariances(equations, own))
     beta = coefficients_near(model, own)
     fixed = np.einsum("ga,ab,gb->g", beta, equations.spread, beta)
-    residual = model.distribution.latent_variance(model.mean / model.n_obs, model.size)
-    values = np.stack([fixed, *terms, residual], axis=1)
+    values = np.column_stack([fixed, terms, model.latent_variance])
     shares = fit.spread(values / values.sum(axis=1, keepdims=True))
     own = own_variances(beta @ equations.fixed.inverse.T, model.column_spread, fit.design.terms)
     return Partition(fit.variables, fixed_labels(fit.design), tuple(term_labels(fit.design)), shares, fit.spread(own))
@@ -57,20 +51,12 @@ def partition_of(fit: CountFit, points: FloatArray) -> Partition:
 
 def ranef_table(fit: CountFit, points: FloatArray) -> pd.DataFrame:
     """Effects of every term's levels at variances and correlations (G, parameters): term, variable, level, column, ..."""
-    model, own = fit.models[0], points[fit.models[0].features]
-    terms, G = fit.design.random_terms, len(fit.variables)
-    values = [np.full((2, G, len(term.levels), len(term.columns)), np.nan) for term in terms]
-    for at in feature_blocks(model.counts, model.usable):
-        found = modes(model, at, own[at])
-        for t, (mode, sd) in enumerate(values):
-            effects, covariance = random_effects(model, found, own[at], t)
-            mode[model.features[at]] = effects
-            sd[model.features[at]] = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
-    frames = []
-    for term, (mode, sd) in zip(terms, values, strict=True):
+    found, frames = conditional(fit.models[0], points[fit.models[0].features]), []
+    for term, own in zip(fit.design.random_terms, found.effects, strict=True):
         names = [list(fit.variables), term.levels, term.columns]
         index = pd.MultiIndex.from_product(names, names=["variable", "level", "column"])
-        table = pd.DataFrame({"value": mode.ravel(), "cond_sd": sd.ravel()}, index=index).reset_index()
+        mode, sd = (fit.spread(values).ravel() for values in own)
+        table = pd.DataFrame({"value": mode, "cond_sd": sd}, index=index).reset_index()
         frames.append(table.assign(term=term.group))
     return pd.concat(frames, ignore_index=True)
 

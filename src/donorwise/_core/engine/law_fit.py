@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
+from donorwise._core.engine.partition import term_labels
 from donorwise._core.inference.moderation import Learned, learn
 from donorwise._core.models.law import STATUS_DTYPE, Model
 
@@ -44,6 +45,11 @@ class LawFit(Generic[M]):
     def design(self) -> Design:
         """The design that all share."""
         return self.models[0].design
+
+    @property
+    def random_labels(self) -> tuple[str, ...]:
+        """What shares of the random terms are called."""
+        return tuple(term_labels(self.design))
 
     @cached_property
     def status(self) -> StrArray:

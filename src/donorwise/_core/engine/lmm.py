@@ -17,8 +17,10 @@ from donorwise._core.engine.heritability import heritability_table
 from donorwise._core.engine.partition import partition_of
 from donorwise._core.engine.planners import CellPlanner, cells_of_patterns
 from donorwise._core.engine.power import replication
+from donorwise._core.engine.predictions import CellPredictor, effects_of
 from donorwise._core.engine.results import constant_beta, with_group
 from donorwise._core.engine.row_residuals import RowResiduals, of_values
+from donorwise._core.engine.scales import Values
 from donorwise._core.engine.spread import unequal_spreads
 from donorwise._core.engine.tables import (
     prior_table,
@@ -259,13 +261,14 @@ class LmmAnalysis(Analysis[Statistics, LMMFit]):
         groups = dict.fromkeys(term.name for term in fit.design.random_terms)
         return pd.concat([fit.ranef(group).assign(term=group) for group in groups], ignore_index=True)
 
-    def fixed_effects(self, fit: LMMFit, varcomp: pd.DataFrame) -> FloatArray:
-        """See :class:`Analysis`: the estimates."""
-        return fit.beta
+    def predictor(self, number: int, fit: LMMFit, varcomp: pd.DataFrame) -> CellPredictor:
+        """See :class:`Analysis`: at the estimates."""
+        effects = effects_of(fit.models, fit.design, len(self.variables))
+        return CellPredictor(fit.design, fit.beta, effects, Values())
 
     def row_residuals(self, number: int, statistics: Statistics, fit: LMMFit, varcomp: pd.DataFrame) -> RowResiduals:
         """See :class:`Analysis`."""
-        return of_values(statistics, self.fixed_effects(fit, varcomp))
+        return of_values(statistics, fit.beta)
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`."""

@@ -55,19 +55,14 @@ class Partition:
     def long(self) -> pd.DataFrame:
         """The stored table, share under share: variable, term, kind, fraction."""
         values = np.hstack([self.shares[:, :1], divided(self.shares[:, 0], self.own), self.shares[:, 1:]])
-        terms = [FIXED, *self.fixed, *self.random, RESIDUAL]
-        kinds = [FIXED_PART, *[FIXED_TERM] * len(self.fixed), *[RANDOM_TERM] * len(self.random), REST]
-        table = long_shares(self.variables, terms, values, "fraction")
-        kind = pd.Categorical(np.repeat(np.array(kinds, dtype=object), len(self.variables)), categories=list(KINDS))
-        table.insert(2, "kind", kind)
-        return table
+        return long_shares(self.variables, named_shares(self.fixed, self.random), values, "fraction")
 
     def icc(self) -> pd.DataFrame:
         """Intraclass correlations: variable, term, icc."""
         random = self.shares[:, 1:]
         with np.errstate(invalid="ignore"):
             shares = random[:, :-1] / np.nansum(random, axis=1, keepdims=True)
-        return long_shares(self.variables, self.random, shares, "icc")
+        return long_values(self.variables, self.random, shares, "icc")
 
 
 def partition_of(variables: tuple[str, ...], design: Design, models: Sequence[LMM]) -> Partition:
@@ -83,11 +78,27 @@ def partition_of(variables: tuple[str, ...], design: Design, models: Sequence[LM
     return Partition(variables, fixed_labels(design), tuple(random), shares, own)
 
 
-def long_shares(variables: Sequence[str], terms: Sequence[str], values: FloatArray, name: str) -> pd.DataFrame:
+def named_shares(fixed: Sequence[str], random: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and kind of every share, in the order of the stored table."""
+    terms = [*((name, FIXED_TERM) for name in fixed), *((name, RANDOM_TERM) for name in random)]
+    return [(FIXED, FIXED_PART), *terms, (RESIDUAL, REST)]
+
+
+def long_shares(
+    variables: Sequence[str], named: Sequence[tuple[str, str]], values: FloatArray, value: str
+) -> pd.DataFrame:
+    """Values (G, shares) as a long table, share under share: variable, term, kind, and the value."""
+    table = long_values(variables, [name for name, _ in named], values, value)
+    kinds = np.repeat(np.array([kind for _, kind in named], dtype=object), len(variables))
+    table.insert(2, "kind", pd.Categorical(kinds, categories=list(KINDS)))
+    return table
+
+
+def long_values(variables: Sequence[str], terms: Sequence[str], values: FloatArray, value: str) -> pd.DataFrame:
     """Values (G, terms) as a long table, term under term: variable, term, and the value."""
     variable = np.tile(np.array(variables, dtype=object), len(terms))
     term = np.repeat(np.array(terms, dtype=object), len(variables))
-    return pd.DataFrame({"variable": variable, "term": term, name: values.T.ravel()})
+    return pd.DataFrame({"variable": variable, "term": term, value: values.T.ravel()})
 
 
 def term_labels(design: Design) -> list[str]:
@@ -123,3 +134,12 @@ def kinds_of(table: pd.DataFrame) -> dict[str, str]:
     if "kind" in table:
         return dict(zip(terms, table["kind"].astype(str), strict=True))
     return {term: {FIXED: FIXED_PART, RESIDUAL: REST}.get(term, RANDOM_TERM) for term in dict.fromkeys(terms)}
+
+
+def with_intervals(shares: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
+    """Shares with the ends of their intervals, NaN where there are none."""
+    by, ends = ["variable", "group", "term"], ["ci_low", "ci_high"]
+    rows, known = (pd.MultiIndex.from_frame(table[by].astype(str)) for table in (shares, intervals))
+    own = intervals[ends].set_axis(known).reindex(rows).to_numpy()
+    own[shares["fraction"].isna()] = np.nan
+    return shares.assign(ci_low=own[:, 0], ci_high=own[:, 1])

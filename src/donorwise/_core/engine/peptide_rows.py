@@ -120,6 +120,11 @@ class PeptideSource(Source[PeptideStatistics]):
     run_weights: FloatArray | None = None
     weights: Any = None
 
+    @property
+    def columns(self) -> IntArray:
+        """See :class:`Source`: those that have a protein."""
+        return np.flatnonzero(self.protein >= 0)
+
     def take_features(self, features: IntArray) -> PeptideSource:
         """The same for some of the proteins."""
         place = np.full(int(self.protein.max(initial=-1)) + 2, -1)

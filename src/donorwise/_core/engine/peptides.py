@@ -17,7 +17,9 @@ from donorwise._core.engine.lmm import donor_term, fitted_tables
 from donorwise._core.engine.peptide_planner import PeptidePlanner, count_runs
 from donorwise._core.engine.peptide_rows import PeptideSource, PeptideStatistics
 from donorwise._core.engine.power import replication
+from donorwise._core.engine.predictions import PeptidePredictor
 from donorwise._core.engine.row_residuals import RowResiduals, of_measurements
+from donorwise._core.engine.scales import Values
 from donorwise._core.models.lmm.general_model import GeneralLMM
 from donorwise._core.models.lmm.ragged import RaggedEquations, fit_ragged_rows
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
@@ -172,9 +174,11 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
         groups = dict.fromkeys(term.name for term in fit.design.random_terms)
         return pd.concat([fit.ranef(group).assign(term=group) for group in groups], ignore_index=True)
 
-    def fixed_effects(self, fit: PeptideFit, varcomp: pd.DataFrame) -> FloatArray:
-        """See :class:`Analysis`: the estimates."""
-        return fit.beta
+    def predictor(self, number: int, fit: PeptideFit, varcomp: pd.DataFrame) -> PeptidePredictor:
+        """See :class:`Analysis`: at the estimates."""
+        model = cast("RaggedLMM", fit.models[0])
+        effects = tuple(model.effects(t) for t in range(len(fit.design.random_terms)))
+        return PeptidePredictor(fit.design, self.source, fit.beta, effects, Values())
 
     def row_residuals(
         self, number: int, statistics: PeptideStatistics, fit: PeptideFit, varcomp: pd.DataFrame
@@ -182,7 +186,7 @@ class PeptideAnalysis(Analysis[PeptideStatistics, PeptideFit]):
         """See :class:`Analysis`: of runs, averaged over what was measured, without the effects of peptides."""
         model = cast("RaggedLMM", fit.models[0])
         alone = [t for t, own in enumerate(self._of_peptides(fit.design)) if own]
-        return of_measurements(statistics, self.fixed_effects(fit, varcomp), [(t, model.effects(t)) for t in alone])
+        return of_measurements(statistics, fit.beta, [(t, model.effects(t)) for t in alone])
 
     def donors(self, number: int) -> Replicates:
         """See :class:`Analysis`: levels of what the formula has as the replicate."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -16,11 +17,15 @@ from donorwise._core.engine.after_fit import CORRECTED, UNCORRECTED
 from donorwise._core.engine.analysis import Analysis, Family, Replicates, Tables
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.law_fit import LawFit
+from donorwise._core.engine.mean_scale import PER, MeanScale
 from donorwise._core.engine.partition import RESIDUAL, SHARES, Partition, fixed_labels
 from donorwise._core.engine.planners import UnitPlanner
 from donorwise._core.engine.power import replication
+from donorwise._core.engine.predictions import CellPredictor
+from donorwise._core.engine.random_parts import RandomPart, random_parts
 from donorwise._core.engine.results import told_reasons, with_group
 from donorwise._core.engine.row_residuals import RowResiduals
+from donorwise._core.engine.scales import Counted
 from donorwise._core.engine.sources import UnitStatistics
 from donorwise._core.engine.tables import (
     DISPERSION,
@@ -29,7 +34,10 @@ from donorwise._core.engine.tables import (
     tests_table,
 )
 from donorwise._core.engine.tasks import ddf_used, test_features
+from donorwise._core.engine.units import with_units
 from donorwise._core.models.fixed_part import own_variances
+from donorwise._core.models.glmm.families import distribution
+from donorwise._core.models.law import Part
 from donorwise._core.models.lograte.effects import coefficients, random_effects
 from donorwise._core.models.lograte.model import LogRateModel, fit_log_rates
 from donorwise._typing import GLMM_DDF
@@ -38,6 +46,7 @@ from donorwise.errors import DataError, DesignError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from donorwise._core.design.design import Design
     from donorwise._core.engine.units import Units
     from donorwise._core.models.lograte.units import Depths
     from donorwise._typing import FloatArray, IntArray
@@ -64,7 +73,13 @@ class LogRateFit(LawFit[LogRateModel]):
     def terms(self) -> tuple[str, ...]:
         """Names of the variances: the units, and the random term where there is one."""
         names = (self.unit, *self.models[0].components()[0][1:])
-        return tuple(f"(1 | {name})" if name in (*SHARES, DISPERSION) else name for name in names)
+        taken = {*SHARES, DISPERSION, *self.design.terms}
+        return tuple(f"(1 | {name})" if name in taken else name for name in names)
+
+    @property
+    def random_labels(self) -> tuple[str, ...]:
+        """See :class:`LawFit`."""
+        return self.terms
 
 
 def check_counts(matrix: Any, text: str) -> float:
@@ -180,6 +195,17 @@ def partition_of(fit: LogRateFit, variances: FloatArray) -> Partition:
     return Partition(fit.variables, fixed_labels(fit.design), fit.terms, shares, fit.spread(own))
 
 
+def _of_cells(design: Design, units: IntArray) -> Design:
+    """The design of units with a row for each cell, whose units are these, -1 for none."""
+    codes = np.where(units >= 0, design.codes[units], -1).astype(design.codes.dtype)
+    return replace(design, codes=codes, covariates=design.covariates[units])
+
+
+def _exposures(depth: FloatArray, factor: FloatArray, units: IntArray, rows: IntArray) -> FloatArray:
+    """Depths of cells times the factors of their units."""
+    return np.asarray(depth[rows] * factor[units[rows]])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     """Counts summed over the cells of a unit.
@@ -269,8 +295,28 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         """See :class:`Analysis`: at the posterior means of the variances, which are in the table."""
         return ranef_table(fit, self.units, stored_variances(fit, varcomp))
 
-    def fixed_effects(self, fit: LogRateFit, varcomp: pd.DataFrame) -> FloatArray:
-        """See :class:`Analysis`."""
+    def full_design(self, number: int) -> Design:
+        """See :class:`Analysis`: with the units."""
+        return with_units(self._design(number), self.units)
+
+    def predictor(self, number: int, fit: LogRateFit, varcomp: pd.DataFrame) -> CellPredictor:
+        """See :class:`Analysis`: rates of the cells of a unit are those of the unit, at the stored variances."""
+        model = fit.models[0]
+        of_units, *of_levels = random_effects(model, stored_variances(fit, varcomp)[model.features])
+        effects = tuple(
+            fit.spread(own.mode).T[:, None] for own in (*of_levels, of_units)
+        )  # the units are the last term
+        factor, used = np.ones(len(self.units.table)), np.flatnonzero(fit.design.codes >= 0)
+        factor[used] = fit.factors
+        exposure = partial(_exposures, self.source.per_cell(self.n_cells)[0], factor, self.units.codes)
+        with np.errstate(divide="ignore"):
+            size = 1 / fit.spread(model.rates.dispersion)
+        scale = Counted(distribution("nb"), exposure, np.ones(self.n_cells).__getitem__, size)
+        design = _of_cells(self.full_design(number), self.units.codes)
+        return CellPredictor(design, self._beta(fit, varcomp), effects, scale)
+
+    def _beta(self, fit: LogRateFit, varcomp: pd.DataFrame) -> FloatArray:
+        """Fixed effects (G, p) at the stored variances."""
         model = fit.models[0]
         return fit.spread(coefficients(model, stored_variances(fit, varcomp)[model.features]))
 
@@ -280,7 +326,7 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         """See :class:`Analysis`: log rates of units, of which each is a pattern, by their variances by chance."""
         units, rates = fit.models[0].units, fit.models[0].rates
         order = np.argsort(units.order)
-        beta = self.fixed_effects(fit, varcomp)
+        beta = self._beta(fit, varcomp)
         y, v = fit.spread(rates.y[:, order]), fit.spread(rates.v[:, order])
         return RowResiduals.of(y - beta @ statistics.row_space().T, 1 / v)
 
@@ -293,6 +339,12 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
     def permuted_donors(self, number: int) -> IntArray:
         """See :class:`Analysis`."""
         return self.donors(number).codes
+
+    def random_parts(self, number: int) -> list[RandomPart]:
+        """See :class:`Analysis`: units differ by more than by chance, and those of a level are more alike."""
+        name, design = self.units.name, self._design(number)
+        terms = [own._replace(part=Part(1 + own.part.term)) for own in random_parts(design)]
+        return [RandomPart(f"(1 | {name})", Part(0), (name,)), *terms]
 
     def planner(self, number: int, statistics: UnitStatistics, fit: LogRateFit) -> UnitPlanner:
         """See :class:`Analysis`."""
@@ -309,6 +361,12 @@ class PseudobulkAnalysis(Analysis[UnitStatistics, LogRateFit]):
         design = self._design(number)
         kinds, _ = replication(design, find_donors(design, self.units.table, self.donor), L)
         return kinds, []
+
+    @property
+    def mean_scale(self) -> MeanScale:
+        """See :class:`Analysis`."""
+        where = f"per {PER:,.0f} of {self.depth}" if self.depth else f"in {PER:,.0f} counts"
+        return MeanScale("log", PER, "counts", where)
 
     @property
     def when_shifted(self) -> str:

@@ -48,6 +48,11 @@ class Source(ABC, Generic[S]):
     matrix: Any
     features: IntArray | None = None
 
+    @property
+    def columns(self) -> IntArray:
+        """Columns of `matrix` that are read."""
+        return np.arange(self.matrix.shape[1]) if self.features is None else self.features
+
     @abstractmethod
     def statistics(self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None) -> list[S | None]:
         """The statistics of some tasks; None for a task without a design."""
@@ -59,6 +64,10 @@ class Source(ABC, Generic[S]):
     def per_cell(self, n_cells: int) -> tuple[FloatArray, FloatArray]:
         """Exposure and trials of every cell, (N,) each; ones where a model has none."""
         return np.ones(n_cells), np.ones(n_cells)
+
+    def usual_exposure(self, tasks: Sequence[Task]) -> float:
+        """Median exposure of the cells of some tasks; one where a model has none."""
+        return 1.0
 
     def trying(self, matrix: sparse.csr_array) -> Source[S]:
         """The same for made-up counts of all cells, (N, M), that are fitted to see how long it takes."""
@@ -230,6 +239,10 @@ class CellUnitSource(Source[UnitStatistics]):
     units: Units
     depth: FloatArray
     depths: Depths
+
+    def per_cell(self, n_cells: int) -> tuple[FloatArray, FloatArray]:
+        """See :class:`Source`: the depths are the exposures."""
+        return self.depth, np.ones(n_cells)
 
     def statistics(
         self, tasks: Sequence[Task], variables: tuple[str, ...], n_jobs: int | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,11 @@ import pandas as pd
 from donorwise._core.engine.partition import RESIDUAL
 from donorwise._core.inference.likelihood_ratio import Extra, p_value
 from donorwise._core.inference.multiplicity import adjust
-from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import FITTED, STATUSES
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from donorwise._core.design.design import Design
     from donorwise._core.inference.prior import Prior
@@ -82,24 +81,14 @@ class WithEffects(Features, Protocol):
         """Conditional modes (G, levels, r) of a term, and covariances (G, levels, r, r)."""
 
 
-def joint_table(
-    variables: tuple[str, ...], models: Sequence[Features], term: str, L: FloatArray, test: Callable[[Any], JointTests]
-) -> pd.DataFrame:
-    """See :meth:`LMMFit.joint_test`; `test` is that of L (n, p) for the features of one model."""
-    G = len(variables)
-    columns = {key: np.full(G, np.nan) for key in ("statistic", "den_df", "scaling", "p_value")}
-    status = np.full(G, "not_estimable", dtype=STATUS_DTYPE)
-    for model in models:
-        tests = test(model)
-        for key, values in columns.items():
-            values[model.features] = getattr(tests, key)
-        status[model.features] = tests.status
-    table = pd.DataFrame({"variable": list(variables), "term": term, "statistic": columns["statistic"]})
-    table["num_df"] = L.shape[0]
+def joint_table(variables: tuple[str, ...], term: str, rank: int, tests: JointTests) -> pd.DataFrame:
+    """See :meth:`LMMFit.joint_test`: tests that `rank` contrasts are zero."""
+    table = pd.DataFrame({"variable": list(variables), "term": term, "statistic": tests.statistic})
+    table["num_df"] = rank
     for key in ("den_df", "scaling", "p_value"):
-        table[key] = columns[key]
-    table["adj_p_value"] = adjust(columns["p_value"])
-    table["status"] = pd.Categorical(status, categories=list(STATUSES))
+        table[key] = getattr(tests, key)
+    table["adj_p_value"] = adjust(tests.p_value)
+    table["status"] = pd.Categorical(tests.status, categories=list(STATUSES))
     return table
 
 

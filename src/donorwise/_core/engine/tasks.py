@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from scipy import sparse
 
+from donorwise._core.cells.chunks import all_in_order
 from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.collapsed_rows import merge_rows, with_covariates
 from donorwise._core.cells.matrices import missing_patterns
 from donorwise._core.cells.measures import Collapsed
-from donorwise._core.inference.joint import moderated_joint_tests
 from donorwise._core.inference.moderation import Tested, moderated_tests, refusal, tests_by_law
-from donorwise._core.inference.wald import JointTests, contrast_tests, joint_tests
+from donorwise._core.inference.wald import contrast_tests
 from donorwise._core.models.lmm.crossproducts import column_means
 from donorwise._typing import FITTED
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.inference.moderation import Learned
     from donorwise._core.models.law import Model
-    from donorwise._core.models.lmm.model import LMM
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 NUMBERS = ("estimate", "se", "ci_low", "ci_high", "statistic", "df", "p_value")
@@ -60,6 +59,10 @@ class Fit(Protocol[M]):
     def learned(self) -> Learned:
         """The prior that the features share."""
 
+    @property
+    def random_labels(self) -> tuple[str, ...]:
+        """What shares of the random terms are called."""
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureTests:
@@ -82,7 +85,7 @@ def ddf_used(fit: Fit[Model], ddf: str) -> tuple[str, str]:
 
 def test_features(
     fit: Fit[Model], L: FloatArray, ddf: str, level: float, n_jobs: int = 1, features: IntArray | None = None, *,
-    min_effect: float = 0.0,
+    min_effect: float | None = 0.0,
 ) -> FeatureTests:  # fmt: skip
     """Test contrasts L (n, p); what is not in a model keeps its status.
 
@@ -102,7 +105,8 @@ def test_features(
         Which features to test (their prior is that of all); None for all. Those left out are NaN.
     min_effect
         What the contrasts are at most in size by the null hypothesis, which statistics and p-values are of. Standard
-        errors, degrees of freedom and intervals are what they are without it.
+        errors, degrees of freedom and intervals are what they are without it. None for levels of the response, such as
+        means, which nobody compares with zero; see :func:`donorwise._core.inference.mixture.summarise_level`.
     """
     shape = (len(L), len(fit.variables))
     numbers = {key: np.full(shape, np.nan) for key in NUMBERS}
@@ -134,7 +138,7 @@ def with_numbers(status: StrArray, p_value: FloatArray) -> StrArray:
 
 
 def _test(
-    fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int, min_effect: float
+    fit: Fit[Model], model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int, min_effect: float | None
 ) -> Tested:
     if ddf == "moderated" and model.unmoderated:
         ddf = model.fallback
@@ -143,14 +147,7 @@ def _test(
     if (estimated := model.estimated) is None:
         return tests_by_law(model, L, ddf, level, n_jobs, min_effect=min_effect)
     unknown = np.full((model.features.size, len(model.components()[0])), np.nan)
-    return Tested(contrast_tests(estimated, L, ddf, level, min_effect=min_effect), unknown, estimated.log_fc(L))
-
-
-def test_jointly(fit: Fit[LMM], model: LMM, L: FloatArray, ddf: str) -> JointTests:
-    """F tests that all contrasts L (n, p) are zero, of one of the models of a fit."""
-    if ddf == "moderated" and not model.unmoderated:
-        return moderated_joint_tests(model, L, fit.learned)
-    return joint_tests(model, L, model.fallback if ddf == "moderated" else ddf)
+    return Tested(contrast_tests(estimated, L, ddf, level, min_effect=min_effect or 0.0), unknown, estimated.log_fc(L))
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +270,7 @@ def _passes(
     columns = np.arange(matrix.shape[1]) if features is None else np.asarray(features)
     for at, seen in _masks(matrix, columns, codes):
         used = codes if seen is None else np.where(seen, codes, -1).astype(codes.dtype)
-        whole = at.size == matrix.shape[1]
+        whole = all_in_order(columns[at], matrix.shape[1])
         collapsed = collapse(
             matrix, used, n_patterns, weights=weights, covariates=covariates, features=None if whole else columns[at],
             names=variables if whole else tuple(variables[i] for i in at), log_base=log_base, n_jobs=n_jobs,

@@ -21,7 +21,7 @@ from donorwise._core.inference.kernels import distributions, t_density, tails_at
 from donorwise._core.inference.matched import FAR, MIDDLE, match_t
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from donorwise._typing import FloatArray, IntArray
 
@@ -133,6 +133,31 @@ def summarise_mixture(
     the statistics `root` (G, points), m / s if None. `nu` may be an array (G,).
     """
     q, m, s = (np.ascontiguousarray(a) for a in (q, m, s))
+    mean, half_width = _widths(q, m, s, nu)
+    p_value = two_sided(q, *((m, s) if root is None else (root, np.ones_like(root))), nu)
+    t = match_t(mean, p_value, half_width(MIDDLE, slice(None)), partial(half_width, FAR), nu)
+    half = -stdtrit(t.df, 0.5 * _as_tail(level)) * t.se
+    return Summary(mean, t.se, t.df, t.statistic, p_value, mean - half, mean + half)
+
+
+def summarise_level(q: FloatArray, m: FloatArray, s: FloatArray, nu: float | FloatArray, level: float) -> Summary:
+    """Mean, and the t with the widths of the mixture's 95% and 99.9% intervals: of a number that nobody compares with zero.
+
+    A mean response is far from zero, or at no place of its own from there (a logarithm): where zero lies must not
+    change what is said of it. The p-value is that of this t.
+    """
+    q, m, s = (np.ascontiguousarray(a) for a in (q, m, s))
+    mean, half_width = _widths(q, m, s, nu)
+    t = match_t(np.zeros_like(mean), np.ones_like(mean), half_width(MIDDLE, slice(None)), partial(half_width, FAR), nu)
+    half = -stdtrit(t.df, 0.5 * _as_tail(level)) * t.se
+    statistic = mean / t.se
+    return Summary(mean, t.se, t.df, statistic, 2 * stdtr(t.df, -np.abs(statistic)), mean - half, mean + half)
+
+
+def _widths(
+    q: FloatArray, m: FloatArray, s: FloatArray, nu: float | FloatArray
+) -> tuple[FloatArray, Callable[[float, IntArray | slice], FloatArray]]:
+    """Means (G,) of mixtures, and what gives half the width of the central intervals of some of them beyond a tail."""
     mean = (q * m).sum(axis=1)
     sd = np.sqrt((q * (s**2 + (m - mean[:, None]) ** 2)).sum(axis=1))
 
@@ -141,10 +166,7 @@ def summarise_mixture(
         low, high = (quantiles(q[at], m[at], s[at], own, p, mean[at], sd[at]) for p in (alpha / 2, 1 - alpha / 2))
         return 0.5 * (high - low)
 
-    p_value = two_sided(q, *((m, s) if root is None else (root, np.ones_like(root))), nu)
-    t = match_t(mean, p_value, half_width(MIDDLE, slice(None)), partial(half_width, FAR), nu)
-    half = -stdtrit(t.df, 0.5 * _as_tail(level)) * t.se
-    return Summary(mean, t.se, t.df, t.statistic, p_value, mean - half, mean + half)
+    return mean, half_width
 
 
 def _by_df(nu: FloatArray) -> Iterator[tuple[IntArray, float]]:

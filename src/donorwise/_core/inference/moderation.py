@@ -19,7 +19,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
 from donorwise._core.design.replicates import known_df
-from donorwise._core.inference.mixture import Summary, beyond, summarise_mixture, two_sided
+from donorwise._core.inference.mixture import Summary, beyond, summarise_level, summarise_mixture, two_sided
 from donorwise._core.inference.prior import Prior, fit_prior
 from donorwise._core.inference.wald import ContrastTests, excess, treat, without_too_few
 from donorwise._core.jobs import in_threads
@@ -168,12 +168,13 @@ def best_point(loglik: FloatArray) -> FloatArray:
 
 
 def moderated_tests(
-    model: Model, L: FloatArray, learned: Learned, level: float, n_jobs: int = 1, *, min_effect: float = 0.0,
+    model: Model, L: FloatArray, learned: Learned, level: float, n_jobs: int = 1, *, min_effect: float | None = 0.0,
     chunk: int = BUDGET,
 ) -> Tested:  # fmt: skip
     """Test contrasts L (n, p), given in the basis of the formula, for the features of one model.
 
     The null hypothesis is that they are at most `min_effect` in size; see :func:`donorwise._core.inference.mixture.beyond`.
+    It is None for levels, which have no such hypothesis; see :func:`donorwise._core.inference.mixture.summarise_level`.
     """
     points, grid = learned.points, model.on(learned.points, L)
 
@@ -182,7 +183,7 @@ def moderated_tests(
     def test(at: IntArray) -> _Made:
         law, weight = _weighted(model, grid, at, learned)
         df = [law.nu] * len(L)
-        summaries = _summaries(law, weight, df, level)
+        summaries = _summaries(law, weight, df, level, levels=min_effect is None)
         if min_effect:
             summaries = _beyond(summaries, grid, at, law, weight, df, min_effect)
         return _Made(summaries, weight @ points, grid.log_fc(at, law, weight))
@@ -193,7 +194,7 @@ def moderated_tests(
 
 
 def tests_by_law(
-    model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int = 1, *, min_effect: float = 0.0
+    model: Model, L: FloatArray, ddf: str, level: float, n_jobs: int = 1, *, min_effect: float | None = 0.0
 ) -> Tested:
     """Test contrasts without a prior, at the REML estimates of the variances.
 
@@ -208,9 +209,9 @@ def tests_by_law(
         law = grid.law(at)
         best = best_point(law.loglik)
         if ddf == "wald":
-            summaries = _deviates(law, best, level, min_effect)
+            summaries = _deviates(law, best, level, min_effect or 0.0)
         else:
-            summaries = _summaries(law, best, df.tolist(), level)
+            summaries = _summaries(law, best, df.tolist(), level, levels=min_effect is None)
             if min_effect:
                 summaries = _beyond(summaries, grid, at, law, best, df.tolist(), min_effect)
         return _Made(summaries, best @ points, grid.log_fc(at, law, best))
@@ -227,8 +228,12 @@ class _Made(NamedTuple):
     log_fc: FloatArray
 
 
-def _summaries(law: Law, weight: FloatArray, df: Sequence[float | FloatArray], level: float) -> list[Summary]:
+def _summaries(
+    law: Law, weight: FloatArray, df: Sequence[float | FloatArray], level: float, *, levels: bool
+) -> list[Summary]:
     """Of each contrast, with its degrees of freedom, or those of the features (G,)."""
+    if levels:
+        return [summarise_level(weight, law.centre[..., i], law.scale[..., i], nu, level) for i, nu in enumerate(df)]
     return [
         summarise_mixture(weight, law.centre[..., i], law.scale[..., i], nu, level, law.root[..., i])
         for i, nu in enumerate(df)

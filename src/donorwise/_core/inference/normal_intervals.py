@@ -47,7 +47,8 @@ def judge_by_normal_law(
     """Intervals and tests of fitted features."""
     out = Judged.empty(estimates.sigma2.size, len(components), scales)
     for k, component in enumerate(components):
-        ratio = 2 * (estimates.loglik - loglik_without(equations, estimates.responses, component.terms))
+        gone = np.isin(equations.blocks.parameter[:, 0], component.terms)
+        ratio = 2 * (estimates.loglik - loglik_without(equations, estimates.responses, gone))
         out.statistic[:, k] = np.where(ratio < _ALMOST, 0.0, ratio)
         out.p_value[:, k] = p_value(out.statistic[:, k], _extra(equations, component))
     gamma = _some_ratios(equations)

@@ -14,7 +14,7 @@ from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
-    from donorwise._core.models.law import Estimated
+    from donorwise._core.models.law import Estimated, Model
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 # Doubles that one chunk of features may use for the derivative pieces (64 MB).
@@ -98,12 +98,13 @@ def joint_tests(model: Estimated, L: FloatArray, ddf: str, *, chunk: int = _CHUN
     return JointTests(statistic, den_df, scaling, stats.f.sf(statistic, len(L), den_df), status)
 
 
-def joint_status(model: Estimated, L: FloatArray) -> StrArray:
+def joint_status(model: Model, L: FloatArray) -> StrArray:
     """Status of every feature's test that all contrasts (n, p) are zero, (G,)."""
-    each, status = model.status(L), model.fitted_status
-    if not _independent(model.turned(L)):
+    each, own = model.status(L), model.estimated
+    status = each[:, 0]
+    if own is not None and not _independent(own.turned(L)):
         status = np.where(np.isin(status, FITTED), "constant", status)
-    for reason in ("too_few_donors", "not_estimable"):
+    for reason in ("separated", "too_few_donors", "not_estimable"):
         status = np.where((each == reason).any(axis=1), reason, status)
     return status.astype(STATUS_DTYPE)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from donorwise._core.design.design import Design
+    from donorwise._core.models.lmm.crossproducts import Responses
+    from donorwise._core.models.lmm.equations import Equations
     from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
@@ -25,6 +27,21 @@ BUDGET = 2_000_000
 """Doubles of one array (features x points x contrasts) of a chunk of features (16 MB)."""
 MOST_TOGETHER = 4096
 """Features of a chunk, where a family has no reason for fewer."""
+_ROUNDING = 1e-14  # of a variance, what is left of it once the others are known
+
+
+class Part(NamedTuple):
+    """Variances of a random term, and their covariances: of all its columns, or of those from `first` on.
+
+    Of a term with a constant, that is its first column, of which the others are freed.
+    """
+
+    term: int
+    first: int = 0
+
+    def of(self, parameters: IntArray) -> BoolArray:
+        """Which of the parameters (K, 3), by their terms, rows and columns, belong to it, (K,)."""
+        return np.asarray((parameters[:, 0] == self.term) & (parameters[:, 1] >= self.first))
 
 
 class Law(NamedTuple):
@@ -49,6 +66,31 @@ class Law(NamedTuple):
     nu: float | FloatArray
 
 
+class JointLaw(NamedTuple):
+    """G features at K points, for r contrasts together, every array (G, K).
+
+    Attributes
+    ----------
+    loglik
+        As in :class:`Law`.
+    F
+        Has the distribution F(r, nu) where the contrasts are zero; of one contrast it is the square of its root.
+    wald
+        The same from the estimates and their covariance alone.
+    size
+        Mean variance of the contrasts: the r-th root of the determinant of their covariance.
+    nu
+        Degrees of freedom of the denominator; infinite for families with a known scale, and (G,) where features have rows
+        of their own.
+    """
+
+    loglik: FloatArray
+    F: FloatArray
+    wald: FloatArray
+    size: FloatArray
+    nu: float | FloatArray
+
+
 class OnGrid(Protocol):
     """A model at K points, for n contrasts: what does not depend on the feature is made once.
 
@@ -60,6 +102,15 @@ class OnGrid(Protocol):
 
     def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
         """The law; `loglik` is what :meth:`loglik` gave for the same features, where that is at hand."""
+
+    def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
+        """The law of all contrasts together, which must be independent."""
+
+    def parts(self, at: IntArray, loglik: FloatArray) -> FloatArray:
+        """Variance over the rows of every random term, and of what is left, at the points, (G, K, T + 1).
+
+        `loglik` is what :meth:`loglik` gives. Where nu is finite they are estimates, that vary as nu / chi-squared(nu).
+        """
 
     def root_at(self, at: IntArray, law: Law, null: float) -> FloatArray:
         """What `root` is for contrasts of zero, for contrasts of `null`, (G, K, n), of features with this law."""
@@ -120,6 +171,10 @@ class Model(Protocol):
     def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
         """Name of each variance, and what takes a point of its axis to the units of the formula's column."""
 
+    @property
+    def parameters(self) -> IntArray:
+        """Term, row and column of each variance or correlation that a grid has an axis for, (axes, 3)."""
+
     def largest(self) -> FloatArray:
         """Largest estimate of each variance among the features; zeros where the axes do not hang on it."""
 
@@ -128,6 +183,14 @@ class Model(Protocol):
 
     def on(self, points: FloatArray, L: FloatArray | None = None) -> OnGrid:
         """The model at points (K, variances), for contrasts (n, p) in the basis of the formula."""
+
+    @property
+    def of_terms(self) -> IntArray:
+        """The random term whose variance each axis is, -1 for a correlation."""
+
+    @property
+    def column_spread(self) -> FloatArray:
+        """Covariance over the rows of the columns of X, (p, p), or (G, p, p) where features have rows of their own."""
 
     def law(self, points: FloatArray, L: FloatArray) -> Law:
         """The law of all (usable) features at once."""
@@ -191,6 +254,23 @@ class Estimated(Model, Protocol):
     def fitted_by(self, *, reml: bool) -> Self:
         """The same features by REML, or by maximum likelihood."""
 
+    @property
+    def loglik(self) -> FloatArray:
+        """Log-likelihoods at the estimates, (G,)."""
+
+    def tells(self, part: Part) -> BoolArray:
+        """Which features can tell of part of a random term, (G,)."""
+
+    def loglik_without(self, part: Part) -> FloatArray:
+        """Restricted log-likelihoods without part of a random term, (G,), of features that can tell of it."""
+
+    def variance(self, part: Part) -> FloatArray:
+        """The variance that a part of one column stands for, (G,)."""
+
+    @property
+    def simulated(self) -> tuple[Equations, Responses] | None:
+        """Equations that null distributions of likelihood ratios can be simulated for, and responses; None where they cannot."""
+
 
 class LocationScale:
     """A grid of a family whose root is centre / scale, whatever the contrast is said to be."""
@@ -221,3 +301,35 @@ def law_of(loglik: FloatArray, centre: FloatArray, scale: FloatArray, nu: float 
         return np.moveaxis(values, 0, -1)
 
     return Law(loglik, last(centre), last(scale), last(centre / scale), nu)
+
+
+def with_sums(L: FloatArray) -> FloatArray:
+    """An orthonormal basis (r, p) of what contrasts (r, p) ask, and below it the sums of every two of them.
+
+    Variances of these are all that a covariance matrix is made of (see :func:`joint_square`), and none of the basis are near
+    one another.
+    """
+    basis = np.linalg.qr(L.T)[0].T
+    first, second = np.triu_indices(len(basis), 1)
+    return np.ascontiguousarray(np.vstack([basis, basis[first] + basis[second]]))
+
+
+def joint_square(centre: FloatArray, scale: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """c'C⁻¹c of r estimates c with the covariance C, and the r-th root of its determinant.
+
+    `centre` and `scale` (r + r (r - 1) / 2, ...) are those of the contrasts of :func:`with_sums`.
+    """
+    r = int(np.sqrt(2 * len(centre) + 0.25) - 0.5)
+    first, second = np.triu_indices(r, 1)
+    C = np.empty((r, r, *centre.shape[1:]))
+    C[np.arange(r), np.arange(r)] = own = scale[:r] ** 2
+    C[second, first] = 0.5 * (scale[r:] ** 2 - own[first] - own[second])
+    z, square, logdet = np.empty_like(own), np.zeros(centre.shape[1:]), np.zeros(centre.shape[1:])
+    for i in range(r):  # by Cholesky's factor, in place: a matrix for every feature and point is small
+        for j in range(i):
+            C[i, j] = (C[i, j] - (C[i, :j] * C[j, :j]).sum(axis=0)) / C[j, j]
+        pivot = np.maximum(own[i] - (C[i, :i] ** 2).sum(axis=0), _ROUNDING * own[i])
+        C[i, i], logdet = np.sqrt(pivot), logdet + np.log(pivot)
+        z[i] = (centre[i] - (C[i, :i] * z[:i]).sum(axis=0)) / C[i, i]
+        square += z[i] ** 2
+    return square, np.exp(logdet / r)

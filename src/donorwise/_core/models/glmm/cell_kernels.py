@@ -248,14 +248,15 @@ def evaluate_cells(
 ):
     """Restricted log-likelihood and law of contrasts at every point, as for patterns; y has shape (G, N).
 
-    `nulls` has means (n, P, p - 1) and within (n, m, p - 1) of the columns for coefficients at which each contrast is
-    `null_value`, and (eta, gamma) where these are zero, (n, P) and (n, m); `order` (T,) is the degree of the polynomial
-    through the points before that leads to each.
+    `nulls` has means (n', P, p - r) and within (n', m, p - r) of the columns for coefficients at which each of n' questions
+    of r contrasts is answered by `null_value`, and (eta, gamma) where these are zero, (n', P) and (n', m); `order` (T,) is the
+    degree of the polynomial through the points before that leads to each.
     """
     C, q, p, n = cells.starts.size - 1, loadings.mean.shape[2], basis.mean.shape[1], L.shape[0]
+    n_null, p_null = nulls.mean.shape[0], nulls.mean.shape[2]
     linear = np.empty((cells.first.size - 1, 1 + cells.U.shape[0]))
     full, sums, past = new_mode(C, q, p), new_sums(cells, p, q), np.zeros((2, p + C * q))
-    null, null_sums, null_past = new_mode(C, q, p - 1), new_sums(cells, p - 1, q), np.zeros((2, p - 1 + C * q))
+    null, null_sums, null_past = new_mode(C, q, p_null), new_sums(cells, p_null, q), np.zeros((2, p_null + C * q))
     c, heights = np.empty((p, 1)), np.empty(loadings.mean.shape[0])
     for g in range(y.shape[0]):
         _linear(cells, y[g], linear)
@@ -273,7 +274,7 @@ def evaluate_cells(
                 centre[g, t, i] = np.dot(L[i], full.beta)
                 forward(full.S, c)
                 scale[g, t, i] = np.sqrt((c * c).sum())
-        for i in range(n):
+        for i in range(n_null):
             own = Basis(nulls.mean[i], nulls.within[i], nulls.eta[i], nulls.gamma[i])
             _begin(null, null_start[i, g])
             for t in range(heights.size):

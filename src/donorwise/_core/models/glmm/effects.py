@@ -67,12 +67,28 @@ def coefficients_near(model: GLMM, points: FloatArray) -> FloatArray:
     return beta
 
 
-def fixed_effects(model: GLMM, points: FloatArray) -> FloatArray:
-    """Fixed effects (G, p), in the basis of the formula, of all features at their variances and correlations (G, parameters)."""
-    beta = np.full((len(points), model.rows.X.shape[1]), np.nan)
+class Conditional(NamedTuple):
+    """Of G features, in the basis of the formula: `beta` (G, p), and of every term modes and conditional sds, (G, levels, r) each."""
+
+    beta: FloatArray
+    effects: tuple[tuple[FloatArray, FloatArray], ...]
+
+
+def conditional(model: GLMM, points: FloatArray) -> Conditional:
+    """Fixed and random effects of all features at their variances and correlations (G, parameters); NaN where these are."""
+    terms, G = model.design.random_terms, len(points)
+    beta = np.full((G, model.rows.X.shape[1]), np.nan)
+    made = tuple(
+        (np.full((G, len(t.levels), len(t.columns)), np.nan), np.full((G, len(t.levels), len(t.columns)), np.nan))
+        for t in terms
+    )
     for at in feature_blocks(model.counts, np.flatnonzero(np.isfinite(points).all(axis=1))):
-        beta[at] = modes(model, at, points[at]).beta
-    return beta @ model.rows.equations.fixed.inverse.T
+        found = modes(model, at, points[at])
+        beta[at] = found.beta
+        for t, (mode, sd) in enumerate(made):
+            mode[at], covariance = random_effects(model, found, points[at], t)
+            sd[at] = np.sqrt(np.clip(np.einsum("glii->gli", covariance), 0, None))
+    return Conditional(beta @ model.rows.equations.fixed.inverse.T, made)
 
 
 def random_effects(model: GLMM, found: Modes, points: FloatArray, t: int) -> tuple[FloatArray, FloatArray]:

@@ -46,3 +46,8 @@ class CountFeatures:
         """Covariance over the cells of the columns of X, (p, p)."""
         R = self.rows.equations.fixed.R
         return np.asarray(R.T @ self.rows.equations.spread @ R)
+
+    @property
+    def latent_variance(self) -> FloatArray:
+        """Variance of the latent response beside that of the random terms, (G,)."""
+        return self.distribution.latent_variance(self.mean / int(self.counts.n_obs.sum()), self.size)

@@ -16,7 +16,8 @@ import numpy as np
 from donorwise._core.models.glmm.axes import Axis, ratios
 from donorwise._core.models.glmm.law_kernels import evaluate
 from donorwise._core.models.glmm.rows import feature_blocks
-from donorwise._core.models.law import Law, tensor
+from donorwise._core.models.law import JointLaw, Law, joint_square, tensor, with_sums
+from donorwise._core.models.lmm.components import mean_variances, with_covariances
 
 if TYPE_CHECKING:
     from donorwise._core.models.glmm.features import CountFeatures
@@ -55,14 +56,9 @@ class GLMMGrid:
 
     @cached_property
     def _null(self) -> FloatArray:
-        """Orthonormal bases of the coefficients at which each contrast is zero, (n, p, p - 1)."""
+        """Bases of the coefficients at which each contrast is zero, (n, p, p - 1)."""
         p = self.model.rows.X.shape[1]
-        return np.array([np.linalg.svd(c[:, None])[0][:, 1:] for c in self.L]).reshape(len(self.L), p, p - 1)
-
-    @cached_property
-    def _constrained(self) -> FloatArray:
-        """Columns for these coefficients, (n, K, p - 1)."""
-        return np.ascontiguousarray(self.model.rows.X @ self._null)
+        return np.array([_null_space(c[None]) for c in self.L]).reshape(len(self.L), p, p - 1)
 
     @cached_property
     def _unit(self) -> FloatArray:
@@ -71,17 +67,32 @@ class GLMMGrid:
 
     def loglik(self, at: IntArray) -> FloatArray:
         """Restricted log-likelihood without its constant, (G, K)."""
-        return self._carried(self._evaluate(at, self.L[:0])[0])
+        return self._carried(self._evaluate(at, self.L[:0], self._null[:0])[0])
 
     def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
         """The law of the contrasts; the likelihood comes with it."""
-        loglik, centre, scale, root = self._evaluate(at, self.L)
+        loglik, centre, scale, root = self._evaluate(at, self.L, self._null)
         logarithm = self._carried(np.log(scale))
         return Law(self._carried(loglik), self._carried(centre), np.exp(logarithm), self._carried(root), np.inf)
 
+    def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
+        """The law of all contrasts together: twice the log-likelihood, at given variances, that zeros in all of them cost."""
+        loglik, centre, scale, root = self._evaluate(at, with_sums(self.L), _null_space(self.L)[None])
+        square, size = joint_square(np.moveaxis(centre, -1, 0), np.moveaxis(scale, -1, 0))
+        F, wald = (np.maximum(self._carried(own), 0.0) / len(self.L) for own in (root[..., 0] ** 2, square))
+        return JointLaw(self._carried(loglik), F, wald, np.exp(self._carried(np.log(size))), np.inf)
+
+    def parts(self, at: IntArray, loglik: FloatArray) -> FloatArray:
+        """Variance of every random term, and that of the latent response beside them, (G, K, T + 1)."""
+        model, equations = self.model, self.model.rows.equations
+        terms = mean_variances(equations, with_covariances(equations, self.points))
+        out = np.empty((at.size, len(terms), terms.shape[1] + 1))
+        out[:, :, :-1], out[:, :, -1] = terms, model.latent_variance[at, None]
+        return out
+
     def root_at(self, at: IntArray, law: Law, null: float) -> FloatArray:
         """See :class:`donorwise._core.models.law.OnGrid`: the signed root of the likelihood ratio of this value."""
-        return self._carried(self._evaluate(at, self.L, null)[3])
+        return self._carried(self._evaluate(at, self.L, self._null, null)[3])
 
     def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
         """The estimates where they are logarithms of rates."""
@@ -89,27 +100,32 @@ class GLMMGrid:
             return np.full((at.size, len(self.L)), np.nan)
         return np.einsum("gk,gkn->gn", weight, law.centre) / np.log(2)
 
-    def _evaluate(self, at: IntArray, L: FloatArray, null: float = 0.0) -> tuple[FloatArray, ...]:
-        """Likelihood (G, T), and centre, scale and root, of contrasts that are `null`, (G, T, n)."""
-        model, T, n = self.model, len(self._some), len(L)
+    def _evaluate(self, at: IntArray, L: FloatArray, bases: FloatArray, null: float = 0.0) -> tuple[FloatArray, ...]:
+        """Likelihood (G, T), centre and scale (G, T, n) of contrasts, and root (G, T, m) of m questions.
+
+        The contrasts of a question are `null` at the sums of `null` times their unit and what is in its basis, of (m, p, p - r).
+        """
+        model, T, values = self.model, len(self._some), null * self._unit[: len(bases)]
         if model.rows.within is not None:
-            return self._evaluate_cells(model.rows.within, at, L, null)
-        values = model.rows.prepared(model.counts.block(at))
+            return self._evaluate_cells(model.rows.within, at, L, bases, values, null)
+        values_of_rows = model.rows.prepared(model.counts.block(at))
         loglik = np.empty((T, at.size))
-        centre, scale, root = (np.empty((T, n, at.size)) for _ in range(3))
+        centre, scale, root = (np.empty((T, n, at.size)) for n in (len(L), len(L), len(bases)))
         start = np.ascontiguousarray(model.start[at].T)
-        null_start = np.ascontiguousarray(np.swapaxes(self._null[:n], 1, 2) @ start)
-        offset = null * self._unit[:n] @ model.rows.X.T
+        null_start = np.ascontiguousarray(np.swapaxes(bases, 1, 2) @ start)
+        X = model.rows.X
         evaluate(
-            model.rows.kernel, *values, model.size[at], model.rows.X, self._constrained[:n], offset, null,
+            model.rows.kernel, *values_of_rows, model.size[at], X, np.ascontiguousarray(X @ bases), values @ X.T, null,
             self._loadings, self._ratios, L, start, null_start, loglik, centre, scale, root,
         )  # fmt: skip
         loglik[:, ~np.isfinite(loglik).all(axis=0)] = 0.0  # their roots are missing; they say nothing of the prior
         return loglik.T, *(np.moveaxis(values, 2, 0) for values in (centre, scale, root))
 
-    def _evaluate_cells(self, within: Within, at: IntArray, L: FloatArray, null: float) -> tuple[FloatArray, ...]:
+    def _evaluate_cells(
+        self, within: Within, at: IntArray, L: FloatArray, bases: FloatArray, values: FloatArray, null: float
+    ) -> tuple[FloatArray, ...]:
         """The same from single cells, in blocks that fit into memory."""
-        model, bases, values = self.model, self._null[: len(L)], null * self._unit[: len(L)]
+        model = self.model
         made = [
             within.evaluate(
                 model.counts.responses(own), model.size[own], model.start[own], self._some, L, bases, values, null
@@ -129,3 +145,8 @@ class GLMMGrid:
         for i, axis in enumerate(self.axes):
             values = np.moveaxis(np.tensordot(values, axis.carry, axes=(i + 1, 1)), -1, i + 1)
         return values.reshape(len(values), len(self.points), *rest)
+
+
+def _null_space(L: FloatArray) -> FloatArray:
+    """An orthonormal basis (p, p - r) of the coefficients at which r independent contrasts (r, p) are zero."""
+    return np.asarray(np.linalg.svd(L.T)[0][:, len(L) :])

@@ -65,9 +65,10 @@ def evaluate(
     X
         Shape (K, p). Orthonormal columns.
     constrained
-        Shape (n, K, p - 1). Columns for the coefficients at which each contrast is zero.
+        Shape (m, K, p - r). Columns for the coefficients at which each of some questions, of r contrasts each, is answered by
+        zero.
     offset
-        Shape (n, K). Linear predictors at the shortest coefficients at which each contrast is `null`.
+        Shape (m, K). Linear predictors at the shortest coefficients at which each contrast is `null`.
     null
         The value of the contrasts that `root` is of.
     A
@@ -75,29 +76,30 @@ def evaluate(
     ratios
         Shape (T, q). Standard deviations at the point before, relative to those at the point.
     L
-        Shape (n, p). Contrasts; none, and nothing but the likelihood is worked out.
+        Shape (n, p). Contrasts, n >= m: root i has the sign of contrast i. None, and nothing but the likelihood is worked out.
     start, null_start
-        Shapes (p, G), (n, p - 1, G). Coefficients to begin with.
+        Shapes (p, G), (m, p - r, G). Coefficients to begin with.
     loglik, centre, scale, root
-        Shapes (T, G), (T, n, G) for the others. Filled.
+        Shapes (T, G), (T, n, G) for centre and scale, (T, m, G). Filled.
     """
     C, q, p, n = rows.starts.size - 1, A.shape[2], X.shape[1], L.shape[0]
+    m, p_null = constrained.shape[0], constrained.shape[2]
     for first in range(0, size.size, _LANES):
         last = min(first + _LANES, size.size)
         B = last - first
         data = _taken(total, own, size, first, last)
-        work, null_work = make_work(C, q, p, B), make_work(C, q, p - 1, B)
-        found, null_found, column = make_found(p, B), make_found(p - 1, B), np.empty((p, B))
+        work, null_work = make_work(C, q, p, B), make_work(C, q, p_null, B)
+        found, null_found, column = make_found(p, B), make_found(p_null, B), np.empty((p, B))
         own_start, own_null_start = start[:, first:last].copy(), null_start[:, :, first:last].copy()
         beta, b = own_start.copy(), np.zeros((C, q, B))
-        null_beta, null_b = own_null_start.copy(), np.zeros((n, C, q, B))
+        null_beta, null_b = own_null_start.copy(), np.zeros((m, C, q, B))
         for t in range(A.shape[0]):
             _standardise(b, ratios[t])
             mode(rows, data, X, A[t], beta, b, own_start, work, found)
             loglik[t, first:last] = found.height - 0.5 * (found.logdet + found.logdet_s)
             for i in range(n):
-                own_centre = centre[t, i, first:last]
-                _estimates(L[i], beta, found.S, own_centre, scale[t, i, first:last], column)
+                _estimates(L[i], beta, found.S, centre[t, i, first:last], scale[t, i, first:last], column)
+            for i in range(m):
                 _standardise(null_b[i], ratios[t])
                 mode(
                     Rows(rows.code, rows.starts, rows.shared, rows.t, offset[i]), data, constrained[i], A[t],
@@ -105,7 +107,9 @@ def evaluate(
                 )  # fmt: skip
                 ratio = 2.0 * (found.height - null_found.height)
                 for l in range(B):
-                    root[t, i, first + l] = np.sign(own_centre[l] - null) * np.sqrt(max(ratio[l], 0.0)) + 0.0 * ratio[l]
+                    root[t, i, first + l] = (
+                        np.sign(centre[t, i, first + l] - null) * np.sqrt(max(ratio[l], 0.0)) + 0.0 * ratio[l]
+                    )
 
 
 @entry

@@ -67,7 +67,7 @@ class GLMM(CountFeatures):
     @property
     def unmoderated(self) -> str:
         """Why the variances cannot lie on a grid; empty where they can."""
-        n = len(self._parameters)
+        n = len(self.parameters)
         if 1 <= n <= MOST_PARAMETERS:
             return ""
         return f"moderation covers one to three variances and covariances of random effects and the model has {n}"
@@ -78,14 +78,19 @@ class GLMM(CountFeatures):
         return np.arange(self.features.size)
 
     @property
-    def _parameters(self) -> IntArray:
+    def parameters(self) -> IntArray:
         """Term, row and column of every parameter of the random part."""
         return self.rows.equations.blocks.parameter
 
     @property
     def are_variances(self) -> BoolArray:
         """Whether each parameter is a variance, and no correlation."""
-        return np.asarray(self._parameters[:, 1] == self._parameters[:, 2])
+        return np.asarray(self.parameters[:, 1] == self.parameters[:, 2])
+
+    @property
+    def of_terms(self) -> IntArray:
+        """The random term whose variance each axis is, -1 for a correlation."""
+        return components.of_terms(self.rows.equations)
 
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n)."""
@@ -102,12 +107,12 @@ class GLMM(CountFeatures):
     def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
         """Names of the parameters, and what takes each to that of the column as the formula has it."""
         terms = self.rows.equations.terms
-        named = [(components.parameter_name(terms[t], i, j), terms[t].scale[i]) for t, i, j in self._parameters]
+        named = [(components.parameter_name(terms[t], i, j), terms[t].scale[i]) for t, i, j in self.parameters]
         return tuple(name for name, _ in named), tuple(float(scale) ** 2 for _, scale in named)
 
     def largest(self) -> FloatArray:
         """Zeros: the axes are the same for all data."""
-        return np.zeros(len(self._parameters))
+        return np.zeros(len(self.parameters))
 
     def axes(self, largest: FloatArray) -> list[FloatArray]:
         """Grid of every parameter: variances, and correlations."""
@@ -118,9 +123,9 @@ class GLMM(CountFeatures):
         return self._axes(1)
 
     def _axes(self, kind: int) -> list[FloatArray]:
-        n = _POINTS[min(len(self._parameters), MOST_PARAMETERS)][kind]
+        n = _POINTS[min(len(self.parameters), MOST_PARAMETERS)][kind]
         variances = np.concatenate([[0.0], np.geomspace(_LOWEST, _HIGHEST, n)])
-        return [variances if i == j else _CORRELATIONS for _, i, j in self._parameters]
+        return [variances if i == j else _CORRELATIONS for _, i, j in self.parameters]
 
     def on(self, points: FloatArray, L: FloatArray | None = None) -> GLMMGrid:
         """The model at variances and correlations (K, parameters), for contrasts (n, p)."""
@@ -130,7 +135,7 @@ class GLMM(CountFeatures):
 
     def _thinned(self, points: FloatArray) -> tuple[Axis, ...]:
         axes, levels = axes_of(points), self.rows.kernel.starts.size - 1
-        most = _POINTS[min(len(self._parameters), MOST_PARAMETERS)][2]
+        most = _POINTS[min(len(self.parameters), MOST_PARAMETERS)][2]
         most += round(_MORE_POINTS * np.log10(max(levels / _FEW_LEVELS, 1)))
         return () if axes is None else tuple(thinned(axis, most) for axis in axes)
 

@@ -87,14 +87,14 @@ class Within:
         self, responses: FloatArray, size: FloatArray, start: FloatArray, points: FloatArray, L: FloatArray,
         bases: FloatArray, values: FloatArray, null: float,
     ) -> tuple[FloatArray, ...]:  # fmt: skip
-        """Likelihood (G, T), and centre, scale and root (G, T, n) of contrasts L (n, p), from responses (G, N).
+        """Likelihood (G, T), centre and scale (G, T, n) of contrasts L (n, p), and root (G, T, m), from responses (G, N).
 
-        The roots are of contrasts that are `null`: so are they at the coefficients `values` (n, p), and at the sums of
-        these and what is in `bases` (n, p, p - 1).
+        The roots are of m questions, the contrasts of each of which are `null`: so are they at the coefficients `values` (m, p),
+        and at the sums of these and what is in `bases` (m, p, p - r).
         """
-        loadings, T, n = self.loadings(points), len(points), len(L)
+        loadings, T = self.loadings(points), len(points)
         loglik = np.empty((len(responses), T))
-        centre, scale, root = (np.empty((len(responses), T, n)) for _ in range(3))
+        centre, scale, root = (np.empty((len(responses), T, n)) for n in (len(L), len(L), len(bases)))
         fixed = self.basis
         nulls = Basis(*(np.ascontiguousarray(columns @ bases) for columns in (fixed.mean, fixed.within)),
                       *(values @ columns.T for columns in (fixed.mean, fixed.within)))  # fmt: skip

@@ -137,16 +137,27 @@ def theta_of(equations: Equations, gamma: FloatArray) -> FloatArray:
     return out
 
 
-def term_variances(equations: Equations, estimates: Estimates) -> FloatArray:
-    """Average of z'Var(u)z over the rows for every term, then the residual variance, (G, terms + 1).
+def mean_variances(equations: Equations, gamma: FloatArray) -> FloatArray:
+    """Average of z'Var(u)z over the rows for every term, relative to the residual variance, (G, terms).
 
     The internal columns are orthonormal on average, so the average is the trace.
     """
-    parameter, sigma2 = equations.blocks.parameter, estimates.sigma2
-    terms = [
-        np.einsum("gii->g", relative_covariance(t, parameter, estimates.gamma)) for t in range(len(equations.terms))
-    ]
-    return sigma2[:, None] * np.stack([*terms, np.ones(sigma2.size)], axis=1)
+    parameter, out = equations.blocks.parameter, np.empty((len(gamma), len(equations.terms)))
+    for t in range(len(equations.terms)):
+        out[:, t] = np.einsum("gii->g", relative_covariance(t, parameter, gamma))
+    return out
+
+
+def of_terms(equations: Equations) -> IntArray:
+    """The term whose variance each parameter is, -1 for a covariance."""
+    parameter = equations.blocks.parameter
+    return np.where(parameter[:, 1] == parameter[:, 2], parameter[:, 0], -1)
+
+
+def term_variances(equations: Equations, estimates: Estimates) -> FloatArray:
+    """Mean variance over the rows of every term, then the residual variance, (G, terms + 1)."""
+    own = mean_variances(equations, estimates.gamma)
+    return np.asarray(estimates.sigma2[:, None] * np.column_stack([own, np.ones(len(own))]))
 
 
 def fixed_variance(equations: Equations, estimates: Estimates) -> FloatArray:

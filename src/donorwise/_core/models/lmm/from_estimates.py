@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 if TYPE_CHECKING:
-    from donorwise._core.models.law import Law
+    from donorwise._core.models.law import Law, Part
+    from donorwise._core.models.lmm.crossproducts import Responses
+    from donorwise._core.models.lmm.equations import Equations
     from donorwise._typing import BoolArray, FloatArray, IntArray, StrArray
 
 
@@ -24,6 +26,7 @@ class FromEstimates:
         def largest(self) -> FloatArray: ...
         def axes(self, largest: FloatArray) -> list[FloatArray]: ...
         def on(self, points: FloatArray, L: FloatArray | None = None) -> Any: ...
+        def covariances(self) -> list[FloatArray]: ...
 
     def law(self, points: FloatArray, L: FloatArray) -> Law:
         """The law of the usable features at points (K, parameters) of the random part."""
@@ -43,6 +46,24 @@ class FromEstimates:
     def fitted_status(self) -> StrArray:
         """Status of every feature, (G,), whatever is asked of it."""
         return np.asarray(self.estimates.status)
+
+    @property
+    def loglik(self) -> FloatArray:
+        """Log-likelihoods at the estimates, (G,)."""
+        return np.asarray(self.estimates.loglik)
+
+    def variance(self, part: Part) -> FloatArray:
+        """The variance that a part of one column stands for, (G,): that of the last column of its term."""
+        return self.covariances()[part.term][:, -1, -1]
+
+    def tells(self, part: Part) -> BoolArray:
+        """Which features can tell of part of a random term, (G,)."""
+        return np.ones(self.estimates.status.size, dtype=np.bool_)
+
+    @property
+    def simulated(self) -> tuple[Equations, Responses] | None:
+        """None: what null distributions can be simulated from says so itself."""
+        return None
 
     @property
     def beta(self) -> FloatArray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from donorwise._core.models.lmm.components import cholesky_psd
 from donorwise._core.models.lmm.evaluate import Pieces
-from donorwise._core.models.lmm.general import estimates_of, fit_one, used_terms
+from donorwise._core.models.lmm.general import Used, estimates_of, fit_one, used_terms
 from donorwise._core.models.lmm.ragged_effects import RaggedEffects, levels_of
 from donorwise._core.models.lmm.ragged_model import RaggedLMM
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from donorwise._core.design.design import Design
+    from donorwise._core.models.law import Part
     from donorwise._core.models.lmm.general import Own
     from donorwise._core.models.lmm.ragged import RaggedEquations
     from donorwise._typing import BoolArray, FloatArray, IntArray
@@ -84,7 +85,7 @@ class GeneralLMM(RaggedLMM):
         return "moderation of proteins covers random terms of one column each, without a kernel"
 
     @cached_property
-    def _parameter(self) -> IntArray:
+    def parameters(self) -> IntArray:
         """Term, row and column of every covariance parameter, (K, 3), in lme4's order."""
         widths = [len(term.columns) for term in self.design.random_terms]
         own = [(t, i, j) for t, r in enumerate(widths) for j in range(r) for i in range(j, r)]
@@ -100,7 +101,7 @@ class GeneralLMM(RaggedLMM):
     @property
     def n_variances(self) -> int:
         """See :class:`RaggedLMM`."""
-        return len(self._parameter) + 1
+        return len(self.parameters) + 1
 
     @property
     def n_parameters(self) -> IntArray:
@@ -126,7 +127,7 @@ class GeneralLMM(RaggedLMM):
     def theta(self) -> FloatArray:
         """Relative covariance factors, (G, K); NaN for what is left out."""
         factors = [cholesky_psd(T / self.estimates.sigma2[:, None, None]) for T in self.covariances()]
-        columns = [factors[t][:, i, j] for t, i, j in self._parameter]
+        columns = [factors[t][:, i, j] for t, i, j in self.parameters]
         return np.stack(columns, axis=1) if columns else np.empty((self.features.size, 0))
 
     def term_variances(self) -> FloatArray:
@@ -155,9 +156,9 @@ class GeneralLMM(RaggedLMM):
         G, C, p = self.features.size, self.n_variances, self.equations.p
         out = Pieces(
             self.estimates.Phi, np.zeros((G, C, p, p)), np.zeros((G, C, C, p, p)), np.zeros((G, C)), np.zeros((G, C, C)),
-            np.zeros((G, C)), np.zeros((G, C, C)), np.zeros((G, C - 1)), self.estimates.sigma2, self._parameter,
+            np.zeros((G, C)), np.zeros((G, C, C)), np.zeros((G, C - 1)), self.estimates.sigma2, self.parameters,
         )  # fmt: skip
-        place = {tuple(own): k for k, own in enumerate(self._parameter.tolist())}
+        place = {tuple(own): k for k, own in enumerate(self.parameters.tolist())}
         for g, own in self._fitted():
             found, A = own.model.pieces(), own.to_own
             parameters = [(own.used[t].term, int(i), int(j)) for t, i, j in found.parameter]
@@ -183,3 +184,22 @@ class GeneralLMM(RaggedLMM):
             return self
         owns = tuple(own and replace(own, model=own.model.fitted_by(reml=reml)) for own in self.owns)
         return replace(self, owns=owns, estimates=estimates_of(self.equations, owns, self.reduced, reml=reml))
+
+    def tells(self, part: Part) -> BoolArray:
+        """See :class:`RaggedLMM`: those that have all columns of the term."""
+        out = np.zeros(self.features.size, dtype=np.bool_)
+        for g, own in self._fitted():
+            out[g] = self._whole(part.term) in own.used
+        return out
+
+    def _whole(self, term: int) -> Used:
+        """A term as features have it that can tell of all of it."""
+        return Used(term, tuple(range(len(self.design.random_terms[term].columns))))
+
+    def loglik_without(self, part: Part) -> FloatArray:
+        """See :class:`RaggedLMM`."""
+        out, whole = np.full(self.features.size, np.nan), self._whole(part.term)
+        for g, own in self._fitted():
+            if whole in own.used:
+                out[g] = own.model.loglik_without(part._replace(term=own.used.index(whole)))[0]
+        return out - 0.5 * self.equations.log_det_basis

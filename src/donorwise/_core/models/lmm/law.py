@@ -11,13 +11,13 @@ the squared rotated t where a spectrum makes Z'PZ diagonal, else of the products
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
-from donorwise._core.models.law import Law, LocationScale, law_of
+from donorwise._core.models.law import JointLaw, Law, LocationScale, law_of
 from donorwise._core.models.lmm.rays import energy_of, find_rays
 
 if TYPE_CHECKING:
@@ -42,27 +42,6 @@ _DOUBLES = 2_000_000
 _IMPOSSIBLE = -1e300  # log-likelihood where rounding leaves no information on the fixed effects
 
 
-class JointLaw(NamedTuple):
-    """G features at K points, for r contrasts together, every array (G, K).
-
-    Attributes
-    ----------
-    loglik
-        As in :class:`~donorwise._core.models.law.Law`.
-    F
-        Has the distribution F(r, nu) where the contrasts are zero.
-    size
-        Mean variance of the contrasts: the r-th root of the determinant of their covariance.
-    nu
-        Degrees of freedom of the denominator; (G,) where features have rows of their own.
-    """
-
-    loglik: FloatArray
-    F: FloatArray
-    size: FloatArray
-    nu: float | FloatArray
-
-
 @dataclass(frozen=True, slots=True)
 class LMMGrid(LocationScale):
     """Gaussian models of one design at K points, for n contrasts.
@@ -85,6 +64,8 @@ class LMMGrid(LocationScale):
         Shape (K, n, n). L Phi L' / nu.
     abundance
         Log abundances of all features as responses; None where these are not known.
+    terms
+        Shape (K, T). Mean variance over the rows of every random term, relative to sigma2.
     """
 
     responses: Responses
@@ -95,6 +76,7 @@ class LMMGrid(LocationScale):
     step: FloatArray
     spread: FloatArray
     abundance: Responses | None = None
+    terms: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
 
     def loglik(self, at: IntArray) -> FloatArray:
         """REML log-likelihood profiled over sigma2, (G, K)."""
@@ -124,7 +106,8 @@ class LMMGrid(LocationScale):
         whitened = np.einsum("kij,jgk->igk", np.linalg.inv(factor), self._centre(response)) / root_R
         diagonal = np.einsum("kii->ki", factor)
         size = root_R**2 * self.nu * np.exp(2 * np.log(diagonal).mean(axis=1))
-        return JointLaw(loglik, (whitened**2).mean(axis=0), size, self.nu)
+        F = (whitened**2).mean(axis=0)
+        return JointLaw(loglik, F, F, size, self.nu)
 
     def _root_R(self, loglik: FloatArray) -> FloatArray:
         """sqrt(y'Py), which is what the likelihood was made of, (G, K)."""
@@ -137,6 +120,11 @@ class LMMGrid(LocationScale):
             np.matmul(response.zty, self.step[i], out=centre[i])
             centre[i] += (response.ols @ row)[:, None]
         return centre
+
+    def parts(self, at: IntArray, loglik: FloatArray) -> FloatArray:
+        """Variance over the rows of every random term, and of what is left, (G, K, T + 1)."""
+        sigma2 = self._root_R(loglik) ** 2 / self.nu
+        return np.asarray(sigma2[:, :, None] * np.column_stack([self.terms, np.ones(len(self.terms))]))
 
     def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
         """What the law's estimates are of the responses, of the log abundances; NaN where these are not known."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from donorwise._core.cells.measures import Collapsed
 from donorwise._core.design.replicates import between_within_df
-from donorwise._core.models.law import STATUS_DTYPE
+from donorwise._core.models.law import STATUS_DTYPE, Part
 from donorwise._core.models.lmm import components
 from donorwise._core.models.lmm.abundance import at_ratios
 from donorwise._core.models.lmm.crossproducts import column_means, is_rounding
@@ -224,6 +224,24 @@ class LevelLMM(LMM):
                 self.equations, self.estimates.responses, inner, self.basis, self.term, self.kept, self.root
             ),
         )
+
+    def tells(self, part: Part) -> BoolArray:
+        """See :class:`LMM`: nothing of the term that all variance is of."""
+        return np.full(self.features.size, part.term != self.term)
+
+    def loglik_without(self, part: Part) -> FloatArray:
+        """See :class:`LMM`; terms that vary within levels have no variance to begin with."""
+        reml = self.fitted_by(reml=True)
+        for place, (t, columns) in enumerate(self.kept):
+            if t == part.term and columns[-1] >= part.first:
+                inner = Part(place, int((columns < part.first).sum()))
+                return reml.loglik + reml.inner.loglik_without(inner) - reml.inner.loglik
+        return reml.loglik
+
+    @property
+    def simulated(self) -> tuple[Equations, Responses] | None:
+        """See :class:`LMM`: the equations are those of cells."""
+        return None
 
 
 def level_model(

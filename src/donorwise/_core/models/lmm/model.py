@@ -17,10 +17,12 @@ from donorwise._core.models.lmm.evaluate import pieces
 from donorwise._core.models.lmm.fit import fit_responses
 from donorwise._core.models.lmm.from_estimates import FromEstimates
 from donorwise._core.models.lmm.law import on_grid, parameter_axes
+from donorwise._core.models.lmm.reduced import loglik_without
 from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
+    from donorwise._core.models.law import Part
     from donorwise._core.models.lmm.crossproducts import Responses
     from donorwise._core.models.lmm.equations import Equations, Estimates
     from donorwise._core.models.lmm.evaluate import Pieces
@@ -92,7 +94,7 @@ class LMM(FromEstimates):
     @property
     def most_learned_from(self) -> int:
         """Features that are enough to learn a prior from: all, but for grids of three parameters."""
-        return sys.maxsize if len(self._parameters) < _MOST_PARAMETERS else _ENOUGH
+        return sys.maxsize if len(self.parameters) < _MOST_PARAMETERS else _ENOUGH
 
     def status(self, L: FloatArray) -> StrArray:
         """Status of every feature and contrast (n, p), (G, n): one whose replicates are used up says so."""
@@ -103,18 +105,18 @@ class LMM(FromEstimates):
     def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
         """Names of the parameters, and what takes each ratio to that of the column as the formula has it."""
         terms = self.equations.terms
-        named = [(components.parameter_name(terms[t], i, j), terms[t].scale[i]) for t, i, j in self._parameters]
+        named = [(components.parameter_name(terms[t], i, j), terms[t].scale[i]) for t, i, j in self.parameters]
         return tuple(name for name, _ in named), tuple(float(scale) ** 2 for _, scale in named)
 
     @property
-    def _parameters(self) -> IntArray:
-        """Term, row and column of every parameter of the random part."""
+    def parameters(self) -> IntArray:
+        """Term, row and column of every parameter of the random part, (K, 3)."""
         return self.equations.blocks.parameter
 
     def largest(self) -> FloatArray:
         """Largest estimate of every variance ratio, 0 for covariances, (parameters,)."""
         largest = self.estimates.gamma[self.usable].max(axis=0, initial=0.0)
-        return np.where(self._parameters[:, 1] == self._parameters[:, 2], largest, 0.0)
+        return np.where(self.parameters[:, 1] == self.parameters[:, 2], largest, 0.0)
 
     def axes(self, largest: FloatArray) -> list[FloatArray]:
         """Grid of every parameter: variance ratios, and correlations."""
@@ -123,7 +125,13 @@ class LMM(FromEstimates):
     def on(self, points: FloatArray, L: FloatArray | None = None) -> LMMGrid:
         """The model at ratios and correlations (K, parameters), for contrasts (n, p)."""
         covariances = components.with_covariances(self.equations, points)
-        return replace(on_grid(self.equations, self.estimates.responses, covariances, L), abundance=self.abundance)
+        grid = on_grid(self.equations, self.estimates.responses, covariances, L)
+        return replace(grid, abundance=self.abundance, terms=components.mean_variances(self.equations, covariances))
+
+    @property
+    def of_terms(self) -> IntArray:
+        """The random term whose variance each axis is, -1 for a correlation."""
+        return components.of_terms(self.equations)
 
     @property
     def n_variances(self) -> int:
@@ -203,3 +211,13 @@ class LMM(FromEstimates):
         if reml == self.estimates.reml:
             return self
         return replace(self, estimates=fit_responses(self.equations, self.estimates.responses, reml=reml))
+
+    def loglik_without(self, part: Part) -> FloatArray:
+        """Restricted log-likelihoods without part of a random term, (G,)."""
+        return loglik_without(self.equations, self.estimates.responses, part.of(self.parameters))
+
+    @property
+    def simulated(self) -> tuple[Equations, Responses] | None:
+        """Equations of one variance, or of two that have a kernel, and the responses."""
+        own = self.equations
+        return None if own.spectrum is None and own.nodes is None else (own, self.estimates.responses)

@@ -190,6 +190,13 @@ class RaggedEquations:
         square = (self.z[self.rows.pattern] ** 2).mean(axis=0) if self.rows.w.size else np.ones(self.z.shape[1])
         return self.typical_weight * np.where(square > 0, square, 1.0)
 
+    @cached_property
+    def mean_squares(self) -> FloatArray:
+        """Mean over a feature's rows of the square of every term's column, (G, T)."""
+        rows = self.rows
+        sums = [np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) for z in self.z.T]
+        return np.stack(sums, axis=1).reshape(rows.n_features, -1) / np.maximum(rows.n, 1)[:, None]
+
     @property
     def reduced(self) -> BoolArray:
         """Features that lose a random term, (G,)."""

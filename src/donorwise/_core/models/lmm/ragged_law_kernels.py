@@ -90,8 +90,8 @@ def _loglik(logdet, R, gamma, d, t, nu):
 
 
 @entry
-def law_ragged(data, basis, rank, ols, features, points, order, begin_node, L, nu, loglik, centre, scale):
-    """The law of some features at points (K, T): `loglik` (F, K), `centre` and `scale` (n, F, K).
+def law_ragged(data, basis, rank, ols, features, points, order, begin_node, L, nu, loglik, centre, scale, rest):
+    """The law of some features at points (K, T): `loglik` (F, K), `centre` and `scale` (n, F, K), y'Py `rest` (F, K).
 
     `order` (T, K) has the points node by node for each term, `begin_node` (T, K + 1) where a node begins. L (n, p) are
     contrasts in the common basis.
@@ -115,6 +115,7 @@ def law_ragged(data, basis, rank, ols, features, points, order, begin_node, L, n
             for k in places:
                 gamma = points[k, first]
                 loglik[f, k], R = _loglik(logdet, M[-1, -1], gamma, d, t, nu[g])
+                rest[f, k] = R
                 for i in range(L.shape[0]):
                     value, variance = least[i] + at[i], spread[i]
                     for j in range(d.size):

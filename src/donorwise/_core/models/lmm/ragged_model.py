@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.models.fixed_part import own_variances
-from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, LocationScale, law_of
+from donorwise._core.models.law import (
+    MOST_TOGETHER,
+    STATUS_DTYPE,
+)
 from donorwise._core.models.lmm.evaluate import Derived, with_residual
 from donorwise._core.models.lmm.from_estimates import FromEstimates
-from donorwise._core.models.lmm.law import JointLaw
 from donorwise._core.models.lmm.ragged import fit_ragged_rows
 from donorwise._core.models.lmm.ragged_df_kernels import column_df_ragged
 from donorwise._core.models.lmm.ragged_effects import ragged_effects
-from donorwise._core.models.lmm.ragged_law_kernels import law_ragged
+from donorwise._core.models.lmm.ragged_grid import RaggedGrid, nodes_of
 from donorwise._core.models.lmm.ragged_piece_kernels import pieces_ragged
 from donorwise._typing import FITTED
 
 if TYPE_CHECKING:
     from donorwise._core.design.design import Design
+    from donorwise._core.models.law import Part
     from donorwise._core.models.lmm.evaluate import Pieces
     from donorwise._core.models.lmm.ragged import RaggedEquations, RaggedEstimates
     from donorwise._core.models.lmm.ragged_effects import RaggedEffects
@@ -167,7 +170,12 @@ class RaggedLMM(FromEstimates):
         """The model at ratios (K, T), for contrasts (n, p)."""
         turned = np.empty((0, self.equations.p)) if L is None else self.turned(L)
         impossible = None if L is None else ~self.estimable(L)
-        return RaggedGrid(self.equations, points, *_nodes(points), turned, impossible, self.fold)
+        return RaggedGrid(self.equations, points, *nodes_of(points), turned, impossible, self.fold)
+
+    @property
+    def of_terms(self) -> IntArray:
+        """The random term whose variance each axis is."""
+        return np.arange(len(self.nuisance))
 
     @property
     def n_variances(self) -> int:
@@ -264,10 +272,7 @@ class RaggedLMM(FromEstimates):
 
     def term_variances(self) -> FloatArray:
         """Mean over the rows of every term's variance, (G, T)."""
-        rows, square = self.equations.rows, np.empty_like(self.estimates.gamma)
-        for t, z in enumerate(self.equations.z.T):
-            square[:, t] = np.bincount(rows.feature, z[rows.pattern] ** 2, rows.n_features) / np.maximum(rows.n, 1)
-        return self._known_gamma * square * self.estimates.sigma2[:, None]
+        return self._known_gamma * self.equations.mean_squares * self.estimates.sigma2[:, None]
 
     def pieces(self) -> Pieces:
         """What the variances say about the fixed effects: what Kenward-Roger and Satterthwaite need."""
@@ -305,87 +310,16 @@ class RaggedLMM(FromEstimates):
             return self
         return replace(self, estimates=fit_ragged_rows(self.equations, reml=reml))
 
+    @property
+    def parameters(self) -> IntArray:
+        """Term, row and column of every variance, (T, 3)."""
+        return np.outer(np.arange(len(self.nuisance)), [1, 0, 0])
 
-@dataclass(frozen=True, slots=True)
-class RaggedGrid(LocationScale):
-    """Features with rows of their own at K points, for n contrasts.
+    def tells(self, part: Part) -> BoolArray:
+        """Which features have a random term, (G,)."""
+        return self.equations.kept[:, part.term]
 
-    Attributes
-    ----------
-    equations
-        Of all features.
-    points
-        Shape (K, T).
-    order, begin
-        Shapes (T, K), (T, K + 1). Points that differ in the variance of one term alone, next to one another; see the kernel.
-    L
-        Shape (n, p). The contrasts, orthonormal basis.
-    impossible
-        Shape (G, n). Which contrasts a feature has no rows for.
-    fold
-        What takes an estimate to a log2 fold change.
-    """
-
-    equations: RaggedEquations
-    points: FloatArray
-    order: IntArray
-    begin: IntArray
-    L: FloatArray
-    impossible: BoolArray | None
-    fold: float
-
-    def loglik(self, at: IntArray) -> FloatArray:
-        """REML log-likelihood profiled over sigma2, (G, K)."""
-        return self._law(at, self.L[:0])[0]
-
-    def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
-        """The law of the contrasts."""
-        found, centre, scale = self._law(at, self.L)
-        if self.impossible is not None:
-            centre[self.impossible[at].T] = scale[self.impossible[at].T] = np.nan
-        nu = self.equations.nu(reml=True)[at].astype(np.float64)
-        return law_of(found, centre, scale, nu)
-
-    def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
-        """The law of all contrasts together, whose covariances are those of sums of two less those of each."""
-        L = np.linalg.qr(self.L.T)[0].T  # the same question, of contrasts that are not near one another
-        first, second = np.triu_indices(len(L), 1)
-        found, centre, scale = self._law(at, np.vstack([L, L[first] + L[second]]))
-        own, sums = np.split(np.moveaxis(scale**2, 0, -1), [len(L)], axis=-1)  # (G, K, r), (G, K, pairs)
-        covariance = own[..., None] * np.eye(len(L))
-        covariance[..., first, second] = 0.5 * (sums - own[..., first] - own[..., second])
-        covariance[..., second, first] = covariance[..., first, second]
-        covariance[~np.isfinite(found)] = np.eye(len(L))
-        factor = np.linalg.cholesky(covariance)
-        whitened = np.linalg.solve(factor, np.moveaxis(centre[: len(L)], 0, -1)[..., None])[..., 0]
-        size = np.exp(2 * np.log(np.einsum("gkii->gki", factor)).mean(axis=-1))
-        return JointLaw(found, (whitened**2).mean(axis=-1), size, self.equations.nu(reml=True)[at].astype(np.float64))
-
-    def _law(self, at: IntArray, L: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Log-likelihood, centre and scale; points where rounding leaves nothing of these have no likelihood."""
-        own, K, n = self.equations, len(self.points), len(L)
-        loglik, centre, scale = np.empty((at.size, K)), np.empty((n, at.size, K)), np.empty((n, at.size, K))
-        law_ragged(
-            own.data, own.basis, own.rank, own.ols, at, self.points, self.order, self.begin, np.ascontiguousarray(L),
-            own.nu(reml=True).astype(np.float64), loglik, centre, scale,
-        )  # fmt: skip
-        lost = ~(np.isfinite(loglik) & np.isfinite(centre).all(axis=0) & np.isfinite(scale).all(axis=0))
-        loglik[lost], centre[:, lost], scale[:, lost] = -np.inf, 0.0, 1.0
-        return loglik, centre, scale
-
-    def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
-        """Log2 fold changes: the posterior means of the estimates."""
-        return np.einsum("gk,gkn->gn", weight, law.centre) * self.fold
-
-
-def _nodes(points: FloatArray) -> tuple[IntArray, IntArray]:
-    """Order and beginnings of the nodes of every term: see :class:`RaggedGrid`."""
-    K, T = points.shape
-    order, begin = np.empty((T, K), dtype=np.int64), np.full((T, K + 1), K, dtype=np.int64)
-    for t in range(T):
-        others = np.delete(points, t, axis=1)
-        node = np.unique(others, axis=0, return_inverse=True)[1].ravel() if T > 1 else np.zeros(K, dtype=np.int64)
-        order[t] = np.argsort(node, kind="stable")
-        first = np.flatnonzero(np.diff(node[order[t]], prepend=-1))
-        begin[t, : first.size] = first
-    return order, begin
+    def loglik_without(self, part: Part) -> FloatArray:
+        """Restricted log-likelihoods without a random term, (G,)."""
+        kept = self.equations.kept & (np.arange(len(self.nuisance)) != part.term)
+        return fit_ragged_rows(replace(self.equations, kept=kept), reml=True).loglik

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from donorwise._core.jobs import in_threads
-from donorwise._core.models.law import MOST_TOGETHER, STATUS_DTYPE, Law, LocationScale, law_of
+from donorwise._core.models.law import (
+    MOST_TOGETHER,
+    STATUS_DTYPE,
+    JointLaw,
+    Law,
+    LocationScale,
+    joint_square,
+    law_of,
+    with_sums,
+)
 from donorwise._core.models.lograte.kernels import evaluate
 from donorwise._core.models.lograte.units import OFFSET, LogRates, log_rates
 
@@ -144,6 +153,21 @@ class LogRateModel:
         names = ("unit", self.units.group)[: 1 + bool(self.units.group)]
         return names, (1.0,) * len(names)
 
+    @property
+    def parameters(self) -> IntArray:
+        """One for each: the units are the first term, (variances, 3)."""
+        return np.outer(np.arange(1 + bool(self.units.group)), [1, 0, 0])
+
+    @property
+    def of_terms(self) -> IntArray:
+        """Which of the variances each axis is."""
+        return np.arange(1 + bool(self.units.group))
+
+    @property
+    def column_spread(self) -> FloatArray:
+        """Covariance over the units of the columns of X, (p, p)."""
+        return self.units.column_spread
+
     def largest(self) -> FloatArray:
         """Zeros: the axes are the same for all data."""
         return np.zeros(1 + bool(self.units.group))
@@ -199,6 +223,21 @@ class LogRateGrid(LocationScale):
     def law(self, at: IntArray, loglik: FloatArray | None = None) -> Law:
         """The law of the contrasts; the likelihood comes with it."""
         return law_of(*self._evaluate(at, self.L), np.inf)
+
+    def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
+        """The law of all contrasts together."""
+        found, centre, scale = self._evaluate(at, with_sums(self.L))
+        square, size = joint_square(centre, scale)
+        F = square / len(self.L)
+        return JointLaw(found, F, F, size, np.inf)
+
+    def parts(self, at: IntArray, loglik: FloatArray) -> FloatArray:
+        """Variance between units, of the random term, and of sampling, (G, K, variances + 1)."""
+        sampling = self.model.rates.v[at].mean(axis=1)
+        n = 1 + bool(self.model.units.group)
+        out = np.empty((at.size, len(self.points), n + 1))
+        out[:, :, :n], out[:, :, n] = self.points[:, :n], sampling[:, None]
+        return out
 
     def log_fc(self, at: IntArray, law: Law, weight: FloatArray) -> FloatArray:
         """The estimates, which are logarithms of rates."""

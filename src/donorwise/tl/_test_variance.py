@@ -1,0 +1,98 @@
+"""Tests of random terms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from donorwise._anndata import check_is_anndata, copied, keys
+from donorwise._anndata.added import write_added
+from donorwise._anndata.recover import check_again, check_whole, recover
+from donorwise._core.engine.arrays import check_max_memory
+from donorwise._core.engine.term_tests import ask_variances
+from donorwise._docs import documented
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+
+    from donorwise._typing import FloatArray
+
+
+@documented
+def test_variance(
+    adata: ad.AnnData,
+    terms: str | Sequence[str] | None = None,
+    *,
+    key: str = keys.LMM,
+    weights: FloatArray | None = None,
+    n_jobs: int | None = None,
+    max_memory: float | None = None,
+    progress: bool = True,
+    copy: bool = False,
+) -> ad.AnnData | None:
+    """Test random terms of a stored model: whether features differ between donors, and whether their responses do.
+
+    The formula, the groups and all options are those of the result: its models are fitted again, from one pass.
+
+    Parameters
+    ----------
+    {adata_refit}
+    terms
+        Random terms as the formula has them, ``"(1 | donor_id)"`` (or ``"donor_id"``, where it is the only one of it), all of whose
+        variances are zero; or their slopes alone, ``"stim in (stim | donor_id)"`` (or ``"(0 + stim | donor_id)"``), which asks
+        whether the response to ``stim`` differs between donors: the intercept stays. With :func:`donorwise.tl.pseudobulk` the
+        units are a term as well. None for all of these.
+    {key}
+    weights
+        As given to the tool that fitted, where that was an array.
+    {n_jobs}
+    {max_memory}
+    {progress}
+    {copy}
+
+    Returns
+    -------
+    None, or the copy. The tests are kept with the result, read by :func:`donorwise.get.variance_tests`; those of terms that were
+    asked before are replaced.
+
+    Raises
+    ------
+    DataError
+        There is no such result, or the AnnData is not the one that was fitted any more.
+    DesignError
+        The model has no random term, or none that is called so.
+
+    Notes
+    -----
+    `statistic` is twice the difference of restricted log-likelihoods with the same fixed effects, each at its own optimum. Zero is
+    on the bound of a variance, so that the law of one variance with c covariances is the equal mixture of chi-squared with c
+    and c + 1 degrees of freedom (Self and Liang 1987, J Am Stat Assoc 82:605; Stram and Lee 1994, Biometrics 50:1171); of several
+    variances chi-squared with all parameters, `df`, is an upper bound. These are conservative with few donors. Where a
+    Gaussian model has one variance, or two of which one has a kernel, the law for its own donors is simulated (Crainiceanu
+    and Ruppert 2004, J R Stat Soc B 66:165), as for :func:`donorwise.get.heritability`.
+
+    A term that a feature cannot tell of, as proteins with few measurements, is ``not_estimable``, and one whose variance is zero
+    ``boundary``. P-values are adjusted within each term and group. They say whether a variance is zero, not whether it
+    matters: `variance` and `sd` are the estimate, where the term has one.
+
+    Examples
+    --------
+    >>> import donorwise as dw
+    >>> adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=800, n_genes=30, seed=1)
+    >>> dw.tl.lmm(adata, "~ age + (1 | donor_id)", ddf="kenward-roger", progress=False)
+    >>> dw.tl.test_variance(adata, progress=False)
+    >>> table = dw.get.variance_tests(adata)
+    >>> table["term"].unique().tolist(), table["df"].unique().tolist()
+    (['(1 | donor_id)'], [1])
+    """
+    check_is_anndata(adata)
+    if copy:
+        adata = copied(adata)
+    check_max_memory(max_memory)
+    found = recover(adata, key, weights=weights, n_jobs=n_jobs)
+    check_whole(adata, key, found)
+    asked = ask_variances(found.analysis, terms, max_memory=max_memory, progress=progress)
+    check_again(adata, key, asked.estimates)
+    write_added(adata, key, keys.VARIANCE_TESTS, asked.table, ["group", "term"])
+    return adata if copy else None
