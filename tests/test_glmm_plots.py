@@ -13,7 +13,7 @@ from matplotlib.collections import PathCollection
 from tests.test_glmm_doors import CASES, CONTRAST, cohort
 
 import donorwise as dw
-from donorwise._anndata.exposure import TOTAL
+from donorwise._core.engine.mean_scale import of_rates
 from donorwise.errors import DataError
 from donorwise.pl._donors_rates import rate_ticks, scale_of, share_ticks
 
@@ -170,7 +170,7 @@ def test_ticks_of_shares(low: float, high: float) -> None:
 
 def test_ticks_of_shares_that_are_nearly_one_can_be_read() -> None:
     """Shares of a gene that all cells have: ticks below one, apart from each other, and told apart."""
-    scale = scale_of({"link": "cloglog", "exposure": TOTAL.format(20)}, np.array([2000.0]))
+    scale = scale_of(of_rates("", 2000.0, total=True, link="cloglog", what="share of cells with a count,"))
     for ends in ((-6.0, -4.0), (-9.0, -4.0), (-14.0, -5.0), (-8.0, -7.0)):
         ax = plt.figure().add_subplot()
         ax.set_ylim(*ends)

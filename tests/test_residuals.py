@@ -403,6 +403,16 @@ def test_container_order_and_chunks_do_not_matter(tmp_path: Path) -> None:
     backed.file.close()
 
 
+def test_genes_in_another_order_than_when_they_were_fitted() -> None:
+    adata = cohort()
+    dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    other = adata[:, list(adata.var_names[::-1])].copy()
+    np.testing.assert_allclose(made(other), made(adata)[:, ::-1], atol=1e-10)
+    names = list(adata.var_names)
+    pd.testing.assert_frame_equal(dw.get.ranef(other, names), dw.get.ranef(adata, names))
+    dw.tl.test(other, "condition[T.disease]", progress=False)  # which compares the models with those of the result
+
+
 def test_stored_result_has_all_it_takes(tmp_path: Path) -> None:
     adata = cohort()
     dw.tl.glmm(
@@ -481,10 +491,35 @@ def test_nothing_of_others_is_overwritten() -> None:
     dw.tl.lmm(adata, "~ sex + (1 | donor_id)", progress=False)  # the result is another, the layer is ours still
     dw.tl.residuals(adata, progress=False)
     assert not np.allclose(adata.layers["residuals"], first)
+    adata.uns["other_residuals"], adata.uns["other"] = "mine", adata.uns["lmm"]
+    with pytest.raises(DataError, match="did not write"):
+        dw.tl.residuals(adata, "other", progress=False)
+    del adata.uns["other_residuals"], adata.uns["other"]
     copy = dw.tl.residuals(adata, key_added="other", copy=True, progress=False)
     assert copy is not None
     assert "other" in copy.layers
     assert "other" not in adata.layers
+
+
+@pytest.mark.filterwarnings("ignore:.*view")
+def test_views() -> None:
+    adata = cohort()
+    large = ad.concat([adata, adata[:50]], index_unique="-", merge="same")
+    view = large[: adata.n_obs]
+    dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    dw.tl.lmm(view, "~ condition + (1 | donor_id)", progress=False)
+    view = view[:, ::-1]
+    np.testing.assert_allclose(made(view, fitted="fitted"), made(adata)[:, ::-1], atol=1e-10)
+    assert {"made", "fitted"} <= set(view.layers)
+
+
+def test_view_of_a_file_is_not_read(tmp_path: Path) -> None:
+    adata = cohort()
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    view = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")[:, :5]
+    dw.tl.lmm(view, "~ condition + (1 | donor_id)", progress=False)
+    with pytest.raises(DataError, match="view of one in a file"):
+        dw.tl.residuals(view, progress=False)
 
 
 def test_what_is_refused() -> None:
@@ -495,6 +530,7 @@ def test_what_is_refused() -> None:
         ({"max_memory": 1e-9}, DataError, "donorwise residuals --out"),
         ({"variables": "TP53"}, DataError, "no variable 'TP53'"),
         ({"variables": []}, DataError, "names no feature"),
+        ({"remove": []}, DataError, "names no term"),
         ({"remove": "batch"}, DesignError, "no term 'batch'"),
         ({"key": "glmm"}, DataError, "glmm"),
     ):

@@ -102,7 +102,7 @@ FAMILIES = {
     "counts": _glmm("~ arm * stim + (1 | donor_id)", layer="counts", family="nb"),
     "counts with slopes": _glmm("~ arm + stim + (stim | donor_id)", layer="counts", family="poisson"),
     "counts of cells": _glmm("~ arm + x + (1 | donor_id)", layer="counts", family="poisson", ddf="between-within"),
-    "detection": _glmm("~ arm + stim + (1 | donor_id)", layer="counts", family="binomial", link="cloglog"),
+    "detection": _glmm("~ arm + stim + (1 | donor_id)", layer="counts", family="binomial", link="cloglog", response="detected"),
     "yes and no": _glmm("~ arm + (1 | donor_id)", obs_keys="yes", family="binomial", ddf="wald"),
     "peptides": _peptides("~ arm + (1 | peptide) + (1 | donor_id)"),
     "peptides with slopes": _peptides("~ arm + (1 | peptide) + (1 + instrument | donor_id)"),

@@ -51,8 +51,8 @@ class Place:
     labels: pd.Index
     dtype: str
 
-    def check(self, adata: ad.AnnData, max_memory: float | None) -> None:
-        """Raise unless the names are free, or ours, and there is room.
+    def check(self, adata: ad.AnnData, key: str, max_memory: float | None) -> None:
+        """Raise unless the names, and that of the note beside the result `key`, are free or ours, and there is room.
 
         Raises
         ------
@@ -61,6 +61,12 @@ class Place:
         """
         for name in self.names:
             _check_name(adata, self.slot, name)
+        entry = f"{key}{keys.RESIDUALS_SUFFIX}"
+        if entry in adata.uns and not holds_derived(adata, entry):
+            raise DataError(
+                f"adata.uns[{entry!r}] holds something that this package did not write, where dw.tl.residuals notes what it made: "
+                "rename it, or fit with another key_added=."
+            )
         if len(set(self.names)) < len(self.names):
             raise DataError(f"key_added= and fitted= are both {self.names[0]!r}: two things need two names.")
         if adata.is_view and in_file(adata):
@@ -94,11 +100,10 @@ class Place:
 
     def write(self, adata: ad.AnnData, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
         """Put them into the AnnData."""
-        slot = getattr(adata, self.slot)
         for name, values in zip(self.names, arrays, strict=True):
-            slot[name] = (
-                values if self.slot == LAYERS else pd.DataFrame(values, index=adata.obs_names, columns=self.labels)
-            )
+            table = self.slot == OBSM
+            made = pd.DataFrame(values, index=adata.obs_names, columns=self.labels) if table else values
+            getattr(adata, self.slot)[name] = made  # of a view the first makes a copy, which has other slots
 
 
 def note_made(adata: ad.AnnData, key: str, place: Place, what: Sequence[str], removed: str) -> None:

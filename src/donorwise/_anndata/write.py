@@ -207,7 +207,8 @@ class InfluenceTables:
 def holds_derived(adata: ad.AnnData, name: str) -> bool:
     """Whether ``adata.uns[name]`` is a table worked out from a result."""
     entry = adata.uns.get(name)
-    return hasattr(entry, "keys") and set(entry.keys()) - {keys.FORMAT} in ({keys.PARAMS, _HITS, _DONORS}, {_TABLE})
+    forms = ({keys.PARAMS, _HITS, _DONORS}, {_TABLE}, {keys.PARAMS, _TABLE})
+    return hasattr(entry, "keys") and set(entry.keys()) - {keys.FORMAT} in forms
 
 
 def drop_derived(adata: ad.AnnData, key: str) -> None:
@@ -271,9 +272,35 @@ def read_power(adata: ad.AnnData, key: str) -> pd.DataFrame:
     DataError
         There is none.
     """
+    return _read_table(
+        adata, key, keys.POWER_SUFFIX, f"The power of studies like {key!r} is not known: run dw.tl.power first."
+    )
+
+
+def write_gene_sets(adata: ad.AnnData, key: str, table: pd.DataFrame, params: Mapping[str, Any]) -> None:
+    """Store tests of sets of genes beside the result `key`, and how they were made."""
+    said = {name: storable(name, value) for name, value in params.items()}
+    put_uns(adata, f"{key}{keys.GENE_SETS_SUFFIX}", stamped({keys.PARAMS: said, _TABLE: storable_table(table)}))
+
+
+def read_gene_sets(adata: ad.AnnData, key: str) -> pd.DataFrame:
+    """Read the tests of sets of genes beside the result `key`.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+    return _read_table(
+        adata, key, keys.GENE_SETS_SUFFIX, f"No sets of genes were tested for {key!r}: run dw.tl.gene_sets first."
+    )
+
+
+def _read_table(adata: ad.AnnData, key: str, suffix: str, missing: str) -> pd.DataFrame:
+    """The table beside the result `key`; `missing` is said where there is none."""
     check_text(key)
-    name = f"{key}{keys.POWER_SUFFIX}"
+    name = f"{key}{suffix}"
     if name not in adata.uns:
-        raise DataError(f"The power of studies like {key!r} is not known: run dw.tl.power first.")
+        raise DataError(missing)
     check_format(adata.uns[name], name)
     return pd.DataFrame(adata.uns[name][_TABLE]).reset_index(drop=True)

@@ -7,7 +7,7 @@ import os
 import click
 
 import donorwise as dw
-from donorwise._cli.after import test
+from donorwise._cli.after import gene_sets, joint_test, means, shrink, test, test_variance, variance_partition
 from donorwise._cli.commands import collapse, merge, report
 from donorwise._cli.demo import demo
 from donorwise._cli.fits import audit, composition, glmm, lmm, pseudobulk
@@ -28,5 +28,24 @@ def main() -> None:
     os.environ.setdefault("MPLBACKEND", "Agg")
 
 
-for _command in (demo, audit, pivot, collapse, merge, lmm, glmm, composition, pseudobulk, scan, test, report):
+for _command in (
+    demo,
+    audit,
+    pivot,
+    collapse,
+    merge,
+    lmm,
+    glmm,
+    composition,
+    pseudobulk,
+    scan,
+    test,
+    joint_test,
+    test_variance,
+    means,
+    shrink,
+    gene_sets,
+    variance_partition,
+    report,
+):
     main.add_command(_command)

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     Ask = Callable[[ad.AnnData, str, bool], str | None]
     Read = Callable[[ad.AnnData, str], pd.DataFrame]
 
+_BESIDE = "test"  # key of tests that are no further contrasts
+_TABLES_ALONE = (".parquet", ".csv")
+
 logger = logging.getLogger("donorwise")
 
+KEY = click.option("--key", help="Entry of uns that holds the result, where there are several.")
 RESULT = options.add(
     click.option(
         "--results",
@@ -34,17 +38,28 @@ RESULT = options.add(
         metavar="PATH",
         help="The .h5ad of the fit; absent where SOURCE itself holds the result.",
     ),
-    click.option("--key", help="Entry of uns that holds the result, where there are several."),
+    KEY,
 )
 MODEL_DDF = click.option(
     "--ddf",
     type=click.Choice(list(dict.fromkeys([*DDF, *GLMM_DDF]))),
     help="Degrees of freedom; as in the fit if absent.",
 )
+VARIABLES = click.option(
+    "--variables", metavar="A,B,…", multiple=True, callback=options.names_or_none, help="Features; all if absent."
+)
+GROUPS = click.option(
+    "--group", multiple=True, callback=options.one_or_several, help="A group. Repeatable; all if absent."
+)
 RUN = options.add(
     options.OUT_TABLE, options.N_JOBS, options.COUNTS_LAYER, options.LOG_DEPTH, options.DONOR, options.CONFIG, options.QUIET,
     options.LOG_JSON,
 )  # fmt: skip
+
+
+TERM = click.option(
+    "--term", "terms", multiple=True, help="A term of the formula. Repeatable; see above for the usual ones."
+)
 
 
 @click.command()
@@ -61,20 +76,236 @@ def test(ctx: click.Context, /, **given: Any) -> None:
     other = given["ddf"] or given["min_log_fc"] is not None or given["min_effect"] is not None
 
     def ask(adata: ad.AnnData, key: str, progress: bool) -> str:
-        contrasts = [parse_contrast(text, adata.obs) for text in given["contrast"]] or None
-        if contrasts is None and not other:
+        asked = [parse_contrast(text, adata.obs) for text in given["contrast"]]
+        if not asked and not other:
             raise DataError("Nothing is asked: give --contrast, --ddf or a minimal effect.")
-        names = ("ddf", "min_log_fc", "min_effect", "n_jobs", "max_memory")
         tl.test(
-            adata, contrasts, key=key, key_added="test" if other else None, progress=progress,
-            **{name: given[name] for name in names},
+            adata, asked or None, key=key, key_added=_BESIDE if other else None, progress=progress,
+            **_of(given, "ddf", "min_log_fc", "min_effect", "n_jobs", "max_memory"),
         )  # fmt: skip
-        return "test" if other else key
+        return _BESIDE if other else key
 
     answer(ctx, given, ask, lambda adata, key: get.tests(adata, key=key, sort_by=None))
 
 
-def answer(ctx: click.Context, given: dict[str, Any], ask: Ask, read: Read) -> None:
+@click.command(name="joint-test")
+@options.add(options.SOURCE, RESULT, TERM, MODEL_DDF, options.MAX_MEMORY, RUN)
+@click.pass_context
+def joint_test(ctx: click.Context, /, **given: Any) -> None:
+    """Test all coefficients of terms at once, of the models that another command fitted to SOURCE (those with several)."""
+    from donorwise import get, tl
+
+    def ask(adata: ad.AnnData, key: str, progress: bool) -> None:
+        tl.joint_test(
+            adata, list(given["terms"]) or None, key=key, progress=progress,
+            **_of(given, "ddf", "n_jobs", "max_memory"),
+        )  # fmt: skip
+
+    answer(ctx, given, ask, lambda adata, key: get.joint_tests(adata, key=key, sort_by=None))
+
+
+@click.command(name="test-variance")
+@options.add(options.SOURCE, RESULT, TERM, options.MAX_MEMORY, RUN)
+@click.pass_context
+def test_variance(ctx: click.Context, /, **given: Any) -> None:
+    """Test random terms (all of them) of the models that another command fitted to SOURCE, such as whether donors differ."""
+    from donorwise import get, tl
+
+    def ask(adata: ad.AnnData, key: str, progress: bool) -> None:
+        tl.test_variance(
+            adata, list(given["terms"]) or None, key=key, progress=progress, **_of(given, "n_jobs", "max_memory")
+        )
+
+    answer(ctx, given, ask, lambda adata, key: get.variance_tests(adata, key=key, sort_by=None))
+
+
+@click.command()
+@options.add(options.SOURCE, RESULT)
+@click.option(
+    "--of",
+    metavar="A,B,…",
+    multiple=True,
+    callback=options.split_names,
+    required=True,
+    help="Variables whose levels means are of.",
+)
+@click.option(
+    "--by",
+    metavar="A,B,…",
+    multiple=True,
+    callback=options.names_or_none,
+    help="Variables in whose levels they are taken.",
+)
+@click.option(
+    "--at",
+    metavar="NAME=VALUE,…",
+    multiple=True,
+    callback=options.named_texts,
+    help="Values of a variable. Repeatable.",
+)
+@click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Coverage of the intervals.",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["response", "link"]),
+    default="response",
+    show_default=True,
+    help="Of the response, or of the coefficients.",
+)
+@click.option(
+    "--averaged",
+    "weights",
+    type=click.Choice(["equal", "proportional"]),
+    default="equal",
+    show_default=True,
+    help="How levels that are not named are averaged.",
+)
+@options.add(MODEL_DDF, VARIABLES, GROUPS, options.MAX_MEMORY, RUN)
+@click.pass_context
+def means(ctx: click.Context, /, **given: Any) -> None:
+    """Estimated marginal means of the models that another command fitted to SOURCE, with intervals."""
+    from donorwise import get
+
+    given["at"] = {name: _values(text) for name, text in (given["at"] or {}).items()} or None
+    names = ("by", "at", "level", "scale", "weights", "ddf", "variables", "group", "n_jobs", "max_memory")
+    answer(
+        ctx,
+        given,
+        lambda adata, key, progress: None,
+        lambda adata, key: get.means(adata, given["of"], key=key, **_of(given, *names)),
+        ending=_TABLES_ALONE,
+    )
+
+
+@click.command()
+@click.argument("source", metavar="RESULTS", type=PATH)
+@options.add(KEY, options.OUT_TABLE, options.CONFIG, options.QUIET, options.LOG_JSON)
+@click.pass_context
+def shrink(ctx: click.Context, /, **given: Any) -> None:
+    """Shrunken estimates and local false sign rates of the tests in RESULTS (.h5ad), as further columns."""
+    from donorwise import get, tl
+
+    answer(
+        ctx,
+        given,
+        lambda adata, key, progress: tl.shrink(adata, key=key),
+        lambda adata, key: get.tests(adata, key=key, sort_by=None),
+    )
+
+
+@click.command(name="gene-sets")
+@options.add(options.SOURCE, RESULT)
+@click.option(
+    "--sets",
+    type=PATH,
+    required=True,
+    help="Sets of genes: a .gmt file, or a table with the columns source and target.",
+)
+@click.option(
+    "--contrast",
+    multiple=True,
+    callback=options.one_or_several,
+    help="A contrast of the result. Repeatable; all if absent.",
+)
+@GROUPS
+@click.option(
+    "--min-size",
+    type=click.IntRange(min=2),
+    default=5,
+    show_default=True,
+    help="Genes of a set that is tested, at least.",
+)
+@click.option("--max-size", type=click.IntRange(min=2), help="And at most.")
+@click.option(
+    "--inter-gene-cor", type=float, help="Correlation between genes of a set; estimated from donors if absent."
+)
+@click.option("--use-ranks", is_flag=True, help="Compare ranks of the statistics.")
+@options.add(options.GENE_SYMBOLS, options.MAX_MEMORY, RUN)
+@click.pass_context
+def gene_sets(ctx: click.Context, /, **given: Any) -> None:
+    """Test sets of genes on the tests that another command made of SOURCE, allowing for correlation between genes."""
+    from donorwise import get, tl
+
+    names = (
+        "contrast",
+        "group",
+        "min_size",
+        "max_size",
+        "inter_gene_cor",
+        "use_ranks",
+        "gene_symbols",
+        "n_jobs",
+        "max_memory",
+    )
+
+    def ask(adata: ad.AnnData, key: str, progress: bool) -> None:
+        tl.gene_sets(adata, _sets(given["sets"]), key=key, progress=progress, **_of(given, *names))
+
+    answer(ctx, given, ask, lambda adata, key: get.gene_sets(adata, key=key, sort_by=None))
+
+
+@click.command(name="variance-partition")
+@options.add(options.SOURCE, RESULT, VARIABLES)
+@click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Coverage of the intervals.",
+)
+@click.option(
+    "--n-draws", type=click.IntRange(min=1), default=2000, show_default=True, help="Draws that they come from."
+)
+@click.option("--random-state", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@options.add(options.MAX_MEMORY, RUN)
+@click.pass_context
+def variance_partition(ctx: click.Context, /, **given: Any) -> None:
+    """Shares of the variance by term of the models that another command fitted to SOURCE, with intervals."""
+    from donorwise import get, tl
+
+    names = ("variables", "level", "n_draws", "random_state", "n_jobs", "max_memory")
+
+    def ask(adata: ad.AnnData, key: str, progress: bool) -> None:
+        tl.variance_partition(adata, key=key, progress=progress, **_of(given, *names))
+
+    answer(ctx, given, ask, lambda adata, key: get.variance_partition(adata, key=key))
+
+
+def _of(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Some of the options."""
+    return {name: given[name] for name in names}
+
+
+def _values(text: str) -> list[Any]:
+    """Numbers or levels with commas between them."""
+    return [_number(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _sets(path: Path) -> Any:
+    """What :func:`donorwise.tl.gene_sets` takes: the path of a GMT file, or a network."""
+    if path.name.endswith((".gmt", ".gmt.gz")):
+        return path
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, sep=None, engine="python")
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{path} cannot be read as a table of sets: {error}") from error
+
+
+def answer(ctx: click.Context, given: dict[str, Any], ask: Ask, read: Read, ending: tuple[str, ...] = TABLES) -> None:
     """Read, ask, write, and leave a record beside it.
 
     Parameters
@@ -85,21 +316,23 @@ def answer(ctx: click.Context, given: dict[str, Any], ask: Ask, read: Read) -> N
         Puts the answer into the AnnData and returns the key that it is under; None for that of the result.
     read
         The table of it.
+    ending
+        What the name of the file may end in.
     """
     from donorwise import pp
     from donorwise._batch.after import read_with_result, without_cells
 
     progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    source, results = given["source"], given["results"]
-    out = check_output(given["out"], TABLES, [path for path in (source, results) if path is not None])
+    source, results = given["source"], given.get("results")
+    out = check_output(given["out"], ending, [path for path in (source, results) if path is not None])
     with locked(out), reading(source, "X"):
         finished_run(out, {}, resume=False, overwrite=False)
         logger.info("Reading %s.", source)
         adata, key = read_with_result(source, results, given["key"])
         told = fingerprint(source, adata)
-        if given["donor"]:
+        if given.get("donor"):
             adata.donorwise.setup(donor=given["donor"])
-        if given["log_depth"]:
+        if given.get("log_depth"):
             pp.log_depth(adata, layer=given["counts_layer"], normalize=given["depth_normalize"])
         key = ask(adata, key, progress) or key
         table = read(adata, key)
@@ -107,7 +340,9 @@ def answer(ctx: click.Context, given: dict[str, Any], ask: Ask, read: Read) -> N
             write_anndata(without_cells(adata, key), out)
         else:
             write_table(table, out)
-        paths = {name: str(Path(given[name]).resolve()) for name in ("source", "results", "out") if given[name]}
+        paths = {
+            name: str(Path(given[name]).resolve()) for name in ("source", "results", "sets", "out") if given.get(name)
+        }
         chosen = {name: value for name, value in given.items() if name not in options.MANNERS} | paths
         write_record(run_record(str(ctx.info_name), chosen, told, {"rows": len(table)}, messages.warnings_said()), out)
     logger.info("Wrote %s rows to %s.", f"{len(table):,}", out, extra={"data": {"event": "end"}})

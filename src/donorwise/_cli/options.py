@@ -60,6 +60,7 @@ _EXAMPLE = {
     "relmat": "donor_id=relatedness.csv",
     "layers": "quality=Quantity.Quality",
     "filters": "Q.Value=0.01",
+    "at": "age=40,60",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from donorwise.get._checks import calibration, influence, power
 from donorwise.get._covariates import covariates
 from donorwise.get._export import matrix, to_rank_genes_groups, to_varm
+from donorwise.get._gene_sets import gene_sets
 from donorwise.get._gwas_ssf import to_gwas_ssf
 from donorwise.get._means import means
 from donorwise.get._regenie import to_regenie
@@ -20,6 +21,7 @@ from donorwise.get._variances import heritability, icc, ranef, varcomp, variance
 __all__ = [
     "calibration",
     "covariates",
+    "gene_sets",
     "heritability",
     "icc",
     "influence",

@@ -79,8 +79,7 @@ def means(
         Weights of the cells as given to :func:`donorwise.tl.lmm`, where that was an array.
     {symbols_beside}
     {n_jobs}
-    max_memory
-        GB for the statistics of groups that share a pass; None for one pass.
+    {max_memory}
     {progress}
 
     Returns
@@ -125,6 +124,19 @@ def means(
     >>> list(table.columns[:6]), table["condition"].tolist()
     (['variable', 'group', 'condition', 'mean', 'se', 'df'], ['control', 'disease'])
     """
+    table, _ = marginal_means(
+        adata, of, by, at, key=key, variables=variables, group=group, level=level, scale=scale, weights=weights, ddf=ddf,
+        fit_weights=fit_weights, gene_symbols=gene_symbols, n_jobs=n_jobs, max_memory=max_memory, progress=progress,
+    )  # fmt: skip
+    return table
+
+
+def marginal_means(
+    adata: ad.AnnData, of: Any, by: Any, at: Any, *, key: str, variables: Any, group: Groups, level: float, scale: str,
+    weights: str, ddf: str | None, fit_weights: FloatArray | None = None, gene_symbols: str | None = None,
+    n_jobs: int | None = None, max_memory: float | None = None, progress: bool = False,
+) -> tuple[pd.DataFrame, MeanScale]:  # fmt: skip
+    """What :func:`means` returns, and how means of the model are told on the response's scale."""
     check_is_anndata(adata)
     check_max_memory(max_memory)
     check_option("scale", scale, SCALES)
@@ -149,7 +161,7 @@ def means(
     )  # fmt: skip
     table = tidy(symbols.beside(table))
     table.attrs |= _told(told, level, scale, weights, used)
-    return table
+    return table, analysis.mean_scale
 
 
 def _told(scale: MeanScale, level: float, of: str, weights: str, ddf: str) -> dict[str, Any]:

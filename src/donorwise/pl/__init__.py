@@ -13,6 +13,7 @@ from donorwise.pl._influence import influence
 from donorwise.pl._intervals import forest, ranef
 from donorwise.pl._locus import locus
 from donorwise.pl._manhattan import manhattan
+from donorwise.pl._means import means
 from donorwise.pl._prior import prior
 from donorwise.pl._pvalues import pvalues, qq
 from donorwise.pl._trajectories import trajectories
@@ -33,6 +34,7 @@ __all__ = [
     "locus",
     "ma",
     "manhattan",
+    "means",
     "power",
     "prior",
     "pvalues",

@@ -15,7 +15,7 @@ from donorwise.errors import DataError
 from donorwise.get._tests import choose
 from donorwise.pl._contrasts import slopes
 from donorwise.pl._donors_peptides import of_protein
-from donorwise.pl._donors_rates import LEVELS, MEANS, UNITS, donors_of, scale_of, with_numbers_of_cells
+from donorwise.pl._donors_rates import LEVELS, MEANS, UNITS, cells_again, donors_of, scale_of
 from donorwise.pl._style import column_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Effect:
     adj_p: float = float("nan")
 
 
-class _Shown(NamedTuple):
+class Shown(NamedTuple):
     """Cells, or what else was measured, and donors; see :class:`Panel`."""
 
     cells: pd.DataFrame
@@ -166,10 +166,7 @@ def collect(
     DataError, DesignError
         The variable, the donor column or the condition is no longer there, or the group has no cells.
     """
-    collected = (
-        _of_protein if stored.features else _units if stored.of_counts else _predicted if stored.ratio else _means
-    )
-    shown = collected(adata, stored, key, variable=variable, group=group, condition=condition)
+    shown = observed(adata, stored, key, variable=variable, group=group, condition=condition)
     cells = shown.cells
     results = stored.results
     rows = results[(results["variable"] == variable) & (results["group"] == group)].set_index("contrast")
@@ -196,14 +193,22 @@ def collect(
     )
 
 
-def _means(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
+def observed(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> Shown:
+    """What was measured of a feature in one group, and what it makes of the donors, by the levels of a column of obs."""
+    collected = (
+        _of_protein if stored.features else _units if stored.of_counts else _predicted if stored.ratio else _means
+    )
+    return collected(adata, stored, key, variable=variable, group=group, condition=condition)
+
+
+def _means(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> Shown:
     """Cells with their values, the donors' means of them, and what the means count for."""
     cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition)
     donors = summarise(cells)
-    return _Shown(cells, donors, _weights(donors, stored, variable=variable, group=group), MEANS)
+    return Shown(cells, donors, _weights(donors, stored, variable=variable, group=group), MEANS)
 
 
-def _units(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
+def _units(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> Shown:
     """Cells with their counts, the log rates of the units, and what those count for.
 
     `sd` is such that a unit's cells give its sampling error, sd / sqrt(n_cells). Where a donor has several units
@@ -231,23 +236,23 @@ def _units(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group
     donors = labels.assign(group=group, n_cells=n_cells, mean=y, sd=np.sqrt(v * n_cells)).reset_index(drop=True)
     cells = _counts(adata, stored.params, variable, labels, units.codes).assign(group=group)
     variances = stored_variances(fit, stored.varcomp[stored.varcomp["group"] == group])
-    return _Shown(cells, donors, 1 / (v + np.nansum(variances[0])), UNITS)
+    return Shown(cells, donors, 1 / (v + np.nansum(variances[0])), UNITS)
 
 
-def _predicted(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
+def _predicted(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> Shown:
     """Cells with their counts, or yes and no, the donors' rates or shares, and what those count for."""
-    numbers = with_numbers_of_cells(adata, stored, key, variable)
+    numbers, told = cells_again(adata, stored, key, variable)
     cells = _cells(adata, stored.params, variable=variable, group=group, condition=condition, numbers=numbers)
     if stored.params.get("detected"):
         cells = cells.assign(value=(cells["value"] > 0).astype(np.float64))
     donors, weights = donors_of(cells, stored, variable=variable, group=group)
-    return _Shown(cells, donors, weights, scale_of(stored.params, cells["exposure"].to_numpy()))
+    return Shown(cells, donors, weights, scale_of(told))
 
 
-def _of_protein(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> _Shown:
+def _of_protein(adata: ad.AnnData, stored: Results, key: str, *, variable: str, group: str, condition: str) -> Shown:
     """What was measured of a protein's peptides, and its level in every donor, of which an arm's mean is that of the model."""
     made = of_protein(adata, stored, key, variable=variable, group=group, condition=condition)
-    return _Shown(made.values, made.donors, np.ones(len(made.donors)), LEVELS, "measurements", made.told, made.formula)
+    return Shown(made.values, made.donors, np.ones(len(made.donors)), LEVELS, "measurements", made.told, made.formula)
 
 
 def _counts(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from donorwise._anndata.recover import again
-from donorwise._core.engine.exposures import is_total
+from donorwise._core.models.glmm.families import RATIO_OF_LINK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from donorwise._anndata import Results
+    from donorwise._core.engine.mean_scale import MeanScale
     from donorwise._typing import FloatArray
 
-_PER = 1e4  # counts of a cell that rates are per, where exposures are totals
+_SHORT = 30  # letters of the name of an axis in one line
 _HALF = 0.5  # counts, or answers on either side, that a donor is taken to have besides its own
 _STEPS = ((1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), (1.0,))
 _SHARES = np.array([0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999])
@@ -146,34 +147,20 @@ def log_hazards(sums: pd.DataFrame, dispersion: float) -> tuple[FloatArray, Floa
 _POINTS = {"log": log_rates, "logit": log_odds, "cloglog": log_hazards}
 
 
-def scale_of(params: dict[str, Any], exposure: FloatArray) -> Predicted:
-    """The scale of a result whose cells have these exposures."""
-    if params["link"] == "logit":
-        share = "share of cells" if not params.get("trials") else "share of trials"
-        return Predicted(
-            f"{share}\n(log-odds scale)", "log odds ratio to {}", lambda eta: 1 / (1 + np.exp(-eta)),
-            lambda p: np.log(p / (1 - p)), share_ticks,
-        )  # fmt: skip
-    by_total = is_total(str(params.get("exposure", "")))
-    usual = float(np.median(exposure))
-    if params["link"] == "cloglog":  # all cells have a gene, in many more counts than they have
-        where = f"in {usual:,.0f} counts" if by_total else "at the usual exposure"
-        return Predicted(
-            f"share of cells with a count,\n{where}", "log rate ratio to {}", lambda eta: -np.expm1(-usual * np.exp(eta)),
-            lambda p: np.log(-np.log1p(-p) / usual), share_ticks,
-        )  # fmt: skip
-    per, where = (_PER, f"in {_PER:,.0f} counts") if by_total else (usual, "at the usual exposure")
-    return Predicted(
-        f"counts {where}" if by_total else f"count per cell\n{where}", "log rate ratio to {}",
-        lambda eta: per * np.exp(eta), lambda rate: np.log(rate / per), rate_ticks,
-    )  # fmt: skip
+def scale_of(scale: MeanScale) -> Predicted:
+    """The vertical axis of means that are told like this, at places of linear predictors."""
+    ratio = RATIO_OF_LINK[scale.link].replace("_", " ")
+    where = scale.where or "(log-odds scale)" if scale.link == "logit" else scale.where
+    height = scale.unit if scale.link == "log" and len(scale.unit) <= _SHORT else f"{scale.what}\n{where}".strip()
+    ticks = rate_ticks if scale.link == "log" else share_ticks
+    return Predicted(height, f"log {ratio} to {{}}", scale.value, scale.place, ticks)
 
 
-def with_numbers_of_cells(adata: ad.AnnData, stored: Results, key: str, variable: str) -> dict[str, FloatArray]:
-    """Exposure and trials of every cell, (N,), as the model had them."""
+def cells_again(adata: ad.AnnData, stored: Results, key: str, variable: str) -> tuple[dict[str, FloatArray], MeanScale]:
+    """Exposure and trials of every cell, (N,), as the model had them, and how its means are told."""
     made = again(adata, stored, [variable], key)
     exposure, trials = made.source.per_cell(made.n_cells)
-    return {"exposure": exposure, "trials": trials}
+    return {"exposure": exposure, "trials": trials}, made.mean_scale
 
 
 def donors_of(cells: pd.DataFrame, stored: Results, *, variable: str, group: str) -> tuple[pd.DataFrame, FloatArray]:

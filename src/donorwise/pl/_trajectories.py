@@ -26,9 +26,9 @@ from donorwise._anndata import (
     symbols_of,
 )
 from donorwise._anndata.recover import cells_again, fit_group
-from donorwise._core.design.conditions import expected_rows
 from donorwise._core.design.terms import term_variables
 from donorwise._core.engine.groups import group_columns, in_group
+from donorwise._core.engine.means import Grid, means_of_fit
 from donorwise._docs import documented
 from donorwise.errors import DataError, DesignError
 from donorwise.get._tests import choose, present
@@ -53,7 +53,7 @@ from donorwise.pl._style import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     import anndata as ad
     from matplotlib.axes import Axes
@@ -67,6 +67,7 @@ VISITS_PER_DONOR = 20
 """A number with more values per donor is no visit: it differs from cell to cell."""
 _STEPS = 50  # points along a line
 _MOST_ARMS = 12
+_LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,17 +228,18 @@ def _lines(
 ) -> pd.DataFrame:
     """Expected responses along x with pointwise 95% intervals."""
     points = [(arm, float(at)) for arm, grid in grids.items() for at in grid]
-    numeric = condition is not None and condition in fit.design.numeric_means
-    conditions: list[dict[str, Any]] = [{x: places[int(at)] if places else at} for _, at in points]
+    visits = fit.design.frame[x].cat.categories if places else None
+    conditions: list[dict[str, Hashable]] = [{x: at if visits is None else visits[int(at)]} for _, at in points]
     if condition is not None:
+        numeric = condition in fit.design.numeric_means
+        levels = {} if numeric else {str(level): level for level in fit.design.frame[condition].cat.categories}
         for own, (arm, _) in zip(conditions, points, strict=True):
-            own[condition] = float(arm) if numeric else arm
-    rows = expected_rows(fit.design, conditions)
-    wanted = {f"point {i}": row for i, row in enumerate(rows)}
-    tests = fit.test(wanted, ddf="kenward-roger" if fit.reml else "satterthwaite")
+            own[condition] = float(arm) if numeric else levels[arm]
+    grid = Grid(tuple(conditions))
+    found = means_of_fit(fit, grid, None, "kenward-roger" if fit.reml else "satterthwaite", _LEVEL)
     table = pd.DataFrame(points, columns=["arm", "x"])
-    for name, column in (("estimate", "estimate"), ("low", "ci_low"), ("high", "ci_high")):
-        table[name] = tests[column].to_numpy()
+    for name, number in (("estimate", "estimate"), ("low", "ci_low"), ("high", "ci_high")):
+        table[name] = found.numbers[number][:, 0]
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from donorwise.tl._calibrate import calibrate
 from donorwise.tl._composition import composition
+from donorwise.tl._gene_sets import gene_sets
 from donorwise.tl._glmm import glmm
 from donorwise.tl._influence import influence
 from donorwise.tl._joint_test import joint_test
@@ -19,6 +20,7 @@ from donorwise.tl._variance_partition import variance_partition
 __all__ = [
     "calibrate",
     "composition",
+    "gene_sets",
     "glmm",
     "influence",
     "joint_test",

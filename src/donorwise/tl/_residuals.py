@@ -151,11 +151,13 @@ def residuals(
     check_max_memory(max_memory)
     if copy:
         adata = copied(adata)
+    terms = [remove] if isinstance(remove, str) else remove
+    if terms is not None and not len(terms):
+        raise DataError("remove=[] names no term to take out; None takes out all of them.")
     found = recover(adata, key, variables=_asked(adata, key, variables), weights=weights, n_jobs=n_jobs)
     names = (key_added,) if fitted is None else (key_added, fitted)
     place = _place(adata, found, names, whole=variables is None, dtype=dtype)
-    place.check(adata, max_memory)
-    terms = [remove] if isinstance(remove, str) else remove
+    place.check(adata, key, max_memory)
     removal = fit_removal(
         found.analysis, read_results(adata, key).varcomp, terms, max_memory=max_memory, progress=progress
     )

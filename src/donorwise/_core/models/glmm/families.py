@@ -115,7 +115,7 @@ class Distribution:
     def linked(self, total: FloatArray, most: FloatArray) -> FloatArray:
         """The link of sums of counts, or of successes out of `most`, half a count (half a yes and half a no) being added.
 
-        It is finite for all of them (Haldane 1956, Ann Hum Genet 20:309); of counts it is log(sum + 1/2).
+        It is finite for all of them, as Haldane's log odds are; of counts it is log(sum + 1/2).
         """
         yes, no = total + _HALF, most - total + _HALF
         if self.counts:

@@ -1,38 +1,28 @@
-"""``donorwise demo``."""
+"""Log-normalised cells, a linear mixed model: the main part of the demo."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import donorwise as dw
 from donorwise._batch.files import write_figure, write_table
+from donorwise._cli.demo.shown import CONTRAST, FDR, cohort, true_in_cohort
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import anndata as ad
     import pandas as pd
 
 FORMULA = "~ condition + sex + log_depth + (1 | donor_id)"
-CONTRAST = "condition[T.disease]"
-FDR = 0.05
 SHOWN = ["variable", "group", "estimate", "se", "df", "p_value", "adj_p_value", "log_fc", "status"]
 
 
-@click.command()
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("donorwise-demo"),
-    show_default=True,
-    help="Folder for the table and the figures; made if needed.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the simulated cohort.")
-def demo(out: Path, seed: int) -> None:
-    """Simulate a cohort of 12 donors, find its disease genes, and see what a t-test on cells would report."""
-    out.mkdir(parents=True, exist_ok=True)
-    adata = dw.datasets.simulate_cohort("case-control", seed=seed)
+def cells(out: Path, seed: int) -> None:
+    """Test every gene in every cell type, beside the t-test of cells."""
+    adata = cohort(seed)
     click.echo(f"Simulated {adata.n_obs:,} cells x {adata.n_vars:,} genes of 12 donors in 3 cell types.\n")
     click.echo(f"{adata.donorwise.audit(FORMULA)}\n")
 
@@ -54,18 +44,11 @@ def _cell_level_tests(adata: ad.AnnData) -> pd.DataFrame:
 
     tables = []
     for cell_type in adata.obs["cell_type"].cat.categories:
-        cells = adata[adata.obs["cell_type"] == cell_type].copy()
-        sc.tl.rank_genes_groups(cells, "condition", groups=["disease"], reference="control", method="t-test")
-        tables.append(sc.get.rank_genes_groups_df(cells, group="disease").assign(group=cell_type))
+        own = adata[adata.obs["cell_type"] == cell_type].copy()
+        sc.tl.rank_genes_groups(own, "condition", groups=["disease"], reference="control", method="t-test")
+        tables.append(sc.get.rank_genes_groups_df(own, group="disease").assign(group=cell_type))
     table = pd.concat(tables, ignore_index=True)
     return table.rename(columns={"names": "variable", "pvals": "p_value", "pvals_adj": "adj_p_value"})
-
-
-def _is_true(adata: ad.AnnData, table: pd.DataFrame) -> pd.Series:
-    """Whether the gene of each row truly differs in the cell type of the row."""
-    truth = adata.varm["true_log_fc"].stack() != 0
-    keys = zip(table["variable"], table["group"], strict=True)
-    return table["variable"].notna() & truth.loc[list(keys)].to_numpy()
 
 
 def _scores(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame) -> str:
@@ -76,7 +59,7 @@ def _scores(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame) -> st
         f"{'':24}{'reported':>10}{'true':>8}{'false':>8}",
     ]
     for name, table in {"donorwise (donors)": results, "t-test (cells)": naive}.items():
-        hits = _is_true(adata, table)[table["adj_p_value"] < FDR]
+        hits = true_in_cohort(adata, table[table["adj_p_value"] < FDR])
         lines.append(f"  {name:<22}{len(hits):>10,}{hits.sum():>8,}{(~hits).sum():>8,}")
     return "\n".join(lines)
 
@@ -89,7 +72,7 @@ def _write(adata: ad.AnnData, results: pd.DataFrame, naive: pd.DataFrame, out: P
     group = str(adata.obs["cell_type"].cat.categories[0])
     found = results[results["group"] == group]["variable"].iloc[0]
     # The null gene of which the t-test is surest: what looks like an effect is a few donors.
-    false = naive[(naive["group"] == group) & ~_is_true(adata, naive)].sort_values("p_value", kind="stable")
-    genes = [found, false["variable"].iloc[0]]
+    null = naive[(naive["group"] == group) & ~true_in_cohort(adata, naive)].sort_values("p_value", kind="stable")
+    genes = [found, null["variable"].iloc[0]]
     donors: Any = dw.pl.donors(adata, genes, group=group, contrast=CONTRAST, show=False, return_fig=True)
     write_figure(donors, out / "donors.png")
