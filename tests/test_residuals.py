@@ -546,3 +546,16 @@ def test_what_is_refused() -> None:
     dw.tl.composition(adata, "~ condition + (1 | donor_id)", cell_type="cell_type", progress=False)
     with pytest.raises(DataError, match="of samples"):
         dw.tl.residuals(adata, "composition", progress=False)
+
+
+def test_pseudobulk_in_groups() -> None:
+    """Each group has units of its own: as if it were alone."""
+    adata = cohort()
+    how = {"layer": "counts", "donor": "donor_id", "progress": False}
+    dw.tl.pseudobulk(adata, "~ condition", groupby="cell_type", normalize="depth", **how)
+    whole = made(adata, "pseudobulk", remove="condition")
+    for name in adata.obs["cell_type"].cat.categories:
+        own = (adata.obs["cell_type"] == name).to_numpy()
+        alone = adata[own].copy()
+        dw.tl.pseudobulk(alone, "~ condition", normalize="depth", **how)
+        np.testing.assert_allclose(whole[own], made(alone, "pseudobulk", remove="condition"), rtol=1e-6, atol=1e-9)
