@@ -79,8 +79,7 @@ def means(
         Weights of the cells as given to :func:`donorwise.tl.lmm`, where that was an array.
     {symbols_beside}
     {n_jobs}
-    max_memory
-        GB for the statistics of groups that share a pass; None for one pass.
+    {max_memory}
     {progress}
 
     Returns
