@@ -141,9 +141,6 @@ group
     "group_panels": """\
 group
     Groups of ``groupby`` to draw, one panel each; None for all.""",
-    "variables_drawn": """\
-variables
-    Features to include; None for all.""",
     "n_variables": """\
 n_variables
     How many features to draw where `variables` names none.""",

@@ -191,7 +191,8 @@ def tests(
     what is not known of the variances, that is the t with the mixture's p-value and the width of its 95% interval:
     its `df` describes that shape, and is no count of donors or cells. Where p is nearly 1 an estimate beside the
     mixture's median makes `se` large or small. Of a ``separated`` one the interval has no end on the side of the arm that has
-    all of the response, or none.
+    all of the response, or none. Tests against a minimal effect (:func:`donorwise.tl.test`) have a `statistic` that is zero up
+    to it, and p from both of its ends. After :func:`donorwise.tl.shrink` there are two more columns, shrunk and lfsr.
 
     Results of proteins (``features=`` of :func:`donorwise.tl.lmm`) have three more: n_peptides, n_missing, and formula, the one that
     was fitted.

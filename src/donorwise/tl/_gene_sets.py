@@ -81,8 +81,7 @@ def gene_sets(
     weights
         As given to the tool that fitted, where that was an array.
     {n_jobs}
-    max_memory
-        GB for the statistics of groups that share a pass; None for one pass.
+    {max_memory}
     {progress}
     {copy}
 
