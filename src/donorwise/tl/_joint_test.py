@@ -40,7 +40,7 @@ def joint_test(
     {adata_refit}
     terms
         A term of the fixed part, or several: ``"disease"``, ``"disease:sex"``, ``"bs(age, df=4)"``. A dict names questions of
-        any contrasts, or terms, that are all zero, ``{{"any disease": [("disease", "MS", "control"), ...]}}``. None for every
+        any contrasts, or terms, that are all zero, ``{"any disease": [("disease", "MS", "control"), ...]}``. None for every
         term with more than one coefficient or, where there are none, for every term.
     {key}
     ddf
