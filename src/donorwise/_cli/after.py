@@ -253,7 +253,7 @@ def gene_sets(ctx: click.Context, /, **given: Any) -> None:
     help="Coverage of the intervals.",
 )
 @click.option(
-    "--n-draws", type=click.IntRange(min=1), default=2000, show_default=True, help="Draws that they come from."
+    "--n-draws", type=click.IntRange(min=100), default=2000, show_default=True, help="Draws that they come from."
 )
 @click.option("--random-state", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
 @options.add(options.MAX_MEMORY, RUN)
