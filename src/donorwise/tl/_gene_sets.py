@@ -132,6 +132,11 @@ def gene_sets(
     if copy:
         adata = copied(adata)
     stored = read_results(adata, key)
+    if stored.params.get("min_effect"):
+        raise DataError(
+            f"The tests of {key!r} are of a minimal effect, and say nothing of smaller ones: take the result without min_log_fc= "
+            "and min_effect=."
+        )
     results = choose(choose(stored.results, "contrast", contrast), "group", group)
     matched = _matched(adata, read_sets(sets), stored, symbols_of(adata, gene_symbols, stored.params), key)
     analysis = None

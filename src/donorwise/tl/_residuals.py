@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("donorwise")
 
 _DTYPES = ("float32", "float64")
+MADE = ("residuals", "fitted")
+"""What is made, in the order in which notes and files have it."""
 
 
 @documented
@@ -154,7 +156,7 @@ def residuals(
     terms = [remove] if isinstance(remove, str) else remove
     if terms is not None and not len(terms):
         raise DataError("remove=[] names no term to take out; None takes out all of them.")
-    found = recover(adata, key, variables=_asked(adata, key, variables), weights=weights, n_jobs=n_jobs)
+    found = recover(adata, key, variables=asked(adata, key, variables), weights=weights, n_jobs=n_jobs)
     names = (key_added,) if fitted is None else (key_added, fitted)
     place = _place(adata, found, names, whole=variables is None, dtype=dtype)
     place.check(adata, key, max_memory)
@@ -162,14 +164,12 @@ def residuals(
         found.analysis, read_results(adata, key).varcomp, terms, max_memory=max_memory, progress=progress
     )
     place.write(adata, _filled(removal, place, adata.n_obs, progress=progress))
-    note_made(
-        adata, key, place, ("residuals", "fitted")[: len(names)], "everything" if terms is None else ", ".join(terms)
-    )
-    _tell(removal)
+    note_made(adata, key, place, MADE[: len(names)], what_is_removed(terms))
+    tell_left_out(removal)
     return adata if copy else None
 
 
-def _asked(adata: ad.AnnData, key: str, variables: str | Sequence[str] | None) -> list[str] | None:
+def asked(adata: ad.AnnData, key: str, variables: str | Sequence[str] | None) -> list[str] | None:
     """Features of the result that are named; None for all."""
     if variables is None:
         return None
@@ -178,6 +178,11 @@ def _asked(adata: ad.AnnData, key: str, variables: str | Sequence[str] | None) -
         raise DataError("variables=[] names no feature; leave it out for all of them.")
     choose(read_results(adata, key).results, "variable", names)
     return names
+
+
+def what_is_removed(terms: Sequence[str] | None) -> str:
+    """The terms that are taken out, as notes have them."""
+    return "everything" if terms is None else ", ".join(terms)
 
 
 def _place(adata: ad.AnnData, found: Recovered, names: tuple[str, ...], *, whole: bool, dtype: str) -> Place:
@@ -200,7 +205,7 @@ def _filled(removal: Removal, place: Place, n_cells: int, *, progress: bool) -> 
     return arrays
 
 
-def _tell(removal: Removal) -> None:
+def tell_left_out(removal: Removal) -> None:
     """Log how many cells have no values."""
     n = int((~removal.used).sum())
     if n:

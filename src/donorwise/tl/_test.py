@@ -64,7 +64,7 @@ def test(
         values that are logarithms, where it is a difference of means of these (the `log_fc` of the table is of the mean
         counts, and differs where they are few).
     min_effect
-        The same in units of the estimate, for scores, shares and all others.
+        The same in units of the estimate, for scores, shares and all others; without either it is that of the result.
     key_added
         Where the tests go: a result of its own, with all its tables. None adds the contrasts to the result `key`, where one
         of the same name is replaced; another `ddf` or null hypothesis needs a name of its own.

@@ -52,7 +52,7 @@ def check_options(options: Options, ddfs: tuple[str, ...], ddf: str | None, min_
 def log2_as_estimate(
     analysis: Analysis[Any, Any], key: str, min_log_fc: float | None, min_effect: float | None
 ) -> float:
-    """The smallest effect that matters, in units of the estimates; 0 for any.
+    """The smallest effect that matters, in units of the estimates; that of the result where none is given.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def log2_as_estimate(
         if value is not None and not (_is_number(value) and 0 <= value < np.inf):
             raise DonorwiseError(f"{name}={value!r} must be a number of at least 0, such as 0.5.")
     if min_log_fc is None:
-        return float(min_effect or 0.0)
+        return analysis.options.min_effect if min_effect is None else float(min_effect)
     if not np.isfinite(analysis.log2_unit):
         raise DonorwiseError(
             f"min_log_fc= is a log2 fold change, and the estimates of {key!r} are no logarithms of ratios: give min_effect= in "
