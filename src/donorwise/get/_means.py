@@ -14,8 +14,7 @@ from donorwise._core.engine.mean_scale import MeanScale
 from donorwise._core.engine.means import SCALES, WEIGHTS, make_grid
 from donorwise._core.engine.means import means as means_again
 from donorwise._docs import documented
-from donorwise._typing import check_option
-from donorwise.errors import DonorwiseError
+from donorwise._typing import check_level, check_option
 from donorwise.get._tests import choose, meant, present, tidy
 
 if TYPE_CHECKING:
@@ -141,8 +140,7 @@ def marginal_means(
     check_max_memory(max_memory)
     check_option("scale", scale, SCALES)
     check_option("weights", weights, WEIGHTS)
-    if not 0 < level < 1:
-        raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
+    check_level(level)
     stored = read_results(adata, key)
     symbols = symbols_of(adata, gene_symbols, stored.params)
     chosen = choose(choose(stored.results, "variable", meant(symbols, variables)), "group", group)

@@ -9,7 +9,7 @@ import numpy as np
 from donorwise._anndata import keys, read_every_test, read_results, suggest, symbols_of
 from donorwise._core.engine.groups import group_names
 from donorwise._docs import documented
-from donorwise._typing import STATUSES, check_option
+from donorwise._typing import STATUSES, check_option, is_number
 from donorwise.errors import DataError, DonorwiseError
 from donorwise.get._adjusted import adjusted
 
@@ -117,8 +117,7 @@ def passes(table: pd.DataFrame, alpha: float | None, min_log_fc: float | None) -
 
 def check_cutoff(name: str, value: object, most: float) -> None:
     """Raise unless `value` is a number between 0 and `most`."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not (number and 0 <= float(value) <= most):  # type: ignore[arg-type]
+    if not (is_number(value) and 0 <= float(value) <= most):  # type: ignore[arg-type]
         what = "a number between 0 and 1, such as 0.05" if most == 1 else "a number of at least 0, such as 1"
         raise DonorwiseError(f"{name}={value!r} must be {what}.")
 
