@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
-from donorwise._anndata.recover import check_whole, recover
+from donorwise._anndata.recover import recover_whole
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options
 from donorwise._core.engine.mean_scale import MeanScale
@@ -144,8 +144,7 @@ def marginal_means(
     stored = read_results(adata, key)
     symbols = symbols_of(adata, gene_symbols, stored.params)
     chosen = choose(choose(stored.results, "variable", meant(symbols, variables)), "group", group)
-    found = recover(adata, key, weights=fit_weights, n_jobs=n_jobs)
-    check_whole(adata, key, found)
+    found = recover_whole(adata, key, weights=fit_weights, n_jobs=n_jobs)
     analysis = found.analysis
     used = check_options(analysis.options, analysis.ddfs, ddf, 0.0).ddf
     designs = [task.design for task in analysis.tasks if task.design is not None]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from donorwise._anndata import check_is_anndata, copied, keys
 from donorwise._anndata.added import write_added
-from donorwise._anndata.recover import check_again, check_whole, recover
+from donorwise._anndata.recover import check_again, recover_whole
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options
 from donorwise._core.engine.term_tests import ask_jointly
@@ -90,8 +90,7 @@ def joint_test(
     if copy:
         adata = copied(adata)
     check_max_memory(max_memory)
-    found = recover(adata, key, weights=weights, n_jobs=n_jobs)
-    check_whole(adata, key, found)
+    found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
     own = found.analysis
     used = check_options(own.options, own.ddfs, ddf, own.options.min_effect).ddf
     asked = ask_jointly(own, terms, used, max_memory=max_memory, progress=progress)
