@@ -45,8 +45,7 @@ def joint_test(
     {key}
     ddf
         How tests allow for what is unknown about the variances, as in the tool that fitted; None as there.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     {max_memory}
     {progress}

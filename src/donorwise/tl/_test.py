@@ -68,8 +68,7 @@ def test(
     key_added
         Where the tests go: a result of its own, with all its tables. None adds the contrasts to the result `key`, where one
         of the same name is replaced; another `ddf` or null hypothesis needs a name of its own.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     {max_memory}
     {progress}

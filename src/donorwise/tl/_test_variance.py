@@ -44,8 +44,7 @@ def test_variance(
         whether the response to ``stim`` differs between donors: the intercept stays. With :func:`donorwise.tl.pseudobulk` the
         units are a term as well. None for all of these.
     {key}
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     {max_memory}
     {progress}

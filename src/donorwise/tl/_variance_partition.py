@@ -54,8 +54,7 @@ def variance_partition(
         Draws for each feature. The ends of an interval of 95% from 2,000 draws have 2.5% beyond them, give or take 0.35%.
     random_state
         Of the draws, which all features share: intervals hang on it and the data alone.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     {max_memory}
     {progress}
