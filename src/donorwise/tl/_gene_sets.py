@@ -78,8 +78,7 @@ def gene_sets(
     gene_symbols
         Column of var with the names by which the sets know the features, such as their symbols. A name that several have means all
         of them.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     {max_memory}
     {progress}
