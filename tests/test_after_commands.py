@@ -11,13 +11,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from tests._batch import run
 from tests._peptide_data import peptides
 
 import donorwise as dw
-from donorwise._anndata import list_results
-from donorwise._batch.files import read_source
 from donorwise.errors import DonorwiseError
 
 pytestmark = pytest.mark.filterwarnings("ignore::donorwise.errors.DonorwiseWarning", "ignore:Writing zarr v2")
@@ -184,17 +181,13 @@ QUESTIONS = {
     "test": Question(
         "test", lambda fit: ("--contrast", "pairwise(condition)", "--contrast", _contrasts(fit)[1]), _test
     ),
-    "larger": Question(
-        "test", lambda fit: ("--contrast", ":".join(_contrasts(fit)[0]), "--min-effect", 0.1), _larger
-    ),
+    "larger": Question("test", lambda fit: ("--contrast", ":".join(_contrasts(fit)[0]), "--min-effect", 0.1), _larger),
     "joint-test": Question("joint-test", lambda fit: ("--term", "condition", "--term", "sex"), _joint),
     "test-variance": Question("test-variance", lambda fit: (), _variance),
     "means": Question(
         "means",
         lambda fit: ("--of", "condition", "--by", "sex", "--averaged", "proportional", "--level", 0.9),
-        lambda adata, fit: dw.get.means(
-            adata, ["condition"], ["sex"], key=fit.key, weights="proportional", level=0.9
-        ),
+        lambda adata, fit: dw.get.means(adata, ["condition"], ["sex"], key=fit.key, weights="proportional", level=0.9),
     ),
     "gene-sets": Question("gene-sets", lambda fit: ("--sets", _sets_file(fit), "--min-size", 2), _gene_sets),
     "variance-partition": Question(
@@ -213,7 +206,9 @@ def same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
         if pd.api.types.is_numeric_dtype(expected[column]):
             np.testing.assert_allclose(found[column], expected[column], rtol=1e-10, atol=1e-10, err_msg=str(column))
         else:
-            assert list(found[column].fillna("").astype(str)) == list(expected[column].astype(object).fillna("").astype(str))
+            assert list(found[column].fillna("").astype(str)) == list(
+                expected[column].astype(object).fillna("").astype(str)
+            )
 
 
 def ask(fit: Fitted, question: Question, out: Path, *more: object) -> Any:
