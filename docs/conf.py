@@ -108,6 +108,7 @@ DOCUMENTED = {
     "FloatArray": "numpy.ndarray",
     "IntArray": "numpy.ndarray",
     "StrArray": "numpy.ndarray",
+    "PathLike": "os.PathLike",
     "pd.DataFrame": "pandas.DataFrame",
     "pandas.core.frame.DataFrame": "pandas.DataFrame",
     "donorwise._core.design.arms.Arms": "Arms",

@@ -136,6 +136,19 @@ def recover(
     return Recovered(asking_again(made, params, read_results(adata, key).contrasts, contrasts, key), params)
 
 
+def recover_whole(adata: ad.AnnData, key: str, **given: Any) -> Recovered:
+    """What :func:`recover` makes, of all features of the result where tests have learned from all of them.
+
+    Raises
+    ------
+    DataError
+        As there; or features are gone without which the others' tests would be other tests (see :func:`check_whole`).
+    """
+    found = recover(adata, key, **given)
+    check_whole(adata, key, found)
+    return found
+
+
 def _of_cells(of: _Stored) -> LmmAnalysis:
     adata, params, key = of.adata, of.params, of.key
     response = replace(response_of(adata, params["response"], of.variables), log_base=params["log_base"])

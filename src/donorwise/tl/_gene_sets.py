@@ -78,11 +78,9 @@ def gene_sets(
     gene_symbols
         Column of var with the names by which the sets know the features, such as their symbols. A name that several have means all
         of them.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
-    max_memory
-        GB for the statistics of groups that share a pass; None for one pass.
+    {max_memory}
     {progress}
     {copy}
 
@@ -133,6 +131,11 @@ def gene_sets(
     if copy:
         adata = copied(adata)
     stored = read_results(adata, key)
+    if stored.params.get("min_effect"):
+        raise DataError(
+            f"The tests of {key!r} are of a minimal effect, and say nothing of smaller ones: take the result without min_log_fc= "
+            "and min_effect=."
+        )
     results = choose(choose(stored.results, "contrast", contrast), "group", group)
     matched = _matched(adata, read_sets(sets), stored, symbols_of(adata, gene_symbols, stored.params), key)
     analysis = None

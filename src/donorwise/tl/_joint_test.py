@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from donorwise._anndata import check_is_anndata, copied, keys
 from donorwise._anndata.added import write_added
-from donorwise._anndata.recover import check_again, check_whole, recover
+from donorwise._anndata.recover import check_again, recover_whole
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options
 from donorwise._core.engine.term_tests import ask_jointly
@@ -40,13 +40,12 @@ def joint_test(
     {adata_refit}
     terms
         A term of the fixed part, or several: ``"disease"``, ``"disease:sex"``, ``"bs(age, df=4)"``. A dict names questions of
-        any contrasts, or terms, that are all zero, ``{{"any disease": [("disease", "MS", "control"), ...]}}``. None for every
+        any contrasts, or terms, that are all zero, ``{"any disease": [("disease", "MS", "control"), ...]}``. None for every
         term with more than one coefficient or, where there are none, for every term.
     {key}
     ddf
         How tests allow for what is unknown about the variances, as in the tool that fitted; None as there.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     {max_memory}
     {progress}
@@ -90,8 +89,7 @@ def joint_test(
     if copy:
         adata = copied(adata)
     check_max_memory(max_memory)
-    found = recover(adata, key, weights=weights, n_jobs=n_jobs)
-    check_whole(adata, key, found)
+    found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
     own = found.analysis
     used = check_options(own.options, own.ddfs, ddf, own.options.min_effect).ddf
     asked = ask_jointly(own, terms, used, max_memory=max_memory, progress=progress)

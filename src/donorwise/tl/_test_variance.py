@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from donorwise._anndata import check_is_anndata, copied, keys
 from donorwise._anndata.added import write_added
-from donorwise._anndata.recover import check_again, check_whole, recover
+from donorwise._anndata.recover import check_again, recover_whole
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.term_tests import ask_variances
 from donorwise._docs import documented
@@ -44,8 +44,7 @@ def test_variance(
         whether the response to ``stim`` differs between donors: the intercept stays. With :func:`donorwise.tl.pseudobulk` the
         units are a term as well. None for all of these.
     {key}
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     {max_memory}
     {progress}
@@ -90,8 +89,7 @@ def test_variance(
     if copy:
         adata = copied(adata)
     check_max_memory(max_memory)
-    found = recover(adata, key, weights=weights, n_jobs=n_jobs)
-    check_whole(adata, key, found)
+    found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
     asked = ask_variances(found.analysis, terms, max_memory=max_memory, progress=progress)
     check_again(adata, key, asked.estimates)
     write_added(adata, key, keys.VARIANCE_TESTS, asked.table, ["group", "term"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from donorwise._anndata import check_is_anndata, copied, keys, read_results
 from donorwise._anndata.added import write_added
-from donorwise._anndata.recover import check_whole, recover
+from donorwise._anndata.recover import recover_whole
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.share_intervals import check_draws, intervals_of
 from donorwise._docs import documented
@@ -54,8 +54,7 @@ def variance_partition(
         Draws for each feature. The ends of an interval of 95% from 2,000 draws have 2.5% beyond them, give or take 0.35%.
     random_state
         Of the draws, which all features share: intervals hang on it and the data alone.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     {max_memory}
     {progress}
@@ -108,8 +107,7 @@ def variance_partition(
     check_max_memory(max_memory)
     check_draws(level, n_draws, random_state)
     names = choose(read_results(adata, key).variance_partition, "variable", variables)["variable"]
-    found = recover(adata, key, weights=weights, n_jobs=n_jobs)
-    check_whole(adata, key, found)
+    found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
     table = intervals_of(
         found.analysis, list(dict.fromkeys(map(str, names))), level=level, n_draws=n_draws, seed=random_state,
         max_memory=max_memory, progress=progress,

@@ -45,7 +45,8 @@ def demo(out: Path, seed: int, families: Sequence[str]) -> None:
     """Simulate a cohort of 12 donors, find its disease genes, and see what a t-test on cells would report.
 
     Then one example of each further family of models, with the truth beside it: pseudobulk, counts, detection,
-    heritability, eQTLs, peptides. The first run on a machine compiles their kernels, which takes a minute or so.
+    heritability, eQTLs, peptides. The first run on a machine compiles their kernels, which takes about a minute
+    on two cores.
     """
     out.mkdir(parents=True, exist_ok=True)
     names = list(families) or list(FAMILIES)

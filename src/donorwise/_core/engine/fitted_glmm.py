@@ -33,8 +33,8 @@ from donorwise._core.jobs import workers
 from donorwise._core.models.glmm.exact import fit_exactly
 from donorwise._core.models.law import STATUS_DTYPE
 from donorwise._core.models.lmm.components import theta_names
-from donorwise._typing import ALL, STATUSES, check_option
-from donorwise.errors import DesignError, DonorwiseError
+from donorwise._typing import ALL, STATUSES, check_level, check_option
+from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,8 +178,7 @@ class GLMMFit(FittedMeans):
         [4.0]
         """
         check_option("ddf", ddf, EXACT_DDF)
-        if not 0 < level < 1:
-            raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
+        check_level(level)
         names, (own,) = resolve_by_group([Task(ALL, self.design, self.design.lost.reason)], contrasts)
         assert own is not None  # one of the contrasts at least, else it is an error
         numbers, status = with_unanswered(self._features.tests(own.L, ddf, level), names, own.names)

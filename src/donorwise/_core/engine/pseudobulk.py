@@ -196,9 +196,9 @@ def partition_of(fit: LogRateFit, variances: FloatArray) -> Partition:
 
 
 def _of_cells(design: Design, units: IntArray) -> Design:
-    """The design of units with a row for each cell, whose units are these, -1 for none; within a unit nothing varies."""
+    """The design of units with a row for each cell, whose units are these, -1 for none."""
     codes = np.where(units >= 0, design.codes[units], -1).astype(design.codes.dtype)
-    return replace(design, codes=codes, covariates=np.empty((units.size, 0)))
+    return replace(design, codes=codes, covariates=design.covariates[units])
 
 
 def _exposures(depth: FloatArray, factor: FloatArray, units: IntArray, rows: IntArray) -> FloatArray:

@@ -23,7 +23,8 @@ from donorwise._core.inference.moderation import posterior, refusal
 from donorwise._core.inference.quadratic import drawn_coefficients, draws, forms
 from donorwise._core.jobs import in_threads
 from donorwise._core.models.law import chunks, tensor
-from donorwise.errors import DesignError, DonorwiseError
+from donorwise._typing import check_level
+from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,8 +100,7 @@ def check_draws(level: object, n_draws: object, random_state: object) -> None:
     DonorwiseError
         Says what each has to be.
     """
-    if not isinstance(level, float | np.floating) or not 0 < level < 1:
-        raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
+    check_level(level)
     check_count("n_draws", n_draws, FEWEST)
     check_count("random_state", random_state, 0)
 

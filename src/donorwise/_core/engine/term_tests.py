@@ -18,7 +18,7 @@ from donorwise._core.engine.tables import dtype_of
 from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.engine.variance_tests import variance_tests
 from donorwise._core.inference.multiplicity import adjust
-from donorwise._typing import STATUSES
+from donorwise._typing import STATUSES, is_number
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
@@ -164,16 +164,12 @@ def _of_term(design: Design, term: object) -> tuple[str, FloatArray]:
 
 def _resolved(design: Design, name: str, asked: Any) -> tuple[str, FloatArray]:
     """What is asked under a name: contrasts, terms, or several of these."""
-    several = asked if isinstance(asked, list) and any(not _is_number(own) for own in asked) else [asked]
+    several = asked if isinstance(asked, list) and any(not is_number(own) for own in asked) else [asked]
     rows = [
         resolve_term(design, own) if isinstance(own, str) and own in design.terms else resolve_contrasts(design, own)[1]
         for own in several
     ]
     return name, independent(np.concatenate(rows))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number)
 
 
 def ask_variances(
