@@ -14,7 +14,7 @@ from donorwise.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import anndata as ad
     import pandas as pd
@@ -105,8 +105,8 @@ def write_layers(
         _write_frame(temporary, frame, frame.var)
         first = next(patches)
         with _opened(temporary) as root:
-            chunks = _chunks_like(first)
-            elements = [_create(root, f"layers/{name}", frame.shape, dtype, chunks, value=np.nan) for name in names]
+            how: dict[str, Any] = {"dtype": dtype, "chunks": _chunks_like(first), "value": np.nan, "packed": _PACKED}
+            elements = [_create(root, f"layers/{name}", frame.shape, **how) for name in names]
             for patch in chain([first], patches):
                 for element, values in zip(elements, patch.values, strict=True):
                     _put(element, patch, values)
@@ -176,17 +176,19 @@ def _create(
     root: Any,
     name: str,
     shape: tuple[int, int],
+    *,
     dtype: str = "f8",
     chunks: tuple[int, int] = _CHUNK,
     value: float = 0.0,
+    packed: Mapping[str, Any] | None = None,
 ) -> Any:
-    """An array of anndata's kind (encoding "array", version 0.2.0), of one value so far."""
+    """An array of anndata's kind (encoding "array", version 0.2.0), of one value so far; in HDF5 `packed` like this."""
     with suppress(KeyError):
         del root[name]
     sizes = tuple(max(1, min(n, size)) for n, size in zip(shape, chunks, strict=True))
     if hasattr(root, "create_array"):
         element = root.create_array(name, shape=shape, dtype=dtype, chunks=sizes, fill_value=value)
     else:
-        element = root.create_dataset(name, shape=shape, dtype=dtype, chunks=sizes, fillvalue=value, **_PACKED)
+        element = root.create_dataset(name, shape=shape, dtype=dtype, chunks=sizes, fillvalue=value, **(packed or {}))
     element.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     return element
