@@ -184,7 +184,7 @@ def tests(
     -------
     One row per variable x group x contrast with the columns variable, group, contrast, estimate, se,
     ci_low, ci_high, statistic, df, p_value, adj_p_value, log_fc, status, n_donors and n_obs; ``attrs["adjust"]`` says in words over
-    which tests `adj_p_value` is adjusted.
+    which tests `adj_p_value` is adjusted, and of tests of a minimal effect ``attrs["min_effect"]`` is that, in units of `estimate`.
     `estimate` is in units of the response, `log_fc` a log2 fold change; those of a covariate such as age are per unit of
     it (per year). `statistic`, `se`, `df`, `p_value` and the interval are those of one t distribution: ``estimate
     / se`` is `statistic`, and p the two-sided tail of t beyond it. Of a moderated test, whose law is a mixture over
@@ -246,4 +246,6 @@ def tests(
         table = table.sort_values(sort_by, ascending=ascending, kind="stable", na_position="last")
     table = tidy(table)
     table.attrs["adjust"] = told
+    if "min_effect" in stored.params:
+        table.attrs["min_effect"] = float(stored.params["min_effect"])
     return table

@@ -184,7 +184,13 @@ def _matched(adata: ad.AnnData, sets: SetList, stored: Results, symbols: Symbols
             f"{_hint(adata, list(genes), own)}"
         )
     logger.info(
-        "%d sets of %d genes: %d of the %d features of %r are in one.", len(sets), len(genes), found, len(features), key
+        "%d %s of %d genes: %d of the %d features of %r are in one.",
+        len(sets),
+        "set" if len(sets) == 1 else "sets",
+        len(genes),
+        found,
+        len(features),
+        key,
     )
     return matched
 
