@@ -218,7 +218,7 @@ def _one(part: Means | None, variables: Sequence[str], grid: Grid, scale: MeanSc
     )
 
 
-def means(
+def ask_means(
     analysis: Analysis[Any, Any],
     grid: Grid,
     *,

@@ -105,7 +105,7 @@ def check_draws(level: object, n_draws: object, random_state: object) -> None:
     check_count("random_state", random_state, 0)
 
 
-def intervals_of(
+def ask_intervals(
     analysis: Analysis[Any, Any],
     variables: Sequence[str],
     *,
