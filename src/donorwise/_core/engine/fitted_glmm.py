@@ -130,7 +130,7 @@ class GLMMFit(FittedMeans, FittedGlmmVariances):
             f"  data     {self.n_obs.max(initial=0):,} rows{donors}\n"
             f"  fixed    {names}\n"
             f"  status   {status}\n"
-            f"  ask      .test() .joint_test() .lrt() .varcomp() .icc() .ranef() .size"
+            f"  ask      .test() .joint_test() .means() .lrt() .varcomp() .icc() .ranef() .size"
         )
 
     def test(self, contrasts: Any = None, ddf: ExactDdf = "between-within", level: float = 0.95) -> pd.DataFrame:
