@@ -11,8 +11,7 @@ from donorwise._anndata.recover import recover_whole, same_as
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options
 from donorwise._core.engine.mean_scale import MeanScale
-from donorwise._core.engine.means import SCALES, WEIGHTS, make_grid
-from donorwise._core.engine.means import means as means_again
+from donorwise._core.engine.means import SCALES, WEIGHTS, ask_means, make_grid
 from donorwise._docs import documented
 from donorwise._typing import check_level, check_option
 from donorwise.get._tests import choose_some, meant, present, tidy
@@ -153,7 +152,7 @@ def marginal_means(
     told = analysis.mean_scale if scale == "response" else MeanScale()
     names = pd.Index(analysis.variables)
     features = names.get_indexer(present(chosen, "variable"))
-    table = means_again(
+    table = ask_means(
         analysis, grid, ddf=used, level=level, scale=told, features=features, groups=present(chosen, "group"),
         same=same_as(adata, key), max_memory=max_memory, progress=progress,
     )  # fmt: skip

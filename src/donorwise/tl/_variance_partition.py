@@ -8,7 +8,7 @@ from donorwise._anndata import check_is_anndata, copied, keys, read_results
 from donorwise._anndata.added import write_added
 from donorwise._anndata.recover import recover_whole, same_as
 from donorwise._core.engine.arrays import check_max_memory
-from donorwise._core.engine.share_intervals import check_draws, intervals_of
+from donorwise._core.engine.share_intervals import ask_intervals, check_draws
 from donorwise._docs import documented
 from donorwise.get._tests import choose_some
 
@@ -108,7 +108,7 @@ def variance_partition(
     check_draws(level, n_draws, random_state)
     names = choose_some(read_results(adata, key).variance_partition, "variable", variables)["variable"]
     found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
-    table = intervals_of(
+    table = ask_intervals(
         found.analysis, list(dict.fromkeys(map(str, names))), level=level, n_draws=n_draws, seed=random_state,
         same=same_as(adata, key), max_memory=max_memory, progress=progress,
     )  # fmt: skip

@@ -6,7 +6,7 @@ grid of all combinations of levels, numbers at their means, averaged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -218,7 +218,7 @@ def _one(part: Means | None, variables: Sequence[str], grid: Grid, scale: MeanSc
     )
 
 
-def means(
+def ask_means(
     analysis: Analysis[Any, Any],
     grid: Grid,
     *,
@@ -250,7 +250,8 @@ def means(
     same, max_memory, progress
         See :func:`ask`.
     """
-    analysis = _of_groups(analysis, groups)
+    if groups is not None:
+        analysis = analysis.take_tasks([i for i, task in enumerate(analysis.tasks) if task.name in groups])
     chosen = np.arange(len(analysis.variables)) if features is None else features
 
     def question(number: int, statistics: object, fit: Fit[Any]) -> Means:
@@ -264,13 +265,6 @@ def means(
     parts = {task.name: answer for task, answer in zip(analysis.tasks, answers, strict=True)}
     designs = [task.design for task in analysis.tasks if task.design is not None]
     return means_table(parts, [analysis.variables[i] for i in chosen], grid, designs, scale)
-
-
-def _of_groups(analysis: Analysis[Any, Any], groups: Sequence[str] | None) -> Analysis[Any, Any]:
-    """The analysis of some groups."""
-    kept = [i for i, task in enumerate(analysis.tasks) if groups is None or task.name in groups]
-    own = [analysis.contrasts[i] for i in kept]
-    return replace(analysis, tasks=[analysis.tasks[i] for i in kept], contrasts=tuple(own))
 
 
 def _donors(analysis: Analysis[Any, Any], number: int) -> IntArray | None:
