@@ -15,7 +15,7 @@ from donorwise._core.engine.set_lists import match_sets, read_sets
 from donorwise._core.wording import listing
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._tests import choose
+from donorwise.get._tests import choose_some
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -78,8 +78,7 @@ def gene_sets(
     gene_symbols
         Column of var with the names by which the sets know the features, such as their symbols. A name that several have means all
         of them.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     {max_memory}
     {progress}
@@ -137,7 +136,7 @@ def gene_sets(
             f"The tests of {key!r} are of a minimal effect, and say nothing of smaller ones: take the result without min_log_fc= "
             "and min_effect=."
         )
-    results = choose(choose(stored.results, "contrast", contrast), "group", group)
+    results = choose_some(choose_some(stored.results, "contrast", contrast), "group", group)
     matched = _matched(adata, read_sets(sets), stored, symbols_of(adata, gene_symbols, stored.params), key)
     analysis = None
     if inter_gene_cor is None:

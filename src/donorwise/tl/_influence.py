@@ -73,8 +73,7 @@ def influence(
         Features to look at instead of the hits.
     contrasts
         As they were given to the tool, for a result of version 0.1: later ones hold the weights of their contrasts.
-    weights
-        As given to ``tl.lmm``, where that was an array.
+    {weights_again}
     {n_jobs}
     {progress}
     {copy}

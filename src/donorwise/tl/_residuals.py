@@ -73,8 +73,7 @@ def residuals(
         Name of another layer, or table, with the fitted values; None for none.
     dtype
         ``"float32"``, or ``"float64"``.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     max_memory
         GB for the statistics of groups that share a pass, and for what is made; None for one pass, and any size.

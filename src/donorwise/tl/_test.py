@@ -11,7 +11,7 @@ import pandas as pd
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, read_results, write_results
 from donorwise._anndata.added import extend_results
-from donorwise._anndata.recover import check_same, check_whole, recover
+from donorwise._anndata.recover import check_same, recover_whole
 from donorwise._anndata.write import ROW
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options, log2_as_estimate, with_further
@@ -68,8 +68,7 @@ def test(
     key_added
         Where the tests go: a result of its own, with all its tables. None adds the contrasts to the result `key`, where one
         of the same name is replaced; another `ddf` or null hypothesis needs a name of its own.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     {max_memory}
     {progress}
@@ -112,8 +111,7 @@ def test(
     check_max_memory(max_memory)
     if key_added is not None:
         check_free(adata, key_added)
-    found = recover(adata, key, weights=weights, n_jobs=n_jobs, fold_changes=True)
-    check_whole(adata, key, found)
+    found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs, fold_changes=True)
     analysis = found.analysis
     effect = log2_as_estimate(analysis, key, min_log_fc, min_effect)
     options = check_options(analysis.options, analysis.ddfs, ddf, effect)

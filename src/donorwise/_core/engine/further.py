@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from donorwise._core.engine.results import Contrasts
-from donorwise._typing import check_option
+from donorwise._typing import check_option, is_number
 from donorwise.errors import DonorwiseError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def log2_as_estimate(
     if min_log_fc is not None and min_effect is not None:
         raise DonorwiseError("min_log_fc= and min_effect= are one size in different units; give one of them.")
     for name, value in {"min_log_fc": min_log_fc, "min_effect": min_effect}.items():
-        if value is not None and not (_is_number(value) and 0 <= value < np.inf):
+        if value is not None and not (is_number(value) and 0 <= value < np.inf):
             raise DonorwiseError(f"{name}={value!r} must be a number of at least 0, such as 0.5.")
     if min_log_fc is None:
         return analysis.options.min_effect if min_effect is None else float(min_effect)
@@ -72,7 +72,3 @@ def log2_as_estimate(
             "units of the column estimate."
         )
     return float(min_log_fc) * analysis.log2_unit
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
