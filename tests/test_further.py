@@ -176,3 +176,22 @@ def test_shrinkage_of_a_contrast_that_is_replaced_is_gone() -> None:
         "sex[T.male]": 0,
     }
     assert set(adata.uns["lmm"]["shrinkage"]["contrast"]) == {"condition[T.disease]"}
+
+
+def test_what_was_told_is_not_told_again(caplog: pytest.LogCaptureFixture) -> None:
+    adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=400, n_genes=220, seed=3)
+    adata.X = adata.X.toarray() + 0.4 * (adata.obs["condition"] == "disease").to_numpy()[:, None]
+    dw.tl.lmm(adata, "~ condition + sex + (1 | donor_id)", contrasts="condition[T.disease]", progress=False)
+    assert _told(caplog) == ["condition[T.disease]"]
+    dw.tl.test(adata, {"again": ("condition", "disease", "control"), "sex": "sex[T.male]"}, progress=False)
+    assert _told(caplog) == ["again", "sex"]
+    dw.tl.test(adata, None, min_log_fc=1, key_added="beside", progress=False)
+    assert _told(caplog) == []
+    assert list(adata.uns["beside"]["params"]["cautions"]["names"]) == ["condition[T.disease]", "again", "sex"]
+
+
+def _told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The contrasts whose genes are said to be shifted since the last call."""
+    said = [r.getMessage() for r in caplog.records]
+    caplog.clear()
+    return [text.partition(": the middle of the genes")[0] for text in said if ": the middle of the genes" in text]

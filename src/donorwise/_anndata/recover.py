@@ -373,13 +373,17 @@ def check_same(estimates: FloatArray, stored: FloatArray, key: str, tool: str) -
         )
 
 
-def check_again(adata: ad.AnnData, key: str, estimates: pd.Series) -> None:
-    """Raise unless estimates by variable, group and contrast are those of the result `key`, as far as it has these contrasts."""
+def same_as(adata: ad.AnnData, key: str) -> Callable[[pd.Series], None]:
+    """What raises unless estimates by variable, group and contrast are those of the result `key`, as far as it has them."""
     stored = read_results(adata, key)
-    index = pd.MultiIndex.from_frame(stored.results[["variable", "group", "contrast"]].astype(str))
-    known = stored.results["estimate"].set_axis(index)
-    common = estimates[estimates.index.isin(index)]
-    check_same(common.to_numpy(), known.loc[common.index].to_numpy(np.float64), key, stored.params["method"])
+
+    def check(estimates: pd.Series) -> None:
+        index = pd.MultiIndex.from_frame(stored.results[["variable", "group", "contrast"]].astype(str))
+        known = stored.results["estimate"].set_axis(index)
+        common = estimates[estimates.index.isin(index)]
+        check_same(common.to_numpy(), known.loc[common.index].to_numpy(np.float64), key, stored.params["method"])
+
+    return check
 
 
 def check_whole(adata: ad.AnnData, key: str, found: Recovered) -> None:

@@ -43,6 +43,20 @@ def choose(table: pd.DataFrame, column: str, wanted: Groups) -> pd.DataFrame:
     return table[table[column].isin(names)]
 
 
+def choose_some(table: pd.DataFrame, column: str, wanted: Groups) -> pd.DataFrame:
+    """As :func:`choose`, for what is computed: it has to be asked for something.
+
+    Raises
+    ------
+    DataError
+        A wanted value does not occur, or `wanted` is empty.
+    """
+    found = choose(table, column, wanted)
+    if len(table) and not len(found):
+        raise DataError(f"An empty list of {column}s asks for nothing; leave it out (None) for all of them.")
+    return found
+
+
 def choose_all(table: pd.DataFrame, **wanted: Groups) -> pd.DataFrame:
     """Keep the rows that are wanted in every column, tidied.
 

@@ -15,7 +15,7 @@ from donorwise._core.engine.set_lists import match_sets, read_sets
 from donorwise._core.wording import listing
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._tests import choose
+from donorwise.get._tests import choose_some
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -136,7 +136,7 @@ def gene_sets(
             f"The tests of {key!r} are of a minimal effect, and say nothing of smaller ones: take the result without min_log_fc= "
             "and min_effect=."
         )
-    results = choose(choose(stored.results, "contrast", contrast), "group", group)
+    results = choose_some(choose_some(stored.results, "contrast", contrast), "group", group)
     matched = _matched(adata, read_sets(sets), stored, symbols_of(adata, gene_symbols, stored.params), key)
     analysis = None
     if inter_gene_cor is None:

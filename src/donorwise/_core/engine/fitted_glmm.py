@@ -141,8 +141,8 @@ class GLMMFit(FittedMeans, FittedGlmmVariances):
         contrasts
             As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.
         ddf
-            ``"between-within"`` takes the degrees of freedom of t from the design: for what differs between donors they
-            count the donors. ``"wald"`` is the normal distribution (z), as the summaries of glmer and glmmTMB have it,
+            ``"between-within"`` takes the degrees of freedom of t from the design: for what differs between donors, or has
+            random slopes, they count the donors. ``"wald"`` is the normal distribution (z), as the summaries of glmer and glmmTMB have it,
             which takes few donors for many: with 3 against 3 it finds several times the nominal share of null features.
         level
             Coverage of the confidence interval.

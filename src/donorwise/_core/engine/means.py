@@ -22,7 +22,7 @@ from donorwise._core.models.law import STATUS_DTYPE
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.analysis import Analysis
@@ -227,6 +227,7 @@ def ask_means(
     scale: MeanScale,
     features: IntArray | None = None,
     groups: Sequence[str] | None = None,
+    same: Callable[[pd.Series], None] | None = None,
     max_memory: float | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -246,7 +247,7 @@ def ask_means(
         Which features; all if None. The prior is that of all.
     groups
         Which groups; all if None.
-    max_memory, progress
+    same, max_memory, progress
         See :func:`ask`.
     """
     if groups is not None:
@@ -260,7 +261,7 @@ def ask_means(
         own = {key: values[:, chosen] for key, values in found.numbers.items()}
         return Means(own, found.status[:, chosen], found.n_donors)
 
-    answers = ask(analysis, question, max_memory=max_memory, progress=progress, desc="means")
+    answers = ask(analysis, question, same=same, max_memory=max_memory, progress=progress, desc="means")
     parts = {task.name: answer for task, answer in zip(analysis.tasks, answers, strict=True)}
     designs = [task.design for task in analysis.tasks if task.design is not None]
     return means_table(parts, [analysis.variables[i] for i in chosen], grid, designs, scale)

@@ -78,6 +78,6 @@ def choose_parts(each: Sequence[Sequence[RandomPart]], terms: Sequence[str] | No
     found = []
     for term in terms:
         if plain(term) not in called:
-            raise DesignError(f"`{term}` is not a random term; {suggestion(term, every, 'these are')}")
+            raise DesignError(f"`{term}` is not a random term; {suggestion(str(term), every, 'these are')}")
         found.append(called[plain(term)])
     return list(dict.fromkeys(found))

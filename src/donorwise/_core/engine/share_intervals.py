@@ -27,7 +27,7 @@ from donorwise._typing import check_level
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.tasks import Fit
@@ -112,10 +112,13 @@ def ask_intervals(
     level: float,
     n_draws: int,
     seed: int,
+    same: Callable[[pd.Series], None] | None = None,
     max_memory: float | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Intervals of some features in every group: variable, group, term, kind, ci_low, ci_high.
+
+    `same`, `max_memory` and `progress` are those of :func:`ask`.
 
     Raises
     ------
@@ -129,7 +132,7 @@ def ask_intervals(
         found = share_intervals(fit, level=level, n_draws=n_draws, seed=seed, features=features, n_jobs=analysis.n_jobs)
         return with_group(found, analysis.tasks[number].name)
 
-    answers = ask(analysis, question, max_memory=max_memory, progress=progress)
+    answers = ask(analysis, question, same=same, max_memory=max_memory, progress=progress)
     return pd.concat([own for own in answers if own is not None], ignore_index=True)
 
 
