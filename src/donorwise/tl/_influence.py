@@ -17,7 +17,8 @@ from donorwise._anndata import (
     read_results,
     write_influence,
 )
-from donorwise._anndata.recover import Recovered, check_same, check_whole, recover
+from donorwise._anndata.recover import Recovered, check_whole, recover
+from donorwise._anndata.unchanged import check_same
 from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.influence import NUMBERS, leave_one_out, retest
 from donorwise._core.engine.results import Contrasts

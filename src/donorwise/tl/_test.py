@@ -11,7 +11,8 @@ import pandas as pd
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, read_results, write_results
 from donorwise._anndata.added import extend_results
-from donorwise._anndata.recover import check_same, recover_whole
+from donorwise._anndata.recover import recover_whole
+from donorwise._anndata.unchanged import check_same
 from donorwise._anndata.write import ROW
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options, log2_as_estimate, with_further
