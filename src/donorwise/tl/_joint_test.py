@@ -91,9 +91,9 @@ def joint_test(
     True
     """
     check_is_anndata(adata)
+    check_max_memory(max_memory)
     if copy:
         adata = copied(adata)
-    check_max_memory(max_memory)
     found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
     own = found.analysis
     used = check_options(own.options, own.ddfs, ddf, own.options.min_effect).ddf

@@ -107,11 +107,11 @@ def test(
     120
     """
     check_is_anndata(adata)
-    if copy:
-        adata = copied(adata)
     check_max_memory(max_memory)
     if key_added is not None:
         check_free(adata, key_added)
+    if copy:
+        adata = copied(adata)
     found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs, fold_changes=True)
     analysis = found.analysis
     effect = log2_as_estimate(analysis, key, min_log_fc, min_effect)

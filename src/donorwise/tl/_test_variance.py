@@ -93,9 +93,9 @@ def test_variance(
     (['(1 | donor_id)'], [1])
     """
     check_is_anndata(adata)
+    check_max_memory(max_memory)
     if copy:
         adata = copied(adata)
-    check_max_memory(max_memory)
     found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
     same = same_as(adata, key)
     asked = ask_variances(found.analysis, terms, same=same, max_memory=max_memory, progress=progress)

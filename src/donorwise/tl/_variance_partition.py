@@ -103,10 +103,10 @@ def variance_partition(
     True
     """
     check_is_anndata(adata)
-    if copy:
-        adata = copied(adata)
     check_max_memory(max_memory)
     check_draws(level, n_draws, random_state)
+    if copy:
+        adata = copied(adata)
     names = choose_some(read_results(adata, key).variance_partition, "variable", variables)["variable"]
     found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
     table = ask_intervals(
