@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
-from donorwise._anndata.recover import recover_whole, same_as
+from donorwise._anndata.recover import recover_whole
+from donorwise._anndata.unchanged import same_as
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options
 from donorwise._core.engine.mean_scale import MeanScale

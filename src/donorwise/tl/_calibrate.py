@@ -222,8 +222,6 @@ def calibrate(
     [['between-donor', 10.0, True]]
     """
     check_is_anndata(adata)
-    if copy:
-        adata = copied(adata)
     check_option("model", model, tuple(_MODELS))
     check_option("ddf", ddf, _MODELS[model].ddf)
     check_free(adata, key_added)
@@ -231,6 +229,8 @@ def calibrate(
         check_option("robust", robust, ROBUST)
     check_count("n_permutations", n_permutations, 1)
     check_count("random_state", random_state, 0)
+    if copy:
+        adata = copied(adata)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
     own = {
         "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "features": features, "weights_layer": weights_layer, "robust": robust,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from donorwise._anndata import check_is_anndata, copied, keys
 from donorwise._anndata.added import write_added
-from donorwise._anndata.recover import recover_whole, same_as
+from donorwise._anndata.recover import recover_whole
+from donorwise._anndata.unchanged import same_as
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options
 from donorwise._core.engine.term_tests import ask_jointly
@@ -90,9 +91,9 @@ def joint_test(
     True
     """
     check_is_anndata(adata)
+    check_max_memory(max_memory)
     if copy:
         adata = copied(adata)
-    check_max_memory(max_memory)
     found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
     own = found.analysis
     used = check_options(own.options, own.ddfs, ddf, own.options.min_effect).ddf

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from donorwise._anndata import check_is_anndata, copied, keys
 from donorwise._anndata.added import write_added
-from donorwise._anndata.recover import recover_whole, same_as
+from donorwise._anndata.recover import recover_whole
+from donorwise._anndata.unchanged import same_as
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.term_tests import ask_variances
 from donorwise._docs import documented
@@ -92,9 +93,9 @@ def test_variance(
     (['(1 | donor_id)'], [1])
     """
     check_is_anndata(adata)
+    check_max_memory(max_memory)
     if copy:
         adata = copied(adata)
-    check_max_memory(max_memory)
     found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
     same = same_as(adata, key)
     asked = ask_variances(found.analysis, terms, same=same, max_memory=max_memory, progress=progress)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from donorwise._anndata import check_is_anndata, copied, keys, read_results
 from donorwise._anndata.added import write_added
-from donorwise._anndata.recover import recover_whole, same_as
+from donorwise._anndata.recover import recover_whole
+from donorwise._anndata.unchanged import same_as
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.share_intervals import ask_intervals, check_draws
 from donorwise._docs import documented
@@ -102,10 +103,10 @@ def variance_partition(
     True
     """
     check_is_anndata(adata)
-    if copy:
-        adata = copied(adata)
     check_max_memory(max_memory)
     check_draws(level, n_draws, random_state)
+    if copy:
+        adata = copied(adata)
     names = choose_some(read_results(adata, key).variance_partition, "variable", variables)["variable"]
     found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
     table = ask_intervals(

@@ -56,7 +56,7 @@ def whole(design: Design) -> Terms:
     return Terms(np.arange(len(design.fixed_names)), tuple(range(len(design.random_terms))))
 
 
-def column_means(design: Design) -> FloatArray:
+def overall_means(design: Design) -> FloatArray:
     """Means of the columns of X over the rows in use, (p,)."""
     used = design.codes >= 0
     out = np.bincount(design.codes[used], minlength=design.n_patterns) @ design.X / max(int(used.sum()), 1)
