@@ -66,7 +66,7 @@ def gene_sets(
     {key}
     contrast, group
         Which tests to look at; None for all, but for contrasts of covariates that differ from cell to cell (such as
-        ``log_depth``), of which donors say nothing.
+        ``log_depth``), of which donors say nothing, and further names of one contrast.
     min_size, max_size
         Fewest and most genes of a set, among those that were tested; others are ``too_few`` or ``too_many``.
     inter_gene_cor
@@ -137,6 +137,8 @@ def gene_sets(
             "and min_effect=."
         )
     results = choose_some(choose_some(stored.results, "contrast", contrast), "group", group)
+    if contrast is None:
+        results = results[results["contrast"].isin(_different(stored))]
     matched = _matched(adata, read_sets(sets), stored, symbols_of(adata, gene_symbols, stored.params), key)
     analysis = None
     if inter_gene_cor is None:
@@ -147,6 +149,21 @@ def gene_sets(
     )
     write_gene_sets(adata, key, table, options.to_params())
     return adata if copy else None
+
+
+def _different(stored: Results) -> list[str]:
+    """Contrasts of a result, without other names of the same weights."""
+    names = [str(name) for name in stored.results["contrast"].cat.categories]
+    if stored.contrasts is None:
+        return names
+    table = stored.contrasts.astype({"group": str, "coefficient": str, "contrast": str})
+    found: set[frozenset[Any]] = set()
+    for name, own in table.groupby("contrast", sort=False):
+        weights = frozenset(zip(own["group"], own["coefficient"], own["weight"].round(12), strict=True))
+        if weights in found:
+            names.remove(str(name))
+        found.add(weights)
+    return names
 
 
 def _of_donors(results: pd.DataFrame, analysis: Analysis[Any, Any], *, named: bool) -> pd.DataFrame:
