@@ -76,7 +76,7 @@ def test_variance(
     differs within donors. Statistics are larger than those of glmmTMB, then, which takes some of what differs between donors for
     dispersion when the term is gone (33.0 for its 29.4 in one case), and the level holds: simulated counts without variance between donors,
     200 features and 6 to 40 donors of 3 to 150 cells: .02 to .05 at .05, .003 to .017 at .01. Fewer than 100 features, whose
-    dispersions share no prior, are the exception: .05 to .07 with 10 to 40 cells for each donor, and .10 (.034 at .01) with four.
+    dispersions share no prior, are the exception: .05 to .07 (.01 to .02 at .01) with 10 to 40 cells for each donor, and .10 (.034 at .01) with four.
 
     A term that a feature cannot tell of, as proteins with few measurements, is ``not_estimable``, and one whose variance is zero
     ``boundary``. P-values are adjusted within each term and group. They say whether a variance is zero, not whether it
