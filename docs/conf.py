@@ -14,6 +14,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from docutils.nodes import Text
 from sphinx import addnodes
 from sphinx.ext.napoleon import NumpyDocstring
 
@@ -107,6 +108,7 @@ DOCUMENTED = {
     "FloatArray": "numpy.ndarray",
     "IntArray": "numpy.ndarray",
     "StrArray": "numpy.ndarray",
+    "PathLike": "os.PathLike",
     "pd.DataFrame": "pandas.DataFrame",
     "pandas.core.frame.DataFrame": "pandas.DataFrame",
     "donorwise._core.design.arms.Arms": "Arms",
@@ -118,7 +120,11 @@ DOCUMENTED = {
 
 def _name_targets(app: Sphinx, doctree: document) -> None:
     for reference in doctree.findall(addnodes.pending_xref):
-        reference["reftarget"] = DOCUMENTED.get(reference["reftarget"], reference["reftarget"])
+        written = reference["reftarget"]
+        if written in DOCUMENTED:
+            reference["reftarget"] = DOCUMENTED[written]
+            for text in reference.findall(Text):
+                text.parent.replace(text, Text(DOCUMENTED[written].rpartition(".")[2]))
 
 
 def _parse_returns(self: NumpyDocstring, section: str) -> list[str]:

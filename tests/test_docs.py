@@ -16,6 +16,7 @@ import donorwise as dw
 from donorwise import _typing
 from donorwise._accessor import DonorwiseAccessor
 from donorwise._core.design import advice as audit_advice
+from donorwise._core.design import covariates as audit_covariates
 from donorwise._core.design import depth as audit_depth
 from donorwise._core.design import findings as audit_checks
 from donorwise._core.design import kernel_checks as audit_kernels
@@ -159,7 +160,7 @@ def test_page_of_statuses_has_them_all() -> None:
 
 
 _AUDIT = (
-    audit_checks, audit_depth, audit_omitted, audit_advice, audit_people, audit_slopes, audit_kernels, audit_rivals,
+    audit_checks, audit_covariates, audit_depth, audit_omitted, audit_advice, audit_people, audit_slopes, audit_kernels, audit_rivals,
 )  # fmt: skip
 LISTED = {"confined", "unequal_arms", "period_left_out", "hardly_told", "kernel_warnings"}
 """Findings of the audit that are warnings or notes, or also those of a fit without one, so that their functions return lists."""

@@ -96,7 +96,9 @@ def test_recipes_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     plt.close("all")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/large-cohorts.md", "docs/how-to/atlas.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/large-cohorts.md", "docs/how-to/atlas.md", "docs/after-the-fit.md"]
+)
 def test_commands_run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     lines = "".join(_blocks(page, "bash")).splitlines()

@@ -147,3 +147,54 @@ def test_what_is_refused_changes_nothing() -> None:
     with pytest.raises(DataError, match="is not the one"):
         dw.tl.test(adata, FURTHER, progress=False)
     pd.testing.assert_frame_equal(dw.get.tests(adata), before)
+
+
+def test_a_minimal_effect_is_a_result_of_its_own() -> None:
+    adata = cohort()
+    lmm(adata, contrasts=["condition[T.disease]"])
+    dw.tl.test(adata, None, min_log_fc=1, key_added="twofold", progress=False)
+    dw.tl.test(adata, None, min_effect=np.log(2), key_added="same", progress=False)
+    twofold, same, plain = (dw.get.tests(adata, key=key, sort_by=None) for key in ("twofold", "same", "lmm"))
+    np.testing.assert_allclose(twofold["p_value"], same["p_value"])
+    assert twofold.attrs["min_effect"] == pytest.approx(np.log(2)) and "min_effect" not in plain.attrs
+    labels = [dw.pl.volcano(adata, key=key, group="T cell").get_ylabel() for key in ("twofold", "lmm")]
+    assert labels == ["$-\\log_{10}$ p of |estimate| > 0.693", "$-\\log_{10}$ p-value"]
+    tested = plain["p_value"] < 0.95  # beyond, the mixture may lie to the other side of zero than its mean
+    assert (twofold["p_value"] >= plain["p_value"])[tested].all()
+    np.testing.assert_allclose(twofold["estimate"], plain["estimate"])
+    dw.tl.test(adata, {"women": FURTHER["women"]}, key="twofold", progress=False)  # further ones have the same null
+    assert dw.get.tests(adata, key="twofold", contrast="women")["statistic"].eq(0).mean() > 0.5
+    with pytest.raises(DataError, match="of a minimal effect"):
+        dw.tl.gene_sets(adata, {"few": list(adata.var_names[:9])}, key="twofold", progress=False)
+
+
+def test_shrinkage_of_a_contrast_that_is_replaced_is_gone() -> None:
+    adata = cohort()
+    lmm(adata, contrasts=["condition[T.disease]", "sex[T.male]"])
+    dw.tl.shrink(adata)
+    dw.tl.test(adata, {"sex[T.male]": FURTHER["women"]}, progress=False)
+    table = dw.get.tests(adata)
+    assert table.groupby("contrast", observed=True)["lfsr"].count().to_dict() == {
+        "condition[T.disease]": 360,
+        "sex[T.male]": 0,
+    }
+    assert set(adata.uns["lmm"]["shrinkage"]["contrast"]) == {"condition[T.disease]"}
+
+
+def test_what_was_told_is_not_told_again(caplog: pytest.LogCaptureFixture) -> None:
+    adata = dw.datasets.simulate_cohort(n_donors=8, n_cells=400, n_genes=220, seed=3)
+    adata.X = adata.X.toarray() + 0.4 * (adata.obs["condition"] == "disease").to_numpy()[:, None]
+    dw.tl.lmm(adata, "~ condition + sex + (1 | donor_id)", contrasts="condition[T.disease]", progress=False)
+    assert _told(caplog) == ["condition[T.disease]"]
+    dw.tl.test(adata, {"again": ("condition", "disease", "control"), "sex": "sex[T.male]"}, progress=False)
+    assert _told(caplog) == ["again", "sex"]
+    dw.tl.test(adata, None, min_log_fc=1, key_added="beside", progress=False)
+    assert _told(caplog) == []
+    assert list(adata.uns["beside"]["params"]["cautions"]["names"]) == ["condition[T.disease]", "again", "sex"]
+
+
+def _told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The contrasts whose genes are said to be shifted since the last call."""
+    said = [r.getMessage() for r in caplog.records]
+    caplog.clear()
+    return [text.partition(": the middle of the genes")[0] for text in said if ": the middle of the genes" in text]

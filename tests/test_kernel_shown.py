@@ -39,7 +39,7 @@ def test_terms_go_by_name_in_every_table(fitted: ad.AnnData) -> None:
     terms = [GRM, MRM, "donor_id"]
     assert list(dict.fromkeys(dw.get.varcomp(fitted, key="two")["term"])) == [*terms, "Residual"]
     assert list(dict.fromkeys(dw.get.icc(fitted, key="two")["term"])) == terms
-    assert list(dict.fromkeys(dw.get.variance_partition(fitted, key="two")["term"])) == ["fixed", *terms, "Residual"]
+    assert list(dict.fromkeys(dw.get.variance_partition(fitted, key="two")["term"])) == ["arm", *terms, "Residual"]
     assert dw.get.varcomp(fitted, key="two", term=MRM)["term"].unique().tolist() == [MRM]
     effects = dw.get.ranef(fitted, "0", key="two", term=MRM)
     assert effects["term"].unique().tolist() == [MRM] and len(effects) == 12

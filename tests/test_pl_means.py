@@ -24,7 +24,7 @@ def cohort() -> ad.AnnData:
     adata.obs["age"] = 30.0 + 3 * adata.obs["donor_id"].cat.codes
     options: dict[str, Any] = {"ddf": "between-within", "progress": False}
     dw.tl.lmm(adata, "~ condition * sex + age + (1 | donor_id)", groupby="cell_type", **options)
-    dw.tl.pseudobulk(adata, "~ condition + age", groupby="cell_type", key_added="pseudobulk", **options)
+    dw.tl.pseudobulk(adata, "~ condition + age", groupby="cell_type", key_added="pseudobulk", progress=False)
     dw.tl.composition(adata, "~ condition + (1 | sample_id)", key_added="composition", **options)
     return adata
 

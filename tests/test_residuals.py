@@ -253,6 +253,34 @@ def test_counts_of_units_are_divided_by_what_their_unit_has(formula: str) -> Non
     assert np.abs(np.log(adata.layers["fitted"].sum(axis=0) / counts.sum(axis=0))).max() < 0.3
 
 
+def test_counts_of_units_in_groups_are_those_of_each_group_alone() -> None:
+    adata = cohort(n_genes=40)
+    adata.obs["stim"] = pd.Categorical(np.where(np.arange(adata.n_obs) % 3 > 0, "a", "b"))
+    how = {"formula": "~ condition + stim + (1 | donor_id)", "layer": "counts", "donor": "donor_id", "progress": False}
+    dw.tl.pseudobulk(adata, groupby="cell_type", **how)
+    out = made(adata, "pseudobulk", remove="donor_id")
+    for name in adata.obs["cell_type"].cat.categories:
+        of_group = (adata.obs["cell_type"] == name).to_numpy()
+        alone = adata[of_group].copy()
+        dw.tl.pseudobulk(alone, **how)
+        np.testing.assert_allclose(out[of_group], made(alone, "pseudobulk", remove="donor_id"), rtol=1e-8)
+
+
+def test_units_of_groups_have_what_each_group_has_by_itself() -> None:
+    """Groups without some of the units, so that these have other numbers there."""
+    adata = cohort(n_genes=30)
+    kind, donor = adata.obs["cell_type"].astype(str), adata.obs["donor_id"].cat.codes
+    adata = adata[~((kind == "T cell") & (donor == 1))].copy()
+    formula, given = "~ condition", {"layer": "counts", "donor": "donor_id", "progress": False}
+    dw.tl.pseudobulk(adata, formula, groupby="cell_type", **given)
+    whole = made(adata, "pseudobulk", remove="condition")
+    for name in adata.obs["cell_type"].unique():
+        at = (adata.obs["cell_type"] == name).to_numpy()
+        own = adata[at].copy()
+        dw.tl.pseudobulk(own, formula, **given)
+        np.testing.assert_allclose(whole[at], made(own, "pseudobulk", remove="condition"), rtol=1e-8)
+
+
 def test_yes_and_no_average_to_shares_without_the_terms() -> None:
     adata = cohort(n_cells=2000)
     rng = np.random.default_rng(1)
@@ -401,6 +429,16 @@ def test_container_order_and_chunks_do_not_matter(tmp_path: Path) -> None:
     np.testing.assert_allclose(made(backed, remove=remove, variables=list(genes)), want[:, [7, 2]], atol=1e-10)
     assert list(backed.obsm["made"].columns) == list(genes)
     backed.file.close()
+
+
+def test_genes_in_another_order_than_when_they_were_fitted() -> None:
+    adata = cohort()
+    dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    other = adata[:, list(adata.var_names[::-1])].copy()
+    np.testing.assert_allclose(made(other), made(adata)[:, ::-1], atol=1e-10)
+    names = list(adata.var_names)
+    pd.testing.assert_frame_equal(dw.get.ranef(other, names), dw.get.ranef(adata, names))
+    dw.tl.test(other, "condition[T.disease]", progress=False)  # which compares the models with those of the result
 
 
 def test_stored_result_has_all_it_takes(tmp_path: Path) -> None:

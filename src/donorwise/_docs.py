@@ -77,6 +77,9 @@ depth
     "weights": """\
 weights
     Precision weights of the cells: a column of obs or an array (n_obs,).""",
+    "weights_again": """\
+weights
+    As given to the tool that fitted, where that was an array.""",
     "contrasts": """\
 contrasts
     As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.""",
@@ -141,9 +144,6 @@ group
     "group_panels": """\
 group
     Groups of ``groupby`` to draw, one panel each; None for all.""",
-    "variables_drawn": """\
-variables
-    Features to include; None for all.""",
     "n_variables": """\
 n_variables
     How many features to draw where `variables` names none.""",

@@ -54,3 +54,14 @@ def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         options = ", ".join(repr(a) for a in allowed)
         raise DonorwiseError(f"{name}={value!r} is not an option; choose one of {options}.")
+
+
+def is_number(value: object) -> bool:
+    """Whether an option is a number; yes and no are none, though Python counts with them."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def check_level(level: object) -> None:
+    """Raise unless this is the coverage of an interval."""
+    if not (is_number(level) and 0 < level < 1):  # type: ignore[operator]
+        raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")

@@ -98,11 +98,16 @@ def extend_results(
     said = {name: value for name, value in old[keys.PARAMS].items() if name.startswith(keys.ADDED_TABLES)}
     write_results(adata, key, params=params, **tables)
     entry = dict(adata.uns[key])
-    entry |= {name: old[name] for name in keys.ADDED_TABLES if name in old}
+    entry |= {name: _without(pd.DataFrame(old[name]), changed) for name in keys.ADDED_TABLES if name in old}
     entry[keys.PARAMS] = {**entry[keys.PARAMS], **said}
     entry[keys.RESULTS] = _with_columns(entry[keys.RESULTS], pd.DataFrame(old[keys.RESULTS]), changed)
     for name, value in {key: entry, **derived}.items():
         put_uns(adata, name, value)
+
+
+def _without(table: pd.DataFrame, contrasts: Collection[str]) -> pd.DataFrame:
+    """The rows that are of no such contrast."""
+    return table[~table["contrast"].astype(str).isin(contrasts)] if "contrast" in table else table
 
 
 def _with_columns(new: pd.DataFrame, old: pd.DataFrame, changed: Collection[str]) -> pd.DataFrame:

@@ -59,10 +59,13 @@ JOINT_TESTS = "joint_tests"
 VARIANCE_TESTS = "variance_tests"
 """Likelihood ratio tests of random terms, asked for after the fit."""
 
+SHRINKAGE = "shrinkage"
+"""Distributions of effects that ``dw.tl.shrink`` found."""
+
 VARIANCE_INTERVALS = "variance_intervals"
 """Intervals of the shares of variance, asked for after the fit."""
 
-ADDED_TABLES = (JOINT_TESTS, VARIANCE_TESTS, VARIANCE_INTERVALS)
+ADDED_TABLES = (JOINT_TESTS, VARIANCE_TESTS, VARIANCE_INTERVALS, SHRINKAGE)
 """Tables that are asked for after the fit."""
 
 TABLES = (RESULTS, VARCOMP, ICC, VARIANCE_PARTITION)

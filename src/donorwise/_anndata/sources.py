@@ -1,9 +1,8 @@
-"""Matrices in files: how they are opened, and results written in blocks."""
+"""Matrices in files: how they are opened."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ from donorwise._anndata.elements import (
     tell_left_out,
 )
 from donorwise._anndata.obs import suggest
-from donorwise._core.files import aside, at_home, locked, real, replaced
-from donorwise.errors import DataError, OutputError
+from donorwise._core.files import aside, at_home
+from donorwise.errors import DataError
 
 if TYPE_CHECKING:
     import os
@@ -206,107 +205,3 @@ def _guard(path: Any, element: str, read: Any) -> Any:
             f"{path}: {element} cannot be read ({reason[0]}). The file is truncated or corrupt, or not an AnnData file; "
             "copy or write it again."
         ) from error
-
-
-# Rows and features of a chunk, 1 MB: groups of rows and blocks of features are both read with little waste.
-_CHUNK = (256, 512)
-
-
-def check_block_file(path: str | os.PathLike[str]) -> Path:
-    """The path, if such a file can be written there.
-
-    Raises
-    ------
-    DataError
-        The ending is neither ``.h5ad`` nor ``.zarr``.
-    OutputError
-        The folder is not there, or something else has this name.
-    """
-    out = real(Path(path))
-    if out.suffix not in (".h5ad", ".zarr"):
-        raise DataError(f"out={str(path)!r}: the name must end in .h5ad or .zarr.")
-    if not out.parent.is_dir():
-        raise OutputError(f"The folder {out.parent} does not exist; make it first.")
-    if out.exists() and not (_is_store(out) if out.suffix == ".zarr" else out.is_file()):
-        kind = "a zarr store" if out.suffix == ".zarr" else "a file"
-        raise OutputError(f"{out} is there and is not {kind}, so it is not replaced; choose another name.")
-    return out
-
-
-def _is_store(path: Path) -> bool:
-    """Whether this is a zarr group, or a folder with nothing in it."""
-    names = {own.name for own in path.iterdir()} if path.is_dir() else {"file"}
-    return not names or bool(names & {"zarr.json", ".zgroup"})
-
-
-def write_blocks(path: Path, blocks: Iterable[ad.AnnData], var: pd.DataFrame) -> None:
-    """Write AnnDatas of the same rows, whose features follow one another, as one.
-
-    Parameters
-    ----------
-    path
-        ``.h5ad`` or ``.zarr``; what is there is replaced when all is written.
-    blocks
-        The parts, with dense X and layers.
-    var
-        The features of all.
-    """
-    with locked(path), replaced(path) as temporary:
-        low = 0
-        for block in blocks:
-            if low == 0:
-                _write_frame(temporary, block, var)
-            _write_columns(temporary, block, low, len(var))
-            low += block.n_vars
-
-
-def _write_frame(path: Path, block: ad.AnnData, var: pd.DataFrame) -> None:
-    """Everything but X and the layers."""
-    import anndata as ad
-
-    frame = ad.AnnData(obs=block.obs, var=var, obsm=dict(block.obsm), uns=dict(block.uns))
-    frame.write_h5ad(path) if path.suffix == ".h5ad" else frame.write_zarr(path)
-
-
-def _write_columns(path: Path, block: ad.AnnData, low: int, n_columns: int) -> None:
-    layers = {name: matrix for name, matrix in block.layers.items() if name is not None}  # None: X, in anndata 0.13
-    matrices = {"X": block.X} | {f"layers/{name}": matrix for name, matrix in layers.items()}
-    root = _open_store(path)
-    try:
-        for name, matrix in matrices.items():
-            element = root[name] if low else _create(root, name, (block.n_obs, n_columns))
-            element[:, low : low + block.n_vars] = np.asarray(matrix, dtype=np.float64)
-    finally:
-        if path.suffix == ".h5ad":
-            root.close()
-        elif not low:
-            _consolidate(path)
-
-
-def _consolidate(path: Path) -> None:
-    """List the new arrays where the store has a list of what is in it."""
-    import zarr
-
-    if zarr.open_group(str(path), mode="r").metadata.consolidated_metadata is not None:
-        zarr.consolidate_metadata(str(path))
-
-
-def _open_store(path: Path) -> Any:
-    if path.suffix == ".h5ad":
-        import h5py
-
-        return h5py.File(path, "r+")
-    import zarr
-
-    return zarr.open_group(str(path), mode="r+", use_consolidated=False)
-
-
-def _create(root: Any, name: str, shape: tuple[int, int]) -> Any:
-    """An array of anndata's kind (encoding "array", version 0.2.0)."""
-    with suppress(KeyError):
-        del root[name]
-    create = root.create_array if hasattr(root, "create_array") else root.create_dataset
-    chunks = tuple(max(1, min(n, size)) for n, size in zip(shape, _CHUNK, strict=True))
-    element = create(name, shape=shape, dtype="f8", chunks=chunks)
-    element.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    return element

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from donorwise._anndata import list_results
+from donorwise._anndata import list_results, read_params, read_results
 from donorwise._anndata.sources import put_uns
 from donorwise._batch.files import read_source
 from donorwise._core.wording import listing
+from donorwise._typing import FITTED
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,9 +47,17 @@ def read_with_result(source: Path, results: Path | None, key: str | None) -> tup
     if name not in found:
         raise DataError(f"{place} has no result {name!r}; it holds {listing(found)}.")
     if results is not None:
-        for own in [entry for entry in held.uns if entry == name or str(entry).startswith(f"{name}_")]:
+        for stale in _entries(adata, name):
+            del adata.uns[stale]
+        for own in _entries(held, name):
             put_uns(adata, own, held.uns[own])
     return adata, name
+
+
+def _entries(adata: ad.AnnData, key: str) -> list[str]:
+    """The entries of ``uns`` that are a result and what was worked out from it; not other results whose name goes on."""
+    others = set(list_results(adata)) - {key}
+    return [name for name in adata.uns if (name == key or str(name).startswith(f"{key}_")) and name not in others]
 
 
 def _read_results(path: Path) -> ad.AnnData:
@@ -63,5 +72,18 @@ def without_cells(adata: ad.AnnData, key: str) -> ad.AnnData:
     """A result, and what was worked out from it, in an AnnData without cells, as the commands write it."""
     import anndata as ad
 
-    kept = {name: entry for name, entry in adata.uns.items() if name == key or str(name).startswith(f"{key}_")}
-    return ad.AnnData(var=pd.DataFrame(adata.var), uns=kept)
+    return ad.AnnData(var=pd.DataFrame(adata.var), uns={name: adata.uns[name] for name in _entries(adata, key)})
+
+
+def response_in(adata: ad.AnnData, key: str) -> str:
+    """The element of the source that a result is of, as messages name it."""
+    return str(read_params(adata, key)["response"])
+
+
+def unfitted(adata: ad.AnnData, key: str) -> tuple[int, int] | None:
+    """How many groups of a result have no fitted feature, for a reason that it knows, and how many there are; None for none."""
+    read = read_results(adata, key)
+    reasons, table = dict(read.params.get("reasons") or {}), read.results
+    fitted = set(table["group"][table["status"].isin(FITTED)].astype(str))
+    n = sum(name not in fitted for name in reasons)
+    return (n, table["group"].nunique()) if n else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from donorwise._anndata import open_source
+from donorwise._anndata.block_files import check_block_file
 from donorwise._core.files import real, replaced
 from donorwise.errors import DataError, DonorwiseError, OutputError
 
@@ -122,7 +123,9 @@ def check_output(path: Path, allowed: tuple[str, ...], inputs: Sequence[Path]) -
     if path.suffix == ".parquet":
         _check_parquet()
     _check_inputs(path, inputs)
-    if path.is_dir():
+    if path.suffix == ".zarr":
+        check_block_file(path)
+    elif path.is_dir():
         raise OutputError(f"{path} is a folder; give the name of a file.")
     _check_parent(path)
     return path

@@ -198,6 +198,24 @@ def parse_contrast(text: str, obs: pd.DataFrame) -> Any:
     return tuple(parts) if of_levels and "[" not in text else text
 
 
+def parse_values(text: str, name: str, obs: pd.DataFrame) -> list[Any]:
+    """Values of a variable with commas between them: levels where `obs` has levels of it, else numbers.
+
+    Examples
+    --------
+    >>> obs = pd.DataFrame({"age": [40.0, 60.0], "cluster": ["1", "2,3"]})
+    >>> parse_values("40, 60", "age", obs), parse_values("1", "cluster", obs), parse_values("2,3", "cluster", obs)
+    ([40.0, 60.0], ['1'], ['2,3'])
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if name in obs and not pd.api.types.is_numeric_dtype(obs[name]):
+        return [text] if text in set(obs[name].astype(str)) else parts
+    try:
+        return [float(part) for part in parts]
+    except ValueError:
+        return list(parts)
+
+
 def parse_groupby(given: str | Sequence[str] | None, columns: Sequence[str]) -> list[str]:
     """The columns that make the groups, given one by one or with commas between them.
 

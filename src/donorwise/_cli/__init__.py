@@ -7,7 +7,16 @@ import os
 import click
 
 import donorwise as dw
-from donorwise._cli.after import gene_sets, joint_test, means, shrink, test, test_variance, variance_partition
+from donorwise._cli.after import (
+    gene_sets,
+    joint_test,
+    means,
+    residuals,
+    shrink,
+    test,
+    test_variance,
+    variance_partition,
+)
 from donorwise._cli.commands import collapse, merge, report
 from donorwise._cli.demo import demo
 from donorwise._cli.fits import audit, composition, glmm, lmm, pseudobulk
@@ -45,6 +54,7 @@ for _command in (
     means,
     shrink,
     gene_sets,
+    residuals,
     variance_partition,
     report,
 ):

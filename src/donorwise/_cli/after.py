@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from donorwise._batch.files import TABLES, check_output, fingerprint, reading, write_anndata, write_table
-from donorwise._batch.records import finished_run, run_record, write_record
-from donorwise._cli import messages, options
+from donorwise._batch.files import write_table
+from donorwise._cli import options
+from donorwise._cli.answers import answer, table
 from donorwise._cli.options import PATH
-from donorwise._core.files import locked
 from donorwise._typing import DDF, GLMM_DDF
 from donorwise.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import anndata as ad
     import pandas as pd
 
-    Ask = Callable[[ad.AnnData, str, bool], str | None]
-    Read = Callable[[ad.AnnData, str], pd.DataFrame]
-
-_BESIDE = "test"  # key of tests that are no further contrasts
 _TABLES_ALONE = (".parquet", ".csv")
-
-logger = logging.getLogger("donorwise")
 
 KEY = click.option("--key", help="Entry of uns that holds the result, where there are several.")
 RESULT = options.add(
@@ -51,12 +41,16 @@ VARIABLES = click.option(
 GROUPS = click.option(
     "--group", multiple=True, callback=options.one_or_several, help="A group. Repeatable; all if absent."
 )
-RUN = options.add(
-    options.OUT_TABLE, options.N_JOBS, options.COUNTS_LAYER, options.LOG_DEPTH, options.DONOR, options.CONFIG, options.QUIET,
+MODELLED = options.add(
+    options.N_JOBS,
+    options.COUNTS_LAYER,
+    options.LOG_DEPTH,
+    options.DONOR,
+    options.CONFIG,
+    options.QUIET,
     options.LOG_JSON,
-)  # fmt: skip
-
-
+)
+RUN = options.add(options.OUT_TABLE, MODELLED)
 TERM = click.option(
     "--term", "terms", multiple=True, help="A term of the formula. Repeatable; see above for the usual ones."
 )
@@ -79,13 +73,14 @@ def test(ctx: click.Context, /, **given: Any) -> None:
         asked = [parse_contrast(text, adata.obs) for text in given["contrast"]]
         if not asked and not other:
             raise DataError("Nothing is asked: give --contrast, --ddf or a minimal effect.")
+        beside = f"{key}_test" if other else key  # of other tests, which are no further contrasts
         tl.test(
-            adata, asked or None, key=key, key_added=_BESIDE if other else None, progress=progress,
+            adata, asked or None, key=key, key_added=beside, progress=progress,
             **_of(given, "ddf", "min_log_fc", "min_effect", "n_jobs", "max_memory"),
         )  # fmt: skip
-        return _BESIDE if other else key
+        return beside
 
-    answer(ctx, given, ask, lambda adata, key: get.tests(adata, key=key, sort_by=None))
+    answer(ctx, given, table(ask, lambda adata, key: get.tests(adata, key=key, sort_by=None)))
 
 
 @click.command(name="joint-test")
@@ -101,7 +96,7 @@ def joint_test(ctx: click.Context, /, **given: Any) -> None:
             **_of(given, "ddf", "n_jobs", "max_memory"),
         )  # fmt: skip
 
-    answer(ctx, given, ask, lambda adata, key: get.joint_tests(adata, key=key, sort_by=None))
+    answer(ctx, given, table(ask, lambda adata, key: get.joint_tests(adata, key=key, sort_by=None)))
 
 
 @click.command(name="test-variance")
@@ -116,7 +111,7 @@ def test_variance(ctx: click.Context, /, **given: Any) -> None:
             adata, list(given["terms"]) or None, key=key, progress=progress, **_of(given, "n_jobs", "max_memory")
         )
 
-    answer(ctx, given, ask, lambda adata, key: get.variance_tests(adata, key=key, sort_by=None))
+    answer(ctx, given, table(ask, lambda adata, key: get.variance_tests(adata, key=key, sort_by=None)))
 
 
 @click.command()
@@ -170,16 +165,17 @@ def test_variance(ctx: click.Context, /, **given: Any) -> None:
 def means(ctx: click.Context, /, **given: Any) -> None:
     """Estimated marginal means of the models that another command fitted to SOURCE, with intervals."""
     from donorwise import get
+    from donorwise._batch.run import parse_values
 
-    given["at"] = {name: _values(text) for name, text in (given["at"] or {}).items()} or None
-    names = ("by", "at", "level", "scale", "weights", "ddf", "variables", "group", "n_jobs", "max_memory")
-    answer(
-        ctx,
-        given,
-        lambda adata, key, progress: None,
-        lambda adata, key: get.means(adata, given["of"], key=key, **_of(given, *names)),
-        ending=_TABLES_ALONE,
-    )
+    names = ("by", "level", "scale", "weights", "ddf", "variables", "group", "n_jobs", "max_memory")
+
+    def make(adata: ad.AnnData, key: str, progress: bool, out: Path) -> int:
+        at = {name: parse_values(text, name, adata.obs) for name, text in (given["at"] or {}).items()}
+        found = get.means(adata, given["of"], at=at or None, key=key, progress=progress, **_of(given, *names))
+        write_table(found, out)
+        return len(found)
+
+    answer(ctx, given, make, ending=_TABLES_ALONE)
 
 
 @click.command()
@@ -190,12 +186,10 @@ def shrink(ctx: click.Context, /, **given: Any) -> None:
     """Shrunken estimates and local false sign rates of the tests in RESULTS (.h5ad), as further columns."""
     from donorwise import get, tl
 
-    answer(
-        ctx,
-        given,
-        lambda adata, key, progress: tl.shrink(adata, key=key),
-        lambda adata, key: get.tests(adata, key=key, sort_by=None),
-    )
+    def ask(adata: ad.AnnData, key: str, progress: bool) -> None:
+        tl.shrink(adata, key=key)
+
+    answer(ctx, given, table(ask, lambda adata, key: get.tests(adata, key=key, sort_by=None)))
 
 
 @click.command(name="gene-sets")
@@ -246,7 +240,7 @@ def gene_sets(ctx: click.Context, /, **given: Any) -> None:
     def ask(adata: ad.AnnData, key: str, progress: bool) -> None:
         tl.gene_sets(adata, _sets(given["sets"]), key=key, progress=progress, **_of(given, *names))
 
-    answer(ctx, given, ask, lambda adata, key: get.gene_sets(adata, key=key, sort_by=None))
+    answer(ctx, given, table(ask, lambda adata, key: get.gene_sets(adata, key=key, sort_by=None)))
 
 
 @click.command(name="variance-partition")
@@ -259,7 +253,7 @@ def gene_sets(ctx: click.Context, /, **given: Any) -> None:
     help="Coverage of the intervals.",
 )
 @click.option(
-    "--n-draws", type=click.IntRange(min=1), default=2000, show_default=True, help="Draws that they come from."
+    "--n-draws", type=click.IntRange(min=100), default=2000, show_default=True, help="Draws that they come from."
 )
 @click.option("--random-state", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
 @options.add(options.MAX_MEMORY, RUN)
@@ -273,7 +267,36 @@ def variance_partition(ctx: click.Context, /, **given: Any) -> None:
     def ask(adata: ad.AnnData, key: str, progress: bool) -> None:
         tl.variance_partition(adata, key=key, progress=progress, **_of(given, *names))
 
-    answer(ctx, given, ask, lambda adata, key: get.variance_partition(adata, key=key))
+    def read(adata: ad.AnnData, key: str) -> pd.DataFrame:
+        return get.variance_partition(adata, key=key, variables=given["variables"])
+
+    answer(ctx, given, table(ask, read))
+
+
+@click.command()
+@options.add(options.SOURCE, RESULT)
+@click.option(
+    "--remove",
+    metavar="A,B,…",
+    multiple=True,
+    callback=options.terms_or_none,
+    help='Terms to take out, such as donor_id or "(1 | batch)"; everything if absent, which leaves residuals.',
+)
+@VARIABLES
+@click.option("--fitted", is_flag=True, help="Add the layer fitted, with fitted values.")
+@click.option("-o", "--out", type=PATH, required=True, help="The .h5ad or .zarr to write, with the layer residuals.")
+@options.add(options.MAX_MEMORY, MODELLED)
+@click.pass_context
+def residuals(ctx: click.Context, /, **given: Any) -> None:
+    """The cells of SOURCE with terms of the models that another command fitted taken out, written block by block."""
+    from donorwise._batch.residuals import write_residuals
+
+    names = ("remove", "variables", "fitted", "n_jobs", "max_memory")
+
+    def make(adata: ad.AnnData, key: str, progress: bool, out: Path) -> int:
+        return write_residuals(adata, key, out, progress=progress, **_of(given, *names))
+
+    answer(ctx, given, make, ending=(".h5ad", ".zarr"))
 
 
 def _of(given: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -281,21 +304,9 @@ def _of(given: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: given[name] for name in names}
 
 
-def _values(text: str) -> list[Any]:
-    """Numbers or levels with commas between them."""
-    return [_number(part.strip()) for part in text.split(",") if part.strip()]
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def _sets(path: Path) -> Any:
     """What :func:`donorwise.tl.gene_sets` takes: the path of a GMT file, or a network."""
-    if path.suffix == ".gmt":
+    if path.name.endswith((".gmt", ".gmt.gz")):
         return path
     import pandas as pd
 
@@ -303,46 +314,3 @@ def _sets(path: Path) -> Any:
         return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, sep=None, engine="python")
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise DataError(f"{path} cannot be read as a table of sets: {error}") from error
-
-
-def answer(ctx: click.Context, given: dict[str, Any], ask: Ask, read: Read, ending: tuple[str, ...] = TABLES) -> None:
-    """Read, ask, write, and leave a record beside it.
-
-    Parameters
-    ----------
-    ctx, given
-        The command and its options.
-    ask
-        Puts the answer into the AnnData and returns the key that it is under; None for that of the result.
-    read
-        The table of it.
-    ending
-        What the name of the file may end in.
-    """
-    from donorwise import pp
-    from donorwise._batch.after import read_with_result, without_cells
-
-    progress = messages.set_up(ctx, quiet=given["quiet"], as_json=given["log_json"])
-    source, results = given["source"], given.get("results")
-    out = check_output(given["out"], ending, [path for path in (source, results) if path is not None])
-    with locked(out), reading(source, "X"):
-        finished_run(out, {}, resume=False, overwrite=False)
-        logger.info("Reading %s.", source)
-        adata, key = read_with_result(source, results, given["key"])
-        told = fingerprint(source, adata)
-        if given.get("donor"):
-            adata.donorwise.setup(donor=given["donor"])
-        if given.get("log_depth"):
-            pp.log_depth(adata, layer=given["counts_layer"], normalize=given["depth_normalize"])
-        key = ask(adata, key, progress) or key
-        table = read(adata, key)
-        if out.suffix == ".h5ad":
-            write_anndata(without_cells(adata, key), out)
-        else:
-            write_table(table, out)
-        paths = {
-            name: str(Path(given[name]).resolve()) for name in ("source", "results", "sets", "out") if given.get(name)
-        }
-        chosen = {name: value for name, value in given.items() if name not in options.MANNERS} | paths
-        write_record(run_record(str(ctx.info_name), chosen, told, {"rows": len(table)}, messages.warnings_said()), out)
-    logger.info("Wrote %s rows to %s.", f"{len(table):,}", out, extra={"data": {"event": "end"}})

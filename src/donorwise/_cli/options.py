@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,12 @@ def split_names(ctx: click.Context, param: click.Parameter, value: tuple[str, ..
 def names_or_none(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str] | None:
     """The same; None if nothing was given."""
     return split_names(ctx, param, value) or None
+
+
+def terms_or_none(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str] | None:
+    """Terms of a formula with commas between them, of a repeatable option; commas within brackets are the terms' own."""
+    found = [part.strip() for text in value for part in re.findall(r"(?:[^,(]|\((?:[^()]|\([^()]*\))*\)|\()+", text)]
+    return [name for name in found if name] or None
 
 
 def one_or_several(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str | tuple[str, ...] | None:

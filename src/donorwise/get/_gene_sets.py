@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from donorwise._anndata import keys, read_gene_sets, suggest
+from donorwise._anndata import keys, read_gene_sets
 from donorwise._core.engine.gene_sets import SET_STATUSES
 from donorwise._docs import documented
-from donorwise._typing import check_option
-from donorwise.errors import DataError
-from donorwise.get._tests import check_cutoff, choose_all, tidy
+from donorwise.get._tests import choose_all, in_order, passes, tidy, with_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,16 +68,6 @@ def gene_sets(
     >>> dw.get.gene_sets(adata)["n_genes"].tolist()
     [20, 20]
     """
-    for name in [status] if isinstance(status, str) else status or ():
-        check_option("status", name, SET_STATUSES)
     table = choose_all(read_gene_sets(adata, key), contrast=contrast, group=group, set=sets)
-    if status is not None:
-        table = table[table["status"].isin(np.atleast_1d(np.asarray(status)))]
-    if alpha is not None:
-        check_cutoff("alpha", alpha, 1.0)
-        table = table[table["adj_p_value"] <= alpha]
-    if sort_by is not None:
-        if sort_by not in table.columns:
-            raise DataError(f"sort_by: there is no column {sort_by!r}. {suggest(sort_by, table.columns)}")
-        table = table.sort_values(sort_by, ascending=ascending, kind="stable", na_position="last")
-    return tidy(table)
+    table = with_status(table, status, SET_STATUSES)
+    return tidy(in_order(table[passes(table, alpha, None)], sort_by, ascending=ascending))

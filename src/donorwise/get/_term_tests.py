@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from donorwise._anndata import keys, read_params, suggest, symbols_of
+from donorwise._anndata import keys, read_params, symbols_of
 from donorwise._anndata.added import read_added
 from donorwise._docs import documented
-from donorwise._typing import STATUSES, check_option
-from donorwise.errors import DataError
-from donorwise.get._tests import check_cutoff, choose, meant, tidy
+from donorwise.get._tests import choose_all, in_order, meant, passes, tidy, with_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +70,7 @@ def joint_tests(
     >>> dw.get.joint_tests(adata)["term"].unique().tolist()
     ['cell_type', 'cell_type:condition']
     """
-    return _read(adata, key, keys.JOINT_TESTS, "dw.tl.joint_test", {"term": term, "group": group}, variables, status, alpha,
+    return _read(adata, key, keys.JOINT_TESTS, "dw.tl.joint_test", term, group, variables, status, alpha,
                  gene_symbols, sort_by, ascending=ascending)  # fmt: skip
 
 
@@ -130,7 +126,7 @@ def variance_tests(
     >>> bool(dw.get.variance_tests(adata, status="boundary")["statistic"].eq(0).all())
     True
     """
-    return _read(adata, key, keys.VARIANCE_TESTS, "dw.tl.test_variance", {"term": term, "group": group}, variables, status,
+    return _read(adata, key, keys.VARIANCE_TESTS, "dw.tl.test_variance", term, group, variables, status,
                  alpha, gene_symbols, sort_by, ascending=ascending)  # fmt: skip
 
 
@@ -139,7 +135,8 @@ def _read(
     key: str,
     name: str,
     made_by: str,
-    wanted: dict[str, Groups],
+    term: str | Sequence[str] | None,
+    group: Groups,
     variables: str | Sequence[str] | None,
     status: str | Sequence[str] | None,
     alpha: float | None,
@@ -149,22 +146,8 @@ def _read(
     ascending: bool,
 ) -> pd.DataFrame:
     """Rows of a table that was added to a result."""
-    for own in [status] if isinstance(status, str) else status or ():
-        check_option("status", own, STATUSES)
-    table, symbols = (
-        read_added(adata, key, name, made_by=made_by),
-        symbols_of(adata, gene_symbols, read_params(adata, key)),
-    )
-    for column, names in (*wanted.items(), ("variable", meant(symbols, variables))):
-        table = choose(table, column, names)
-    if status is not None:
-        table = table[table["status"].isin(np.atleast_1d(np.asarray(status)))]
-    if alpha is not None:
-        check_cutoff("alpha", alpha, 1.0)
-        table = table[table["adj_p_value"] <= alpha]
-    table = symbols.beside(table)
-    if sort_by is not None:
-        if sort_by not in table.columns:
-            raise DataError(f"sort_by: there is no column {sort_by!r}. {suggest(sort_by, table.columns)}")
-        table = table.sort_values(sort_by, ascending=ascending, kind="stable", na_position="last")
-    return tidy(table)
+    table = read_added(adata, key, name, made_by=made_by)
+    symbols = symbols_of(adata, gene_symbols, read_params(adata, key))
+    table = with_status(choose_all(table, term=term, group=group, variable=meant(symbols, variables)), status)
+    table = symbols.beside(table[passes(table, alpha, None)])
+    return tidy(in_order(table, sort_by, ascending=ascending))

@@ -9,7 +9,7 @@ import numpy as np
 from donorwise._anndata import keys, read_every_test, read_results, suggest, symbols_of
 from donorwise._core.engine.groups import group_names
 from donorwise._docs import documented
-from donorwise._typing import STATUSES, check_option
+from donorwise._typing import STATUSES, check_option, is_number
 from donorwise.errors import DataError, DonorwiseError
 from donorwise.get._adjusted import adjusted
 
@@ -41,6 +41,20 @@ def choose(table: pd.DataFrame, column: str, wanted: Groups) -> pd.DataFrame:
         if name not in known:
             raise DataError(f"There is no {column} {name!r} in this result. {suggest(name, known)}")
     return table[table[column].isin(names)]
+
+
+def choose_some(table: pd.DataFrame, column: str, wanted: Groups) -> pd.DataFrame:
+    """As :func:`choose`, for what is computed: it has to be asked for something.
+
+    Raises
+    ------
+    DataError
+        A wanted value does not occur, or `wanted` is empty.
+    """
+    found = choose(table, column, wanted)
+    if len(table) and not len(found):
+        raise DataError(f"An empty list of {column}s asks for nothing; leave it out (None) for all of them.")
+    return found
 
 
 def choose_all(table: pd.DataFrame, **wanted: Groups) -> pd.DataFrame:
@@ -90,6 +104,39 @@ def meant(symbols: Symbols, wanted: str | Sequence[str] | None) -> list[str] | N
     return None if wanted is None else symbols.find(wanted)
 
 
+def with_status(
+    table: pd.DataFrame, wanted: str | Sequence[str] | None, statuses: tuple[str, ...] = STATUSES
+) -> pd.DataFrame:
+    """Keep the rows with (one of) these statuses; None keeps all of them.
+
+    Raises
+    ------
+    DonorwiseError
+        One of them is none of `statuses`.
+    """
+    if wanted is None:
+        return table
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in names:
+        check_option("status", name, statuses)
+    return table[table["status"].isin(names)]
+
+
+def in_order(table: pd.DataFrame, sort_by: str | None, *, ascending: bool) -> pd.DataFrame:
+    """Sort by a column, missing values last; None keeps the order.
+
+    Raises
+    ------
+    DataError
+        There is no such column.
+    """
+    if sort_by is None:
+        return table
+    if sort_by not in table.columns:
+        raise DataError(f"sort_by: there is no column {sort_by!r}. {suggest(sort_by, table.columns)}")
+    return table.sort_values(sort_by, ascending=ascending, kind="stable", na_position="last")
+
+
 def passes(table: pd.DataFrame, alpha: float | None, min_log_fc: float | None) -> BoolArray:
     """Which tests have an adjusted p-value up to `alpha` and at least this fold change; None asks for nothing.
 
@@ -117,8 +164,7 @@ def passes(table: pd.DataFrame, alpha: float | None, min_log_fc: float | None) -
 
 def check_cutoff(name: str, value: object, most: float) -> None:
     """Raise unless `value` is a number between 0 and `most`."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not (number and 0 <= float(value) <= most):  # type: ignore[arg-type]
+    if not (is_number(value) and 0 <= float(value) <= most):  # type: ignore[arg-type]
         what = "a number between 0 and 1, such as 0.05" if most == 1 else "a number of at least 0, such as 1"
         raise DonorwiseError(f"{name}={value!r} must be {what}.")
 
@@ -184,14 +230,15 @@ def tests(
     -------
     One row per variable x group x contrast with the columns variable, group, contrast, estimate, se,
     ci_low, ci_high, statistic, df, p_value, adj_p_value, log_fc, status, n_donors and n_obs; ``attrs["adjust"]`` says in words over
-    which tests `adj_p_value` is adjusted.
+    which tests `adj_p_value` is adjusted, and of tests of a minimal effect ``attrs["min_effect"]`` is that, in units of `estimate`.
     `estimate` is in units of the response, `log_fc` a log2 fold change; those of a covariate such as age are per unit of
     it (per year). `statistic`, `se`, `df`, `p_value` and the interval are those of one t distribution: ``estimate
     / se`` is `statistic`, and p the two-sided tail of t beyond it. Of a moderated test, whose law is a mixture over
     what is not known of the variances, that is the t with the mixture's p-value and the width of its 95% interval:
     its `df` describes that shape, and is no count of donors or cells. Where p is nearly 1 an estimate beside the
     mixture's median makes `se` large or small. Of a ``separated`` one the interval has no end on the side of the arm that has
-    all of the response, or none.
+    all of the response, or none. Tests against a minimal effect (:func:`donorwise.tl.test`) have a `statistic` that is zero up
+    to it, and p from both of its ends. After :func:`donorwise.tl.shrink` there are two more columns, shrunk and lfsr.
 
     Results of proteins (``features=`` of :func:`donorwise.tl.lmm`) have three more: n_peptides, n_missing, and formula, the one that
     was fitted.
@@ -221,8 +268,6 @@ def tests(
     >>> bool((hits["adj_p_screen"] <= 0.1).all())
     True
     """
-    for name in [status] if isinstance(status, str) else status or ():
-        check_option("status", name, STATUSES)
     stored = read_results(adata, key)
     symbols = symbols_of(adata, gene_symbols, stored.params)
     if alpha is not None:
@@ -234,15 +279,10 @@ def tests(
         table = _with_ratios(table, stored.ratio, key)
     for column, wanted in (("group", group), ("variable", meant(symbols, variables))):
         table = choose(table, column, wanted)
-    if status is not None:
-        table = table[table["status"].isin(np.atleast_1d(np.asarray(status)))]
-    if alpha is not None or min_log_fc is not None:
-        table = table[passes(table, alpha, min_log_fc)]
-    table = symbols.beside(table)
-    if sort_by is not None:
-        if sort_by not in table.columns:
-            raise DataError(f"sort_by: there is no column {sort_by!r}. {suggest(sort_by, table.columns)}")
-        table = table.sort_values(sort_by, ascending=ascending, kind="stable", na_position="last")
-    table = tidy(table)
+    table = with_status(table, status)
+    table = symbols.beside(table[passes(table, alpha, min_log_fc)])
+    table = tidy(in_order(table, sort_by, ascending=ascending))
     table.attrs["adjust"] = told
+    if "min_effect" in stored.params:
+        table.attrs["min_effect"] = float(stored.params["min_effect"])
     return table

@@ -113,7 +113,8 @@ def icc(
         Which random term; None for the first of the model, of proteins (``features=`` of :func:`donorwise.tl.lmm`) for
         that of the donors.
     {group_drawn}
-    {variables_drawn}
+    variables
+        Features to include; None for all.
     {key}
     {symbols}
     ax

@@ -21,13 +21,13 @@ from donorwise._anndata import (
     obs_frame,
     resolve_response,
 )
+from donorwise._anndata.block_files import check_block_file, write_blocks
 from donorwise._anndata.collapsed import Contents, Counts, MeanDepths, make_collapsed
 from donorwise._anndata.collapsed_counts import check_glmm
 from donorwise._anndata.exposure import check_not_logged
 from donorwise._anndata.identity import check_cells, check_files, digest, hash_cells
 from donorwise._anndata.obs import as_frame
 from donorwise._anndata.origin import Origin, check_names, kept_uns
-from donorwise._anndata.sources import check_block_file, write_blocks
 from donorwise._core.design.design import combine, first_rows
 from donorwise._core.design.terms import label_codes, read_column
 from donorwise._core.engine.arrays import check_max_memory, check_weights, pass_jobs

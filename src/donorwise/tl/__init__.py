@@ -13,6 +13,7 @@ from donorwise.tl._power import power
 from donorwise.tl._pseudobulk import pseudobulk
 from donorwise.tl._residuals import residuals
 from donorwise.tl._scan import scan
+from donorwise.tl._shrink import shrink
 from donorwise.tl._test import test
 from donorwise.tl._test_variance import test_variance
 from donorwise.tl._variance_partition import variance_partition
@@ -29,6 +30,7 @@ __all__ = [
     "pseudobulk",
     "residuals",
     "scan",
+    "shrink",
     "test",
     "test_variance",
     "variance_partition",

@@ -15,7 +15,7 @@ from donorwise._core.engine.set_lists import match_sets, read_sets
 from donorwise._core.wording import listing
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._tests import choose
+from donorwise.get._tests import choose_some
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -78,11 +78,9 @@ def gene_sets(
     gene_symbols
         Column of var with the names by which the sets know the features, such as their symbols. A name that several have means all
         of them.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
-    max_memory
-        GB for the statistics of groups that share a pass; None for one pass.
+    {max_memory}
     {progress}
     {copy}
 
@@ -133,7 +131,12 @@ def gene_sets(
     if copy:
         adata = copied(adata)
     stored = read_results(adata, key)
-    results = choose(choose(stored.results, "contrast", contrast), "group", group)
+    if stored.params.get("min_effect"):
+        raise DataError(
+            f"The tests of {key!r} are of a minimal effect, and say nothing of smaller ones: take the result without min_log_fc= "
+            "and min_effect=."
+        )
+    results = choose_some(choose_some(stored.results, "contrast", contrast), "group", group)
     matched = _matched(adata, read_sets(sets), stored, symbols_of(adata, gene_symbols, stored.params), key)
     analysis = None
     if inter_gene_cor is None:
@@ -180,7 +183,13 @@ def _matched(adata: ad.AnnData, sets: SetList, stored: Results, symbols: Symbols
             f"{_hint(adata, list(genes), own)}"
         )
     logger.info(
-        "%d sets of %d genes: %d of the %d features of %r are in one.", len(sets), len(genes), found, len(features), key
+        "%d %s of %d genes: %d of the %d features of %r are in one.",
+        len(sets),
+        "set" if len(sets) == 1 else "sets",
+        len(genes),
+        found,
+        len(features),
+        key,
     )
     return matched
 

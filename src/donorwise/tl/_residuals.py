@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("donorwise")
 
 _DTYPES = ("float32", "float64")
+MADE = ("residuals", "fitted")
+"""What is made, in the order in which notes and files have it."""
 
 
 @documented
@@ -71,8 +73,7 @@ def residuals(
         Name of another layer, or table, with the fitted values; None for none.
     dtype
         ``"float32"``, or ``"float64"``.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
     max_memory
         GB for the statistics of groups that share a pass, and for what is made; None for one pass, and any size.
@@ -154,7 +155,7 @@ def residuals(
     terms = [remove] if isinstance(remove, str) else remove
     if terms is not None and not len(terms):
         raise DataError("remove=[] names no term to take out; None takes out all of them.")
-    found = recover(adata, key, variables=_asked(adata, key, variables), weights=weights, n_jobs=n_jobs)
+    found = recover(adata, key, variables=asked(adata, key, variables), weights=weights, n_jobs=n_jobs)
     names = (key_added,) if fitted is None else (key_added, fitted)
     place = _place(adata, found, names, whole=variables is None, dtype=dtype)
     place.check(adata, key, max_memory)
@@ -162,14 +163,12 @@ def residuals(
         found.analysis, read_results(adata, key).varcomp, terms, max_memory=max_memory, progress=progress
     )
     place.write(adata, _filled(removal, place, adata.n_obs, progress=progress))
-    note_made(
-        adata, key, place, ("residuals", "fitted")[: len(names)], "everything" if terms is None else ", ".join(terms)
-    )
-    _tell(removal)
+    note_made(adata, key, place, MADE[: len(names)], what_is_removed(terms))
+    tell_left_out(removal)
     return adata if copy else None
 
 
-def _asked(adata: ad.AnnData, key: str, variables: str | Sequence[str] | None) -> list[str] | None:
+def asked(adata: ad.AnnData, key: str, variables: str | Sequence[str] | None) -> list[str] | None:
     """Features of the result that are named; None for all."""
     if variables is None:
         return None
@@ -178,6 +177,11 @@ def _asked(adata: ad.AnnData, key: str, variables: str | Sequence[str] | None) -
         raise DataError("variables=[] names no feature; leave it out for all of them.")
     choose(read_results(adata, key).results, "variable", names)
     return names
+
+
+def what_is_removed(terms: Sequence[str] | None) -> str:
+    """The terms that are taken out, as notes have them."""
+    return "everything" if terms is None else ", ".join(terms)
 
 
 def _place(adata: ad.AnnData, found: Recovered, names: tuple[str, ...], *, whole: bool, dtype: str) -> Place:
@@ -200,7 +204,7 @@ def _filled(removal: Removal, place: Place, n_cells: int, *, progress: bool) -> 
     return arrays
 
 
-def _tell(removal: Removal) -> None:
+def tell_left_out(removal: Removal) -> None:
     """Log how many cells have no values."""
     n = int((~removal.used).sum())
     if n:

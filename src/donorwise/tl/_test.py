@@ -11,7 +11,8 @@ import pandas as pd
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, read_results, write_results
 from donorwise._anndata.added import extend_results
-from donorwise._anndata.recover import check_same, check_whole, recover
+from donorwise._anndata.recover import recover_whole
+from donorwise._anndata.unchanged import check_same
 from donorwise._anndata.write import ROW
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options, log2_as_estimate, with_further
@@ -64,15 +65,13 @@ def test(
         values that are logarithms, where it is a difference of means of these (the `log_fc` of the table is of the mean
         counts, and differs where they are few).
     min_effect
-        The same in units of the estimate, for scores, shares and all others.
+        The same in units of the estimate, for scores, shares and all others; without either it is that of the result.
     key_added
         Where the tests go: a result of its own, with all its tables. None adds the contrasts to the result `key`, where one
         of the same name is replaced; another `ddf` or null hypothesis needs a name of its own.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
-    max_memory
-        GB for the statistics of groups that share a pass; None for one pass.
+    {max_memory}
     {progress}
     {copy}
 
@@ -108,13 +107,12 @@ def test(
     120
     """
     check_is_anndata(adata)
-    if copy:
-        adata = copied(adata)
     check_max_memory(max_memory)
     if key_added is not None:
         check_free(adata, key_added)
-    found = recover(adata, key, weights=weights, n_jobs=n_jobs, fold_changes=True)
-    check_whole(adata, key, found)
+    if copy:
+        adata = copied(adata)
+    found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs, fold_changes=True)
     analysis = found.analysis
     effect = log2_as_estimate(analysis, key, min_log_fc, min_effect)
     options = check_options(analysis.options, analysis.ddfs, ddf, effect)
@@ -126,7 +124,8 @@ def test(
     beside = key_added not in (None, key)
     asked = analysis if contrasts is None else analysis.asking(contrasts)
     whole = asked if beside else with_further(analysis, asked)
-    result = run(replace(whole, options=options), Memory(), max_memory=max_memory, progress=progress)
+    told = dict(read_results(adata, key).params.get("cautions") or {}).values()
+    result = run(replace(whole, options=options), Memory(), max_memory=max_memory, progress=progress, known=set(told))
     _check(adata, key, result)
     if beside:
         write_results(adata, str(key_added), params=result.params, **result.tables)

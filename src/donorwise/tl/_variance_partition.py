@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from donorwise._anndata import check_is_anndata, copied, keys, read_results
 from donorwise._anndata.added import write_added
-from donorwise._anndata.recover import check_whole, recover
+from donorwise._anndata.recover import recover_whole
+from donorwise._anndata.unchanged import same_as
 from donorwise._core.engine.arrays import check_max_memory
-from donorwise._core.engine.share_intervals import check_draws, intervals_of
+from donorwise._core.engine.share_intervals import ask_intervals, check_draws
 from donorwise._docs import documented
-from donorwise.get._tests import choose
+from donorwise.get._tests import choose_some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,11 +55,9 @@ def variance_partition(
         Draws for each feature. The ends of an interval of 95% from 2,000 draws have 2.5% beyond them, give or take 0.35%.
     random_state
         Of the draws, which all features share: intervals hang on it and the data alone.
-    weights
-        As given to the tool that fitted, where that was an array.
+    {weights_again}
     {n_jobs}
-    max_memory
-        GB for the statistics of groups that share a pass; None for one pass.
+    {max_memory}
     {progress}
     {copy}
 
@@ -104,16 +103,15 @@ def variance_partition(
     True
     """
     check_is_anndata(adata)
-    if copy:
-        adata = copied(adata)
     check_max_memory(max_memory)
     check_draws(level, n_draws, random_state)
-    names = choose(read_results(adata, key).variance_partition, "variable", variables)["variable"]
-    found = recover(adata, key, weights=weights, n_jobs=n_jobs)
-    check_whole(adata, key, found)
-    table = intervals_of(
+    if copy:
+        adata = copied(adata)
+    names = choose_some(read_results(adata, key).variance_partition, "variable", variables)["variable"]
+    found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
+    table = ask_intervals(
         found.analysis, list(dict.fromkeys(map(str, names))), level=level, n_draws=n_draws, seed=random_state,
-        max_memory=max_memory, progress=progress,
+        same=same_as(adata, key), max_memory=max_memory, progress=progress,
     )  # fmt: skip
     said = {"level": float(level), "n_draws": int(n_draws), "random_state": int(random_state)}
     write_added(adata, key, keys.VARIANCE_INTERVALS, table, _BY, said)

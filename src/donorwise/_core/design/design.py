@@ -300,7 +300,8 @@ class Design:
         rows = np.flatnonzero(self.codes >= 0)
         codes = np.full(self.codes.size, -1, dtype=self.codes.dtype)
         codes[rows] = np.arange(rows.size)
-        return replace(self.on_rows(self.codes[rows], self.covariates[rows]), codes=codes)
+        made = self.on_rows(self.codes[rows], self.covariates[rows])
+        return replace(made, codes=codes, covariates=self.covariates[:, :0])
 
     def on_rows(self, at: IntArray, covariates: FloatArray) -> Design:
         """The same with rows for patterns: n rows of the patterns `at` (n,) with these covariates (n, m)."""

@@ -25,7 +25,7 @@ from donorwise._core.engine.tables import (
 from donorwise._core.engine.tasks import Task, test_features
 from donorwise._core.inference.likelihood_ratio import check_nested, check_same_data, extra_parameters, n_parameters
 from donorwise._core.inference.moderation import learn, refusal
-from donorwise._typing import ALL, DDF, check_option
+from donorwise._typing import ALL, DDF, check_level, check_option, is_number
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ class LMMFit(FittedVariances, FittedMeans):
         ddf
             ``"moderated"`` averages the test over the variance ratios that the data and a prior
             shared by all features leave possible (see Notes); ``"kenward-roger"`` (Kenward and
-            Roger 1997), ``"satterthwaite"``, ``"between-within"`` (from the design alone) and
+            Roger 1997), ``"satterthwaite"``, ``"between-within"`` (from the design alone, as nlme; where random slopes
+            differ between donors it counts rows for them: type I error .11 for .05 with six donors) and
             ``"residual"`` (n - p: takes rows for replicates; for comparison only) judge every
             feature by itself, which is what to use for one feature named in advance. Where
             moderation does not apply (see :attr:`prior`) Kenward-Roger takes its place, which the log says.
@@ -211,9 +212,8 @@ class LMMFit(FittedVariances, FittedMeans):
         True
         """
         check_option("ddf", ddf, DDF)
-        if not 0 < level < 1:
-            raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
-        if not 0 <= min_effect < np.inf:
+        check_level(level)
+        if not (is_number(min_effect) and 0 <= min_effect < np.inf):
             raise DonorwiseError(f"min_effect={min_effect!r} must be a number of at least 0, in units of the estimate.")
         names, (own,) = resolve_by_group([Task(ALL, self.design, self.design.lost.reason)], contrasts)
         assert own is not None  # one of the contrasts at least, else it is an error

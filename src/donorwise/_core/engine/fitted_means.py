@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from donorwise._core.engine.mean_scale import MeanScale
 from donorwise._core.engine.means import SCALES, WEIGHTS, counted, grid_rows, make_grid, means_table, spread
-from donorwise._typing import ALL, check_option
+from donorwise._typing import ALL, check_level, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ class FittedMeans(ABC):
         """
         check_option("scale", scale, SCALES)
         check_option("weights", weights, WEIGHTS)
-        if not 0 < level < 1:
-            raise DonorwiseError(f"level={level!r} is not a coverage; it must lie between 0 and 1, as 0.95 does.")
+        check_level(level)
         told = self._mean_scale(exposure)
         grid = make_grid([self.design], by, of, at, proportional=weights == "proportional")
         donors = next((t.codes for t in self.design.random_terms if t.group == self.donor), None)

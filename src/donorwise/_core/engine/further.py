@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from donorwise._core.engine.results import Contrasts
-from donorwise._typing import check_option
+from donorwise._typing import check_option, is_number
 from donorwise.errors import DonorwiseError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def check_options(options: Options, ddfs: tuple[str, ...], ddf: str | None, min_
 def log2_as_estimate(
     analysis: Analysis[Any, Any], key: str, min_log_fc: float | None, min_effect: float | None
 ) -> float:
-    """The smallest effect that matters, in units of the estimates; 0 for any.
+    """The smallest effect that matters, in units of the estimates; that of the result where none is given.
 
     Raises
     ------
@@ -62,17 +62,13 @@ def log2_as_estimate(
     if min_log_fc is not None and min_effect is not None:
         raise DonorwiseError("min_log_fc= and min_effect= are one size in different units; give one of them.")
     for name, value in {"min_log_fc": min_log_fc, "min_effect": min_effect}.items():
-        if value is not None and not (_is_number(value) and 0 <= value < np.inf):
+        if value is not None and not (is_number(value) and 0 <= value < np.inf):
             raise DonorwiseError(f"{name}={value!r} must be a number of at least 0, such as 0.5.")
     if min_log_fc is None:
-        return float(min_effect or 0.0)
+        return analysis.options.min_effect if min_effect is None else float(min_effect)
     if not np.isfinite(analysis.log2_unit):
         raise DonorwiseError(
             f"min_log_fc= is a log2 fold change, and the estimates of {key!r} are no logarithms of ratios: give min_effect= in "
             "units of the column estimate."
         )
     return float(min_log_fc) * analysis.log2_unit
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from donorwise._core.engine.tasks import test_features
 from donorwise._core.inference.competitive import competitive_tests, mean_correlation
 from donorwise._core.inference.donor_scores import replicated
 from donorwise._core.inference.multiplicity import adjust
+from donorwise._typing import is_number
 from donorwise.errors import DataError, DesignError, DonorwiseError
 
 if TYPE_CHECKING:
@@ -46,12 +47,12 @@ class SetOptions:
     def check(self) -> None:
         """Raise a DonorwiseError unless sizes and correlation make sense."""
         rho = self.inter_gene_cor
-        if rho is not None and not (_is_number(rho) and -1 < rho < 1):
+        if rho is not None and not (is_number(rho) and -1 < rho < 1):
             raise DonorwiseError(
                 f"inter_gene_cor={rho!r} must be a correlation between -1 and 1, such as 0.01; None estimates it."
             )
         for name, size in (("min_size", self.min_size), ("max_size", self.max_size)):
-            if size is not None and not (_is_number(size) and size >= 1 and size == int(size)):
+            if size is not None and not (is_number(size) and 1 <= size < np.inf and size == int(size)):
                 raise DonorwiseError(f"{name}={size!r} must be a whole number of genes of at least 1.")
         if self.max_size is not None and self.max_size < self.min_size:
             raise DonorwiseError(
@@ -63,10 +64,6 @@ class SetOptions:
         rho = "estimated" if self.inter_gene_cor is None else float(self.inter_gene_cor)
         most = 0 if self.max_size is None else int(self.max_size)
         return {"inter_gene_cor": rho, "use_ranks": self.use_ranks, "min_size": int(self.min_size), "max_size": most}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def normal_scores(p_value: FloatArray, statistic: FloatArray) -> FloatArray:
@@ -124,10 +121,7 @@ def gene_sets_table(
     if analysis is None or varcomp is None:
         parts = [_of_contrast(own, sets, options) for table in by_group.values() for own in _by_contrast(table)]
         return pd.concat(parts, ignore_index=True)
-    wanted = [i for i, task in enumerate(analysis.tasks) if task.name in by_group]
-    asked = replace(
-        analysis, tasks=[analysis.tasks[i] for i in wanted], contrasts=tuple(analysis.contrasts[i] for i in wanted)
-    )
+    asked = analysis.take_tasks([i for i, task in enumerate(analysis.tasks) if task.name in by_group])
 
     def question(number: int, statistics: Any, fit: Any) -> list[pd.DataFrame]:
         name = asked.tasks[number].name

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from donorwise._typing import BoolArray, FloatArray, IntArray
 
 
-class Part(NamedTuple):
-    """Terms of a linear predictor: columns of X, less their means over the rows in use where these are given, and random terms."""
+class Terms(NamedTuple):
+    """Some terms of a linear predictor: columns of X, less their means over the rows in use where these are given, and random terms."""
 
     fixed: IntArray
     random: tuple[int, ...]
@@ -47,16 +47,16 @@ class Predictor(Protocol):
     def features(self, columns: IntArray) -> IntArray:
         """Features that columns, counted among those that are read, are of."""
 
-    def linear(self, rows: IntArray, columns: IntArray, part: Part) -> FloatArray:
-        """A part of the linear predictors of rows in use, (n, c); NaN for features without a fit."""
+    def linear(self, rows: IntArray, columns: IntArray, terms: Terms) -> FloatArray:
+        """What terms are of the linear predictors of rows in use, (n, c); NaN for features without a fit."""
 
 
-def whole(design: Design) -> Part:
+def whole(design: Design) -> Terms:
     """All terms, the intercept too."""
-    return Part(np.arange(len(design.fixed_names)), tuple(range(len(design.random_terms))))
+    return Terms(np.arange(len(design.fixed_names)), tuple(range(len(design.random_terms))))
 
 
-def column_means(design: Design) -> FloatArray:
+def overall_means(design: Design) -> FloatArray:
     """Means of the columns of X over the rows in use, (p,)."""
     used = design.codes >= 0
     out = np.bincount(design.codes[used], minlength=design.n_patterns) @ design.X / max(int(used.sum()), 1)
@@ -107,14 +107,14 @@ class CellPredictor:
         """See :class:`Predictor`: each column is one."""
         return columns
 
-    def linear(self, rows: IntArray, columns: IntArray, part: Part) -> FloatArray:
+    def linear(self, rows: IntArray, columns: IntArray, terms: Terms) -> FloatArray:
         """See :class:`Predictor`."""
         pattern = self.design.codes[rows]
-        X = self._columns(self.design.X, self.design.varying, rows)[:, part.fixed]
-        if part.means is not None:
-            X = X - part.means[part.fixed]
-        out = np.asarray(X @ self.beta[np.ix_(columns, part.fixed)].T)
-        for t in part.random:
+        X = self._columns(self.design.X, self.design.varying, rows)[:, terms.fixed]
+        if terms.means is not None:
+            X = X - terms.means[terms.fixed]
+        out = np.asarray(X @ self.beta[np.ix_(columns, terms.fixed)].T)
+        for t in terms.random:
             term, own = self.design.random_terms[t], self.effects[t][:, :, slice_if_run(columns)]  # a view of most
             Z, level = self._columns(term.Z, term.varying, rows), term.codes[pattern]
             for column in range(Z.shape[1]):
@@ -167,15 +167,15 @@ class PeptidePredictor:
         """See :class:`Predictor`: the protein of each."""
         return self.source.protein[self.source.columns[columns]]
 
-    def linear(self, rows: IntArray, columns: IntArray, part: Part) -> FloatArray:
+    def linear(self, rows: IntArray, columns: IntArray, terms: Terms) -> FloatArray:
         """See :class:`Predictor`; NaN too for levels of which a protein has no measurement."""
         peptide, feature = self.source.columns[columns], self.features(columns)
         pattern = self._pattern[self.source.kind[peptide]][:, rows].T
-        X = self.design.X[:, part.fixed]
-        if part.means is not None:
-            X = X - part.means[part.fixed]
-        out = np.einsum("ncp,cp->nc", X[pattern], self.beta[np.ix_(feature, part.fixed)])
-        for t in part.random:
+        X = self.design.X[:, terms.fixed]
+        if terms.means is not None:
+            X = X - terms.means[terms.fixed]
+        out = np.einsum("ncp,cp->nc", X[pattern], self.beta[np.ix_(feature, terms.fixed)])
+        for t in terms.random:
             out += self._random(self.design.random_terms[t], self.effects[t], rows, peptide, pattern)
         out[pattern < 0] = np.nan
         return out

@@ -10,7 +10,7 @@ import numpy as np
 from donorwise._core.cells.blocks import dense_blocks
 from donorwise._core.design.named import terms_named
 from donorwise._core.engine.asking import ask
-from donorwise._core.engine.predictions import Part, column_means, whole
+from donorwise._core.engine.predictions import Terms, overall_means, whole
 from donorwise._core.jobs import Progress
 from donorwise.errors import DataError
 
@@ -65,42 +65,42 @@ class Removal:
     def blocks(self, *, progress: bool = False) -> Iterator[ResidualBlock]:
         """All values of rows in use, a few at a time."""
         source, used = self.analysis.source, self.used
-        parts = [None if p is None else self._part(p) for p in self.predictors]
+        taken = [None if p is None else self._terms(p) for p in self.predictors]
         total = int(used.sum()) * source.columns.size
         with Progress(total=total, unit="value", unit_scale=True, desc="residuals", disable=not progress) as bar:
             for block in dense_blocks(source.matrix, source.columns, used):
-                yield self._of_block(block, parts)
+                yield self._of_block(block, taken)
                 bar.update(block.values.size)
 
-    def _part(self, predictor: Predictor) -> Part | None:
+    def _terms(self, predictor: Predictor) -> Terms | None:
         """What is taken out of the linear predictors of a task: fixed terms about their means, so that the level stays."""
         if self.removed is None:
             return None
-        return Part(self.removed.columns(predictor.design), self.removed.random, column_means(predictor.design))
+        return Terms(self.removed.columns(predictor.design), self.removed.random, overall_means(predictor.design))
 
-    def _of_block(self, block: Block, parts: Sequence[Part | None]) -> ResidualBlock:
+    def _of_block(self, block: Block, taken: Sequence[Terms | None]) -> ResidualBlock:
         out = ResidualBlock(
             block.rows, block.columns, np.full(block.values.shape, np.nan), np.full(block.values.shape, np.nan)
         )
-        for predictor, part in zip(self.predictors, parts, strict=True):
+        for predictor, terms in zip(self.predictors, taken, strict=True):
             if predictor is None:
                 continue
             at = np.flatnonzero(predictor.uses(block.rows))
             if at.size:
                 own = block._replace(rows=block.rows[at], values=block.values[at])
-                out.residuals[at], out.fitted[at] = _residuals(predictor, own, part)
+                out.residuals[at], out.fitted[at] = _residuals(predictor, own, terms)
         return out
 
 
-def _residuals(predictor: Predictor, block: Block, part: Part | None) -> tuple[FloatArray, FloatArray]:
-    """Residuals, or responses without a part of their linear predictors, and fitted values of rows of one task."""
+def _residuals(predictor: Predictor, block: Block, terms: Terms | None) -> tuple[FloatArray, FloatArray]:
+    """Residuals, or responses without some terms, and fitted values of rows of one task."""
     scale, features = predictor.scale, predictor.features(block.columns)
     y = scale.observed(block.values)
     eta = predictor.linear(block.rows, block.columns, whole(predictor.design))
     fitted = scale.fitted(eta, block.rows, features)
-    if part is None:
+    if terms is None:
         return scale.residual(y, eta, block.rows, features), fitted
-    removed = predictor.linear(block.rows, block.columns, part)
+    removed = predictor.linear(block.rows, block.columns, terms)
     return scale.without(y, eta, removed, block.rows, features), fitted
 
 

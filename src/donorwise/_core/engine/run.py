@@ -24,7 +24,7 @@ from donorwise._typing import STATUSES
 from donorwise.errors import DataError, DonorwiseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from donorwise._core.engine.analysis import Analysis, F, S
 
@@ -84,7 +84,14 @@ class NothingFittedError(DataError):
     """No group could be fitted."""
 
 
-def run(analysis: Analysis[S, F], sink: Sink, *, max_memory: float | None = None, progress: bool = False) -> Result:
+def run(
+    analysis: Analysis[S, F],
+    sink: Sink,
+    *,
+    max_memory: float | None = None,
+    progress: bool = False,
+    known: Collection[str] = (),
+) -> Result:
     """Fit every task that is not finished yet, keeping no more than its tables.
 
     Parameters
@@ -97,6 +104,8 @@ def run(analysis: Analysis[S, F], sink: Sink, *, max_memory: float | None = None
         GB for the statistics of tasks that share a pass; None for one pass.
     progress
         Show a progress bar.
+    known
+        Cautions that the log has told before; they are kept with the result, and not told again.
 
     Raises
     ------
@@ -112,7 +121,11 @@ def run(analysis: Analysis[S, F], sink: Sink, *, max_memory: float | None = None
         for numbers in analysis.passes(max_memory):
             if not finished.issuperset(numbers):
                 _fit_pass(analysis, numbers, finished, sink, bar.update)
-    return _result(analysis, [sink.load(number) for number in range(len(analysis.tasks))])
+    result = _result(analysis, [sink.load(number) for number in range(len(analysis.tasks))])
+    for text in result.params.get("cautions", {}).values():
+        if text not in known:
+            logger.warning(text)
+    return result
 
 
 def _fit_pass(
@@ -154,8 +167,6 @@ def _result(analysis: Analysis[S, F], parts: Sequence[Tables]) -> Result:
     params = _params(analysis, named, tables["results"])
     cautions = shifted(tables["results"], of_covariates(analysis), analysis.when_shifted)
     cautions |= of_fits({name: part.cautions for name, part in named.items()})
-    for text in cautions.values():
-        logger.warning(text)
     said = {"cautions": cautions} if cautions else {}
     return Result(tables, params | said, failed)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from scipy import sparse
 
+from donorwise._core.cells.chunks import all_in_order
 from donorwise._core.cells.collapse import collapse
 from donorwise._core.cells.collapsed_rows import merge_rows, with_covariates
 from donorwise._core.cells.matrices import missing_patterns
@@ -269,7 +270,7 @@ def _passes(
     columns = np.arange(matrix.shape[1]) if features is None else np.asarray(features)
     for at, seen in _masks(matrix, columns, codes):
         used = codes if seen is None else np.where(seen, codes, -1).astype(codes.dtype)
-        whole = at.size == matrix.shape[1]
+        whole = all_in_order(columns[at], matrix.shape[1])
         collapsed = collapse(
             matrix, used, n_patterns, weights=weights, covariates=covariates, features=None if whole else columns[at],
             names=variables if whole else tuple(variables[i] for i in at), log_base=log_base, n_jobs=n_jobs,

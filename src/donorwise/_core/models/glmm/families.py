@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from donorwise.errors import DataError
 
@@ -112,10 +112,16 @@ class Distribution:
             return Moments(-np.expm1(-rate), rate * none, -np.expm1(-rate) * none)
         return Moments(rate, rate, rate + rate**2 / size if self.dispersed else rate)
 
+    def eta(self, mean: FloatArray, exposure: float) -> FloatArray:
+        """Linear predictors of means, the inverse of :meth:`moments`."""
+        if self.code == LOGIT:
+            return np.asarray(logit(mean))
+        return np.asarray(np.log((-np.log1p(-mean) if self.code == CLOGLOG else mean) / exposure))
+
     def linked(self, total: FloatArray, most: FloatArray) -> FloatArray:
         """The link of sums of counts, or of successes out of `most`, half a count (half a yes and half a no) being added.
 
-        It is finite for all of them (Haldane 1956, Ann Hum Genet 20:309); of counts it is log(sum + 1/2).
+        It is finite for all of them, as Haldane's log odds are; of counts it is log(sum + 1/2).
         """
         yes, no = total + _HALF, most - total + _HALF
         if self.counts:
