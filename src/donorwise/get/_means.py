@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -36,8 +36,8 @@ def means(
     variables: str | Sequence[str] | None = None,
     group: Groups = None,
     level: float = 0.95,
-    scale: str = "response",
-    weights: str = "equal",
+    scale: Literal["response", "link"] = "response",
+    weights: Literal["equal", "proportional"] = "equal",
     ddf: Ddf | GlmmDdf | None = None,
     fit_weights: FloatArray | None = None,
     gene_symbols: str | None = None,
