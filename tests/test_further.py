@@ -156,6 +156,9 @@ def test_a_minimal_effect_is_a_result_of_its_own() -> None:
     dw.tl.test(adata, None, min_effect=np.log(2), key_added="same", progress=False)
     twofold, same, plain = (dw.get.tests(adata, key=key, sort_by=None) for key in ("twofold", "same", "lmm"))
     np.testing.assert_allclose(twofold["p_value"], same["p_value"])
+    assert twofold.attrs["min_effect"] == pytest.approx(np.log(2)) and "min_effect" not in plain.attrs
+    labels = [dw.pl.volcano(adata, key=key, group="T cell").get_ylabel() for key in ("twofold", "lmm")]
+    assert labels == ["$-\\log_{10}$ p of |estimate| > 0.693", "$-\\log_{10}$ p-value"]
     tested = plain["p_value"] < 0.95  # beyond, the mixture may lie to the other side of zero than its mean
     assert (twofold["p_value"] >= plain["p_value"])[tested].all()
     np.testing.assert_allclose(twofold["estimate"], plain["estimate"])

@@ -517,3 +517,14 @@ def test_reader(fitted: ad.AnnData) -> None:
         dw.get.gene_sets(fitted, sort_by="p")
     with pytest.raises(DonorwiseError, match="status='good' is not an option"):
         dw.get.gene_sets(fitted, status="good")
+
+
+def test_further_names_of_a_contrast_are_not_tested_again() -> None:
+    adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=40, seed=0)
+    dw.tl.lmm(adata, "~ condition + (1 | donor_id)", progress=False)
+    dw.tl.test(adata, dw.pairwise("condition"), progress=False)
+    sets = {"some": adata.var_names[:9]}
+    dw.tl.gene_sets(adata, sets, progress=False)
+    assert dw.get.gene_sets(adata)["contrast"].tolist() == ["condition[T.disease]"]
+    dw.tl.gene_sets(adata, sets, contrast="condition: disease vs control", progress=False)
+    assert dw.get.gene_sets(adata)["contrast"].tolist() == ["condition: disease vs control"]

@@ -18,7 +18,7 @@ from donorwise._core.engine.asking import ask
 from donorwise._core.engine.joint import independent
 from donorwise._core.inference.joint import denominator_df, f_of_p, f_tail, moderated_joint_tests
 from donorwise._core.inference.moderation import posterior
-from donorwise._core.models.law import joint_square, with_sums
+from donorwise._core.models.law import joint_contrasts, joint_square
 from donorwise._core.models.lmm.components import covariances, with_covariances
 
 FORMULAS = ["~ arm * cond + age + (1 | donor/sample)", "~ time + arm + (time || donor)"]
@@ -107,7 +107,7 @@ def test_squares_of_several_estimates() -> None:
     rng = np.random.default_rng(0)
     A, L = rng.normal(size=(5, 5)), rng.normal(size=(3, 5))
     V, beta = A @ A.T, rng.normal(size=5)
-    both = with_sums(L)
+    both = joint_contrasts(L)
     square, size = joint_square((both @ beta)[:, None], np.sqrt(np.einsum("ij,jk,ik->i", both, V, both))[:, None])
     c, C = L @ beta, L @ V @ L.T
     np.testing.assert_allclose(square, c @ np.linalg.solve(C, c), rtol=1e-10)

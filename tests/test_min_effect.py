@@ -218,10 +218,10 @@ def test_of_every_family(name: str) -> None:
 
 
 @pytest.mark.parametrize("ddf", ["moderated", "between-within"])
-@pytest.mark.parametrize("name", ["nb", "trials"])
+@pytest.mark.parametrize("name", ["nb", "detection"])
 def test_counts_by_hand(name: str, ddf: str) -> None:
     """The likelihood ratios of both ends, each averaged over the points of the grid."""
-    analysis, delta = recover(fitted("nb"), "made").analysis, 0.4
+    analysis, delta = recover(fitted(name), "made").analysis, 0.4
     fit = analysis.fitting(0)(analysis.statistics()[0])
     model, L = fit.models[0].take(np.arange(20)), analysis.contrasts[0].L[:1]
     learned = learn(fit.models)

@@ -266,6 +266,21 @@ def test_counts_of_units_in_groups_are_those_of_each_group_alone() -> None:
         np.testing.assert_allclose(out[of_group], made(alone, "pseudobulk", remove="donor_id"), rtol=1e-8)
 
 
+def test_units_of_groups_have_what_each_group_has_by_itself() -> None:
+    """Groups without some of the units, so that these have other numbers there."""
+    adata = cohort(n_genes=30)
+    kind, donor = adata.obs["cell_type"].astype(str), adata.obs["donor_id"].cat.codes
+    adata = adata[~((kind == "T cell") & (donor == 1))].copy()
+    formula, given = "~ condition", {"layer": "counts", "donor": "donor_id", "progress": False}
+    dw.tl.pseudobulk(adata, formula, groupby="cell_type", **given)
+    whole = made(adata, "pseudobulk", remove="condition")
+    for name in adata.obs["cell_type"].unique():
+        at = (adata.obs["cell_type"] == name).to_numpy()
+        own = adata[at].copy()
+        dw.tl.pseudobulk(own, formula, **given)
+        np.testing.assert_allclose(whole[at], made(own, "pseudobulk", remove="condition"), rtol=1e-8)
+
+
 def test_yes_and_no_average_to_shares_without_the_terms() -> None:
     adata = cohort(n_cells=2000)
     rng = np.random.default_rng(1)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import donorwise as dw
 from donorwise._core.design.build import build_design
 from donorwise._core.design.replicates import known_df, slope_df
 
@@ -40,3 +41,16 @@ def test_the_fewer_count() -> None:
     found = dict(zip(design.fixed_names, known_df(design, 80, np.eye(3)), strict=True))
     assert found["sex[T.m]"] == 6  # of donors
     assert found["arm[T.stim]"] == 7  # of slopes, and not of 80 cells
+
+
+def test_counts_one_by_one_count_them() -> None:
+    """Of one contrast and of several, as the models of many features do."""
+    rows, rng = obs(), np.random.default_rng(2)
+    donor, stim = rows["donor"].astype("category").cat.codes, (rows["arm"] == "stim").to_numpy()
+    effects = 0.6 * rng.normal(size=(8, 2, 3))
+    eta = effects[donor, 0] + effects[donor, 1] * stim[:, None]
+    counts = rng.poisson(np.exp(1 + eta)).astype(float)
+    fit = dw.fit_glmm(counts, rows, "~ arm * sex + (arm | donor)", family="poisson")
+    df = fit.test().groupby("contrast")["df"].unique().map(list).to_dict()
+    assert df == {"arm[T.stim]": [6], "sex[T.m]": [6], "arm[T.stim]:sex[T.m]": [6]}
+    assert (fit.joint_test("arm:sex")["den_df"] == 6).all()

@@ -240,11 +240,15 @@ def test_variances_of_a_kernel_are_judged_as_its_heritability() -> None:
         (lambda a: dw.tl.joint_test(a, "arms"), DesignError, "`arms` is not a fixed term; did you mean `arm`"),
         (lambda a: dw.tl.joint_test(a, []), DesignError, "asks for nothing"),
         (lambda a: dw.tl.joint_test(a, [("arm", "a", "b")]), DesignError, "a joint test of contrasts has a name"),
+        (lambda a: dw.tl.joint_test(a, 3), DesignError, "3 is not the name of a term"),
+        (lambda a: dw.tl.joint_test(a, dw.pairwise("arm")), DesignError, "a joint test of contrasts has a name"),
+        (lambda a: dw.tl.joint_test(a, [np.ones(4)]), DesignError, "a joint test of contrasts has a name"),
         (lambda a: dw.tl.joint_test(a, {"mine": [("arm", "a", "z")]}), DesignError, "'z' is not a level of `arm`"),
         (lambda a: dw.tl.joint_test(a, "arm", ddf="wald"), DonorwiseError, "ddf='wald' is not an option"),
         (lambda a: dw.tl.joint_test(a, "arm", key="other"), DataError, "other"),
         (lambda a: dw.tl.test_variance(a, "(1 | donor)"), DesignError, r"is not a random term; did you mean"),
         (lambda a: dw.tl.test_variance(a, []), DesignError, "asks for nothing"),
+        (lambda a: dw.tl.test_variance(a, 3), DesignError, "`3` is not a random term"),
         (lambda a: dw.get.joint_tests(a, term="stim"), DataError, "There is no term 'stim'"),
         (lambda a: dw.get.joint_tests(a, status="fine"), DonorwiseError, "'fine' is not an option"),
         (lambda a: dw.get.variance_tests(a, sort_by="p"), DataError, "no column 'p'"),
@@ -263,9 +267,28 @@ def test_results_without_either() -> None:
     with pytest.raises(DataError, match=r"run dw\.tl\.test_variance first"):
         dw.get.variance_tests(adata)
     adata.X = adata.X * 2
-    for tool in (dw.tl.joint_test, dw.tl.test_variance):
+    before = set(adata.uns["lmm"])
+    for tool in (dw.tl.joint_test, dw.tl.test_variance, dw.tl.variance_partition):
         with pytest.raises(DataError, match="other estimates"):
             tool(adata, progress=False)
+    with pytest.raises(DataError, match="other estimates"):
+        dw.get.means(adata, "arm", variables=adata.var_names[:2])
+    assert set(adata.uns["lmm"]) == before
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda a: dw.get.means(a, "arm", variables=[]),
+        lambda a: dw.get.means(a, "arm", group=[]),
+        lambda a: dw.tl.variance_partition(a, variables=[], progress=False),
+        lambda a: dw.tl.gene_sets(a, {"few": list(a.var_names[:9])}, contrast=[], progress=False),
+        lambda a: dw.tl.gene_sets(a, {"few": list(a.var_names[:9])}, group=[], progress=False),
+    ],
+)
+def test_empty_lists_ask_for_nothing(ask: Callable[[ad.AnnData], object]) -> None:
+    with pytest.raises(DataError, match=r"An empty list of (variable|group|contrast)s asks for nothing; leave it out"):
+        ask(asked("values by group").copy())
 
 
 def test_units_that_differ_are_a_term() -> None:

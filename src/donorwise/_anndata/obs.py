@@ -70,6 +70,8 @@ def _usual(column: pd.Series) -> pd.Series:
         return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index, name=column.name)
     if "dictionary" in str(dtype):
         return pd.Series(pd.Categorical(column.astype(object)), index=column.index, name=column.name)
+    if kind == "U":  # not every anndata that is supported can write such categories
+        return pd.Series(column.to_numpy(dtype=object, na_value=np.nan), index=column.index, name=column.name)
     return column
 
 

@@ -20,7 +20,8 @@ from donorwise._anndata.prepare_units import assemble_pseudobulk, tasks_of_units
 from donorwise._anndata.read import check_has_cells
 from donorwise._anndata.response import layer_of
 from donorwise._anndata.roles import find_roles
-from donorwise._anndata.stored_contrasts import asking_again, changed
+from donorwise._anndata.stored_contrasts import asking_again
+from donorwise._anndata.unchanged import changed
 from donorwise._anndata.write import read_every_test
 from donorwise._core.design.formula import parse
 from donorwise._core.engine.analysis import Options
@@ -361,25 +362,6 @@ def _weights(of: _Stored) -> Any:
         how = f"the column {stored!r}" if stored else "none"
         raise DataError(f"weights= was given, and {key!r} was fitted with {how}; leave it out.")
     return of.weights if stored == keys.ARRAY_WEIGHTS else stored or None
-
-
-def check_same(estimates: FloatArray, stored: FloatArray, key: str, tool: str) -> None:
-    """Raise unless estimates that were computed again are those of the result."""
-    if not np.allclose(
-        estimates, stored, rtol=1e-5, atol=1e-8 * np.nanmax(np.abs(stored), initial=1.0), equal_nan=True
-    ):
-        raise changed(
-            key, "the same model gives other estimates (the values, the columns of obs, or weights= changed)", tool
-        )
-
-
-def check_again(adata: ad.AnnData, key: str, estimates: pd.Series) -> None:
-    """Raise unless estimates by variable, group and contrast are those of the result `key`, as far as it has these contrasts."""
-    stored = read_results(adata, key)
-    index = pd.MultiIndex.from_frame(stored.results[["variable", "group", "contrast"]].astype(str))
-    known = stored.results["estimate"].set_axis(index)
-    common = estimates[estimates.index.isin(index)]
-    check_same(common.to_numpy(), known.loc[common.index].to_numpy(np.float64), key, stored.params["method"])
 
 
 def check_whole(adata: ad.AnnData, key: str, found: Recovered) -> None:

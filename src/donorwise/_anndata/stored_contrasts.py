@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from donorwise._anndata import keys
+from donorwise._anndata.unchanged import changed
 from donorwise._core.engine.contrast_tables import contrasts_from
 from donorwise.errors import DataError, DesignError
 
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 
 # "variable: level vs other", as contrasts of two levels are called
 _LEVELS = re.compile(r"(?P<variable>.+?): (?P<level>.+) vs (?P<other>.+)")
-
-
-def changed(key: str, how: str, tool: str = keys.LMM) -> DataError:
-    """What to say of an AnnData that is not the one of a result any more."""
-    return DataError(f"This AnnData is not the one that {key!r} was fitted to: {how}. Run dw.tl.{tool} again.")
 
 
 def asking_again(

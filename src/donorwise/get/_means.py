@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from donorwise._anndata import check_is_anndata, keys, read_results, symbols_of
 from donorwise._anndata.recover import recover_whole
+from donorwise._anndata.unchanged import same_as
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options
 from donorwise._core.engine.mean_scale import MeanScale
-from donorwise._core.engine.means import SCALES, WEIGHTS, make_grid
-from donorwise._core.engine.means import means as means_again
+from donorwise._core.engine.means import SCALES, WEIGHTS, ask_means, make_grid
 from donorwise._docs import documented
 from donorwise._typing import check_level, check_option
-from donorwise.get._tests import choose, meant, present, tidy
+from donorwise.get._tests import choose_some, meant, present, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -36,8 +36,8 @@ def means(
     variables: str | Sequence[str] | None = None,
     group: Groups = None,
     level: float = 0.95,
-    scale: str = "response",
-    weights: str = "equal",
+    scale: Literal["response", "link"] = "response",
+    weights: Literal["equal", "proportional"] = "equal",
     ddf: Ddf | GlmmDdf | None = None,
     fit_weights: FloatArray | None = None,
     gene_symbols: str | None = None,
@@ -143,7 +143,8 @@ def marginal_means(
     check_level(level)
     stored = read_results(adata, key)
     symbols = symbols_of(adata, gene_symbols, stored.params)
-    chosen = choose(choose(stored.results, "variable", meant(symbols, variables)), "group", group)
+    chosen = choose_some(stored.results, "variable", meant(symbols, variables))
+    chosen = choose_some(chosen, "group", group)
     found = recover_whole(adata, key, weights=fit_weights, n_jobs=n_jobs)
     analysis = found.analysis
     used = check_options(analysis.options, analysis.ddfs, ddf, 0.0).ddf
@@ -152,9 +153,9 @@ def marginal_means(
     told = analysis.mean_scale if scale == "response" else MeanScale()
     names = pd.Index(analysis.variables)
     features = names.get_indexer(present(chosen, "variable"))
-    table = means_again(
+    table = ask_means(
         analysis, grid, ddf=used, level=level, scale=told, features=features, groups=present(chosen, "group"),
-        max_memory=max_memory, progress=progress,
+        same=same_as(adata, key), max_memory=max_memory, progress=progress,
     )  # fmt: skip
     table = tidy(symbols.beside(table))
     table.attrs |= _told(told, level, scale, weights, used)

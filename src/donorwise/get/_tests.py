@@ -43,6 +43,20 @@ def choose(table: pd.DataFrame, column: str, wanted: Groups) -> pd.DataFrame:
     return table[table[column].isin(names)]
 
 
+def choose_some(table: pd.DataFrame, column: str, wanted: Groups) -> pd.DataFrame:
+    """As :func:`choose`, for what is computed: it has to be asked for something.
+
+    Raises
+    ------
+    DataError
+        A wanted value does not occur, or `wanted` is empty.
+    """
+    found = choose(table, column, wanted)
+    if len(table) and not len(found):
+        raise DataError(f"An empty list of {column}s asks for nothing; leave it out (None) for all of them.")
+    return found
+
+
 def choose_all(table: pd.DataFrame, **wanted: Groups) -> pd.DataFrame:
     """Keep the rows that are wanted in every column, tidied.
 
@@ -216,7 +230,7 @@ def tests(
     -------
     One row per variable x group x contrast with the columns variable, group, contrast, estimate, se,
     ci_low, ci_high, statistic, df, p_value, adj_p_value, log_fc, status, n_donors and n_obs; ``attrs["adjust"]`` says in words over
-    which tests `adj_p_value` is adjusted.
+    which tests `adj_p_value` is adjusted, and of tests of a minimal effect ``attrs["min_effect"]`` is that, in units of `estimate`.
     `estimate` is in units of the response, `log_fc` a log2 fold change; those of a covariate such as age are per unit of
     it (per year). `statistic`, `se`, `df`, `p_value` and the interval are those of one t distribution: ``estimate
     / se`` is `statistic`, and p the two-sided tail of t beyond it. Of a moderated test, whose law is a mixture over
@@ -269,4 +283,6 @@ def tests(
     table = symbols.beside(table[passes(table, alpha, min_log_fc)])
     table = tidy(in_order(table, sort_by, ascending=ascending))
     table.attrs["adjust"] = told
+    if "min_effect" in stored.params:
+        table.attrs["min_effect"] = float(stored.params["min_effect"])
     return table

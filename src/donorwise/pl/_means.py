@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -106,7 +106,7 @@ def means(
     group: Groups = None,
     key: str = keys.LMM,
     level: float = 0.95,
-    weights: str = "equal",
+    weights: Literal["equal", "proportional"] = "equal",
     ddf: Ddf | GlmmDdf | None = None,
     donors: bool = True,
     gene_symbols: str | None = None,

@@ -377,15 +377,9 @@ def _draw_donors(ax: Axes, course: Course, *, colors: Mapping[str, str], largest
     for _, own in course.donors.groupby(by, sort=False):
         color = colors[own["arm"].iloc[0]] if "arm" in by else LIGHT_GREY
         ax.plot(own["x"], own["mean"], color=color, lw=float(np.interp(n, [8, 60], [1.1, 0.6])), alpha=0.45, zorder=1)
-    ax.scatter(
-        course.donors["x"],
-        course.donors["mean"],
-        s=areas(course.donors["n_cells"], most=most, largest=largest),
-        color=[colors[arm] for arm in course.donors["arm"]],
-        alpha=0.55,
-        lw=0,
-        zorder=3,
-    )
+    sizes = areas(course.donors["n_cells"], most=most, largest=largest)
+    hues = [colors[arm] for arm in course.donors["arm"]]
+    ax.scatter(course.donors["x"], course.donors["mean"], s=sizes, color=hues, alpha=0.55, lw=0, zorder=3)
 
 
 def _key(ax: Axes, course: Course, *, colors: Mapping[str, str], largest: float, most: float) -> None:

@@ -144,9 +144,15 @@ def volcano(
         for end in [] if not min_log_fc else [-min_log_fc, min_log_fc]:
             panel.axvline(end, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
         write_title(panel, panel_title(name, contrast), pad=18)
-    outer_labels(axes, x=x_label, y="$-\\log_{10}$ p-value")
+    outer_labels(axes, x=x_label, y=f"$-\\log_{{10}}$ {_tested(stored)}")
     name_panels(figure, axes, list(parts.values()), n_labels=n_labels, labels=labels, adjust_text=adjust_text)
     return finish(figure, axes, show=show, return_fig=return_fig)
+
+
+def _tested(stored: Results) -> str:
+    """What a p-value is of, where that is more than an effect of zero."""
+    effect = float(stored.params.get("min_effect", 0.0))
+    return f"p of |estimate| > {effect:.3g}" if effect else "p-value"
 
 
 def _volcano_points(tested: pd.DataFrame, alpha: float, min_log_fc: float | None) -> Points:

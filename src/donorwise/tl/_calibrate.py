@@ -222,8 +222,6 @@ def calibrate(
     [['between-donor', 10.0, True]]
     """
     check_is_anndata(adata)
-    if copy:
-        adata = copied(adata)
     check_option("model", model, tuple(_MODELS))
     check_option("ddf", ddf, _MODELS[model].ddf)
     check_free(adata, key_added)
@@ -231,6 +229,8 @@ def calibrate(
         check_option("robust", robust, ROBUST)
     check_count("n_permutations", n_permutations, 1)
     check_count("random_state", random_state, 0)
+    if copy:
+        adata = copied(adata)
     strata = [strata] if isinstance(strata, str) else list(strata or ())
     own = {
         "obsm": obsm, "obs_keys": obs_keys, "weights": weights, "features": features, "weights_layer": weights_layer, "robust": robust,
@@ -249,27 +249,26 @@ def calibrate(
     plans, reasons = _plans(analysis, strata, permute, n_permutations=n_permutations, random_state=random_state)
     by_group = _calibrations(analysis, plans, progress=progress)
     tables = calibration_tables(by_group, analysis.variables, names[0])
-    write_tables(
-        adata, key_added, tables=tables,
-        params={
-            "formula": formula,
-            "contrast": names[0],
-            "groupby": stored_columns(analysis.groupby),
-            "permute": permute or "",
-            "strata": ", ".join(strata),
-            "ddf": ddf,
-            "n_permutations": n_permutations,
-            "random_state": random_state,
-            "response": analysis.response,
-            "weights": analysis.weights,
-            "donor": analysis.donor,
-            "reasons": reasons,
-            "version": version("donorwise"),
-            **analysis.own_params(),
-        },
+    params = _params(
+        analysis, formula=formula, contrast=names[0], permute=permute or "", strata=", ".join(strata), ddf=ddf,
+        n_permutations=n_permutations, random_state=random_state, reasons=reasons,
     )  # fmt: skip
+    write_tables(adata, key_added, tables=tables, params=params)
     _report(tables, n_permutations)
     return adata if copy else None
+
+
+def _params(analysis: Analysis[Any, Any], **given: Any) -> dict[str, Any]:
+    """What is stored beside the tables: what was asked, and of which models."""
+    return {
+        **given,
+        "groupby": stored_columns(analysis.groupby),
+        "response": analysis.response,
+        "weights": analysis.weights,
+        "donor": analysis.donor,
+        "version": version("donorwise"),
+        **analysis.own_params(),
+    }
 
 
 def _own_options(model: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from donorwise._core.engine.set_lists import match_sets, read_sets
 from donorwise._core.wording import listing
 from donorwise._docs import documented
 from donorwise.errors import DataError
-from donorwise.get._tests import choose
+from donorwise.get._tests import choose_some
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -66,7 +66,7 @@ def gene_sets(
     {key}
     contrast, group
         Which tests to look at; None for all, but for contrasts of covariates that differ from cell to cell (such as
-        ``log_depth``), of which donors say nothing.
+        ``log_depth``), of which donors say nothing, and further names of one contrast.
     min_size, max_size
         Fewest and most genes of a set, among those that were tested; others are ``too_few`` or ``too_many``.
     inter_gene_cor
@@ -136,7 +136,9 @@ def gene_sets(
             f"The tests of {key!r} are of a minimal effect, and say nothing of smaller ones: take the result without min_log_fc= "
             "and min_effect=."
         )
-    results = choose(choose(stored.results, "contrast", contrast), "group", group)
+    results = choose_some(choose_some(stored.results, "contrast", contrast), "group", group)
+    if contrast is None:
+        results = results[results["contrast"].isin(_different(stored))]
     matched = _matched(adata, read_sets(sets), stored, symbols_of(adata, gene_symbols, stored.params), key)
     analysis = None
     if inter_gene_cor is None:
@@ -147,6 +149,21 @@ def gene_sets(
     )
     write_gene_sets(adata, key, table, options.to_params())
     return adata if copy else None
+
+
+def _different(stored: Results) -> list[str]:
+    """Contrasts of a result, without other names of the same weights."""
+    names = [str(name) for name in stored.results["contrast"].cat.categories]
+    if stored.contrasts is None:
+        return names
+    table = stored.contrasts.astype({"group": str, "coefficient": str, "contrast": str})
+    found: set[frozenset[Any]] = set()
+    for name, own in table.groupby("contrast", sort=False):
+        weights = frozenset(zip(own["group"], own["coefficient"], own["weight"].round(12), strict=True))
+        if weights in found:
+            names.remove(str(name))
+        found.add(weights)
+    return names
 
 
 def _of_donors(results: pd.DataFrame, analysis: Analysis[Any, Any], *, named: bool) -> pd.DataFrame:
@@ -183,7 +200,13 @@ def _matched(adata: ad.AnnData, sets: SetList, stored: Results, symbols: Symbols
             f"{_hint(adata, list(genes), own)}"
         )
     logger.info(
-        "%d sets of %d genes: %d of the %d features of %r are in one.", len(sets), len(genes), found, len(features), key
+        "%d %s of %d genes: %d of the %d features of %r are in one.",
+        len(sets),
+        "set" if len(sets) == 1 else "sets",
+        len(genes),
+        found,
+        len(features),
+        key,
     )
     return matched
 

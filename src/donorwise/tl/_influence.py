@@ -17,10 +17,12 @@ from donorwise._anndata import (
     read_results,
     write_influence,
 )
-from donorwise._anndata.recover import Recovered, check_same, check_whole, recover
+from donorwise._anndata.recover import Recovered, check_whole, recover
+from donorwise._anndata.unchanged import check_same
 from donorwise._core.engine.arrays import effective_jobs
 from donorwise._core.engine.influence import NUMBERS, leave_one_out, retest
-from donorwise._core.engine.results import Contrasts, contrasts_of_covariates
+from donorwise._core.engine.results import Contrasts
+from donorwise._core.engine.run import of_covariates
 from donorwise._core.jobs import Progress
 from donorwise._core.wording import listing
 from donorwise._docs import documented
@@ -143,10 +145,9 @@ def _chosen(adata: ad.AnnData, key: str, contrast: str | Sequence[str] | None, g
 
 def _without_covariates(table: pd.DataFrame, found: Recovered) -> pd.DataFrame:
     """Leave out the contrasts of covariates that differ from cell to cell, unless there are no others."""
-    analysis = found.analysis
-    tasks = [(t.design, own) for t, own in zip(analysis.tasks, analysis.contrasts, strict=True) if own is not None]
-    # in a group of few cells such a covariate can look like one of donors
-    names = {name for design, own in tasks if design is not None for name in contrasts_of_covariates(design, own)}
+    names = of_covariates(
+        found.analysis
+    )  # of any group: in one of few cells such a covariate can look like one of donors
     left_out = table["contrast"].isin(names)
     if left_out.all() or not left_out.any():
         return table

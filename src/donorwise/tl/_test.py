@@ -11,7 +11,8 @@ import pandas as pd
 
 from donorwise._anndata import check_free, check_is_anndata, copied, keys, read_results, write_results
 from donorwise._anndata.added import extend_results
-from donorwise._anndata.recover import check_same, recover_whole
+from donorwise._anndata.recover import recover_whole
+from donorwise._anndata.unchanged import check_same
 from donorwise._anndata.write import ROW
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options, log2_as_estimate, with_further
@@ -106,11 +107,11 @@ def test(
     120
     """
     check_is_anndata(adata)
-    if copy:
-        adata = copied(adata)
     check_max_memory(max_memory)
     if key_added is not None:
         check_free(adata, key_added)
+    if copy:
+        adata = copied(adata)
     found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs, fold_changes=True)
     analysis = found.analysis
     effect = log2_as_estimate(analysis, key, min_log_fc, min_effect)

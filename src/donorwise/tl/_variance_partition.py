@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from donorwise._anndata import check_is_anndata, copied, keys, read_results
 from donorwise._anndata.added import write_added
 from donorwise._anndata.recover import recover_whole
+from donorwise._anndata.unchanged import same_as
 from donorwise._core.engine.arrays import check_max_memory
-from donorwise._core.engine.share_intervals import check_draws, intervals_of
+from donorwise._core.engine.share_intervals import ask_intervals, check_draws
 from donorwise._docs import documented
-from donorwise.get._tests import choose
+from donorwise.get._tests import choose_some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,15 +103,15 @@ def variance_partition(
     True
     """
     check_is_anndata(adata)
-    if copy:
-        adata = copied(adata)
     check_max_memory(max_memory)
     check_draws(level, n_draws, random_state)
-    names = choose(read_results(adata, key).variance_partition, "variable", variables)["variable"]
+    if copy:
+        adata = copied(adata)
+    names = choose_some(read_results(adata, key).variance_partition, "variable", variables)["variable"]
     found = recover_whole(adata, key, weights=weights, n_jobs=n_jobs)
-    table = intervals_of(
+    table = ask_intervals(
         found.analysis, list(dict.fromkeys(map(str, names))), level=level, n_draws=n_draws, seed=random_state,
-        max_memory=max_memory, progress=progress,
+        same=same_as(adata, key), max_memory=max_memory, progress=progress,
     )  # fmt: skip
     said = {"level": float(level), "n_draws": int(n_draws), "random_state": int(random_state)}
     write_added(adata, key, keys.VARIANCE_INTERVALS, table, _BY, said)

@@ -60,7 +60,8 @@ def terms_named(design: Design, names: Sequence[str]) -> Named:
     return found
 
 
-def _plain(text: str) -> str:
+def plain(text: object) -> str:
+    """A name without what may be written in several ways: spaces, and backticks."""
     return "".join(str(text).replace("`", "").split())
 
 
@@ -68,16 +69,16 @@ def _is_fixed(name: str, term: str, reads: tuple[str, ...]) -> bool:
     """Whether a fixed term has this name, or reads this variable and no other."""
     if not reads:  # the intercept
         return False
-    same = sorted(_plain(term).split(":")) == sorted(_plain(name).split(":"))
+    same = sorted(plain(term).split(":")) == sorted(plain(name).split(":"))
     return same or reads == (name,)
 
 
 def _is_random(name: str, term: RandomTerm) -> bool:
-    return _plain(name) in {_plain(own) for own in (term.group, term.name, term.label, term.bar.text)}
+    return plain(name) in {plain(own) for own in (term.group, term.name, term.label, term.bar.text)}
 
 
 def _unknown(design: Design, name: str) -> DesignError:
-    if _plain(name).lower() in _INTERCEPT:
+    if plain(name).lower() in _INTERCEPT:
         return DesignError(
             "The intercept is the level of the response, which stays where terms are taken out; with all of them (remove=None) "
             "it is taken out too."

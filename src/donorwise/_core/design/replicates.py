@@ -274,7 +274,7 @@ def slope_df(design: Design, L: FloatArray) -> FloatArray:
     own in every level: of D levels with s slopes each, on which m such columns are, D - m / s are left to a column.
     """
     columns = np.full(design.X.shape[1], np.inf)
-    for term in design.random_terms:
+    for term in design.random_terms if len(design.X) else ():  # a feature may have no rows at all
         carried = _carried(design, term)
         n_slopes = int(np.linalg.matrix_rank(np.column_stack([np.ones(len(term.Z)), term.Z]))) - 1
         n_slopes += sum(k >= 0 for k in term.varying)

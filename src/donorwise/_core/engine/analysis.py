@@ -314,6 +314,11 @@ class Analysis(ABC, Generic[S, F]):
         variables = tuple(self.variables[i] for i in features)
         return replace(self, variables=variables, source=self.source.take_features(features))
 
+    def take_tasks(self, numbers: Sequence[int]) -> Self:
+        """The same with some tasks only."""
+        contrasts = tuple(self.contrasts[i] for i in numbers)
+        return replace(self, tasks=[self.tasks[i] for i in numbers], contrasts=contrasts)
+
     def few(self, n_features: int) -> Self:
         """The same with some features only, spread over all, to see how long it takes."""
         n = len(self.variables)

@@ -6,9 +6,11 @@ import logging
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.results import told_reasons
+from donorwise._core.engine.tasks import ddf_used, test_features
 from donorwise._core.jobs import Progress
 from donorwise._core.models.lmm.recent import REMEMBERING
 from donorwise.errors import DataError, DonorwiseError
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("donorwise")
 T = TypeVar("T")
+_FEW = 3  # features whose estimates are compared with those of a result
 
 
 def ask(
     analysis: Analysis[S, F],
     question: Callable[[int, S, F], T],
     *,
+    same: Callable[[pd.Series], None] | None = None,
     max_memory: float | None = None,
     progress: bool = False,
     desc: str = "fits",
@@ -38,6 +42,9 @@ def ask(
         What to fit.
     question
         Asked once for each task; a DonorwiseError that it raises is that task's reason.
+    same
+        Told of estimates of a few features, by variable, group and contrast; raises unless they are those of a result, so that no
+        question is answered for other cells. None for answers that are compared in their own way.
     max_memory
         GB for the statistics of tasks that share a pass; None for one pass.
     progress, desc
@@ -53,6 +60,7 @@ def ask(
         No task has an answer.
     """
     answers: list[T | None] = [None] * len(analysis.tasks)
+    estimates: list[pd.Series] = []
     reasons = {task.name: task.reason for task in analysis.tasks if task.design is None}
     n_fitted = len(analysis.tasks) - len(reasons)
     bar = Progress(total=n_fitted * len(analysis.variables), unit="fit", desc=desc, disable=not progress)
@@ -64,11 +72,29 @@ def ask(
                 if own is None:
                     continue
                 try:
-                    answers[number] = question(number, own, analysis.fit(number, own, bar.update))
+                    fit = analysis.fit(number, own, bar.update)
+                    if same is not None:
+                        estimates.append(_some_estimates(analysis, number, fit))
+                    answers[number] = question(number, own, fit)
                 except (DonorwiseError, np.linalg.LinAlgError) as error:
                     reasons[analysis.tasks[number].name] = str(error)
+    if same is not None and estimates:
+        same(pd.concat(estimates))
     _tell(answers, reasons)
     return answers
+
+
+def _some_estimates(analysis: Analysis[S, F], number: int, fit: F) -> pd.Series:
+    """Estimates of a contrast of a few features, by variable, group and contrast: what tells whether cells have changed."""
+    own, at = analysis.contrasts[number], np.concatenate([m.features[m.usable] for m in fit.models])
+    few = np.sort(at)[np.unique(np.linspace(0, at.size - 1, _FEW).round().astype(np.int64))] if at.size else at
+    names = () if own is None else own.names[:1]
+    values = [np.empty(0)]
+    if own is not None:
+        ddf, _ = ddf_used(fit, analysis.options.ddf)
+        values = [test_features(fit, own.L[:1], ddf, 0.95, features=few).numbers["estimate"][0, few]]
+    index = pd.MultiIndex.from_product([[analysis.variables[i] for i in few], [analysis.tasks[number].name], names])
+    return pd.Series(np.concatenate(values), index, dtype=np.float64)
 
 
 def _tell(answers: Sequence[object], reasons: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import numpy as np
 from scipy import stats
 
-from donorwise._core.design.replicates import between_within_df
+from donorwise._core.design.replicates import known_df
 from donorwise._core.engine.tasks import FeatureTests
 from donorwise._core.inference.wald import JointTests
 from donorwise._core.models.law import STATUS_DTYPE
@@ -122,7 +122,7 @@ class ExactFeatures:
             n_obs = own.observations.y.size
             key = (n_obs, own.patterns.tobytes())
             if key not in found:
-                found[key] = between_within_df(self.design.take(own.patterns), n_obs, L)
+                found[key] = known_df(self.design.take(own.patterns), n_obs, L)
             out[g] = found[key]
         return out
 

@@ -13,20 +13,11 @@ from donorwise._core.design.contrasts import resolve_term
 from donorwise._core.design.replicates import replicate
 from donorwise._core.engine.arrays import one_blas_thread
 from donorwise._core.engine.exact_features import EXACT_DDF, ExactFeatures
+from donorwise._core.engine.fitted_glmm_variances import FittedGlmmVariances
 from donorwise._core.engine.fitted_means import FittedMeans, only_of_exposures
 from donorwise._core.engine.mean_scale import MeanScale
-from donorwise._core.engine.partition import long_values, term_labels
 from donorwise._core.engine.results import resolve_by_group, with_unanswered
-from donorwise._core.engine.tables import (
-    component_rows,
-    components,
-    components_table,
-    joint_table,
-    lrt_table,
-    ranef_table,
-    tests_table,
-    which_group,
-)
+from donorwise._core.engine.tables import joint_table, lrt_table, tests_table
 from donorwise._core.engine.tasks import Task
 from donorwise._core.inference.likelihood_ratio import check_nested, extra_parameters, n_parameters
 from donorwise._core.jobs import workers
@@ -42,13 +33,12 @@ if TYPE_CHECKING:
     from donorwise._core.design.design import Design
     from donorwise._core.engine.exact_features import ExactDdf, FeatureData
     from donorwise._core.engine.tasks import FeatureTests
-    from donorwise._core.jobs import workers
     from donorwise._core.models.glmm.families import Distribution
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 
 @dataclass(frozen=True, repr=False)
-class GLMMFit(FittedMeans):
+class GLMMFit(FittedMeans, FittedGlmmVariances):
     """Generalised linear mixed models of G features with one formula.
 
     Attributes
@@ -140,7 +130,7 @@ class GLMMFit(FittedMeans):
             f"  data     {self.n_obs.max(initial=0):,} rows{donors}\n"
             f"  fixed    {names}\n"
             f"  status   {status}\n"
-            f"  ask      .test() .joint_test() .lrt() .varcomp() .icc() .ranef() .size"
+            f"  ask      .test() .joint_test() .means() .lrt() .varcomp() .icc() .ranef() .size"
         )
 
     def test(self, contrasts: Any = None, ddf: ExactDdf = "between-within", level: float = 0.95) -> pd.DataFrame:
@@ -151,8 +141,8 @@ class GLMMFit(FittedMeans):
         contrasts
             As in :meth:`donorwise.LMMFit.test`; every coefficient but the intercept if None.
         ddf
-            ``"between-within"`` takes the degrees of freedom of t from the design: for what differs between donors they
-            count the donors. ``"wald"`` is the normal distribution (z), as the summaries of glmer and glmmTMB have it,
+            ``"between-within"`` takes the degrees of freedom of t from the design: for what differs between donors, or has
+            random slopes, they count the donors. ``"wald"`` is the normal distribution (z), as the summaries of glmer and glmmTMB have it,
             which takes few donors for many: with 3 against 3 it finds several times the nominal share of null features.
         level
             Coverage of the confidence interval.
@@ -291,86 +281,6 @@ class GLMMFit(FittedMeans):
                 "The two fits do not have the same features, rows, responses, exposures and trials (rows are dropped where "
                 "a variable of the formula is missing); fit both to the same data."
             )
-
-    def varcomp(self) -> pd.DataFrame:
-        """Variance components of the random effects, in squared units of the linear predictor.
-
-        Returns
-        -------
-        DataFrame
-            ``variable, term, column1, column2, variance, sd``: a variance has an empty `column2`; for a covariance `sd`
-            holds the correlation. There is no residual: ``size`` is the dispersion of a negative binomial.
-
-        Examples
-        --------
-        >>> import donorwise as dw
-        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
-        >>> fit = dw.fit_glmm(adata.layers["counts"], adata.obs, "~ condition + (1 | donor_id)", family="poisson")
-        >>> fit.varcomp()["term"].unique().tolist()
-        ['donor_id']
-        """
-        triangles = [
-            d.observations.effects.triangles(theta) for d, theta in zip(self._features.data, self.theta, strict=True)
-        ]
-        stacked = [np.stack(T) for T in zip(*triangles, strict=True)]
-        values = components([T @ T.swapaxes(1, 2) for T in stacked], len(self.variables))
-        return components_table(self.variables, component_rows(self.design), *values)
-
-    def icc(self) -> pd.DataFrame:
-        """Intraclass correlation on the latent scale, that of the linear predictor.
-
-        Each random term's share of the random variance and that of the distribution about the linear predictor
-        (Nakagawa, Johnson and Schielzeth 2017, J R Soc Interface 14): pi²/3 for logit, pi²/6 for cloglog, and
-        log(1 + 1/mu + 1/size) for log, with mu the mean response that the model has on average over the rows. With few
-        counts per cell that is large, so that shares are small: they are those of one cell, not of a donor's sum. For a
-        term with slopes the variance is its average over the rows (Johnson 2014).
-
-        Returns
-        -------
-        DataFrame
-            ``variable, term, icc``.
-
-        Examples
-        --------
-        >>> import donorwise as dw
-        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
-        >>> fit = dw.fit_glmm(adata.layers["counts"], adata.obs, "~ condition + (1 | donor_id)", family="poisson")
-        >>> bool(fit.icc()["icc"].dropna().between(0, 1).all())
-        True
-        """
-        spreads = np.array([f.spreads for f in self._features.fits]).reshape(len(self._features.fits), -1)
-        mean = np.array([f.mean for f in self._features.fits])
-        total = spreads.sum(axis=1) + self._features.distribution.latent_variance(mean, self.size)
-        return long_values(self.variables, term_labels(self.design), spreads / total[:, None], "icc")
-
-    def ranef(self, group: str | None = None) -> pd.DataFrame:
-        """Conditional modes of the random effects and their conditional sd, in units of the linear predictor.
-
-        Parameters
-        ----------
-        group
-            A grouping factor; may be left out where there is one.
-
-        Returns
-        -------
-        DataFrame
-            ``variable, level, column, value, cond_sd``. The conditional sd, from the curvature at the mode, is given the
-            other parameters, as lme4's ``condVar``.
-
-        Raises
-        ------
-        DesignError
-            If `group` is not a grouping factor of the model.
-
-        Examples
-        --------
-        >>> import donorwise as dw
-        >>> adata = dw.datasets.simulate_cohort(n_donors=6, n_cells=300, n_genes=5)
-        >>> fit = dw.fit_glmm(adata.layers["counts"], adata.obs, "~ condition + (1 | donor_id)", family="poisson")
-        >>> fit.ranef("donor_id").shape  # 5 features x 6 donors
-        (30, 5)
-        """
-        return ranef_table(self.variables, self.design, [self._features], which_group(self.design, group))
 
     def at_ml(self) -> GLMMFit:
         """The same model fitted by maximum likelihood.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from donorwise._core.engine.mean_scale import MeanScale
 from donorwise._core.engine.means import SCALES, WEIGHTS, counted, grid_rows, make_grid, means_table, spread
@@ -42,8 +42,8 @@ class FittedMeans(ABC):
         at: Mapping[str, Hashable | Sequence[Hashable]] | None = None,
         *,
         level: float = 0.95,
-        scale: str = "response",
-        weights: str = "equal",
+        scale: Literal["response", "link"] = "response",
+        weights: Literal["equal", "proportional"] = "equal",
         ddf: str | None = None,
         exposure: float = 1.0,
     ) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,10 +121,7 @@ def gene_sets_table(
     if analysis is None or varcomp is None:
         parts = [_of_contrast(own, sets, options) for table in by_group.values() for own in _by_contrast(table)]
         return pd.concat(parts, ignore_index=True)
-    wanted = [i for i, task in enumerate(analysis.tasks) if task.name in by_group]
-    asked = replace(
-        analysis, tasks=[analysis.tasks[i] for i in wanted], contrasts=tuple(analysis.contrasts[i] for i in wanted)
-    )
+    asked = analysis.take_tasks([i for i, task in enumerate(analysis.tasks) if task.name in by_group])
 
     def question(number: int, statistics: Any, fit: Any) -> list[pd.DataFrame]:
         name = asked.tasks[number].name

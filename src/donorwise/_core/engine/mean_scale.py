@@ -6,26 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy.special import expit, logit
+
+from donorwise._core.models.glmm.families import DISTRIBUTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from donorwise._core.models.glmm.families import Moments
     from donorwise._typing import FloatArray
 
+IDENTITY = "identity"
+"""The link of a response that is its own linear predictor."""
 PER = 1e4
 """Counts that rates are per, where exposures are total counts."""
-# link: the mean at a linear predictor and an exposure, its slope over the predictor, and the predictor of a mean
-_LINKS: Final[dict[str, tuple[Callable[[FloatArray, float], FloatArray], ...]]] = {
-    "identity": (lambda eta, t: eta, lambda eta, t: np.ones_like(eta), lambda mean, t: mean),
-    "log": (lambda eta, t: t * np.exp(eta), lambda eta, t: t * np.exp(eta), lambda mean, t: np.log(mean / t)),
-    "logit": (lambda eta, t: expit(eta), lambda eta, t: expit(eta) * expit(-eta), lambda mean, t: logit(mean)),
-    "cloglog": (
-        lambda eta, t: -np.expm1(-t * np.exp(eta)),
-        lambda eta, t: t * np.exp(eta - t * np.exp(eta)),
-        lambda mean, t: np.log(-np.log1p(-mean) / t),
-    ),
-}
+_OF_LINK: Final = {own.link: own for own in DISTRIBUTIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +34,7 @@ class MeanScale:
         What it is, and at which exposure, in words; empty for a response that is its own.
     """
 
-    link: str = "identity"
+    link: str = IDENTITY
     exposure: float = 1.0
     what: str = ""
     where: str = ""
@@ -54,15 +46,20 @@ class MeanScale:
 
     def value(self, eta: FloatArray) -> FloatArray:
         """Means at linear predictors, the ends of which are those of the means."""
-        return np.asarray(_LINKS[self.link][0](np.asarray(eta), self.exposure))
+        return np.asarray(eta) if self.link == IDENTITY else self._moments(eta).mean
 
     def slope(self, eta: FloatArray) -> FloatArray:
         """Derivative of :meth:`value`, for standard errors by the delta method."""
-        return np.asarray(_LINKS[self.link][1](np.asarray(eta), self.exposure))
+        return np.ones_like(eta) if self.link == IDENTITY else self._moments(eta).slope
 
     def place(self, mean: FloatArray) -> FloatArray:
         """Linear predictors of means."""
-        return np.asarray(_LINKS[self.link][2](np.asarray(mean), self.exposure))
+        return np.asarray(mean) if self.link == IDENTITY else _OF_LINK[self.link].eta(np.asarray(mean), self.exposure)
+
+    def _moments(self, eta: FloatArray) -> Moments:
+        """Those of a distribution with the link, whichever: means do not hang on sizes."""
+        with np.errstate(invalid="ignore", over="ignore"):  # slopes where an interval has no end
+            return _OF_LINK[self.link].moments(np.asarray(eta), np.asarray(self.exposure), np.asarray(np.inf))
 
 
 def of_rates(exposure: str, usual: float, *, total: bool, link: str = "log", what: str = "count per cell") -> MeanScale:

@@ -6,7 +6,7 @@ grid of all combinations of levels, numbers at their means, averaged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from donorwise._core.models.law import STATUS_DTYPE
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from donorwise._core.design.design import Design
     from donorwise._core.engine.analysis import Analysis
@@ -218,7 +218,7 @@ def _one(part: Means | None, variables: Sequence[str], grid: Grid, scale: MeanSc
     )
 
 
-def means(
+def ask_means(
     analysis: Analysis[Any, Any],
     grid: Grid,
     *,
@@ -227,6 +227,7 @@ def means(
     scale: MeanScale,
     features: IntArray | None = None,
     groups: Sequence[str] | None = None,
+    same: Callable[[pd.Series], None] | None = None,
     max_memory: float | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -246,10 +247,11 @@ def means(
         Which features; all if None. The prior is that of all.
     groups
         Which groups; all if None.
-    max_memory, progress
+    same, max_memory, progress
         See :func:`ask`.
     """
-    analysis = _of_groups(analysis, groups)
+    if groups is not None:
+        analysis = analysis.take_tasks([i for i, task in enumerate(analysis.tasks) if task.name in groups])
     chosen = np.arange(len(analysis.variables)) if features is None else features
 
     def question(number: int, statistics: object, fit: Fit[Any]) -> Means:
@@ -259,17 +261,10 @@ def means(
         own = {key: values[:, chosen] for key, values in found.numbers.items()}
         return Means(own, found.status[:, chosen], found.n_donors)
 
-    answers = ask(analysis, question, max_memory=max_memory, progress=progress, desc="means")
+    answers = ask(analysis, question, same=same, max_memory=max_memory, progress=progress, desc="means")
     parts = {task.name: answer for task, answer in zip(analysis.tasks, answers, strict=True)}
     designs = [task.design for task in analysis.tasks if task.design is not None]
     return means_table(parts, [analysis.variables[i] for i in chosen], grid, designs, scale)
-
-
-def _of_groups(analysis: Analysis[Any, Any], groups: Sequence[str] | None) -> Analysis[Any, Any]:
-    """The analysis of some groups."""
-    kept = [i for i, task in enumerate(analysis.tasks) if groups is None or task.name in groups]
-    own = [analysis.contrasts[i] for i in kept]
-    return replace(analysis, tasks=[analysis.tasks[i] for i in kept], contrasts=tuple(own))
 
 
 def _donors(analysis: Analysis[Any, Any], number: int) -> IntArray | None:

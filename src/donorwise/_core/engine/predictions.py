@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from donorwise._core.design.design import Design, RandomTerm
     from donorwise._core.engine.peptide_rows import PeptideSource
-    from donorwise._core.engine.scales import Scale
+    from donorwise._core.engine.scales import CellScale
     from donorwise._core.models.lmm.model import LMM
     from donorwise._core.models.lmm.ragged_effects import RaggedEffects
     from donorwise._typing import BoolArray, FloatArray, IntArray
@@ -38,7 +38,7 @@ class Predictor(Protocol):
         """The design, with all terms that predictions have."""
 
     @property
-    def scale(self) -> Scale:
+    def scale(self) -> CellScale:
         """How responses go with their linear predictors."""
 
     def uses(self, rows: IntArray) -> BoolArray:
@@ -56,7 +56,7 @@ def whole(design: Design) -> Terms:
     return Terms(np.arange(len(design.fixed_names)), tuple(range(len(design.random_terms))))
 
 
-def column_means(design: Design) -> FloatArray:
+def overall_means(design: Design) -> FloatArray:
     """Means of the columns of X over the rows in use, (p,)."""
     used = design.codes >= 0
     out = np.bincount(design.codes[used], minlength=design.n_patterns) @ design.X / max(int(used.sum()), 1)
@@ -97,7 +97,7 @@ class CellPredictor:
     design: Design
     beta: FloatArray
     effects: tuple[FloatArray, ...]
-    scale: Scale
+    scale: CellScale
 
     def uses(self, rows: IntArray) -> BoolArray:
         """See :class:`Predictor`."""
@@ -152,7 +152,7 @@ class PeptidePredictor:
     source: PeptideSource
     beta: FloatArray
     effects: tuple[RaggedEffects, ...]
-    scale: Scale
+    scale: CellScale
 
     @cached_property
     def _pattern(self) -> IntArray:

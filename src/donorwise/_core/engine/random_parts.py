@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from donorwise._core.design.named import plain
 from donorwise._core.design.terms import column_terms
 from donorwise._core.models.law import Part
 from donorwise._core.wording import suggestion
@@ -74,15 +74,10 @@ def choose_parts(each: Sequence[Sequence[RandomPart]], terms: Sequence[str] | No
     if not terms:
         raise DesignError("terms=[] asks for nothing; leave it out (None) to test every random term.")
     own_names = [(text, own.name) for parts in each for own in parts for text in own.others]
-    called = {_plain(text): name for text, name in [*own_names, *((name, name) for name in every)]}
+    called = {plain(text): name for text, name in [*own_names, *((name, name) for name in every)]}
     found = []
     for term in terms:
-        if _plain(term) not in called:
-            raise DesignError(f"`{term}` is not a random term; {suggestion(term, every, 'these are')}")
-        found.append(called[_plain(term)])
+        if plain(term) not in called:
+            raise DesignError(f"`{term}` is not a random term; {suggestion(str(term), every, 'these are')}")
+        found.append(called[plain(term)])
     return list(dict.fromkeys(found))
-
-
-def _plain(text: str) -> str:
-    """A name without what may be written in several ways."""
-    return re.sub(r"\s", "", str(text))

@@ -10,7 +10,7 @@ import numpy as np
 from donorwise._core.cells.blocks import dense_blocks
 from donorwise._core.design.named import terms_named
 from donorwise._core.engine.asking import ask
-from donorwise._core.engine.predictions import Terms, column_means, whole
+from donorwise._core.engine.predictions import Terms, overall_means, whole
 from donorwise._core.jobs import Progress
 from donorwise.errors import DataError
 
@@ -76,7 +76,7 @@ class Removal:
         """What is taken out of the linear predictors of a task: fixed terms about their means, so that the level stays."""
         if self.removed is None:
             return None
-        return Terms(self.removed.columns(predictor.design), self.removed.random, column_means(predictor.design))
+        return Terms(self.removed.columns(predictor.design), self.removed.random, overall_means(predictor.design))
 
     def _of_block(self, block: Block, taken: Sequence[Terms | None]) -> ResidualBlock:
         out = ResidualBlock(

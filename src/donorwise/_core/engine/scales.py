@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray
 
 
-class Scale(Protocol):
+class CellScale(Protocol):
     """Responses y (n, c) of rows (n,) of a matrix, of features (c,), with linear predictors eta (n, c)."""
 
     def observed(self, y: FloatArray) -> FloatArray:
@@ -36,21 +36,21 @@ class Values:
     """Values, of which parts of the linear predictor are subtracted."""
 
     def observed(self, y: FloatArray) -> FloatArray:
-        """See :class:`Scale`."""
+        """See :class:`CellScale`."""
         return y
 
     def fitted(self, eta: FloatArray, rows: IntArray, features: IntArray) -> FloatArray:
-        """See :class:`Scale`."""
+        """See :class:`CellScale`."""
         return eta
 
     def residual(self, y: FloatArray, eta: FloatArray, rows: IntArray, features: IntArray) -> FloatArray:
-        """See :class:`Scale`: y - eta."""
+        """See :class:`CellScale`: y - eta."""
         return y - eta
 
     def without(
         self, y: FloatArray, eta: FloatArray, removed: FloatArray, rows: IntArray, features: IntArray
     ) -> FloatArray:
-        """See :class:`Scale`: y - removed."""
+        """See :class:`CellScale`: y - removed."""
         return y - removed
 
 
@@ -77,15 +77,15 @@ class Counted:
     detected: bool = False
 
     def observed(self, y: FloatArray) -> FloatArray:
-        """See :class:`Scale`."""
+        """See :class:`CellScale`."""
         return np.where(y > 0, 1.0, y) if self.detected else y
 
     def fitted(self, eta: FloatArray, rows: IntArray, features: IntArray) -> FloatArray:
-        """See :class:`Scale`: mu, of counts exposure * exp(eta)."""
+        """See :class:`CellScale`: mu, of counts exposure * exp(eta)."""
         return self.trials(rows)[:, None] * self._moments(eta, rows, features).mean
 
     def residual(self, y: FloatArray, eta: FloatArray, rows: IntArray, features: IntArray) -> FloatArray:
-        """See :class:`Scale`: Pearson's, (y - mu) / sqrt(V(mu)); zero where y can be nothing else than mu."""
+        """See :class:`CellScale`: Pearson's, (y - mu) / sqrt(V(mu)); zero where y can be nothing else than mu."""
         own, m = self._moments(eta, rows, features), self.trials(rows)[:, None]
         left, sd = y - m * own.mean, np.sqrt(m * own.variance)
         return np.divide(left, sd, out=np.where(np.isnan(left), np.nan, 0.0), where=sd > 0)
@@ -93,7 +93,7 @@ class Counted:
     def without(
         self, y: FloatArray, eta: FloatArray, removed: FloatArray, rows: IntArray, features: IntArray
     ) -> FloatArray:
-        """See :class:`Scale`: counts are divided by exp(removed); of yes and no y - mu + mu', mu' being without the terms."""
+        """See :class:`CellScale`: counts are divided by exp(removed); of yes and no y - mu + mu', mu' being without the terms."""
         if self.distribution.counts:
             return y * np.exp(-removed)
         return y - self.fitted(eta, rows, features) + self.fitted(eta - removed, rows, features)

@@ -22,12 +22,12 @@ from donorwise._core.engine.results import with_group
 from donorwise._core.inference.moderation import posterior, refusal
 from donorwise._core.inference.quadratic import drawn_coefficients, draws, forms
 from donorwise._core.jobs import in_threads
-from donorwise._core.models.law import chunks, tensor
+from donorwise._core.models.law import chunks, covariances, tensor, with_sums
 from donorwise._typing import check_level
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from donorwise._core.engine.analysis import Analysis
     from donorwise._core.engine.tasks import Fit
@@ -105,17 +105,20 @@ def check_draws(level: object, n_draws: object, random_state: object) -> None:
     check_count("random_state", random_state, 0)
 
 
-def intervals_of(
+def ask_intervals(
     analysis: Analysis[Any, Any],
     variables: Sequence[str],
     *,
     level: float,
     n_draws: int,
     seed: int,
+    same: Callable[[pd.Series], None] | None = None,
     max_memory: float | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Intervals of some features in every group: variable, group, term, kind, ci_low, ci_high.
+
+    `same`, `max_memory` and `progress` are those of :func:`ask`.
 
     Raises
     ------
@@ -129,7 +132,7 @@ def intervals_of(
         found = share_intervals(fit, level=level, n_draws=n_draws, seed=seed, features=features, n_jobs=analysis.n_jobs)
         return with_group(found, analysis.tasks[number].name)
 
-    answers = ask(analysis, question, max_memory=max_memory, progress=progress)
+    answers = ask(analysis, question, same=same, max_memory=max_memory, progress=progress)
     return pd.concat([own for own in answers if own is not None], ignore_index=True)
 
 
@@ -200,7 +203,9 @@ def _intervals(model: Model, at: IntArray, question: Question, n_jobs: int) -> F
     unit = np.sqrt(diagonal if diagonal.ndim == 1 else diagonal.mean(axis=0))
     unit = np.where(unit > 0, unit, 1.0)  # a column that is constant
     spread = spread / np.outer(unit, unit)
-    L = _contrasts(question.columns, unit, model.column_spread.shape[-1])
+    L = np.zeros((unit.size, model.column_spread.shape[-1]))  # coefficients per standard deviation of their columns
+    L[np.arange(unit.size), question.columns] = unit
+    L = with_sums(L)
     grid = model.on(points, L)
     steps = _steps(axes, model.of_terms, question.chance.within.shape[1])
 
@@ -217,14 +222,6 @@ def _intervals(model: Model, at: IntArray, question: Question, n_jobs: int) -> F
     size = len(points) * (1 + len(L)) + question.chance.place.size * (len(steps) + 8 + 2 * question.columns.size)
     made = in_threads(ends, chunks(at, size, most=model.most_together), n_jobs)
     return np.concatenate(list(made), axis=1)
-
-
-def _contrasts(columns: IntArray, unit: FloatArray, p: int) -> FloatArray:
-    """Coefficients per standard deviation of their columns, then sums of two: their variances say all covariances."""
-    own = np.zeros((columns.size, p))
-    own[np.arange(columns.size), columns] = unit
-    first, second = np.triu_indices(columns.size, 1)
-    return np.vstack([own, own[first] + own[second]])
 
 
 def _steps(axes: Sequence[FloatArray], of_terms: IntArray, n_random: int) -> FloatArray:
@@ -289,12 +286,8 @@ def _points(weight: FloatArray, place: FloatArray) -> IntArray:
 
 def _coefficients(law: Law, g: IntArray, k: IntArray, m: int) -> tuple[FloatArray, FloatArray]:
     """Estimates (U, m) and covariances (U, m, m) of coefficients at points, from their law and that of sums of two."""
-    beta, square = law.centre[g, k, :m], law.scale[g, k] ** 2
-    own, sums = square[:, :m], square[:, m:]
-    C = own[:, :, None] * np.eye(m)
-    first, second = np.triu_indices(m, 1)
-    C[:, first, second] = C[:, second, first] = 0.5 * (sums - own[:, first] - own[:, second])
-    return beta, C
+    C = covariances(law.scale[g, k].T ** 2)
+    return law.centre[g, k, :m], np.ascontiguousarray(C.transpose(2, 0, 1))
 
 
 def _residual_factor(nu: float | FloatArray, place: FloatArray, G: int) -> FloatArray:

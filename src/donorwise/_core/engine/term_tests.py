@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,13 +15,15 @@ from donorwise._core.engine.joint import independent, joint_features
 from donorwise._core.engine.random_parts import choose_parts
 from donorwise._core.engine.results import told_reasons
 from donorwise._core.engine.tables import dtype_of
-from donorwise._core.engine.tasks import ddf_used, test_features
+from donorwise._core.engine.tasks import ddf_used
 from donorwise._core.engine.variance_tests import variance_tests
 from donorwise._core.inference.multiplicity import adjust
 from donorwise._typing import STATUSES, is_number
 from donorwise.errors import DesignError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from donorwise._core.design.design import Design
     from donorwise._core.engine.analysis import Analysis, F, S
     from donorwise._core.engine.tasks import Task
@@ -31,23 +33,20 @@ logger = logging.getLogger("donorwise")
 
 JOINT_NUMBERS = ("statistic", "num_df", "den_df", "p_value")
 VARIANCE_NUMBERS = ("statistic", "df", "p_value", "variance", "sd")
-_FEW = 3  # features whose estimates are compared with those of a result
 
 
 class Answer(NamedTuple):
-    """Tests of one task: numbers and status (G,) by term, some of its estimates as a result has them, and how they were made."""
+    """Tests of one task: numbers and status (G,) by term, and how they were made."""
 
     tests: dict[str, dict[str, Any]]
-    estimates: pd.Series
     ddf: str = ""
     note: str = ""
 
 
 class Asked(NamedTuple):
-    """A table of tests, estimates by variable, group and contrast that a result of the same cells has too, and the ddf by group."""
+    """A table of tests, and the ddf by group."""
 
     table: pd.DataFrame
-    estimates: pd.Series
     ddf_used: dict[str, str]
 
 
@@ -56,10 +55,14 @@ def ask_jointly(
     terms: Any,
     ddf: str | None = None,
     *,
+    same: Callable[[pd.Series], None] | None = None,
     max_memory: float | None = None,
     progress: bool = False,
 ) -> Asked:
-    """Joint tests of terms for every group and feature; see :func:`resolve_terms`. `ddf` is None for that of the analysis."""
+    """Joint tests of terms for every group and feature; see :func:`resolve_terms`. `ddf` is None for that of the analysis.
+
+    `same` is that of :func:`ask`.
+    """
     names, wanted = resolve_terms(analysis.tasks, terms)
 
     def question(number: int, statistics: S, fit: F) -> Answer:
@@ -69,9 +72,9 @@ def ask_jointly(
             tests = joint_features(fit, L, used, analysis.n_jobs)
             found[name] = {key: getattr(tests, key) for key in ("statistic", "den_df", "p_value", "status")}
             found[name]["num_df"] = np.full(len(fit.variables), len(L))
-        return Answer(found, _some_estimates(analysis, number, fit), used, note)
+        return Answer(found, used, note)
 
-    answers = ask(analysis, question, max_memory=max_memory, progress=progress)
+    answers = ask(analysis, question, same=same, max_memory=max_memory, progress=progress)
     _tell_replaced(analysis, answers, ddf or analysis.options.ddf)
     return _asked(analysis, answers, names, JOINT_NUMBERS)
 
@@ -85,19 +88,6 @@ def _tell_replaced(analysis: Analysis[Any, Any], answers: Sequence[Answer | None
     }
     for text in told_reasons(notes):
         logger.warning(text)
-
-
-def _some_estimates(analysis: Analysis[S, F], number: int, fit: F) -> pd.Series:
-    """Estimates of a contrast of a few features, by variable, group and contrast: what tells whether cells have changed."""
-    own, at = analysis.contrasts[number], np.concatenate([m.features[m.usable] for m in fit.models])
-    few = np.sort(at)[np.unique(np.linspace(0, at.size - 1, _FEW).round().astype(np.int64))] if at.size else at
-    names = () if own is None else own.names[:1]
-    values = [np.empty(0)]
-    if own is not None:
-        ddf, _ = ddf_used(fit, analysis.options.ddf)
-        values = [test_features(fit, own.L[:1], ddf, 0.95, features=few).numbers["estimate"][0, few]]
-    index = pd.MultiIndex.from_product([[analysis.variables[i] for i in few], [analysis.tasks[number].name], names])
-    return pd.Series(np.concatenate(values), index, dtype=np.float64)
 
 
 def resolve_terms(tasks: Sequence[Task], terms: Any) -> tuple[list[str], list[dict[str, FloatArray]]]:
@@ -141,7 +131,7 @@ def resolve_terms(tasks: Sequence[Task], terms: Any) -> tuple[list[str], list[di
 def _listed(tasks: Sequence[Task], terms: Any) -> list[str]:
     """Names of terms."""
     if terms is not None:
-        return [terms] if isinstance(terms, str) else list(terms)
+        return [_checked(term) for term in _several(terms)]
     sizes: dict[str, int] = {}
     for task in tasks:
         for term, columns in ({} if task.design is None else task.design.terms).items():
@@ -151,12 +141,21 @@ def _listed(tasks: Sequence[Task], terms: Any) -> list[str]:
     return [term for term, n in sizes.items() if n > 1] or list(sizes)
 
 
-def _of_term(design: Design, term: object) -> tuple[str, FloatArray]:
-    """A term as the design calls it, and its coefficients."""
+def _several(terms: Any) -> list[Any]:
+    """One or several names as a list."""
+    return [terms] if isinstance(terms, str) or not isinstance(terms, Iterable) else list(terms)
+
+
+def _checked(term: object) -> str:
     if not isinstance(term, str):
         raise DesignError(
             f"{term!r} is not the name of a term; a joint test of contrasts has a name: terms={{'name': [contrast, ...]}}."
         )
+    return term
+
+
+def _of_term(design: Design, term: str) -> tuple[str, FloatArray]:
+    """A term as the design calls it, and its coefficients."""
     L = resolve_term(design, term)
     columns = tuple(np.flatnonzero(L.any(axis=0)).tolist())
     return next((name for name, own in design.terms.items() if tuple(own) == columns), term), L
@@ -173,11 +172,16 @@ def _resolved(design: Design, name: str, asked: Any) -> tuple[str, FloatArray]:
 
 
 def ask_variances(
-    analysis: Analysis[S, F], terms: Any, *, max_memory: float | None = None, progress: bool = False
+    analysis: Analysis[S, F],
+    terms: Any,
+    *,
+    same: Callable[[pd.Series], None] | None = None,
+    max_memory: float | None = None,
+    progress: bool = False,
 ) -> Asked:
-    """Tests of random terms for every group and feature; see :func:`choose_parts`."""
+    """Tests of random terms for every group and feature; see :func:`choose_parts`, and :func:`ask` for `same`."""
     each = [[] if task.design is None else analysis.random_parts(number) for number, task in enumerate(analysis.tasks)]
-    names = choose_parts(each, [terms] if isinstance(terms, str) else terms)
+    names = choose_parts(each, None if terms is None else _several(terms))
 
     def question(number: int, statistics: S, fit: F) -> Answer:
         own = {part.name: part.part for part in each[number] if part.name in names}
@@ -186,9 +190,9 @@ def ask_variances(
         for name, tests in zip(own, tested, strict=True):
             found[name] = {key: getattr(tests, key) for key in ("statistic", "p_value", "variance", "status")}
             found[name] |= {"df": np.full(len(fit.variables), tests.df), "sd": np.sqrt(tests.variance)}
-        return Answer(found, _some_estimates(analysis, number, fit))
+        return Answer(found)
 
-    answers = ask(analysis, question, max_memory=max_memory, progress=progress)
+    answers = ask(analysis, question, same=same, max_memory=max_memory, progress=progress)
     return _asked(analysis, answers, names, VARIANCE_NUMBERS)
 
 
@@ -196,9 +200,8 @@ def _asked(
     analysis: Analysis[Any, Any], answers: Sequence[Answer | None], names: Sequence[str], numbers: Sequence[str]
 ) -> Asked:
     known = {task.name: own for task, own in zip(analysis.tasks, answers, strict=True) if own is not None}
-    estimates = pd.concat([own.estimates for own in known.values()])
     used = {name: own.ddf for name, own in known.items() if own.ddf}
-    return Asked(_table(analysis, answers, names, numbers), estimates, used)
+    return Asked(_table(analysis, answers, names, numbers), used)
 
 
 def _table(

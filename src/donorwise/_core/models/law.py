@@ -304,26 +304,36 @@ def law_of(loglik: FloatArray, centre: FloatArray, scale: FloatArray, nu: float 
 
 
 def with_sums(L: FloatArray) -> FloatArray:
-    """An orthonormal basis (r, p) of what contrasts (r, p) ask, and below it the sums of every two of them.
+    """Contrasts (r, p), and below them the sums of every two: variances of these are all that :func:`covariances` needs."""
+    first, second = np.triu_indices(len(L), 1)
+    return np.vstack([L, L[first] + L[second]])
 
-    Variances of these are all that a covariance matrix is made of (see :func:`joint_square`), and none of the basis are near
-    one another.
+
+def covariances(square: FloatArray) -> FloatArray:
+    """Covariances (r, r, ...) of r estimates, from the variances (r + r (r - 1) / 2, ...) of the contrasts of :func:`with_sums`."""
+    r = int(np.sqrt(2 * len(square) + 0.25) - 0.5)
+    first, second = np.triu_indices(r, 1)
+    C = np.empty((r, r, *square.shape[1:]))
+    C[np.arange(r), np.arange(r)] = square[:r]
+    C[first, second] = C[second, first] = 0.5 * (square[r:] - square[first] - square[second])
+    return C
+
+
+def joint_contrasts(L: FloatArray) -> FloatArray:
+    """What :func:`joint_square` needs of contrasts (r, p): an orthonormal basis of what they ask, and sums of every two of it.
+
+    No two rows of a basis are near one another, so that their covariances are exact.
     """
-    basis = np.linalg.qr(L.T)[0].T
-    first, second = np.triu_indices(len(basis), 1)
-    return np.ascontiguousarray(np.vstack([basis, basis[first] + basis[second]]))
+    return np.ascontiguousarray(with_sums(np.linalg.qr(L.T)[0].T))
 
 
 def joint_square(centre: FloatArray, scale: FloatArray) -> tuple[FloatArray, FloatArray]:
     """c'C⁻¹c of r estimates c with the covariance C, and the r-th root of its determinant.
 
-    `centre` and `scale` (r + r (r - 1) / 2, ...) are those of the contrasts of :func:`with_sums`.
+    `centre` and `scale` (r + r (r - 1) / 2, ...) are those of :func:`joint_contrasts`.
     """
-    r = int(np.sqrt(2 * len(centre) + 0.25) - 0.5)
-    first, second = np.triu_indices(r, 1)
-    C = np.empty((r, r, *centre.shape[1:]))
-    C[np.arange(r), np.arange(r)] = own = scale[:r] ** 2
-    C[second, first] = 0.5 * (scale[r:] ** 2 - own[first] - own[second])
+    C = covariances(scale**2)
+    r, own = len(C), scale[: len(C)] ** 2
     z, square, logdet = np.empty_like(own), np.zeros(centre.shape[1:]), np.zeros(centre.shape[1:])
     for i in range(r):  # by Cholesky's factor, in place: a matrix for every feature and point is small
         for j in range(i):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from donorwise.errors import DataError
 
@@ -111,6 +111,12 @@ class Distribution:
             none = np.exp(-rate)
             return Moments(-np.expm1(-rate), rate * none, -np.expm1(-rate) * none)
         return Moments(rate, rate, rate + rate**2 / size if self.dispersed else rate)
+
+    def eta(self, mean: FloatArray, exposure: float) -> FloatArray:
+        """Linear predictors of means, the inverse of :meth:`moments`."""
+        if self.code == LOGIT:
+            return np.asarray(logit(mean))
+        return np.asarray(np.log((-np.log1p(-mean) if self.code == CLOGLOG else mean) / exposure))
 
     def linked(self, total: FloatArray, most: FloatArray) -> FloatArray:
         """The link of sums of counts, or of successes out of `most`, half a count (half a yes and half a no) being added.

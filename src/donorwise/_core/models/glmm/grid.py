@@ -16,7 +16,7 @@ import numpy as np
 from donorwise._core.models.glmm.axes import Axis, ratios
 from donorwise._core.models.glmm.law_kernels import evaluate
 from donorwise._core.models.glmm.rows import feature_blocks
-from donorwise._core.models.law import JointLaw, Law, joint_square, tensor, with_sums
+from donorwise._core.models.law import JointLaw, Law, joint_contrasts, joint_square, tensor
 from donorwise._core.models.lmm.components import mean_variances, with_covariances
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class GLMMGrid:
 
     def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
         """The law of all contrasts together: twice the log-likelihood, at given variances, that zeros in all of them cost."""
-        loglik, centre, scale, root = self._evaluate(at, with_sums(self.L), _null_space(self.L)[None])
+        loglik, centre, scale, root = self._evaluate(at, joint_contrasts(self.L), _null_space(self.L)[None])
         square, size = joint_square(np.moveaxis(centre, -1, 0), np.moveaxis(scale, -1, 0))
         F, wald = (np.maximum(self._carried(own), 0.0) / len(self.L) for own in (root[..., 0] ** 2, square))
         return JointLaw(self._carried(loglik), F, wald, np.exp(self._carried(np.log(size))), np.inf)

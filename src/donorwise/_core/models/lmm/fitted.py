@@ -77,7 +77,7 @@ class FittedArrays:
             f"  data     {data}\n"
             f"  fixed    {names}\n"
             f"  status   {status}\n"
-            f"  ask      .test() .joint_test() .lrt() .varcomp() .icc() .variance_partition() .ranef()"
+            f"  ask      .test() .joint_test() .means() .lrt() .varcomp() .icc() .variance_partition() .ranef()"
         )
 
 

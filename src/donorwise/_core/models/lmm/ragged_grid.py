@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from donorwise._core.models.law import JointLaw, Law, LocationScale, joint_square, law_of, with_sums
+from donorwise._core.models.law import JointLaw, Law, LocationScale, joint_contrasts, joint_square, law_of
 from donorwise._core.models.lmm.ragged_law_kernels import law_ragged
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class RaggedGrid(LocationScale):
 
     def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
         """The law of all contrasts together."""
-        found, centre, scale = self._law(at, with_sums(self.L))
+        found, centre, scale = self._law(at, joint_contrasts(self.L))
         square, size = joint_square(centre, scale)
         F, nu = square / len(self.L), self.equations.nu(reml=True)[at].astype(np.float64)
         return JointLaw(found, F, F, size, nu)

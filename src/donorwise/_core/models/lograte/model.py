@@ -22,9 +22,9 @@ from donorwise._core.models.law import (
     JointLaw,
     Law,
     LocationScale,
+    joint_contrasts,
     joint_square,
     law_of,
-    with_sums,
 )
 from donorwise._core.models.lograte.kernels import evaluate
 from donorwise._core.models.lograte.units import OFFSET, LogRates, log_rates
@@ -226,7 +226,7 @@ class LogRateGrid(LocationScale):
 
     def joint(self, at: IntArray, loglik: FloatArray | None = None) -> JointLaw:
         """The law of all contrasts together."""
-        found, centre, scale = self._evaluate(at, with_sums(self.L))
+        found, centre, scale = self._evaluate(at, joint_contrasts(self.L))
         square, size = joint_square(centre, scale)
         F = square / len(self.L)
         return JointLaw(found, F, F, size, np.inf)
