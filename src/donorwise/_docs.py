@@ -115,6 +115,15 @@ copy
     "keep": """\
 Which rows to keep, one value or several; None keeps all. A group of several columns is ``"T cell | lung"`` or
 ``("T cell", "lung")``, one of numbers ``1`` or ``"1"``.""",
+    "alpha_kept": """\
+alpha
+    Keep the tests with an adjusted p-value up to this; None keeps all.""",
+    "sort_by": """\
+sort_by
+    Column to sort by, missing values last; None keeps the order of the features.""",
+    "ascending": """\
+ascending
+    Direction of the sort.""",
     "symbols_beside": """\
 gene_symbols
     Column of var with other names of the features, such as their symbols: `variables` may name these, and the table

@@ -44,8 +44,7 @@ def gene_sets(
         Keep the sets with an adjusted p-value up to this; None keeps all.
     sort_by
         Column to sort by, missing values last; None keeps the order of the sets.
-    ascending
-        Direction of the sort.
+    {ascending}
 
     Returns
     -------

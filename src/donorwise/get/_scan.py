@@ -79,8 +79,7 @@ def scan(
     sort_by
         ``"significance"``: smallest p-value first, also of those that underflow; or a column, missing values last. None keeps
         the order of the genes and of the file.
-    ascending
-        Direction of the sort.
+    {ascending}
 
     Returns
     -------

@@ -40,13 +40,10 @@ def joint_tests(
     {key}
     term, group, variables, status
         {keep}
-    alpha
-        Keep the tests with an adjusted p-value up to this; None keeps all.
+    {alpha_kept}
     {symbols_beside}
-    sort_by
-        Column to sort by, missing values last; None keeps the order of the features.
-    ascending
-        Direction of the sort.
+    {sort_by}
+    {ascending}
 
     Returns
     -------
@@ -96,13 +93,10 @@ def variance_tests(
     {key}
     term, group, variables, status
         {keep}
-    alpha
-        Keep the tests with an adjusted p-value up to this; None keeps all.
+    {alpha_kept}
     {symbols_beside}
-    sort_by
-        Column to sort by, missing values last; None keeps the order of the features.
-    ascending
-        Direction of the sort.
+    {sort_by}
+    {ascending}
 
     Returns
     -------

@@ -206,8 +206,7 @@ def tests(
     {key}
     contrast, group, variables, status
         {keep}
-    alpha
-        Keep the tests with an adjusted p-value up to this; None keeps all.
+    {alpha_kept}
     adjust
         Over which tests p-values are adjusted, in the table that is returned alone. ``"within"``: as it is stored, over the features of
         each contrast and group. ``"global"``: over all tests of the chosen contrasts in all groups (name `contrast` to leave out
@@ -221,10 +220,8 @@ def tests(
         Of :func:`donorwise.tl.glmm` and :func:`donorwise.tl.pseudobulk`, whose estimates are logarithms of ratios: add the
         ratio, exp of `estimate`, as a column ``rate_ratio`` or ``odds_ratio`` before `ci_low` and `ci_high`, which become
         those of the ratio. Of an intercept it is the rate (for one unit of exposure) or the odds.
-    sort_by
-        Column to sort by, missing values last; None keeps the order of the features.
-    ascending
-        Direction of the sort.
+    {sort_by}
+    {ascending}
 
     Returns
     -------
