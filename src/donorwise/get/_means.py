@@ -12,7 +12,7 @@ from donorwise._anndata.unchanged import same_as
 from donorwise._core.engine.arrays import check_max_memory
 from donorwise._core.engine.further import check_options
 from donorwise._core.engine.mean_scale import MeanScale
-from donorwise._core.engine.means import SCALES, WEIGHTS, ask_means, make_grid
+from donorwise._core.engine.means import MEAN_SCALES, WEIGHTS, ask_means, make_grid
 from donorwise._docs import documented
 from donorwise._typing import check_level, check_option
 from donorwise.get._tests import choose_some, meant, present, tidy
@@ -138,7 +138,7 @@ def marginal_means(
     """What :func:`means` returns, and how means of the model are told on the response's scale."""
     check_is_anndata(adata)
     check_max_memory(max_memory)
-    check_option("scale", scale, SCALES)
+    check_option("scale", scale, MEAN_SCALES)
     check_option("weights", weights, WEIGHTS)
     check_level(level)
     stored = read_results(adata, key)

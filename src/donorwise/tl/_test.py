@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from donorwise._core.engine.run import Result
     from donorwise._typing import Ddf, FloatArray, GlmmDdf
 
-logger = logging.getLogger("donorwise")
+_COMPONENT = ["variable", "group", "term", "column1", "column2"]
 
 
 @documented
@@ -132,9 +131,6 @@ def test(
     else:
         extend_results(adata, key, result.tables, result.params, set(asked.names) & set(analysis.names))
     return adata if copy else None
-
-
-_COMPONENT = ["variable", "group", "term", "column1", "column2"]
 
 
 def _check(adata: ad.AnnData, key: str, result: Result) -> None:

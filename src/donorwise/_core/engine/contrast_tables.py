@@ -19,15 +19,20 @@ if TYPE_CHECKING:
 
 def contrast_table(tasks: Sequence[Task], contrasts: Sequence[Contrasts | None]) -> pd.DataFrame:
     """Weights of the contrasts of every task that are not zero: group, contrast, coefficient, weight."""
-    frames = []
-    for task, own in zip(tasks, contrasts, strict=True):
-        if own is not None and task.design is not None:
-            row, column = np.nonzero(own.L)
-            named = {"contrast": (own.names, row), "coefficient": (task.design.fixed_names, column)}
-            texts = {key: np.array(names, dtype=object)[at] for key, (names, at) in named.items()}
-            frames.append(pd.DataFrame({"group": task.name, **texts, "weight": own.L[row, column]}))
-    table = pd.concat(frames, ignore_index=True)
-    return table.astype({name: dtype_of(tuple(table[name].unique())) for name in ("group", "contrast", "coefficient")})
+    answered = [
+        (t, t.design, own) for t, own in zip(tasks, contrasts, strict=True) if own is not None and t.design is not None
+    ]
+    names: dict[str, list[str]] = {"group": [], "contrast": [], "coefficient": []}
+    for task, design, own in answered:
+        row, column = np.nonzero(own.L)
+        names["group"] += [task.name] * row.size
+        names["contrast"] += [own.names[i] for i in row]
+        names["coefficient"] += [design.fixed_names[j] for j in column]
+    weight = np.concatenate([own.L[np.nonzero(own.L)] for _, _, own in answered])
+    return pd.DataFrame(
+        {key: pd.Categorical(own, dtype=dtype_of(tuple(dict.fromkeys(own)))) for key, own in names.items()}
+        | {"weight": weight}
+    )
 
 
 def contrasts_from(table: pd.DataFrame, tasks: Sequence[Task]) -> list[Contrasts | None]:

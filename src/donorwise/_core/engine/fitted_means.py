@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal
 
 from donorwise._core.engine.mean_scale import MeanScale
-from donorwise._core.engine.means import SCALES, WEIGHTS, counted, grid_rows, make_grid, means_table, spread
+from donorwise._core.engine.means import MEAN_SCALES, WEIGHTS, counted, grid_rows, make_grid, means_table, spread
 from donorwise._typing import ALL, check_level, check_option
 from donorwise.errors import DesignError, DonorwiseError
 
@@ -81,7 +81,7 @@ class FittedMeans(ABC):
         >>> fit.means("condition", by="cell_type", ddf="kenward-roger").shape
         (120, 10)
         """
-        check_option("scale", scale, SCALES)
+        check_option("scale", scale, MEAN_SCALES)
         check_option("weights", weights, WEIGHTS)
         check_level(level)
         told = self._mean_scale(exposure)

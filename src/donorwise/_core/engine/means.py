@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from donorwise._typing import FloatArray, IntArray, StrArray
 
 WEIGHTS = ("equal", "proportional")
-SCALES = ("response", "link")
+MEAN_SCALES = ("response", "link")
 _TOLD = ("mean", "se", "df", "ci_low", "ci_high")
 
 
